@@ -1,0 +1,64 @@
+"""The command line: parse, call one function, print. One file a command; only the chosen one is imported."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from ostate import __version__
+from ostate.errors import OstateError
+
+COMMANDS: dict[str, str] = {
+    # name -> one line for `ostate --help`; the command lies in ostate/cli/<name>.py as `command`
+    "inspect": "Show what an optimizer state holds, in any layout.",
+    "repair": "Write a state under its parameters' names, proven from the numbers.",
+    "validate": "Check that a named file is sound.",
+    "demo": "Train a tiny LoRA here, break its state, repair it, probe it.",
+}
+
+
+class _Lazy(click.Group):
+    """Imports a command's file when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"ostate.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except OstateError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(3)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "OSTATE"})
+@click.version_option(__version__, prog_name="ostate")
+def main() -> None:
+    """Give a saved optimizer state its parameter names back.
+
+    \b
+    Exit codes: 0 fine; 1 done, a person should look; 2 usage; 3 refused, with the reason.
+
+    \b
+    Example:
+        ostate inspect checkpoint-500 --adapter checkpoint-500
+        ostate repair checkpoint-500 -o lora.ostate.safetensors
+    """
+
+
+def finish(findings_severe: bool) -> None:
+    """Leave with exit code 1 when a person should look, else 0."""
+    if findings_severe:
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""JSON Schemas of what ostate writes and prints; data only."""
