@@ -24,7 +24,7 @@ _PUBLIC: dict[str, str] = {
     "Finding": "ostate.model",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - the table is the list
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

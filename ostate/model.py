@@ -228,7 +228,7 @@ def decode_numbers(raw: bytes, dtype: str, swapped: bool = False) -> np.ndarray:
     if dtype == "BF16":
         return (np.frombuffer(raw, order + "u2").astype("<u4") << 16).view("<f4")
     if dtype in _FLOAT8:
-        return _float8_table(dtype)[np.frombuffer(raw, "u1")]
+        return np.asarray(_float8_table(dtype)[np.frombuffer(raw, "u1")])
     if dtype not in _NUMPY:
         raise ReadError(f"numbers of type {dtype} are not known")
     values = np.frombuffer(raw, order + _NUMPY[dtype] if _NUMPY[dtype] != "?" else "?")
