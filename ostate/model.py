@@ -441,6 +441,8 @@ class Ordering:
     left_out: tuple[int, ...] = ()
     """Positions with state that got no name."""
     findings: tuple[Finding, ...] = ()
+    evidence: Evidence | None = None
+    """What the numbers said of it; None for one that was read back from a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -460,6 +462,8 @@ class NamedParameter:
     """The encoding of its slots in the source."""
     dtype: str = "F32"
     """The dtype its moments had in the source, before decoding."""
+    scalars: Mapping[str, Any] = field(default_factory=dict)
+    """Other plain values of its entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -13,7 +14,9 @@ from ostate.errors import OstateError
 COMMANDS: dict[str, str] = {
     # name -> one line for `ostate --help`; the command lies in ostate/cli/<name>.py as `command`
     "inspect": "Show what an optimizer state holds, in any layout.",
+    "names": "Print position, name and shape, a line each.",
     "repair": "Write a state under its parameters' names, proven from the numbers.",
+    "verify": "Do these numbers belong to this adapter, under these names?",
     "validate": "Check that a named file is sound.",
     "demo": "Train a tiny LoRA here, break its state, repair it, probe it.",
 }
@@ -56,6 +59,21 @@ def main() -> None:
         ostate inspect checkpoint-500 --adapter checkpoint-500
         ostate repair checkpoint-500 -o lora.ostate.safetensors
     """
+
+
+class _Path(click.ParamType):
+    """A file or folder that exists, or a path with a scheme (`s3://`), which is looked at later."""
+
+    name = "path"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if "://" not in text and not os.path.exists(text):
+            self.fail(f"'{text}' does not exist.", param, ctx)
+        return text
+
+
+PATH = _Path()
 
 
 def finish(findings_severe: bool) -> None:

@@ -1,0 +1,37 @@
+"""`ostate inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from . import PATH, finish
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@click.option("--adapter", metavar="DIR|FILE", help="Also tell how the state fits this adapter.")
+@click.option("--values", is_flag=True, help="Read every number once: zeros, tiny, negative, not finite, ranges.")
+@click.option("--state", metavar="FILE", help="Which file of the folder is the state, where several could be.")
+@click.option("--optimizer", type=int, metavar="K", help="Which optimizer, where the file holds several.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/inspect-v1.schema.json).")
+def command(path: str, adapter: str | None, values: bool, state: str | None, optimizer: int | None, as_json: bool) -> None:
+    """Show what the optimizer state at PATH holds. Names nothing, writes nothing, runs nothing of the file.
+
+    \b
+    Example:
+        ostate inspect checkpoint-500
+        ostate inspect checkpoint-500/optimizer.pt --adapter checkpoint-500 --json
+    """
+    from ostate import inspection
+
+    seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer)
+    document = inspection.as_document(seen)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(document, indent=1))
+    else:
+        from ostate.report import inspection_text
+
+        click.echo("\n".join(inspection_text.lines(document)))
+    finish(any(finding.severity != "note" for finding in seen.findings))

@@ -1,0 +1,38 @@
+"""`ostate names`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import PATH, finish
+from .options import naming, options_of
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@naming
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated, with a header.")
+def command(path: str, as_csv: bool, **chosen: Any) -> None:
+    """Print position, name and shape, a line each: the order that `repair` would write.
+
+    \b
+    Example:
+        ostate names checkpoint-500
+        ostate names checkpoint-500 --csv > names.csv
+    """
+    from ostate import repair as program
+
+    rows, settled = program.names(path, options=options_of(chosen))
+    if as_csv:
+        import csv
+        import io
+
+        text = io.StringIO()
+        csv.writer(text).writerows([("position", "name", "shape"), *rows])
+        click.echo(text.getvalue(), nl=False)
+    else:
+        for position, name, shape in rows:
+            click.echo(f"{position}\t{name}\t{shape}")
+    finish(not settled)

@@ -1,0 +1,50 @@
+"""`ostate repair`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import PATH, finish
+from .options import Betas, naming, options_of
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@naming
+@click.option("--step", type=click.IntRange(min=1), metavar="N", help="Updates taken, where the file does not say.")
+@click.option("--betas", type=Betas(), metavar="B1,B2", help="Decay rates, where the file does not say.")
+@click.option("--eps", type=click.FloatRange(min=0), metavar="E", help="Adam's epsilon, where the file does not say.")
+@click.option("--keep-dtype", is_flag=True, help="Keep bfloat16 and float16 moments as they are. Default: float32.")
+@click.option("--sha256", is_flag=True, help="Also record a SHA-256 of every tensor.")
+@click.option("--dry-run", is_flag=True, help="Settle the names, write nothing.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/repair-v1.schema.json).")
+@click.option("-o", "--out", type=click.Path(), metavar="OUT", help="The named file to write, for example lora.ostate.safetensors.")
+def command(path: str, dry_run: bool, force: bool, as_json: bool, out: str | None, keep_dtype: bool, sha256: bool, **chosen: Any) -> None:
+    """Write the optimizer state at PATH under its parameters' names, proven from the numbers.
+
+    \b
+    Verdicts: verified and recovered are proven (exit 0); partial and unverified are written with a warning (exit 1);
+    what cannot be named for certain is refused (exit 3). An input is never modified.
+
+    \b
+    Example:
+        ostate repair checkpoint-500 -o lora.ostate.safetensors
+        ostate repair optimizer.pt --adapter lora/ --base base-model/ -o lora.ostate.safetensors
+    """
+    from ostate import repair as program
+    from ostate.report import verdict_text
+
+    if out is None and not dry_run:
+        raise click.UsageError("say where to write: -o OUT (or --dry-run to write nothing)")
+    done = program.repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
+    document = program.repair_document(path, done)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(document, indent=1))
+    else:
+        click.echo("\n".join(verdict_text.lines(document)))
+    finish(not done.settled)

@@ -1,0 +1,38 @@
+"""`ostate verify`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import PATH, finish
+from .options import naming, options_of
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@naming
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/verify-v1.schema.json).")
+def command(path: str, as_json: bool, **chosen: Any) -> None:
+    """Do the numbers at PATH belong to this adapter, under these names? Writes nothing.
+
+    \b
+    Exit codes: 0 proven; 1 the numbers are silent or leave something undecided; 3 contradicted.
+
+    \b
+    Example:
+        ostate verify lora.ostate.safetensors --adapter checkpoint-500
+        ostate verify checkpoint-500
+    """
+    from ostate import repair as program
+    from ostate.report import verdict_text
+
+    document = program.verify_document(path, program.verify(path, options=options_of(chosen)))
+    if as_json:
+        import json
+
+        click.echo(json.dumps(document, indent=1))
+    else:
+        click.echo("\n".join(verdict_text.lines(document)))
+    finish(document["ordering"]["verdict"] not in ("verified", "recovered"))

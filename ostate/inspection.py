@@ -1,0 +1,203 @@
+"""What lies in a state, in plain facts: the `inspect` command as a function. Reads no tensor unless asked for values."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import checks, formats
+from .errors import ReadError
+from .model import Adapter, Entry, Finding, RawState, TensorRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How a state and an adapter go together, by shapes alone."""
+
+    adapter: str
+    tensors: int
+    """Tensors in the adapter file."""
+    with_state: int
+    """Positions of the state that hold moments."""
+    matched: int
+    """Positions and tensors that can be paired by shape."""
+    only_state: Mapping[str, int] = field(default_factory=dict)
+    """Shape -> how many more positions than tensors have it."""
+    only_adapter: Mapping[str, int] = field(default_factory=dict)
+    """Shape -> how many more tensors than positions have it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """A state as found, how it fits the adapter, and what a person should know."""
+
+    raw: RawState
+    fit: Fit | None
+    findings: tuple[Finding, ...]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Slot -> counts and ranges, only when asked for."""
+
+
+def inspect(path: str, *, adapter: str | None = None, values: bool = False, state: str | None = None, optimizer: int | None = None) -> Inspection:
+    """Return what `path` holds.
+
+    Args:
+        path: a state file, a checkpoint folder, or a named file.
+        adapter: a folder or file with the trained weights; shapes are compared.
+        values: also read every number once and count zeros, negatives and the like.
+        state: which file of the folder is the state, where several could be.
+        optimizer: which optimizer, where the file holds several.
+
+    Raises:
+        ReadError: nothing readable is there.
+    """
+    raw = open_state(path, state=state, optimizer=optimizer)
+    weights = formats.read_adapter(adapter) if adapter is not None else None
+    fit = fit_of(raw, weights) if weights is not None else None
+    findings = list(checks.structure(raw, weights))
+    found: Mapping[str, Any] = {}
+    if values:
+        found, seen = checks.values(raw)
+        findings += seen
+    return Inspection(raw=raw, fit=fit, findings=tuple(findings), values=found)
+
+
+def open_state(path: str, *, state: str | None = None, optimizer: int | None = None) -> RawState:
+    """Return the state at `path` in any layout, the named format too.
+
+    Raises:
+        ReadError: nothing readable is there.
+    """
+    if formats.is_named(path):
+        from .join import as_raw
+        from .store import load
+
+        return as_raw(load(path))
+    return formats.read(path, state=state, optimizer=optimizer)
+
+
+def fit_of(raw: RawState, adapter: Adapter) -> Fit:
+    """Compare shapes of positions with state and of the adapter's tensors, as multisets."""
+    flat = any(entry.flat for entry in raw.entries)
+    there = Counter(_sized(entry.shape, flat) for entry in raw.entries if entry.has_state and entry.shape is not None)
+    wanted = Counter(_sized(ref.shape, flat) for ref in adapter.tensors.values())
+    return Fit(
+        adapter=adapter.file,
+        tensors=len(adapter.tensors),
+        with_state=sum(1 for entry in raw.entries if entry.has_state),
+        matched=sum((there & wanted).values()),
+        only_state=dict(there - wanted),
+        only_adapter=dict(wanted - there),
+    )
+
+
+def _sized(shape: tuple[int, ...], flat: bool) -> str:
+    return f"{math.prod(shape)} elements" if flat else shape_text(shape)
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """`4x32`; `scalar` for a 0-d tensor."""
+    return "x".join(map(str, shape)) if shape else "scalar"
+
+
+def slot_table(raw: RawState) -> list[dict[str, Any]]:
+    """Rows of (slot, dtype, encoding, shape, count), most frequent first."""
+    rows: Counter[tuple[str, str, str, str]] = Counter()
+    for entry in raw.entries:
+        for name, slot in entry.slots.items():
+            rows[(name, stored_dtype(slot), slot.encoding, shape_text(slot.shape))] += 1
+    ordered = sorted(rows.items(), key=lambda row: (row[0][0], -row[1], row[0][3]))
+    return [{"slot": s, "dtype": d, "encoding": e, "shape": shape, "count": n} for (s, d, e, shape), n in ordered]
+
+
+def stored_dtype(slot: object) -> str:
+    """The dtype on disk: a packed slot says it by its encoding."""
+    return slot.dtype if isinstance(slot, TensorRef) else "packed"
+
+
+def step_text(entries: tuple[Entry, ...]) -> str:
+    """`500`, `2 to 5`, or `none recorded`."""
+    steps = sorted({entry.step for entry in entries if entry.step is not None})
+    if not steps:
+        return "none recorded"
+    return f"{steps[0]:g}" if len(steps) == 1 else f"{steps[0]:g} to {steps[-1]:g}"
+
+
+def as_document(seen: Inspection) -> dict[str, Any]:
+    """Return the JSON document that schemas/inspect-v1.schema.json describes."""
+    raw = seen.raw
+    return {
+        "document": "ostate-inspect",
+        "version": 1,
+        "source": raw.source,
+        "layout": raw.layout,
+        "optimizer": raw.optimizer,
+        "files": [{"path": file.path, "size": file.size, "index_sha256": file.index_sha256} for file in raw.files],
+        "positions": len(raw.entries),
+        "with_state": sum(1 for entry in raw.entries if entry.has_state),
+        "names": raw.recorded,
+        "groups": [
+            {
+                "index": group.index,
+                "positions": list(group.positions),
+                "hyper": plain(dict(group.hyper)),
+                "names": list(group.names) if group.names else None,
+            }
+            for group in raw.groups
+        ],
+        "entries": [
+            {
+                "position": entry.position,
+                "group": entry.group,
+                "name": entry.name,
+                "shape": list(entry.shape) if entry.shape is not None else None,
+                "step": plain(entry.step),
+                "slots": {
+                    name: {"dtype": stored_dtype(slot), "encoding": slot.encoding, "shape": list(slot.shape)} for name, slot in entry.slots.items()
+                },
+            }
+            for entry in raw.entries
+        ],
+        "facts": plain(dict(raw.facts)),
+        "fit": None
+        if seen.fit is None
+        else {
+            "adapter": seen.fit.adapter,
+            "tensors": seen.fit.tensors,
+            "with_state": seen.fit.with_state,
+            "matched": seen.fit.matched,
+            "only_state": dict(seen.fit.only_state),
+            "only_adapter": dict(seen.fit.only_adapter),
+        },
+        "values": plain(dict(seen.values)) or None,
+        "findings": [finding_document(finding) for finding in seen.findings],
+    }
+
+
+def finding_document(finding: Finding) -> dict[str, Any]:
+    """Return a finding as the schemas describe it."""
+    return {"rule": finding.rule, "severity": finding.severity, "text": finding.text, "fix": finding.fix, "names": list(finding.names)}
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with only what JSON knows; numbers that JSON cannot hold become text.
+
+    Raises:
+        ReadError: a value of a kind that no optimizer state should hold.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, TensorRef):
+        return plain(value.item()) if value.numel == 1 else {"shape": list(value.shape), "dtype": value.dtype}
+    if isinstance(value, bytes):
+        return value.hex()
+    raise ReadError(f"a {type(value).__name__} has no place in a printed document")

@@ -1,0 +1,268 @@
+"""The whole program on one screen: read -> name -> check -> write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import checks, formats, ordering, store
+from .errors import CheckError, ReadError
+from .inspection import finding_document, open_state
+from .join import named_state
+from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
+from .ordering import evidence, keys, recover, resolve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a person may add to what the files say."""
+
+    adapter: str | None = None
+    """Folder or file of the trained weights; None: looked for beside the state and inside it."""
+    base: str | None = None
+    """Folder or config.json of the base model."""
+    model: str | None = None
+    """Folder with full weights, where there is no adapter (full fine-tuning)."""
+    order: str | None = None
+    """File of names, one a line, in the optimizer's order."""
+    previous: str | None = None
+    """Folder or file of an earlier adapter of the same run."""
+    adapter_name: str | None = None
+    state: str | None = None
+    """Which file of the folder is the state."""
+    optimizer: int | None = None
+    """Which optimizer, where the file holds several."""
+    step: int | None = None
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    evidence: bool = True
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """What `repair` settled on."""
+
+    named: NamedState
+    ordering: Ordering
+    findings: tuple[Finding, ...]
+    out: tuple[str, ...]
+    """Files written; empty for a dry run."""
+
+    @property
+    def settled(self) -> bool:
+        """True when no person needs to look: proven whole, and nothing above a note."""
+        proven = self.ordering.verdict in ("verified", "recovered")
+        return proven and all(finding.severity == "note" for finding in self.findings)
+
+
+def repair(path: str, out: str | None, *, options: Options | None = None, force: bool = False, **write_options: Any) -> Repaired:
+    """Give the state at `path` its names and write them to `out`.
+
+    Args:
+        path: state file or checkpoint folder.
+        out: the named file to write; None: a dry run, nothing is written.
+        options: what the files do not say.
+        force: replace an existing output.
+        write_options: passed to `store.write` (`keep_dtype`, `sha256`).
+
+    Raises:
+        ReadError, OrderingError, CheckError, StoreError: refused; nothing is written.
+    """
+    options = options or Options()
+    if out is not None:
+        store.check_target(out, force=force, inputs=(path, options.adapter))
+    raw, adapter = read(path, options)
+    found = order_of(raw, adapter, options)
+    named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps)
+    findings = (*checks.run(raw, named, adapter), *found.findings, *_verdict_findings(found, raw))
+    _refuse_errors(findings, path)
+    named = replace(named, findings=findings)
+    if out is None:
+        return Repaired(named=named, ordering=found, findings=findings, out=())
+    written = store.write(named, out, force=force, **write_options)
+    findings += tuple(written.findings)
+    return Repaired(named=named, ordering=found, findings=findings, out=tuple(written.files))
+
+
+def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawState, Adapter | None]:
+    """Return the state, and the weights that go with it: as given, beside it, or inside the checkpoint.
+
+    Raises:
+        ReadError: not readable; or a named file where only an unnamed one makes sense.
+    """
+    raw = open_state(path, state=options.state, optimizer=options.optimizer)
+    if raw.layout == "named" and not named_too:
+        raise ReadError("this file has its names already", where=path, fix="use `ostate verify`, `validate` or `export` on it")
+    if options.adapter is not None:
+        return raw, formats.read_adapter(options.adapter, name=options.adapter_name)
+    if options.model is not None:
+        return raw, formats.read_model(options.model)
+    return raw, formats.find_adapter(raw, name=options.adapter_name)
+
+
+def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Ordering:
+    """Return the names that stand, by claims and numbers, or refuse."""
+    previous = formats.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
+    question = Question(raw=raw, adapter=adapter, base=options.base, order=options.order, adapter_name=options.adapter_name, previous=previous)
+    claims, rejected = ordering.claims(question)
+    weights = formats.base_weights(options.base) if options.base is not None else None
+    court = resolve.Court(
+        raw=raw,
+        verify=lambda claim: _hear(claim, raw, adapter, options, previous, weights),
+        recover=lambda: _recover(raw, adapter, options, previous, weights),
+        live_name=lambda key: keys.live_name(key, adapter) if adapter is not None else key,
+        strict=options.strict,
+        where=raw.source,
+    )
+    return resolve.resolve(court, claims, rejected)
+
+
+def _hear(
+    claim: Claim, raw: RawState, adapter: Adapter | None, options: Options, previous: Adapter | None, weights: Mapping[str, TensorRef] | None
+) -> Evidence:
+    reason = _why_silent(adapter, options)
+    if adapter is None or reason is not None:
+        return _silence(raw, reason or "there are no weights to compare with")
+    return evidence.verify(claim.keys, raw, adapter, previous=previous, base=weights)
+
+
+def _recover(raw: RawState, adapter: Adapter | None, options: Options, previous: Adapter | None, weights: Mapping[str, TensorRef] | None) -> Evidence:
+    reason = _why_silent(adapter, options)
+    if adapter is None or reason is not None:
+        return _silence(raw, reason or "there are no weights to compare with")
+    return recover.recover(raw, adapter, previous=previous, base=weights)
+
+
+def _why_silent(adapter: Adapter | None, options: Options) -> str | None:
+    if not options.evidence:
+        return "--no-evidence was given"
+    return "no adapter was found: give --adapter" if adapter is None else None
+
+
+def _silence(raw: RawState, reason: str) -> Evidence:
+    with_state = tuple(entry.position for entry in raw.entries if entry.has_state)
+    return Evidence(verdict="silent", undecided=with_state, silent={"all tests": reason})
+
+
+def _verdict_findings(found: Ordering, raw: RawState) -> list[Finding]:
+    """Say aloud what is not proven."""
+    said = []
+    if found.verdict == "unverified":
+        said.append(
+            Finding(
+                rule="order-unverified",
+                severity="warning",
+                text=f"the names come from {found.rule} and the numbers could neither confirm nor refute them",
+                fix="treat them as an assumption; an adapter of the same step, or --previous DIR, lets the numbers speak",
+            )
+        )
+    elif found.undecided:
+        said.append(
+            Finding(
+                rule="order-undecided",
+                severity="warning",
+                text=f"{len(found.undecided)} names rest on {found.rule}; the numbers prove the others",
+                fix="pass --previous DIR (an earlier adapter of the run) or --base DIR with the base weights to let the numbers decide these too",
+                names=found.undecided,
+            )
+        )
+    if found.left_out:
+        said.append(
+            Finding(
+                rule="positions-left-out",
+                severity="warning",
+                text=f"{len(found.left_out)} of {sum(entry.has_state for entry in raw.entries)} positions with state got no name and were left out",
+                fix="pass --order FILE or --base DIR to name them too",
+                names=tuple(f"position {position}" for position in found.left_out),
+            )
+        )
+    return said
+
+
+def _refuse_errors(findings: tuple[Finding, ...], path: str) -> None:
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more: see `ostate inspect --values`)" if len(errors) > 1 else ""
+        raise CheckError(errors[0].text + more, where=os.fspath(path), fix=errors[0].fix)
+
+
+def verify(path: str, *, options: Options | None = None) -> Ordering:
+    """Tell whether the numbers of the state at `path` belong to the adapter under the names that are claimed.
+
+    A named file is judged by its own names; any other layout by the claims that `repair` would weigh.
+
+    Raises:
+        Contradiction: they do not.
+    """
+    options = options or Options()
+    raw, adapter = read(path, options, named_too=True)
+    return order_of(raw, adapter, options)
+
+
+def names(path: str, *, options: Options | None = None) -> tuple[list[tuple[int, str, str]], bool]:
+    """Return (position, name, shape) for every position that gets a name, and whether all of them are proven.
+
+    Raises:
+        OrderingError: no order can be settled.
+    """
+    options = options or Options()
+    raw, adapter = read(path, options, named_too=True)
+    found = order_of(raw, adapter, options)
+    rows = [(entry.position, name, shape_text(entry.shape)) for entry, name in zip(raw.entries, found.names) if name is not None]
+    return rows, found.verdict in ("verified", "recovered")
+
+
+def shape_text(shape: tuple[int, ...] | None) -> str:
+    """`4x32`, `scalar`, or `-` when the state does not tell."""
+    if shape is None:
+        return "-"
+    return "x".join(map(str, shape)) if shape else "scalar"
+
+
+def ordering_document(found: Ordering) -> dict[str, Any]:
+    """Return how the names were settled, as the schemas describe it."""
+    heard = found.evidence
+    return {
+        "source": found.source,
+        "rule": found.rule,
+        "verdict": found.verdict,
+        "margin": found.margin,
+        "named": sum(1 for name in found.names if name is not None),
+        "undecided": list(found.undecided),
+        "left_out": list(found.left_out),
+        "rejected": [dict(loser) for loser in found.rejected],
+        "tests": list(heard.used) if heard else [],
+        "silent": dict(heard.silent) if heard else {},
+        "weakest": [
+            {"name": pair.name, "position": pair.position, "score": pair.score, "rival": pair.rival, "margin": pair.margin}
+            for pair in (heard.weakest if heard else ())
+        ],
+    }
+
+
+def verify_document(path: str, found: Ordering) -> dict[str, Any]:
+    """Return the JSON document that schemas/verify-v1.schema.json describes."""
+    return {
+        "document": "ostate-verify",
+        "version": 1,
+        "source": path,
+        "ordering": ordering_document(found),
+        "findings": [finding_document(finding) for finding in found.findings],
+    }
+
+
+def repair_document(path: str, done: Repaired) -> dict[str, Any]:
+    """Return the JSON document that schemas/repair-v1.schema.json describes."""
+    return {
+        "document": "ostate-repair",
+        "version": 1,
+        "source": path,
+        "out": list(done.out),
+        "optimizer": done.named.optimizer,
+        "parameters": len(done.named.parameters),
+        "ordering": ordering_document(done.ordering),
+        "findings": [finding_document(finding) for finding in done.findings],
+    }

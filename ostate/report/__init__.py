@@ -1,0 +1,1 @@
+"""The same findings as text, JSON and HTML."""
