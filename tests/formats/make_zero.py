@@ -1,0 +1,123 @@
+"""Write every DeepSpeed ZeRO layout with two gloo processes on the CPU: `DS_ACCELERATOR=cpu python -m tests.formats.make_zero OUT`.
+
+Truth is a plain torch AdamW in one process on the same batches: the mean of two equal gradients is exact, so it agrees bit for bit
+with what the ZeRO optimizer holds, and it owes nothing to DeepSpeed's own (sometimes wrong) way of looking into it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from .make_model import Tiny, adamw, batch, plain_truth, train, write_truth
+
+WORLD = 2
+WIDTH = 10
+
+
+def engine_for(config: dict[str, Any], ranks: tuple[int, ...] = (3, 3, 1)) -> Any:
+    model = Tiny(ranks=ranks)
+    optimizer = adamw(model)
+    settings = {"train_micro_batch_size_per_gpu": 7, "zero_allow_untested_optimizer": True, "steps_per_print": 1000, **config}
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    return engine
+
+
+def train_engine(engine: Any, dtype: torch.dtype = torch.float32, steps: int = 3) -> None:
+    for step in range(steps):
+        engine.backward(engine(batch(WIDTH, step).to(dtype)).float().square().mean())
+        engine.step()
+
+
+def reference(ranks: tuple[int, ...] = (3, 3, 1)) -> dict[str, Any]:
+    model = Tiny(ranks=ranks)
+    optimizer = adamw(model)
+    train(model, optimizer)
+    return plain_truth(model, optimizer)
+
+
+def reference_bfloat16() -> dict[str, Any]:
+    """bfloat16 weights and gradients, float32 masters and moments."""
+    master = Tiny()
+    low = Tiny().to(torch.bfloat16)
+    with torch.no_grad():
+        for parameter, source in zip(master.parameters(), low.parameters()):
+            parameter.copy_(source)
+    optimizer = adamw(master)
+    for step in range(3):
+        low(batch(WIDTH, step).bfloat16()).float().square().mean().backward()
+        for parameter, source in zip(master.parameters(), low.parameters()):
+            if parameter.requires_grad:
+                parameter.grad = source.grad.float()
+                source.grad = None
+        optimizer.step()
+        with torch.no_grad():
+            for parameter, source in zip(master.parameters(), low.parameters()):
+                source.copy_(parameter)
+    return plain_truth(master, optimizer)
+
+
+def stage(number: int, **more: Any) -> dict[str, Any]:
+    return {"zero_optimization": {"stage": number, **more}}
+
+
+BF16 = {"bf16": {"enabled": True}}
+CASES: dict[str, tuple[dict[str, Any], torch.dtype]] = {
+    "stage1": (stage(1), torch.float32),
+    "stage2": (stage(2), torch.float32),
+    "stage2_elastic": (stage(2, elastic_checkpoint=True), torch.float32),
+    "stage2_round_robin": (stage(2, round_robin_gradients=True), torch.float32),
+    "stage2_bf16": (stage(2) | BF16, torch.bfloat16),
+    "bf16_optimizer": (stage(1) | BF16 | {"data_types": {"grad_accum_dtype": "fp32"}}, torch.bfloat16),
+    "stage3": (stage(3, stage3_param_persistence_threshold=0), torch.float32),
+    "stage3_persistent": (stage(3, stage3_param_persistence_threshold=100000), torch.float32),
+    "stage3_sub_groups": (stage(3, sub_group_size=60, stage3_param_persistence_threshold=0), torch.float32),
+    "stage0": ({}, torch.float32),
+}
+
+
+def main(rank: int, out: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ["MAKE_PORT"], RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
+    torch.set_num_threads(1)
+    deepspeed.init_distributed("gloo")
+    plain, low = reference(), reference_bfloat16()
+    for name, (config, dtype) in CASES.items():
+        engine = engine_for(config)
+        train_engine(engine, dtype)
+        engine.save_checkpoint(str(Path(out) / name), exclude_frozen_parameters=name == "stage3_persistent")
+        if rank == 0:
+            write_truth(Path(out) / name, low if dtype is torch.bfloat16 else plain)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def universal(out: Path) -> None:
+    """Convert with DeepSpeed's own program."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    for name in ("stage2", "stage2_round_robin", "stage3"):
+        target = out / f"{name}_universal" / "global_step3_universal"
+        (source,) = (out / name).glob("global_step*")
+        arguments = ["--input_folder", str(source), "--output_folder", str(target)]
+        arguments += ["--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"]
+        sys.argv = ["ds_to_universal", *arguments]
+        ds_to_universal.main(ds_to_universal.parse_arguments())
+        (target.parent / "truth.json").write_bytes((out / name / "truth.json").read_bytes())
+
+
+if __name__ == "__main__":
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ["MAKE_PORT"] = str(probe.getsockname()[1])
+    out = sys.argv[1]
+    Path(out).mkdir(parents=True, exist_ok=True)
+    torch.multiprocessing.spawn(main, args=(out,), nprocs=WORLD)
+    universal(Path(out))
