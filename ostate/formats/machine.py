@@ -1,0 +1,489 @@
+"""A pickle machine that can build plain data and nothing else.
+
+Python's own unpickler imports what a file names, calls it, and sets attributes on the result; a damaged length or memo number
+can ask it for gigabytes. This one reads the same opcodes (PEP 307, 3154, 574; `pickletools`) into dicts, lists, tuples, sets, numbers and text.
+A global is looked up in a table and is data of ours; a call goes to that table's function; BUILD fills an inert record.
+There is no other way out of it, and it asks for memory in proportion to the bytes that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from struct import Struct
+from typing import Any
+
+MOST_KEY_DEPTH = 8
+"""Tuples within tuples in a dictionary key: hashing recurses, and deeper ones come from no optimizer."""
+MOST_DIGITS = 2048
+"""Bytes of one integer: a larger one cannot be printed."""
+
+_FLOAT = Struct(">d").unpack_from
+_INT = Struct("<i").unpack_from
+_ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+class Refusal(Exception):
+    """The pickle asks for something that plain data never needs; the text says what."""
+
+
+class Inert:
+    """A record of a class that was not imported: its name, the arguments of its call, and the state it was given."""
+
+    __slots__ = ("args", "kwargs", "name", "state")
+
+    def __init__(self, name: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, state: Any = None) -> None:
+        self.name = name
+        self.args = args
+        self.kwargs = {} if kwargs is None else dict(kwargs)
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"Inert({self.name!r})"
+
+
+class Array:
+    """A numpy array as the file holds it; `values` decodes it without numpy. Filled by BUILD."""
+
+    __slots__ = ("data", "dtype", "shape")
+
+    def __init__(self) -> None:
+        self.shape: tuple[int, ...] = ()
+        self.dtype = ""
+        self.data: Any = b""
+
+
+class Named:
+    """A global that may be called: the table's function under the name the file used."""
+
+    __slots__ = ("call", "name")
+
+    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+        self.name = name
+        self.call = call
+
+    def __repr__(self) -> str:
+        return f"Named({self.name!r})"
+
+
+class Machine:
+    """One run over one pickle. `find(module, name)` answers globals, `persistent(id)` persistent ids, `build(object, state)` BUILD."""
+
+    __slots__ = ("budget", "build", "data", "find", "marks", "memo", "persistent", "stack")
+
+    def __init__(
+        self,
+        data: bytes,
+        find: Callable[[str, str], Any],
+        persistent: Callable[[Any], Any],
+        build: Callable[[Any, Any], Any],
+    ) -> None:
+        self.data = data
+        self.find = find
+        self.persistent = persistent
+        self.build = build
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.budget = 10_000 + len(data) // 6
+        """Containers that may still be made: an honest pickle spends ten bytes or more on each."""
+
+    def run(self, at: int = 0) -> tuple[Any, int]:
+        """Return the object and the position after STOP.
+
+        Raises:
+            Refusal: an opcode, a call or a key that plain data never needs.
+            IndexError: the pickle ends early, or its stack runs empty.
+            KeyError: a memo number that was never put.
+            ValueError, TypeError, OverflowError, struct.error: damaged operands.
+        """
+        data, table = self.data, _TABLE
+        while True:
+            code = data[at]
+            if code == 46:  # STOP
+                if self.marks or len(self.stack) != 1:
+                    raise Refusal("the pickle stops in the middle of something")
+                return self.stack[0], at + 1
+            at = table[code](self, at + 1)
+
+    def pop_mark(self) -> list[Any]:
+        """Return what was pushed since the last MARK, and take it off."""
+        items = self.stack
+        self.stack = self.marks.pop()
+        return items
+
+    def spend(self) -> None:
+        """Count one more container."""
+        self.budget -= 1
+        if self.budget < 0:
+            raise Refusal("more containers than a file of this size can mean")
+
+
+def _operand(m: Machine, at: int, width: int) -> tuple[bytes, int]:
+    """Return the bytes whose length stands in `width` bytes at `at`, and the position after them."""
+    start = at + width
+    end = start + int.from_bytes(m.data[at:start], "little")
+    if end > len(m.data):
+        raise IndexError("a length reaches past the end")
+    return m.data[start:end], end
+
+
+def _line(m: Machine, at: int) -> tuple[str, int]:
+    end = m.data.index(b"\n", at)
+    return m.data[at:end].decode("utf-8"), end + 1
+
+
+def check_key(key: Any, depth: int = 0) -> None:
+    """Refuse a key whose hash could recurse without end."""
+    if type(key) is tuple:
+        if depth >= MOST_KEY_DEPTH or len(key) > 64:
+            raise Refusal("a dictionary key nests too deep")
+        for part in key:
+            check_key(part, depth + 1)
+    elif type(key) in {dict, list, set}:
+        raise Refusal(f"a dictionary key of type {type(key).__name__}")
+
+
+def check_keys(keys: list[Any]) -> None:
+    """Refuse keys that are not plain, at C speed for those that are."""
+    if not _ATOMS.issuperset(map(type, keys)):
+        for key in keys:
+            check_key(key)
+
+
+def _integer(raw: bytes) -> int:
+    if len(raw) > MOST_DIGITS:
+        raise Refusal(f"an integer of {len(raw)} bytes")
+    return int.from_bytes(raw, "little", signed=True)
+
+
+# Each opcode is a function of the machine and the position of its operand; it returns the position of the next opcode.
+def _mark(m: Machine, at: int) -> int:
+    m.marks.append(m.stack)
+    m.stack = []
+    return at
+
+
+def _pop(m: Machine, at: int) -> int:
+    if m.stack:
+        m.stack.pop()
+    else:
+        m.pop_mark()
+    return at
+
+
+def _pop_mark(m: Machine, at: int) -> int:
+    m.pop_mark()
+    return at
+
+
+def _dup(m: Machine, at: int) -> int:
+    m.stack.append(m.stack[-1])
+    return at
+
+
+def _constant(value: Any) -> Callable[[Machine, int], int]:
+    def push(m: Machine, at: int) -> int:
+        m.stack.append(value)
+        return at
+
+    return push
+
+
+def _int1(m: Machine, at: int) -> int:
+    m.stack.append(m.data[at])
+    return at + 1
+
+
+def _int2(m: Machine, at: int) -> int:
+    m.stack.append(m.data[at] | m.data[at + 1] << 8)
+    return at + 2
+
+
+def _int4(m: Machine, at: int) -> int:
+    m.stack.append(_INT(m.data, at)[0])
+    return at + 4
+
+
+def _float8(m: Machine, at: int) -> int:
+    m.stack.append(_FLOAT(m.data, at)[0])
+    return at + 8
+
+
+def _int_line(m: Machine, at: int) -> int:
+    text, at = _line(m, at)
+    if len(text) > MOST_DIGITS:
+        raise Refusal(f"an integer of {len(text)} digits")
+    m.stack.append({"00": False, "01": True}[text] if text in {"00", "01"} else int(text.removesuffix("L")))
+    return at
+
+
+def _float_line(m: Machine, at: int) -> int:
+    text, at = _line(m, at)
+    m.stack.append(float(text))
+    return at
+
+
+def _long(width: int) -> Callable[[Machine, int], int]:
+    def push(m: Machine, at: int) -> int:
+        raw, at = _operand(m, at, width)
+        m.stack.append(_integer(raw))
+        return at
+
+    return push
+
+
+def _text(width: int) -> Callable[[Machine, int], int]:
+    def push(m: Machine, at: int) -> int:
+        raw, at = _operand(m, at, width)
+        m.stack.append(raw.decode("utf-8"))
+        return at
+
+    return push
+
+
+def _text_line(m: Machine, at: int) -> int:
+    end = m.data.index(b"\n", at)
+    m.stack.append(m.data[at:end].decode("raw-unicode-escape"))
+    return end + 1
+
+
+def _bytes(width: int) -> Callable[[Machine, int], int]:
+    def push(m: Machine, at: int) -> int:
+        raw, at = _operand(m, at, width)
+        m.stack.append(raw)
+        return at
+
+    return push
+
+
+def _old_text(width: int) -> Callable[[Machine, int], int]:
+    """BINSTRING of Python 2: text by convention, latin-1 so that every byte has its sign."""
+
+    def push(m: Machine, at: int) -> int:
+        raw, at = _operand(m, at, width)
+        m.stack.append(raw.decode("latin-1"))
+        return at
+
+    return push
+
+
+def _empty(make: Callable[[], Any]) -> Callable[[Machine, int], int]:
+    def push(m: Machine, at: int) -> int:
+        m.spend()
+        m.stack.append(make())
+        return at
+
+    return push
+
+
+def _tuple(m: Machine, at: int) -> int:
+    m.spend()
+    items = m.pop_mark()
+    m.stack.append(tuple(items))
+    return at
+
+
+def _tuple_of(count: int) -> Callable[[Machine, int], int]:
+    def push(m: Machine, at: int) -> int:
+        m.spend()
+        stack = m.stack
+        if len(stack) < count:
+            raise IndexError("the stack is empty")
+        stack[-count:] = [tuple(stack[-count:])]
+        return at
+
+    return push
+
+
+def _list(m: Machine, at: int) -> int:
+    m.spend()
+    items = m.pop_mark()
+    m.stack.append(items)
+    return at
+
+
+def _dict(m: Machine, at: int) -> int:
+    m.spend()
+    items = m.pop_mark()
+    check_keys(items[::2])
+    m.stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+    return at
+
+
+def _frozenset(m: Machine, at: int) -> int:
+    m.spend()
+    items = m.pop_mark()
+    check_keys(items)
+    m.stack.append(frozenset(items))
+    return at
+
+
+def _append(m: Machine, at: int) -> int:
+    value = m.stack.pop()
+    _extend(m.stack[-1], [value])
+    return at
+
+
+def _appends(m: Machine, at: int) -> int:
+    items = m.pop_mark()
+    _extend(m.stack[-1], items)
+    return at
+
+
+def _extend(target: Any, items: list[Any]) -> None:
+    if type(target) is not list:
+        raise Refusal(f"items for a {type(target).__name__}, which is no list")
+    target.extend(items)
+
+
+def _setitem(m: Machine, at: int) -> int:
+    value = m.stack.pop()
+    key = m.stack.pop()
+    _update(m.stack[-1], [key], [value])
+    return at
+
+
+def _setitems(m: Machine, at: int) -> int:
+    items = m.pop_mark()
+    _update(m.stack[-1], items[::2], items[1::2])
+    return at
+
+
+def _update(target: Any, keys: list[Any], values: list[Any]) -> None:
+    if type(target) is not dict:
+        raise Refusal(f"keys for a {type(target).__name__}, which is no dictionary")
+    check_keys(keys)
+    target.update(zip(keys, values, strict=True))
+
+
+def _additems(m: Machine, at: int) -> int:
+    items = m.pop_mark()
+    target = m.stack[-1]
+    if type(target) is not set:
+        raise Refusal(f"members for a {type(target).__name__}, which is no set")
+    check_keys(items)
+    target.update(items)
+    return at
+
+
+def _get(width: int) -> Callable[[Machine, int], int]:
+    def push(m: Machine, at: int) -> int:
+        m.stack.append(m.memo[int.from_bytes(m.data[at : at + width], "little")])
+        return at + width
+
+    return push
+
+
+def _get1(m: Machine, at: int) -> int:
+    m.stack.append(m.memo[m.data[at]])
+    return at + 1
+
+
+def _get_line(m: Machine, at: int) -> int:
+    text, at = _line(m, at)
+    m.stack.append(m.memo[int(text)])
+    return at
+
+
+def _put1(m: Machine, at: int) -> int:
+    m.memo[m.data[at]] = m.stack[-1]
+    return at + 1
+
+
+def _put4(m: Machine, at: int) -> int:
+    m.memo[int.from_bytes(m.data[at : at + 4], "little")] = m.stack[-1]
+    return at + 4
+
+
+def _put_line(m: Machine, at: int) -> int:
+    text, at = _line(m, at)
+    m.memo[int(text)] = m.stack[-1]
+    return at
+
+
+def _memoize(m: Machine, at: int) -> int:
+    m.memo[len(m.memo)] = m.stack[-1]
+    return at
+
+
+def _global(m: Machine, at: int) -> int:
+    module, at = _line(m, at)
+    name, at = _line(m, at)
+    m.stack.append(m.find(module, name))
+    return at
+
+
+def _stack_global(m: Machine, at: int) -> int:
+    name = m.stack.pop()
+    module = m.stack.pop()
+    if type(name) is not str or type(module) is not str:
+        raise Refusal("a global whose name is no text")
+    m.stack.append(m.find(module, name))
+    return at
+
+
+def _reduce(m: Machine, at: int) -> int:
+    m.spend()
+    arguments = m.stack.pop()
+    m.stack[-1] = _call(m.stack[-1], arguments, {})
+    return at
+
+
+def _newobj_ex(m: Machine, at: int) -> int:
+    m.spend()
+    named = m.stack.pop()
+    arguments = m.stack.pop()
+    m.stack[-1] = _call(m.stack[-1], arguments, named)
+    return at
+
+
+def _call(function: Any, arguments: Any, named: Any) -> Any:
+    if type(function) is not Named:
+        raise Refusal(f"a call of a {type(function).__name__}")
+    if type(arguments) is not tuple or type(named) is not dict:
+        raise Refusal("a call whose arguments are no tuple")
+    return function.call(*arguments, **named)
+
+
+def _build(m: Machine, at: int) -> int:
+    state = m.stack.pop()
+    m.stack[-1] = m.build(m.stack[-1], state)
+    return at
+
+
+def _persid(m: Machine, at: int) -> int:
+    text, at = _line(m, at)
+    m.stack.append(m.persistent(text))
+    return at
+
+
+def _binpersid(m: Machine, at: int) -> int:
+    m.stack[-1] = m.persistent(m.stack[-1])
+    return at
+
+
+def _skip(width: int) -> Callable[[Machine, int], int]:
+    return lambda _, at: at + width
+
+
+def _unknown(m: Machine, at: int) -> int:
+    raise Refusal(f"opcode 0x{m.data[at - 1]:02x} at {at - 1}, which plain data never needs")
+
+
+_OPCODES: dict[bytes, Callable[[Machine, int], int]] = {
+    b"(": _mark, b"0": _pop, b"1": _pop_mark, b"2": _dup,
+    b"N": _constant(None), b"\x88": _constant(True), b"\x89": _constant(False), b")": _constant(()),
+    b"K": _int1, b"M": _int2, b"J": _int4, b"G": _float8, b"I": _int_line, b"L": _int_line, b"F": _float_line,
+    b"\x8a": _long(1), b"\x8b": _long(4),
+    b"X": _text(4), b"\x8c": _text(1), b"\x8d": _text(8), b"V": _text_line, b"T": _old_text(4), b"U": _old_text(1),
+    b"B": _bytes(4), b"C": _bytes(1), b"\x8e": _bytes(8), b"\x96": _bytes(8),
+    b"]": _empty(list), b"}": _empty(dict), b"\x8f": _empty(set),
+    b"t": _tuple, b"\x85": _tuple_of(1), b"\x86": _tuple_of(2), b"\x87": _tuple_of(3), b"l": _list, b"d": _dict, b"\x91": _frozenset,
+    b"a": _append, b"e": _appends, b"s": _setitem, b"u": _setitems, b"\x90": _additems,
+    b"h": _get1, b"j": _get(4), b"g": _get_line, b"q": _put1, b"r": _put4, b"p": _put_line, b"\x94": _memoize,
+    b"c": _global, b"\x93": _stack_global, b"R": _reduce, b"\x81": _reduce, b"\x92": _newobj_ex, b"b": _build,
+    b"P": _persid, b"Q": _binpersid, b"\x80": _skip(1), b"\x95": _skip(8),
+}  # fmt: skip
+"""Not here, so refused: INST and OBJ (calls of Python 2 classes), EXT1/2/4 (a process-wide table), NEXT_BUFFER and READONLY_BUFFER."""
+
+_TABLE: list[Callable[[Machine, int], int]] = [_OPCODES.get(bytes((code,)), _unknown) for code in range(256)]

@@ -1,0 +1,67 @@
+"""numpy's scalars and small arrays out of a pickle, decoded with `struct`: no numpy code runs for a file's sake."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+from .machine import Array, Inert
+
+NUMPY_CODES: dict[str, str] = {
+    "float64": "f8", "float32": "f4", "float16": "f2", "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1",
+    "uint64": "u8", "uint32": "u4", "uint16": "u2", "uint8": "u1", "bool_": "b1", "bool": "b1",
+}  # fmt: skip
+_STRUCT = {
+    "f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u8": "Q", "u4": "I", "u2": "H", "u1": "B", "b1": "?",
+}  # fmt: skip
+MOST_ITEMS = 1 << 20
+
+
+def numpy_dtype(code: Any = "", *_: Any) -> Inert:
+    """Stand in for `numpy.dtype(code, align, copy)`; BUILD adds the byte order."""
+    return Inert("numpy.dtype", (code if type(code) is str else getattr(code, "name", ""),))
+
+
+def plain_dtype(name: str) -> Any:
+    """Return the stand-in for the scalar class `numpy.<name>`: a call with one number gives that number."""
+    return lambda value=0: value
+
+
+def _format(dtype: Any) -> tuple[str, int]:
+    """Return the struct format of one item, with its byte order, and its size in bytes."""
+    if type(dtype) is not Inert or dtype.name != "numpy.dtype":
+        raise TypeError("not a numpy dtype")
+    code = str(dtype.args[0]).lstrip("<>=|")
+    code = NUMPY_CODES.get(code.removeprefix("numpy."), code)
+    if code not in _STRUCT:
+        raise ValueError(f"numpy dtype {code}")
+    order = ">" if dtype.state is not None and dtype.state[1] == ">" else "<"
+    return order + _STRUCT[code], int(code[1:])
+
+
+def decode_scalar(dtype: Any, raw: Any = b"") -> Any:
+    """Stand in for `numpy.core.multiarray.scalar(dtype, bytes)`: a Python number."""
+    return struct.unpack(_format(dtype)[0], raw)[0]
+
+
+def filled_array(array: Array, state: Any) -> None:
+    """Fill an array from `(version, shape, dtype, fortran, bytes)`; a bare list of objects is refused."""
+    _, shape, dtype, _, data = state
+    order, size = _format(dtype)
+    shape = tuple(int(extent) for extent in shape)
+    if type(data) is not bytes or min(shape, default=0) < 0 or math.prod(shape) * size != len(data):
+        raise ValueError("the array's bytes do not fill its shape")
+    array.shape, array.dtype, array.data = shape, order, data
+
+
+def values_of(array: Array) -> list[Any]:
+    """Return the numbers, flat.
+
+    Raises:
+        ValueError: more than a million.
+    """
+    count = math.prod(array.shape)
+    if count > MOST_ITEMS:
+        raise ValueError(f"{count} numbers in a numpy array")
+    return list(struct.unpack(f"{array.dtype[0]}{count}{array.dtype[1]}", array.data))

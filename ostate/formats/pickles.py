@@ -1,0 +1,263 @@
+"""Unpickling without running anything: which globals a file may name, and what stands in for each.
+
+A row of `TORCH_GLOBALS` is all it takes to know a new class: `RECORD` keeps name, arguments and state as an `Inert`, a function builds plain
+data from the arguments, anything else is the value itself. A name without a row is an `UnsafePickle` that says the name.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from ..errors import OstateError, ReadError, UnsafePickle
+from .machine import Array, Inert, Machine, Named, Refusal
+from .numpy_pickles import NUMPY_CODES, decode_scalar, filled_array, numpy_dtype, plain_dtype
+
+__all__ = ["RECORD", "TORCH_GLOBALS", "Array", "Inert", "Named", "unpickle", "unpickle_at"]
+
+MOST_BYTES = 1 << 26
+"""A pickle of 850,000 tensors; torch writes no tensor's values into it."""
+
+RECORD = object()
+"""Marks a class that is kept as an `Inert`."""
+
+DTYPES: dict[str, str] = {
+    "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
+    "torch.float8_e4m3fn": "F8_E4M3", "torch.float8_e5m2": "F8_E5M2", "torch.float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "torch.float8_e5m2fnuz": "F8_E5M2FNUZ", "torch.float8_e8m0fnu": "F8_E8M0",
+    "torch.int64": "I64", "torch.int32": "I32", "torch.int16": "I16", "torch.int8": "I8",
+    "torch.uint64": "U64", "torch.uint32": "U32", "torch.uint16": "U16", "torch.uint8": "U8", "torch.bool": "BOOL",
+    "torch.complex64": "C64",
+}  # fmt: skip
+"""torch's dtypes as safetensors' tags (torch/serialization.py, safetensors dtype table)."""
+
+STORAGES: dict[str, str] = {
+    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
+    "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL",
+    "ComplexFloatStorage": "C64", "UntypedStorage": "U8",
+}  # fmt: skip
+
+
+def unpickle(
+    data: bytes,
+    *,
+    where: str,
+    persistent: Callable[[Any], Any] | None = None,
+    allowed: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return what one whole pickle holds, as plain data.
+
+    Raises:
+        UnsafePickle: a global without a row in `allowed`, or a call, key or opcode that plain data never needs.
+        ReadError: the pickle is damaged.
+    """
+    return unpickle_at(data, 0, where=where, persistent=persistent, allowed=allowed)[0]
+
+
+def unpickle_at(
+    data: bytes,
+    at: int,
+    *,
+    where: str,
+    persistent: Callable[[Any], Any] | None = None,
+    allowed: Mapping[str, Any] | None = None,
+) -> tuple[Any, int]:
+    """Return what the pickle that starts at `at` holds, and the position after it.
+
+    Raises:
+        UnsafePickle: as `unpickle`.
+        ReadError: as `unpickle`.
+    """
+    if len(data) > MOST_BYTES:
+        raise ReadError(f"a pickle of {len(data) >> 20} MB", where=where, fix="no optimizer needs one; it is not read")
+    machine = Machine(data, _finder(TORCH_GLOBALS if allowed is None else allowed, where), persistent or _no_persistent_id, _build)
+    try:
+        return machine.run(at)
+    except OstateError as error:
+        raise error if error.where else error.at(where)
+    except Refusal as error:
+        raise UnsafePickle(str(error), where=where, fix="the file was damaged or made to do harm: do not use it") from error
+    except IndexError as error:
+        raise ReadError("the pickle ends early", where=where, fix="the copy is incomplete: copy it again") from error
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, struct.error) as error:
+        raise ReadError(f"the pickle is damaged: {type(error).__name__}", where=where, fix="copy the file again") from error
+
+
+def _finder(allowed: Mapping[str, Any], where: str) -> Callable[[str, str], Any]:
+    known: dict[tuple[str, str], Any] = {}
+
+    def find(module: str, name: str) -> Any:
+        key = (module, name)
+        if key not in known:
+            known[key] = _global(f"{module}.{name}", allowed, where)
+        return known[key]
+
+    return find
+
+
+def _global(full: str, allowed: Mapping[str, Any], where: str) -> Any:
+    if full not in allowed:
+        shown = full if full.isprintable() and len(full) < 200 else ascii(full[:200])
+        raise UnsafePickle(
+            f"the file asks for {shown}, which no optimizer state needs",
+            where=where,
+            fix="save the optimizer's state_dict() alone; if this class is harmless, add a row to ostate/formats/pickles.py",
+        )
+    row = allowed[full]
+    if row is RECORD:
+        return Named(full, lambda *args, **kwargs: Inert(full, args, kwargs))
+    return Named(full, row) if callable(row) else row
+
+
+def _no_persistent_id(_: Any) -> NoReturn:
+    raise Refusal("a persistent id in a pickle that has no storages")
+
+
+def _build(target: Any, state: Any) -> Any:
+    """Answer BUILD: fill an inert record; attributes of an OrderedDict (`_metadata`) are dropped."""
+    if type(target) is Inert:
+        target.state = state
+    elif type(target) is Array:
+        filled_array(target, state)
+    elif type(target) is not dict:
+        raise Refusal(f"a state for a {type(target).__name__}")
+    return target
+
+
+# What stands in for a function that a file may name. Each takes what the file passes and returns plain data.
+def _ordered(items: Any = ()) -> dict[Any, Any]:
+    return _pairs(items)
+
+
+def _default_dict(_factory: Any = None, items: Any = ()) -> dict[Any, Any]:
+    return _pairs(items)
+
+
+def _pairs(items: Any) -> dict[Any, Any]:
+    from .machine import check_keys
+
+    pairs = [(key, value) for key, value in (items.items() if type(items) is dict else items)]
+    check_keys([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _set(items: Any = ()) -> set[Any]:
+    from .machine import check_keys
+
+    check_keys(list(items))
+    return set(items)
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """`_codecs.encode`: how protocol 2 writes bytes."""
+    if encoding not in {"latin1", "latin-1"}:
+        raise Refusal(f"text encoded as {encoding!r}")
+    return text.encode("latin-1")
+
+
+def _bytes(raw: Any = b"", encoding: str = "latin1") -> bytes:
+    """`bytes` and `bytearray`: never of a number, which would ask for that many."""
+    return raw if type(raw) is bytes else _encode(raw, encoding)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError("text wanted")
+    return value
+
+
+def _device(kind: Any, index: int | None = None) -> str:
+    return _text(kind) if index is None else f"{_text(kind)}:{int(index)}"
+
+
+def _path(*parts: Any) -> str:
+    return "/".join(map(_text, parts)).replace("//", "/")
+
+
+def _reconstruct(cls: Any, _base: Any = None, state: Any = None) -> Any:
+    """`copyreg._reconstructor`: an object of protocol 0 and 1."""
+    return Inert(cls.name, () if state is None else (state,))
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _typed(rebuild: Named, kind: Any, args: tuple[Any, ...], state: Any) -> Any:
+    """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, or a subclass that wraps other tensors."""
+    made = rebuild.call(*args)
+    if type(made) is Inert:
+        made.state = state
+        return made
+    if kind.name in _PLAIN_TENSORS:
+        return made
+    return Inert(kind.name, (made,), state=state)
+
+
+def _wrapper(kind: Any, dtype: Any, size: Any, stride: Any, *_: Any) -> Inert:
+    """`torch._utils._rebuild_wrapper_subclass`: no data of its own; the inner tensors follow as its state."""
+    return Inert(kind.name, kwargs={"dtype": dtype, "shape": tuple(size), "stride": tuple(stride)})
+
+
+_PLAIN_TENSORS = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
+
+_DCP = "torch.distributed.checkpoint."
+_TORCHAO = ("torchao.optim.", "torchao.prototype.low_bit_optim.", "torchao.optim.low_bit_optim.")
+_RECORDS = [
+    *_PLAIN_TENSORS,
+    *(f"torch.{name}" for name in STORAGES),
+    *(f"torch.storage.{name}" for name in (*STORAGES, "TypedStorage")),
+    "argparse.Namespace", "types.SimpleNamespace", "torch.Generator", "torch.nn.parameter.UninitializedParameter",
+    *(f"{_DCP}metadata.{name}" for name in (
+        "Metadata", "MetadataIndex", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties",
+        "TensorStorageMetadata", "StorageMeta", "_MEM_FORMAT_ENCODING",
+    )),
+    *(f"{_DCP}filesystem.{name}" for name in ("_StorageInfo", "_StoragePrefix")),
+    f"{_DCP}_fsspec_filesystem._StorageInfo", f"{_DCP}stateful.Stateful",
+    "torch.distributed._shard.sharded_tensor.metadata.TensorProperties",
+    "torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor", "torch.distributed.tensor._api.DTensor",
+    "torch.distributed._tensor.placement_types.DTensorSpec", "torch.distributed._tensor.placement_types.TensorMeta",
+    "torch.distributed.tensor._dtensor_spec.DTensorSpec", "torch.distributed.tensor._dtensor_spec.TensorMeta",
+    "torch.distributed.device_mesh.DeviceMesh", "torch.distributed.device_mesh._MeshLayout",
+    "torch.distributed._mesh_layout._MeshLayout", "torch.distributed._pycute.layout.Layout",
+    *(f"torch.distributed.{room}.placement_types.{name}" for room in ("_tensor", "tensor")
+      for name in ("Shard", "Replicate", "Partial", "_Partial", "_StridedShard")),
+    *(f"torch._C._distributed.{name}" for name in ("Shard", "Replicate", "Partial", "StridedShard")),
+    *(f"{room}subclass_{bits}.OptimState{name}" for room in _TORCHAO
+      for bits, name in (("8bit", "8bit"), ("4bit", "4bit"), ("fp8", "Fp8"), ("fp8", "FP8"))),
+    *(f"deepspeed.runtime.fp16.loss_scaler.{name}" for name in ("LossScaler", "DynamicLossScaler", "LossScalerBase")),
+    "deepspeed.runtime.zero.config.ZeroStageEnum", "deepspeed.utils.tensor_fragment.fragment_address",
+    "deepspeed.runtime.bf16_optimizer.fragment_address",
+    "lightning.fabric.utilities.data.AttributeDict", "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict", "lightning_fabric.utilities.data.AttributeDict",
+]  # fmt: skip
+"""Classes that are kept as they are written: one name a row."""
+
+TORCH_GLOBALS: dict[str, Any] = {
+    **dict.fromkeys(_RECORDS, RECORD),
+    **DTYPES,
+    **{name: name for name in (
+        "torch.complex128", "torch.complex32", "torch.qint8", "torch.quint8", "torch.qint32", "torch.strided", "torch.sparse_coo",
+        "torch.preserve_format", "torch.contiguous_format", "torch.channels_last", "torch.per_tensor_affine", "torch.float4_e2m1fn_x2",
+    )},
+    "collections.OrderedDict": _ordered, "collections.defaultdict": _default_dict, "collections.Counter": _ordered,
+    "builtins.dict": _ordered, "builtins.set": _set, "__builtin__.set": _set, "builtins.list": list, "builtins.tuple": tuple,
+    "builtins.frozenset": lambda items=(): frozenset(_set(items)), "__builtin__.dict": _ordered, "__builtin__.list": list,
+    "builtins.int": int, "builtins.float": float, "builtins.bool": bool, "builtins.bytearray": _bytes, "builtins.bytes": _bytes, "builtins.object": RECORD,
+    "__builtin__.object": RECORD, "builtins.complex": lambda re=0.0, im=0.0: complex(re, im), "__builtin__.bytearray": _bytes,
+    "_codecs.encode": _encode, "copyreg._reconstructor": _reconstruct, "copy_reg._reconstructor": _reconstruct,
+    "torch.Size": lambda sizes=(): tuple(sizes), "torch.device": _device, "torch.serialization._get_layout": _text,
+    "torch._utils._rebuild_parameter": _first, "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._tensor._rebuild_from_type_v2": _typed, "torch._tensor._rebuild_from_type": lambda rebuild, kind, args, state:
+        _typed(rebuild, kind, args, state),
+    "torch._utils._rebuild_wrapper_subclass": _wrapper,
+    **{f"{room}.{name}": _path for room in ("pathlib", "pathlib._local")
+       for name in ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath")},
+    "numpy.dtype": numpy_dtype, **{f"numpy.{name}": plain_dtype(name) for name in NUMPY_CODES},
+    "numpy.dtypes.Float64DType": lambda: numpy_dtype("f8"), "numpy.dtypes.Int64DType": lambda: numpy_dtype("i8"),
+    **{f"numpy.{room}.multiarray.scalar": decode_scalar for room in ("core", "_core")},
+    **{f"numpy.{room}.multiarray._reconstruct": lambda *_: Array() for room in ("core", "_core")},
+    "numpy.ndarray": RECORD,
+}  # fmt: skip
+"""Full name of a global -> what stands in for it."""
