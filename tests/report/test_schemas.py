@@ -1,0 +1,77 @@
+"""The printed documents and the schemas that describe them, each held against the other."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from tests.report.documents import SOUND, changed, faults, validator
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_a_sound_document_is_valid(kind):
+    assert faults(SOUND[kind]) == []
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_every_field_of_a_document_is_required(kind):
+    for field in SOUND[kind]:
+        if field == "document":
+            continue
+        document = copy.deepcopy(SOUND[kind])
+        del document[field]
+        assert any(repr(field) in fault for fault in faults(document)), field
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_an_unknown_field_is_refused(kind):
+    assert faults({**SOUND[kind], "surprise": 1})
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("inspect", "version", 2),
+        ("inspect", "with_state", -1),
+        ("inspect", "entries.0.step", "soon"),
+        ("inspect", "entries.0.shape", [4, -1]),
+        ("inspect", "entries.0.slots.exp_avg", {"dtype": "F32"}),
+        ("inspect", "fit.only_state", {"4x32": 0}),
+        ("inspect", "values.exp_avg_sq.high", [1]),
+        ("inspect", "findings.0.severity", "fatal"),
+        ("verify", "ordering.verdict", "probably"),
+        ("verify", "ordering.source", "guess"),
+        ("verify", "ordering.margin", "large"),
+        ("verify", "ordering.weakest.0.position", None),
+        ("verify", "ordering.rejected.0", {"source": "convention"}),
+        ("repair", "out", "lora.ostate.safetensors"),
+        ("repair", "parameters", "2"),
+        ("repair", "findings.0.names", None),
+    ],
+)
+def test_a_wrong_value_is_refused(kind, path, value):
+    found = faults(changed(kind, path, value))
+    assert found
+    assert any(path.split(".")[0] in fault for fault in found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("inspect", "fit", None),
+        ("inspect", "values", None),
+        ("verify", "ordering.margin", None),
+        ("repair", "out", []),
+        ("inspect", "names", "param_names"),
+    ],
+)
+def test_what_may_be_absent_may_be_absent(kind, path, value):
+    assert faults(changed(kind, path, value)) == []
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_a_schema_says_what_it_describes(kind):
+    schema = validator(kind).schema
+    assert schema["$id"] == f"urn:ostate:{kind}-v1"
+    assert f"ostate {kind}" in schema["title"]
