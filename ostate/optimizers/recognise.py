@@ -1,0 +1,41 @@
+"""Which optimizer wrote a state, from what the file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from .rows import OPTIMIZERS
+from .spec import OptimizerSpec
+
+
+def recognise(slots: Collection[str], group_keys: Collection[str], scalars: Collection[str] = ()) -> str:
+    """Return the row of `OPTIMIZERS` that fits best, or `unknown`.
+
+    Args:
+        slots: every slot name of every entry, as `formats.encodings.slots_of` gives them; empty for a state that never stepped.
+        group_keys: the keys of the groups. Given as a mapping (a group's hyperparameters, or all groups merged), the values decide
+            where keys alone do not: Adam or AdamW, bitsandbytes' Lion or SGD.
+        scalars: every scalar's name of every entry.
+    """
+    stems = {slot.partition(".")[0] for slot in slots}
+    fitting = [name for name, spec in OPTIMIZERS.items() if _fits(spec, stems, group_keys, set(scalars))]
+    if not fitting:
+        return "unknown"
+    return max(fitting, key=lambda name: _weight(OPTIMIZERS[name]))
+
+
+def _fits(spec: OptimizerSpec, slots: set[str], keys: Collection[str], scalars: set[str]) -> bool:
+    if not set(spec.marks) <= set(keys) or set(spec.lacks) & set(keys) or not set(spec.tells) <= scalars:
+        return False
+    if not slots and not spec.marks:
+        return False
+    if slots and not (set(spec.always) <= slots <= set(spec.slots)):
+        return False
+    if spec.when is None:
+        return True
+    return isinstance(keys, Mapping) and spec.when(keys)
+
+
+def _weight(spec: OptimizerSpec) -> tuple[int, int, int, int]:
+    """More told apart by, more particular."""
+    return len(spec.tells), len(spec.marks) + len(spec.lacks), spec.when is not None, len(spec.always) - len(spec.slots)

@@ -1,0 +1,66 @@
+"""What is known of one optimizer: a row of `OPTIMIZERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..model import Hyper
+
+Shape = Literal["param", "flat", "row", "col", "row1", "col1", "block", "other"]
+"""How a slot's shape follows from its parameter's.
+
+`param` the same; `flat` the same number of elements; `row` without the last axis; `col` without the one before it; `row1`, `col1`
+the same with that axis kept as 1; `block` one number for a block of elements; `other` says nothing of the parameter.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSpec:
+    """What is known of one optimizer, and where it was read."""
+
+    classes: str
+    """The classes that write such a state, for people."""
+    source: str
+    """The file of the library that the row was read from."""
+    slots: Mapping[str, Shape] = field(default_factory=dict)
+    """Every tensor an entry may hold, under the names that `formats.encodings.slots_of` gives."""
+    always: tuple[str, ...] = ()
+    """Slots that at least one entry of a stepped state holds."""
+    scalars: tuple[str, ...] = ()
+    """Single numbers of an entry beside `step`, tensors or not."""
+    marks: tuple[str, ...] = ()
+    """Group keys that every such file holds."""
+    lacks: tuple[str, ...] = ()
+    """Group keys that no such file holds."""
+    tells: tuple[str, ...] = ()
+    """Scalars of an entry that must be there."""
+    when: Callable[[Hyper], bool] | None = None
+    """What the group's values must say, where keys alone do not decide."""
+    step: str = "entry"
+    """Where the number of steps lies: `entry`, `group:<key>`, or `none`."""
+    moment: str = "none"
+    """The row of `SECOND_MOMENTS`."""
+    decay: Literal["decoupled", "l2", "unknown", "none"] = "decoupled"
+    """Whether weight decay acts on the weights, or inside the gradient and so inside the moments."""
+    refuse: str = ""
+    """Why `repair` writes nothing; empty: it does."""
+    caution: str = ""
+    """What a person should know before using the numbers."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Group keys that the formula of the second moment uses."""
+        from .moments import SECOND_MOMENTS
+
+        return SECOND_MOMENTS[self.moment].needs
+
+
+def step_of(spec: OptimizerSpec, entry_step: float | None, hyper: Hyper) -> float | None:
+    """Return the number of updates taken, from where this optimizer keeps it; None: the file does not say."""
+    where, _, key = spec.step.partition(":")
+    if where != "group":
+        return entry_step
+    value = hyper.get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else entry_step
