@@ -1,0 +1,9 @@
+"""The named format, version 1: write it, read it, check it (DESIGN section 6; `schemas/manifest-v1.schema.json`)."""
+
+from __future__ import annotations
+
+from .loading import load
+from .validating import validate
+from .writing import Written, write
+
+__all__ = ["Written", "load", "validate", "write"]

@@ -1,0 +1,138 @@
+"""Bytes from a source tensor to the open output, a chunk at a time, measured and digested while in cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ostate.errors import StoreError
+from ostate.files import read_at
+from ostate.model import ITEMSIZE, Slot, TensorRef, decode_numbers
+from ostate.values import Meter, Summary
+
+from .plan import Job
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CHUNK_BYTES = 1 << 20
+
+
+class Digest:
+    """CRC32 or SHA-256 of what is fed to it, as the manifest writes it."""
+
+    def __init__(self, *, sha256: bool) -> None:
+        self._sha = hashlib.sha256() if sha256 else None
+        self._crc = 0
+
+    def feed(self, raw: bytes) -> None:
+        """Take in the next bytes."""
+        if self._sha is not None:
+            self._sha.update(raw)
+        else:
+            self._crc = zlib.crc32(raw, self._crc)
+
+    def text(self) -> str:
+        """Return `crc32:0a1b2c3d` or `sha256:…`."""
+        return f"sha256:{self._sha.hexdigest()}" if self._sha is not None else crc_text(self._crc)
+
+
+def crc_text(crc: int) -> str:
+    """Return a CRC32 as the manifest writes it."""
+    return f"crc32:{crc:08x}"
+
+
+def copy(job: Job, descriptor: int, data_start: int, *, sha256: bool, measure: bool) -> tuple[str, Summary | None]:
+    """Copy one slot to its place; return its digest and what was seen.
+
+    Raises:
+        ReadError: the source cannot be read.
+        StoreError: the source gives another number of elements than its shape says.
+        OSError: the output cannot be written.
+    """
+    meter = Meter() if measure else None
+    known = job.source.crc32 if isinstance(job.source, TensorRef) and job.raw is not None and not sha256 else None
+    digest = Digest(sha256=sha256)
+    at = job.tensor.start
+    for raw, values in _pieces(job):
+        if meter is not None:
+            meter.add(values() if callable(values) else values)
+        if known is None:
+            digest.feed(raw)
+        write_at(descriptor, raw, data_start + at)
+        at += len(raw)
+    if at != job.tensor.end:
+        raise StoreError(f"{at - job.tensor.start} bytes came where {job.tensor.end - job.tensor.start} were announced", where=job.tensor.key)
+    return crc_text(known) if known is not None else digest.text(), None if meter is None else meter.summary()
+
+
+def _pieces(job: Job) -> Iterator[tuple[bytes, np.ndarray]]:
+    source = job.raw
+    if source is None:
+        for values in job.source.chunks():
+            yield encode(values, job.tensor.dtype), values
+        return
+    run = source.run
+    assert run is not None
+    file, offset = run
+    left = source.nbytes
+    while left > 0:
+        raw = read_at(file, offset, min(CHUNK_BYTES, left))
+        yield raw, decode_numbers(raw, source.dtype)
+        offset += len(raw)
+        left -= len(raw)
+
+
+def encode(values: np.ndarray, dtype: str) -> bytes:
+    """Return numbers as the bytes of `dtype`, little-endian, C order."""
+    import numpy as np
+
+    if dtype == "BF16":  # exact: what comes here was bfloat16 before
+        return (np.ascontiguousarray(values, "<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    wanted = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
+    wanted |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?", "C64": "<c8"}
+    return np.ascontiguousarray(values, wanted[dtype]).tobytes()
+
+
+def write_at(descriptor: int, raw: bytes | memoryview, offset: int) -> None:
+    """Write all bytes; a short write goes on where it stopped.
+
+    Raises:
+        OSError: disk full, quota, file size limit.
+    """
+    written = os.pwrite(descriptor, raw, offset)
+    while written < len(raw):
+        raw, offset = memoryview(raw)[written:], offset + written
+        written = os.pwrite(descriptor, raw, offset)
+
+
+def shift(descriptor: int, start: int, to: int, length: int) -> None:
+    """Move `length` bytes of the open file from `start` up to `to`, last chunk first.
+
+    Raises:
+        OSError: as `write_at`.
+    """
+    end = length
+    while end > 0:
+        size = min(CHUNK_BYTES, end)
+        end -= size
+        write_at(descriptor, os.pread(descriptor, size, start + end), to + end)
+
+
+def digest_of(slot: Slot, text: str) -> str:
+    """Return the digest of a stored slot's bytes, of the same kind as `text`."""
+    digest = Digest(sha256=text.startswith("sha256"))
+    assert isinstance(slot, TensorRef)
+    run = slot.run
+    assert run is not None
+    for at in range(0, slot.nbytes, CHUNK_BYTES):
+        digest.feed(read_at(run[0], run[1] + at, min(CHUNK_BYTES, slot.nbytes - at)))
+    return digest.text()
+
+
+def nbytes(dtype: str, elements: int) -> int:
+    """Return the bytes that so many numbers take."""
+    return elements * ITEMSIZE[dtype]

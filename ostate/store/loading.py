@@ -1,0 +1,148 @@
+"""Read a named file: one, several with an index, or the only one in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ostate.errors import ReadError, StoreError
+from ostate.files import is_remote, read_at, size_of
+from ostate.model import NamedState, TensorRef
+
+from . import header, manifest
+from .plan import index_path
+
+
+def load(path: str | os.PathLike[str]) -> NamedState:
+    """Return the state that `path` holds: a file, an index of several, or a folder with one of them. No number is read.
+
+    Raises:
+        ReadError: no such file.
+        StoreError: not a sound named file.
+    """
+    heads = open_heads(find(os.fspath(path)))
+    parts = []
+    for head in heads:
+        rows = parsed(head)
+        try:
+            parts.append(_state(rows, head))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            fix = "see `ostate validate`"
+            raise StoreError(f"the manifest does not fit the tensors: {type(error).__name__} {error}", where=head.path, fix=fix) from error
+    return parts[0] if len(parts) == 1 else _joined(parts, os.fspath(path))
+
+
+def find(path: str) -> str:
+    """Return the file or the index that a path stands for.
+
+    Raises:
+        ReadError: nothing there.
+        StoreError: a folder with none, or with several.
+    """
+    if is_remote(path):
+        return path
+    place = Path(path)
+    if place.is_dir():
+        found = [str(file) for file in sorted(place.glob("*.safetensors.index.json")) if _is_our_index(file)]
+        shards = {str(place / name) for index in found for name in set(_index(index)["weight_map"].values())}
+        found += [str(file) for file in sorted(place.glob("*.safetensors")) if str(file) not in shards and is_named(str(file))]
+        if len(found) != 1:
+            names = ", ".join(Path(file).name for file in found) or "none"
+            raise StoreError(f"one named state wanted in the folder, found: {names}", where=path, fix="give the file")
+        return found[0]
+    if not place.exists() and index_path(place).exists():
+        return str(index_path(place))
+    size_of(path)
+    return path
+
+
+def is_named(path: str) -> bool:
+    """True when the file is a named state (its header says so; nothing else is looked at)."""
+    try:
+        return "ostate" in header.read(path).metadata
+    except (StoreError, ReadError):
+        return False
+
+
+def _is_our_index(path: Path) -> bool:
+    try:
+        names = sorted(set(_index(str(path))["weight_map"].values()))
+    except StoreError:
+        return False
+    return bool(names) and is_named(str(path.parent / names[0]))
+
+
+def open_heads(path: str) -> list[header.Head]:
+    """Return the head of the file, or of each file of an index, in order.
+
+    Raises:
+        ReadError: a file is missing.
+        StoreError: a head, or the index, is not sound.
+    """
+    if not path.endswith(".json"):
+        return [header.read(path)]
+    folder = Path(path).parent
+    names = sorted(set(_index(path)["weight_map"].values()))
+    if any(Path(name).name != name for name in names):
+        raise StoreError("the index leads out of its own folder", where=path, fix="do not use this file")
+    return [header.read(str(folder / name)) for name in names]
+
+
+def _index(path: str) -> dict[str, Any]:
+    try:
+        index = json.loads(read_at(path, 0, size_of(path)))
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"the index is not JSON: {error}", where=path, fix=header.NOT_OURS) from error
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(name, str) for name in weight_map.values()):
+        raise StoreError("the index holds no weight_map", where=path, fix=header.NOT_OURS)
+    return dict(index)
+
+
+def parsed(head: header.Head) -> dict[str, Any]:
+    """Return the manifest as JSON.
+
+    Raises:
+        StoreError: none there, not JSON, another version.
+    """
+    text = head.metadata.get("ostate")
+    if text is None:
+        raise StoreError("a safetensors file, but not a named optimizer state", where=head.path, fix=header.NOT_OURS)
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"the manifest is not JSON: {error}", where=head.path, fix=header.NOT_OURS) from error
+    version = rows.get("format_version") if isinstance(rows, dict) else None
+    if version != manifest.VERSION:
+        raise StoreError(f"format version {version!r}; this ostate reads {manifest.VERSION}", where=head.path, fix="pip install -U ostate")
+    return dict(rows)
+
+
+def _state(rows: Mapping[str, Any], head: header.Head) -> NamedState:
+    slots = {name: {slot: _slot(name, slot, row, head) for slot in row["slots"]} for name, row in rows["parameters"].items()}
+    return manifest.to_state(rows, slots, head.path)
+
+
+def _slot(name: str, slot: str, row: Mapping[str, Any], head: header.Head) -> TensorRef:
+    ref = head.tensors[f"state.{name}.{slot}"]
+    kind, _, digits = row["digest"][slot].partition(":")
+    return replace(ref, crc32=int(digits, 16)) if kind == "crc32" else ref
+
+
+def _joined(parts: Sequence[NamedState], path: str) -> NamedState:
+    first = parts[0]
+    groups = []
+    for index, group in enumerate(first.groups):
+        names = tuple(name for part in parts for name in part.groups[index].names or ())
+        positions = tuple(position for part in parts for position in part.groups[index].positions)
+        groups.append(replace(group, names=names, positions=positions))
+    parameters = {name: parameter for part in parts for name, parameter in part.parameters.items()}
+    ordering = first.ordering
+    if ordering is not None:
+        names_at, keys_at = manifest.by_position(parameters)
+        ordering = replace(ordering, names=names_at, keys=keys_at)
+    return replace(first, groups=tuple(groups), parameters=parameters, ordering=ordering, path=path)

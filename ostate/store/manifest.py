@@ -1,0 +1,201 @@
+"""The manifest: a `NamedState` as plain JSON, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from ostate.errors import StoreError
+from ostate.model import Finding, Group, NamedParameter, NamedState, Ordering, Slot, TensorRef
+
+VERSION = 1
+NAMES_KEPT = 20
+"""Names that a finding keeps in the manifest; `validate --deep` finds the others again."""
+_ODD = {math.inf: "inf", -math.inf: "-inf"}
+
+
+def creator() -> str:
+    """Return who writes: `ostate 0.1.0`."""
+    from ostate import __version__
+
+    return f"ostate {__version__}"
+
+
+def plain(value: Any, where: str) -> Any:
+    """Return a hyperparameter or scalar as JSON can hold it; numbers that are not finite become `{"float": "nan"}`.
+
+    Raises:
+        StoreError: it cannot be held: a tensor of several elements, an object.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": _ODD.get(value, "nan")}
+    if isinstance(value, TensorRef) and value.numel == 1:
+        return plain(value.item(), where)
+    if isinstance(value, (list, tuple)):
+        return [plain(item, where) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, where) for key, item in value.items()}
+    raise StoreError(f"a value of type {type(value).__name__} has no place in a named file", where=where, fix="report this layout")
+
+
+def revived(value: Any) -> Any:
+    """Return what `plain` was given; lists come back as tuples."""
+    if isinstance(value, list):
+        return tuple(revived(item) for item in value)
+    if isinstance(value, dict):
+        if set(value) == {"float"} and value["float"] in {"inf", "-inf", "nan"}:
+            return float(value["float"])
+        return {key: revived(item) for key, item in value.items()}
+    return value
+
+
+def of_state(
+    state: NamedState,
+    names: Sequence[str],
+    digests: Mapping[tuple[str, str], str],
+    findings: Sequence[Finding],
+    shard: tuple[int, int] | None = None,
+) -> str:
+    """Return the manifest of the parameters `names` as text; the same state gives the same text."""
+    chosen = set(names)
+    manifest: dict[str, Any] = {
+        "format_version": VERSION,
+        "created_by": creator(),
+        "optimizer": {"class": state.optimizer_class, "family": state.optimizer},
+        "groups": [_group(group, chosen) for group in state.groups],
+        "parameters": {name: _parameter(state.parameters[name], digests) for name in names},
+        "adapter": plain(dict(state.adapter), "adapter"),
+        "source": plain(dict(state.source), "source"),
+        "ordering": None if state.ordering is None else _ordering(state.ordering),
+        "findings": [_finding(finding) for finding in findings],
+    }
+    if shard is not None:
+        manifest["shard"] = {"index": shard[0], "of": shard[1]}
+    migration = manifest["source"].pop("migration", None)
+    if migration is not None:
+        manifest["migration"] = migration
+    return json.dumps(manifest, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _group(group: Group, chosen: set[str]) -> dict[str, Any]:
+    names = [name for name in group.names or () if name in chosen]
+    return {"names": names, **{key: plain(value, f"group {group.index}: {key}") for key, value in group.hyper.items()}}
+
+
+def _parameter(parameter: NamedParameter, digests: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "group": parameter.group,
+        "position": parameter.position,
+        "adapter_key": parameter.adapter_key,
+        "shape": list(parameter.shape),
+        "step": None if parameter.step is None else plain(parameter.step, parameter.name),
+        "slots": list(parameter.slots),
+        "decoded_from": parameter.decoded_from,
+        "dtype": parameter.dtype,
+        "digest": {slot: digests[parameter.name, slot] for slot in parameter.slots},
+    }
+    if parameter.scalars:
+        row["scalars"] = plain(dict(parameter.scalars), parameter.name)
+    return row
+
+
+def _ordering(ordering: Ordering) -> dict[str, Any]:
+    return {
+        "source": ordering.source,
+        "rule": ordering.rule,
+        "verdict": ordering.verdict,
+        "margin": ordering.margin if ordering.margin is None or math.isfinite(ordering.margin) else None,
+        "undecided": list(ordering.undecided),
+        "rejected": [dict(loser) for loser in ordering.rejected],
+        "left_out": list(ordering.left_out),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    row: dict[str, Any] = {"rule": finding.rule, "severity": finding.severity, "text": finding.text, "fix": finding.fix}
+    row["names"] = list(finding.names[:NAMES_KEPT])
+    if len(finding.names) > NAMES_KEPT:
+        row["more"] = len(finding.names) - NAMES_KEPT
+    return row
+
+
+def source_of(layout: str, files: Sequence[tuple[str, int, str]]) -> dict[str, Any]:
+    """Return the manifest's `source`: (path, size, index digest) a file, by the file's own name, not its folder."""
+    return {"layout": layout, "files": [{"name": PurePath(path).name, "size": size, "index_sha256": digest} for path, size, digest in files]}
+
+
+def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]], path: str) -> NamedState:
+    """Return the state that a sound manifest describes, its numbers behind `slots[name][slot]`."""
+    parameters = {name: _revived_parameter(name, row, slots[name]) for name, row in manifest["parameters"].items()}
+    groups = []
+    for index, row in enumerate(manifest["groups"]):
+        names = tuple(row["names"])
+        positions = tuple(p for name in names if (p := parameters[name].position) is not None)
+        hyper = {key: revived(value) for key, value in row.items() if key != "names"}
+        groups.append(Group(index=index, positions=positions, hyper=hyper, names=names))
+    source = revived(manifest["source"])
+    if "migration" in manifest:
+        source["migration"] = revived(manifest["migration"])
+    return NamedState(
+        optimizer=manifest["optimizer"]["family"],
+        optimizer_class=manifest["optimizer"]["class"],
+        groups=tuple(groups),
+        parameters=parameters,
+        ordering=_revived_ordering(manifest["ordering"], parameters),
+        adapter=revived(manifest["adapter"]),
+        source=source,
+        findings=tuple(_revived_finding(row) for row in manifest["findings"]),
+        path=path,
+    )
+
+
+def _revived_parameter(name: str, row: Mapping[str, Any], slots: Mapping[str, Slot]) -> NamedParameter:
+    return NamedParameter(
+        name=name,
+        shape=tuple(row["shape"]),
+        group=row["group"],
+        slots={slot: slots[slot] for slot in row["slots"]},
+        step=None if row["step"] is None else float(revived(row["step"])),
+        position=row["position"],
+        adapter_key=row["adapter_key"],
+        decoded_from=row["decoded_from"],
+        dtype=row.get("dtype", "F32"),
+        scalars=revived(row.get("scalars", {})),
+    )
+
+
+def by_position(parameters: Mapping[str, NamedParameter]) -> tuple[tuple[str | None, ...], tuple[str | None, ...]]:
+    """Return names and adapter keys by the source's positions."""
+    last = max((p.position for p in parameters.values() if p.position is not None), default=-1)
+    names: list[str | None] = [None] * (last + 1)
+    keys: list[str | None] = [None] * (last + 1)
+    for parameter in parameters.values():
+        if parameter.position is not None:
+            names[parameter.position], keys[parameter.position] = parameter.name, parameter.adapter_key
+    return tuple(names), tuple(keys)
+
+
+def _revived_ordering(row: Mapping[str, Any] | None, parameters: Mapping[str, NamedParameter]) -> Ordering | None:
+    if row is None:
+        return None
+    names, keys = by_position(parameters)
+    return Ordering(
+        names=names,
+        keys=keys,
+        source=row["source"],
+        rule=row.get("rule", ""),
+        verdict=row["verdict"],
+        margin=row["margin"],
+        undecided=tuple(row["undecided"]),
+        rejected=tuple(row["rejected"]),
+        left_out=tuple(row.get("left_out", ())),
+    )
+
+
+def _revived_finding(row: Mapping[str, Any]) -> Finding:
+    return Finding(rule=row["rule"], severity=row["severity"], text=row["text"], fix=row.get("fix", ""), names=tuple(row.get("names", ())))

@@ -1,0 +1,162 @@
+"""Is this a sound named file? Every answer is a list of findings; an unreadable path raises."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ostate.errors import ReadError, StoreError
+from ostate.files import read_at, size_of
+from ostate.model import Finding, TensorRef
+
+from . import header, manifest
+from .copying import digest_of
+from .loading import find, open_heads, parsed
+from .writing import index_text
+
+DAMAGED = "the file is damaged or was changed: repair again from the source"
+
+
+def validate(path: str | os.PathLike[str], deep: bool = False) -> list[Finding]:
+    """Check schema, shapes, offsets, names, groups, ranges and the header's own digest; with `deep` every tensor's digest too.
+
+    Raises:
+        ReadError: no such file.
+        StoreError: a folder without one named state.
+    """
+    place = find(os.fspath(path))
+    try:
+        heads = open_heads(place)
+        manifests = [parsed(head) for head in heads]
+    except (StoreError, ReadError) as error:
+        return [_error("unreadable", error.what, where=error.where)]
+    found = [finding for head, rows in zip(heads, manifests) for finding in _one(head, rows, deep=deep)]
+    if place.endswith(".json"):
+        found += _across(place, heads, manifests)
+    return found
+
+
+def _error(rule: str, text: str, *, names: tuple[str, ...] = (), where: str = "") -> Finding:
+    return Finding(rule=rule, severity="error", text=f"{text} ({where})" if where else text, fix=DAMAGED, names=names)
+
+
+def _one(head: header.Head, rows: Mapping[str, Any], *, deep: bool) -> Iterator[Finding]:
+    if not head.sealed:
+        yield _error("header-digest", "the header is not as it was written")
+    broken = list(_against_schema(rows))
+    yield from broken
+    if broken:
+        return
+    yield from _membership(rows)
+    yield from _tensors(head, rows)
+    yield from _ranges(rows)
+    if deep:
+        yield from _digests(head, rows)
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """Return one of the schemas that ship with ostate."""
+    return dict(json.loads((files("ostate.schemas") / f"{name}.schema.json").read_text()))
+
+
+def _against_schema(rows: Mapping[str, Any]) -> Iterator[Finding]:
+    from jsonschema import Draft202012Validator
+
+    for number, error in enumerate(Draft202012Validator(schema("manifest-v1")).iter_errors(rows)):
+        if number == 20:
+            return
+        yield _error("schema", f"manifest: {error.json_path}: {error.message[:200]}")
+
+
+def _membership(rows: Mapping[str, Any]) -> Iterator[Finding]:
+    grouped = [name for group in rows["groups"] for name in group["names"]]
+    twice = tuple(sorted({name for name in grouped if grouped.count(name) > 1})) if len(set(grouped)) != len(grouped) else ()
+    if twice:
+        yield _error("group-membership", "names that stand in two groups", names=twice)
+    stray = tuple(sorted(set(grouped) ^ set(rows["parameters"])))
+    if stray:
+        yield _error("group-membership", "names that stand in a group or among the parameters, but not in both", names=stray)
+    members = [set(group["names"]) for group in rows["groups"]]
+    wrong = tuple(name for name, row in rows["parameters"].items() if not (row["group"] < len(members) and name in members[row["group"]]))
+    if wrong:
+        yield _error("group-membership", "parameters that name another group than the one they stand in", names=wrong)
+    positions = [row["position"] for row in rows["parameters"].values() if row["position"] is not None]
+    if len(set(positions)) != len(positions):
+        yield _error("positions", "two parameters claim one position of the source")
+
+
+def _tensors(head: header.Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
+    wanted = {f"state.{name}.{slot}" for name, row in rows["parameters"].items() for slot in row["slots"]}
+    wanted |= {f"state.{name}.step" for name, row in rows["parameters"].items() if row["step"] is not None}
+    if missing := sorted(wanted - set(head.tensors)):
+        yield _error("tensors", f"{len(missing)} tensors are missing", names=tuple(missing))
+    if extra := sorted(set(head.tensors) - wanted):
+        yield _error("tensors", f"{len(extra)} tensors are in no parameter's list", names=tuple(extra))
+    for name, row in rows["parameters"].items():
+        if set(row["digest"]) != set(row["slots"]):
+            yield _error("digest", "a digest is missing, or one too many", names=(name,))
+        for slot in row["slots"]:
+            tensor = head.tensors.get(f"state.{name}.{slot}")
+            if tensor is not None and slot in SAME_SHAPE and tensor.shape != tuple(row["shape"]):
+                yield _error("shape", f"{slot} has shape {list(tensor.shape)}, its parameter {row['shape']}", names=(name,))
+        step = head.tensors.get(f"state.{name}.step")
+        if step is not None and row["step"] is not None and not _is_step(step, row["step"]):
+            yield _error("step", f"the step tensor is not the manifest's {row['step']}", names=(name,))
+
+
+SAME_SHAPE = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg"})
+"""Slots that always have their parameter's shape; others may be factored."""
+
+
+def _is_step(tensor: TensorRef, step: float) -> bool:
+    run = tensor.run
+    if tensor.dtype != "F32" or tensor.shape != () or run is None:
+        return False
+    return read_at(run[0], run[1], 4) == struct.pack("<f", step)
+
+
+def _ranges(rows: Mapping[str, Any]) -> Iterator[Finding]:
+    for index, group in enumerate(rows["groups"]):
+        hyper = {key: manifest.revived(value) for key, value in group.items() if key != "names"}
+        for key, low, high in (("lr", 0.0, math.inf), ("initial_lr", 0.0, math.inf), ("eps", 0.0, math.inf), ("weight_decay", -math.inf, math.inf)):
+            values = hyper.get(key)
+            for value in values if isinstance(values, tuple) else (values,):
+                if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
+                    yield _error("range", f"group {index}: {key} is {value}")
+        betas = hyper.get("betas")
+        if isinstance(betas, tuple) and any(isinstance(beta, (int, float)) and not 0 <= beta < 1 for beta in betas[:2]):
+            yield _error("range", f"group {index}: betas are {betas}")
+    odd = tuple(name for name, row in rows["parameters"].items() if row["step"] is not None and row["step"] != int(row["step"]))
+    if odd:
+        yield _error("range", "steps that are no whole numbers", names=odd)
+
+
+def _digests(head: header.Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
+    for name, row in rows["parameters"].items():
+        for slot, text in row["digest"].items():
+            tensor = head.tensors.get(f"state.{name}.{slot}")
+            if tensor is not None and digest_of(tensor, text) != text:
+                yield _error("digest", f"the bytes of {slot} are not those that were written", names=(name,))
+
+
+def _across(place: str, heads: list[header.Head], manifests: list[dict[str, Any]]) -> Iterator[Finding]:
+    text = index_text([(Path(head.path).name, head) for head in heads])
+    if read_at(place, 0, size_of(place)) != text:
+        yield _error("index", "the index is not as it was written")
+    shards = [rows.get("shard") for rows in manifests]
+    if shards != [{"index": number, "of": len(heads)} for number in range(1, len(heads) + 1)]:
+        yield _error("index", "the files are not the parts 1 to n of one state")
+    names = [name for rows in manifests for name in rows["parameters"]]
+    if len(set(names)) != len(names):
+        yield _error("index", "a parameter stands in two files")
+    common = [{key: value for key, value in rows.items() if key not in {"parameters", "shard", "groups"}} for rows in manifests]
+    if any(rows != common[0] for rows in common):
+        yield _error("index", "the files are parts of different states")

@@ -1,0 +1,267 @@
+"""Write a named file: all of it, or nothing, and never over an input."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ostate.errors import StoreError
+from ostate.files import is_remote
+from ostate.model import Finding, NamedState, Part, TensorRef
+from ostate.values import Summary
+
+from . import header, manifest
+from .copying import copy, shift, write_at
+from .plan import SHARD_BYTES, Plan, check_names, cut, index_path, plan, shard_path
+
+Summaries = Mapping[tuple[str, str], Summary]
+"""(name, slot) -> what was seen while it was copied."""
+
+_WHY = {
+    errno.ENOSPC: ("the disk is full", "free some space, or write elsewhere"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, or write elsewhere"),
+    errno.EFBIG: ("the file grows beyond the size this system allows", "raise `ulimit -f`, or write smaller files with max_shard_bytes"),
+    errno.EROFS: ("the target is read-only", "write elsewhere"),
+    errno.EACCES: ("no permission to write in the target folder", "write elsewhere"),
+    errno.EPERM: ("no permission to write in the target folder", "write elsewhere"),
+    errno.ENOENT: ("the target folder does not exist", "make the folder first"),
+    errno.ENOTDIR: ("the target folder is not a folder", "check the path"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What `write` left behind."""
+
+    path: str
+    """What `load` takes: the file, or the index of several."""
+    files: tuple[str, ...]
+    nbytes: int
+    findings: tuple[Finding, ...]
+    """All that stand in the manifest."""
+
+
+def write(
+    state: NamedState,
+    out: str | os.PathLike[str],
+    *,
+    keep_dtype: bool = False,
+    force: bool = False,
+    sha256: bool = False,
+    max_shard_bytes: int = SHARD_BYTES,
+    check: Callable[[Summaries], Sequence[Finding]] | None = None,
+) -> Written:
+    """Write `state` to `out`; the same state gives the same bytes.
+
+    Args:
+        state: what to write; its numbers are read now, a chunk at a time.
+        out: the file, whose folder exists; above `max_shard_bytes` (or 90 MB of header) it becomes several files with an index.
+        keep_dtype: leave 16-bit moments as they are.
+        force: replace an existing output.
+        sha256: record a SHA-256 a tensor in place of a CRC32.
+        max_shard_bytes: tensor bytes a file.
+        check: looks at the ranges seen while copying; its findings go into the manifest, and when it raises nothing is written.
+
+    Raises:
+        StoreError: the output exists, is an input, or cannot be written; a source changed meanwhile.
+        ReadError: a source cannot be read.
+    """
+    target = Path(out)
+    check_names(state)
+    shards = cut(state, keep=keep_dtype, shard_bytes=max_shard_bytes)
+    paths = [shard_path(target, index + 1, len(shards)) for index in range(len(shards))]
+    index = index_path(target) if len(shards) > 1 else None
+    finals = [*paths, index] if index is not None else paths
+    sources = _sources(state)
+    _refuse_targets([target, *finals], sources, force=force)
+    before = [_stamp(path) for path in sources]
+    temporary: list[Path] = []
+    try:
+        findings, total = _fill(state, shards, paths, temporary, keep_dtype=keep_dtype, sha256=sha256, check=check)
+        if index is not None:
+            temporary.append(_beside(index))
+            _write_index(temporary[-1], shards, paths, temporary)
+        changed = [path for path, stamp in zip(sources, before) if _stamp(path) != stamp]
+        if changed:
+            raise StoreError("the source changed while it was read", where=changed[0], fix="wait until the run has finished writing it")
+        stale = [path for path in (target, index_path(target)) if path not in finals] if force else []
+        _publish(temporary, finals, stale, force=force)
+    except OSError as error:
+        what, fix = _WHY.get(error.errno or 0, (f"cannot write: {error.strerror}", "check the disk"))
+        raise StoreError(what, where=str(target), fix=fix) from error
+    finally:
+        for path in temporary:
+            with suppress(OSError):
+                path.unlink()
+    return Written(str(finals[-1]), tuple(map(str, finals)), total, findings)
+
+
+def _fill(
+    state: NamedState,
+    shards: Sequence[tuple[str, ...]],
+    paths: Sequence[Path],
+    temporary: list[Path],
+    *,
+    keep_dtype: bool,
+    sha256: bool,
+    check: Callable[[Summaries], Sequence[Finding]] | None,
+) -> tuple[tuple[Finding, ...], int]:
+    """Write the data of every shard, then, when all numbers were seen, the heads."""
+    blank = "sha256:" + "0" * 64 if sha256 else "crc32:" + "0" * 8
+    opened: list[tuple[int, Plan, int, dict[tuple[str, str], str]]] = []
+    summaries: dict[tuple[str, str], Summary] = {}
+    findings = state.findings
+    try:
+        for number, (names, path) in enumerate(zip(shards, paths), start=1):
+            layout = plan(state, names, keep=keep_dtype)
+            shard = (number, len(shards)) if len(shards) > 1 else None
+            digests = {(job.name, job.slot): blank for job in layout.jobs}
+            room = len(header.pack(layout.tensors, manifest.of_state(state, names, digests, findings, shard)))
+            temporary.append(_beside(path))
+            descriptor = os.open(temporary[-1], os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+            opened.append((descriptor, layout, room, digests))
+            write_at(descriptor, layout.steps, room + layout.steps_at)
+            for job in layout.jobs:
+                digests[job.name, job.slot], seen = copy(job, descriptor, room, sha256=sha256, measure=check is not None)
+                if seen is not None:
+                    summaries[job.name, job.slot] = seen
+        if check is not None:
+            findings = (*findings, *check(summaries))
+        total = 0
+        for number, (descriptor, layout, room, digests) in enumerate(opened, start=1):
+            shard = (number, len(shards)) if len(shards) > 1 else None
+            head = header.pack(layout.tensors, manifest.of_state(state, layout.names, digests, findings, shard), room)
+            if len(head) > room:
+                shift(descriptor, room, len(head), layout.nbytes)
+            total += _finish(descriptor, head, layout.nbytes)
+    finally:
+        for descriptor, *_ in opened:
+            os.close(descriptor)
+    return findings, total
+
+
+def _finish(descriptor: int, head: bytes, data: int) -> int:
+    """Put the head in front, flush, read it back."""
+    write_at(descriptor, head, 0)
+    os.ftruncate(descriptor, len(head) + data)
+    os.fsync(descriptor)
+    if os.pread(descriptor, len(head), 0) != head or os.fstat(descriptor).st_size != len(head) + data:
+        raise StoreError("what was written does not read back the same", fix="the disk is failing: write elsewhere")
+    return len(head) + data
+
+
+def _write_index(path: Path, shards: Sequence[tuple[str, ...]], paths: Sequence[Path], temporary: Sequence[Path]) -> None:
+    heads = [header.read(str(part)) for part in temporary[: len(shards)]]
+    text = index_text([(final.name, head) for final, head in zip(paths, heads)])
+    with path.open("xb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def index_text(shards: Iterable[tuple[str, header.Head]]) -> bytes:
+    """Return the index of shards, (file name, head) each, as Hugging Face writes it; the same shards give the same bytes."""
+    weight_map: dict[str, str] = {}
+    total = 0
+    for name, head in shards:
+        weight_map |= dict.fromkeys(head.tensors, name)
+        total += head.data_bytes
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _sources(state: NamedState) -> list[str]:
+    """Return every file the state's numbers come from."""
+    found = {part.file for p in state.parameters.values() for s in p.slots.values() for part in parts_of(s)}
+    return sorted(found | ({state.path} if state.path else set()))
+
+
+def parts_of(slot: object) -> Iterable[Part]:
+    """Return the pieces in files behind a slot, as far as it shows them."""
+    if isinstance(slot, TensorRef):
+        return slot.parts
+    found: list[Part] = []
+    for name in getattr(slot, "__dataclass_fields__", ()):
+        value = getattr(slot, name)
+        values = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else (value,)
+        for item in values:
+            if isinstance(item, TensorRef):
+                found.extend(item.parts)
+            elif hasattr(item, "chunks"):
+                found.extend(parts_of(item))
+    return found
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    if is_remote(path):
+        return ()
+    try:
+        seen = os.stat(path)
+    except OSError:
+        return (-1,)
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+def _refuse_targets(targets: Sequence[Path], sources: Sequence[str], *, force: bool) -> None:
+    for target in targets:
+        if target.is_dir():
+            raise StoreError("the output is a folder", where=str(target), fix="give a file name, e.g. lora.ostate.safetensors")
+        there = target.exists()
+        if there and any(_same(target, source) for source in sources):
+            raise StoreError("the output is one of the inputs, which are never changed", where=str(target), fix="give another output name")
+        if (there or target.is_symlink()) and not force:
+            raise StoreError("the output exists already", where=str(target), fix="give --force to replace it, or another name")
+
+
+def _same(target: Path, source: str) -> bool:
+    if is_remote(source):
+        return False
+    with suppress(OSError):
+        return target.samefile(source)
+    return False
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def _publish(temporary: Sequence[Path], finals: Sequence[Path], stale: Sequence[Path], *, force: bool) -> None:
+    """Give whole files their names; an index last, so that shards alone are never taken for a state."""
+    for path in stale:
+        path.unlink(missing_ok=True)
+    if force and len(finals) > 1:
+        finals[-1].unlink(missing_ok=True)
+    given: list[Path] = []
+    try:
+        for path, final in zip(temporary, finals):
+            if force:
+                path.replace(final)
+            else:
+                _rename_new(path, final)
+            given.append(final)
+    except (OSError, StoreError):
+        for final in given:
+            final.unlink(missing_ok=True)
+        raise
+    folder = os.open(finals[0].parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _rename_new(path: Path, final: Path) -> None:
+    """Rename, but never over a file that another writer put there meanwhile."""
+    try:
+        os.link(path, final)
+    except FileExistsError as error:
+        raise StoreError("another writer was faster: the output exists now", where=str(final), fix="look at it before --force") from error
+    except OSError:  # a file system without hard links
+        if final.exists():
+            raise StoreError("another writer was faster: the output exists now", where=str(final), fix="look at it before --force") from None
+        path.rename(final)
