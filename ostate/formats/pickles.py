@@ -226,6 +226,8 @@ _RECORDS = [
     *(f"torch._C._distributed.{name}" for name in ("Shard", "Replicate", "Partial", "StridedShard")),
     *(f"{room}subclass_{bits}.OptimState{name}" for room in _TORCHAO
       for bits, name in (("8bit", "8bit"), ("4bit", "4bit"), ("fp8", "Fp8"), ("fp8", "FP8"))),
+    "galore_torch.galore_projector.GaLoreProjector", "galore_torch.galore_projector_tensor.GaLoreProjectorTensor",
+    "apollo_torch.random_projector.GradientProjector", "apollo_torch.svd_projector.GaLoreProjector",
     *(f"deepspeed.runtime.fp16.loss_scaler.{name}" for name in ("LossScaler", "DynamicLossScaler", "LossScalerBase")),
     "deepspeed.runtime.zero.config.ZeroStageEnum", "deepspeed.utils.tensor_fragment.fragment_address",
     "deepspeed.runtime.bf16_optimizer.fragment_address",
