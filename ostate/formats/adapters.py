@@ -1,0 +1,249 @@
+"""The trained weights beside an optimizer state: where they lie, and what their configuration says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ostate.errors import ReadError
+from ostate.files import is_remote
+from ostate.model import Adapter, TensorRef
+
+from . import safetensors_file
+
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
+"""What PEFT and torchtune call the file, the one PEFT itself would load first."""
+LORA_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
+"""What diffusers' pipelines write."""
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+MODEL_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin")
+"""Whole models, shards first."""
+NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
+"""Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
+
+_README_VERSION = re.compile(r"^\s*-\s*(PEFT|Transformers|TRL)\s*:?\s*v?(\d+\.\d+[\w.]*)", re.MULTILINE | re.IGNORECASE)
+
+
+def read_adapter(path: str, *, name: str | None = None) -> Adapter:
+    """Return the weights at `path`: their keys, shapes and places, and their configuration. Reads no tensor.
+
+    Args:
+        path: a folder that PEFT, torchtune, diffusers or `save_pretrained` wrote, or one weights file.
+        name: the adapter's name, where the caller knows it; picks the subfolder that PEFT makes for it.
+
+    Raises:
+        ReadError: nothing there that can be an adapter, several and no name, or a damaged file.
+    """
+    folder = path if _is_folder(path) else os.path.dirname(path)
+    file = _file_in(path, name) if _is_folder(path) else path
+    home = os.path.dirname(file) or "."
+    tensors, ordered = _tensors(file)
+    if not tensors:
+        raise ReadError("the file holds no tensors", where=file, fix="give the folder or file of the trained weights")
+    config = _config_beside(file)
+    told, subfolder = _name_of(home, name)
+    return Adapter(
+        path=path,
+        file=file,
+        kind=kind_of(tensors, config),
+        tensors=tensors,
+        ordered=ordered,
+        config=config,
+        name=told or "default",
+        name_known=told is not None,
+        siblings=tuple(_siblings(os.path.dirname(home) if subfolder else folder or ".", home)),
+        facts=_facts(home, config),
+    )
+
+
+def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: str | None = None, ordered: bool = True) -> Adapter:
+    """Return the adapter that a checkpoint holds within itself (Lightning's `state_dict`, DCP's `model.`): keys are live names."""
+    return Adapter(
+        path=path,
+        file=path,
+        kind=kind_of(weights, {}),
+        tensors=weights,
+        ordered=ordered,
+        name=name or "default",
+        name_known=name is not None,
+    )
+
+
+def kind_of(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return whose way of naming the keys follow: `peft`, `torchtune`, `diffusers` or `model` (live names)."""
+    if config.get("peft_type"):
+        return "peft"
+    if any(key.endswith((".lora_a.weight", ".lora_b.weight")) for key in keys):
+        return "torchtune"
+    if any(".lora.down." in key or ".lora_linear_layer." in key or ".lora_down." in key for key in keys):
+        return "diffusers"
+    if any(key.endswith((".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")) for key in keys):
+        return "peft" if all(key.startswith("base_model.") for key in keys) else "diffusers"
+    return "model"
+
+
+def _is_folder(path: str) -> bool:
+    return not is_remote(path) and os.path.isdir(path)
+
+
+def _file_in(folder: str, name: str | None) -> str:
+    """Return the weights file of a folder; a shard index where the model is split.
+
+    Raises:
+        ReadError: none, or several adapters and no name.
+    """
+    own = _first(folder, ADAPTER_FILES)
+    below = [(sub, found) for sub in _subfolders(folder) if (found := _first(os.path.join(folder, sub), ADAPTER_FILES))]
+    if name is not None:
+        for sub, found in below:
+            if sub == name:
+                return found
+    if own:
+        return own
+    if len(below) == 1:
+        return below[0][1]
+    if below:
+        raise ReadError(
+            f"several adapters: {', '.join(sub for sub, _ in below)}", where=folder, fix="say which one with --adapter-name, or give its folder"
+        )
+    found = _first(folder, (*LORA_FILES, *INDEX_FILES, *MODEL_FILES))
+    if found:
+        return found
+    loose = sorted(entry for entry in _listing(folder) if entry.endswith(".safetensors"))
+    if len(loose) == 1:
+        return os.path.join(folder, loose[0])
+    raise ReadError(
+        "no adapter in this folder" if not loose else f"several weight files and no index: {', '.join(loose[:4])}",
+        where=folder,
+        fix=f"give the folder that holds {ADAPTER_FILES[0]}, or the file itself",
+    )
+
+
+def _first(folder: str, names: tuple[str, ...]) -> str | None:
+    return next((full for full in (os.path.join(folder, name) for name in names) if os.path.isfile(full)), None)
+
+
+def _listing(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise ReadError(f"cannot list the folder: {error.strerror}", where=folder, fix="check the path") from error
+
+
+def _subfolders(folder: str) -> list[str]:
+    return [entry for entry in _listing(folder) if os.path.isdir(os.path.join(folder, entry))]
+
+
+def _tensors(file: str) -> tuple[dict[str, TensorRef], bool]:
+    """Return the tensors in the file's order, and whether that order is the state dict's own."""
+    if file.endswith(".index.json"):
+        return _sharded(file)
+    if file.endswith(".safetensors"):
+        return safetensors_file.read_header(file), False
+    from . import torchsave
+
+    return dict(weights_in(torchsave.load(file).value, file)), True
+
+
+def _sharded(index: str) -> tuple[dict[str, TensorRef], bool]:
+    listed = _json(index)
+    shards = listed.get("weight_map") if isinstance(listed, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) and os.path.basename(shard) == shard for shard in shards.values()):
+        raise ReadError("not a shard index: weight_map must map names to files of this folder", where=index, fix="give the weights file itself")
+    found: dict[str, TensorRef] = {}
+    for shard in dict.fromkeys(shards.values()):
+        found.update(_tensors(os.path.join(os.path.dirname(index), shard))[0])
+    missing = [key for key in shards if key not in found]
+    if missing:
+        raise ReadError(f"{len(missing)} tensors of the index are in no shard, first {missing[0]!r}", where=index, fix="copy all shards again")
+    return found, False
+
+
+def weights_in(value: Any, file: str) -> Iterator[tuple[str, TensorRef]]:
+    """Yield the named tensors of a `torch.save` file: a state dict, or the one that a bundle holds under a usual key.
+
+    Raises:
+        ReadError: no mapping of names to tensors in it.
+    """
+    if isinstance(value, Mapping):
+        direct = [(key, ref) for key, ref in value.items() if isinstance(key, str) and isinstance(ref, TensorRef)]
+        if direct:
+            yield from direct
+            return
+        for place in NESTED:
+            if isinstance(value.get(place), Mapping):
+                yield from weights_in(value[place], file)
+                return
+    raise ReadError("no named weights in this file", where=file, fix="give the adapter's own file, not the optimizer's")
+
+
+def _json(path: str) -> Any:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return json.load(stream)
+    except OSError as error:
+        raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise ReadError("not JSON", where=path, fix="copy the file again from the run") from error
+
+
+def _config_beside(file: str) -> Mapping[str, Any]:
+    path = os.path.join(os.path.dirname(file), "adapter_config.json")
+    if is_remote(file) or not os.path.isfile(path):
+        return {}
+    config = _json(path)
+    if not isinstance(config, dict):
+        raise ReadError("an adapter configuration is a JSON object", where=path, fix="copy the file again from the run")
+    return config
+
+
+def _name_of(home: str, asked: str | None) -> tuple[str | None, bool]:
+    """Return the adapter's name, where something tells it, and whether `home` is the subfolder PEFT made for it.
+
+    PEFT writes every adapter but `default` into a subfolder of its name, and the model card into the folder above.
+    """
+    home = os.path.abspath(home)
+    above, own = os.path.split(home)
+    made = own != "default" and not re.fullmatch(r"checkpoint-\d+", own) and _saved_into(above) and not _saved_into(home)
+    return (asked or own, True) if made else (asked, False)
+
+
+def _saved_into(folder: str) -> bool:
+    """True when `save_pretrained` or Trainer was pointed at this folder itself."""
+    if os.path.isfile(os.path.join(folder, "trainer_state.json")):
+        return True
+    card = os.path.join(folder, "README.md")
+    return os.path.isfile(card) and "library_name: peft" in _text(card)
+
+
+def _siblings(folder: str, home: str) -> Iterator[str]:
+    """Yield the folders of the other adapters that were saved together with the one in `home`."""
+    if is_remote(folder) or not os.path.isdir(folder):
+        return
+    for place in (folder, *(os.path.join(folder, sub) for sub in _subfolders(folder))):
+        if os.path.abspath(place) != os.path.abspath(home) and _first(place, ADAPTER_FILES):
+            yield place
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read(1 << 20)
+    except OSError as error:
+        raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the path") from error
+
+
+def _facts(home: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the library versions that the configuration or the model cards tell."""
+    facts: dict[str, Any] = {}
+    for folder in (home, os.path.dirname(home)):
+        card = os.path.join(folder, "README.md")
+        if not is_remote(card) and os.path.isfile(card):
+            for library, version in _README_VERSION.findall(_text(card)):
+                facts.setdefault(f"{library.lower()}_version", version.rstrip("."))
+    if isinstance(config.get("peft_version"), str):
+        facts["peft_version"] = config["peft_version"]
+    return facts

@@ -1,0 +1,219 @@
+"""The model's own definition order: PEFT builds the adapter anew on the meta device, from configurations alone.
+
+Slow to import (peft, transformers, torch: seconds), so what it finds is kept on disk; see `cache.py`. No weights, no network, no remote code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ostate.model import Adapter, Claim, Question
+
+from . import base, cache
+from .groups import claims_of
+from .keys import adapter_key
+from .parameters import Layout, Parameter
+from .refute import Refused, refused
+
+AUTO_CLASSES = {
+    "CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification", "QUESTION_ANS": "AutoModelForQuestionAnswering", "FEATURE_EXTRACTION": "AutoModel",
+}  # fmt: skip
+"""PEFT's task_type -> the class that the task's model is made with."""
+PLAIN_START = {"init_lora_weights": True, "init_weights": True, "prompt_tuning_init": "RANDOM"}
+"""Starts that need no numbers: names and shapes do not depend on the start, and the meta device has no numbers to decompose."""
+LEFT_OUT = frozenset(
+    ["loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_config", "arrow_config", "kasa_config", "tokenizer_name_or_path"]
+)
+"""Settings that only choose a start, or need files that are not here."""
+FAILURES = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError, ImportError, OSError, IndexError, AssertionError)
+"""What model code raises on a configuration it does not understand."""
+
+
+def skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Return the orders that the rebuilt model gives under every rule of grouping that fits, and why others do not."""
+    adapter = question.adapter
+    if adapter is None:
+        return [], [refused("skeleton", "rebuilt model", "no adapter at hand")]
+    if adapter.kind in ("torchtune", "diffusers"):
+        return [], [refused("skeleton", "rebuilt model", f"a {adapter.kind} adapter says nothing of a transformers model")]
+    found = base.find_config(question)
+    if isinstance(found, str):
+        return [], [refused("skeleton", "rebuilt model", f"{found}: pass --base DIR")]
+    layout = layout_for(adapter, found[0])
+    if isinstance(layout, str):
+        return [], [refused("skeleton", "rebuilt model", layout)]
+    return claims_of(layout, question)
+
+
+def layout_for(adapter: Adapter, config: Mapping[str, Any]) -> Layout | str:
+    """Return the model's parameters in definition order, checked against the adapter's keys and shapes, or why there are none."""
+    reason = "the configuration names no architecture"
+    for name in model_classes(adapter, config):
+        request = {"class": name, "model": _plain_model(config), "adapter": _plain_adapter(adapter), "adapter_name": adapter.name}
+        answer = cache.remember(request, lambda request=request: _build(request))  # type: ignore[misc]
+        if "failed" in answer:
+            reason = f"{name} cannot be rebuilt from these configurations: {answer['failed']}"
+            continue
+        layout = _checked(name, answer, adapter)
+        if isinstance(layout, Layout):
+            return layout
+        reason = layout
+    return reason
+
+
+def model_classes(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
+    """Return the classes that may have been trained, the likeliest first: `auto_mapping`, the task's, `architectures`, the bare model."""
+    mapping = adapter.config.get("auto_mapping")
+    named = [mapping.get("base_model_class")] if isinstance(mapping, Mapping) else []
+    named.append(AUTO_CLASSES.get(str(adapter.config.get("task_type"))))
+    architectures = config.get("architectures")
+    named += architectures if isinstance(architectures, list) else []
+    named += ["AutoModelForCausalLM", "AutoModel"]
+    return list(dict.fromkeys(name for name in named if isinstance(name, str)))
+
+
+def _plain_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in ("quantization_config", "auto_map", "_name_or_path", "torch_dtype", "dtype")}
+
+
+def _plain_adapter(adapter: Adapter) -> dict[str, Any]:
+    """Return the adapter's configuration as training had it, without what needs numbers or files."""
+    config = {key: value for key, value in adapter.config.items() if key not in LEFT_OUT}
+    config.update({key: value for key, value in PLAIN_START.items() if key in config})
+    if "inference_mode" in config:
+        config["inference_mode"] = False
+    return config
+
+
+def _build(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the model on the meta device and list its parameters; `{"failed": reason}` when the installed libraries cannot."""
+    try:
+        with _quiet():
+            return _parameters(*_model(request), request["adapter_name"])
+    except FAILURES as error:
+        text = str(error).strip().splitlines()
+        return {"failed": f"{type(error).__name__}: {text[0][:200] if text else ''}".rstrip(": ")}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _model(request: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the model on the meta device, and PEFT's configuration or None (plain fine-tuning)."""
+    import torch
+    import transformers
+    from transformers import CONFIG_MAPPING
+
+    model_type = request["model"].get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"the installed transformers does not know the model type {model_type!r}")
+    config = CONFIG_MAPPING[model_type].from_dict(dict(request["model"]))
+    made = getattr(transformers, request["class"])
+    with torch.device("meta"):
+        model = made.from_config(config, trust_remote_code=False) if request["class"].startswith("AutoModel") else made(config)
+    model.tie_weights()
+    if not request["adapter"].get("peft_type"):
+        return model, None
+    import peft
+
+    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[request["adapter"]["peft_type"]]
+    known = inspect.signature(kind.__init__).parameters
+    tuner = kind(**{key: value for key, value in request["adapter"].items() if key in known})
+    with torch.device("meta"):
+        return peft.get_peft_model(model, tuner, adapter_name=request["adapter_name"], low_cpu_mem_usage=True), tuner
+
+
+def _parameters(model: Any, tuner: Any, adapter_name: str) -> dict[str, Any]:
+    """List name, key, shape, requires_grad, norm classes and LoRA-on-embedding of every parameter, in the model's order."""
+    keys: dict[int, str] = {}
+    if tuner is not None:
+        from peft.utils.save_and_load import get_peft_model_state_dict
+
+        saved = get_peft_model_state_dict(model, state_dict=model.state_dict(keep_vars=True), adapter_name=adapter_name, save_embedding_layers=False)
+        for key, tensor in saved.items():
+            keys.setdefault(id(tensor), key)
+    modules = dict(model.named_modules())
+    rows = []
+    for name, parameter in model.named_parameters():
+        path = name.split(".")
+        holders = [modules[".".join(path[:length])] for length in range(len(path)) if ".".join(path[:length]) in modules]
+        classes = {kind.__name__ for holder in holders for kind in type(holder).__mro__ if "norm" in kind.__name__.lower()}
+        embedding = _is_lora_embedding(modules, path)
+        rows.append([name, keys.get(id(parameter)), list(parameter.shape), bool(parameter.requires_grad), sorted(classes), embedding])
+    config = getattr(model, "config", None)
+    sizes = {word: getattr(config, word, None) for word in ("vocab_size", "num_labels")}
+    return {"parameters": rows, "free": [size for size in sizes.values() if isinstance(size, int)], "versions": cache.versions()}
+
+
+def _is_lora_embedding(modules: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """True when the module two components above the parameter is PEFT's LoRA layer for embeddings, as PEFT's LoRA+ asks."""
+    holder = modules.get(".".join(path[:-2]))
+    return type(holder).__module__ == "peft.tuners.lora.layer" and type(holder).__name__ == "Embedding"
+
+
+def _checked(made: str, answer: Mapping[str, Any], adapter: Adapter) -> Layout | str:
+    """Return the layout if it explains every key of the adapter file, with its shape; else say which it does not."""
+    parameters = [
+        Parameter(
+            name=name, key=_key(name, key, adapter), shape=tuple(shape), trainable=trained, classes=frozenset(classes), tuner_embedding=embedding
+        )
+        for name, key, shape, trained, classes, embedding in answer["parameters"]
+    ]  # fmt: skip
+    free = set(answer["free"])
+    held = {parameter.key: parameter for parameter in parameters if parameter.key is not None}
+    extra = [key for key in adapter.tensors if key not in held]
+    trained = sum(parameter.trainable for parameter in parameters)
+    if not any(key in adapter.tensors for key in held):
+        return f"{made} as the installed transformers builds it has none of the {len(adapter.tensors)} keys: it names its modules differently"
+    wrong = [key for key in extra if not _may_be_extra(key)]
+    if wrong:
+        return f"{made} as the installed transformers builds it lacks {len(wrong)} of the adapter's keys, first {wrong[0]!r} ({trained} trained)"
+    for key, parameter in held.items():
+        stored = adapter.tensors[key].shape
+        if not _same_but(parameter.shape or (), stored, free):
+            return f"{made} gives {key} the shape {list(parameter.shape or ())}, the adapter has {list(stored)}"
+    rows = tuple(
+        Parameter(
+            name=row.name, key=row.key, shape=adapter.tensors[row.key].shape if row.key else row.shape, trainable=row.trainable,
+            classes=row.classes, tuner_embedding=row.tuner_embedding,
+        )
+        for row in parameters
+    )  # fmt: skip
+    return Layout(source="skeleton", rule=made, parameters=rows, versions=tuple(sorted(answer["versions"].items())))
+
+
+def _key(name: str, key: str | None, adapter: Adapter) -> str | None:
+    """Return the parameter's key in this file: as the installed PEFT would write it, else as another release did."""
+    return key if key in adapter.tensors else adapter_key(name, adapter)
+
+
+def _may_be_extra(key: str) -> bool:
+    """True for tensors that PEFT saves though nothing trains them under that name: computed prompts, tied copies, projections."""
+    return key == "prompt_embeddings" or key.endswith(("lm_head.weight", "rotary_emb.inv_freq", "vera_A", "vera_B", "tie_weight"))
+
+
+def _same_but(one: Sequence[int], other: Sequence[int], free: set[int]) -> bool:
+    """True when two shapes agree but for one axis that is the vocabulary or the number of labels, which a run may change."""
+    if len(one) != len(other):
+        return False
+    differ = [index for index, (left, right) in enumerate(zip(one, other)) if left != right]
+    return not differ or (len(differ) == 1 and one[differ[0]] in free)
