@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ostate.model import Group, NamedParameter, NamedState, Ordering, Part, TensorRef
+
+if TYPE_CHECKING:
+    import torch
 
 SHAPES = {
     "base_model.model.layers.0.q_proj.lora_A.default.weight": (3, 40),
@@ -20,6 +23,8 @@ SHAPES = {
 
 def trained(seed: int = 0, steps: int = 5) -> tuple[list[torch.nn.Parameter], torch.optim.AdamW]:
     """Return parameters of `SHAPES` and the AdamW that moved them; two groups."""
+    import torch  # a child process that only writes does without
+
     torch.manual_seed(seed)
     parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES.values()]
     groups = [{"params": parameters[:2], "weight_decay": 0.01}, {"params": parameters[2:], "weight_decay": 0.0, "lr": 5e-4}]
@@ -78,3 +83,18 @@ def laid_out(folder: Path, optimizer: torch.optim.Optimizer, *, digests: bool = 
         adapter={"name": "default", "peft_type": "LORA", "r": 3, "base_model": None, "file": "adapter_model.safetensors", "sha256": "0" * 64},
         source={"layout": "torch", "files": ({"name": "optimizer.pt", "size": 1, "index_sha256": "ab"},)},
     )
+
+
+def big(folder: Path) -> NamedState:
+    """Return a state of 4 parameters whose numbers, 16 MB, lie in a file that is there already, or is made now."""
+    file = folder / "big.bin"
+    size = 1 << 19
+    if not file.exists():
+        np.random.default_rng(0).random(8 * size, np.float32).tofile(file)
+    parameters = {}
+    for row, name in enumerate(SHAPES):
+        refs = [TensorRef("F32", (size,), (Part(str(file), (2 * row + k) * size * 4, (size,), (1,), (0,)),)) for k in (0, 1)]
+        slots = {"exp_avg": refs[0], "exp_avg_sq": refs[1]}
+        parameters[name] = NamedParameter(name=name, shape=(size,), group=0, slots=slots, step=5.0, position=row)
+    group = Group(index=0, positions=(0, 1, 2, 3), hyper={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}, names=tuple(SHAPES))
+    return NamedState(optimizer="adamw", optimizer_class="torch.optim.AdamW", groups=(group,), parameters=parameters)
