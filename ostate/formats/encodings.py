@@ -160,7 +160,7 @@ def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any
     elif key == "step" and isinstance(value, (int, float)):
         scalars[key] = float(value)
     else:
-        scalars[key] = value
+        scalars[key] = value.name if isinstance(value, Inert) else value
 
 
 # ---- bitsandbytes ----------------------------------------------------------------------------------------------------------------

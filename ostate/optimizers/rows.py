@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .spec import OptimizerSpec, Shape
 
@@ -12,13 +12,8 @@ if TYPE_CHECKING:
 ADAM: dict[str, Shape] = {"exp_avg": "param", "exp_avg_sq": "param"}
 AMSGRAD: dict[str, Shape] = {**ADAM, "max_exp_avg_sq": "param"}
 FACTORED: dict[str, Shape] = {"exp_avg": "param", "exp_avg_sq": "param", "exp_avg_sq_row": "row", "exp_avg_sq_col": "col"}
-PROJECTED = "its moments live in a projected space, and the projection is not in the file"
+PROJECTED = "the moments of its low-rank groups live in a projected space that changes during the run"
 _BNB = "bitsandbytes/optim/"
-_OPTIMI = ("decouple_lr", "kahan_sum")
-
-
-def _is(key: str, value: object) -> Any:
-    return lambda hyper: hyper.get(key) == value
 
 
 def _betas(hyper: Hyper) -> tuple[float, ...]:
@@ -69,7 +64,7 @@ TORCH = {
     ),
     "radam": OptimizerSpec(
         classes="torch.optim.RAdam", slots=ADAM, always=("exp_avg_sq",), marks=("betas", "weight_decay", "foreach"),
-        lacks=("amsgrad", "momentum_decay", "k", "kahan_sum"), moment="adam_late_eps", decay="l2", source="torch/optim/radam.py",
+        lacks=("amsgrad", "momentum_decay", "k", "kahan_sum", "step"), moment="radam", decay="l2", source="torch/optim/radam.py",
     ),
     "adamax": OptimizerSpec(
         classes="torch.optim.Adamax", slots={"exp_avg": "param", "exp_inf": "param"}, always=("exp_inf",), marks=("betas",),
@@ -163,26 +158,30 @@ OTHERS = {
         classes="transformers.Adafactor", slots=FACTORED, scalars=("RMS",), marks=("decay_rate", "clip_threshold", "relative_step"),
         moment="factored", source="transformers/optimization.py",
     ),
+    "adamw_anyprecision": OptimizerSpec(
+        classes="torchdistx AnyPrecisionAdamW", slots={**ADAM, "compensation": "param"}, always=("exp_avg_sq",),
+        marks=("use_kahan_summation", "variance_dtype"), moment="adam", source="torchdistx/optimizers/anyprecision_optimizer.py",
+    ),
     "fused_adam": OptimizerSpec(
         classes="DeepSpeed FusedAdam, DeepSpeedCPUAdam; apex FusedAdam", slots=ADAM, always=("exp_avg_sq",), marks=("bias_correction",),
         moment="adam", decay="unknown", source="deepspeed/ops/adam/fused_adam.py",
     ),
     "adamw_schedulefree": OptimizerSpec(
         classes="schedulefree.AdamWScheduleFree", slots={"z": "param", "exp_avg_sq": "param"}, always=("z", "exp_avg_sq"),
-        marks=("weight_sum", "train_mode"), step="group:k", moment="adam", source="schedulefree/adamw_schedulefree.py",
+        marks=("weight_sum", "train_mode"), step="group:k,step", moment="adam", source="schedulefree/adamw_schedulefree.py",
     ),
     "radam_schedulefree": OptimizerSpec(
         classes="schedulefree.RAdamScheduleFree", slots={"z": "param", "exp_avg_sq": "param"}, always=("z", "exp_avg_sq"),
-        marks=("weight_sum", "train_mode", "silent_sgd_phase"), step="group:k", moment="adam",
+        marks=("weight_sum", "train_mode", "silent_sgd_phase"), step="group:k,step", moment="radam_schedulefree",
         source="schedulefree/radam_schedulefree.py",
     ),
     "sgd_schedulefree": OptimizerSpec(
-        classes="schedulefree.SGDScheduleFree", slots={"z": "param"}, always=("z",), marks=("weight_sum", "train_mode"), step="group:k",
+        classes="schedulefree.SGDScheduleFree", slots={"z": "param"}, always=("z",), marks=("weight_sum", "train_mode"), step="group:k,step",
         source="schedulefree/sgd_schedulefree.py",
     ),
     "stable_adamw": OptimizerSpec(
         classes="optimi StableAdamW, AdamW, Adam; pytorch_optimizer StableAdamW", slots={**ADAM, "kahan_comp": "param"},
-        always=("exp_avg_sq",), scalars=("eps_sq",), marks=("kahan_sum",), step="group:step", moment="debiased",
+        always=("exp_avg_sq",), scalars=("eps_sq",), marks=("kahan_sum",), step="group:step", moment="debiased", decay="unknown",
         source="optimi/stableadamw.py",
     ),
     "galore": OptimizerSpec(
@@ -190,7 +189,7 @@ OTHERS = {
         lacks=("scale_type",), moment="projected", refuse=PROJECTED, source="galore_torch/adamw.py",
     ),
     "apollo": OptimizerSpec(
-        classes="APOLLO AdamW", slots=ADAM, marks=("scale_type",), scalars=("seed",), moment="projected", refuse=PROJECTED,
+        classes="APOLLO AdamW", slots={**ADAM, "scaled_grad": "other"}, marks=("scale_type",), scalars=("seed",), moment="projected", refuse=PROJECTED,
         source="apollo_torch/apollo.py",
     ),
     "lomo": OptimizerSpec(
@@ -198,39 +197,43 @@ OTHERS = {
         source="lomo_optim/lomo.py",
     ),
     "grokadamw": OptimizerSpec(
-        classes="GrokAdamW", slots={**ADAM, "grok_ema": "param"}, marks=("grokking_signal_decay_rate",), moment="adam",
+        classes="GrokAdamW", slots={**ADAM, "grok_ema": "param"}, marks=("grokking_signal_decay_rate",), moment="adam_late_eps",
+        refuse="it keeps its moments in the group under the parameters themselves, where not even its own load finds them again",
         source="grokadamw/grokadamw.py",
     ),
     "lora_fa": OptimizerSpec(
         classes="peft LoraFAOptimizer", slots={**ADAM, "exp_avg_B": "param", "exp_avg_sq_B": "param"},
-        marks=("correct_bias", "scaling_factors"), moment="adam_late_eps", source="peft/optimizers/lorafa.py",
+        marks=("correct_bias", "scaling_factors"), moment="transformed", source="peft/optimizers/lorafa.py",
     ),
     "lion": OptimizerSpec(
         classes="lion_pytorch.Lion and others", slots={"exp_avg": "param", "kahan_comp": "param"}, always=("exp_avg",),
         lacks=("eps",), step="none", source="lion_pytorch/lion_pytorch.py",
     ),
     "prodigy": OptimizerSpec(
-        classes="prodigyopt.Prodigy", slots={**ADAM, "s": "other", "p0": "other"}, always=("s", "p0"), marks=("d_coef", "d0"),
+        classes="prodigyopt.Prodigy", slots={**ADAM, "s": "other", "p0": "other"}, always=("s", "p0"), marks=("d_coef", "d0"), step="entry,group:step",
         moment="weighted", source="prodigyopt/prodigy.py",
     ),
     "came": OptimizerSpec(
-        classes="CAME", slots={**FACTORED, "exp_avg_res_row": "row", "exp_avg_res_col": "col"}, always=("exp_avg",), scalars=("RMS",),
-        marks=("clip_threshold", "betas"), moment="factored", source="came_pytorch/CAME.py",
+        classes="CAME", slots={**FACTORED, "exp_avg_res_row": "row", "exp_avg_res_col": "col"},
+        always=("exp_avg_res_row",), scalars=("RMS",), marks=("betas",), step="entry,group:step", moment="factored", source="came_pytorch/CAME.py",
     ),
     "soap": OptimizerSpec(
-        classes="SOAP", slots={**ADAM, "GG": "other", "Q": "other"}, marks=("precondition_frequency", "max_precondition_dim"),
-        moment="rotated", source="soap.py",
+        classes="SOAP", slots={**ADAM, "GG": "other", "Q": "other"}, marks=("precondition_frequency", "max_precondition_dim"), step="entry,group:step",
+        moment="rotated", source="pytorch_optimizer/optimizer/soap.py",
     ),
     "adam_mini": OptimizerSpec(
-        classes="Adam-mini", slots={"m": "flat", "v": "param", "vmean": "block"}, always=("m",), scalars=("reduced", "block_numel", "head_numel"),
+        classes="Adam-mini", slots={"m": "flat", "v": "param", "vmean": "block"}, always=("m",), 
+        scalars=("reduced", "block_numel", "head_per_gpu", "neuron_per_gpu"),
         marks=("beta1", "beta2"), moment="blocks", source="adam_mini/adam_mini.py",
     ),
     "ademamix": OptimizerSpec(
-        classes="AdEMAMix", slots={**ADAM, "exp_avg_slow": "param"}, always=("exp_avg_slow",), marks=("alpha",), moment="adam",
+        classes="AdEMAMix", slots={**ADAM, "exp_avg_slow": "param"}, always=("exp_avg_slow",), marks=("alpha",), step="entry,group:step",
+        moment="adam",
         source="pytorch_optimizer/optimizer/ademamix.py",
     ),
     "adam_like": OptimizerSpec(
-        classes="of Adam's kind, not known by name", slots=AMSGRAD, always=("exp_avg", "exp_avg_sq"), moment="adam", decay="unknown",
+        classes="of Adam's kind, not known by name", slots=AMSGRAD, always=("exp_avg", "exp_avg_sq"), step="entry,group:step",
+        moment="adam", decay="unknown",
         caution="the optimizer is not known: its moments are taken for Adam's", source="-",
     ),
 }  # fmt: skip

@@ -39,7 +39,7 @@ class OptimizerSpec:
     when: Callable[[Hyper], bool] | None = None
     """What the group's values must say, where keys alone do not decide."""
     step: str = "entry"
-    """Where the number of steps lies: `entry`, `group:<key>`, or `none`."""
+    """Where the number of steps lies: `entry`, `group:<key>,<key>` (the first that is there), both as `entry,group:<key>`, or `none`."""
     moment: str = "none"
     """The row of `SECOND_MOMENTS`."""
     decay: Literal["decoupled", "l2", "unknown", "none"] = "decoupled"
@@ -48,6 +48,13 @@ class OptimizerSpec:
     """Why `repair` writes nothing; empty: it does."""
     caution: str = ""
     """What a person should know before using the numbers."""
+
+    @property
+    def probed(self) -> bool:
+        """True when a denominator can be had from the state."""
+        from .moments import SECOND_MOMENTS
+
+        return SECOND_MOMENTS[self.moment].take is not None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -59,8 +66,10 @@ class OptimizerSpec:
 
 def step_of(spec: OptimizerSpec, entry_step: float | None, hyper: Hyper) -> float | None:
     """Return the number of updates taken, from where this optimizer keeps it; None: the file does not say."""
-    where, _, key = spec.step.partition(":")
-    if where != "group":
+    if spec.step.startswith("entry") and entry_step is not None:
         return entry_step
-    value = hyper.get(key)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else entry_step
+    for key in spec.step.partition("group:")[2].split(","):
+        value = hyper.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    return None
