@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import CheckError, OrderingError
 from .files import is_remote, read_at, size_of
-from .model import Adapter, Entry, Finding, Group, NamedParameter, NamedState, Ordering, RawState, Slot
+from .model import Adapter, Entry, Finding, Group, NamedParameter, NamedState, Ordering, RawState, Slot, SourceFile
 
 CLASSES = {
     "adamw": "torch.optim.AdamW", "adam": "torch.optim.Adam", "sgd": "torch.optim.SGD", "rmsprop": "torch.optim.RMSprop",
@@ -23,7 +23,10 @@ def named_state(
     raw: RawState,
     ordering: Ordering,
     adapter: Adapter | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    *,
+    step: int | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
 ) -> NamedState:
     """Give every position that has a name and state its name; nothing is read but the adapter's digest.
 
@@ -31,16 +34,18 @@ def named_state(
         raw: the state as stored.
         ordering: names and adapter keys by position; None drops the position.
         adapter: tells the shape of flat entries.
-        overrides: `step`, `betas`, `eps` for what the file lacks.
+        step: updates taken, where the file does not say.
+        betas: decay rates, where the file does not say.
+        eps: in units of the gradient, where the file does not say.
 
     Raises:
         OrderingError: names and positions do not fit each other.
-        CheckError: an override contradicts the file.
+        CheckError: a value given contradicts the file.
         ReadError: a flat entry has another number of elements than the adapter's tensor.
     """
     if len(ordering.names) != len(raw.entries) or len(ordering.keys) != len(raw.entries):
         raise OrderingError(f"{len(ordering.names)} names for {len(raw.entries)} positions", where=raw.source, fix="report this layout")
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    given = {key: value for key, value in {"step": step, "betas": betas, "eps": eps}.items() if value is not None}
     groups = [_with_overrides(group, given, raw.source) for group in raw.groups]
     parameters: dict[str, NamedParameter] = {}
     for entry, name, key in zip(raw.entries, ordering.names, ordering.keys):
@@ -58,8 +63,47 @@ def named_state(
         ordering=replace(ordering, left_out=ordering.left_out or _left_out(raw, ordering)),
         adapter={} if adapter is None else adapter_facts(adapter),
         source=_source(raw),
-        findings=(*raw.findings, *ordering.findings, *_filled(raw, given)),
+        findings=(*raw.findings, *_filled(raw, given)),
     )
+
+
+def as_raw(state: NamedState) -> RawState:
+    """Return a named state as positions again, each with its name; the source's positions where they run 0 to n - 1."""
+    names = [name for group in state.groups for name in group.names or ()]
+    known = [state.parameters[name].position for name in names]
+    at = dict(zip(names, known if sorted(p for p in known if p is not None) == list(range(len(names))) else range(len(names))))
+    entries = [_entry(state.parameters[name], position or 0) for name, position in at.items()]
+    groups = [replace(group, positions=tuple(at[name] or 0 for name in group.names or ())) for group in state.groups]
+    return RawState(
+        source=state.path or "",
+        layout="named",
+        files=() if state.path is None else (_index_of(state.path),),
+        groups=tuple(groups),
+        entries=tuple(sorted(entries, key=lambda entry: entry.position)),
+        optimizer=state.optimizer,
+        recorded="named",
+        facts={"optimizer_class": state.optimizer_class},
+        findings=state.findings,
+    )
+
+
+def _entry(parameter: NamedParameter, position: int) -> Entry:
+    return Entry(
+        position=position,
+        key=parameter.name,
+        group=parameter.group,
+        slots=parameter.slots,
+        step=parameter.step,
+        scalars=parameter.scalars,
+        name=parameter.name,
+        shape=parameter.shape,
+    )
+
+
+def _index_of(path: str) -> SourceFile:
+    size = size_of(path)
+    length = size if path.endswith(".json") else 8 + int.from_bytes(read_at(path, 0, 8), "little")
+    return SourceFile(path=path, size=size, index_sha256=hashlib.sha256(read_at(path, 0, length)).hexdigest())
 
 
 def _left_out(raw: RawState, ordering: Ordering) -> tuple[int, ...]:

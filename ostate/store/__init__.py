@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .loading import load
 from .validating import validate
-from .writing import Written, write
+from .writing import Written, check_target, write
 
-__all__ = ["Written", "load", "validate", "write"]
+__all__ = ["Written", "check_target", "load", "validate", "write"]

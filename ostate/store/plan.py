@@ -132,14 +132,16 @@ def check_names(state: NamedState) -> None:
     """Refuse a state that the format cannot hold.
 
     Raises:
-        StoreError: a parameter in no group or two, a slot whose name has a dot or is `step`, an impossible step.
+        StoreError: a parameter in no group or two, two tensors of one key, an impossible step.
     """
+    keys = [f"state.{name}.{slot}" for name, parameter in state.parameters.items() for slot in ("step", *parameter.slots)]
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise StoreError("two tensors would have one key", where=twice, fix="report this layout")
+    members = [set(group.names or ()) for group in state.groups]
     grouped = [name for group in state.groups for name in group.names or ()]
     for name, parameter in state.parameters.items():
-        bad = [slot for slot in parameter.slots if "." in slot or slot == "step" or not slot]
-        if bad or not name:
-            raise StoreError(f"a slot cannot be called {bad[0] if bad else ''!r}", where=name, fix="report this layout")
-        if not 0 <= parameter.group < len(state.groups) or name not in set(state.groups[parameter.group].names or ()):
+        if not name or not 0 <= parameter.group < len(members) or name not in members[parameter.group]:
             raise StoreError("the parameter is not in the group that it names", where=name, fix="report this layout")
         if parameter.step is not None and not 0 <= parameter.step < 3.4e38:
             raise StoreError(f"a step of {parameter.step} is no count of updates", where=name, fix="give --step N")

@@ -44,7 +44,7 @@ class Written:
     files: tuple[str, ...]
     nbytes: int
     findings: tuple[Finding, ...]
-    """All that stand in the manifest."""
+    """Those that `check` added to the state's own."""
 
 
 def write(
@@ -83,7 +83,7 @@ def write(
     before = [_stamp(path) for path in sources]
     temporary: list[Path] = []
     try:
-        findings, total = _fill(state, shards, paths, temporary, keep_dtype=keep_dtype, sha256=sha256, check=check)
+        found, total = _fill(state, shards, paths, temporary, keep_dtype=keep_dtype, sha256=sha256, check=check)
         if index is not None:
             temporary.append(_beside(index))
             _write_index(temporary[-1], shards, paths, temporary)
@@ -99,7 +99,7 @@ def write(
         for path in temporary:
             with suppress(OSError):
                 path.unlink()
-    return Written(str(finals[-1]), tuple(map(str, finals)), total, findings)
+    return Written(str(finals[-1]), tuple(map(str, finals)), total, found)
 
 
 def _fill(
@@ -116,13 +116,13 @@ def _fill(
     blank = "sha256:" + "0" * 64 if sha256 else "crc32:" + "0" * 8
     opened: list[tuple[int, Plan, int, dict[tuple[str, str], str]]] = []
     summaries: dict[tuple[str, str], Summary] = {}
-    findings = state.findings
+    found: tuple[Finding, ...] = ()
     try:
         for number, (names, path) in enumerate(zip(shards, paths), start=1):
             layout = plan(state, names, keep=keep_dtype)
             shard = (number, len(shards)) if len(shards) > 1 else None
             digests = {(job.name, job.slot): blank for job in layout.jobs}
-            room = len(header.pack(layout.tensors, manifest.of_state(state, names, digests, findings, shard)))
+            room = len(header.pack(layout.tensors, manifest.of_state(state, names, digests, state.findings, shard)))
             temporary.append(_beside(path))
             descriptor = os.open(temporary[-1], os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
             opened.append((descriptor, layout, room, digests))
@@ -132,18 +132,18 @@ def _fill(
                 if seen is not None:
                     summaries[job.name, job.slot] = seen
         if check is not None:
-            findings = (*findings, *check(summaries))
+            found = tuple(check(summaries))
         total = 0
         for number, (descriptor, layout, room, digests) in enumerate(opened, start=1):
             shard = (number, len(shards)) if len(shards) > 1 else None
-            head = header.pack(layout.tensors, manifest.of_state(state, layout.names, digests, findings, shard), room)
+            head = header.pack(layout.tensors, manifest.of_state(state, layout.names, digests, (*state.findings, *found), shard), room)
             if len(head) > room:
                 shift(descriptor, room, len(head), layout.nbytes)
             total += _finish(descriptor, head, layout.nbytes)
     finally:
         for descriptor, *_ in opened:
             os.close(descriptor)
-    return findings, total
+    return found, total
 
 
 def _finish(descriptor: int, head: bytes, data: int) -> int:
@@ -205,6 +205,18 @@ def _stamp(path: str) -> tuple[int, ...]:
     except OSError:
         return (-1,)
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+def check_target(out: str | os.PathLike[str], *, force: bool = False, inputs: Sequence[str | os.PathLike[str] | None] = ()) -> None:
+    """Refuse an output that `write` would refuse, before any work is done.
+
+    Raises:
+        StoreError: it exists, is a folder or an input, or its folder is missing.
+    """
+    target = Path(out)
+    _refuse_targets([target], [os.fspath(path) for path in inputs if path is not None], force=force)
+    if not target.parent.is_dir():
+        raise StoreError("the target folder does not exist", where=str(target.parent), fix="make the folder first")
 
 
 def _refuse_targets(targets: Sequence[Path], sources: Sequence[str], *, force: bool) -> None:
