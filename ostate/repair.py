@@ -13,6 +13,7 @@ from .inspection import finding_document, open_state
 from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
 from .ordering import evidence, keys, recover, resolve
+from .weights import base_weights, find_adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +73,9 @@ def repair(path: str, out: str | None, *, options: Options | None = None, force:
         ReadError, OrderingError, CheckError, StoreError: refused; nothing is written.
     """
     options = options or Options()
-    if out is not None:
-        store.check_target(out, force=force, inputs=(path, options.adapter))
     raw, adapter = read(path, options)
     found = order_of(raw, adapter, options)
-    named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps)
+    named = named_state(raw, found, adapter, {"step": options.step, "betas": options.betas, "eps": options.eps})
     findings = (*checks.run(raw, named, adapter), *found.findings, *_verdict_findings(found, raw))
     _refuse_errors(findings, path)
     named = replace(named, findings=findings)
@@ -99,8 +98,8 @@ def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawSt
     if options.adapter is not None:
         return raw, formats.read_adapter(options.adapter, name=options.adapter_name)
     if options.model is not None:
-        return raw, formats.read_model(options.model)
-    return raw, formats.find_adapter(raw, name=options.adapter_name)
+        return raw, formats.read_adapter(options.model)
+    return raw, find_adapter(raw, name=options.adapter_name)
 
 
 def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Ordering:
@@ -108,7 +107,7 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Orderi
     previous = formats.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
     question = Question(raw=raw, adapter=adapter, base=options.base, order=options.order, adapter_name=options.adapter_name, previous=previous)
     claims, rejected = ordering.claims(question)
-    weights = formats.base_weights(options.base) if options.base is not None else None
+    weights = base_weights(options.base) if options.base is not None else None
     court = resolve.Court(
         raw=raw,
         verify=lambda claim: _hear(claim, raw, adapter, options, previous, weights),

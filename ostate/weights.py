@@ -1,0 +1,66 @@
+"""Which trained weights go with a state: as given, beside it, or inside the checkpoint itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from .errors import ReadError
+from .files import is_remote
+from .formats.adapters import ADAPTER_FILES, INDEX_FILES, MODEL_FILES, adapter_from_weights, read_adapter
+from .model import Adapter, RawState, TensorRef
+
+_INNER = ("optimizer", "global_step", "recipe_state", "state", "pytorch_model_fsdp", "zero", "optim")
+"""How the folders inside a checkpoint begin, that hold its state and not its adapter."""
+
+
+def find_adapter(raw: RawState, *, name: str | None = None) -> Adapter | None:
+    """Return the weights that lie with `raw`: an adapter in its folder or above it within the checkpoint, else its own named weights.
+
+    Raises:
+        ReadError: several adapters, and nothing says which.
+    """
+    for folder in _folders(raw):
+        found = _adapters_in(folder)
+        if name is not None:
+            found = [path for path in found if os.path.basename(path) == name] or found
+        if len(found) > 1:
+            raise ReadError(
+                f"several adapters lie with this state: {', '.join(os.path.relpath(path, folder) for path in found)}",
+                where=folder,
+                fix="say which one: --adapter DIR, or --adapter-name N",
+            )
+        if found:
+            return read_adapter(found[0], name=name)
+    if raw.weights:
+        return adapter_from_weights(raw.weights, path=raw.source, name=name)
+    for folder in _folders(raw):
+        if any(os.path.isfile(os.path.join(folder, file)) for file in (*INDEX_FILES, *MODEL_FILES)):
+            return read_adapter(folder, name=name)
+    return None
+
+
+def base_weights(base: str) -> Mapping[str, TensorRef] | None:
+    """Return the base model's own tensors by name, when the folder holds them; None for a bare configuration."""
+    if not os.path.isdir(base) or not any(os.path.isfile(os.path.join(base, file)) for file in (*INDEX_FILES, *MODEL_FILES)):
+        return None
+    return read_adapter(base).tensors
+
+
+def _folders(raw: RawState) -> list[str]:
+    """The state's folder and those above it that still belong to the checkpoint, innermost first."""
+    if is_remote(raw.source):
+        return []
+    start = str(raw.facts.get("folder") or raw.source)
+    folder = os.path.abspath(start if os.path.isdir(start) else os.path.dirname(start))
+    out = [folder]
+    while os.path.basename(folder).startswith(_INNER) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+        out.append(folder)
+    return out
+
+
+def _adapters_in(folder: str) -> list[str]:
+    """Folders with an adapter file: this one, and those directly below it."""
+    below = sorted(os.path.join(folder, entry) for entry in os.listdir(folder))
+    return [path for path in (folder, *below) if os.path.isdir(path) and any(os.path.isfile(os.path.join(path, file)) for file in ADAPTER_FILES)]

@@ -1,0 +1,62 @@
+"""Every real checkpoint, from file to named file: right, or refused with the reason. Never a wrong name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pytest
+
+import ostate
+from ostate.errors import OstateError
+from ostate.repair import Options, Repaired, repair
+from tests import real
+
+REFUSED: dict[str, str] = {
+    # case -> what the refusal must say
+    "neg_wrong_run": "fit no order of this adapter",
+    "neg_truncated": "ends early|truncated|incomplete|central directory",
+    "ds_z2_rr_universal": "round_robin",
+}
+ROOMS = [(room, name) for room in ("one-process", "long", "distributed") for name in real.names(room)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    done: Repaired | None
+    refused: OstateError | None
+    wrong: tuple[str, ...]
+    """Names whose exp_avg_sq or exp_avg is not the live optimizer's."""
+    missing: tuple[str, ...]
+    """Names that the live optimizer had state for and the file does not."""
+
+
+def outcome(case: real.Case, out: str, options: Options | None = None) -> Outcome:
+    """Repair the case, and compare what was written with the truth by name."""
+    options = options or Options(adapter=str(case.adapter) if case.adapter else None, base=str(case.base) if case.base else None)
+    try:
+        done = repair(str(case.state), out, options=options)
+    except OstateError as error:
+        return Outcome(None, error, (), ())
+    state = ostate.load(out)
+    truth = case.with_state
+    wrong = [name for name in state.parameters if name not in truth]
+    for name in set(truth) & set(state.parameters):
+        for slot in ("exp_avg_sq", "exp_avg"):
+            if slot in state.parameters[name].slots and real.sha256(state.tensor(name, slot)) != truth[name][f"{slot}_sha256"]:
+                wrong.append(name)
+    return Outcome(done, None, tuple(sorted(set(wrong))), tuple(sorted(set(truth) - set(state.parameters))))
+
+
+@pytest.mark.parametrize("name", [name for _, name in ROOMS])
+def test_a_real_checkpoint_is_named_right_or_refused(name, tmp_path):
+    case = real.case(name)
+    seen = outcome(case, str(tmp_path / "named.safetensors"))
+    assert seen.wrong == ()
+    if name in REFUSED:
+        assert seen.refused is not None
+        assert re.search(REFUSED[name], str(seen.refused))
+        assert not list(tmp_path.iterdir())
+    else:
+        assert seen.refused is None, str(seen.refused)
+        assert seen.missing == ()
