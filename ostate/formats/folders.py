@@ -1,0 +1,132 @@
+"""Which file or folder is the state, when a person gives a checkpoint folder: found by what is in it, never by guessing between two."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+
+from ..errors import ReadError, UnknownFormat, UnsafePickle
+from ..files import is_remote
+from .peek import Peek
+from .readers import Reader
+
+MOST_DEPTH = 4
+MOST_LISTED = 10
+_NEVER = (
+    "adapter_model*", "model*.safetensors", "pytorch_model*.bin", "pytorch_lora_weights*", "scheduler*", "rng_state*", "random_states*",
+    "training_args.bin", "scaler*", "*_model_states.pt", "*_optim_states.pt", "*.json", "*.txt", "*.md", "*.yaml", "*.yml", "*.distcp",
+    "*.png", "*.log", "*.jsonl", "*.csv", "*.tfevents.*", "tokenizer*", "*.safetensors", "*.py", "*.model", "merges.txt", "*.gguf", "*.whl",
+)  # fmt: skip
+"""Files that belong to a checkpoint and hold no state by themselves: not opened when a folder is searched."""
+_ACCELERATE = re.compile(r"^optimizer(?:_(\d+))?\.(?:bin|pt)$")
+
+
+def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, optimizer: int | None) -> tuple[Peek, str]:
+    """Return the one file or folder that holds the state, and the row of `readers` that reads it.
+
+    Args:
+        path: what the person gave.
+        readers: the table of layouts.
+        state: which file or folder within `path`, where the person says so.
+        optimizer: which of Accelerate's `optimizer.bin`, `optimizer_1.bin`, …, where there are several.
+
+    Raises:
+        ReadError: no such path.
+        UnknownFormat: no state, or more than one.
+    """
+    target = path if state is None else _within(path, state)
+    seen = Peek(target, asked=path)
+    if not is_remote(target) and not os.path.exists(target):
+        raise ReadError("no such file or folder", where=target, fix="check the path")
+    if not seen.is_folder:
+        return seen, reader_of(seen, readers)
+    found = list(_search(seen, readers, 0))
+    if len(found) > 1 and optimizer is not None:
+        found = _numbered(found, optimizer) or found
+    if not found:
+        raise UnknownFormat(
+            "no optimizer state in this folder or below it",
+            where=target,
+            fix="give the checkpoint folder that holds optimizer.pt; the trainer writes none with save_only_model or after the last epoch",
+        )
+    if len(found) > 1:
+        listed = ", ".join(os.path.relpath(one.path, target) for one, _ in found[:MOST_LISTED])
+        more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
+        raise UnknownFormat(f"{len(found)} states in this folder: {listed}{more}", where=target, fix="give one of them, or choose with --state FILE")
+    return found[0]
+
+
+def _within(path: str, state: str) -> str:
+    inside = os.path.join(path, state)
+    return inside if not is_remote(path) and os.path.exists(inside) else state
+
+
+def reader_of(seen: Peek, readers: Mapping[str, Reader]) -> str:
+    """Return the row that reads this file or folder.
+
+    Raises:
+        UnknownFormat: none does, or more than one.
+        ReadError: the file is damaged.
+    """
+    rows = [name for name, reader in readers.items() if reader.accepts(seen)]
+    if not rows:
+        raise UnknownFormat("no optimizer state in this file", where=seen.path, fix="give the optimizer file or its checkpoint folder")
+    if len(rows) > 1:
+        raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")
+    return rows[0]
+
+
+def _search(seen: Peek, readers: Mapping[str, Reader], depth: int) -> Iterator[tuple[Peek, str]]:
+    """Yield the states that lie in the folder itself or, where none does, in the folders below it."""
+    rows = [name for name, reader in readers.items() if reader.folder and reader.accepts(seen)]
+    if len(rows) > 1:
+        raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")
+    here = [(seen, rows[0])] if rows else []
+    if not rows:
+        here += list(_files(seen, readers))
+    if here:
+        yield from here
+        return
+    if depth < MOST_DEPTH:
+        for name in _folders(seen):
+            yield from _search(Peek(os.path.join(seen.path, name), asked=seen.asked), readers, depth + 1)
+
+
+def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, str]]:
+    for name in seen.names:
+        path = os.path.join(seen.path, name)
+        if name.startswith(".") or any(fnmatchcase(name, pattern) for pattern in _NEVER) or not os.path.isfile(path):
+            continue
+        one = Peek(path, asked=seen.asked, folder=seen.path)
+        wanted = name.startswith("optimizer")
+        try:
+            rows = [row for row, reader in readers.items() if not reader.folder and (wanted or one.is_torch) and reader.accepts(one)]
+        except UnsafePickle:
+            if wanted:
+                raise
+            continue
+        if rows:
+            yield one, rows[0]
+
+
+def _folders(seen: Peek) -> list[str]:
+    """Return the folders to look into; where `latest` names one, the other steps beside it are left alone."""
+    folders = [name for name in seen.names if not name.startswith(".") and os.path.isdir(os.path.join(seen.path, name))]
+    tags = {_tag(os.path.join(seen.path, file)) for file in ("latest", "latest_universal") if file in seen.names} & set(folders)
+    return [name for name in folders if name in tags or not (tags and name.startswith("global_step"))]
+
+
+def _tag(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(4096).strip()
+    except OSError as error:
+        raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the permissions") from error
+
+
+def _numbered(found: list[tuple[Peek, str]], optimizer: int) -> list[tuple[Peek, str]]:
+    """Return Accelerate's file of that number: `optimizer.bin` is 0."""
+    marks = [(_ACCELERATE.match(os.path.basename(one.path)), one, row) for one, row in found]
+    return [(one, row) for mark, one, row in marks if mark is not None and int(mark[1] or 0) == optimizer]

@@ -1,0 +1,92 @@
+"""One safe look at a path, shared by all readers: names in a folder, or what a file holds, each read at most once."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import Any
+
+from ..errors import ReadError
+from ..files import is_remote, read_at, size_of
+from ..model import TensorRef
+from .facts import facts_of
+from .sidecars import sidecar_of
+from .torchsave import Stored, load
+
+
+class Peek:
+    """A file or folder, looked into without running anything of it. Everything is read when first asked for."""
+
+    def __init__(self, path: str, asked: str | None = None, folder: str | None = None) -> None:
+        self.path = path
+        self.asked = path if asked is None else asked
+        """The path that the person gave."""
+        self.folder = folder if folder is not None else (path if self.is_folder else os.path.dirname(path) or ".")
+        """The checkpoint folder, as far as known."""
+
+    @cached_property
+    def is_folder(self) -> bool:
+        """True for a folder."""
+        return not is_remote(self.path) and os.path.isdir(self.path)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What lies in the folder, sorted; nothing for a file."""
+        if not self.is_folder:
+            return ()
+        try:
+            return tuple(sorted(os.listdir(self.path)))
+        except OSError as error:
+            raise ReadError(f"cannot list the folder: {error.strerror}", where=self.path, fix="check the permissions") from error
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first 512 bytes of a file; nothing for a folder."""
+        return b"" if self.is_folder else read_at(self.path, 0, min(512, size_of(self.path)))
+
+    @property
+    def is_torch(self) -> bool:
+        """True when the file starts as torch.save's do."""
+        return self.head[:4] == b"PK\3\4" or self.head[2:15] == _LEGACY
+
+    @cached_property
+    def stored(self) -> Stored:
+        """What the torch.save file holds.
+
+        Raises:
+            ReadError: it is none, or damaged.
+            UnsafePickle: it asks for a class that no state needs.
+        """
+        return load(self.path)
+
+    @property
+    def value(self) -> Any:
+        """The plain data of a torch.save file; None for anything else."""
+        return self.stored.value if self.is_torch else None
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Top-level keys of a torch.save file."""
+        return frozenset(key for key in self.value if type(key) is str) if type(self.value) is dict else frozenset()
+
+    @cached_property
+    def header(self) -> tuple[dict[str, TensorRef], dict[str, str]]:
+        """Tensors and metadata of a safetensors file; empty for anything else."""
+        if self.is_folder or self.head[8:9] != b"{":
+            return {}, {}
+        from .safetensors_file import read_all
+
+        return read_all(self.path)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the checkpoint folder's small files say."""
+        return facts_of(self.folder)
+
+    @cached_property
+    def sidecar(self) -> tuple[str, list[list[str]]] | None:
+        """File name and names by group, of a names file beside the state; None where there is none."""
+        return sidecar_of(self.path if self.is_folder else os.path.dirname(self.path) or ".")
+
+
+_LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
