@@ -7,9 +7,12 @@ import sys
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from ostate import __version__
 from ostate.errors import OstateError
+
+from .screen import loudness_options, say_error
 
 COMMANDS: dict[str, str] = {
     # name -> one line for `ostate --help`; the command lies in ostate/cli/<name>.py as `command`
@@ -18,7 +21,9 @@ COMMANDS: dict[str, str] = {
     "repair": "Write a state under its parameters' names, proven from the numbers.",
     "verify": "Do these numbers belong to this adapter, under these names?",
     "validate": "Check that a named file is sound.",
+    "report": "Draw the same facts as one page of pictures.",
     "demo": "Train a tiny LoRA here, break its state, repair it, probe it.",
+    "completion": "Print a shell's completion script.",
 }
 
 
@@ -32,6 +37,8 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"ostate.cli.{cmd_name}").command
+        if not any(param.name == "quiet" for param in command.params):
+            command.params += loudness_options()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -42,11 +49,11 @@ class _Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except OstateError as error:
-            click.echo(f"Error: {error}", err=True)
+            say_error(error)
             ctx.exit(3)
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "OSTATE"})
+@click.group(cls=_Lazy, params=[*loudness_options()], context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "OSTATE"})
 @click.version_option(__version__, prog_name="ostate")
 def main() -> None:
     """Give a saved optimizer state its parameter names back.
@@ -71,6 +78,9 @@ class _Path(click.ParamType):
         if "://" not in text and not os.path.exists(text):
             self.fail(f"'{text}' does not exist.", param, ctx)
         return text
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
 
 
 PATH = _Path()

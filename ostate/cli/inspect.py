@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from . import PATH, finish
+from .screen import show
 
 
 @click.command()
@@ -23,15 +24,8 @@ def command(path: str, adapter: str | None, values: bool, state: str | None, opt
         ostate inspect checkpoint-500/optimizer.pt --adapter checkpoint-500 --json
     """
     from ostate import inspection
+    from ostate.report import inspection_text
 
     seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer)
-    document = inspection.as_document(seen)
-    if as_json:
-        import json
-
-        click.echo(json.dumps(document, indent=1))
-    else:
-        from ostate.report import inspection_text
-
-        click.echo("\n".join(inspection_text.lines(document)))
+    show(inspection.as_document(seen), inspection_text.blocks, as_json=as_json)
     finish(any(finding.severity != "note" for finding in seen.findings))

@@ -8,6 +8,7 @@ import click
 
 from . import PATH, finish
 from .options import Betas, naming, options_of
+from .screen import show
 
 
 @click.command()
@@ -40,11 +41,5 @@ def command(path: str, dry_run: bool, force: bool, as_json: bool, out: str | Non
     if out is None and not dry_run:
         raise click.UsageError("say where to write: -o OUT (or --dry-run to write nothing)")
     done = program.repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
-    document = program.repair_document(path, done)
-    if as_json:
-        import json
-
-        click.echo(json.dumps(document, indent=1))
-    else:
-        click.echo("\n".join(verdict_text.lines(document)))
+    show(program.repair_document(path, done), verdict_text.blocks, as_json=as_json)
     finish(not done.settled)

@@ -8,6 +8,7 @@ import click
 
 from . import PATH, finish
 from .options import naming, options_of
+from .screen import show
 
 
 @click.command()
@@ -29,10 +30,5 @@ def command(path: str, as_json: bool, **chosen: Any) -> None:
     from ostate.report import verdict_text
 
     document = program.verify_document(path, program.verify(path, options=options_of(chosen)))
-    if as_json:
-        import json
-
-        click.echo(json.dumps(document, indent=1))
-    else:
-        click.echo("\n".join(verdict_text.lines(document)))
+    show(document, verdict_text.blocks, as_json=as_json)
     finish(document["ordering"]["verdict"] not in ("verified", "recovered"))

@@ -1,4 +1,4 @@
-"""What `ostate inspect` prints: the inspect document as text."""
+"""What `ostate inspect` says: the inspect document as blocks."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ostate.report.text import document_findings, hyper_text, number, printable, ranges, shorten, table
+from ostate.report.blocks import Block, Facts, Line, Table, cells, found
+from ostate.report.text import hyper_text, number, plain, printable, ranges, shorten
 
 _HYPER = ("lr", "initial_lr", "betas", "eps", "weight_decay")
+_ROWS = 24
+"""Rows of the slot table before it is cut, unless all are asked for."""
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
-    """Return the lines for one inspect document."""
+    """Return the plain lines for one inspect document."""
+    return plain(blocks(document))
+
+
+def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
+    """Return what one inspect document says; `full` leaves nothing out."""
     entries = document["entries"]
-    out = [printable(document["source"]), *_summary(document), "", *_groups(document)]
-    slots = _slots(entries)
-    if slots:
-        out += ["", *table(slots, ("slot", "dtype", "encoding", "shape", "count"))]
+    out: list[Block] = [Line(document["source"], "title"), _summary(document, full), Line(), _groups(document)]
+    if any(entry["slots"] for entry in entries):
+        out += [Line(), *_slots(entries, full)]
     if document["fit"]:
-        out += ["", *_fit(document["fit"])]
+        out += [Line(), *_fit(document["fit"], full)]
     if document["values"]:
-        out += ["", *_values(document["values"])]
+        out += [Line(), _values(document["values"])]
     if document["findings"]:
-        out += ["", *document_findings(document["findings"])]
+        out += [Line(), *found(document["findings"])]
     return out
 
 
-def _summary(document: Mapping[str, Any]) -> list[str]:
+def _summary(document: Mapping[str, Any], full: bool) -> Facts:
     entries = document["entries"]
     names = [entry["name"] for entry in entries if entry["name"]]
     rows = [
@@ -35,12 +42,12 @@ def _summary(document: Mapping[str, Any]) -> list[str]:
         ("optimizer", document["optimizer"]),
         ("positions", f"{document['positions']}, {document['with_state']} with state"),
         ("step", _steps(entries)),
-        ("names", f"recorded ({document['names']}): {printable(shorten(names))}" if names else "none in the file, positions only"),
+        ("names", f"recorded ({document['names']}): {shorten(names, 0 if full else 6)}" if names else "none in the file, positions only"),
     ]
     step = document["facts"].get("global_step")
     if step is not None:
         rows.append(("trainer", f"global_step {step}"))
-    return [f"  {title:<9}  {text}" for title, text in rows]
+    return Facts(tuple(rows))
 
 
 def _steps(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -50,10 +57,10 @@ def _steps(entries: Sequence[Mapping[str, Any]]) -> str:
     return number(float(steps[0])) if len(steps) == 1 else f"{steps[0]:g} to {steps[-1]:g}"
 
 
-def _groups(document: Mapping[str, Any]) -> list[str]:
+def _groups(document: Mapping[str, Any]) -> Table:
     with_state = {entry["position"] for entry in document["entries"] if entry["slots"]}
     rows = [
-        (
+        cells(
             group["index"],
             ranges(sorted(group["positions"])),
             sum(1 for position in group["positions"] if position in with_state),
@@ -61,32 +68,33 @@ def _groups(document: Mapping[str, Any]) -> list[str]:
         )
         for group in document["groups"]
     ]
-    return table(rows, ("group", "positions", "with state", *_HYPER))
+    return Table(("group", "positions", "with state", *_HYPER), tuple(rows))
 
 
-def _slots(entries: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:
+def _slots(entries: Sequence[Mapping[str, Any]], full: bool) -> list[Block]:
     counted: Counter[tuple[str, str, str, str]] = Counter()
     for entry in entries:
         for name, slot in entry["slots"].items():
             shape = "x".join(map(str, slot["shape"])) or "scalar"
             counted[(name, slot["dtype"], slot["encoding"], shape)] += 1
     ordered = sorted(counted.items(), key=lambda row: (row[0][0], -row[1], row[0][3]))
-    shown: list[tuple[object, ...]] = [(*key, count) for key, count in ordered[:24]]
+    shown = ordered if full else ordered[:_ROWS]
+    out: list[Block] = [Table(("slot", "dtype", "encoding", "shape", "count"), tuple(cells(*key, count) for key, count in shown))]
     if len(ordered) > len(shown):
-        shown.append((f"(+{len(ordered) - len(shown)} more)", "", "", "", ""))
-    return shown
-
-
-def _fit(fit: Mapping[str, Any]) -> list[str]:
-    matched = f"{fit['matched']} of {fit['with_state']} positions with state find a tensor of their shape"
-    out = [f"  adapter  {printable(fit['adapter'])}: {matched} ({fit['tensors']} tensors)"]
-    for title, left in (("only in the state", fit["only_state"]), ("only in the adapter", fit["only_adapter"])):
-        if left:
-            out.append(f"    {title}: " + ", ".join(f"{count} of {shape}" for shape, count in list(left.items())[:8]))
+        out.append(Line(f"  ({len(ordered) - len(shown)} more rows: -v shows all)", "dim"))
     return out
 
 
-def _values(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    columns = list(next(iter(values.values())))
-    rows = [(slot, *(number(stats[column]) for column in columns)) for slot, stats in values.items()]
-    return table(rows, ("slot", *columns))
+def _fit(fit: Mapping[str, Any], full: bool) -> list[Block]:
+    matched = f"{fit['matched']} of {fit['with_state']} positions with state find a tensor of their shape"
+    whole = fit["matched"] == fit["with_state"] == fit["tensors"]
+    out: list[Block] = [Line(f"  adapter  {printable(fit['adapter'])}: {matched} ({fit['tensors']} tensors)", "good" if whole else "warning")]
+    for title, left in (("only in the state", fit["only_state"]), ("only in the adapter", fit["only_adapter"])):
+        if left:
+            out.append(Line(f"    {title}: " + ", ".join(f"{count} of {shape}" for shape, count in list(left.items())[: None if full else 8])))
+    return out
+
+
+def _values(values: Mapping[str, Mapping[str, Any]]) -> Table:
+    columns = tuple(next(iter(values.values())))
+    return Table(("slot", *columns), tuple(cells(slot, *(number(stats[column]) for column in columns)) for slot, stats in values.items()))

@@ -1,4 +1,4 @@
-"""Plain text for people: tables without a library, names shortened by what they share."""
+"""Plain text for people and pipes: tables without a library, names shortened by what they share."""
 
 from __future__ import annotations
 
@@ -6,33 +6,60 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_MARK = {"note": "note", "warning": "WARNING", "error": "ERROR"}
-_ORDER = {"error": 0, "warning": 1, "note": 2}
+from ostate.report.blocks import Block, Facts, Found, Line, Table
+
+MARK = {"note": "note", "warning": "WARNING", "error": "ERROR"}
+_NUMBER = re.compile(r"-?[\d.,e+-]+%?|-|nan|-?inf")
+_WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+def plain(blocks: Iterable[Block], *, most: int = 6) -> list[str]:
+    """Return blocks as lines, never wrapped; a finding names at most `most` folded names (0: all)."""
+    lines: list[str] = []
+    for block in blocks:
+        if isinstance(block, Line):
+            lines.append(printable(block.text))
+        elif isinstance(block, Facts):
+            lines += facts(block)
+        elif isinstance(block, Table):
+            lines += table(block.rows, block.head)
+        else:
+            lines += finding(block, most=most)
+    return lines
+
+
+def facts(block: Facts) -> list[str]:
+    """Return title and text, a line each, the texts aligned."""
+    width = max((len(title) for title, _ in block.rows), default=0)
+    return [f"  {title:<{width}}  {printable(text)}" for title, text in block.rows]
+
+
+def finding(block: Found, *, most: int = 6) -> list[str]:
+    """Return a finding as what, which, fix."""
+    lines = [f"{MARK[block.severity]}: {printable(block.text)}"]
+    if block.names:
+        lines.append(f"  which: {printable(shorten(block.names, most))}")
+    if block.fix:
+        lines.append(f"  fix: {printable(block.fix)}")
+    return lines
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str], indent: str = "  ") -> list[str]:
     """Return the lines of a table with aligned columns; numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(title), *(len(row[i]) for row in cells)) if cells else len(title) for i, title in enumerate(head)]
-    right = [bool(cells) and all(re.fullmatch(r"-?[\d.,e+-]+%?|-", row[i]) for row in cells) for i in range(len(head))]
+    shown = [[printable(str(cell)) for cell in row] for row in rows]
+    widths = [max(len(title), *(len(row[i]) for row in shown)) if shown else len(title) for i, title in enumerate(head)]
+    right = numeric(shown, len(head))
 
     def line(values: Sequence[str]) -> str:
         padded = (value.rjust(width) if to_right else value.ljust(width) for value, width, to_right in zip(values, widths, right))
         return (indent + "  ".join(padded)).rstrip()
 
-    return [line(list(head)), *(line(row) for row in cells)]
+    return [line(list(head)), *(line(row) for row in shown)]
 
 
-def document_findings(findings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return findings (as the schemas describe them) as lines, the worst first: what, which, and what to do."""
-    lines = []
-    for finding in sorted(findings, key=lambda one: _ORDER[one["severity"]]):
-        lines.append(f"{_MARK[finding['severity']]}: {printable(finding['text'])}")
-        if finding["names"]:
-            lines.append(f"  which: {printable(shorten(finding['names']))}")
-        if finding["fix"]:
-            lines.append(f"  fix: {printable(finding['fix'])}")
-    return lines
+def numeric(rows: Sequence[Sequence[str]], columns: int) -> list[bool]:
+    """Tell for each column whether all its cells are numbers, which stand to the right."""
+    return [bool(rows) and all(_NUMBER.fullmatch(row[i]) for row in rows) for i in range(columns)]
 
 
 def hyper_text(hyper: Mapping[str, Any], key: str) -> str:
@@ -65,34 +92,32 @@ def ranges(positions: Sequence[int]) -> str:
 def shorten(names: Sequence[str], most: int = 6) -> str:
     """Return names folded by what they share: `layers.{0..31}.self_attn.{q,v}_proj.lora_{A,B}.weight`.
 
-    Names that differ in one dotted component are joined, component by component; what cannot be joined is listed, at most `most` of them.
+    Names that differ in one dotted component are joined, component by component; what cannot be joined is listed, at most `most` of them (0: all).
     """
     folded = {tuple(name.split(".")) for name in names}
     width = max((len(parts) for parts in folded), default=0)
     for column in range(width):
         folded = _fold(folded, column)
     texts = sorted(".".join(parts) for parts in folded)
-    more = len(texts) - most
-    return ", ".join(texts[:most]) + (f", … ({more} more)" if more > 0 else "")
+    more = len(texts) - most if most else 0
+    return ", ".join(texts[: most or None]) + (f", … ({more} more)" if more > 0 else "")
 
 
 def _fold(names: set[tuple[str, ...]], column: int) -> set[tuple[str, ...]]:
     by_rest: dict[tuple[str, ...], set[str]] = {}
+    short = set()
     for parts in names:
         if column < len(parts):
-            by_rest.setdefault((*parts[:column], "\0", *parts[column + 1 :]), set()).add(parts[column])
+            by_rest.setdefault((*parts[:column], *parts[column + 1 :]), set()).add(parts[column])
         else:
-            by_rest.setdefault(parts, set())
-    out = set()
-    for rest, values in by_rest.items():
-        out.add(tuple(_joined(values) if part == "\0" else part for part in rest))
-    return out
+            short.add(parts)
+    return short | {(*rest[:column], _joined(values), *rest[column:]) for rest, values in by_rest.items()}
 
 
 def _joined(values: set[str]) -> str:
     if len(values) == 1:
         return next(iter(values))
-    if all(value.isdigit() for value in values):
+    if all(_WHOLE.fullmatch(value) for value in values):
         return "{" + ranges(sorted(map(int, values))).replace("-", "..").replace(", ", ",") + "}"
     first = sorted(values)
     head = _common(first)
@@ -107,9 +132,11 @@ def _common(values: Sequence[str]) -> str:
     return low[:size]
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
-
-
 def printable(text: str) -> str:
-    """Return `text` with control characters and terminal escapes made visible, for names that come from a file."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    """Return `text` with whatever is not a visible character or a plain space made visible, as Python would write it.
+
+    Names come from files: terminal escapes, line breaks, direction marks, zero-width signs and lone surrogates must not reach a screen.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,39 +1,55 @@
-"""What `ostate repair` and `ostate verify` print: their documents as text."""
+"""What `ostate repair` and `ostate verify` say: their documents as blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ostate.report.text import document_findings, number, printable, shorten, table
+from ostate.report.blocks import Block, Facts, Line, Table, Tone, cells, found
+from ostate.report.text import number, plain
 
-_MEANING = {
+MEANING = {
     "verified": "the numbers prove every name",
     "recovered": "no source of names stood; the numbers alone give the whole order",
     "partial": "the numbers prove some names; the others are listed below",
     "unverified": "nothing confirms the names: treat them as an assumption",
 }
+TONE: dict[str, Tone] = {"verified": "good", "recovered": "good", "partial": "warning", "unverified": "warning"}
+_LOSERS = 4
+"""Orders that lost, shown unless all are asked for."""
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
-    """Return the lines for one repair or verify document."""
-    found = document["ordering"]
-    out = [f"{found['verdict']}: {_MEANING[found['verdict']]}"]
-    margin = "" if found["margin"] is None else f", smallest margin {found['margin']:.3g}"
-    tests = f" (tests: {', '.join(found['tests'])}{margin})" if found["tests"] else ""
-    out.append(f"  names      {found['named']} from {found['source']}: {printable(found['rule'])}{tests}")
-    out += [f"  not taken  {printable(loser['rule'])}: {printable(loser['reason'])}" for loser in found["rejected"][:4]]
-    out += [f"  silent     {test}: {printable(why)}" for test, why in found["silent"].items()]
-    if document["document"] == "ostate-verify" and found["weakest"]:
+    """Return the plain lines for one repair or verify document."""
+    return plain(blocks(document))
+
+
+def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
+    """Return what one repair or verify document says; `full` leaves nothing out."""
+    ordering = document["ordering"]
+    out: list[Block] = [Line(f"{ordering['verdict']}: {MEANING[ordering['verdict']]}", TONE[ordering["verdict"]]), _origin(ordering, full)]
+    if ordering["weakest"] and (full or document["document"] == "ostate-verify"):
         rows = [
-            (printable(shorten([pair["name"]])), pair["position"], number(pair["score"]), printable(pair["rival"] or "-"), number(pair["margin"]))
-            for pair in found["weakest"]
+            cells(pair["name"], pair["position"], number(pair["score"]), pair["rival"] or "-", number(pair["margin"])) for pair in ordering["weakest"]
         ]
-        out += ["", "  weakest pairs", *table(rows, ("name", "position", "score", "best rival", "margin"))]
+        out += [Line(), Line("  weakest pairs"), Table(("name", "position", "score", "best rival", "margin"), tuple(rows))]
     if document["findings"]:
-        out += ["", *document_findings(document["findings"])]
+        out += [Line(), *found(document["findings"])]
     if document.get("out"):
-        out += ["", *(f"wrote {printable(file)}: {document['parameters']} parameters by name" for file in document["out"])]
+        out += [Line(), *(Line(f"wrote {file}: {document['parameters']} parameters by name", "good") for file in document["out"])]
     elif document["document"] == "ostate-repair":
-        out += ["", "nothing written (--dry-run)"]
+        out += [Line(), Line("nothing written (--dry-run)", "dim")]
     return out
+
+
+def _origin(ordering: Mapping[str, Any], full: bool) -> Facts:
+    margin = "" if ordering["margin"] is None else f", smallest margin {_short(ordering['margin'])}"
+    tests = f" (tests: {', '.join(ordering['tests'])}{margin})" if ordering["tests"] else ""
+    rows = [("names", f"{ordering['named']} from {ordering['source']}: {ordering['rule']}{tests}")]
+    rows += [("not taken", f"{loser['rule']}: {loser['reason']}") for loser in ordering["rejected"][: None if full else _LOSERS]]
+    rows += [("silent", f"{test}: {why}") for test, why in ordering["silent"].items()]
+    return Facts(tuple(rows))
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

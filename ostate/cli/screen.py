@@ -1,0 +1,152 @@
+"""How a command speaks: data to stdout, words to stderr; colour and rules for a terminal, plain text for a pipe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+import click
+
+from ostate.errors import OstateError
+
+if TYPE_CHECKING:
+    from ostate.report.blocks import Block
+
+Step = Callable[[int, int], None]
+"""(done, total), in the unit that `progress` was told; called as often as the work likes."""
+
+_LOUDNESS = "ostate.loudness"
+_PATIENCE = 1.0
+"""Seconds of silence before a progress bar appears."""
+
+
+class Blocks(Protocol):
+    """A function of the report room that turns a document into blocks."""
+
+    def __call__(self, document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
+        """Return what the document says."""
+
+
+def loudness_options() -> list[click.Option]:
+    """Return `-q` and `-v`, for the group and for every command."""
+
+    def keep(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if not value:
+            return
+        loudness = -1 if param.name == "quiet" else 1
+        if ctx.meta.get(_LOUDNESS, loudness) != loudness:
+            raise click.UsageError("-q and -v say opposite things: give one", ctx)
+        ctx.meta[_LOUDNESS] = loudness
+
+    return [
+        click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=keep, help="Only warnings and errors."),
+        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=keep, help="Every row and name; where an error comes from."),
+    ]
+
+
+def loudness() -> int:
+    """Return -1 under `-q`, 1 under `-v`, else 0."""
+    ctx = click.get_current_context(silent=True)
+    return int(ctx.meta.get(_LOUDNESS, 0)) if ctx is not None else 0
+
+
+def show(document: Mapping[str, Any], blocks: Blocks, *, as_json: bool = False) -> None:
+    """Print a document: as JSON, or as text in the way the receiver can take it."""
+    if as_json:
+        from ostate.report.json_text import as_json as text_of
+
+        click.echo(text_of(document))
+        return
+    said = blocks(document, full=loudness() > 0)
+    if loudness() < 0:
+        say([block for block in said if getattr(block, "severity", "note") != "note"], err=True)
+    else:
+        say(said)
+
+
+def say(blocks: list[Block], *, err: bool = False) -> None:
+    """Print blocks to stdout, or to stderr."""
+    if not blocks:
+        return
+    stream = sys.stderr if err else sys.stdout
+    most = 0 if loudness() > 0 else 6
+    if is_terminal(stream):
+        from ostate.report.rich_text import rendered
+
+        width = shutil.get_terminal_size().columns
+        _echo(rendered(blocks, width=width, colour=wants_colour(stream), most=most).rstrip("\n"), err=err)
+    else:
+        from ostate.report.text import plain
+
+        _echo("\n".join(plain(blocks, most=most)), err=err)
+
+
+def say_error(error: OstateError) -> None:
+    """Print what, where and fix to stderr; under `-v` also where it comes from."""
+    from ostate.report.text import printable
+
+    mark = click.style("Error:", fg="red", bold=True) if wants_colour(sys.stderr) else "Error:"
+    lines = [f"{mark} {printable(error.what)}"]
+    if error.where:
+        lines.append(f"  at:  {printable(error.where)}")
+    if error.fix:
+        lines.append(f"  fix: {printable(error.fix)}")
+    if loudness() > 0:
+        import traceback
+
+        lines += ["", *(printable(line) for whole in traceback.format_exception(error) for line in whole.splitlines())]
+    _echo("\n".join(lines), err=True)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Tell whether a person looks at the stream; FORCE_COLOR says yes, TERM=dumb no."""
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Tell whether colour may be used (https://no-color.org: any value that is not empty forbids it)."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+@contextmanager
+def progress(title: str, *, unit: str = "bytes") -> Iterator[Step | None]:
+    """Give a callback that draws a bar with rate and time left on stderr once the work has taken a second; None where nobody would see it.
+
+    Args:
+        title: what is being done.
+        unit: `bytes`, or what is counted.
+    """
+    if loudness() < 0 or not is_terminal(sys.stderr):
+        yield None
+        return
+    began = time.monotonic()
+    bar: list[Any] = []
+
+    def step(done: int, total: int) -> None:
+        if not bar:
+            if time.monotonic() - began < _PATIENCE:
+                return
+            from ostate.report.bar import bar as new_bar
+
+            bar.append(new_bar(title, total, unit=unit))
+        bar[0].update(0, completed=done, total=total)
+
+    try:
+        yield step
+    finally:
+        if bar:
+            bar[0].stop()
+
+
+def _echo(text: str, *, err: bool) -> None:
+    """Print; a stream that cannot write a sign gets its escape instead of a crash."""
+    stream = sys.stderr if err else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, color=wants_colour(stream) or None)

@@ -1,0 +1,60 @@
+"""What a command has to say, before anyone decides how it looks: lines, facts, tables, findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Tone = Literal["", "title", "good", "warning", "error", "dim"]
+
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of words; an empty one parts two blocks."""
+
+    text: str = ""
+    tone: Tone = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Rows of a short title and a text."""
+
+    rows: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under a head; each cell is text already."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One finding: what, which parameters, what to do."""
+
+    severity: Literal["note", "warning", "error"]
+    text: str
+    names: tuple[str, ...] = ()
+    fix: str = ""
+
+
+Block = Line | Facts | Table | Found
+
+
+def cells(*values: object) -> tuple[str, ...]:
+    """Return a row of a table as text."""
+    return tuple(map(str, values))
+
+
+def found(findings: Iterable[Mapping[str, Any]]) -> list[Block]:
+    """Return findings (as the schemas describe them) as blocks, the worst first."""
+    return [
+        Found(finding["severity"], finding["text"], tuple(finding["names"]), finding["fix"])
+        for finding in sorted(findings, key=lambda one: _ORDER[one["severity"]])
+    ]
