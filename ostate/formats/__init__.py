@@ -1,6 +1,6 @@
 """READ: from a path to a `RawState`. One module a layout, one row a module; nothing of a file is ever run.
 
-A new layout is a module with `detect(seen: Peek) -> bool` and `read(seen: Peek, optimizer: int | None) -> RawState`, and a row here.
+A new layout is a module with `detect` and `read` as `readers.Reader` says, and a row here.
 """
 
 from __future__ import annotations

@@ -10,7 +10,21 @@ from typing import Any
 from ..files import is_remote
 
 MOST_BYTES = 1 << 26
+_MARKS = ("trainer_state.json", "adapter_config.json", "config.json")
 _README = re.compile(r"\b(PEFT|Transformers)\s*:?\s*v?(\d+\.\d+[\w.]*)")
+
+
+def checkpoint_folder(place: str) -> str:
+    """Return the checkpoint folder that `place`, where the state lies, belongs to.
+
+    A state may lie a level or two below it (`optimizer_0`, `global_step5`, `recipe_state`): the nearest folder with the trainer's files is it.
+    """
+    folder = place
+    for _ in range(3):
+        if is_remote(folder) or any(os.path.isfile(os.path.join(folder, mark)) for mark in _MARKS):
+            return folder
+        folder = os.path.dirname(os.path.abspath(folder))
+    return place
 
 
 def facts_of(folder: str) -> dict[str, Any]:
@@ -21,13 +35,10 @@ def facts_of(folder: str) -> dict[str, Any]:
     step = _json(os.path.join(folder, "trainer_state.json")).get("global_step")
     if type(step) is int:
         facts["global_step"] = step
-    for file, key, fact in (
-        ("config.json", "transformers_version", "transformers_version"),
-        ("adapter_config.json", "peft_version", "peft_version"),
-    ):
+    for file, key in (("config.json", "transformers_version"), ("adapter_config.json", "peft_version")):
         version = _json(os.path.join(folder, file)).get(key)
         if type(version) is str:
-            facts[fact] = version
+            facts[key] = version
     for library, version in _README.findall(_text(os.path.join(folder, "README.md"))):
         facts.setdefault(f"{library.lower()}_version", version)
     return facts

@@ -99,7 +99,7 @@ def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, st
         path = os.path.join(seen.path, name)
         if name.startswith(".") or any(fnmatchcase(name, pattern) for pattern in _NEVER) or not os.path.isfile(path):
             continue
-        one = Peek(path, asked=seen.asked, folder=seen.path)
+        one = Peek(path, asked=seen.asked)
         wanted = name.startswith("optimizer")
         try:
             rows = [row for row, reader in readers.items() if not reader.folder and (wanted or one.is_torch) and reader.accepts(one)]

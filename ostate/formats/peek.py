@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ReadError
 from ..files import is_remote, read_at, size_of
 from ..model import TensorRef
-from .facts import facts_of
+from .facts import checkpoint_folder, facts_of
 from .sidecars import sidecar_of
 from .torchsave import Stored, load
 
@@ -17,17 +17,20 @@ from .torchsave import Stored, load
 class Peek:
     """A file or folder, looked into without running anything of it. Everything is read when first asked for."""
 
-    def __init__(self, path: str, asked: str | None = None, folder: str | None = None) -> None:
+    def __init__(self, path: str, asked: str | None = None) -> None:
         self.path = path
         self.asked = path if asked is None else asked
         """The path that the person gave."""
-        self.folder = folder if folder is not None else (path if self.is_folder else os.path.dirname(path) or ".")
-        """The checkpoint folder, as far as known."""
 
     @cached_property
     def is_folder(self) -> bool:
         """True for a folder."""
         return not is_remote(self.path) and os.path.isdir(self.path)
+
+    @property
+    def place(self) -> str:
+        """The folder, or the folder that the file lies in."""
+        return self.path if self.is_folder else os.path.dirname(self.path) or "."
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -81,12 +84,12 @@ class Peek:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What the checkpoint folder's small files say."""
-        return facts_of(self.folder)
+        return facts_of(checkpoint_folder(self.place))
 
     @cached_property
     def sidecar(self) -> tuple[str, list[list[str]]] | None:
         """File name and names by group, of a names file beside the state; None where there is none."""
-        return sidecar_of(self.path if self.is_folder else os.path.dirname(self.path) or ".")
+        return sidecar_of(self.place)
 
 
 _LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")

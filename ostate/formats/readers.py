@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
+from types import ModuleType
 
 from ..model import RawState
 from .peek import Peek
@@ -12,7 +13,11 @@ from .peek import Peek
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """A layout on disk. Its module has `detect(seen: Peek) -> bool` and `read(seen: Peek, optimizer: int | None) -> RawState`."""
+    """A layout on disk, and the module that reads it.
+
+    A folder's module has `detect(folder: str) -> bool` and `read(folder: str, *, optimizer: int | None = None) -> RawState`.
+    A file's module has the same two with a `Peek` in place of the path, so that a file is opened once.
+    """
 
     module: str
     """Name within `ostate.formats`."""
@@ -27,9 +32,13 @@ class Reader:
             return False
         if not all(any(fnmatchcase(name, mark) for name in seen.names) for mark in self.marks):
             return False
-        return bool(import_module(f"{__package__}.{self.module}").detect(seen))
+        return bool(self._module.detect(seen.path if self.folder else seen))
 
     def read(self, seen: Peek, optimizer: int | None) -> RawState:
         """Return the state exactly as stored."""
-        state: RawState = import_module(f"{__package__}.{self.module}").read(seen, optimizer)
-        return state
+        state: RawState = self._module.read(seen.path if self.folder else seen, optimizer=optimizer)
+        return replace(state, source=seen.asked, facts={**seen.facts, **state.facts})
+
+    @property
+    def _module(self) -> ModuleType:
+        return import_module(f"{__package__}.{self.module}")

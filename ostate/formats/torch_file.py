@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..errors import ReadError, UnknownFormat
+from ..errors import UnknownFormat
 from ..model import RawState, TensorRef
 from .machine import Inert
 from .peek import Peek
@@ -37,7 +37,7 @@ def detect(seen: Peek) -> bool:
     return any(True for _ in candidates(seen.value))
 
 
-def read(seen: Peek, optimizer: int | None = None) -> RawState:
+def read(seen: Peek, *, optimizer: int | None = None) -> RawState:
     """Return the state in this file, exactly as stored.
 
     Args:
@@ -60,7 +60,7 @@ def read(seen: Peek, optimizer: int | None = None) -> RawState:
         files=(stored.source,),
         where=where,
         weights=weights_in(seen.value, one.optimizer),
-        facts={**seen.facts, **_facts(seen.value)},
+        facts=_facts(seen.value),
         sidecar=seen.sidecar,
     )
 
@@ -178,8 +178,3 @@ def _facts(value: Any) -> dict[str, Any]:
     if type(version) is str:
         facts["lightning_version"] = version
     return facts
-
-
-def explain_none(path: str) -> ReadError:
-    """Return the error for a path that holds no optimizer state."""
-    return UnknownFormat("no optimizer state here", where=path, fix="give the optimizer's file or the checkpoint folder that holds it")
