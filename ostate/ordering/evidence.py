@@ -1,0 +1,37 @@
+"""Do these numbers belong to this adapter under these names? Proof, contradiction, or silence with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..model import Adapter, Evidence, RawState, TensorRef
+from .judge import judge
+from .match import by_displacement, from_keys, improve
+from .tables import gather
+
+
+def verify(
+    keys: Sequence[str | None],
+    raw: RawState,
+    adapter: Adapter,
+    *,
+    previous: Adapter | None = None,
+    base: Mapping[str, TensorRef] | None = None,
+) -> Evidence:
+    """Return what the numbers say of an order.
+
+    The search starts from the order and from the numbers alone; the claim is proven where the better end agrees with it and no other
+    order comes near, contradicted where another one is clearly better.
+
+    Args:
+        keys: the claim, adapter key by position; None where it says nothing or the file does not hold the tensor.
+        raw: the state; slots are read here.
+        adapter: the trained weights.
+        previous: an earlier adapter of the same run.
+        base: the base model's weights, where at hand.
+    """
+    tables = gather(raw, adapter, previous=previous, base=base)
+    start = by_displacement(tables, {})
+    claimed = from_keys(keys, tables)
+    found = improve(tables, start, {})
+    return judge(tables, found, raw, claimed=keys)

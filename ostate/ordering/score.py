@@ -1,0 +1,113 @@
+"""From test statistics to one scale: the log-likelihood ratio of "these two belong together" against "they do not".
+
+Both densities are fitted to the file itself: the null to the pairs that are not matched, the true one to those that are. Tails are
+Student's, and a share TRUST of either density is mixed into the other, so that no single number can outweigh everything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.floating]
+
+TRUST = 1e-4
+"""Share of pairs that may behave like the other kind: bounds one law's log ratio at log(1 / TRUST) = 9.2 either way."""
+_TAIL = 5.0
+"""Degrees of freedom of the Student tails."""
+ENOUGH = 40
+"""Unmatched pairs from which a class's own null is taken; below it the null of all classes together is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A location and a scale."""
+
+    loc: float
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """How one statistic is distributed for unrelated and for true pairs."""
+
+    null: Fit
+    true: Fit
+
+    @property
+    def speaks(self) -> bool:
+        """True when the two are apart enough to tell anything."""
+        return self.true.loc > self.null.loc + self.null.scale
+
+
+def fit(values: Array, *, floor: float) -> Fit:
+    """Return median and a robust scale that also covers the upper tail (the 99 % quantile as a normal's)."""
+    if values.size == 0:
+        return Fit(0.0, floor)
+    loc = float(np.median(values))
+    scale = 1.4826 * float(np.median(np.abs(values - loc)))
+    if values.size >= ENOUGH:
+        scale = max(scale, (float(np.quantile(values, 0.99)) - loc) / 2.33)
+    else:
+        scale = max(scale, float(np.std(values)))
+    return Fit(loc, max(scale, floor))
+
+
+def log_ratio(x: Array, law: Law) -> Array:
+    """Return log f_true / f_null, bounded by TRUST; zero everywhere where the law does not speak.
+
+    Above the true location the ratio stays what it is there: more than true is not better than true.
+    """
+    if not law.speaks:
+        return np.zeros_like(x)
+    at = np.minimum(x, law.true.loc)
+    true, null = _student(at, law.true), _student(at, law.null)
+    return np.asarray(np.log((1 - TRUST) * true + TRUST * null) - np.log((1 - TRUST) * null + TRUST * true))
+
+
+def _student(x: Array, fitted: Fit) -> Array:
+    scaled = (x - fitted.loc) / fitted.scale
+    return np.asarray((1 + scaled * scaled / _TAIL) ** (-(_TAIL + 1) / 2) / fitted.scale + 1e-300)
+
+
+def odds_against(scores: Array) -> Array:
+    """Return, for a square matrix whose diagonal is the order in question, the odds (n,) that each row is matched wrongly.
+
+    With E_ij = exp(S_ij - S_ii), i != j, all other permutations weigh perm(I + E) - 1 <= 1 / det(I - E) - 1 of this one, and those that
+    move row i at most [(I - E)^-1]_ii - 1 (every permutation is a set of cycles, and the series counts each cycle). Rows that the scores
+    cannot tell apart get infinite odds; seen from outside they count as one block.
+    """
+    weights = np.exp(np.clip(scores - np.diag(scores)[:, None], -60, 60))
+    np.fill_diagonal(weights, 0.0)
+    odds = np.zeros(len(scores))
+    for linked in (1e-1, 1e-2, 1e-4, 1e-8):
+        if _radius(weights) < _CONVERGES:
+            break
+        for members in _components(weights > linked):
+            part = weights[np.ix_(members, members)]
+            if len(members) > 1 and _radius(part) >= _CONVERGES:
+                odds[members] = np.inf
+                weights[members] /= 1 + part.sum(axis=1, keepdims=True)
+                weights[np.ix_(members, members)] = 0.0
+    if _radius(weights) >= _CONVERGES:
+        return np.full(len(scores), np.inf)
+    return np.asarray(odds + np.maximum(np.diag(np.linalg.inv(np.eye(len(scores)) - weights)) - 1, 0))
+
+
+_CONVERGES = 0.9
+
+
+def _radius(weights: Array) -> float:
+    return float(np.max(np.abs(np.linalg.eigvals(weights)))) if len(weights) else 0.0
+
+
+def _components(linked: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+    from scipy.sparse.csgraph import connected_components
+
+    count, label = connected_components(linked, directed=True, connection="strong")
+    return [np.flatnonzero(label == each) for each in range(count)]
