@@ -7,6 +7,9 @@ from collections.abc import Collection, Mapping
 from .rows import OPTIMIZERS
 from .spec import OptimizerSpec
 
+_COMMON = {"betas", "beta1", "beta2", "alpha", "weight_decay", "maximize", "foreach"}
+"""Keys that many optimizers have: no mark by themselves, where a state that never stepped shows no slots."""
+
 
 def recognise(slots: Collection[str], group_keys: Collection[str], scalars: Collection[str] = ()) -> str:
     """Return the row of `OPTIMIZERS` that fits best, or `unknown`.
@@ -17,17 +20,19 @@ def recognise(slots: Collection[str], group_keys: Collection[str], scalars: Coll
             where keys alone do not: Adam or AdamW, bitsandbytes' Lion or SGD.
         scalars: every scalar's name of every entry.
     """
+    return max(fitting(slots, group_keys, scalars), key=lambda row: row[1], default=("unknown", ()))[0]
+
+
+def fitting(slots: Collection[str], group_keys: Collection[str], scalars: Collection[str] = ()) -> list[tuple[str, tuple[int, ...]]]:
+    """Return every row that what is there does not contradict, each with its weight: the more it asks for, the heavier."""
     stems = {slot.partition(".")[0] for slot in slots}
-    fitting = [name for name, spec in OPTIMIZERS.items() if _fits(spec, stems, group_keys, set(scalars))]
-    if not fitting:
-        return "unknown"
-    return max(fitting, key=lambda name: _weight(OPTIMIZERS[name]))
+    return [(name, _weight(spec)) for name, spec in OPTIMIZERS.items() if _fits(spec, stems, group_keys, set(scalars))]
 
 
 def _fits(spec: OptimizerSpec, slots: set[str], keys: Collection[str], scalars: set[str]) -> bool:
     if not set(spec.marks) <= set(keys) or set(spec.lacks) & set(keys) or not set(spec.tells) <= scalars:
         return False
-    if not slots and not spec.marks:
+    if not slots and not set(spec.marks) - _COMMON:
         return False
     if slots and not (set(spec.always) <= slots <= set(spec.slots)):
         return False
@@ -36,6 +41,5 @@ def _fits(spec: OptimizerSpec, slots: set[str], keys: Collection[str], scalars: 
     return isinstance(keys, Mapping) and spec.when(keys)
 
 
-def _weight(spec: OptimizerSpec) -> tuple[int, int, int, int]:
-    """More told apart by, more particular."""
+def _weight(spec: OptimizerSpec) -> tuple[int, ...]:
     return len(spec.tells), len(spec.marks) + len(spec.lacks), spec.when is not None, len(spec.always) - len(spec.slots)

@@ -189,8 +189,8 @@ OTHERS = {
         lacks=("scale_type",), moment="projected", refuse=PROJECTED, source="galore_torch/adamw.py",
     ),
     "apollo": OptimizerSpec(
-        classes="APOLLO AdamW", slots={**ADAM, "scaled_grad": "other"}, marks=("scale_type",), scalars=("seed",), moment="projected", refuse=PROJECTED,
-        source="apollo_torch/apollo.py",
+        classes="APOLLO AdamW", slots={**ADAM, "scaled_grad": "other"}, marks=("scale_type",), scalars=("seed",),
+        moment="projected", refuse=PROJECTED, source="apollo_torch/apollo.py",
     ),
     "lomo": OptimizerSpec(
         classes="LOMO", marks=("clip_grad_norm", "clip_grad_value"), step="none", refuse="it keeps no state: there is nothing to name",
@@ -210,19 +210,19 @@ OTHERS = {
         lacks=("eps",), step="none", source="lion_pytorch/lion_pytorch.py",
     ),
     "prodigy": OptimizerSpec(
-        classes="prodigyopt.Prodigy", slots={**ADAM, "s": "other", "p0": "other"}, always=("s", "p0"), marks=("d_coef", "d0"), step="entry,group:step",
-        moment="weighted", source="prodigyopt/prodigy.py",
+        classes="prodigyopt.Prodigy", slots={**ADAM, "s": "other", "p0": "other"}, always=("s", "p0"), marks=("d_coef", "d0"),
+        step="entry,group:step", moment="weighted", source="prodigyopt/prodigy.py",
     ),
     "came": OptimizerSpec(
         classes="CAME", slots={**FACTORED, "exp_avg_res_row": "row", "exp_avg_res_col": "col"},
         always=("exp_avg_res_row",), scalars=("RMS",), marks=("betas",), step="entry,group:step", moment="factored", source="came_pytorch/CAME.py",
     ),
     "soap": OptimizerSpec(
-        classes="SOAP", slots={**ADAM, "GG": "other", "Q": "other"}, marks=("precondition_frequency", "max_precondition_dim"), step="entry,group:step",
-        moment="rotated", source="pytorch_optimizer/optimizer/soap.py",
+        classes="SOAP", slots={**ADAM, "GG": "other", "Q": "other"}, marks=("precondition_frequency", "max_precondition_dim"),
+        step="entry,group:step", moment="rotated", source="pytorch_optimizer/optimizer/soap.py",
     ),
     "adam_mini": OptimizerSpec(
-        classes="Adam-mini", slots={"m": "flat", "v": "param", "vmean": "block"}, always=("m",), 
+        classes="Adam-mini", slots={"m": "flat", "v": "param", "vmean": "block"}, always=("m",),
         scalars=("reduced", "block_numel", "head_per_gpu", "neuron_per_gpu"),
         marks=("beta1", "beta2"), moment="blocks", source="adam_mini/adam_mini.py",
     ),
