@@ -1,0 +1,234 @@
+"""Optimizer states in torch.distributed.checkpoint folders: FSDP2, FSDP1 sharded, Accelerate, Trainer, torchtitan, NeMo Automodel.
+
+Keys are the flattened path of a nested dict: `<root>.state.<parameter>.<slot>` and `<root>.param_groups.<group>.<hyper>`, or with the
+optimizer's dict flattened before (torch.distributed.checkpoint.state_dict, flatten_optimizer_state_dict), `<root>` whatever the program chose.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ReadError, UnknownFormat
+from ..model import RawState, TensorRef
+from .assemble import Deferred, Key, assemble
+from .dcp_index import METADATA, Index, Item, read_index, tensor, value
+
+_WEIGHT_FOLDERS = ("pytorch_model_fsdp_{n}", "pytorch_model_fsdp_0", "pytorch_model_fsdp", "model")
+"""Where Accelerate and NeMo Automodel put the model beside `optimizer_N/` or `optim/`."""
+_OPTIMIZER_FOLDER = re.compile(r"optim|optimizer(_\d+)?")
+_WEIGHT_ROOTS = ("model", "state_dict", "module")
+
+
+@dataclass
+class Found:
+    """One optimizer of the checkpoint, before anything is read: leaves by parameter, hyperparameters by group."""
+
+    state: dict[str, dict[tuple[Any, ...], Item]] = field(default_factory=dict)
+    groups: dict[str, dict[str, Item]] = field(default_factory=dict)
+
+
+def detect(folder: str) -> bool:
+    """True for a folder that torch.distributed.checkpoint wrote."""
+    return os.path.isfile(os.path.join(folder, METADATA))
+
+
+def read(folder: str, *, optimizer: int | None = None) -> RawState:
+    """Return the optimizer state of the folder.
+
+    Args:
+        folder: where `.metadata` lies.
+        optimizer: which one, where the checkpoint holds several.
+
+    Raises:
+        UnknownFormat: the checkpoint holds no optimizer state.
+        ReadError: it holds several and none was chosen; a file is missing, cut short or from another save; a bucket of Megatron.
+        UnsafePickle: the index or a hyperparameter asks for a class outside the allow-list.
+    """
+    from . import megatron
+
+    index = read_index(folder)
+    if megatron.detect(index):
+        return megatron.read(index)
+    found = {root: one for root, one in optimizers_of(index.items.values()).items() if one.state}
+    root = _choose(list(found), optimizer, folder)
+    one = found[root]
+    integers = all(key.isdigit() for key in one.state)
+    state = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
+    groups = _groups(index, one, list(state), integers)
+    rest = {item.key: item for item in index.items.values() if item.dtype and not _belongs(item, found)}
+    return assemble(
+        state,
+        groups,
+        source=folder,
+        layout="dcp",
+        files=index.files,
+        recorded=None if integers else "dcp",
+        weights=_weights(folder, rest),
+        facts=_facts(folder, index, root),
+    )
+
+
+def _key(key: str, integers: bool) -> Key:
+    return int(key) if integers else key
+
+
+def optimizers_of(items: Iterable[Item]) -> dict[str, Found]:
+    """Sort the keys of optimizers by their root, in the order of the index; a root is the dotted text before `state` or `param_groups`."""
+    items = list(items)
+    roots = _textual_roots([item.key for item in items if item.path is None])
+    found: dict[str, Found] = {}
+    for item in items:
+        place = _place(item.path) if item.path is not None else _textual_place(item.key, roots)
+        if place is None:
+            continue
+        root, kind, key, leaf = place
+        one = found.setdefault(root, Found())
+        if kind == "state" and item.dtype is not None or kind == "state" and leaf == ("step",):
+            one.state.setdefault(key, {})[leaf] = item
+        elif kind == "param_groups":
+            one.groups.setdefault(key, {})[".".join(map(str, leaf))] = item
+    return found
+
+
+_Place = tuple[str, str, str, tuple[Any, ...]]
+
+
+def _place(path: tuple[Any, ...]) -> _Place | None:
+    """(root, state or param_groups, parameter or group, leaf) of a key whose nested path was recorded."""
+    for at in range(len(path) - 1, -1, -1):
+        part = path[at]
+        if part in {"state", "param_groups"} and len(path) >= at + 3:
+            return _root(path[:at]), part, str(path[at + 1]), tuple(path[at + 2 :])
+        if isinstance(part, str) and at == len(path) - 1:
+            for kind in ("state", "param_groups"):
+                rest = part.removeprefix(kind + ".")
+                if rest != part and "." in rest:
+                    key, _, leaf = rest.rpartition(".")
+                    return _root(path[:at]), kind, key, (leaf,)
+    return None
+
+
+def _root(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+_MARK = re.compile(r"(?:^|\.)(state|param_groups)\.")
+_LEAVES = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "step", "sum", "state1", "state2")
+
+
+def _textual_roots(keys: list[str]) -> list[str]:
+    """Roots of keys whose path was not recorded: the text before a `state.` that the keys of optimizers have in common.
+
+    A model may have a module named `state` of its own, so a root that explains more keys wins, then the longer one.
+    """
+    wanted = [key for key in keys if key.rpartition(".")[2] in _LEAVES]
+    votes: dict[str, int] = {}
+    for key in wanted:
+        for match in _MARK.finditer(key):
+            root = key[: match.start()]
+            votes[root] = votes.get(root, 0) + 1
+    return sorted(votes, key=lambda root: (-votes[root], -len(root)))
+
+
+def _textual_place(key: str, roots: list[str]) -> _Place | None:
+    for root in roots:
+        for kind in ("state", "param_groups"):
+            start = f"{root}.{kind}." if root else f"{kind}."
+            rest = key.removeprefix(start)
+            if rest != key and "." in rest:
+                parameter, _, leaf = rest.rpartition(".")
+                return root, kind, parameter, (leaf,)
+    return None
+
+
+def _belongs(item: Item, found: Mapping[str, Found]) -> bool:
+    return any(item.key.startswith((f"{root}.state.", f"{root}.param_groups.") if root else ("state.", "param_groups.")) for root in found)
+
+
+def _choose(roots: list[str], optimizer: int | None, folder: str) -> str:
+    if not roots:
+        raise UnknownFormat("the checkpoint holds no optimizer state", where=folder, fix="give the folder that was saved with the optimizer")
+    if optimizer is None and len(roots) > 1:
+        listed = ", ".join(f"{number}: {root or 'the top'}" for number, root in enumerate(roots))
+        raise ReadError(f"{len(roots)} optimizer states lie here ({listed})", where=folder, fix="choose one with --optimizer K")
+    chosen = optimizer or 0
+    if not 0 <= chosen < len(roots):
+        raise ReadError(f"there is no optimizer {chosen}, only {len(roots)}", where=folder, fix=f"choose 0 to {len(roots) - 1}")
+    return roots[chosen]
+
+
+def _nested(leaves: Mapping[tuple[Any, ...], Item]) -> dict[str, object]:
+    """Put the leaves of one parameter back into the dict that was flattened."""
+    entry: dict[str, Any] = {}
+    for path, item in leaves.items():
+        inner = entry
+        for part in path[:-1]:
+            inner = inner.setdefault(str(part), {})
+        inner[str(path[-1])] = tensor(item) if item.dtype is not None else None
+    return entry
+
+
+def _groups(index: Index, one: Found, keys: list[Key], integers: bool) -> list[dict[str, Any]]:
+    """Return `param_groups` with `params`: as stored, or for a flattened dict parameters of equal hyperparameters together."""
+    stored = {group: {name: value(index, item) for name, item in items.items() if item.dtype is None} for group, items in one.groups.items()}
+    for group, items in one.groups.items():
+        stored[group].update({name: _number(tensor(item)) for name, item in items.items() if item.dtype is not None})
+    if not stored:
+        return [{"params": keys}]
+    if all("params" in group for group in stored.values()):
+        order = sorted(stored, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+        groups = [dict(stored[name]) for name in order]
+        for group in groups:
+            group["params"] = [_key(str(key), integers) for key in group["params"]]
+        return groups
+    gathered: dict[str, dict[str, Any]] = {}
+    for name, hyper in stored.items():
+        gathered.setdefault(repr(sorted(hyper.items(), key=str)), {**hyper, "params": []})["params"].append(_key(name, integers))
+    listed = {key for group in gathered.values() for key in group["params"]}
+    if rest := [key for key in keys if key not in listed]:
+        gathered["rest"] = {"params": rest}
+    return list(gathered.values())
+
+
+def _number(ref: TensorRef) -> object:
+    return ref.item() if ref.numel == 1 else list(map(float, ref.read().reshape(-1)))
+
+
+def _weights(folder: str, rest: Mapping[str, Item]) -> Mapping[str, TensorRef]:
+    """Named weights of the same checkpoint: beside the optimizer in this folder, or in the folder that Accelerate puts them in."""
+    named = {_weight_name(item): item for item in rest.values()}
+    if not named:
+        parent, _, last = os.path.normpath(folder).rpartition(os.sep)
+        number = last.rpartition("_")[2] if last.startswith("optimizer_") else "0"
+        for pattern in _WEIGHT_FOLDERS if _OPTIMIZER_FOLDER.fullmatch(last) else ():
+            beside = os.path.join(parent, pattern.format(n=number))
+            if detect(beside):
+                named = {_weight_name(item): item for item in read_index(beside).items.values() if item.dtype}
+                break
+    return Deferred(named, tensor)
+
+
+def _weight_name(item: Item) -> str:
+    path = item.path if item.path is not None else (item.key,)
+    name = ".".join(map(str, path))
+    for root in _WEIGHT_ROOTS:
+        at = f".{name}".rfind(f".{root}.") if len(path) == 1 else -1
+        if len(path) > 1 and root in path[:-1]:
+            return ".".join(map(str, path[path.index(root) + 1 :]))
+        if at == 0:
+            return name[len(root) + 1 :]
+    return str(path[-1])
+
+
+def _facts(folder: str, index: Index, root: str) -> dict[str, Any]:
+    ranks = {match.group(1) for file in index.files if (match := re.search(r"__(\d+)_\d+\.distcp$", file.path))}
+    parent, _, last = os.path.normpath(folder).rpartition(os.sep)
+    return {
+        "folder": parent if _OPTIMIZER_FOLDER.fullmatch(last) and parent else folder,
+        "root": root,
+        **({"world_size": len(ranks)} if ranks else {}),
+    }

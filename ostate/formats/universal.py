@@ -1,0 +1,240 @@
+"""DeepSpeed universal checkpoints: a folder for each parameter, `zero/<name>/{fp32,exp_avg,exp_avg_sq,step}.pt`.
+
+Written by deepspeed/checkpoint/ds_to_universal.py. From ZeRO 1 and 2 each file holds `{"param": tensor, ...}` in full shape, from
+ZeRO 3 a flat tensor; hyperparameters, and for ZeRO 3 the step, lie in `zero/optimizer_state.pt` by group.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import ReadError
+from ..model import Finding, RawState, Slot, SourceFile, TensorRef
+from .assemble import Key, assemble
+from .torchsave import load
+from .zero import param_shapes
+from .zero_files import model_file
+
+_NOT_SLOTS = {"fp32", "step"}
+_WAY_OUT = "give the ZeRO checkpoint that it was made from: that one is right"
+
+
+def universal_folder(path: str) -> str | None:
+    """Return the folder with `zero/`: `path`, or the one within it that `latest_universal` names or that is alone.
+
+    Raises:
+        ReadError: several lie there.
+    """
+    if not os.path.isdir(path):
+        return None
+    if os.path.basename(os.path.normpath(path)) == "zero" and _holds(os.path.dirname(os.path.normpath(path))):
+        return os.path.dirname(os.path.normpath(path))
+    if _holds(path):
+        return path
+    held = sorted(name for name in os.listdir(path) if _holds(os.path.join(path, name)))
+    named = os.path.join(path, "latest_universal")
+    if os.path.isfile(named) and len(held) > 1:
+        with open(named, encoding="utf-8") as file:
+            tag = file.read(512).strip()
+        held = [name for name in held if name == tag] or held
+    if len(held) > 1:
+        raise ReadError(f"{len(held)} universal checkpoints lie here: {', '.join(held)}", where=path, fix="give one of these folders")
+    return os.path.join(path, held[0]) if held else None
+
+
+def _holds(folder: str) -> bool:
+    zero = os.path.join(folder, "zero")
+    if not os.path.isdir(zero):
+        return False
+    return os.path.isfile(os.path.join(zero, "optimizer_state.pt")) or any(
+        os.path.isfile(os.path.join(zero, name, "exp_avg_sq.pt")) for name in os.listdir(zero)
+    )
+
+
+def detect(path: str) -> bool:
+    """True for a universal folder, or one around it."""
+    return universal_folder(path) is not None
+
+
+def read(path: str) -> RawState:
+    """Return the state by folder names.
+
+    Raises:
+        ReadError: a file is missing or of another step; the weights under these names are not the model's (round_robin_gradients).
+        UnsafePickle: a file asks for a class outside the allow-list.
+    """
+    folder = universal_folder(path)
+    if folder is None:
+        raise ReadError("no universal checkpoint here", where=path, fix="give the folder that holds `zero`")
+    zero = os.path.join(folder, "zero")
+    model_path = model_file(folder, sorted(os.listdir(folder)))
+    model = load(model_path)
+    shapes = param_shapes(model.value, model_path)
+    files = [model.source]
+    shared = _load(os.path.join(zero, "optimizer_state.pt"), files) if os.path.isfile(os.path.join(zero, "optimizer_state.pt")) else {}
+    groups, steps = _groups(shared, len(shapes))
+    known = {name: shape for group in shapes for name, shape in group.items()}
+    state: dict[Key, dict[str, object]] = {}
+    master: dict[Key, Slot] = {}
+    for name, shape, group in _listed(shapes, zero):
+        entry, fp32 = _parameter(os.path.join(zero, name), shape, files)
+        if "step" not in entry and steps[group] is not None:
+            entry["step"] = steps[group]
+        state[name] = entry
+        if fp32 is not None:
+            master[name] = fp32
+        groups[group]["params"].append(name)
+    _check_steps(zero, state)
+    weights = _weights(model.value)
+    _refuse_swapped(folder, model.value, master, weights)
+    return assemble(
+        state,
+        groups,
+        source=path,
+        layout="universal",
+        files=files,
+        recorded="universal",
+        shapes=known,
+        weights=weights,
+        master=master,
+        facts={"folder": folder},
+        findings=_findings(groups),
+    )
+
+
+def _load(path: str, files: list[SourceFile]) -> Any:
+    stored = load(path)
+    files.append(stored.source)
+    return stored.value
+
+
+def _listed(shapes: Sequence[Mapping[str, tuple[int, ...]]], zero: str) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """Yield name, shape and group of each trained parameter; every one must have its folder, and every folder with moments its name."""
+    trained = {name for name in os.listdir(zero) if os.path.isfile(os.path.join(zero, name, "exp_avg_sq.pt"))}
+    for number, group in enumerate(shapes):
+        for name, shape in group.items():
+            if not os.path.isdir(os.path.join(zero, name)):
+                raise ReadError("the folder of a parameter is missing", where=os.path.join(zero, name), fix="copy the whole checkpoint again")
+            trained.discard(name)
+            yield name, shape, number
+    if trained:
+        raise ReadError(
+            f"{len(trained)} folders that the model file does not know", where=os.path.join(zero, min(trained)), fix="the model file is of another run"
+        )
+
+
+def _parameter(folder: str, shape: tuple[int, ...], files: list[SourceFile]) -> tuple[dict[str, object], TensorRef | None]:
+    entry: dict[str, object] = {}
+    fp32 = None
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".pt"))
+    if "exp_avg_sq.pt" not in names and names == ["fp32.pt"]:
+        raise ReadError("no moments, only weights", where=folder, fix="the conversion did not finish: run ds_to_universal again")
+    for file in names:
+        slot = file.removesuffix(".pt")
+        path = os.path.join(folder, file)
+        value = _load(path, files)
+        value = value.get("param") if isinstance(value, Mapping) else value
+        if slot == "step":
+            entry["step"] = value.item() if isinstance(value, TensorRef) else value
+        elif not isinstance(value, TensorRef):
+            raise ReadError("no tensor in this file", where=path, fix="run ds_to_universal again")
+        elif value.numel != _product(shape):
+            raise ReadError(f"{value.numel} numbers, the parameter has the shape {shape}", where=path, fix="run ds_to_universal again")
+        elif slot == "fp32":
+            fp32 = value.with_shape(shape)
+        else:
+            entry[slot] = value.with_shape(shape)
+    return entry, fp32
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _groups(shared: Any, count: int) -> tuple[list[dict[str, Any]], list[float | None]]:
+    """Return param_groups (their `params` empty) for each entry of param_shapes, and the step that each group's own state tells."""
+    shared = shared if isinstance(shared, Mapping) else {}
+    inner = next((shared[key] for key in ("optimizer_state_dict", "base_optimizer_state") if isinstance(shared.get(key), Mapping)), {})
+    stored = inner.get("param_groups", shared.get("param_groups"))
+    stored = stored if isinstance(stored, (list, tuple)) else []
+    order = [number for number, group in enumerate(stored) for _ in group.get("params", ())]
+    if len(order) != count:
+        order = list(range(count)) if len(stored) == count else []
+    groups = [
+        {key: value for key, value in stored[order[number]].items() if key not in {"params", "step", "param_names"}} | {"params": []}
+        if order
+        else {"params": []}
+        for number in range(count)
+    ]
+    states = inner.get("state")
+    steps: list[float | None] = []
+    for number in range(count):
+        entry = states.get(number) if isinstance(states, Mapping) else None
+        step = entry.get("step") if isinstance(entry, Mapping) else None
+        steps.append(step.item() if isinstance(step, TensorRef) else float(step) if isinstance(step, (int, float)) else None)
+    return groups, steps
+
+
+def _findings(groups: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    if all(len(group) > 1 for group in groups):
+        return []
+    text = "zero/optimizer_state.pt is missing or without param_groups: lr, betas, eps and weight_decay are not in this checkpoint"
+    return [Finding(rule="hyperparameters-missing", severity="warning", text=text, fix="give them: --betas B1,B2 --eps E")]
+
+
+def _check_steps(zero: str, state: Mapping[Key, Mapping[str, object]]) -> None:
+    steps = {name: entry["step"] for name, entry in state.items() if "step" in entry}
+    told = list(steps.values())
+    common = max(set(told), key=told.count) if told else None
+    for name, step in steps.items():
+        if step != common:
+            where = os.path.join(zero, str(name), "step.pt")
+            raise ReadError(f"this parameter is of step {step}, the others of {common}", where=where, fix="run ds_to_universal again")
+
+
+def _weights(model: Mapping[str, Any]) -> dict[str, TensorRef]:
+    module = model.get("module")
+    if not isinstance(module, Mapping):
+        return {}
+    return {str(name): ref for name, ref in module.items() if isinstance(ref, TensorRef) and ref.numel}
+
+
+def _refuse_swapped(folder: str, model: Mapping[str, Any], master: Mapping[Key, Slot], weights: Mapping[str, TensorRef]) -> None:
+    """Refuse a folder whose float32 weights are not the model's own under the same names.
+
+    ds_to_universal cuts ZeRO 1 and 2 by `param_slice_mappings`, which DeepSpeed writes wrong under round_robin_gradients
+    (stage_1_and_2.py, _link_all_hp_params): the moments then lie under other parameters' names.
+    """
+    compared = [name for name, slot in master.items() if name in weights and weights[str(name)].shape == slot.shape]
+    wrong = [name for name in compared if not _agree(master[name], weights[str(name)])]
+    if wrong:
+        raise ReadError(
+            f"{len(wrong)} of {len(compared)} parameters do not have the model's own weights under their names, first {wrong[0]}: "
+            "made from a run with round_robin_gradients, ds_to_universal puts moments under wrong names",
+            where=folder,
+            fix=_WAY_OUT,
+        )
+    config = model.get("ds_config")
+    zero = config.get("zero_optimization") if isinstance(config, Mapping) else None
+    if isinstance(zero, Mapping) and zero.get("round_robin_gradients") and zero.get("stage") in {1, 2} and not compared:
+        raise ReadError(
+            "the run had round_robin_gradients, under which ds_to_universal puts moments under wrong names, and no weights here can show otherwise",
+            where=folder,
+            fix=_WAY_OUT,
+        )
+
+
+def _agree(master: Slot, weight: TensorRef) -> bool:
+    """True when float32 weights and the model's, perhaps rounded to 16 bits, are the same; the first run of numbers is enough to tell."""
+    import numpy as np
+
+    one, other = next(master.chunks(4096), None), next(weight.chunks(4096), None)
+    if one is None or other is None:
+        return one is other
+    count = min(one.size, other.size)
+    return bool(np.allclose(one[:count], other[:count], rtol=2**-7, atol=1e-6))
