@@ -34,7 +34,7 @@ def refute_groups(raw: RawState, sizes: Sizes, no_decay: Sequence[int] = (), sam
     """
     found = [len(group.positions) for group in raw.groups]
     if len(found) != len(sizes):
-        return f"it makes {len(sizes)} groups, the file has {len(found)}"
+        return f"it makes {len(sizes)} group{'s' * (len(sizes) != 1)}, the file has {len(found)}"
     if list(sizes) != found:
         return f"its groups hold {list(sizes)} parameters, the file's {found}"
     for index in no_decay:

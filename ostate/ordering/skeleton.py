@@ -15,9 +15,9 @@ from typing import Any
 from ostate.model import Adapter, Claim, Question
 
 from . import base, cache
-from .groups import claims_of
 from .keys import adapter_key
 from .parameters import Layout, Parameter
+from .placing import claims_of
 from .refute import Refused, refused
 
 AUTO_CLASSES = {
