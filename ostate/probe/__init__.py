@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from .delta import DeltaH1, delta_h1
 from .fill import Filled, fill, filled, lora_adamw
 from .formulas import adam_preconditioner, less_update, next_step_update
-from .gradients import eval_mode
+from .gradients import GradientMean, eval_mode
 from .guards import Guards
+from .importance import ImportanceWeights, importance_weights
 from .preconditioner import AdamPreconditioner
 
 __all__ = [
     "AdamPreconditioner",
+    "DeltaH1",
     "Filled",
+    "GradientMean",
     "Guards",
+    "ImportanceWeights",
     "adam_preconditioner",
+    "delta_h1",
     "eval_mode",
     "fill",
     "filled",
+    "importance_weights",
     "less_update",
     "lora_adamw",
     "next_step_update",

@@ -21,7 +21,7 @@ from .shards import Ranks
 TINY = 2.0**-126
 """The smallest normal float32: a v below it has lost bits (g under 1e-19)."""
 
-QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
 
 _NOTHING = -1.0
 """Marks, while the scale is being built, an element that carries no information."""
@@ -80,9 +80,15 @@ class Diagonal:
         """Each parameter's step."""
         return tuple(row.step for row in self.rows)
 
-    def is_identity(self, at: int) -> bool:
-        """True when the parameter's v is not used."""
-        return self.all_identity or bool(self.rows[at].bad)
+    @property
+    def largest(self) -> float:
+        """The largest scale let through; 1 where none comes from a v."""
+        return min(self.quantiles[1.0], self.cap) if self.quantiles else 1.0
+
+    def is_identity(self, at: int, form: str = "frozen") -> bool:
+        """True when the parameter's v is not used. The forms that advance v with the gradient can start from zeros, as Adam does."""
+        usable = ("",) if form == "frozen" else ("", "cold", "tiny denominator")
+        return self.all_identity or self.rows[at].bad not in usable
 
 
 def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards, dtype: torch.dtype) -> Diagonal:

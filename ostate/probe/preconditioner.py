@@ -215,7 +215,7 @@ class AdamPreconditioner:
         """Return the preconditioned gradient of one parameter in float64, by this preconditioner's form; flat, leading batch dimensions allowed."""
         diagonal = self.diagonal
         at = self.layout.index[member.name]
-        if self.form == "frozen" or diagonal.is_identity(at):
+        if self.form == "frozen" or diagonal.is_identity(at, self.form):
             return flat.to(torch.float64) * diagonal.scale[member.buffer][member.start : member.stop]
         item = self._items[at]
         v = item.read("exp_avg_sq")

@@ -31,7 +31,7 @@ def describe(diagonal: Diagonal, items: Sequence[Moments], layout: Layout, ranks
         "coverage_step": diagonal.coverage_step,
         "median_scale": diagonal.median if diagonal.median is not None else 1.0,
         "cap": diagonal.cap,
-        "max_scale_applied": min(out["max_scale"], diagonal.cap),
+        "max_scale_applied": diagonal.largest,
         "all_identity": int(diagonal.all_identity),
         "plausible_ratio": plausible_ratio(diagonal, items, layout, ranks),
     }
@@ -155,11 +155,13 @@ def table(stats: dict[str, Any], findings: Sequence[Finding]) -> Any:
     out = Table(
         title=f"coverage {stats['coverage']:.1%}, step {stats['coverage_step']:.1%}, median scale {stats['median_scale']:.3g}, cap {stats['cap']:.3g}"
     )
-    out.add_column("kind")
+    out.add_column("")
+    kinds = {"all": stats, **stats["by_kind"]}
+    for kind in kinds:
+        out.add_column(kind, justify="right")
     for column in columns:
-        out.add_column(column.replace("_", " "), justify="right")
-    for kind, line in [("all", stats), *stats["by_kind"].items()]:
-        out.add_row(kind, *(f"{line[column]:.3g}" if isinstance(line[column], float) else str(line[column]) for column in columns))
+        cells = [line[column] for line in kinds.values()]
+        out.add_row(column.replace("_", " "), *(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells))
     if findings:
         out.caption = "\n".join(f"{finding.severity}: {finding.text}" for finding in findings)
     return out
