@@ -10,14 +10,14 @@ from typing import Any
 from ..files import is_remote
 
 MOST_BYTES = 1 << 26
-_MARKS = ("trainer_state.json", "adapter_config.json", "config.json")
+_MARKS = ("trainer_state.json", "adapter_config.json")
 _README = re.compile(r"\b(PEFT|Transformers)\s*:?\s*v?(\d+\.\d+[\w.]*)")
 
 
 def checkpoint_folder(place: str) -> str:
     """Return the checkpoint folder that `place`, where the state lies, belongs to.
 
-    A state may lie a level or two below it (`optimizer_0`, `global_step5`, `recipe_state`): the nearest folder with the trainer's files is it.
+    A state may lie a level or two below it (`optimizer_0`, `global_step5`): the nearest folder with the trainer's files is it, else `place` itself.
     """
     folder = place
     for _ in range(3):

@@ -66,9 +66,12 @@ class Named:
 
 
 class Machine:
-    """One run over one pickle. `find(module, name)` answers globals, `persistent(id)` persistent ids, `build(object, state)` BUILD."""
+    """One run over one pickle. `find(module, name)` answers globals, `persistent(id)` persistent ids, `build(object, state)` BUILD.
 
-    __slots__ = ("budget", "build", "data", "find", "marks", "memo", "persistent", "stack")
+    Where a memo number brings back `before`, `leap(machine, position)` may read the call that follows in one go; it returns -1 where it cannot.
+    """
+
+    __slots__ = ("before", "budget", "build", "data", "find", "leap", "marks", "memo", "persistent", "stack")
 
     def __init__(
         self,
@@ -81,6 +84,8 @@ class Machine:
         self.find = find
         self.persistent = persistent
         self.build = build
+        self.before: Any = self
+        self.leap: Callable[[Machine, int], int] = _stay
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -116,6 +121,10 @@ class Machine:
         self.budget -= 1
         if self.budget < 0:
             raise Refusal("more containers than a file of this size can mean")
+
+
+def _stay(_: Machine, __: int) -> int:
+    return -1
 
 
 def _operand(m: Machine, at: int, width: int) -> tuple[bytes, int]:
@@ -366,17 +375,24 @@ def _additems(m: Machine, at: int) -> int:
     return at
 
 
-def _get(width: int) -> Callable[[Machine, int], int]:
-    def push(m: Machine, at: int) -> int:
-        m.stack.append(m.memo[int.from_bytes(m.data[at : at + width], "little")])
-        return at + width
-
-    return push
-
-
 def _get1(m: Machine, at: int) -> int:
-    m.stack.append(m.memo[m.data[at]])
+    value = m.memo[m.data[at]]
+    if value is m.before:
+        after = m.leap(m, at + 1)
+        if after > 0:
+            return after
+    m.stack.append(value)
     return at + 1
+
+
+def _get4(m: Machine, at: int) -> int:
+    value = m.memo[int.from_bytes(m.data[at : at + 4], "little")]
+    if value is m.before:
+        after = m.leap(m, at + 4)
+        if after > 0:
+            return after
+    m.stack.append(value)
+    return at + 4
 
 
 def _get_line(m: Machine, at: int) -> int:
@@ -386,19 +402,26 @@ def _get_line(m: Machine, at: int) -> int:
 
 
 def _put1(m: Machine, at: int) -> int:
-    m.memo[m.data[at]] = m.stack[-1]
+    _put(m, m.data[at])
     return at + 1
 
 
 def _put4(m: Machine, at: int) -> int:
-    m.memo[int.from_bytes(m.data[at : at + 4], "little")] = m.stack[-1]
+    _put(m, int.from_bytes(m.data[at : at + 4], "little"))
     return at + 4
 
 
 def _put_line(m: Machine, at: int) -> int:
     text, at = _line(m, at)
-    m.memo[int(text)] = m.stack[-1]
+    _put(m, int(text))
     return at
+
+
+def _put(m: Machine, index: int) -> None:
+    """Remember the top of the stack; a number is given once, so that what a number means never changes."""
+    value = m.stack[-1]
+    if m.memo.setdefault(index, value) is not value:
+        raise Refusal("a memo number is used twice")
 
 
 def _memoize(m: Machine, at: int) -> int:
@@ -480,7 +503,7 @@ _OPCODES: dict[bytes, Callable[[Machine, int], int]] = {
     b"]": _empty(list), b"}": _empty(dict), b"\x8f": _empty(set),
     b"t": _tuple, b"\x85": _tuple_of(1), b"\x86": _tuple_of(2), b"\x87": _tuple_of(3), b"l": _list, b"d": _dict, b"\x91": _frozenset,
     b"a": _append, b"e": _appends, b"s": _setitem, b"u": _setitems, b"\x90": _additems,
-    b"h": _get1, b"j": _get(4), b"g": _get_line, b"q": _put1, b"r": _put4, b"p": _put_line, b"\x94": _memoize,
+    b"h": _get1, b"j": _get4, b"g": _get_line, b"q": _put1, b"r": _put4, b"p": _put_line, b"\x94": _memoize,
     b"c": _global, b"\x93": _stack_global, b"R": _reduce, b"\x81": _reduce, b"\x92": _newobj_ex, b"b": _build,
     b"P": _persid, b"Q": _binpersid, b"\x80": _skip(1), b"\x95": _skip(8),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from ..files import is_remote, read_at, size_of
 from ..model import TensorRef
 from .facts import checkpoint_folder, facts_of
 from .sidecars import sidecar_of
-from .torchsave import Stored, load
+from .torchsave import LEGACY_MAGIC, Stored, load
 
 
 class Peek:
@@ -50,7 +50,7 @@ class Peek:
     @property
     def is_torch(self) -> bool:
         """True when the file starts as torch.save's do."""
-        return self.head[:4] == b"PK\3\4" or self.head[2:15] == _LEGACY
+        return self.head[:4] == b"PK\3\4" or self.head[2:15] == LEGACY_MAGIC
 
     @cached_property
     def stored(self) -> Stored:
@@ -92,4 +92,4 @@ class Peek:
         return sidecar_of(self.place)
 
 
-_LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
+

@@ -6,6 +6,7 @@ data from the arguments, anything else is the value itself. A name without a row
 
 from __future__ import annotations
 
+import gc
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -13,11 +14,14 @@ from typing import Any, NoReturn
 from ..errors import OstateError, ReadError, UnsafePickle
 from .machine import Array, Inert, Machine, Named, Refusal
 from .numpy_pickles import NUMPY_CODES, decode_scalar, filled_array, numpy_dtype, plain_dtype
+from .tensors import STORAGES
 
 __all__ = ["RECORD", "TORCH_GLOBALS", "Array", "Inert", "Named", "unpickle", "unpickle_at"]
 
 MOST_BYTES = 1 << 26
 """A pickle of 850,000 tensors; torch writes no tensor's values into it."""
+
+ENDS_EARLY = "the pickle ends early"
 
 RECORD = object()
 """Marks a class that is kept as an `Inert`."""
@@ -32,12 +36,6 @@ DTYPES: dict[str, str] = {
 }  # fmt: skip
 """torch's dtypes as safetensors' tags (torch/serialization.py, safetensors dtype table)."""
 
-STORAGES: dict[str, str] = {
-    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
-    "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL",
-    "ComplexFloatStorage": "C64", "UntypedStorage": "U8",
-}  # fmt: skip
-
 
 def unpickle(
     data: bytes,
@@ -45,13 +43,26 @@ def unpickle(
     where: str,
     persistent: Callable[[Any], Any] | None = None,
     allowed: Mapping[str, Any] | None = None,
+    leaps: tuple[str, Callable[[Machine, int], int]] | None = None,
 ) -> Any:
     """Return what one whole pickle holds, as plain data.
+
+    Args:
+        data: the pickle.
+        where: file and place, for messages.
+        persistent: answers a persistent id.
+        allowed: full name of a global -> what stands in for it.
+        leaps: a global's full name, and what reads a call of it in one go (`Machine.leap`).
 
     Raises:
         UnsafePickle: a global without a row in `allowed`, or a call, key or opcode that plain data never needs.
         ReadError: the pickle is damaged.
     """
+    if leaps is not None:
+        try:
+            return _run(data, 0, where, persistent, allowed, leaps)[0]
+        except KeyError:  # a reference to a part of what was leapt over
+            pass
     return unpickle_at(data, 0, where=where, persistent=persistent, allowed=allowed)[0]
 
 
@@ -69,31 +80,54 @@ def unpickle_at(
         UnsafePickle: as `unpickle`.
         ReadError: as `unpickle`.
     """
+    try:
+        return _run(data, at, where, persistent, allowed, None)
+    except KeyError as error:
+        raise ReadError("the pickle is damaged: it refers to what it never held", where=where, fix="copy the file again") from error
+
+
+def _run(
+    data: bytes,
+    at: int,
+    where: str,
+    persistent: Callable[[Any], Any] | None,
+    allowed: Mapping[str, Any] | None,
+    leaps: tuple[str, Callable[[Machine, int], int]] | None,
+) -> tuple[Any, int]:
+    """Run the machine; every known failure but a KeyError becomes a `ReadError` here, and nowhere else."""
     if len(data) > MOST_BYTES:
         raise ReadError(f"a pickle of {len(data) >> 20} MB", where=where, fix="no optimizer needs one; it is not read")
-    machine = Machine(data, _finder(TORCH_GLOBALS if allowed is None else allowed, where), persistent or _no_persistent_id, _build)
+    table = TORCH_GLOBALS if allowed is None else allowed
+    known: dict[str, Any] = {}
+
+    def find(module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in known:
+            known[full] = _global(full, table, where)
+            if leaps is not None and full == leaps[0]:
+                machine.before = known[full]
+        return known[full]
+
+    machine = Machine(data, find, persistent or _no_persistent_id, _build)
+    if leaps is not None:
+        machine.leap = leaps[1]
+    collecting = gc.isenabled()
+    gc.disable()  # nothing dies while a pickle is read, and looking for it takes half the time
     try:
         return machine.run(at)
     except OstateError as error:
-        raise error if error.where else error.at(where)
+        if not error.where:
+            error.at(where)
+        raise
     except Refusal as error:
         raise UnsafePickle(str(error), where=where, fix="the file was damaged or made to do harm: do not use it") from error
     except IndexError as error:
-        raise ReadError("the pickle ends early", where=where, fix="the copy is incomplete: copy it again") from error
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, struct.error) as error:
+        raise ReadError(ENDS_EARLY, where=where, fix="the copy is incomplete: copy it again") from error
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, struct.error) as error:
         raise ReadError(f"the pickle is damaged: {type(error).__name__}", where=where, fix="copy the file again") from error
-
-
-def _finder(allowed: Mapping[str, Any], where: str) -> Callable[[str, str], Any]:
-    known: dict[tuple[str, str], Any] = {}
-
-    def find(module: str, name: str) -> Any:
-        key = (module, name)
-        if key not in known:
-            known[key] = _global(f"{module}.{name}", allowed, where)
-        return known[key]
-
-    return find
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _global(full: str, allowed: Mapping[str, Any], where: str) -> Any:
