@@ -14,11 +14,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ostate.errors import Ambiguous, Contradiction
-from ostate.model import Claim, Evidence, Ordering, RawState
+from ostate.model import Claim, Evidence, Finding, Ordering, RawState
 
 Verify = Callable[[Claim], Evidence]
 Recover = Callable[[], Evidence]
@@ -67,6 +68,7 @@ def resolve(court: Court, claims: Sequence[Claim], rejected: Sequence[Mapping[st
     heard = [_Heard(claim, court.verify(claim)) for claim in _distinct(claims)]
     for each in heard:
         _refuse_foreign(court, each.evidence)
+    heard = [_Heard(each.claim, with_partners(each.claim, each.evidence)) for each in heard]
     standing = []
     for each in heard:
         if each.evidence.verdict == "contradicted":
@@ -80,6 +82,43 @@ def resolve(court: Court, claims: Sequence[Claim], rejected: Sequence[Mapping[st
     if not standing:
         return _by_content(court, lost)
     return _by_agreement(court, standing, lost)
+
+
+_FACTOR = re.compile(r"^(?P<module>.*?)\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\.|$)")
+
+
+def with_partners(claim: Claim, evidence: Evidence) -> Evidence:
+    """Let an inferred claim's lora_A go with its lora_B: one module registers both, so a rule that places one places the other.
+
+    Only where the module's other factor is proven and the numbers, as far as they speak at all, prefer the claimed place too: a swapped
+    entry is then left undecided. Never for recorded or given names, which may be wrong one by one.
+    """
+    if claim.source in ("recorded", "given", "content") or evidence.verdict != "verified":
+        return evidence
+    proven_modules = {module for position in evidence.proven if (module := _module_of(claim.keys[position])) is not None}
+    tied = {
+        position
+        for position in evidence.undecided
+        if _module_of(claim.keys[position]) in proven_modules and (not evidence.order or evidence.order[position] in (None, claim.keys[position]))
+    }
+    if not tied:
+        return evidence
+    said = Finding(
+        rule="order-by-partner",
+        severity="note",
+        text=f"{len(tied)} positions go with the other factor of their module, which the numbers prove; by themselves they are not decided yet",
+    )
+    return replace(
+        evidence,
+        proven=evidence.proven | tied,
+        undecided=tuple(position for position in evidence.undecided if position not in tied),
+        findings=(*evidence.findings, said),
+    )
+
+
+def _module_of(key: str | None) -> str | None:
+    found = _FACTOR.match(key) if key is not None else None
+    return found["module"] if found else None
 
 
 def _told(court: Court, told: Sequence[Claim], lost: Rejected) -> Ordering:

@@ -150,3 +150,31 @@ def test_positions_without_state_differ_without_harm():
     found = resolve(court(heard, raw=state(without=(2,))), [claim("abc", "recorded"), replace(claim("ab-", "given"))])
     assert found.verdict == "unverified"
     assert found.undecided == ("a", "b")
+
+
+PAIR = ("m.lora_A.weight", "m.lora_B.weight", "n.lora_A.weight", "n.lora_B.weight")
+
+
+def pair_claim(source: str) -> Claim:
+    return Claim(source=source, rule=source, names=PAIR, keys=PAIR)
+
+
+def pair_court(evidence: Evidence) -> Court:
+    return replace(court({}, raw=state(4)), verify=lambda claim: evidence)
+
+
+def test_an_inferred_lora_a_goes_with_its_proven_lora_b():
+    found = resolve(pair_court(proves((1, 3), 4, order=PAIR)), [pair_claim("skeleton")])
+    assert (found.verdict, found.undecided) == ("verified", ())
+    assert [finding.rule for finding in found.findings] == ["order-by-partner"]
+
+
+def test_a_recorded_lora_a_does_not_go_with_its_lora_b():
+    found = resolve(pair_court(proves((1, 3), 4, order=PAIR)), [pair_claim("recorded")])
+    assert (found.verdict, found.undecided) == ("partial", (PAIR[0], PAIR[2]))
+
+
+def test_a_lora_a_that_the_numbers_would_rather_place_elsewhere_stays_undecided():
+    swapped = (PAIR[2], PAIR[1], PAIR[0], PAIR[3])
+    found = resolve(pair_court(proves((1, 3), 4, order=swapped)), [pair_claim("skeleton")])
+    assert (found.verdict, found.undecided) == ("partial", (PAIR[0], PAIR[2]))
