@@ -19,6 +19,11 @@ __all__ = ["READERS", "Peek", "Reader", "adapter_from_weights", "is_named", "rea
 
 READERS: dict[str, Reader] = {
     "torch": Reader(module="torch_file"),
+    "dcp": Reader(module="dcp", folder=True, marks=(".metadata",)),
+    "zero": Reader(module="zero", folder=True, marks=("*_states.pt",)),
+    "universal": Reader(module="universal", folder=True, marks=("zero",)),
+    "hfstorage": Reader(module="hfstorage", folder=True, marks=("*.safetensors",)),
+    "fsdp-ranks": Reader(module="fsdp_pieces", folder=True, marks=("*rank*",)),
 }
 """Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ReadError, UnknownFormat
+from ..files import read_at, size_of
 from ..model import RawState, TensorRef
 from .assemble import Deferred, Key, assemble
 from .dcp_index import METADATA, Index, Item, read_index, tensor, value
@@ -20,6 +21,8 @@ from .dcp_index import METADATA, Index, Item, read_index, tensor, value
 _WEIGHT_FOLDERS = ("pytorch_model_fsdp_{n}", "pytorch_model_fsdp_0", "pytorch_model_fsdp", "model")
 """Where Accelerate and NeMo Automodel put the model beside `optimizer_N/` or `optim/`."""
 _OPTIMIZER_FOLDER = re.compile(r"optim|optimizer(_\d+)?")
+_MARK = re.compile(r"(?:^|\.)(state|param_groups)\.")
+_LEAVES = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "step", "sum", "state1", "state2")
 _WEIGHT_ROOTS = ("model", "state_dict", "module")
 
 
@@ -32,8 +35,10 @@ class Found:
 
 
 def detect(folder: str) -> bool:
-    """True for a folder that torch.distributed.checkpoint wrote."""
-    return os.path.isfile(os.path.join(folder, METADATA))
+    """True for a folder that torch.distributed.checkpoint wrote with an optimizer in it; the index is searched, not unpickled."""
+    path = os.path.join(folder, METADATA)
+    raw = read_at(path, 0, size_of(path)) if os.path.isfile(path) else b""
+    return any(mark in raw for mark in (b"param_groups", *(f".{leaf}".encode() for leaf in _LEAVES), b".exp_avg.", b"optimizer.distributed."))
 
 
 def read(folder: str, *, optimizer: int | None = None) -> RawState:
@@ -87,7 +92,7 @@ def optimizers_of(items: Iterable[Item]) -> dict[str, Found]:
             continue
         root, kind, key, leaf = place
         one = found.setdefault(root, Found())
-        if kind == "state" and item.dtype is not None or kind == "state" and leaf == ("step",):
+        if (kind == "state" and item.dtype is not None) or (kind == "state" and leaf == ("step",)):
             one.state.setdefault(key, {})[leaf] = item
         elif kind == "param_groups":
             one.groups.setdefault(key, {})[".".join(map(str, leaf))] = item
@@ -114,10 +119,6 @@ def _place(path: tuple[Any, ...]) -> _Place | None:
 
 def _root(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
-
-
-_MARK = re.compile(r"(?:^|\.)(state|param_groups)\.")
-_LEAVES = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "step", "sum", "state1", "state2")
 
 
 def _textual_roots(keys: list[str]) -> list[str]:
@@ -206,7 +207,7 @@ def _weights(folder: str, rest: Mapping[str, Item]) -> Mapping[str, TensorRef]:
         number = last.rpartition("_")[2] if last.startswith("optimizer_") else "0"
         for pattern in _WEIGHT_FOLDERS if _OPTIMIZER_FOLDER.fullmatch(last) else ():
             beside = os.path.join(parent, pattern.format(n=number))
-            if detect(beside):
+            if os.path.isfile(os.path.join(beside, METADATA)):
                 named = {_weight_name(item): item for item in read_index(beside).items.values() if item.dtype}
                 break
     return Deferred(named, tensor)
@@ -228,7 +229,7 @@ def _facts(folder: str, index: Index, root: str) -> dict[str, Any]:
     ranks = {match.group(1) for file in index.files if (match := re.search(r"__(\d+)_\d+\.distcp$", file.path))}
     parent, _, last = os.path.normpath(folder).rpartition(os.sep)
     return {
-        "folder": parent if _OPTIMIZER_FOLDER.fullmatch(last) and parent else folder,
+        **({"folder": parent} if _OPTIMIZER_FOLDER.fullmatch(last) and parent else {}),
         "root": root,
         **({"world_size": len(ranks)} if ranks else {}),
     }

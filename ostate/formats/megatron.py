@@ -26,7 +26,7 @@ _WAY_OUT = "load it once in Megatron and save with --dist-ckpt-optim-fully-resha
 
 def detect(index: Index) -> bool:
     """True when the keys are Megatron's: the slot stands before the parameter's name, or the state lies in buckets."""
-    return any(_BUCKET.match(key) or (match := _BY_NAME.match(key)) and _slot_first(match, index) for key in index.items)
+    return any(_BUCKET.match(key) or ((match := _BY_NAME.match(key)) and _slot_first(match, index)) for key in index.items)
 
 
 def _slot_first(match: re.Match[str], index: Index) -> bool:
@@ -68,12 +68,12 @@ def read(index: Index) -> RawState:
         slots,
         [{**hyper, "params": list(slots)}],
         source=index.folder,
-        layout="megatron",
+        layout="dcp",
         files=index.files,
         recorded="megatron",
         weights=Deferred(weights, tensor),
         master=master,
-        facts={"folder": index.folder},
+        facts={"root": "optimizer"},
         findings=findings,
     )
 

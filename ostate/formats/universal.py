@@ -13,38 +13,16 @@ from typing import Any
 from ..errors import ReadError
 from ..model import Finding, RawState, Slot, SourceFile, TensorRef
 from .assemble import Key, assemble
+from .masters import disagreements
 from .torchsave import load
 from .zero import param_shapes
 from .zero_files import model_file
 
-_NOT_SLOTS = {"fp32", "step"}
 _WAY_OUT = "give the ZeRO checkpoint that it was made from: that one is right"
 
 
-def universal_folder(path: str) -> str | None:
-    """Return the folder with `zero/`: `path`, or the one within it that `latest_universal` names or that is alone.
-
-    Raises:
-        ReadError: several lie there.
-    """
-    if not os.path.isdir(path):
-        return None
-    if os.path.basename(os.path.normpath(path)) == "zero" and _holds(os.path.dirname(os.path.normpath(path))):
-        return os.path.dirname(os.path.normpath(path))
-    if _holds(path):
-        return path
-    held = sorted(name for name in os.listdir(path) if _holds(os.path.join(path, name)))
-    named = os.path.join(path, "latest_universal")
-    if os.path.isfile(named) and len(held) > 1:
-        with open(named, encoding="utf-8") as file:
-            tag = file.read(512).strip()
-        held = [name for name in held if name == tag] or held
-    if len(held) > 1:
-        raise ReadError(f"{len(held)} universal checkpoints lie here: {', '.join(held)}", where=path, fix="give one of these folders")
-    return os.path.join(path, held[0]) if held else None
-
-
-def _holds(folder: str) -> bool:
+def detect(folder: str) -> bool:
+    """True for a folder that ds_to_universal wrote."""
     zero = os.path.join(folder, "zero")
     if not os.path.isdir(zero):
         return False
@@ -53,21 +31,19 @@ def _holds(folder: str) -> bool:
     )
 
 
-def detect(path: str) -> bool:
-    """True for a universal folder, or one around it."""
-    return universal_folder(path) is not None
-
-
-def read(path: str) -> RawState:
+def read(folder: str, *, optimizer: int | None = None) -> RawState:
     """Return the state by folder names.
+
+    Args:
+        folder: where `zero` lies.
+        optimizer: there is only one; 0 or None.
 
     Raises:
         ReadError: a file is missing or of another step; the weights under these names are not the model's (round_robin_gradients).
         UnsafePickle: a file asks for a class outside the allow-list.
     """
-    folder = universal_folder(path)
-    if folder is None:
-        raise ReadError("no universal checkpoint here", where=path, fix="give the folder that holds `zero`")
+    if optimizer:
+        raise ReadError(f"there is no optimizer {optimizer}, only one", where=folder, fix="leave --optimizer out")
     zero = os.path.join(folder, "zero")
     model_path = model_file(folder, sorted(os.listdir(folder)))
     model = load(model_path)
@@ -92,16 +68,24 @@ def read(path: str) -> RawState:
     return assemble(
         state,
         groups,
-        source=path,
+        source=folder,
         layout="universal",
         files=files,
         recorded="universal",
         shapes=known,
         weights=weights,
         master=master,
-        facts={"folder": folder},
+        facts=_facts(folder, model.value),
         findings=_findings(groups),
     )
+
+
+def _facts(folder: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    around = os.path.dirname(os.path.abspath(folder))
+    facts: dict[str, Any] = {"global_step": model["global_steps"]} if isinstance(model.get("global_steps"), int) else {}
+    if any(os.path.exists(os.path.join(around, name)) for name in ("latest_universal", "latest", "trainer_state.json")):
+        facts["folder"] = around if os.path.isabs(folder) else os.path.relpath(around)
+    return facts
 
 
 def _load(path: str, files: list[SourceFile]) -> Any:
@@ -121,7 +105,9 @@ def _listed(shapes: Sequence[Mapping[str, tuple[int, ...]]], zero: str) -> Itera
             yield name, shape, number
     if trained:
         raise ReadError(
-            f"{len(trained)} folders that the model file does not know", where=os.path.join(zero, min(trained)), fix="the model file is of another run"
+            f"{len(trained)} folders that the model file does not know",
+            where=os.path.join(zero, min(trained)),
+            fix="the model file is of another run",
         )
 
 
@@ -210,8 +196,7 @@ def _refuse_swapped(folder: str, model: Mapping[str, Any], master: Mapping[Key, 
     ds_to_universal cuts ZeRO 1 and 2 by `param_slice_mappings`, which DeepSpeed writes wrong under round_robin_gradients
     (stage_1_and_2.py, _link_all_hp_params): the moments then lie under other parameters' names.
     """
-    compared = [name for name, slot in master.items() if name in weights and weights[str(name)].shape == slot.shape]
-    wrong = [name for name in compared if not _agree(master[name], weights[str(name)])]
+    compared, wrong = disagreements({str(name): slot for name, slot in master.items()}, weights)
     if wrong:
         raise ReadError(
             f"{len(wrong)} of {len(compared)} parameters do not have the model's own weights under their names, first {wrong[0]}: "
@@ -227,14 +212,3 @@ def _refuse_swapped(folder: str, model: Mapping[str, Any], master: Mapping[Key, 
             where=folder,
             fix=_WAY_OUT,
         )
-
-
-def _agree(master: Slot, weight: TensorRef) -> bool:
-    """True when float32 weights and the model's, perhaps rounded to 16 bits, are the same; the first run of numbers is enough to tell."""
-    import numpy as np
-
-    one, other = next(master.chunks(4096), None), next(weight.chunks(4096), None)
-    if one is None or other is None:
-        return one is other
-    count = min(one.size, other.size)
-    return bool(np.allclose(one[:count], other[:count], rtol=2**-7, atol=1e-6))

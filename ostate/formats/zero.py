@@ -18,7 +18,8 @@ from .assemble import Key, assemble
 from .encodings import slots_of
 from .flat import Piece, cut
 from .pickles import Inert
-from .zero_files import Opened, open_all, stage_folder
+from .torchsave import Stored, load
+from .zero_files import EXPERT, OPTIM, Opened, open_all
 
 _AGAIN = "copy the whole folder again, the files of every process"
 Shapes = Sequence[Mapping[str, tuple[int, ...]]]
@@ -34,24 +35,37 @@ class Buffer(NamedTuple):
     """By rank: float32 weights."""
 
 
-def detect(path: str) -> bool:
-    """True for a folder that holds ZeRO optimizer files, itself or in the step folder that `latest` names."""
-    return stage_folder(path) is not None
+def detect(folder: str) -> bool:
+    """True for a folder with the optimizer files of ZeRO's processes, or with a model file of stage 0 that holds the optimizer."""
+    names = os.listdir(folder)
+    return any(OPTIM.match(name) or EXPERT.match(name) for name in names) or ("zero" not in names and _stage0(folder, names) is not None)
 
 
-def read(path: str) -> RawState:
+def _stage0(folder: str, names: Sequence[str]) -> Stored | None:
+    """Return the model file where it holds the optimizer (no ZeRO), else None."""
+    if "mp_rank_00_model_states.pt" not in names:
+        return None
+    stored = load(os.path.join(folder, "mp_rank_00_model_states.pt"))
+    held = isinstance(stored.value, Mapping) and isinstance(stored.value.get("optimizer"), Mapping)
+    return stored if held and stored.value["optimizer"] else None
+
+
+def read(folder: str, *, optimizer: int | None = None) -> RawState:
     """Return the state of all processes together.
 
     Args:
-        path: the step folder (`global_step500`), or the folder around it.
+        folder: the step's folder (`global_step500`).
+        optimizer: there is only one; 0 or None.
 
     Raises:
         ReadError: a file is missing, cut short, of another step or of another run; a layout that cannot be cut into parameters.
         UnsafePickle: a file asks for a class outside the allow-list.
     """
-    folder = stage_folder(path)
-    if folder is None:
-        raise ReadError("no ZeRO optimizer files here", where=path, fix="give the folder with the *_optim_states.pt files")
+    if optimizer:
+        raise ReadError(f"there is no optimizer {optimizer}, only one", where=folder, fix="leave --optimizer out")
+    names = os.listdir(folder)
+    if not any(OPTIM.match(name) or EXPERT.match(name) for name in names):
+        return _read_stage0(folder, names)
     opened = open_all(folder)
     shapes = param_shapes(opened.model, opened.model_path)
     inner = [state.get("optimizer_state_dict", state.get("base_optimizer_state")) for state in opened.ranks]
@@ -76,15 +90,38 @@ def read(path: str) -> RawState:
     return assemble(
         state,
         groups,
-        source=path,
+        source=folder,
         layout="zero",
         files=opened.files,
         recorded="param_shapes",
         shapes={name: shape for group in shapes for name, shape in group.items()},
         weights=_module_weights(opened.model),
         master=master,
-        facts=_facts(path, opened),
+        facts=_facts(opened),
         findings=findings,
+    )
+
+
+def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
+    """Read the optimizer of a run without ZeRO: torch's own state dict, in the model file."""
+    stored = _stage0(folder, names)
+    if stored is None:
+        raise ReadError("no DeepSpeed optimizer files here", where=folder, fix="give the folder with the *_optim_states.pt files")
+    inner = stored.value["optimizer"]
+    if "state" not in inner or "param_groups" not in inner:
+        raise ReadError(
+            f"the optimizer of a run without ZeRO, wrapped for 16 bits ({', '.join(sorted(map(str, inner)))[:200]}): its parameters are merged into one",
+            where=stored.source.path,
+            fix="train with zero_optimization.stage 1, or with bf16 in torch",
+        )
+    return assemble(
+        inner["state"],
+        inner["param_groups"],
+        source=folder,
+        layout="zero",
+        files=[stored.source],
+        weights=_module_weights(stored.value),
+        facts=_common_facts(folder, stored.value) | {"zero_stage": 0},
     )
 
 
@@ -129,7 +166,9 @@ def _groups(opened: Opened, inner: Any, count: int, stage3: bool) -> tuple[list[
         order = list(range(len(groups)))
     if len(order) != count:
         raise ReadError(
-            f"param_shapes has {count} groups, the optimizer {len(order)}", where=opened.model_path, fix="the model file is from another run: copy it again"
+            f"param_shapes has {count} groups, the optimizer {len(order)}",
+            where=opened.model_path,
+            fix="the model file is from another run: copy it again",
         )
     return groups, order, []
 
@@ -145,7 +184,9 @@ def _buffer(opened: Opened, inner: Sequence[Any], number: int, hyper: Mapping[st
     slots, scalars, masters = [], [], []
     for path, state, one in zip(opened.optim, opened.ranks, inner):
         entries = one.get("state") if isinstance(one, Mapping) else one
-        entry = entries.get(number) if isinstance(entries, Mapping) else entries[number] if isinstance(entries, list) and number < len(entries) else None
+        entry = (
+            entries.get(number) if isinstance(entries, Mapping) else entries[number] if isinstance(entries, list) and number < len(entries) else None
+        )
         if not isinstance(entry, Mapping):
             raise ReadError(f"no state for group {number}", where=path, fix="the run saved before its first step, or " + _AGAIN)
         flat, rest = slots_of(entry, hyper)
@@ -182,7 +223,7 @@ def _runs(opened: Opened, number: int, shapes: Mapping[str, tuple[int, ...]], fl
     lengths = [math.prod(slot.shape) for slot in flat]
     short = next((rank for rank, length in enumerate(lengths) if length < lengths[0]), len(lengths))
     for rank, length in enumerate(lengths):
-        if length > lengths[0] or rank > short and length:
+        if length > lengths[0] or (rank > short and length):
             raise ReadError(
                 f"group {number}: {length} numbers of {what} in this file, {lengths[0]} in that of rank 0", where=opened.optim[rank], fix=_AGAIN
             )
@@ -258,15 +299,18 @@ def _module_weights(model: Mapping[str, Any]) -> dict[str, TensorRef]:
     return {str(name): ref for name, ref in module.items() if isinstance(ref, TensorRef) and ref.numel and ref.parts}
 
 
-def _facts(path: str, opened: Opened) -> dict[str, Any]:
-    around = os.path.dirname(os.path.normpath(opened.folder))
-    facts: dict[str, Any] = {
-        "folder": around if os.path.normpath(path) != os.path.normpath(opened.folder) or os.path.exists(os.path.join(around, "latest")) else path,
-        "world_size": len(opened.optim),
-        "zero_stage": stage_of(opened.ranks[0]),
-    }
-    if isinstance(opened.model.get("global_steps"), int):
-        facts["global_step"] = opened.model["global_steps"]
-    if isinstance(opened.model.get("ds_version"), str):
-        facts["deepspeed_version"] = opened.model["ds_version"]
+def _facts(opened: Opened) -> dict[str, Any]:
+    told = {"world_size": len(opened.optim), "zero_stage": stage_of(opened.ranks[0])}
+    return _common_facts(opened.folder, opened.model) | told
+
+
+def _common_facts(folder: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    around = os.path.dirname(os.path.abspath(folder))
+    facts: dict[str, Any] = {}
+    if any(os.path.exists(os.path.join(around, name)) for name in ("latest", "trainer_state.json")):
+        facts["folder"] = around if os.path.isabs(folder) else os.path.relpath(around)
+    if isinstance(model.get("global_steps"), int):
+        facts["global_step"] = model["global_steps"]
+    if isinstance(model.get("ds_version"), str):
+        facts["deepspeed_version"] = model["ds_version"]
     return facts

@@ -18,7 +18,7 @@ from .torchsave import load
 
 OPTIM = re.compile(r"^(?P<prefix>(?:bf16_|fp16_)?)zero_pp_rank_(?P<rank>\d+)_mp_rank_(?P<mp>\d+)(?P<pp>(?:_\d+)?)_optim_states\.pt$")
 _MODEL = re.compile(r"^(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<mp>\d+)(?:_\d+)?_model_states\.pt$")
-_EXPERT = re.compile(r"^(expp_rank_\d+_mp_rank_\d+_optim_states|layer_-?\d+_expert_\d+_mp_rank_\d+_model_states)\.pt$")
+EXPERT = re.compile(r"^(expp_rank_\d+_mp_rank_\d+_optim_states|layer_-?\d+_expert_\d+_mp_rank_\d+_model_states)\.pt$")
 _AGAIN = "copy the whole folder again, the files of every process"
 
 
@@ -35,33 +35,6 @@ class Opened:
     model_path: str
     model: Mapping[str, Any]
     files: tuple[SourceFile, ...]
-
-
-def stage_folder(path: str) -> str | None:
-    """Return the folder with the `*_optim_states.pt` files: `path`, or the one within it that `latest` names or that is alone.
-
-    Raises:
-        ReadError: several lie there and `latest` does not say which; `latest` names one that is not there.
-    """
-    if not os.path.isdir(path):
-        return None
-    names = os.listdir(path)
-    if any(OPTIM.match(name) or _EXPERT.match(name) for name in names):
-        return path
-    held = sorted(name for name in names if os.path.isdir(os.path.join(path, name)) and _holds(os.path.join(path, name)))
-    if "latest" in names and held:
-        with open(os.path.join(path, "latest"), encoding="utf-8") as file:
-            tag = file.read(512).strip()
-        if tag in held:
-            return os.path.join(path, tag)
-        raise ReadError(f"`latest` names {tag!r}, which holds no optimizer files", where=path, fix=f"give one of {', '.join(held)}")
-    if len(held) > 1:
-        raise ReadError(f"{len(held)} steps lie here: {', '.join(held)}", where=path, fix="give one of these folders")
-    return os.path.join(path, held[0]) if held else None
-
-
-def _holds(folder: str) -> bool:
-    return any(OPTIM.match(name) for name in os.listdir(folder))
 
 
 def open_all(folder: str) -> Opened:
@@ -100,7 +73,7 @@ def open_all(folder: str) -> Opened:
 
 
 def _refuse_parallel(folder: str, names: Sequence[str]) -> None:
-    if expert := next((name for name in names if _EXPERT.match(name)), None):
+    if expert := next((name for name in names if EXPERT.match(name)), None):
         raise ReadError(
             "a mixture of experts trained with expert parallelism: its optimizer lies in a file for each expert rank",
             where=os.path.join(folder, expert),
