@@ -12,6 +12,7 @@ from typing import Any
 from .errors import CheckError, OrderingError
 from .files import is_remote, read_at, size_of
 from .model import Adapter, Entry, Finding, Group, NamedParameter, NamedState, Ordering, RawState, Slot, SourceFile
+from .optimizers import OPTIMIZERS, step_of
 
 CLASSES = {
     "adamw": "torch.optim.AdamW", "adam": "torch.optim.Adam", "sgd": "torch.optim.SGD", "rmsprop": "torch.optim.RMSprop",
@@ -53,7 +54,7 @@ def named_state(
             continue
         if name in parameters:
             raise OrderingError(f"two positions are called {name!r}", where=f"position {entry.position}", fix="give --order FILE")
-        parameters[name] = _parameter(entry, name, key, adapter, given)
+        parameters[name] = _parameter(_with_step(entry, raw.optimizer, groups), name, key, adapter, given)
     kept = {p.position for p in parameters.values()}
     return NamedState(
         optimizer=raw.optimizer,
@@ -104,6 +105,12 @@ def _index_of(path: str) -> SourceFile:
     size = size_of(path)
     length = size if path.endswith(".json") else 8 + int.from_bytes(read_at(path, 0, 8), "little")
     return SourceFile(path=path, size=size, index_sha256=hashlib.sha256(read_at(path, 0, length)).hexdigest())
+
+
+def _with_step(entry: Entry, optimizer: str, groups: list[Group]) -> Entry:
+    """Take the step from the group, for optimizers that keep it there."""
+    hyper: Mapping[str, Any] = next((group.hyper for group in groups if group.index == entry.group), {})
+    return replace(entry, step=step_of(OPTIMIZERS[optimizer], entry.step, hyper)) if optimizer in OPTIMIZERS else entry
 
 
 def _left_out(raw: RawState, ordering: Ordering) -> tuple[int, ...]:

@@ -11,9 +11,6 @@ from .model import Slot
 if TYPE_CHECKING:
     import numpy as np
 
-TINY = 1e-30
-"""Below this a second moment nears what float32 can still decay: (1 - beta2) v reaches its subnormals."""
-
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -28,13 +25,21 @@ class Summary:
     nan: int = 0
     inf: int = 0
     negative: int = 0
+    """Counted by an exact meter only."""
     tiny: int | None = None
-    """0 < |x| < TINY; None: not counted, because no chunk's smallest number was near."""
+    """How many lie between 0 and the meter's `tiny`, both excluded; None: not counted."""
+    whole: bool = False
+    """True when all numbers are whole, none is negative, and the largest lies between 16 and 255: codes look like this."""
 
     @property
     def bad(self) -> int:
         """How many are not finite."""
         return self.nan + self.inf
+
+    @property
+    def prints(self) -> tuple[float, ...]:
+        """What two slots with the same numbers share."""
+        return self.elements, self.zeros, self.low, self.high, self.mean
 
     @property
     def largest(self) -> float:
@@ -43,15 +48,20 @@ class Summary:
 
 
 class Meter:
-    """Adds chunks up to a `Summary`. Four passes a chunk; exact counts only where a chunk looks bad, or with `exact`."""
+    """Adds chunks up to a `Summary`.
 
-    def __init__(self, *, exact: bool = False) -> None:
-        self._exact = exact
+    Four passes a chunk: smallest, largest, how many are not zero, sum. Exact counts of NaN and infinities only where a chunk looks
+    bad; of negative and tiny numbers only with `exact`.
+    """
+
+    def __init__(self, *, exact: bool = False, tiny: float = 0.0) -> None:
+        self._exact, self._limit = exact, tiny
         self._elements = self._nonzero = self._nan = self._inf = self._negative = self._tiny = 0
         self._low, self._high, self._total = math.inf, -math.inf, 0.0
+        self._whole = True
 
     def add(self, values: np.ndarray) -> None:
-        """Take in one chunk: any shape, floats, not changed."""
+        """Take in one chunk: any shape, not changed."""
         import numpy as np
 
         if not values.size:
@@ -59,23 +69,31 @@ class Meter:
         self._elements += values.size
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
-            finite = np.isfinite(values)
-            nan = int(np.count_nonzero(np.isnan(values)))
-            self._nan += nan
-            self._inf += values.size - int(np.count_nonzero(finite)) - nan
-            self._nonzero += values.size - int(np.count_nonzero(finite))
-            values = values[finite]
+            values = self._finite(values)
             if not values.size:
                 return
             low, high = float(values.min()), float(values.max())
         self._low, self._high = min(self._low, low), max(self._high, high)
         self._nonzero += int(np.count_nonzero(values))
-        self._total += float(values.sum(dtype=None if values.dtype == np.float64 else np.float32))
-        if low < 0 <= high or self._exact:
-            self._negative += int(np.count_nonzero(values < 0)) if self._exact else 0
+        with np.errstate(over="ignore"):
+            self._total += float(values.sum())
+        if self._whole and (low < 0 or high > 255 or (high > 0 and not bool((values == np.rint(values)).all()))):
+            self._whole = False
         if self._exact:
-            size = np.abs(values)
-            self._tiny += int(np.count_nonzero((size < TINY) & (size > 0)))
+            self._negative += int(np.count_nonzero(values < 0))
+            self._tiny += int(np.count_nonzero((values < self._limit) & (values > 0)))
+
+    def _finite(self, values: np.ndarray) -> np.ndarray:
+        """Count what is not finite and return the rest."""
+        import numpy as np
+
+        finite = np.isfinite(values)
+        bad = values.size - int(np.count_nonzero(finite))
+        nan = int(np.count_nonzero(np.isnan(values)))
+        self._nan += nan
+        self._inf += bad - nan
+        self._nonzero += bad
+        return np.asarray(values[finite])
 
     def summary(self) -> Summary:
         """Return the facts so far."""
@@ -90,6 +108,7 @@ class Meter:
             inf=self._inf,
             negative=self._negative,
             tiny=self._tiny if self._exact else None,
+            whole=self._whole and finite > 0 and self._high >= 16,
         )
 
 

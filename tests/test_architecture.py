@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "formats": BASE | {"optimizers"},
     "ordering": BASE | {"optimizers"},
     "values": BASE,
-    "join": BASE,
+    "join": BASE | {"optimizers"},
     "checks": BASE | {"optimizers", "values"},
     "store": BASE | {"optimizers", "schemas", "values"},
     "exporters": BASE | {"optimizers"},

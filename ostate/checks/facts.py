@@ -1,0 +1,114 @@
+"""What rules look at: the structure of a state, and the ranges of its numbers; positions are called by their names where known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ostate.model import Adapter, Entry, Finding, Group, Hyper, RawState, Severity
+from ostate.optimizers import OPTIMIZERS, OptimizerSpec, step_of
+from ostate.values import Summary
+
+SECOND = frozenset({
+    "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf", "exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var",
+    "variance", "v", "vmean", "exp_avg_sq_B",
+})  # fmt: skip
+"""Slots that are means, sums or maxima of squares or magnitudes: never below zero."""
+FIRST = {"exp_avg_sq": "exp_avg", "exp_avg_sq_B": "exp_avg_B", "v": "m"}
+"""Second moment -> the first moment beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One position with what the rules ask of it."""
+
+    label: str
+    """Its name, or `position 7`."""
+    named: bool
+    entry: Entry
+    hyper: Hyper
+    step: float | None
+    """From wherever its optimizer keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A state as its index tells it; no number was read."""
+
+    rows: tuple[Row, ...]
+    groups: tuple[Group, ...]
+    optimizer: str
+    spec: OptimizerSpec | None
+    facts: Mapping[str, Any]
+    adapter: Adapter | None
+    naming: bool
+    """True when the names are settled (`repair`); False when the file is only looked at."""
+
+    @property
+    def with_state(self) -> tuple[Row, ...]:
+        """Rows that hold a tensor."""
+        return tuple(row for row in self.rows if row.entry.has_state)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One parameter's numbers."""
+
+    row: Row
+    slots: Mapping[str, Summary]
+    unbounded: int = 0
+    """Elements whose first moment is larger than Adam allows; counted only when both moments were read side by side."""
+    unpaired: int = 0
+    """Elements with a first moment and no second; 0 also when not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A state whose numbers were all read once."""
+
+    rows: tuple[Measured, ...]
+    spec: OptimizerSpec | None
+    exact: bool = False
+    """True when tiny and negative numbers and pairs of moments were counted too."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def second(self) -> Iterator[tuple[Row, str, Summary]]:
+        """Yield every second moment."""
+        for measured in self.rows:
+            for slot, summary in measured.slots.items():
+                if slot in SECOND:
+                    yield measured.row, slot, summary
+
+
+def say(severity: Severity, text: str, fix: str = "", rows: Sequence[Row] = ()) -> Finding:
+    """Return a finding whose rule is filled in by whoever ran it."""
+    return Finding(rule="", severity=severity, text=text, fix=fix, names=tuple(row.label for row in rows))
+
+
+def structure_of(
+    raw: RawState, adapter: Adapter | None, *, names: Sequence[str | None] | None = None, groups: Sequence[Group] | None = None
+) -> Structure:
+    """Return what the rules look at.
+
+    Args:
+        raw: the state as stored.
+        adapter: the weights beside it, where known.
+        names: by position, where settled.
+        groups: with values filled in by hand, where there are any.
+    """
+    spec = OPTIMIZERS.get(raw.optimizer)
+    chosen = tuple(groups if groups is not None else raw.groups)
+    hyper = {group.index: group.hyper for group in chosen}
+    rows = []
+    for entry in raw.entries:
+        name = names[entry.position] if names is not None else entry.name
+        own = hyper.get(entry.group, {})
+        step = entry.step if spec is None else step_of(spec, entry.step, own)
+        rows.append(Row(name or f"position {entry.position}", name is not None, entry, own, step))
+    return Structure(tuple(rows), chosen, raw.optimizer, spec, raw.facts, adapter, names is not None)
+
+
+def plural(count: int, what: str) -> str:
+    """`1 parameter`, `3 parameters`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

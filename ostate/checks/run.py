@@ -1,0 +1,184 @@
+"""Run the rules over a state that is looked at, repaired, or copied."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ostate.errors import CheckError
+from ostate.model import Adapter, Finding, Group, NamedState, RawState
+from ostate.optimizers import OPTIMIZERS
+from ostate.values import Meter, Summary
+
+from .facts import SECOND, Measured, Numbers, Row, Structure, structure_of
+from .numbers import UNDERFLOW, bound
+from .rules import NUMBERS, RULES, STRUCTURE, name_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Summaries = Mapping[tuple[str, str], Summary]
+Progress = Callable[[int], None]
+
+
+def explain(rule: str) -> str:
+    """Return why a rule exists, as its docstring says; empty for a finding of another place."""
+    return inspect.getdoc(RULES[rule]) or "" if rule in RULES else ""
+
+
+def structure(raw: RawState, adapter: Adapter | None = None) -> list[Finding]:
+    """Return what the index of a state tells; no number is read."""
+    return [*raw.findings, *_structure(structure_of(raw, adapter))]
+
+
+def run(raw: RawState, named: NamedState, adapter: Adapter | None = None) -> list[Finding]:
+    """Return what the index tells of a state whose names are settled; the numbers are judged `while_copying`."""
+    names: list[str | None] = [None] * len(raw.entries)
+    for name, parameter in named.parameters.items():
+        if parameter.position is not None:
+            names[parameter.position] = name
+    groups = tuple(replace(group, hyper=_hyper(named, group)) for group in raw.groups)
+    return [*named.findings, *_structure(structure_of(raw, adapter, names=names, groups=groups))]
+
+
+def _hyper(named: NamedState, group: Group) -> Mapping[str, Any]:
+    return next((own.hyper for own in named.groups if own.index == group.index), group.hyper)
+
+
+def while_copying(named: NamedState) -> Callable[[Summaries], list[Finding]]:
+    """Return the check that `store.write` calls once all numbers were seen.
+
+    The returned function raises CheckError when the numbers make the state unusable.
+    """
+
+    def check(seen: Summaries) -> list[Finding]:
+        found = _numbers(Numbers(_named_rows(named, seen), OPTIMIZERS.get(named.optimizer)))
+        refuse(found, named.path or "")
+        return found
+
+    return check
+
+
+def refuse(found: Iterable[Finding], where: str) -> None:
+    """Raise the first error among findings.
+
+    Raises:
+        CheckError: there is one.
+    """
+    errors = [finding for finding in found if finding.severity == "error"]
+    if errors:
+        first = errors[0]
+        raise CheckError(first.text, where=", ".join(first.names[:3]) or where, fix=first.fix)
+
+
+def values(state: RawState | NamedState, progress: Progress | None = None) -> tuple[dict[str, dict[str, float | int]], list[Finding]]:
+    """Stream once over every number.
+
+    Args:
+        state: in any layout, or named.
+        progress: called with the bytes read since the last call.
+
+    Returns:
+        slot -> counts and ranges over all parameters; and what the rules say of them.
+    """
+    rows = _raw_rows(state) if isinstance(state, RawState) else tuple(one.row for one in _named_rows(state, {}))
+    measured = tuple(_measure(row, progress) for row in rows)
+    return _table(measured), _numbers(Numbers(measured, OPTIMIZERS.get(state.optimizer), exact=True))
+
+
+def _structure(seen: Structure) -> list[Finding]:
+    return [replace(finding, rule=name_of(rule)) for rule in STRUCTURE for finding in rule(seen)]
+
+
+def _numbers(seen: Numbers) -> list[Finding]:
+    return [replace(finding, rule=name_of(rule)) for rule in NUMBERS for finding in rule(seen)]
+
+
+def _raw_rows(raw: RawState) -> tuple[Row, ...]:
+    return structure_of(raw, None).with_state
+
+
+def _named_rows(named: NamedState, seen: Summaries) -> tuple[Measured, ...]:
+    from ostate.model import Entry
+
+    rows = []
+    for name, parameter in named.parameters.items():
+        entry = Entry(position=parameter.position or 0, key=name, group=parameter.group, slots=parameter.slots, step=parameter.step)
+        row = Row(name, True, entry, named.groups[parameter.group].hyper, parameter.step)
+        rows.append(Measured(row, {slot: seen[name, slot] for slot in parameter.slots if (name, slot) in seen}))
+    return tuple(rows)
+
+
+def _measure(row: Row, progress: Progress | None) -> Measured:
+    """Read one parameter's slots; both Adam moments side by side."""
+    slots = row.entry.slots
+    eps = row.hyper.get("eps")
+    tiny = float(eps) ** 2 if isinstance(eps, (int, float)) else 0.0
+    meters = {slot: Meter(exact=True, tiny=tiny if slot in SECOND else 0.0) for slot in slots}
+    pair = ("exp_avg", "exp_avg_sq")
+    together = set(pair) <= set(slots) and slots[pair[0]].shape == slots[pair[1]].shape
+    unbounded = unpaired = 0
+    if together:
+        limit = bound(row.hyper)
+        for m, v in _side_by_side(slots[pair[0]].chunks(), slots[pair[1]].chunks()):
+            meters[pair[0]].add(m)
+            meters[pair[1]].add(v)
+            over, lost = _compare(m, v, limit)
+            unbounded, unpaired = unbounded + over, unpaired + lost
+            if progress is not None:
+                progress(m.nbytes + v.nbytes)
+    for slot in slots:
+        if together and slot in pair:
+            continue
+        for chunk in slots[slot].chunks():
+            meters[slot].add(chunk)
+            if progress is not None:
+                progress(chunk.nbytes)
+    return Measured(row, {slot: meter.summary() for slot, meter in meters.items()}, unbounded, unpaired)
+
+
+def _side_by_side(left: Iterable[np.ndarray], right: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Pair chunks of two streams of the same length, cut where either is cut."""
+    ours, theirs = iter(left), iter(right)
+    a = b = None
+    while True:
+        a = next(ours, None) if a is None or not a.size else a
+        b = next(theirs, None) if b is None or not b.size else b
+        if a is None or b is None:
+            return
+        size = min(a.size, b.size)
+        yield a[:size], b[:size]
+        a, b = a[size:], b[size:]
+
+
+def _compare(m: np.ndarray, v: np.ndarray, limit: float | None) -> tuple[int, int]:
+    import numpy as np
+
+    size = np.abs(m)
+    unpaired = int(np.count_nonzero((v == 0) & (size > 0)))
+    if limit is None:
+        return 0, unpaired
+    with np.errstate(invalid="ignore"):
+        over = size > np.sqrt(np.maximum(v, 0)) * (limit * 1.01) + UNDERFLOW
+    return int(np.count_nonzero(over)), unpaired
+
+
+def _table(rows: Sequence[Measured]) -> dict[str, dict[str, float | int]]:
+    table: dict[str, dict[str, float | int]] = {}
+    for slot in dict.fromkeys(slot for one in rows for slot in one.slots):
+        seen = [one.slots[slot] for one in rows if slot in one.slots]
+        finite = [summary for summary in seen if summary.elements > summary.bad]
+        table[slot] = {
+            "elements": sum(s.elements for s in seen),
+            "zero": sum(s.zeros for s in seen),
+            "tiny": sum(s.tiny or 0 for s in seen),
+            "negative": sum(s.negative for s in seen),
+            "nan": sum(s.nan for s in seen),
+            "inf": sum(s.inf for s in seen),
+            "smallest": min((s.low for s in finite), default=0.0),
+            "largest": max((s.high for s in finite), default=0.0),
+            "mean": sum(s.mean * (s.elements - s.bad) for s in finite) / max(1, sum(s.elements - s.bad for s in finite)),
+        }
+    return table
