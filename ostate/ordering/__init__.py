@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 
 from ostate.model import Claim, Question
 
+from .adapter_order import adapter_order
+from .convention import convention
 from .given import given
 from .recorded import recorded
 from .refute import Refused
@@ -13,7 +15,13 @@ from .skeleton import skeleton
 
 Source = Callable[[Question], tuple[list[Claim], list[Refused]]]
 
-SOURCES: dict[str, Source] = {"recorded": recorded, "given": given, "skeleton": skeleton}
+SOURCES: dict[str, Source] = {
+    "recorded": recorded,
+    "given": given,
+    "skeleton": skeleton,
+    "adapter-order": adapter_order,
+    "convention": convention,
+}
 """Strongest first."""
 
 

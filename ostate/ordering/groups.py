@@ -194,11 +194,12 @@ def _each_alone(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterab
 
 
 def _late(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cuts]:
-    """A second group added later: the rest of the kinds of module, the rest of the layers, or what is no adapter weight."""
+    """Two groups by hand: A and B apart, or a second one added later, of other kinds of module, other layers, or no adapter weights."""
     own = trainable(parameters)
     if len(sizes) != 2 or not own:
         return
     tests: list[Test] = [lambda one: bool(_TUNED.search(one.name))]
+    tests += [lambda one: ".lora_a." in one.name.lower(), lambda one: ".lora_b." in one.name.lower()]
     kinds = sorted({_kind(one) for one in own})
     tests += [lambda one, kind=kind: _kind(one) == kind for kind in kinds]  # type: ignore[misc]
     tests += [lambda one, kind=kind: _kind(one) != kind for kind in kinds]  # type: ignore[misc]
@@ -280,7 +281,7 @@ def _rules() -> tuple[Rule, ...]:
              source="transformers examples, *_no_trainer.py"),
         Rule(name="one group for each parameter", split=_each_alone, source="torch.optim, by its users"),
         Rule(name="matrices before the rest (Muon)", split=_once(_muon), source="LLaMA-Factory train/trainer_utils.py, Muon", guess=True),
-        Rule(name="a group added later", split=_late, source="torch.optim.Optimizer.add_param_group", guess=True),
+        Rule(name="two groups by hand", split=_late, source="torch.optim.Optimizer.add_param_group", guess=True),
         Rule(name="names sorted", split=_once(_sorted_names), source="by its users", guess=True),
         Rule(name="names sorted within groups (minGPT)", split=_once(_min_gpt), source="minGPT model.py:254", guess=True),
     ]  # fmt: skip

@@ -15,8 +15,8 @@ from ostate.model import Adapter, Names
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What torch.compile, FSDP1 and activation checkpointing put into a name, wherever they wrap."""
 PEFT_PREFIX = "base_model.model."
-SLOTS = frozenset({
-    "lora_A", "lora_B", "lora_E", "lora_ranknum", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_diag",
+SLOT_ORDER = (
+    "base_layer", "lora_A", "lora_B", "lora_E", "lora_ranknum", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_diag",
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
     "oft_R", "oft_r", "oft_embedding_R", "boft_R", "boft_s", "ia3_l",
@@ -26,8 +26,9 @@ SLOTS = frozenset({
     "trainable_tokens_delta", "trainable_tokens_original", "poly_lora_A", "poly_lora_B", "poly_router", "c3a_kernel",
     "randlora_lambda", "randlora_gamma", "shira_weight", "road_theta", "road_alpha",
     "hira_A", "hira_B", "hira_embedding_A", "hira_embedding_B",
-})  # fmt: skip
-"""Names of the containers in which PEFT keeps one entry an adapter (`adapter_layer_names` of its layers)."""
+)  # fmt: skip
+"""Names of the containers in which PEFT keeps one entry an adapter (`adapter_layer_names` of its layers), in the order of registration."""
+SLOTS = frozenset(SLOT_ORDER) - {"base_layer"}
 AUTO_SAVED = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
 """task_type -> modules that PEFT trains and saves unasked."""
 

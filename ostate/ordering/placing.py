@@ -34,6 +34,27 @@ def claims_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Ref
     return claims, [*_as_lost(layout, sure[1]), *lost]
 
 
+def claims_over_state(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Lay a layout that knows only what was trained over the positions that have state, where an optimizer held frozen parameters too.
+
+    It fits only when every trained parameter has state, and in one group: then the frozen between them do not disturb the order.
+    """
+    raw = question.raw
+    with_state = [position for position in positions_of(raw) if raw.entries[position].has_state]
+    rule = f"{layout.rule}, over the positions with state"
+    if len(with_state) != len(layout.parameters) or len(with_state) == len(raw.entries) or sum(bool(group.positions) for group in raw.groups) != 1:
+        return [], []
+    names: list[str | None] = [None] * len(raw.entries)
+    keys: list[str | None] = [None] * len(raw.entries)
+    shapes: list[tuple[int, ...] | None] = [None] * len(raw.entries)
+    for position, row in zip(with_state, layout.parameters):
+        names[position], keys[position], shapes[position] = row.name, row.key, row.shape
+    why = refute_positions(raw, names, keys, shapes, question.adapter)
+    if why:
+        return [], [refused(layout.source, rule, why)]
+    return [Claim(source=layout.source, rule=rule, names=tuple(names), keys=tuple(keys))], []  # type: ignore[arg-type]
+
+
 def _try_all(rules: Sequence[Rule], layout: Layout, question: Question) -> tuple[dict[Placed, list[Rule]], dict[str, list[Rule]]]:
     fits: dict[Placed, list[Rule]] = {}
     fails: dict[str, list[Rule]] = {}

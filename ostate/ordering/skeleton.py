@@ -19,6 +19,7 @@ from .keys import adapter_key
 from .parameters import Layout, Parameter
 from .placing import claims_of
 from .refute import Refused, refused
+from .variants import variants
 
 AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -48,7 +49,19 @@ def skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
     layout = layout_for(adapter, found[0])
     if isinstance(layout, str):
         return [], [refused("skeleton", "rebuilt model", layout)]
-    return claims_of(layout, question)
+    return _from_layouts(list(variants(layout, adapter)), question)
+
+
+def _from_layouts(layouts: Sequence[Layout], question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Return every distinct claim of the layouts; the losers of the first, which is the adapter as its own files tell it."""
+    claims: dict[tuple[tuple[str | None, ...], tuple[str | None, ...]], Claim] = {}
+    lost: list[Refused] = []
+    for layout in layouts:
+        found, reasons = claims_of(layout, question)
+        lost = lost or reasons
+        for claim in found:
+            claims.setdefault((claim.names, claim.keys), claim)
+    return list(claims.values()), lost
 
 
 def layout_for(adapter: Adapter, config: Mapping[str, Any]) -> Layout | str:

@@ -1,0 +1,90 @@
+"""For tomorrow's checkpoints: write the names beside the state while both are at hand, so that nothing needs to be inferred later.
+
+The file is `optimizer_param_names.json`: a JSON list of lists of names, one list for each parameter group, in the optimizer's order. That plain
+form is what other programs under the same file name read; an object would have shut them out, and a list leaves nothing to guess.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import OrderingError
+from .ordering.keys import strip_wrappers
+
+if TYPE_CHECKING:
+    import torch
+
+FILE = "optimizer_param_names.json"
+
+
+def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[list[str]]:
+    """Return the model's name of every parameter that the optimizer holds, group by group, in its own order: the living truth.
+
+    Wrapper prefixes (DDP, torch.compile, FSDP, activation checkpointing) are left out. A parameter that two modules share has its first name.
+
+    Args:
+        optimizer: the optimizer, or a wrapper around it that has its `param_groups`.
+        model: the model whose `named_parameters()` gives the names.
+
+    Raises:
+        OrderingError: the optimizer holds a tensor that is no parameter of this model.
+    """
+    known = {id(parameter): strip_wrappers(name) for name, parameter in model.named_parameters()}
+    found = []
+    for index, group in enumerate(optimizer.param_groups):
+        strangers = [place for place, parameter in enumerate(group["params"]) if id(parameter) not in known]
+        if strangers:
+            raise OrderingError(
+                f"{len(strangers)} of {len(group['params'])} tensors of the group are no parameters of this model",
+                where=f"param_groups[{index}]['params'][{strangers[0]}]",
+                fix="give the model that the optimizer was made for; DeepSpeed and FSDP1's flat tensors have no names, their own files record them",
+            )
+        found.append([known[id(parameter)] for parameter in group["params"]])
+    return found
+
+
+def record_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module, path: str | os.PathLike[str]) -> str:
+    """Write the names of the optimizer's parameters beside the state that is saved there, and return the file's path.
+
+    Args:
+        optimizer: the optimizer whose state is saved.
+        model: the model it was made for.
+        path: the checkpoint's folder, or the file to write.
+
+    Raises:
+        OrderingError: as `names_of`.
+    """
+    names = names_of(optimizer, model)
+    target = os.path.join(path, FILE) if os.path.isdir(path) else os.fspath(path)
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target) or ".", suffix=".tmp")
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        json.dump(names, stream, indent=1)
+    Path(temporary).replace(target)
+    return target
+
+
+def _callback() -> type:
+    from transformers import TrainerCallback
+
+    class RecordNames(TrainerCallback):  # type: ignore[misc]
+        """Trainer callback: writes `optimizer_param_names.json` into every checkpoint, on the first process."""
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            """Write the names beside the state that was just saved."""
+            folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+            optimizer, model = kwargs.get("optimizer"), kwargs.get("model")
+            if state.is_world_process_zero and optimizer is not None and model is not None and os.path.isdir(folder):
+                record_names(optimizer, model, folder)
+
+    return RecordNames
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RecordNames":
+        globals()[name] = _callback()
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,63 @@
+"""From an order of adapter keys to claims: which of them were trained, how they are called, how trainers cut them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ostate.model import Adapter, Claim, Question
+
+from .keys import SLOTS, live_name
+from .parameters import Layout, Parameter
+from .placing import claims_of, claims_over_state
+from .refute import Refused
+
+_NORM = re.compile(r"norm|(?:^|\.)ln_", re.IGNORECASE)
+
+
+def trained_keys(adapter: Adapter) -> list[str]:
+    """Return the keys of the file, in its order, that belong to trained parameters.
+
+    Left out: frozen tensors that PEFT saves beside them (an embedding's own weight below a LoRA, shared projections, computed prompts).
+    """
+    if adapter.kind != "model":
+        return [key for key in adapter.tensors if not _frozen(key)]
+    return [key for key in adapter.tensors if _is_tuner(key)] or list(adapter.tensors)
+
+
+def _frozen(key: str) -> bool:
+    return key.endswith((".base_layer.weight", "vera_A", "vera_B", "lora_ranknum")) or key == "prompt_embeddings"
+
+
+def _is_tuner(key: str) -> bool:
+    parts = key.split(".")
+    return not SLOTS.isdisjoint(parts) or "modules_to_save" in parts or key.endswith((".lora_a.weight", ".lora_b.weight"))
+
+
+def claims_of_keys(source: str, rule: str, keys: Sequence[str], question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Return the claims that this order of keys makes under every rule of grouping.
+
+    The class of a norm is not in its key: where a norm is trained, both answers are tried.
+    """
+    adapter = question.adapter
+    if adapter is None:
+        return [], []
+    norms = [frozenset({"LayerNorm"}), frozenset[str]()] if any(_NORM.search(key) for key in keys) else [frozenset[str]()]
+    claims: dict[tuple[tuple[str | None, ...], tuple[str | None, ...]], Claim] = {}
+    lost: list[Refused] = []
+    for classes in norms:
+        parameters = tuple(_parameter(key, adapter, classes) for key in keys)
+        layout = Layout(source=source, rule=rule, parameters=parameters)
+        found, reasons = claims_of(layout, question)
+        if not found:
+            found, more = claims_over_state(layout, question)
+            reasons += more
+        for claim in found:
+            claims.setdefault((claim.names, claim.keys), claim)
+        lost = reasons
+    return list(claims.values()), lost
+
+
+def _parameter(key: str, adapter: Adapter, classes: frozenset[str]) -> Parameter:
+    held = classes if _NORM.search(key) else frozenset[str]()
+    return Parameter(name=live_name(key, adapter), key=key, shape=adapter.tensors[key].shape, classes=held, tuner_embedding=".lora_embedding_" in key)
