@@ -166,10 +166,10 @@ def _nested(leaves: Mapping[tuple[Any, ...], Item]) -> dict[str, object]:
     """Put the leaves of one parameter back into the dict that was flattened."""
     entry: dict[str, Any] = {}
     for path, item in leaves.items():
-        inner = entry
+        place = entry
         for part in path[:-1]:
-            inner = inner.setdefault(str(part), {})
-        inner[str(path[-1])] = tensor(item) if item.dtype is not None else None
+            place = place.setdefault(str(part), {})
+        place[str(path[-1])] = tensor(item) if item.dtype is not None else None
     return entry
 
 

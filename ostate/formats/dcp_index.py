@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from ..errors import ReadError
@@ -83,7 +84,7 @@ def read_index(folder: str) -> Index:
     paths = paths if type(paths) is dict else {}
     items = {key: _item(key, paths.get(key), about, blobs, path) for key, about in described.items() if type(key) is str}
     digest = hashlib.sha256(raw).hexdigest()
-    return Index(folder, items, _check_files(folder, items, path, len(raw), digest))
+    return Index(folder, items, _check_files(items, path, len(raw), digest))
 
 
 def _fields(record: Any, name: str, where: str) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def _fields(record: Any, name: str, where: str) -> dict[str, Any]:
 
 
 def _places(folder: str, places: Mapping[Any, Any], where: str) -> dict[tuple[str, tuple[int, ...] | None], tuple[str, int, int]]:
-    found = {}
+    found: dict[tuple[str, tuple[int, ...] | None], tuple[str, int, int]] = {}
     for index, info in places.items():
         key, place = _fields(index, "MetadataIndex", where), _fields(info, "_StorageInfo", where)
         if place.get("transform_descriptors"):
@@ -108,7 +109,7 @@ def _places(folder: str, places: Mapping[Any, Any], where: str) -> dict[tuple[st
         if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
             raise ReadError(f"the index points outside its folder: {name!r}", where=where, fix="do not use this checkpoint")
         starts = key.get("offset")
-        found[key.get("fqn"), None if starts is None else tuple(starts)] = (os.path.join(folder, name), offset, length)
+        found[str(key.get("fqn")), None if starts is None else tuple(starts)] = (os.path.join(folder, name), offset, length)
     return found
 
 
@@ -165,7 +166,7 @@ def _overlap(chunks: Sequence[Blob], shape: tuple[int, ...]) -> bool:
     spans = [(chunk.starts or (), chunk.sizes) for chunk in chunks]
     if all(sizes[1:] == shape[1:] for _, sizes in spans):
         rows = sorted((starts[0], starts[0] + sizes[0]) for starts, sizes in spans)
-        return any(before[1] > after[0] for before, after in zip(rows, rows[1:]))
+        return any(before[1] > after[0] for before, after in pairwise(rows))
     return any(
         all(a < b + m and b < a + n for a, n, b, m in zip(one[0], one[1], other[0], other[1]))
         for index, one in enumerate(spans)
@@ -173,7 +174,7 @@ def _overlap(chunks: Sequence[Blob], shape: tuple[int, ...]) -> bool:
     )
 
 
-def _check_files(folder: str, items: Mapping[str, Item], where: str, size: int, digest: str) -> tuple[SourceFile, ...]:
+def _check_files(items: Mapping[str, Item], where: str, size: int, digest: str) -> tuple[SourceFile, ...]:
     needed: dict[str, int] = {}
     for item in items.values():
         for blob in item.blobs:

@@ -96,7 +96,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         optimizer: which family of files, where there are several.
 
     Raises:
-        ReadError: a process's file is missing, of another step or another run; FlatParameters; parts of a ZeroRedundancyOptimizer; tensor parallelism.
+        ReadError: a process's file is missing, of another step or run; FlatParameters; a ZeroRedundancyOptimizer's parts; tensor parallelism.
         UnsafePickle: a file asks for a class outside the allow-list.
     """
     found = _optimizers(folder)
@@ -106,9 +106,9 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         raise ReadError(f"{len(listed)} optimizers lie here ({names})", where=folder, fix="choose one with --optimizer K")
     if not 0 <= (optimizer or 0) < len(listed):
         raise ReadError(f"there is no optimizer {optimizer or 0}, only {len(listed)}", where=folder, fix="give the folder with the rank files")
-    names = found[listed[optimizer or 0]]
-    _check_ranks(folder, names, listed[optimizer or 0])
-    shares = [_share(os.path.join(folder, names[rank])) for rank in sorted(names)]
+    by_rank = found[listed[optimizer or 0]]
+    _check_ranks(folder, by_rank, listed[optimizer or 0])
+    shares = [_share(os.path.join(folder, by_rank[rank])) for rank in sorted(by_rank)]
     _check_agree(shares)
     state = _joined(shares)
     return assemble(
@@ -212,18 +212,29 @@ def _replicas(shares: Sequence[Share]) -> dict[Key, dict[str, object]]:
     """Whole tensors in every file: DDP, where all are the same; else each process holds other parameters."""
     first = shares[0]
     for share in shares[1:]:
-        if _prints(share) != _prints(first):
+        if not _same(share, first):
             raise ReadError(
-                "whole tensors, others than in the file of rank 0: each process holds other parameters, and which is in no file (ZeroRedundancyOptimizer)",
+                "other parameters than in the file of rank 0, and which is in no file (ZeroRedundancyOptimizer)",
                 where=share.path,
                 fix="call optimizer.consolidate_state_dict(to=0) and save optimizer.state_dict() on rank 0",
             )
     return {key: dict(entry) for key, entry in first.state.items()}
 
 
-def _prints(share: Share) -> list[Any]:
+def _same(share: Share, first: Share) -> bool:
+    """True when both hold the same tensors: shapes, checksums where the zip's directory has them, and the first numbers."""
+    one, other = _tensors(share), _tensors(first)
+    if [(at, ref.shape, ref.dtype) for at, ref in one] != [(at, ref.shape, ref.dtype) for at, ref in other]:
+        return False
+    pairs = list(zip((ref for _, ref in one), (ref for _, ref in other)))
+    if any(None not in {a.crc32, b.crc32} and a.crc32 != b.crc32 for a, b in pairs):
+        return False
+    return all(bool((next(iter(a.chunks(1024))) == next(iter(b.chunks(1024)))).all()) for a, b in pairs)
+
+
+def _tensors(share: Share) -> list[tuple[tuple[Any, str], TensorRef]]:
     return [
-        (key, slot, value.shape, value.crc32)
+        ((key, slot), value)
         for key, entry in share.state.items()
         for slot, value in sorted(entry.items())
         if isinstance(value, TensorRef) and value.numel > 1
@@ -239,7 +250,7 @@ def _refuse_flat_parameters(shares: Sequence[Share]) -> None:
         len({_length(share.state[key]) for share in shares}) == 1 and _length(shares[0].state[key]) for key in keys
     ):
         raise ReadError(
-            "every process holds an equal run of every entry: FlatParameters (FSDP1 with use_orig_params=False), whose names and borders are in no file",
+            "every process holds an equal run of every entry: FlatParameters (FSDP1, use_orig_params=False), whose borders are in no file",
             where=shares[0].path,
             fix="load it once and save with FSDP.optim_state_dict(model, optimizer), which writes parameters by name",
         )

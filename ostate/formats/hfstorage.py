@@ -94,10 +94,10 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
 
 def _check_shards(folder: str, names: list[str]) -> None:
     """Shards are numbered from 1, and each process says how many files it wrote."""
-    numbered = {int(match[1]): (int(match[3]), name) for name in names if (match := _SHARD.match(name))}
+    numbered = {int(match[1]): name for name in names if (match := _SHARD.match(name))}
     if not numbered:
         return
-    count, name = max(numbered.values())
+    name = numbered[max(numbered)]
     for number in range(1, max(numbered) + 1):
         if number not in numbered:
             missing = re.sub(r"^shard-\d+", f"shard-{number:05d}", name)

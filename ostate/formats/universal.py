@@ -145,7 +145,9 @@ def _product(shape: tuple[int, ...]) -> int:
 def _groups(shared: Any, count: int) -> tuple[list[dict[str, Any]], list[float | None]]:
     """Return param_groups (their `params` empty) for each entry of param_shapes, and the step that each group's own state tells."""
     shared = shared if isinstance(shared, Mapping) else {}
-    inner = next((shared[key] for key in ("optimizer_state_dict", "base_optimizer_state") if isinstance(shared.get(key), Mapping)), {})
+    inner: Mapping[str, Any] = next(
+        (shared[key] for key in ("optimizer_state_dict", "base_optimizer_state") if isinstance(shared.get(key), Mapping)), {}
+    )
     stored = inner.get("param_groups", shared.get("param_groups"))
     stored = stored if isinstance(stored, (list, tuple)) else []
     order = [number for number, group in enumerate(stored) for _ in group.get("params", ())]

@@ -110,7 +110,7 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
     inner = stored.value["optimizer"]
     if "state" not in inner or "param_groups" not in inner:
         raise ReadError(
-            f"the optimizer of a run without ZeRO, wrapped for 16 bits ({', '.join(sorted(map(str, inner)))[:200]}): its parameters are merged into one",
+            "the optimizer of a run without ZeRO, wrapped for 16 bits: its parameters are merged into one",
             where=stored.source.path,
             fix="train with zero_optimization.stage 1, or with bf16 in torch",
         )
@@ -160,10 +160,8 @@ def _groups(opened: Opened, inner: Any, count: int, stage3: bool) -> tuple[list[
         )
         return [{**hyper, "params": []} for _ in range(count)], list(range(count)), [finding]
     groups = [{name: value for name, value in group.items() if name not in {"params", "step", "param_names"}} | {"params": []} for group in stored]
-    if stage3 and count != len(groups):
-        order = [number for number, group in enumerate(stored) for _ in group["params"]]
-    else:
-        order = list(range(len(groups)))
+    # Stage 3 splits a group into sub-groups, whose numbers stand in the group's `params`.
+    order = [number for number, group in enumerate(stored) for _ in (group["params"] if stage3 else [number])]
     if len(order) != count:
         raise ReadError(
             f"param_shapes has {count} groups, the optimizer {len(order)}",
@@ -260,7 +258,7 @@ def _check_tail(opened: Opened, number: int, used: int, total: int, lengths: Seq
     recorded = [state.get("group_paddings") for state in opened.ranks]
     tail: int | None = None
     if all(isinstance(row, (list, tuple)) and number < len(row) and isinstance(row[number], int) for row in recorded):
-        tail = sum(row[number] for row in recorded)
+        tail = sum(int(row[number]) for row in recorded if row is not None)
     left = total - used
     allowed = left in {0, tail} if tail is not None else 0 <= left < 2 * len(lengths) * 64
     if not allowed:
