@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 
 from ..errors import ReadError, UnknownFormat, UnsafePickle
 from ..files import is_remote
@@ -14,10 +13,13 @@ from .readers import Reader
 
 MOST_DEPTH = 4
 MOST_LISTED = 10
-_NEVER = (
-    "adapter_model*", "model*.safetensors", "pytorch_model*.bin", "pytorch_lora_weights*", "scheduler*", "rng_state*", "random_states*",
-    "training_args.bin", "scaler*", "*_model_states.pt", "*_optim_states.pt", "*.json", "*.txt", "*.md", "*.yaml", "*.yml", "*.distcp",
-    "*.png", "*.log", "*.jsonl", "*.csv", "*.tfevents.*", "tokenizer*", "*.safetensors", "*.py", "*.model", "merges.txt", "*.gguf", "*.whl",
+_NEVER_START = (
+    "adapter_model", "pytorch_model", "pytorch_lora_weights", "scheduler", "rng_state", "random_states", "training_args", "scaler",
+    "tokenizer", "merges.", ".",
+)  # fmt: skip
+_NEVER_END = (
+    ".json", ".jsonl", ".txt", ".md", ".yaml", ".yml", ".csv", ".log", ".png", ".py", ".model", ".gguf", ".safetensors", ".distcp",
+    "_model_states.pt", "_optim_states.pt",
 )  # fmt: skip
 """Files that belong to a checkpoint and hold no state by themselves: not opened when a folder is searched."""
 _ACCELERATE = re.compile(r"^optimizer(?:_(\d+))?\.(?:bin|pt)$")
@@ -97,7 +99,7 @@ def _search(seen: Peek, readers: Mapping[str, Reader], depth: int) -> Iterator[t
 def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, str]]:
     for name in seen.names:
         path = os.path.join(seen.path, name)
-        if name.startswith(".") or any(fnmatchcase(name, pattern) for pattern in _NEVER) or not os.path.isfile(path):
+        if name.startswith(_NEVER_START) or name.endswith(_NEVER_END) or not os.path.isfile(path):
             continue
         one = Peek(path, asked=seen.asked)
         wanted = name.startswith("optimizer")

@@ -75,7 +75,7 @@ def wrong_hyper(index: int, hyper: Mapping[str, Any], group: Mapping[str, Any]) 
 
 
 def _is_share(value: Any) -> bool:
-    return value is None or isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1)
 
 
 def _short(value: Any) -> str:

@@ -23,9 +23,9 @@ def numpy_dtype(code: Any = "", *_: Any) -> Inert:
     return Inert("numpy.dtype", (code if type(code) is str else getattr(code, "name", ""),))
 
 
-def plain_dtype(name: str) -> Any:
-    """Return the stand-in for the scalar class `numpy.<name>`: a call with one number gives that number."""
-    return lambda value=0: value
+def plain_scalar(value: Any = 0) -> Any:
+    """Stand in for `numpy.float64(value)` and its like: the value itself."""
+    return value
 
 
 def _format(dtype: Any) -> tuple[str, int]:

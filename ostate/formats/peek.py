@@ -90,6 +90,3 @@ class Peek:
     def sidecar(self) -> tuple[str, list[list[str]]] | None:
         """File name and names by group, of a names file beside the state; None where there is none."""
         return sidecar_of(self.place)
-
-
-

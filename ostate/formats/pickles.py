@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ..errors import OstateError, ReadError, UnsafePickle
 from .machine import Array, Inert, Machine, Named, Refusal
-from .numpy_pickles import NUMPY_CODES, decode_scalar, filled_array, numpy_dtype, plain_dtype
+from .numpy_pickles import NUMPY_CODES, decode_scalar, filled_array, numpy_dtype, plain_scalar
 from .tensors import STORAGES
 
 __all__ = ["RECORD", "TORCH_GLOBALS", "Array", "Inert", "Named", "unpickle", "unpickle_at"]
@@ -131,14 +131,14 @@ def _run(
 
 
 def _global(full: str, allowed: Mapping[str, Any], where: str) -> Any:
-    if full not in allowed:
+    row = allowed.get(full) or allowed.get(f"{full.rpartition('.')[0]}.*")
+    if row is None:
         shown = full if full.isprintable() and len(full) < 200 else ascii(full[:200])
         raise UnsafePickle(
             f"the file asks for {shown}, which no optimizer state needs",
             where=where,
             fix="save the optimizer's state_dict() alone; if this class is harmless, add a row to ostate/formats/pickles.py",
         )
-    row = allowed[full]
     if row is RECORD:
         return Named(full, lambda *args, **kwargs: Inert(full, args, kwargs))
     return Named(full, row) if callable(row) else row
@@ -151,12 +151,19 @@ def _no_persistent_id(_: Any) -> NoReturn:
 def _build(target: Any, state: Any) -> Any:
     """Answer BUILD: fill an inert record; attributes of an OrderedDict (`_metadata`) are dropped."""
     if type(target) is Inert:
-        target.state = state
+        target.state = _merged(state)
     elif type(target) is Array:
         filled_array(target, state)
     elif type(target) is not dict:
         raise Refusal(f"a state for a {type(target).__name__}")
     return target
+
+
+def _merged(state: Any) -> Any:
+    """Return one mapping for the pair (attributes, slots) that classes with `__slots__` write."""
+    if type(state) is tuple and len(state) == 2 and all(part is None or type(part) is dict for part in state):
+        return {**(state[0] or {}), **(state[1] or {})}
+    return state
 
 
 # What stands in for a function that a file may name. Each takes what the file passes and returns plain data.
@@ -222,11 +229,11 @@ def _typed(rebuild: Named, kind: Any, args: tuple[Any, ...], state: Any) -> Any:
     """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, or a subclass that wraps other tensors."""
     made = rebuild.call(*args)
     if type(made) is Inert:
-        made.state = state
+        made.state = _merged(state)
         return made
     if kind.name in _PLAIN_TENSORS:
         return made
-    return Inert(kind.name, (made,), state=state)
+    return Inert(kind.name, (made,), state=_merged(state))
 
 
 def _wrapper(kind: Any, dtype: Any, size: Any, stride: Any, *_: Any) -> Inert:
@@ -236,42 +243,38 @@ def _wrapper(kind: Any, dtype: Any, size: Any, stride: Any, *_: Any) -> Inert:
 
 _PLAIN_TENSORS = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
 
-_DCP = "torch.distributed.checkpoint."
-_TORCHAO = ("torchao.optim.", "torchao.prototype.low_bit_optim.", "torchao.optim.low_bit_optim.")
 _RECORDS = [
     *_PLAIN_TENSORS,
     *(f"torch.{name}" for name in STORAGES),
     *(f"torch.storage.{name}" for name in (*STORAGES, "TypedStorage")),
-    "argparse.Namespace", "types.SimpleNamespace", "torch.Generator", "torch.nn.parameter.UninitializedParameter",
-    *(f"{_DCP}metadata.{name}" for name in (
-        "Metadata", "MetadataIndex", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties",
-        "TensorStorageMetadata", "StorageMeta", "_MEM_FORMAT_ENCODING",
-    )),
-    *(f"{_DCP}filesystem.{name}" for name in ("_StorageInfo", "_StoragePrefix")),
-    f"{_DCP}_fsspec_filesystem._StorageInfo", f"{_DCP}stateful.Stateful",
-    "torch.distributed._shard.sharded_tensor.metadata.TensorProperties",
-    "torch.distributed.tensor.DTensor", "torch.distributed._tensor.api.DTensor", "torch.distributed.tensor._api.DTensor",
-    "torch.distributed._tensor.placement_types.DTensorSpec", "torch.distributed._tensor.placement_types.TensorMeta",
-    "torch.distributed.tensor._dtensor_spec.DTensorSpec", "torch.distributed.tensor._dtensor_spec.TensorMeta",
-    "torch.distributed.device_mesh.DeviceMesh", "torch.distributed.device_mesh._MeshLayout",
-    "torch.distributed._mesh_layout._MeshLayout", "torch.distributed._pycute.layout.Layout",
-    *(f"torch.distributed.{room}.placement_types.{name}" for room in ("_tensor", "tensor")
-      for name in ("Shard", "Replicate", "Partial", "_Partial", "_StridedShard")),
-    *(f"torch._C._distributed.{name}" for name in ("Shard", "Replicate", "Partial", "StridedShard")),
-    *(f"{room}subclass_{bits}.OptimState{name}" for room in _TORCHAO
-      for bits, name in (("8bit", "8bit"), ("4bit", "4bit"), ("fp8", "Fp8"), ("fp8", "FP8"))),
-    "galore_torch.galore_projector.GaLoreProjector", "galore_torch.galore_projector_tensor.GaLoreProjectorTensor",
-    "apollo_torch.random_projector.GradientProjector", "apollo_torch.svd_projector.GaLoreProjector",
-    *(f"deepspeed.runtime.fp16.loss_scaler.{name}" for name in ("LossScaler", "DynamicLossScaler", "LossScalerBase")),
+    "builtins.object", "__builtin__.object", "numpy.ndarray", "argparse.Namespace", "types.SimpleNamespace", "torch.Generator",
     "deepspeed.runtime.zero.config.ZeroStageEnum", "deepspeed.utils.tensor_fragment.fragment_address",
-    "deepspeed.runtime.bf16_optimizer.fragment_address",
-    "lightning.fabric.utilities.data.AttributeDict", "pytorch_lightning.utilities.parsing.AttributeDict",
-    "lightning.pytorch.utilities.parsing.AttributeDict", "lightning_fabric.utilities.data.AttributeDict",
+    *(f"{room}.AttributeDict" for room in (
+        "lightning.fabric.utilities.data", "lightning_fabric.utilities.data", "lightning.pytorch.utilities.parsing",
+        "pytorch_lightning.utilities.parsing",
+    )),
 ]  # fmt: skip
 """Classes that are kept as they are written: one name a row."""
 
+_ROOMS = [
+    *(f"torch.distributed.checkpoint.{room}" for room in ("metadata", "filesystem", "_fsspec_filesystem")),
+    "torch.distributed._shard.sharded_tensor.metadata", "torch.distributed.device_mesh", "torch.distributed._mesh_layout",
+    "torch.distributed._pycute.layout", "torch._C._distributed",
+    *(f"torch.distributed.{room}" for room in (
+        "tensor", "tensor._api", "tensor._dtensor_spec", "tensor.placement_types", "_tensor", "_tensor.api", "_tensor.placement_types",
+    )),
+    *(f"torch.optim.{room}" for room in (
+        "optimizer", "adam", "adamw", "adamax", "nadam", "radam", "sgd", "asgd", "rmsprop", "rprop", "adagrad", "adadelta", "sparse_adam",
+        "_adafactor", "_muon", "lbfgs",
+    )),
+    *(f"torchao.{room}.subclass_{kind}" for room in ("optim", "optim.low_bit_optim", "prototype.low_bit_optim") for kind in ("8bit", "4bit", "fp8")),
+    "deepspeed.runtime.fp16.loss_scaler",
+]  # fmt: skip
+"""Modules whose classes are all kept so: they hold data, and their names change from release to release."""
+
 TORCH_GLOBALS: dict[str, Any] = {
     **dict.fromkeys(_RECORDS, RECORD),
+    **dict.fromkeys((f"{room}.*" for room in _ROOMS), RECORD),
     **DTYPES,
     **{name: name for name in (
         "torch.complex128", "torch.complex32", "torch.qint8", "torch.quint8", "torch.qint32", "torch.strided", "torch.sparse_coo",
@@ -280,8 +283,8 @@ TORCH_GLOBALS: dict[str, Any] = {
     "collections.OrderedDict": _ordered, "collections.defaultdict": _default_dict, "collections.Counter": _ordered,
     "builtins.dict": _ordered, "builtins.set": _set, "__builtin__.set": _set, "builtins.list": list, "builtins.tuple": tuple,
     "builtins.frozenset": lambda items=(): frozenset(_set(items)), "__builtin__.dict": _ordered, "__builtin__.list": list,
-    "builtins.int": int, "builtins.float": float, "builtins.bool": bool, "builtins.bytearray": _bytes, "builtins.bytes": _bytes, "builtins.object": RECORD,
-    "__builtin__.object": RECORD, "builtins.complex": lambda re=0.0, im=0.0: complex(re, im), "__builtin__.bytearray": _bytes,
+    "builtins.int": int, "builtins.float": float, "builtins.bool": bool, "builtins.bytearray": _bytes, "builtins.bytes": _bytes,
+    "builtins.complex": lambda re=0.0, im=0.0: complex(re, im), "__builtin__.bytearray": _bytes,
     "_codecs.encode": _encode, "copyreg._reconstructor": _reconstruct, "copy_reg._reconstructor": _reconstruct,
     "torch.Size": lambda sizes=(): tuple(sizes), "torch.device": _device, "torch.serialization._get_layout": _text,
     "torch._utils._rebuild_parameter": _first, "torch._utils._rebuild_parameter_with_state": _first,
@@ -290,10 +293,9 @@ TORCH_GLOBALS: dict[str, Any] = {
     "torch._utils._rebuild_wrapper_subclass": _wrapper,
     **{f"{room}.{name}": _path for room in ("pathlib", "pathlib._local")
        for name in ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath")},
-    "numpy.dtype": numpy_dtype, **{f"numpy.{name}": plain_dtype(name) for name in NUMPY_CODES},
+    "numpy.dtype": numpy_dtype, **{f"numpy.{name}": plain_scalar for name in NUMPY_CODES},
     "numpy.dtypes.Float64DType": lambda: numpy_dtype("f8"), "numpy.dtypes.Int64DType": lambda: numpy_dtype("i8"),
     **{f"numpy.{room}.multiarray.scalar": decode_scalar for room in ("core", "_core")},
     **{f"numpy.{room}.multiarray._reconstruct": lambda *_: Array() for room in ("core", "_core")},
-    "numpy.ndarray": RECORD,
 }  # fmt: skip
 """Full name of a global -> what stands in for it."""

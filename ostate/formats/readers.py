@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from importlib import import_module
 from types import ModuleType
 
@@ -24,13 +23,13 @@ class Reader:
     folder: bool = False
     """True when the layout is a folder; False: one file."""
     marks: tuple[str, ...] = ()
-    """For a folder: patterns of which each must match a name in it, before the module is imported."""
+    """For a folder: each must be a name in it (`*rank*`: a part of a name) before the module is imported."""
 
     def accepts(self, seen: Peek) -> bool:
         """True when `seen` is of this layout. Two rows never accept the same path."""
         if seen.is_folder != self.folder:
             return False
-        if not all(any(fnmatchcase(name, mark) for name in seen.names) for mark in self.marks):
+        if not all(any(mark == name or (mark[0] == "*" and mark.strip("*") in name) for name in seen.names) for mark in self.marks):
             return False
         return bool(self._module.detect(seen.path if self.folder else seen))
 

@@ -10,9 +10,10 @@ from ..model import Entry, Finding, Group, RawState, Slot, SourceFile, TensorRef
 from ..optimizers import parameter_shape, recognise
 from .encodings import slots_of
 from .hyper import plain_hyper, plain_number, wrong_hyper
+from .machine import Inert
+from .objects import numbered, whole_tensor
 
 _NOT_HYPER = {"params", "param_names", "names"}
-_NUMBERS = {"lr", "initial_lr", "eps", "weight_decay"}
 Key = int | str
 
 
@@ -49,11 +50,13 @@ def raw_state(
     state = optimizer.get("state", {})
     if not isinstance(state, Mapping):
         raise ReadError("`state` is no mapping", where=where, fix="give the file of the optimizer's state_dict()")
-    listed = _groups_of(optimizer.get("param_groups"), state, where)
+    state, param_groups, own = numbered(state, optimizer.get("param_groups"), where)
+    listed = _groups_of(param_groups, state, where)
     keys = _positions(listed, where)
     state = _by_position(state, listed, keys, where)
     names, recorded = _names(listed, keys, state, sidecar, where)
     groups, notes = _groups(listed, names)
+    master = {**own, **(master or {})}
     of_group = [group.index for group in groups for _ in group.positions]
     hypers = [group.hyper for group in groups]
     contents = list(_contents(state, keys, of_group, hypers, where))
@@ -70,7 +73,7 @@ def raw_state(
         optimizer=kind,
         recorded=recorded,
         weights=weights or {},
-        master={position: master[key] for position, key in enumerate(keys) if key in master} if master else {},
+        master={position: master[key] for position, key in enumerate(keys) if key in master},
         facts=facts or {},
         findings=(*findings, *notes),
     )
@@ -78,7 +81,7 @@ def raw_state(
 
 def _groups_of(groups: Any, state: Mapping[Any, Any], where: str) -> list[dict[str, Any]]:
     """Return the groups as a list of dicts with `params`; a state without groups is one group of all its entries."""
-    if groups is None or groups == [] and state:
+    if groups is None or (groups == [] and state):
         return [{"params": list(state)}]
     if isinstance(groups, Mapping):
         return _by_name(groups, where)
@@ -210,7 +213,9 @@ def _sidecar_names(groups: Sequence[Mapping[str, Any]], file: str, given: Sequen
 
 
 def _groups(listed: Sequence[Mapping[str, Any]], names: Sequence[str | None]) -> tuple[tuple[Group, ...], list[Finding]]:
-    groups, notes, at = [], [], 0
+    groups: list[Group] = []
+    notes: list[Finding] = []
+    at = 0
     for index, group in enumerate(listed):
         end = at + len(group["params"])
         own = tuple(name for name in names[at:end] if name is not None)
@@ -234,6 +239,8 @@ def _contents(
             continue
         if type(entry) is not dict:
             raise ReadError(f"the entry of {key!r} is a {type(entry).__name__}, no mapping", where=where, fix="save optimizer.state_dict()")
+        if Inert in map(type, entry.values()):
+            entry = {slot: whole_tensor(value, where) for slot, value in entry.items()}
         step = entry.get("step")
         if step is not None:
             entry = {**entry, "step": _step(step, seen)}

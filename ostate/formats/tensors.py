@@ -119,7 +119,7 @@ class _Geometry(NamedTuple):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     starts: tuple[int, ...]
-    count: int
+    elements: int
     last: int
     contiguous: bool
 
@@ -152,7 +152,7 @@ def leaper(path: str, members: Mapping[bytes, Member], *, swapped: bool, crc: bo
         width, (place, size, crc32) = ITEMSIZE[dtype], member
         if start < 0 or asked < 0 or asked * width > size or known.last < 0 or (start + known.last + 1) * width > size:
             return -1
-        whole = crc32 if crc and known.contiguous and known.count * width == size else None
+        whole = crc32 if crc and known.contiguous and known.elements * width == size else None
         part = Part(path, place + start * width, known.shape, known.stride, known.starts)
         ref = TensorRef(dtype, known.shape, (part,), swapped, whole)
         m.stack.append(ref)
@@ -195,7 +195,7 @@ def _geometry(shape: bytes, stride: bytes) -> _Geometry:
 
 def _ints(raw: bytes) -> tuple[int, ...]:
     """Return the numbers of a tuple's opcodes; a count that differs from its TUPLE opcode gives a tuple that fits nothing."""
-    found, at, end = [], raw[0] == 0x28, len(raw) - 1
+    found, at, end = [], int(raw[0] == 0x28), len(raw) - 1
     while at < end:
         width = {0x4B: 1, 0x4D: 2, 0x4A: 4}[raw[at]]
         found.append(_int(raw[at : at + 1 + width]))

@@ -152,7 +152,7 @@ def weights_in(value: Any, optimizer: Mapping[str, Any] | None = None) -> dict[s
 def _tensor_maps(
     value: Any, place: str, depth: int, found: dict[str, dict[str, TensorRef]], seen: set[int], optimizer: Mapping[str, Any] | None
 ) -> None:
-    if type(value) is not dict or depth > 3 or id(value) in seen or optimizer is not None and value is optimizer["state"]:
+    if type(value) is not dict or depth > 3 or id(value) in seen or (optimizer is not None and value is optimizer["state"]):
         return
     seen.add(id(value))
     if depth and _as_optimizer(value) is not None:

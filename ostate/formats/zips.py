@@ -1,7 +1,7 @@
 """The directory of a zip file as torch writes it: stored members, found by the central directory alone.
 
-`zipfile` is not used: it costs 20 ms to import, takes compressed members, and reads one header a member. Layout: PKWARE APPNOTE 6.3.10;
-what torch writes: stored members with a data descriptor, padded to 64 bytes through an extra field, zip64 above 4 GB (caffe2/serialize/inline_container.cc).
+`zipfile` is not used: it costs 20 ms to import, takes compressed members, and reads one header a member. Layout: PKWARE APPNOTE 6.3.10.
+Torch writes stored members with a data descriptor, padded to 64 bytes through an extra field, zip64 above 4 GB (inline_container.cc).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class ZipIndex:
             raise ReadError("no archive directory at the end of the file", where=self.path, fix=_DAMAGED)
         end = self.size - span + at
         _, disk, first, here, count, size, start, _ = _END.unpack_from(tail, at)
-        if start == _FULL32 or size == _FULL32 or count == 0xFFFF or end >= 20 and self._bytes(end - 20, 4) == b"PK\6\7":
+        if start == _FULL32 or size == _FULL32 or count == 0xFFFF or (end >= 20 and self._bytes(end - 20, 4) == b"PK\6\7"):
             _, _, record, _ = _LOCATOR64.unpack(self._bytes(end - _LOCATOR64.size, _LOCATOR64.size))
             signature, _, _, _, disk, first, here, count, size, start = _END64.unpack(self._bytes(record, _END64.size))
             end = record
@@ -118,7 +118,7 @@ class ZipIndex:
             if method or flags & 0x2041 or packed != size:
                 how = "encrypted" if flags & 0x2041 else "compressed"
                 raise ReadError(f"the member {name!r} is {how}; torch.save never does that", where=self.path, fix="save it again with torch.save")
-            if "\\" in name or name[0] == "/" or ".." in name and ".." in name.split("/"):
+            if "\\" in name or name[0] == "/" or (".." in name and ".." in name.split("/")):
                 raise ReadError(f"a member named {name!r} points outside the archive", where=self.path, fix="do not use this file")
             listed.append(_Listed(name, header, size, crc, flags))
             at = after + extra + comment
@@ -172,7 +172,7 @@ class ZipIndex:
         """Return the data's position as the local header has it, checked against the directory."""
         raw = self._bytes(one.header, least - one.header)
         signature, _, _, method, _, _, crc, _, size, _, extra = _LOCAL.unpack_from(raw)
-        same = one.flags & 8 and not size or size in {one.size, _FULL32}
+        same = (one.flags & 8 and not size) or size in {one.size, _FULL32}
         if signature != b"PK\3\4" or method or raw[_LOCAL.size :] != one.name.encode() or not same or crc not in {0, one.crc32}:
             raise ReadError(f"the member {one.name!r} differs from what the directory says of it", where=self.path, fix=_DAMAGED)
-        return least + extra
+        return int(least + extra)
