@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..model import Adapter, Evidence, RawState, TensorRef
-from .judge import judge
-from .match import by_displacement, from_keys, improve
-from .tables import gather
+from ostate.model import Adapter, Evidence, RawState, TensorRef
+from ostate.ordering.judge import judge
+from ostate.ordering.match import from_keys, search
+from ostate.ordering.paths import Paths
+from ostate.ordering.tables import gather
 
 
 def verify(
@@ -20,7 +21,7 @@ def verify(
 ) -> Evidence:
     """Return what the numbers say of an order.
 
-    The search starts from the order and from the numbers alone; the claim is proven where the better end agrees with it and no other
+    The best order is sought from the claim and from the numbers alone. The claim is proven where the better end agrees with it and no other
     order comes near, contradicted where another one is clearly better.
 
     Args:
@@ -31,7 +32,6 @@ def verify(
         base: the base model's weights, where at hand.
     """
     tables = gather(raw, adapter, previous=previous, base=base)
-    start = by_displacement(tables, {})
-    claimed = from_keys(keys, tables)
-    found = improve(tables, start, {})
-    return judge(tables, found, raw, claimed=keys)
+    paths = Paths(tables.reader, tables.displaced)
+    match, now = search(tables, paths, claimed=from_keys(keys, tables), fixed={})
+    return judge(tables, paths, match, now, raw, claimed=keys)

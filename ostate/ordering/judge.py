@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..model import Evidence, PairScore, RawState
-from .match import Laws, Match, module_moves, single_moves
-from .score import odds_against
-from .tables import PairClass, Tables
+from ostate.model import Evidence, PairScore, RawState
+from ostate.ordering.chance import Level, balance_level, displacement_level
+from ostate.ordering.fitting import Laws, Match
+from ostate.ordering.match import Scores, module_moves, single_moves
+from ostate.ordering.paths import Paths
+from ostate.ordering.score import odds_against
+from ostate.ordering.tables import Shape, Tables
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,122 +22,143 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
 
 FALSE = 1e-6
-"""The odds of a wrong name in a file that is called verified."""
+"""Odds of a wrong name in a file that is called verified."""
 DOUBT = 1e-3
-"""Odds below which a claim that differs from the best order is contradicted rather than undecided."""
+"""Odds of the best order below which a claim that differs from it is contradicted, not only undecided."""
+AGAINST = -3.0
+"""A log ratio below which a pair's own numbers speak against it."""
+EARLY = 30.0
+"""Steps up to which displacement of the true order cannot hide; from LATE on, balance cannot."""
+LATE = 10.0
+_WEAKEST = 20
 
 
-def judge(tables: Tables, found: tuple[Match, Laws], raw: RawState, *, claimed: Sequence[str | None] | None) -> Evidence:
+@dataclass(slots=True)
+class _Odds:
+    """Odds against each position's key in the best order, and its strongest rival."""
+
+    wrong: dict[int, float] = field(default_factory=dict)
+    rival: dict[int, str] = field(default_factory=dict)
+    score: dict[int, float] = field(default_factory=dict)
+
+    def add(self, position: int, odds: float) -> None:
+        """Add the odds of one more way to be wrong."""
+        self.wrong[position] = self.wrong.get(position, 0.0) + odds
+
+
+def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, *, claimed: Sequence[str | None] | None) -> Evidence:
     """Return the evidence for a claim, or for the best order itself when there is none."""
-    match, now = found
     with_state = [entry.position for entry in raw.entries if entry.has_state]
+    levels = _levels(tables, paths, match)
+    used = tuple(name for name, level in levels.items() if level.significant)
+    silent = dict(tables.silent) | {name: level.why for name, level in levels.items() if not level.significant and name not in tables.silent}
+    foreign = not used and any(level.powerful for level in levels.values())
+    odds = _odds_of(tables, paths, match, now) if used else _Odds()
     order: list[str | None] = [None] * len(raw.entries)
     for key, position in match.items():
-        order[position] = key
-    speaks, silent, foreign = _significant(tables, match, now)
-    odds, rivals = _odds(tables, match, now) if speaks else ({}, {})
+        if odds.wrong.get(position, np.inf) < 1:
+            order[position] = key
     limit = FALSE / max(len(with_state), 1)
-    sure = {position for position, value in odds.items() if value <= limit}
     said = order if claimed is None else list(claimed)
-    proven = frozenset(position for position in sure if said[position] == order[position])
+    agreed = [position for position in with_state if order[position] is not None and said[position] == order[position]]
+    proven = frozenset(position for position in agreed if odds.wrong[position] <= limit)
     contradictions = tuple(
         (position, str(said[position]), str(order[position]))
         for position in with_state
-        if said[position] is not None and said[position] != order[position] and odds.get(position, 1.0) <= DOUBT
+        if said[position] is not None and order[position] not in (None, said[position]) and odds.wrong[position] <= DOUBT
     )
-    undecided = tuple(position for position in with_state if position not in proven)
-    scores = sorted(
-        (PairScore(name=str(order[p]), position=p, score=0.0, rival=rivals.get(p), margin=_margin(odds[p])) for p in odds), key=lambda s: s.margin
-    )
-    verdict = "contradicted" if contradictions or foreign else "verified" if proven else "silent"
+    scores = sorted((_pair_score(position, str(order[position]), odds) for position in agreed), key=lambda score: score.margin)
     return Evidence(
-        verdict=verdict,  # type: ignore[arg-type]
+        verdict="contradicted" if contradictions or foreign else "verified" if proven else "silent",
         proven=proven,
-        undecided=undecided,
+        undecided=tuple(position for position in with_state if position not in proven),
+        carried=_carried(tables, match, proven, set(agreed), odds),
         order=tuple(order),
-        margin=min((s.margin for s in scores if s.position in proven), default=None),
+        margin=min((score.margin for score in scores if score.position in proven), default=None),
         contradictions=contradictions,
-        weakest=tuple(scores[:20]),
+        weakest=tuple(scores[:_WEAKEST]),
         foreign=foreign,
-        used=tuple(speaks),
-        silent=dict(tables.silent) | silent,
+        used=used,
+        silent=silent,
     )
 
 
-def _margin(odds: float) -> float:
-    return float(min(-np.log10(max(odds, 1e-30)), 30.0)) if np.isfinite(odds) else 0.0
+def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Level]:
+    """Return how far each test stands above chance for the order as a whole."""
+    steps = [entry.step for pair in tables.pairs for entry in (tables.reader.raw.entries[position] for position in pair.zero_positions)]
+    known = [step for step in steps if step is not None]
+    levels = {}
+    if tables.pairs and tables.displaced:
+        levels["displacement"] = displacement_level(tables, match, early=bool(known) and max(known) <= EARLY)
+    if tables.pairs and tables.balanced:
+        levels["balance"] = balance_level(tables, paths, match, late=bool(known) and min(known) >= LATE)
+    if any(any(lone.known) for lone in tables.lone):
+        levels["start"] = Level(True, False, "")
+    return levels
 
 
-def _odds(tables: Tables, match: Match, now: Laws) -> tuple[dict[int, float], dict[int, str]]:
-    odds: dict[int, float] = {}
-    rivals: dict[int, str] = {}
-    scores = single_moves(tables, match, now)
-    for shape, table in scores.by_shape.items():
-        keys, positions = tables.keys_of_shape[shape], tables.positions_of_shape[shape]
-        for key, value, rival in _square(table, keys, positions, match):
-            odds[match[key]] = odds.get(match[key], 0.0) + value
-            if rival:
-                rivals[match[key]] = rival
+def _carried(tables: Tables, match: Match, proven: frozenset[int], agreed: set[int], odds: _Odds) -> frozenset[int]:
+    """Return undecided positions of a factor whose partner is proven and whose own numbers do not speak against it."""
+    found = set()
+    for module in (module for pair in tables.pairs for module in pair.modules):
+        for one, two in ((module.zero, module.other), (module.other, module.zero)):
+            if one in match and match.get(two) in proven:
+                position = match[one]
+                if position in agreed and position not in proven and odds.score.get(position, 0.0) > AGAINST:
+                    found.add(position)
+    return frozenset(found)
+
+
+def _pair_score(position: int, key: str, odds: _Odds) -> PairScore:
+    wrong = odds.wrong[position]
+    margin = float(min(-np.log10(max(wrong, 1e-30)), 30.0))
+    return PairScore(name=key, position=position, score=odds.score.get(position, 0.0), rival=odds.rival.get(position), margin=margin)
+
+
+def _odds_of(tables: Tables, paths: Paths, match: Match, now: Laws) -> _Odds:
+    """Return the odds against every position: of moving one factor at a time within its shape, and of moving whole modules."""
+    odds = _Odds()
+    scores = single_moves(tables, paths, match, now)
+    complete = all(len(tables.keys_of_shape[shape]) == len(positions) for shape, positions in tables.positions_of_shape.items())
+    for shape in scores.by_shape:
+        _odds_of_shape(odds, tables, scores, shape, match, complete=complete)
     for pair in tables.pairs:
-        rows, score = module_moves(pair, match, now, displaced=tables.displaced)
-        for row, value in zip(rows, odds_against(score)):
-            for key in (pair.modules[row].zero, pair.modules[row].other):
-                odds[match[key]] = odds.get(match[key], 0.0) + float(value)
-    return odds, rivals
+        rows, table = module_moves(pair, match, now, displaced=tables.displaced)
+        if len(rows) > 1:
+            for row, value in zip(rows, odds_against(table)):
+                odds.add(match[pair.modules[row].zero], float(value))
+                odds.add(match[pair.modules[row].other], float(value))
+    return odds
 
 
-def _square(table: Array, keys: Sequence[str], positions: Sequence[int], match: Match) -> list[tuple[str, float, str | None]]:
-    """Return (key, odds against its position, strongest rival), what is not assigned gathered in one row and column."""
+def _odds_of_shape(odds: _Odds, tables: Tables, scores: Scores, shape: Shape, match: Match, *, complete: bool) -> None:
+    """Add the odds of all other assignments within one shape; what is not assigned is gathered in one row and one column."""
+    table, keys, positions = scores.by_shape[shape], tables.keys_of_shape[shape], tables.positions_of_shape[shape]
     rows = [row for row, key in enumerate(keys) if key in match]
     if not rows:
-        return []
+        return
     columns = [positions.index(match[keys[row]]) for row in rows]
-    free_rows = [row for row in range(len(keys)) if row not in set(rows)]
-    free_columns = [column for column in range(len(positions)) if column not in set(columns)]
+    free_rows = sorted(set(range(len(keys))) - set(rows))
+    free_columns = sorted(set(range(len(positions))) - set(columns))
     n = len(rows)
     square = np.full((n + 1, n + 1), -60.0)
-    square[:n, :n] = table[np.ix_(rows, columns)]
     square[n, n] = 0.0
-    if free_rows:  # position j goes to an unused key, key j is left over
+    square[:n, :n] = table[np.ix_(rows, columns)]
+    if free_rows:
         square[n, :n] = np.logaddexp.reduce(table[np.ix_(free_rows, columns)], axis=0)
         square[:n, n] = 0.0
     if free_columns:
         square[:n, n] = np.logaddexp.reduce(table[np.ix_(rows, free_columns)], axis=1)
         square[n, :n] = np.maximum(square[n, :n], 0.0)
-    odds = odds_against(square)
-    off = square[:n, :n] - np.diag(square)[:n, None]
-    np.fill_diagonal(off, -np.inf)
-    return [
-        (keys[row], float(odds[i]), keys[rows[int(np.argmax(square[:n, i] - np.where(np.arange(n) == i, np.inf, 0)))]] if n > 1 else None)
-        for i, row in enumerate(rows)
-    ]
-
-
-def _significant(tables: Tables, match: Match, now: Laws) -> tuple[list[str], dict[str, str], bool]:
-    """Return (laws that speak, reasons of those that do not, whether the adapter must be another run's)."""
-    used, silent = [], {}
-    if tables.displaced and tables.pairs:
-        value, noise = _displacement_level(tables.pairs, match)
-        if value > noise:
-            used.append("displacement")
-        else:
-            silent["displacement"] = "no better than chance"
-    if now.balance and any(law.speaks for law in now.balance.values()):
-        used.append("balance")
-    return used, silent, False
-
-
-def _displacement_level(pairs: Sequence[PairClass], match: Match) -> tuple[float, float]:
-    """Return the matched displacement of all pairs, and what the best assignment of pure noise reaches (mean and six deviations)."""
-    from scipy.optimize import linear_sum_assignment
-
-    noise = np.random.default_rng(0)
-    value, drawn = 0.0, np.zeros(16)
-    for pair in pairs:
-        for row, module in enumerate(pair.modules):
-            if module.zero in match:
-                value += float(pair.cosine[row, pair.zero_positions.index(match[module.zero])]) * np.sqrt(pair.numel)
-        for each in range(len(drawn)):
-            sham = noise.standard_normal(pair.cosine.shape) * pair.spread * np.sqrt(pair.numel)
-            drawn[each] += sham[linear_sum_assignment(-sham)].sum()
-    return value, float(drawn.mean() + 6 * max(drawn.std(), 1.0))
+    own = np.diag(square)[:n].copy()
+    wrong = odds_against(square)[:n]
+    others = square[:n, :n].copy()
+    np.fill_diagonal(others, -np.inf)
+    for i, row in enumerate(rows):
+        position = match[keys[row]]
+        alone = n == 1 and not free_rows and not free_columns
+        against = own[i] < AGAINST or (own[i] == 0 and (not alone or not complete))
+        odds.add(position, np.inf if against else float(wrong[i]))
+        odds.score[position] = float(own[i])
+        if n > 1:
+            odds.rival[position] = keys[rows[int(np.argmax(others[:, i]))]]

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import laws
-from .score import Fit, Law, fit, log_ratio
-from .tables import PairClass, Shape, Tables
+from ostate.ordering.fitting import Laws, Match, displacement_ratio, fit_laws, other_ratios, projected_moves, residual, zero_moves
+from ostate.ordering.paths import Paths
+from ostate.ordering.score import log_ratio
+from ostate.ordering.tables import PairClass, Shape, Tables
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.floating]
 
-Match = dict[str, int]
-"""Adapter key -> position."""
 ROUNDS = 10
-PLAIN_RANK = 2
-"""Up to this rank the drift's four directions would leave nothing of r * r numbers."""
+_CANDIDATES = 512
+"""Pairs of positions a module that balance is computed for when nothing else is known, best plain cosine first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Laws:
-    """The laws of one file, fitted to an order. A law that does not speak gives zeros."""
+ALONE = -14.0
+"""Log ratio of a factor that has state while its module's zero factor has none: both step together or not at all."""
 
-    projection: Law
-    """Of cosine / spread."""
-    magnitude: Law
-    """Of log(spread * sqrt(numel))."""
-    balance: Mapping[int, Law] = field(default_factory=dict)
-    """By rank."""
+
+def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mapping[int, str]) -> tuple[Match, Laws]:
+    """Return the best order found and its laws: from displacement, from the claim, and from balance alone where that is not enough."""
+    starts = [claimed] if claimed else []
+    starts.append(_complete(tables, _by_displacement(tables, fixed), fixed))
+    ends = [improve(tables, paths, start, fixed) for start in starts]
+    best = max(ends, key=lambda end: total(tables, paths, *end))
+    if not (tables.displaced and best[1].projection.speaks) and tables.balanced:
+        other = improve(tables, paths, _complete(tables, _by_balance(tables, fixed), fixed), fixed)
+        best = max([best, other], key=lambda end: total(tables, paths, *end))
+    return best
+
+
+def total(tables: Tables, paths: Paths, match: Match, now: Laws) -> float:
+    """Return the sum of all log ratios of an order."""
+    scores = single_moves(tables, paths, match, now)
+    return sum(scores.at(key, position) for key, position in match.items())
 
 
 def from_keys(keys: Sequence[str | None], tables: Tables) -> Match:
@@ -46,158 +54,110 @@ def from_keys(keys: Sequence[str | None], tables: Tables) -> Match:
     return match
 
 
-def by_displacement(tables: Tables, fixed: Mapping[int, str]) -> Match:
-    """Return the first order: zero factors by displacement, then the other ones by balance with what was found."""
-    scores = _Scores(tables)
-    if tables.displaced:
-        for pair in tables.pairs:
-            for row, module in enumerate(pair.modules):
-                scores.put(module.zero, pair.zero_positions, pair.cosine[row] * np.sqrt(pair.numel))
-    for lone in tables.lone:
-        for row, key in enumerate(lone.keys):
-            scores.put(key, lone.positions, lone.cosine[row] * np.sqrt(lone.numel))
-    first = scores.assign(fixed)
-    taken = {module.zero: first[module.zero] for pair in tables.pairs for module in pair.modules if module.zero in first}
-    for pair in tables.pairs:
-        for row, residual in _other_moves(pair, taken):
-            scores.put(pair.modules[row].other, pair.other_positions, 4 * residual)
-    return scores.assign(fixed)
-
-
-def improve(tables: Tables, match: Match, fixed: Mapping[int, str]) -> tuple[Match, Laws]:
+def improve(tables: Tables, paths: Paths, match: Match, fixed: Mapping[int, str]) -> tuple[Match, Laws]:
     """Return the order that no assignment of zero factors, other factors or whole modules improves, and its laws."""
-    laws_now = fit_laws(tables, match)
+    now = fit_laws(tables, paths, match)
     for _ in range(ROUNDS):
         before = dict(match)
-        for moved in ("zero", "other"):
-            match = _scores_of(tables, match, laws_now, moved).assign(fixed)
-        match = _swap_modules(tables, match, laws_now, fixed)
-        laws_now = fit_laws(tables, match)
+        for still in ("other", "zero"):
+            scores = single_moves(tables, paths, match, now)
+            for module in (module for pair in tables.pairs for module in pair.modules):
+                key = getattr(module, still)
+                if key in match:
+                    scores.hold(key, match[key])
+            match = scores.assign(fixed, prefer=match)
+        match = _swap_modules(tables, match, now, fixed)
+        now = fit_laws(tables, paths, match)
         if match == before:
             break
-    return match, laws_now
+    return match, now
 
 
-def _scores_of(tables: Tables, match: Match, now: Laws, moved: str) -> _Scores:
-    """Return the scores of every key at every position of its shape, its partner held where it is.
-
-    Keys of the factor that is not moved keep their place when the shapes of the two factors differ.
-    """
-    scores = single_moves(tables, match, now)
-    still = {key for pair in tables.pairs for module in pair.modules for key in [module.other if moved == "zero" else module.zero]}
-    for key in still & set(match):
-        scores.hold(key, match[key])
-    return scores
-
-
-def single_moves(tables: Tables, match: Match, now: Laws) -> _Scores:
+def single_moves(tables: Tables, paths: Paths, match: Match, now: Laws) -> Scores:
     """Return log ratios of every key at every position of its shape, all other keys held."""
-    scores = _Scores(tables)
+    scores = Scores(tables)
     for pair in tables.pairs:
         moved = displacement_ratio(pair.cosine, pair.spread, pair.numel, now) if tables.displaced else np.zeros(pair.cosine.shape)
         law = now.balance.get(pair.rank)
-        if law is not None:
-            for row, residual in _zero_moves(pair, match):
-                moved[row] += log_ratio(residual, law)
-            for row, residual in _other_moves(pair, match):
-                scores.put(pair.modules[row].other, pair.other_positions, log_ratio(residual, law))
+        if law is not None and law.speaks:
+            for row, _, values in zero_moves(pair, match):
+                moved[row] += log_ratio(values, law)
         for row, module in enumerate(pair.modules):
-            scores.put(module.zero, pair.zero_positions, moved[row])
+            scores.put(module.zero, moved[row])
+        for module in pair.modules:
+            if module.zero not in match:
+                scores.put(module.other, np.full(len(pair.other_positions), ALONE))
+    for each, ratios in other_ratios(tables, paths, match, now):
+        scores.put(each.pair.modules[each.row].other, ratios)
     for lone in tables.lone:
         ratio = displacement_ratio(lone.cosine, lone.spread, lone.numel, now)
         for row, key in enumerate(lone.keys):
             if lone.known[row]:
-                scores.put(key, lone.positions, ratio[row])
+                scores.put(key, ratio[row])
     return scores
 
 
 def module_moves(pair: PairClass, match: Match, now: Laws, *, displaced: bool) -> tuple[list[int], Array]:
     """Return (rows, S): S_ij is the log ratio of module rows[i] with both positions of module rows[j]."""
     rows = [row for row, module in enumerate(pair.modules) if module.zero in match and module.other in match]
-    at_zero, at_other = _columns(pair, match, rows)
+    at_zero = [pair.zero_positions.index(match[pair.modules[row].zero]) for row in rows]
+    at_other = [pair.other_positions.index(match[pair.modules[row].other]) for row in rows]
     score = np.zeros((len(rows), len(rows)))
-    if displaced:
+    if displaced and rows:
         cells = np.ix_(rows, at_zero)
         score += displacement_ratio(pair.cosine[cells], pair.spread[cells], pair.numel, now)
     law = now.balance.get(pair.rank)
-    if law is not None:
+    if law is not None and law.speaks:
         for i, row in enumerate(rows):
-            score[i] += log_ratio(_residual(pair, row, at_zero, at_other), law)
+            score[i] += log_ratio(residual(pair, row, at_zero, at_other), law)
     return rows, score
 
 
-def displacement_ratio(cosine: Array, spread: Array, numel: int, now: Laws) -> Array:
-    """Return the log ratio of displacement: of its size, and of its projection given that size."""
-    projection = log_ratio(cosine / (spread + laws.TINY), now.projection)
-    return projection + log_ratio(np.log(spread * np.sqrt(numel) + laws.TINY), now.magnitude)
+def _by_displacement(tables: Tables, fixed: Mapping[int, str]) -> Scores:
+    scores = Scores(tables)
+    for pair in tables.pairs if tables.displaced else ():
+        for row, module in enumerate(pair.modules):
+            scores.put(module.zero, pair.cosine[row] * np.sqrt(pair.numel))
+    for lone in tables.lone:
+        for row, key in enumerate(lone.keys):
+            scores.put(key, lone.cosine[row] * np.sqrt(lone.numel))
+    return scores
 
 
-def fit_laws(tables: Tables, match: Match) -> Laws:
-    """Return the laws as this order has them: matched pairs against all others."""
-    projection: tuple[list[Array], list[Array]] = ([], [])
-    magnitude: tuple[list[Array], list[Array]] = ([], [])
-    balance: dict[int, tuple[list[Array], list[Array]]] = {}
+def _by_balance(tables: Tables, fixed: Mapping[int, str]) -> Scores:
+    """Score zero factors by the best balance that any position of the other factor gives them."""
+    scores = Scores(tables)
     for pair in tables.pairs:
-        rows = [row for row, module in enumerate(pair.modules) if module.zero in match]
-        if tables.displaced and rows:
-            columns = [pair.zero_positions.index(match[pair.modules[row].zero]) for row in rows]
-            _split(projection, pair.cosine / (pair.spread + laws.TINY), rows, columns)
-            _split(magnitude, np.log(pair.spread * np.sqrt(pair.numel) + laws.TINY), rows, columns)
-        seen = balance.setdefault(pair.rank, ([], []))
-        for row, residual in _other_moves(pair, match):
-            if pair.modules[row].other in match:
-                _split(seen, residual[None], [0], [pair.other_positions.index(match[pair.modules[row].other])])
-        for row, residual in _zero_moves(pair, match):
-            column = pair.zero_positions.index(match[pair.modules[row].zero]) if pair.modules[row].zero in match else None
-            seen[1].append(np.delete(residual, column) if column is not None else residual)
-    projection_null = Fit(0.0, 1.1)
-    return Laws(
-        Law(projection_null, fit(_join(projection[0]), floor=0.4)),
-        Law(fit(_join(magnitude[1]), floor=0.15), fit(_join(magnitude[0]), floor=0.15)),
-        {rank: Law(fit(_join(off), floor=0.1), fit(_join(on), floor=0.2)) for rank, (on, off) in balance.items() if on},
-    )
+        for row, module in enumerate(pair.modules):
+            zero, other = _likely(pair, row)
+            best = np.full(len(pair.zero_positions), -1.0)
+            np.maximum.at(best, zero, residual(pair, row, zero, other))
+            scores.put(module.zero, best)
+    return scores
 
 
-def _split(into: tuple[list[Array], list[Array]], table: Array, rows: Sequence[int], columns: Sequence[int]) -> None:
-    mask = np.zeros(table.shape, bool)
-    mask[rows, columns] = True
-    into[0].append(table[mask])
-    into[1].append(table[~mask])
-
-
-def _join(parts: list[Array]) -> Array:
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _columns(pair: PairClass, match: Match, rows: Sequence[int]) -> tuple[list[int], list[int]]:
-    zero = [pair.zero_positions.index(match[pair.modules[row].zero]) for row in rows]
-    other = [pair.other_positions.index(match[pair.modules[row].other]) for row in rows]
+def _likely(pair: PairClass, row: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return columns of the pairs of positions that may balance for a module: all of them, or those of the largest plain cosine."""
+    shape = len(pair.zero_positions), len(pair.other_positions)
+    if shape[0] * shape[1] <= _CANDIDATES:
+        zero, other = np.indices(shape)
+        return zero.reshape(-1), other.reshape(-1)
+    left, right = pair.left[row], pair.right[row]
+    cosine = (left / (np.linalg.norm(left, axis=1, keepdims=True) + 1e-30)) @ (right / (np.linalg.norm(right, axis=1, keepdims=True) + 1e-30)).T
+    found = np.argpartition(-cosine.reshape(-1), _CANDIDATES)[:_CANDIDATES]
+    zero, other = np.unravel_index(found, shape)
     return zero, other
 
 
-def _zero_moves(pair: PairClass, match: Match) -> Iterator[tuple[int, Array]]:
-    """Yield (row, balance at every zero position) with the other factor held."""
-    every = np.arange(len(pair.zero_positions))
-    for row, module in enumerate(pair.modules):
-        if module.other in match:
-            held = pair.other_positions.index(match[module.other])
-            yield row, _residual(pair, row, every, np.full(len(every), held))
-
-
-def _other_moves(pair: PairClass, match: Match) -> Iterator[tuple[int, Array]]:
-    """Yield (row, balance at every other position) with the zero factor held."""
-    every = np.arange(len(pair.other_positions))
-    for row, module in enumerate(pair.modules):
+def _complete(tables: Tables, scores: Scores, fixed: Mapping[int, str]) -> Match:
+    """Return the assignment of the scores, then the other factors by balance with the zero factors found."""
+    match = scores.assign(fixed)
+    for module in (module for pair in tables.pairs for module in pair.modules):
         if module.zero in match:
-            held = pair.zero_positions.index(match[module.zero])
-            yield row, _residual(pair, row, np.full(len(every), held), every)
-
-
-def _residual(pair: PairClass, row: int, zero: Sequence[int] | NDArray[np.intp], other: Sequence[int] | NDArray[np.intp]) -> Array:
-    drift = np.concatenate([pair.zero_drift[zero], pair.other_drift[other]], axis=1)
-    if pair.rank <= PLAIN_RANK:
-        drift = drift[:, :0]
-    return laws.balance(pair.left[row, zero], pair.right[row, other], drift)
+            scores.hold(module.zero, match[module.zero])
+    for each in projected_moves(tables, match):
+        scores.put(each.pair.modules[each.row].other, each.values)
+    return scores.assign(fixed)
 
 
 def _swap_modules(tables: Tables, match: Match, now: Laws, fixed: Mapping[int, str]) -> Match:
@@ -216,7 +176,7 @@ def _swap_modules(tables: Tables, match: Match, now: Laws, fixed: Mapping[int, s
     return match
 
 
-class _Scores:
+class Scores:
     """Scores of keys at positions, by shape; what is never put scores zero."""
 
     def __init__(self, tables: Tables) -> None:
@@ -226,11 +186,15 @@ class _Scores:
         }
         self.row = {key: (shape, row) for shape, keys in tables.keys_of_shape.items() for row, key in enumerate(keys)}
 
-    def put(self, key: str, positions: Sequence[int], values: Array) -> None:
-        """Set the scores of a key; `positions` are all of its shape, in the tables' order."""
+    def put(self, key: str, values: Array) -> None:
+        """Set the scores of a key at all positions of its shape, in the tables' order."""
         shape, row = self.row[key]
-        assert len(positions) == self.by_shape[shape].shape[1]
         self.by_shape[shape][row] = values
+
+    def at(self, key: str, position: int) -> float:
+        """Return one score."""
+        shape, row = self.row[key]
+        return float(self.by_shape[shape][row, self.tables.positions_of_shape[shape].index(position)])
 
     def hold(self, key: str, position: int) -> None:
         """Keep a key where it is, whatever the numbers say."""
@@ -238,13 +202,16 @@ class _Scores:
         self.by_shape[shape][row] = -1e6
         self.by_shape[shape][row, self.tables.positions_of_shape[shape].index(position)] = 1e6
 
-    def assign(self, fixed: Mapping[int, str]) -> Match:
-        """Return the best assignment, shape by shape."""
+    def assign(self, fixed: Mapping[int, str], *, prefer: Match | None = None) -> Match:
+        """Return the best assignment, shape by shape; where nothing decides, as in `prefer`."""
         from scipy.optimize import linear_sum_assignment
 
         for position, key in fixed.items():
             if key in self.row and position in self.tables.positions_of_shape[self.row[key][0]]:
                 self.hold(key, position)
+        for key, position in (prefer or {}).items():
+            shape, row = self.row[key]
+            self.by_shape[shape][row, self.tables.positions_of_shape[shape].index(position)] += 1e-6
         match: Match = {}
         for shape, table in self.by_shape.items():
             if table.size:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..model import Adapter
+from ostate.model import Adapter
 
 if TYPE_CHECKING:
     import numpy as np

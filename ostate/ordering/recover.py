@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..model import Adapter, Evidence, RawState, TensorRef
-from .judge import judge
-from .match import by_displacement, improve
-from .tables import gather
+from ostate.model import Adapter, Evidence, RawState, TensorRef
+from ostate.ordering.judge import judge
+from ostate.ordering.match import search
+from ostate.ordering.paths import Paths
+from ostate.ordering.tables import gather
 
 
 def recover(
@@ -28,5 +29,6 @@ def recover(
         fixed: position -> key that must be kept.
     """
     tables = gather(raw, adapter, previous=previous, base=base)
-    start = by_displacement(tables, fixed or {})
-    return judge(tables, improve(tables, start, fixed or {}), raw, claimed=None)
+    paths = Paths(tables.reader, tables.displaced)
+    match, now = search(tables, paths, claimed=None, fixed=fixed or {})
+    return judge(tables, paths, match, now, raw, claimed=None)

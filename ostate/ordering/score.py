@@ -44,6 +44,11 @@ class Law:
         """True when the two are apart enough to tell anything."""
         return self.true.loc > self.null.loc + self.null.scale
 
+    @property
+    def distance(self) -> float:
+        """How far the two lie apart, in their joint scale."""
+        return (self.true.loc - self.null.loc) / float(np.hypot(self.true.scale, self.null.scale))
+
 
 def fit(values: Array, *, floor: float) -> Fit:
     """Return median and a robust scale that also covers the upper tail (the 99 % quantile as a normal's)."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..model import Adapter, Entry, RawState, TensorRef
-from . import laws
-from .modules import Module, balance_holds, canonical, modules_of, starts_at_zero
+from ostate.model import Adapter, Entry, Hyper, RawState, TensorRef
+from ostate.optimizers import OPTIMIZERS
+from ostate.ordering import laws
+from ostate.ordering.modules import Module, balance_holds, canonical, modules_of, starts_at_zero
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +47,8 @@ class PairClass:
     """(z, 2, q)."""
     other_drift: Array
     """(f, 2, q)."""
+    unit: float
+    """What the first moments were multiplied with, so that squares stay within float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,12 @@ class Tables:
     keys_of_shape: Mapping[Shape, tuple[str, ...]]
     positions_of_shape: Mapping[Shape, tuple[int, ...]]
     shape_of_key: Mapping[str, Shape]
+    reader: Reader
     silent: Mapping[str, str] = field(default_factory=dict)
     displaced: bool = True
     """False when the zero factors are not known to have started at zero."""
+    balanced: bool = True
+    """False when balance cannot hold."""
 
 
 def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Tables:
@@ -88,9 +94,11 @@ def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: M
     start, product = starts_at_zero(adapter), balance_holds(adapter)
     if start:
         silent["displacement"] = start
+    if product is None and len({betas_of(raw.groups[entry.group].hyper)[0] for entry in usable}) > 1:
+        product = "beta1 differs between the groups, so the two sides average over different steps"
     if product:
         silent["balance"] = product
-    reader = _Reader(raw, adapter)
+    reader = Reader(raw, adapter)
     paired: set[str] = set()
     pairs = []
     for members in _alike(modules, shapes, adapter):
@@ -103,7 +111,7 @@ def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: M
         for shape in positions
         if any(key not in paired for key in keys[shape])
     ]
-    return Tables(tuple(pairs), tuple(lone), keys, positions, shapes, silent, start is None)
+    return Tables(tuple(pairs), tuple(lone), keys, positions, shapes, reader, silent, displaced=start is None, balanced="balance" not in silent)
 
 
 def _usable(entry: Entry) -> bool:
@@ -135,7 +143,7 @@ def _alike(modules: Sequence[Module], shapes: Mapping[str, Shape], adapter: Adap
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class Reader:
     """Reads moments under the shape of the key that they are compared with."""
 
     raw: RawState
@@ -150,12 +158,9 @@ class _Reader:
             m = np.asarray(entry.slots["exp_avg"].with_shape(shape).read(), np.float32)
             v = np.asarray(entry.slots["exp_avg_sq"].with_shape(shape).read(), np.float32)
             hyper = self.raw.groups[entry.group].hyper
-            betas = hyper.get("betas") or (0.9, 0.999)
-            u = laws.update_direction(m, v, step=entry.step, betas=(float(betas[0]), float(betas[1])), eps=float(hyper.get("eps", 1e-8)))
-            found = (m, np.sqrt(np.maximum(v, 0)), u)
-            if module is not None:
-                found = tuple(canonical(array, flipped=module.flipped) for array in found)
-            parts.append(found)
+            u = laws.update_direction(m, v, step=entry.step, betas=betas_of(hyper), eps=float(hyper.get("eps") or 1e-8))
+            found: tuple[Array, ...] = (m, np.sqrt(np.maximum(v, 0)), u)
+            parts.append(tuple(canonical(array, flipped=module.flipped) for array in found) if module is not None else found)
         m, root, u = (np.stack(part) for part in zip(*parts))
         return m, root, u
 
@@ -163,8 +168,27 @@ class _Reader:
         """Return tensors of the adapter in canonical form, stacked, float32."""
         return np.stack([canonical(np.asarray(self.adapter.tensors[key].read(), np.float32), flipped=module.flipped) for key in keys])
 
+    def decay_terms(self, Z: Array, F: Array, zero: Sequence[int], other: Sequence[int], blocks: int, unit: float) -> tuple[Array, Array]:
+        """Return what L2 decay inside the gradient adds to the two sides of balance: wd * Z^T Z and wd * F F^T, zero where decay is decoupled.
 
-def _pair_class(reader: _Reader, members: Sequence[Module], zero: tuple[int, ...], other: tuple[int, ...]) -> PairClass:
+        The moments then average g + wd * W, and W hardly moves while they remember.
+        """
+        decays = np.array([self.decay(position) for position in zero]), np.array([self.decay(position) for position in other])
+        own = [np.stack([laws.left_products(one[None], one[None], blocks)[0, 0] for one in Z]) if decays[0].any() else np.zeros((1, 1))]
+        own.append(np.stack([laws.right_products(one[None], one[None], blocks)[0, 0] for one in F]) if decays[1].any() else np.zeros((1, 1)))
+        left, right = (np.asarray(unit * table[:, None, :] * decay[None, :, None], np.float32) for table, decay in zip(own, decays))
+        return left, right
+
+    def decay(self, position: int) -> float:
+        """Return the weight of the parameter itself in its first moment: wd * (1 - beta1^t) where decay acts through the gradient, else 0."""
+        entry = self.raw.entries[position]
+        hyper = self.raw.groups[entry.group].hyper
+        if OPTIMIZERS[self.raw.optimizer].decay != "l2" or hyper.get("decoupled_weight_decay") is True:
+            return 0.0
+        return float(hyper.get("weight_decay", 0.0)) * (1 - betas_of(hyper)[0] ** (entry.step or 1e9))
+
+
+def _pair_class(reader: Reader, members: Sequence[Module], zero: tuple[int, ...], other: tuple[int, ...]) -> PairClass:
     first = members[0]
     Z = reader.weights([module.zero for module in members], first)
     m, root, u = reader.moments(zero, first.zero, first)
@@ -180,10 +204,12 @@ def _pair_class(reader: _Reader, members: Sequence[Module], zero: tuple[int, ...
     right = laws.right_products(F, m, first.blocks)
     other_drift = laws.other_drift(m, root, u, first.blocks)
     rank = F.shape[1] // first.blocks
-    return PairClass(tuple(members), zero, other, rank, numel, cosine, spread, left, right, zero_drift, other_drift)
+    decayed = reader.decay_terms(Z, F, zero, other, first.blocks, float(unit))
+    left, right = left - decayed[0], right - decayed[1]
+    return PairClass(tuple(members), zero, other, rank, numel, cosine, spread, left, right, zero_drift, other_drift, float(unit))
 
 
-def _lone(reader: _Reader, keys: Sequence[str], positions: tuple[int, ...], previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Lone:
+def _lone(reader: Reader, keys: Sequence[str], positions: tuple[int, ...], previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Lone:
     """Return the displacement of keys outside pairs, zero rows where the start is not known."""
     starts = [start_of(key, reader.adapter, previous, base) for key in keys]
     numel = reader.adapter.tensors[keys[0]].numel
@@ -198,6 +224,12 @@ def _lone(reader: _Reader, keys: Sequence[str], positions: tuple[int, ...], prev
             moved = np.asarray(reader.adapter.tensors[key].read(), np.float32).reshape(-1) - start.reshape(-1)
             cosine[row], spread[row] = laws.displacement_elementwise(moved, u)
     return Lone(tuple(keys), positions, numel, tuple(start is not None for start in starts), cosine, spread)
+
+
+def betas_of(hyper: Hyper) -> tuple[float, float]:
+    """Return (beta1, beta2) of a group, torch's defaults where it says nothing: the tests need them roughly, for the bias corrections."""
+    betas = hyper.get("betas") or (hyper.get("beta1", 0.9), hyper.get("beta2", 0.999))
+    return float(betas[0]), float(betas[1])
 
 
 def start_of(key: str, adapter: Adapter, previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Array | None:

@@ -1,0 +1,102 @@
+"""Is the best order better than the best order of pure chance? Asked of the file as a whole, before any name is believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ostate.ordering.fitting import Match, path_moves, projected_moves
+from ostate.ordering.paths import Paths
+from ostate.ordering.tables import PairClass, Tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.floating]
+
+DRAWS = 16
+ABOVE = 6.0
+"""Deviations by which the order must stand above the mean of the chance draws' best orders."""
+LEAST_COSINE = 0.35
+"""Displacement that a true order reaches within the first steps; measured .55 to .95, see docs/evidence.md."""
+LEAST_RANK = 3
+LEAST_MODULES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Where the order stands."""
+
+    significant: bool
+    powerful: bool
+    """True when a true order could not have stayed within chance."""
+    why: str
+    """What to say where it is not significant."""
+
+
+def displacement_level(tables: Tables, match: Match, *, early: bool) -> Level:
+    """Compare the matched displacement with the best assignments of noise that has each cell's own null deviation."""
+    value, expected, drawn = 0.0, 0.0, np.zeros(DRAWS)
+    noise = np.random.default_rng(0)
+    for pair in tables.pairs:
+        weight = float(np.sqrt(pair.numel))
+        for row, module in enumerate(pair.modules):
+            if module.zero in match:
+                column = pair.zero_positions.index(match[module.zero])
+                value += float(pair.cosine[row, column]) * weight
+                expected += LEAST_COSINE * weight if float(pair.spread[row, column]) > 0 else 0.0
+        for each in range(DRAWS):
+            drawn[each] += _best(noise.standard_normal(pair.cosine.shape) * pair.spread * weight)
+    return _level(value, drawn, powerful=early and expected > _bar(drawn))
+
+
+def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool) -> Level:
+    """Compare the matched balance with the best assignments of values drawn from the unmatched ones."""
+    best = Level(False, False, "no better than chance")
+    for moves in (path_moves(tables, paths, match), projected_moves(tables, match)):
+        by_class: dict[int, tuple[PairClass, list[tuple[int | None, Array]]]] = {}
+        for each in moves:
+            by_class.setdefault(id(each.pair), (each.pair, []))[1].append((each.matched, each.values))
+        level = _balance_level(by_class.values(), late=late)
+        if level.significant:
+            return level
+        best = Level(False, best.powerful or level.powerful, best.why)
+    return best
+
+
+def _balance_level(classes: Iterable[tuple[PairClass, list[tuple[int | None, Array]]]], *, late: bool) -> Level:
+    value, drawn, noise, modules = 0.0, np.zeros(DRAWS), np.random.default_rng(1), 0
+    for pair, rows in classes:
+        table = np.stack([values for _, values in rows])
+        on = np.zeros(table.shape, bool)
+        for row, (matched, _) in enumerate(rows):
+            if matched is not None:
+                on[row, matched] = True
+        if on.all():
+            continue
+        value += float(table[on].sum())
+        modules += int(on.sum()) if pair.rank >= LEAST_RANK else 0
+        for each in range(DRAWS):
+            sham = noise.choice(table[~on], size=table.shape)
+            drawn[each] += _best(sham)
+    return _level(value, drawn, powerful=late and modules >= LEAST_MODULES)
+
+
+def _level(value: float, drawn: Array, *, powerful: bool) -> Level:
+    if value > _bar(drawn):
+        return Level(True, powerful, "")
+    return Level(False, powerful, "no better than chance")
+
+
+def _bar(drawn: Array) -> float:
+    return float(drawn.mean() + ABOVE * max(drawn.std(), 1e-3 * abs(drawn.mean()), 1e-6))
+
+
+def _best(table: Array) -> float:
+    from scipy.optimize import linear_sum_assignment
+
+    return float(table[linear_sum_assignment(-table)].sum())
