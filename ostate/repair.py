@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from . import checks, formats, ordering, store
-from .errors import CheckError, ReadError
+from .errors import ReadError
 from .inspection import finding_document, open_state
 from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
@@ -73,17 +72,18 @@ def repair(path: str, out: str | None, *, options: Options | None = None, force:
         ReadError, OrderingError, CheckError, StoreError: refused; nothing is written.
     """
     options = options or Options()
+    if out is not None:
+        store.check_target(out, force=force, inputs=(path, options.adapter))
     raw, adapter = read(path, options)
     found = order_of(raw, adapter, options)
-    named = named_state(raw, found, adapter, {"step": options.step, "betas": options.betas, "eps": options.eps})
-    findings = (*checks.run(raw, named, adapter), *found.findings, *_verdict_findings(found, raw))
-    _refuse_errors(findings, path)
+    named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps)
+    findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw))
+    checks.refuse(findings, path)
     named = replace(named, findings=findings)
     if out is None:
         return Repaired(named=named, ordering=found, findings=findings, out=())
-    written = store.write(named, out, force=force, **write_options)
-    findings += tuple(written.findings)
-    return Repaired(named=named, ordering=found, findings=findings, out=tuple(written.files))
+    written = store.write(named, out, force=force, check=checks.while_copying(named), **write_options)
+    return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files))
 
 
 def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawState, Adapter | None]:
@@ -179,13 +179,6 @@ def _verdict_findings(found: Ordering, raw: RawState) -> list[Finding]:
             )
         )
     return said
-
-
-def _refuse_errors(findings: tuple[Finding, ...], path: str) -> None:
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        more = f" (and {len(errors) - 1} more: see `ostate inspect --values`)" if len(errors) > 1 else ""
-        raise CheckError(errors[0].text + more, where=os.fspath(path), fix=errors[0].fix)
 
 
 def verify(path: str, *, options: Options | None = None) -> Ordering:
