@@ -1,0 +1,47 @@
+"""`ostate report`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import PATH
+from .options import naming, options_of
+from .screen import loudness, progress
+
+
+@click.command()
+@click.argument("path", type=PATH, nargs=-1, required=True, metavar="FILE...")
+@naming
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), metavar="OUT", help="The page to write, for example report.html.")
+def command(path: tuple[str, ...], force: bool, out: str, **chosen: Any) -> None:
+    """Draw named files, or checkpoints, as one page that opens anywhere: no network, no script.
+
+    \b
+    Several FILEs of one run: also what changed over training. --adapter adds who matches whom.
+    A checkpoint without names is named first, as `ostate repair` would, and nothing else is written.
+
+    \b
+    Example:
+        ostate report lora.ostate.safetensors -o report.html
+        ostate report lora.ostate.safetensors --adapter checkpoint-500 -o report.html
+        ostate report step-100.ostate.safetensors step-500.ostate.safetensors -o run.html
+    """
+    from ostate import plot
+
+    if os.path.exists(out) and not force:
+        raise click.UsageError(f"'{out}' exists: give another name, or --force to replace it")
+    with progress("read", unit="elements") as step:
+        page = plot.page(path, options=options_of(chosen), progress=step)
+    temporary = Path(f"{out}.{os.getpid()}.part")
+    try:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if loudness() >= 0:
+        click.echo(f"wrote {click.format_filename(out)}: {len(path)} {'state' if len(path) == 1 else 'states'}")

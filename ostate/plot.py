@@ -1,0 +1,257 @@
+"""The report's pictures from code: `page` writes the same file as `ostate report`, the others return matplotlib figures.
+
+matplotlib (of the `report` extra) is imported inside the functions that draw, without pyplot: nothing global is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ostate.errors import OstateError
+from ostate.model import Adapter, NamedState, RawState
+from ostate.report import figures
+from ostate.report.numbers import measure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ostate.repair import Options
+    from ostate.report.page import Subject
+
+Step = Callable[[int, int], None]
+
+
+def page(paths: Sequence[str], *, options: Options | None = None, progress: Step | None = None) -> str:
+    """Return the HTML page of `ostate report` for one or several states.
+
+    Args:
+        paths: named files, or checkpoints in any layout, which are named first as `ostate repair` would.
+        options: as for `ostate.repair`; an adapter in it adds the matrix of evidence.
+        progress: called with (elements done, elements in all), for each state anew.
+
+    Raises:
+        OstateError: a path cannot be read, or its names cannot be settled.
+    """
+    _need("jinja2")
+    from ostate.report.page import html
+
+    return html([subject(path, options=options, progress=progress) for path in paths])
+
+
+def subject(path: str, *, options: Options | None = None, progress: Step | None = None) -> Subject:
+    """Return what the page says of one path.
+
+    Raises:
+        OstateError: it cannot be read, or its names cannot be settled.
+    """
+    from ostate import formats, repair
+    from ostate.join import as_raw
+    from ostate.report.page import Subject
+    from ostate.store import load
+
+    options = options or repair.Options()
+    if formats.is_named(path):
+        state = load(path)
+        manifest = _manifest(path)
+        raw = as_raw(state)
+        adapter = formats.read_adapter(options.adapter, name=options.adapter_name) if options.adapter is not None else None
+        keys = _keys(raw, state, adapter)
+    else:
+        done = repair.repair(path, None, options=options)
+        state, manifest = done.named, ""
+        raw, adapter = repair.read(path, options)
+        keys = list(done.ordering.keys)
+    matrices = evidence_matrices(raw, adapter, keys) if adapter is not None and options.evidence else ()
+    return Subject(path=path, state=state, numbers=measure(state, progress=progress), matrices=matrices, manifest=manifest)
+
+
+def evidence_matrices(raw: RawState, adapter: Adapter, keys: Sequence[str | None]) -> tuple[figures.Matrix, ...]:
+    """Return, for each shape, how well each adapter key and position belong together; the order given is put on the diagonal.
+
+    Args:
+        raw: the state, by position.
+        adapter: the trained weights.
+        keys: adapter key by position.
+
+    Raises:
+        ReadError: a tensor cannot be read.
+    """
+    from ostate.ordering.fitting import fit_laws
+    from ostate.ordering.match import from_keys, single_moves
+    from ostate.ordering.paths import Paths
+    from ostate.ordering.tables import gather
+
+    tables = gather(raw, adapter, previous=None, base=None)
+    match = from_keys(keys, tables)
+    if not match:
+        return ()
+    paths = Paths(tables.reader, tables.displaced)
+    scores = single_moves(tables, paths, match, fit_laws(tables, paths, match)).by_shape
+    out = []
+    for shape, table in scores.items():
+        known, positions = tables.keys_of_shape[shape], tables.positions_of_shape[shape]
+        rows = [row for row, key in enumerate(known) if key in match]
+        if len(rows) < 2:
+            continue
+        rows.sort(key=lambda row: match[known[row]])
+        columns = [positions.index(match[known[row]]) for row in rows]
+        out.append(
+            figures.Matrix(
+                title=f"{len(rows)} tensors of one shape, {'x'.join(map(str, _shape(raw, positions[columns[0]])))}",
+                says="How much more likely each pair is to belong together than not (natural log). The order taken lies on the diagonal; "
+                "a bright cell elsewhere would be a rival.",
+                keys=tuple(known[row] for row in rows),
+                positions=tuple(positions[column] for column in columns),
+                scores=tuple(tuple(float(table[row, column]) for column in columns) for row in rows),
+            )
+        )
+    return tuple(out)
+
+
+def second_moment(state: NamedState) -> Figure:
+    """Draw the distribution of log10 v by kind."""
+    return _ridges(figures.v_ridges(measure(state)))
+
+
+def scale(state: NamedState) -> Figure:
+    """Draw the distribution of log10 of 1 / (sqrt(v_hat) + eps) by kind, and where the probe clamps it."""
+    return _ridges(figures.scale_ridges(measure(state)))
+
+
+def update_size(state: NamedState) -> Figure:
+    """Draw the root mean square of the step by layer and kind, in learning rates."""
+    return _heat(figures.update_size(measure(state)))
+
+
+def scale_by_layer(state: NamedState) -> Figure:
+    """Draw the median of log10 scale by layer and kind."""
+    return _heat(figures.scale_heat(measure(state)))
+
+
+def coverage(state: NamedState) -> Figure:
+    """Draw the share of elements that have a scale, and of those below eps and clamped, by layer."""
+    rows = figures.layers(measure(state))
+    figure, axes = _canvas(6.4, 1.2 + 0.26 * len(rows))
+    at = range(len(rows))
+    for offset, (label, shares) in enumerate(
+        (
+            ("coverage", [row.coverage for row in rows]),
+            ("below eps", [row.eps_dominated for row in rows]),
+            ("clamped", [row.clamped for row in rows]),
+        )
+    ):
+        axes.barh([y + 0.27 * (offset - 1) for y in at], shares, height=0.26, label=label)
+    axes.set_yticks(list(at), [row.layer for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of elements")
+    axes.set_title("Coverage by layer")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def over_training(states: Sequence[NamedState]) -> Figure:
+    """Draw the median scale and the update size of several states of a run over their steps, by kind."""
+    scale_lines, update_lines, _ = figures.changes([measure(state) for state in states])
+    figure, _ = _canvas(9.6, 4.2, axes=False)
+    for i, drawn in enumerate((scale_lines, update_lines)):
+        axes = figure.add_subplot(1, 2, i + 1)
+        for label, row in drawn.series:
+            axes.plot(drawn.x, [float("nan") if value is None else value for value in row], marker="o", label=label)
+        axes.set_title(drawn.title)
+        axes.set_xlabel("step")
+        axes.set_ylabel(drawn.unit)
+    figure.axes[-1].legend(fontsize="x-small")
+    return figure
+
+
+def evidence(raw: RawState, adapter: Adapter, keys: Sequence[str | None]) -> Figure:
+    """Draw who matches whom, one panel a shape; arguments as for `evidence_matrices`.
+
+    Raises:
+        OstateError: the adapter and the state have no two tensors of one shape.
+    """
+    matrices = evidence_matrices(raw, adapter, keys)
+    if not matrices:
+        raise OstateError("nothing to compare: no two tensors of one shape", where=adapter.file, fix="give the adapter of this state")
+    figure, _ = _canvas(4.2 * len(matrices), 4.2, axes=False)
+    for i, one in enumerate(matrices):
+        axes = figure.add_subplot(1, len(matrices), i + 1)
+        drawn = axes.imshow(_filled(one.scores), cmap="viridis")
+        axes.set_title(one.title, fontsize="small")
+        axes.set_xlabel("position, in the order taken")
+        axes.set_ylabel("adapter key")
+        figure.colorbar(drawn, ax=axes, shrink=0.7)
+    return figure
+
+
+def _ridges(data: figures.Ridges) -> Figure:
+    figure, axes = _canvas(7.2, 1.2 + 0.5 * len(data.rows))
+    highest = max((share for _, shares in data.rows for share in shares), default=1.0)
+    for i, (_, shares) in enumerate(data.rows):
+        x = [data.start + data.width * (j + 0.5) for j in range(len(shares))]
+        axes.fill_between(x, [-float(i)] * len(x), [-i + 1.1 * share / highest for share in shares], alpha=0.6)
+    if data.mark is not None:
+        axes.axvline(data.mark, linestyle="--", color="tab:red", label=data.mark_says)
+        axes.legend(loc="upper right")
+    axes.set_yticks([-i for i in range(len(data.rows))], [label for label, _ in data.rows])
+    axes.set_xlabel(data.unit)
+    axes.set_title(data.title)
+    return figure
+
+
+def _heat(data: figures.Heat) -> Figure:
+    figure, axes = _canvas(2.4 + 0.5 * len(data.columns), 1.8 + 0.26 * len(data.rows))
+    drawn = axes.imshow(_filled(data.values), aspect="auto", cmap="viridis")
+    axes.set_xticks(range(len(data.columns)), list(data.columns), rotation=40, ha="right", fontsize="small")
+    axes.set_yticks(range(len(data.rows)), list(data.rows), fontsize="small")
+    axes.set_title(data.title)
+    figure.colorbar(drawn, ax=axes, label=data.unit)
+    return figure
+
+
+def _filled(rows: Sequence[figures.Row]) -> Any:
+    import numpy as np
+
+    return np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=float)
+
+
+def _canvas(width: float, height: float, *, axes: bool = True) -> tuple[Figure, Axes]:
+    _need("matplotlib")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot() if axes else None  # type: ignore[return-value]
+
+
+def _need(package: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise OstateError(f"pictures need {package}, which is not installed", fix="pip install 'ostate[report]'")
+
+
+def _keys(raw: RawState, state: NamedState, adapter: Adapter | None) -> list[str | None]:
+    """Return the adapter's key at every position of a named state: as recorded, else found by name."""
+    from ostate.ordering.keys import match_all
+
+    names = [entry.name for entry in raw.entries]
+    recorded = [state.parameters[name].adapter_key if name is not None and name in state.parameters else None for name in names]
+    if adapter is None or all(key is None or key in adapter.tensors for key in recorded):
+        return recorded
+    return list(match_all(names, adapter)[0])
+
+
+def _manifest(path: str) -> str:
+    from ostate.store.loading import find, open_heads, parsed
+
+    found = [parsed(head) for head in open_heads(find(os.fspath(path)))]
+    return json.dumps(found[0] if len(found) == 1 else found, indent=1)
+
+
+def _shape(raw: RawState, position: int) -> tuple[int, ...]:
+    return raw.entries[position].shape or ()

@@ -1,0 +1,200 @@
+"""One pass over a state's numbers: what the pictures show, a parameter at a time. numpy is imported inside functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ostate.errors import ProbeError
+from ostate.model import Hyper, NamedParameter, NamedState, TensorRef
+from ostate.optimizers import OPTIMIZERS, second_moment, step_of
+from ostate.report.parts import Place, places
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Counts = NDArray[np.int64]
+
+BIN = 0.05
+"""Width of a bin, in decades."""
+V_FROM, V_TO = -46.0, 12.0
+SCALE_FROM, SCALE_TO = -8.0, 46.0
+CAP = 1e3
+"""The probe's clamp: this many times the median scale over all elements."""
+_WHOLE = ("factored", "factored_torch", "blocks")
+"""Rows of SECOND_MOMENTS whose elements depend on each other, so that a chunk cannot be taken alone."""
+_MOST = 1 << 20
+"""Elements taken at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """What one parameter's state says, counted over its elements."""
+
+    name: str
+    place: Place
+    shape: tuple[int, ...]
+    step: float | None
+    elements: int = 0
+    v: Counts
+    """Elements by log10 of the second moment as stored; zeros are not among them."""
+    scale: Counts
+    """Elements by log10 of 1 / (sqrt(v_hat) + eps), units 1/grad; zeros and bad ones are not among them."""
+    zeros: int = 0
+    """Elements whose second moment is exactly zero."""
+    bad: int = 0
+    """Elements whose second moment is negative, or with a moment that is not finite."""
+    eps_dominated: int = 0
+    """Elements with 0 < sqrt(v_hat) < eps: the scale says more of eps than of v."""
+    update: float | None = None
+    """Root mean square of m_hat / (sqrt(v_hat) + eps): the step in units of the learning rate."""
+    why_not: str = ""
+    """Why there is no scale; empty: there is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateNumbers:
+    """The numbers of a whole state."""
+
+    parameters: tuple[Numbers, ...]
+    cap: float | None
+    """log10 of the clamp that the probe would use; None: no scale is known."""
+
+    @property
+    def elements(self) -> int:
+        """Elements of all parameters."""
+        return sum(one.elements for one in self.parameters)
+
+    @property
+    def covered(self) -> int:
+        """Elements that have a scale."""
+        return sum(int(one.scale.sum()) for one in self.parameters)
+
+    def clamped(self, one: Numbers) -> int:
+        """Return how many of the parameter's elements the clamp would touch, to a bin's width."""
+        if self.cap is None:
+            return 0
+        return int(one.scale[max(0, math.ceil((self.cap - SCALE_FROM) / BIN)) :].sum())
+
+
+def measure(state: NamedState, *, progress: Callable[[int, int], None] | None = None) -> StateNumbers:
+    """Read every number of a state once.
+
+    Args:
+        state: the named state.
+        progress: called with (elements done, elements in all).
+
+    Raises:
+        ReadError: a tensor cannot be read.
+    """
+    where = places(state.parameters)
+    total = sum(math.prod(parameter.shape) for parameter in state.parameters.values())
+    done, out = 0, []
+    for name, parameter in state.parameters.items():
+        out.append(_of(state, parameter, where[name]))
+        done += math.prod(parameter.shape)
+        if progress is not None:
+            progress(done, total)
+    middle = median(sum((one.scale for one in out), _empty(SCALE_FROM, SCALE_TO)), SCALE_FROM)
+    return StateNumbers(parameters=tuple(out), cap=None if middle is None else middle + math.log10(CAP))
+
+
+def median(counts: Counts, start: float) -> float | None:
+    """Return the median of counted decades, to a bin's width; None: nothing was counted."""
+    return quantile(counts, start, 0.5)
+
+
+def quantile(counts: Counts, start: float, share: float) -> float | None:
+    """Return the decade below which `share` of the elements lie, to a bin's width; None: nothing was counted."""
+    total = int(counts.sum())
+    if not total:
+        return None
+    at = int((counts.cumsum() < share * total).sum())
+    return start + (at + 0.5) * BIN
+
+
+def _empty(start: float, stop: float) -> Counts:
+    import numpy as np
+
+    return np.zeros(round((stop - start) / BIN), np.int64)
+
+
+def _of(state: NamedState, parameter: NamedParameter, place: Place) -> Numbers:
+    import numpy as np
+
+    hyper = state.hyper(parameter.name)
+    spec = OPTIMIZERS.get(state.optimizer)
+    step = parameter.step if spec is None else step_of(spec, parameter.step, hyper)
+    v_counts, scale_counts = _empty(V_FROM, V_TO), _empty(SCALE_FROM, SCALE_TO)
+    zeros = bad = tiny = elements = 0
+    squares, why_not, moved = 0.0, "", True
+    for tensors, shape in _pieces(parameter, whole=spec is None or spec.moment in _WHOLE):
+        count = math.prod(shape)
+        elements += count
+        try:
+            moment = second_moment(state.optimizer, tensors, hyper, step=step, shape=shape, dtype=parameter.dtype)
+        except ProbeError as error:
+            why_not, moved = error.what, False
+            continue
+        sound = np.isfinite(moment.v) & (moment.v >= 0)
+        if "exp_avg" in tensors:
+            sound &= np.isfinite(tensors["exp_avg"]).reshape(sound.shape)
+        v = moment.v[sound]
+        bad += count - v.size
+        positive = v > 0
+        zeros += v.size - int(positive.sum())
+        root = np.sqrt(v / moment.correction)
+        tiny += int((positive & (root < moment.eps)).sum())
+        _count(v_counts, v[positive], V_FROM)
+        _count(scale_counts, 1.0 / (root[positive] + moment.eps), SCALE_FROM)
+        size = _update(tensors, sound, root, moment.eps, hyper, step)
+        moved = moved and size is not None
+        squares += size or 0.0
+    return Numbers(
+        name=parameter.name,
+        place=place,
+        shape=parameter.shape,
+        step=step,
+        elements=elements,
+        v=v_counts,
+        scale=scale_counts,
+        zeros=zeros,
+        bad=bad,
+        eps_dominated=tiny,
+        update=math.sqrt(squares / (elements - bad)) if moved and elements > bad else None,
+        why_not=why_not,
+    )
+
+
+def _pieces(parameter: NamedParameter, *, whole: bool) -> Iterator[tuple[Mapping[str, np.ndarray], tuple[int, ...]]]:
+    """Yield (slots, shape) over the whole parameter; in chunks where it is long and every slot lies in one run."""
+    alone = all(isinstance(slot, TensorRef) and slot.run is not None and slot.shape == parameter.shape for slot in parameter.slots.values())
+    if whole or not alone or math.prod(parameter.shape) <= _MOST:
+        yield {name: slot.read() for name, slot in parameter.slots.items()}, parameter.shape
+        return
+    names = list(parameter.slots)
+    for chunks in zip(*(slot.chunks(_MOST) for slot in parameter.slots.values())):
+        yield dict(zip(names, chunks)), (chunks[0].size,)
+
+
+def _count(counts: Counts, values: np.ndarray, start: float) -> None:
+    import numpy as np
+
+    bins = np.clip(((np.log10(values) - start) / BIN).astype(np.int64), 0, counts.size - 1)
+    counts += np.bincount(bins.reshape(-1), minlength=counts.size)
+
+
+def _update(tensors: Mapping[str, np.ndarray], sound: np.ndarray, root: np.ndarray, eps: float, hyper: Hyper, step: float | None) -> float | None:
+    """Return the sum of squares of m_hat / (sqrt(v_hat) + eps); an element without gradient ever (0/0) does not move."""
+    import numpy as np
+
+    betas = hyper.get("betas")
+    if "exp_avg" not in tensors or not betas or betas[0] is None or step is None or step < 1:
+        return None
+    m = tensors["exp_avg"].astype(np.float64).reshape(sound.shape)[sound] / (1.0 - float(betas[0]) ** step)
+    denominator = root + eps
+    moved = np.divide(m, denominator, out=np.zeros_like(m), where=denominator > 0)
+    return float(np.dot(moved, moved))
