@@ -183,14 +183,14 @@ def _groups(index: Index, one: Found, keys: list[Key], integers: bool) -> list[d
     if all("params" in group for group in stored.values()):
         order = sorted(stored, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
         groups = [dict(stored[name]) for name in order]
-        for group in groups:
-            group["params"] = [_key(str(key), integers) for key in group["params"]]
+        for listed in groups:
+            listed["params"] = [_key(str(key), integers) for key in listed["params"]]
         return groups
     gathered: dict[str, dict[str, Any]] = {}
     for name, hyper in stored.items():
         gathered.setdefault(repr(sorted(hyper.items(), key=str)), {**hyper, "params": []})["params"].append(_key(name, integers))
-    listed = {key for group in gathered.values() for key in group["params"]}
-    if rest := [key for key in keys if key not in listed]:
+    grouped = {key for hyper in gathered.values() for key in hyper["params"]}
+    if rest := [key for key in keys if key not in grouped]:
         gathered["rest"] = {"params": rest}
     return list(gathered.values())
 

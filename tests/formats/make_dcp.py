@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import format_utils
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
@@ -92,6 +94,9 @@ def nested(out: Path) -> None:
     torch.save(optimizer.state_dict(), out / "raw_ranks" / f"optimizer_rank{dist.get_rank()}.pt")
     (out / "raw_accelerate").mkdir(exist_ok=True)
     torch.save(optimizer.state_dict(), out / "raw_accelerate" / f"optimizer_0_rank{dist.get_rank()}.bin")
+    (out / "named_ranks").mkdir(exist_ok=True)
+    torch.save(get_optimizer_state_dict(model, optimizer), out / "named_ranks" / f"optimizer_0_rank{dist.get_rank()}.bin")
+    finish(out / "named_ranks", model, optimizer)
     finish(out / "raw_ranks", model, optimizer)
     finish(out / "raw_accelerate", model, optimizer)
 
@@ -111,6 +116,37 @@ def columns(out: Path) -> None:
     model, optimizer = trained(model)
     dcp.save({"optim": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=out / "columns")
     finish(out / "columns", model, optimizer)
+
+
+def resharded(out: Path) -> None:
+    """Saved by two processes, read and saved again by one."""
+    if dist.get_rank() == 0:
+        from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+        from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+        state: dict[str, Any] = {}
+        _load_state_dict(state, storage_reader=dcp.FileSystemReader(out / "nested"), planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+        dcp.save(state, checkpoint_id=out / "resharded", no_dist=True)
+        format_utils.dcp_to_torch_save(out / "nested", out / "one_file.pt")
+        for case in ("resharded", "one_file"):
+            (out / case).mkdir(exist_ok=True)
+            (out / case / "truth.json").write_bytes((out / "nested" / "truth.json").read_bytes())
+        (out / "one_file.pt").rename(out / "one_file" / "optimizer.pt")
+
+
+def hybrid(out: Path) -> None:
+    """Two replicas of one shard each: the second process holds copies."""
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicate", "shard"))
+    model = Tiny()
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model, optimizer = trained(model)
+    dcp.save({"optim": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=out / "hybrid")
+    finish(out / "hybrid", model, optimizer)
+    (out / "hybrid_ranks").mkdir(exist_ok=True)
+    torch.save(optimizer.state_dict(), out / "hybrid_ranks" / f"optim_world_size_2_rank_{dist.get_rank()}.pt")
+    finish(out / "hybrid_ranks", model, optimizer)
 
 
 def low_precision(out: Path) -> None:
@@ -155,7 +191,7 @@ def never_stepped(out: Path) -> None:
     dcp.save({"optim": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=out / "never_stepped")
 
 
-ALL = (nested, hugging_face, columns, low_precision, frozen_too, never_stepped)
+ALL = (nested, resharded, hybrid, hugging_face, columns, low_precision, frozen_too, never_stepped)
 
 
 def main(rank: int, out: str) -> None:

@@ -68,6 +68,9 @@ def original_parameters(out: Path) -> None:
     sharded = FullyShardedDataParallel.optim_state_dict(model, optimizer)
     dcp.save({"optimizer": sharded}, checkpoint_id=out / "sharded" / "optimizer_0")
     finish(out / "sharded", rows)
+    (out / "named_ranks").mkdir(exist_ok=True)
+    torch.save(sharded, out / "named_ranks" / f"optimizer_0_rank{dist.get_rank()}.bin")
+    finish(out / "named_ranks", rows)
     for case, offload in (("full", False), ("full_offloaded", True)):
         FullyShardedDataParallel.set_state_dict_type(
             model,
