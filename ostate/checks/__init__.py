@@ -6,6 +6,6 @@ Severity: a note needs nobody; a warning should be looked at; an error makes the
 from __future__ import annotations
 
 from .rules import RULES
-from .run import explain, run, structure, values, while_copying
+from .run import explain, refuse, run, structure, values, while_copying
 
-__all__ = ["RULES", "explain", "run", "structure", "values", "while_copying"]
+__all__ = ["RULES", "explain", "refuse", "run", "structure", "values", "while_copying"]
