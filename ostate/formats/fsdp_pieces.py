@@ -1,40 +1,32 @@
-"""One file a process, each with its own share: raw `optimizer.state_dict()` under FSDP2 (DTensor) or FSDP1 (1-D pieces).
+"""One file a process, each with its own share: DTensor (FSDP2), ShardedTensor or 1-D pieces (FSDP1).
 
 `optimizer_rank0.pt`, `optimizer_0_rank0.bin` (Accelerate with use_dcp=False), `optim_world_size_8_rank_0.pt` (verl): names differ, `rank` and a
-number are in all of them. FSDP2: each tensor says its whole shape and how it is split (torch/distributed/tensor). FSDP1 with
-use_orig_params=True: 1-D runs of each parameter, nothing where a process has no share; one after another in rank order they are the parameter.
+number are in all of them. DTensor and ShardedTensor say their whole shape (sharded.py).
+Raw FSDP1 with use_orig_params=True: 1-D runs of each parameter, nothing where a process has no share; in rank order they are the parameter.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from ..errors import ReadError
-from ..model import Part, RawState, SourceFile, TensorRef
+from ..model import RawState, SourceFile, TensorRef
 from .assemble import Key, assemble
 from .flat import Piece, cut
 from .hyper import plain_hyper
-from .pickles import RECORD, TORCH_GLOBALS, Inert
+from .machine import Inert
+from .sharded import ALLOWED, MissingRank, is_sharded, local, whole
 from .torch_file import candidates
 from .torchsave import load
 from .zero_files import OPTIM
 
 RANK_FILE = re.compile(r"^(?P<head>.*?)rank[_-]?(?P<rank>\d+)(?P<tail>\D.*)?\.(?P<kind>pt|bin|pth|ckpt)$")
 _WORLD = re.compile(r"world[_-]?size[_-]?(\d+)")
-_ALLOWED = {
-    **TORCH_GLOBALS,
-    **dict.fromkeys((
-        "torch.distributed._mesh_layout._FlatLayout", "torch.distributed.tensor._dtensor_spec.ShardOrderEntry",
-        "torch.distributed.tensor._dtensor_spec.ShardOrder",
-    ), RECORD),
-}  # fmt: skip
 _AGAIN = "copy the whole folder again, the files of every process"
-_FULL = "save with get_optimizer_state_dict(model, optimizer) and torch.distributed.checkpoint, which record names and shapes"
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ def _optimizers(folder: str) -> dict[tuple[str, str, str], dict[int, str]]:
         first = os.path.join(folder, names[min(names)])
         if ("model" in family[0] and "optim" not in family[0]) or not os.path.isfile(first) or not _is_torch(first):
             continue
-        states = list(candidates(load(first, allowed=_ALLOWED).value))
+        states = list(candidates(load(first, allowed=ALLOWED).value))
         if states and (len(names) > 1 or min(names) > 0 or _sharded(states[0].optimizer)):
             found[family] = names
     return found
@@ -81,11 +73,7 @@ def _is_torch(path: str) -> bool:
 
 
 def _sharded(optimizer: Mapping[str, Any]) -> bool:
-    return any(_is_dtensor(value) for entry in optimizer["state"].values() if isinstance(entry, Mapping) for value in entry.values())
-
-
-def _is_dtensor(value: Any) -> bool:
-    return type(value) is Inert and value.name.endswith(".DTensor")
+    return any(is_sharded(value) for entry in optimizer["state"].values() if isinstance(entry, Mapping) for value in entry.values())
 
 
 def read(folder: str, *, optimizer: int | None = None) -> RawState:
@@ -110,7 +98,10 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     _check_ranks(folder, by_rank, listed[optimizer or 0])
     shares = [_share(os.path.join(folder, by_rank[rank])) for rank in sorted(by_rank)]
     _check_agree(shares)
-    state = _joined(shares)
+    try:
+        state = _joined(shares)
+    except MissingRank as error:
+        raise _missing(shares[0].path, error.rank, error.world) from error
     return assemble(
         state,
         shares[0].groups,
@@ -118,7 +109,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         layout="fsdp-ranks",
         files=[share.file for share in shares],
         recorded="name-keyed",
-        flat=not any(_is_dtensor(value) for share in shares for entry in share.state.values() for value in entry.values()) and _one_d(shares),
+        flat=not any(is_sharded(value) for share in shares for entry in share.state.values() for value in entry.values()) and _one_d(shares),
         facts={"world_size": len(shares)},
     )
 
@@ -128,10 +119,7 @@ def _check_ranks(folder: str, names: Mapping[int, str], family: tuple[str, str, 
     world = int(told.group(1)) if told else max(names) + 1
     for rank in range(world):
         if rank not in names:
-            some = RANK_FILE.match(names[min(names)])
-            name = names[min(names)]
-            missing = name if some is None else name[: some.start("rank")] + str(rank) + name[some.end("rank") :]
-            raise ReadError(f"the file of rank {rank} of {world} is missing", where=os.path.join(folder, missing), fix=_AGAIN)
+            raise _missing(os.path.join(folder, names[min(names)]), rank, world)
     if extra := [rank for rank in names if rank >= world]:
         raise ReadError(
             f"a file of rank {extra[0]}, but the run had {world} processes",
@@ -140,8 +128,15 @@ def _check_ranks(folder: str, names: Mapping[int, str], family: tuple[str, str, 
         )
 
 
+def _missing(path: str, rank: int, world: int) -> ReadError:
+    folder, name = os.path.split(path)
+    match = RANK_FILE.match(name)
+    other = name if match is None else name[: match.start("rank")] + str(rank) + name[match.end("rank") :]
+    return ReadError(f"the file of rank {rank} of {world} is missing", where=os.path.join(folder, other), fix=_AGAIN)
+
+
 def _share(path: str) -> Share:
-    stored = load(path, allowed=_ALLOWED)
+    stored = load(path, allowed=ALLOWED)
     found = list(candidates(stored.value))
     if len(found) != 1:
         raise ReadError(f"{len(found)} optimizer states in this file, one wanted", where=path, fix="save one optimizer a file")
@@ -181,7 +176,7 @@ def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
 def _steps(share: Share) -> set[float]:
     found = set()
     for entry in share.state.values():
-        step = _local(entry.get("step"))
+        step = local(entry.get("step"))
         if isinstance(step, TensorRef) and step.numel == 1:
             found.add(step.item())
         elif isinstance(step, (int, float)):
@@ -194,8 +189,8 @@ def _joined(shares: Sequence[Share]) -> dict[Key, dict[str, object]]:
     strays = [key for share in shares for key in share.state if key not in set(keys)]
     if strays:
         raise ReadError(f"an entry {strays[0]!r} that no group lists", where=shares[0].path, fix="save the whole state_dict()")
-    if any(_is_dtensor(value) for share in shares for entry in share.state.values() for value in entry.values()):
-        return {key: entry for key in keys if (entry := _from_dtensors(shares, key))}
+    if any(is_sharded(value) for share in shares for entry in share.state.values() for value in entry.values()):
+        return {key: entry for key in keys if (entry := _from_shares(shares, key))}
     if not _one_d(shares):
         return _replicas(shares)
     _refuse_flat_parameters(shares)
@@ -274,82 +269,15 @@ def _from_runs(shares: Sequence[Share], key: Key) -> dict[str, object]:
     return entry
 
 
-def _from_dtensors(shares: Sequence[Share], key: Key) -> dict[str, object]:
+def _from_shares(shares: Sequence[Share], key: Key) -> dict[str, object]:
     entry: dict[str, object] = {}
     for slot in dict.fromkeys(slot for share in shares for slot in share.state.get(key, {})):
         values = [(share, share.state.get(key, {}).get(slot)) for share in shares]
-        if not any(_is_dtensor(value) for _, value in values):
+        if not any(is_sharded(value) for _, value in values):
             entry[slot] = next(value for _, value in values if value is not None)
             continue
         for share, value in values:
-            if not _is_dtensor(value):
+            if not is_sharded(value):
                 raise ReadError(f"no {slot} of entry {key} in this file, others have it", where=share.path, fix=_AGAIN)
-        entry[slot] = _whole([(share, cast(Inert, value)) for share, value in values], f"entry {key}, {slot}")
+        entry[slot] = whole([(share.path, cast(Inert, value)) for share, value in values], f"entry {key}, {slot}")
     return entry
-
-
-def _local(value: Any) -> Any:
-    """Return what this process holds of a DTensor; anything else as it is."""
-    if not _is_dtensor(value):
-        return value
-    inner = value.state[-1] if isinstance(value.state, tuple) else value.state
-    return inner.get("_local_tensor") if isinstance(inner, Mapping) else None
-
-
-def _placements(value: Inert, where: str) -> tuple[tuple[int, ...], list[int | None], int]:
-    """Return the whole shape, per mesh dimension the tensor dimension that it splits (None: copies), and the number of processes."""
-    inner = value.state[-1] if isinstance(value.state, tuple) else value.state
-    spec = inner.get("_spec") if isinstance(inner, Mapping) else None
-    shape = value.kwargs.get("shape")
-    if type(spec) is not Inert or type(spec.state) is not dict or type(shape) is not tuple:
-        raise ReadError("a DTensor of a kind that is not known", where=where, fix=_FULL)
-    split: list[int | None] = []
-    for placement in spec.state.get("placements") or ():
-        kind = placement.name.rpartition(".")[2] if type(placement) is Inert else ""
-        if kind not in {"Shard", "Replicate"}:
-            raise ReadError(f"a tensor split as {kind or 'nothing known'} (tensor parallelism)", where=where, fix=_FULL)
-        given = placement.state.get("dim") if isinstance(placement.state, dict) else placement.args[0] if placement.args else None
-        split.append(given if kind == "Shard" else None)
-    mesh = spec.state.get("mesh")
-    fields = mesh.state if type(mesh) is Inert and isinstance(mesh.state, dict) else {}
-    ranks = fields.get("_flatten_rank_map")
-    held = fields.get("mesh", fields.get("_rank_map"))
-    world = len(ranks) if isinstance(ranks, tuple) else held.numel if isinstance(held, TensorRef) else 0
-    return shape, split, world
-
-
-def _whole(values: Sequence[tuple[Share, Inert]], what: str) -> TensorRef:
-    """Put the shares of one tensor together: rank order is the order along the split dimension."""
-    where = values[0][0].path
-    shape, split, world = _placements(values[0][1], where)
-    if world > len(values):
-        path = values[-1][0].path
-        match = RANK_FILE.match(os.path.basename(path))
-        name = os.path.basename(path)
-        missing = name if match is None else name[: match.start("rank")] + str(len(values)) + name[match.end("rank") :]
-        raise ReadError(f"the file of rank {len(values)} of {world} is missing", where=os.path.join(os.path.dirname(path), missing), fix=_AGAIN)
-    dims = [dim for dim in split if dim is not None]
-    if len(dims) > 1:
-        raise ReadError(f"{what}: split over several mesh dimensions (tensor parallelism with FSDP)", where=where, fix=_FULL)
-    parts: list[Part] = []
-    at, dtype, swapped = 0, "", False
-    for share, value in values:
-        local = _local(value)
-        if not isinstance(local, TensorRef) or value.kwargs.get("shape") != shape:
-            raise ReadError(f"{what}: another shape than in the file of rank 0", where=share.path, fix=_AGAIN)
-        if dtype not in {"", local.dtype} or len(local.shape) != len(shape):
-            raise ReadError(f"{what}: another dtype or rank than in the file of rank 0", where=share.path, fix=_AGAIN)
-        dtype, swapped = local.dtype, local.swapped
-        if not dims:
-            return local
-        if at == shape[dims[0]]:
-            break  # hybrid sharding: the other processes hold copies
-        if local.numel:
-            starts = tuple(at if axis == dims[0] else 0 for axis in range(len(shape)))
-            parts += [replace(part, starts=starts) for part in local.parts]
-            at += local.shape[dims[0]]
-    if at != shape[dims[0]] or sum(math.prod(part.sizes) for part in parts) != math.prod(shape):
-        raise ReadError(
-            f"{what}: the processes hold {at} of {shape[dims[0]]} rows", where=where, fix="a rank is missing, or of another run: " + _AGAIN
-        )
-    return TensorRef(dtype, shape, tuple(parts), swapped)
