@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -141,7 +142,7 @@ def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards
     return Diagonal(
         scale=scale,
         nothing=nothing,
-        rows=tuple(_with(row, clamped=count) for row, count in zip(rows, clamped)),
+        rows=tuple(replace(row, clamped=count) for row, count in zip(rows, clamped)),
         cap=cap,
         median=median,
         quantiles=dict(zip(QUANTILES, found or ())),
@@ -151,29 +152,21 @@ def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards
     )
 
 
-def _with(row: Row, **changes: object) -> Row:
-    from dataclasses import replace
-
-    return replace(row, **changes)  # type: ignore[arg-type]
-
-
 def bias_correction(item: Moments) -> float:
     """Return 1 - beta2**t, or 1 where the step is unknown or the state never stepped."""
     return correction(item.betas[1], item.step) if item.step is not None and item.step >= 1 else 1.0
 
 
-def _measure(v: Tensor | None, item: Moments, out: Tensor, guards: Guards) -> list[float]:
-    """Write the uncapped scale of one shard into `out`; return its counts: present, zero, tiny, negative, nonfinite, eps_dominated, low, high."""
-    if v is None:
-        return [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, math.inf, -math.inf]
-    if v.numel() == 0:
-        return [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, math.inf, -math.inf]
+def _measure(v: Tensor | None, item: Moments, out: Tensor, guards: Guards) -> _Counts:
+    """Write the uncapped scale of one shard into `out`; return its counts."""
+    if v is None or v.numel() == 0:
+        return _Counts(present=float(v is not None))
     v = v.reshape(-1)
     corrected = bias_correction(item)
     counts = _counts(v, item.eps, corrected)
-    if not guards.infinite_is_bad and counts[4]:
-        counts[4] = float(torch.isnan(v).sum())
-    hide = guards.zero_elements == "fallback" and counts[1] > 0
+    if not guards.infinite_is_bad and counts.nonfinite:
+        counts = counts._replace(nonfinite=float(torch.isnan(v).sum()))
+    hide = guards.zero_elements == "fallback" and counts.zero > 0
     for part in chunks(v.numel(), v.device):
         block = v[part].to(torch.float64, copy=True)
         empty = block == 0 if hide else None
@@ -181,11 +174,24 @@ def _measure(v: Tensor | None, item: Moments, out: Tensor, guards: Guards) -> li
         if empty is not None:
             block.masked_fill_(empty, _NOTHING)
         out[part].copy_(block)
-    return [1.0, *counts]
+    return counts
 
 
-def _counts(v: Tensor, eps: float, corrected: float) -> list[float]:
-    """Return zero, tiny, negative, nonfinite, eps_dominated, low, high. One pass where nothing is odd."""
+class _Counts(NamedTuple):
+    """One rank's count of a parameter's elements, in the order in which they travel between ranks."""
+
+    present: float = 0.0
+    zero: float = 0.0
+    tiny: float = 0.0
+    negative: float = 0.0
+    nonfinite: float = 0.0
+    eps_dominated: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+
+
+def _counts(v: Tensor, eps: float, corrected: float) -> _Counts:
+    """Count in one pass where nothing is odd."""
     low, high = torch.stack(torch.aminmax(v)).tolist()
     edge = eps * eps * corrected
     odd = not (low > 0 and math.isfinite(high))
@@ -197,36 +203,36 @@ def _counts(v: Tensor, eps: float, corrected: float) -> list[float]:
     if nonfinite:
         rest = v[torch.isfinite(v)]
         low, high = torch.stack(torch.aminmax(rest)).tolist() if rest.numel() else (math.inf, -math.inf)
-    return [zero, tiny, negative, nonfinite, dominated, low, high]
+    return _Counts(1.0, zero, tiny, negative, nonfinite, dominated, low, high)
 
 
-def _join(items: Sequence[Moments], measured: list[list[float]], ranks: Ranks, guards: Guards) -> list[Row]:
+def _join(items: Sequence[Moments], measured: list[_Counts], ranks: Ranks, guards: Guards) -> list[Row]:
     """Bring all ranks' counts together, and judge each parameter. The same on every rank: sums run in rank order."""
     device = items[0].device
     every = ranks.gather(torch.tensor(measured, dtype=torch.float64, device=device)).tolist()
     rows = []
     for at, item in enumerate(items):
-        mine = [table[at] for table in every]
+        mine = [_Counts(*table[at]) for table in every]
         copies = ranks.copies(item.place)
-        present = any(line[0] for line in mine)
-        counts = [round(sum(line[column] for line in mine) / copies) for column in range(1, 6)]
-        low, high = min(line[6] for line in mine), max(line[7] for line in mine)
+        present = any(line.present for line in mine)
+        zero, tiny, negative, nonfinite, dominated = (round(sum(column) / copies) for column in zip(*(line[1:6] for line in mine)))
+        low, high = min(line.low for line in mine), max(line.high for line in mine)
         step = item.step if item.step is not None and item.step > 0 and math.isfinite(item.step) else None
         row = Row(
             name=item.name,
             numel=math.prod(item.place.whole),
             present=present,
-            zero=counts[0],
-            tiny=counts[1],
-            negative=counts[2],
-            nonfinite=counts[3],
-            eps_dominated=counts[4],
+            zero=zero,
+            tiny=tiny,
+            negative=negative,
+            nonfinite=nonfinite,
+            eps_dominated=dominated,
             low=low,
             high=high,
             step=step,
             min_denom=math.sqrt(max(low, 0.0) / bias_correction(item)) + item.eps if present and math.isfinite(low) else math.inf,
         )
-        rows.append(_with(row, bad=_verdict(row, item, guards)))
+        rows.append(replace(row, bad=_verdict(row, item, guards)))
     return rows
 
 

@@ -226,8 +226,8 @@ class AdamPreconditioner:
         if self.form == "less":
             return less_update(flat, m, v, betas=item.betas, eps=item.eps)
         largest = item.read("max_exp_avg_sq") if item.amsgrad else None
-        step = diagonal.step[at]
-        if step is None:
+        step = item.step
+        if step is None or step < 0:
             raise ProbeError("the next step needs this step", where=item.name, fix="give checkpoint_step")
         return next_step_update(flat, m, v, step=step, betas=item.betas, eps=item.eps, largest=None if largest is None else largest.reshape(-1))
 
