@@ -70,7 +70,7 @@ def record_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module, path:
 def _callback() -> type:
     from transformers import TrainerCallback
 
-    class RecordNames(TrainerCallback):  # type: ignore[misc]
+    class RecordNames(TrainerCallback):
         """Trainer callback: writes `optimizer_param_names.json` into every checkpoint, on the first process."""
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002

@@ -37,6 +37,11 @@ def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
     return f"the base model {named!r} is no local folder and not in the local cache" if named else "nothing names the base model"
 
 
+def read_config(folder: str) -> dict[str, Any]:
+    """Return the adapter_config.json of a folder; nothing where there is none to read."""
+    return _read(os.path.join(folder, "adapter_config.json")) or {}
+
+
 def _places(adapter: Adapter, question: Question) -> Iterator[str]:
     home = os.path.abspath(os.path.dirname(adapter.file) or ".")
     named = adapter.config.get("base_model_name_or_path")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "transformers", "peft")
-SCHEME = 1
+SCHEME = 2
 """Raised whenever what is kept changes its meaning."""
 
 
@@ -64,8 +64,9 @@ def _is_listing(kept: Mapping[str, Any]) -> bool:
     return (
         isinstance(rows, list)
         and isinstance(kept.get("free"), list)
+        and isinstance(kept.get("others"), list)
         and isinstance(kept.get("versions"), dict)
-        and all(isinstance(row, list) and len(row) == 6 and isinstance(row[0], str) for row in rows)
+        and all(isinstance(row, list) and len(row) == 6 and isinstance(row[0], str) and isinstance(row[3], list) for row in rows)
     )
 
 

@@ -43,7 +43,24 @@ def strip_wrappers(name: str) -> str:
 
 def adapter_key(name: str, adapter: Adapter) -> str | None:
     """Return the key of a live name in the adapter file, or None when the file does not hold it."""
-    return next((form for form in _forms(strip_wrappers(name), adapter.name) if form in adapter.tensors), None)
+    return _find(strip_wrappers(name), adapter.name, adapter)
+
+
+def _find(name: str, adapter_name: str, adapter: Adapter) -> str | None:
+    prompt = f"prompt_encoder.{adapter_name}."
+    if name.startswith(prompt):
+        inner = name.removeprefix(prompt)
+        if inner == "embedding.weight":
+            return "prompt_embeddings" if _saves_its_embedding(adapter) else None
+        return inner if inner in adapter.tensors else None
+    return next((form for form in _forms(name, adapter_name) if form in adapter.tensors), None)
+
+
+def _saves_its_embedding(adapter: Adapter) -> bool:
+    """True when the one tensor in a prompt method's file is the trained one, not computed from it by a network that is not saved."""
+    kind = adapter.config.get("peft_type")
+    direct = kind in ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING") or (kind == "PREFIX_TUNING" and not adapter.config.get("prefix_projection"))
+    return direct and "prompt_embeddings" in adapter.tensors
 
 
 def match_all(names: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], str]:
@@ -53,7 +70,7 @@ def match_all(names: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], s
     """
     bare = [strip_wrappers(name) if name is not None else None for name in names]
     told = adapter.name if adapter.name_known else _told_name([name for name in bare if name], adapter)
-    keys = tuple(next((form for form in _forms(name, told) if form in adapter.tensors), None) if name is not None else None for name in bare)
+    keys = tuple(_find(name, told, adapter) if name is not None else None for name in bare)
     return keys, told
 
 

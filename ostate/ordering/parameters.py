@@ -15,6 +15,8 @@ class Parameter:
     """Its key in the adapter file; None: the file does not hold it."""
     shape: tuple[int, ...] | None = None
     trainable: bool = True
+    trainers: tuple[str, ...] = ()
+    """Names of the adapters that train it, where a model has several."""
     classes: frozenset[str] = frozenset()
     """Names of the norm classes, bases included, of the modules that hold it."""
     tuner_embedding: bool = False

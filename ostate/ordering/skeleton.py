@@ -10,6 +10,8 @@ import inspect
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 from ostate.model import Adapter, Claim, Question
@@ -19,7 +21,7 @@ from .keys import adapter_key
 from .parameters import Layout, Parameter
 from .placing import claims_of
 from .refute import Refused, refused
-from .variants import variants
+from .variants import train_all, variants
 
 AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM", "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -32,6 +34,12 @@ LEFT_OUT = frozenset(
     ["loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_config", "arrow_config", "kasa_config", "tokenizer_name_or_path"]
 )
 """Settings that only choose a start, or need files that are not here."""
+TRIES: tuple[tuple[str, bool], ...] = (("meta", False), ("cpu", False), ("meta", True))
+"""Where PEFT makes its weights, and whether it is told to spare memory: some methods compute their start, some untie weights when spared."""
+MOST_ADAPTERS = 4
+"""Adapters in one checkpoint whose order of making is worth trying."""
+EXTRA = ("lm_head.weight", "rotary_emb.inv_freq", "vera_A", "vera_B", "_topk_indices", "_topk_weights", "shira_indices")
+"""How the keys end of what PEFT saves and nobody trains."""
 FAILURES = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError, ImportError, OSError, IndexError, AssertionError)
 """What model code raises on a configuration it does not understand."""
 
@@ -46,10 +54,36 @@ def skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
     found = base.find_config(question)
     if isinstance(found, str):
         return [], [refused("skeleton", "rebuilt model", f"{found}: pass --base DIR")]
-    layout = layout_for(adapter, found[0])
+    layout = layout_for([adapter], found[0])
     if isinstance(layout, str):
         return [], [refused("skeleton", "rebuilt model", layout)]
-    return _from_layouts(list(variants(layout, adapter)), question)
+    layouts = list(variants(layout, adapter))
+    for together in orders_of(adapter):
+        several = layout_for(together, found[0])
+        if isinstance(several, Layout):
+            layouts += [several, train_all(several)]
+    return _from_layouts(layouts, question)
+
+
+def orders_of(adapter: Adapter) -> list[list[Adapter]]:
+    """Return the orders in which the checkpoint's adapters may have been added to the model; none for an adapter alone.
+
+    `default` is the name that the first adapter gets unasked. The order of the others is recorded nowhere.
+    """
+    if not 0 < len(adapter.siblings) < MOST_ADAPTERS:
+        return []
+    together = [adapter, *(sibling_of(adapter, folder) for folder in adapter.siblings)]
+    orders = [list(order) for order in permutations(together)]
+    first = [order for order in orders if order[0].name == "default"]
+    return first or orders
+
+
+def sibling_of(adapter: Adapter, folder: str) -> Adapter:
+    """Return the adapter in `folder` by its configuration alone, named as PEFT names it: after its subfolder, `default` above it."""
+    below = os.path.dirname(os.path.abspath(folder)) in (os.path.abspath(os.path.dirname(adapter.file)), os.path.abspath(adapter.path))
+    beside = os.path.dirname(os.path.abspath(folder)) == os.path.dirname(os.path.abspath(os.path.dirname(adapter.file)))
+    name = os.path.basename(os.path.abspath(folder)) if below or beside else "default"
+    return replace(adapter, path=folder, file=os.path.join(folder, "adapter_config.json"), tensors={}, name=name, config=base.read_config(folder))
 
 
 def _from_layouts(layouts: Sequence[Layout], question: Question) -> tuple[list[Claim], list[Refused]]:
@@ -64,20 +98,31 @@ def _from_layouts(layouts: Sequence[Layout], question: Question) -> tuple[list[C
     return list(claims.values()), lost
 
 
-def layout_for(adapter: Adapter, config: Mapping[str, Any]) -> Layout | str:
-    """Return the model's parameters in definition order, checked against the adapter's keys and shapes, or why there are none."""
-    reason = "the configuration names no architecture"
+def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Layout | str:
+    """Return the model's parameters in definition order, checked against the adapter's keys and shapes, or why there are none.
+
+    Args:
+        adapters: in the order in which they were added; the one that has tensors is the one that is asked about, and trained.
+        config: the base model's configuration.
+    """
+    reason = ""
+    adapter = next(one for one in adapters if one.tensors)
     for name in model_classes(adapter, config):
-        request = {"class": name, "model": _plain_model(config), "adapter": _plain_adapter(adapter), "adapter_name": adapter.name}
+        request = {
+            "class": name,
+            "model": _plain_model(config),
+            "adapters": [[one.name, _plain_adapter(one)] for one in adapters],
+            "saved": adapter.name,
+        }
         answer = cache.remember(request, lambda request=request: _build(request))  # type: ignore[misc]
         if "failed" in answer:
-            reason = f"{name} cannot be rebuilt from these configurations: {answer['failed']}"
+            reason = reason or f"{name} cannot be rebuilt from these configurations: {answer['failed']}"
             continue
         layout = _checked(name, answer, adapter)
         if isinstance(layout, Layout):
             return layout
-        reason = layout
-    return reason
+        reason = reason or layout
+    return reason or "the configuration names no architecture"
 
 
 def model_classes(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
@@ -106,12 +151,15 @@ def _plain_adapter(adapter: Adapter) -> dict[str, Any]:
 
 def _build(request: Mapping[str, Any]) -> dict[str, Any]:
     """Build the model on the meta device and list its parameters; `{"failed": reason}` when the installed libraries cannot."""
-    try:
-        with _quiet():
-            return _parameters(*_model(request), request["adapter_name"])
-    except FAILURES as error:
-        text = str(error).strip().splitlines()
-        return {"failed": f"{type(error).__name__}: {text[0][:200] if text else ''}".rstrip(": ")}
+    failed = ""
+    for device, low_memory in TRIES:
+        try:
+            with _quiet():
+                return _parameters(_model(request, device, low_memory=low_memory), request)
+        except FAILURES as error:
+            text = str(error).strip().splitlines()
+            failed = failed or f"{type(error).__name__}: {text[0][:200] if text else ''}".rstrip(": ")
+    return {"failed": failed}
 
 
 @contextlib.contextmanager
@@ -130,8 +178,8 @@ def _quiet() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _model(request: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the model on the meta device, and PEFT's configuration or None (plain fine-tuning)."""
+def _model(request: Mapping[str, Any], device: str, *, low_memory: bool) -> Any:
+    """Return the model on the meta device, under its adapters where it has any (plain fine-tuning has none)."""
     import torch
     import transformers
     from transformers import CONFIG_MAPPING
@@ -144,37 +192,62 @@ def _model(request: Mapping[str, Any]) -> tuple[Any, Any]:
     with torch.device("meta"):
         model = made.from_config(config, trust_remote_code=False) if request["class"].startswith("AutoModel") else made(config)
     model.tie_weights()
-    if not request["adapter"].get("peft_type"):
-        return model, None
-    import peft
+    for name, stored in request["adapters"]:
+        if not stored.get("peft_type"):
+            return model
+        import peft
 
-    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[request["adapter"]["peft_type"]]
-    known = inspect.signature(kind.__init__).parameters
-    tuner = kind(**{key: value for key, value in request["adapter"].items() if key in known})
-    with torch.device("meta"):
-        return peft.get_peft_model(model, tuner, adapter_name=request["adapter_name"], low_cpu_mem_usage=True), tuner
+        kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[stored["peft_type"]]
+        known = inspect.signature(kind.__init__).parameters
+        tuner = kind(**{key: value for key, value in stored.items() if key in known})
+        with torch.device(device):
+            if hasattr(model, "peft_config"):
+                model.add_adapter(name, tuner, low_cpu_mem_usage=low_memory)
+            else:
+                model = peft.get_peft_model(model, tuner, adapter_name=name, low_cpu_mem_usage=low_memory)
+    return model
 
 
-def _parameters(model: Any, tuner: Any, adapter_name: str) -> dict[str, Any]:
-    """List name, key, shape, requires_grad, norm classes and LoRA-on-embedding of every parameter, in the model's order."""
+def _parameters(model: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """List name, key, shape, who trains it, norm classes and LoRA-on-embedding of every parameter, in the model's order."""
     keys: dict[int, str] = {}
-    if tuner is not None:
-        from peft.utils.save_and_load import get_peft_model_state_dict
+    state = model.state_dict(keep_vars=True)
+    trained: dict[str, set[int]] = {}
+    if hasattr(model, "peft_config"):
+        if not model.peft_config[request["saved"]].is_prompt_learning:  # what a prompt method saves is computed, and the meta device has no numbers
+            from peft.utils.save_and_load import get_peft_model_state_dict
 
-        saved = get_peft_model_state_dict(model, state_dict=model.state_dict(keep_vars=True), adapter_name=adapter_name, save_embedding_layers=False)
-        for key, tensor in saved.items():
-            keys.setdefault(id(tensor), key)
+            saved = get_peft_model_state_dict(model, state_dict=state, adapter_name=request["saved"], save_embedding_layers=False)
+            for key, tensor in saved.items():
+                keys.setdefault(id(tensor), key)
+        for name, _ in request["adapters"]:
+            if len(request["adapters"]) > 1:
+                model.set_adapter(name)
+            trained[name] = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    else:
+        trained[request["saved"]] = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     modules = dict(model.named_modules())
     rows = []
     for name, parameter in model.named_parameters():
         path = name.split(".")
         holders = [modules[".".join(path[:length])] for length in range(len(path)) if ".".join(path[:length]) in modules]
         classes = {kind.__name__ for holder in holders for kind in type(holder).__mro__ if "norm" in kind.__name__.lower()}
-        embedding = _is_lora_embedding(modules, path)
-        rows.append([name, keys.get(id(parameter)), list(parameter.shape), bool(parameter.requires_grad), sorted(classes), embedding])
+        trainers = [adapter for adapter, own in trained.items() if id(parameter) in own]
+        rows.append([name, keys.get(id(parameter)), list(parameter.shape), trainers, sorted(classes), _is_lora_embedding(modules, path)])
+    listed = {row[0] for row in rows}
+    return {
+        "parameters": rows,
+        "others": sorted(set(state) - listed),
+        "free": _free_sizes(model),
+        "versions": cache.versions(),
+    }
+
+
+def _free_sizes(model: Any) -> list[int]:
+    """Return the sizes that a run may change without a word in the base model's configuration: vocabulary and labels."""
     config = getattr(model, "config", None)
-    sizes = {word: getattr(config, word, None) for word in ("vocab_size", "num_labels")}
-    return {"parameters": rows, "free": [size for size in sizes.values() if isinstance(size, int)], "versions": cache.versions()}
+    found = [getattr(part, word, None) for part in (config, getattr(config, "text_config", None)) for word in ("vocab_size", "num_labels")]
+    return sorted({size for size in found if isinstance(size, int)})
 
 
 def _is_lora_embedding(modules: Mapping[str, Any], path: Sequence[str]) -> bool:
@@ -185,33 +258,32 @@ def _is_lora_embedding(modules: Mapping[str, Any], path: Sequence[str]) -> bool:
 
 def _checked(made: str, answer: Mapping[str, Any], adapter: Adapter) -> Layout | str:
     """Return the layout if it explains every key of the adapter file, with its shape; else say which it does not."""
-    parameters = [
-        Parameter(
-            name=name, key=_key(name, key, adapter), shape=tuple(shape), trainable=trained, classes=frozenset(classes), tuner_embedding=embedding
+    rows, free = [], set(answer["free"])
+    for name, key, shape, trainers, classes, embedding in answer["parameters"]:
+        own = _key(name, key, adapter)
+        if own is not None and adapter.config.get("peft_type") == "ADALORA" and list(adapter.tensors[own].shape) != shape:
+            own = None  # the file holds only the ranks that AdaLoRA kept
+        if own is not None and not _same_but(shape, adapter.tensors[own].shape, free):
+            return f"{made} gives {own} the shape {shape}, the adapter has {list(adapter.tensors[own].shape)}"
+        rows.append(
+            Parameter(
+                name=name,
+                key=own,
+                shape=adapter.tensors[own].shape if own is not None else tuple(shape),
+                trainable=adapter.name in trainers,
+                trainers=tuple(trainers),
+                classes=frozenset(classes),
+                tuner_embedding=embedding,
+            )
         )
-        for name, key, shape, trained, classes, embedding in answer["parameters"]
-    ]  # fmt: skip
-    free = set(answer["free"])
-    held = {parameter.key: parameter for parameter in parameters if parameter.key is not None}
-    extra = [key for key in adapter.tensors if key not in held]
-    trained = sum(parameter.trainable for parameter in parameters)
-    if not any(key in adapter.tensors for key in held):
+    held = {row.key for row in rows if row.key is not None}
+    if not held and not all(_may_be_extra(key) for key in adapter.tensors):
         return f"{made} as the installed transformers builds it has none of the {len(adapter.tensors)} keys: it names its modules differently"
-    wrong = [key for key in extra if not _may_be_extra(key)]
+    known = held | {adapter_key(name, adapter) for name in answer["others"]}
+    wrong = [key for key in adapter.tensors if key not in known and not _may_be_extra(key)]
     if wrong:
-        return f"{made} as the installed transformers builds it lacks {len(wrong)} of the adapter's keys, first {wrong[0]!r} ({trained} trained)"
-    for key, parameter in held.items():
-        stored = adapter.tensors[key].shape
-        if not _same_but(parameter.shape or (), stored, free):
-            return f"{made} gives {key} the shape {list(parameter.shape or ())}, the adapter has {list(stored)}"
-    rows = tuple(
-        Parameter(
-            name=row.name, key=row.key, shape=adapter.tensors[row.key].shape if row.key else row.shape, trainable=row.trainable,
-            classes=row.classes, tuner_embedding=row.tuner_embedding,
-        )
-        for row in parameters
-    )  # fmt: skip
-    return Layout(source="skeleton", rule=made, parameters=rows, versions=tuple(sorted(answer["versions"].items())))
+        return f"{made} as the installed transformers builds it lacks {len(wrong)} of the adapter's keys, first {wrong[0]!r}"
+    return Layout(source="skeleton", rule=made, parameters=tuple(rows), versions=tuple(sorted(answer["versions"].items())))
 
 
 def _key(name: str, key: str | None, adapter: Adapter) -> str | None:
@@ -220,8 +292,8 @@ def _key(name: str, key: str | None, adapter: Adapter) -> str | None:
 
 
 def _may_be_extra(key: str) -> bool:
-    """True for tensors that PEFT saves though nothing trains them under that name: computed prompts, tied copies, projections."""
-    return key == "prompt_embeddings" or key.endswith(("lm_head.weight", "rotary_emb.inv_freq", "vera_A", "vera_B", "tie_weight"))
+    """True for tensors that PEFT saves though nothing trains them under that name: computed prompts, tied copies, choices, projections."""
+    return key == "prompt_embeddings" or key.endswith(EXTRA)
 
 
 def _same_but(one: Sequence[int], other: Sequence[int], free: set[int]) -> bool:

@@ -75,5 +75,11 @@ def _originals_trained(layout: Layout) -> Layout | None:
     return replace(layout, rule=f"{layout.rule}, PEFT <= 0.5", parameters=rows)
 
 
+def train_all(layout: Layout) -> Layout:
+    """Return the layout of a model whose adapters are trained together."""
+    rows = tuple(replace(row, trainable=bool(row.trainers)) for row in layout.parameters)
+    return replace(layout, rule=f"{layout.rule}, all adapters trained", parameters=rows)
+
+
 def _is_original(row: Parameter) -> bool:
     return ".original_module." in row.name
