@@ -48,12 +48,13 @@ def subject(path: str, *, options: Options | None = None, progress: Step | None 
     Raises:
         OstateError: it cannot be read, or its names cannot be settled.
     """
-    from ostate import formats, repair
+    from ostate import formats
     from ostate.join import as_raw
+    from ostate.repair import Options, read, repair
     from ostate.report.page import Subject
     from ostate.store import load
 
-    options = options or repair.Options()
+    options = options or Options()
     if formats.is_named(path):
         state = load(path)
         manifest = _manifest(path)
@@ -61,9 +62,9 @@ def subject(path: str, *, options: Options | None = None, progress: Step | None 
         adapter = formats.read_adapter(options.adapter, name=options.adapter_name) if options.adapter is not None else None
         keys = _keys(raw, state, adapter)
     else:
-        done = repair.repair(path, None, options=options)
+        done = repair(path, None, options=options)
         state, manifest = done.named, ""
-        raw, adapter = repair.read(path, options)
+        raw, adapter = read(path, options)
         keys = list(done.ordering.keys)
     matrices = evidence_matrices(raw, adapter, keys) if adapter is not None and options.evidence else ()
     return Subject(path=path, state=state, numbers=measure(state, progress=progress), matrices=matrices, manifest=manifest)

@@ -1,0 +1,216 @@
+"""The page itself, without a browser: what it holds, what it must not hold, and that it is sound HTML."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+from html.parser import HTMLParser
+
+import pytest
+
+from ostate.errors import ReadError
+from ostate.model import Finding, Ordering
+from ostate.plot import evidence_matrices
+from ostate.report import svg
+from ostate.report.figures import Heat, Lines, Matrix, Ridges
+from ostate.report.numbers import measure
+from ostate.report.page import Subject, html
+from tests.report.states import real
+
+VOID = {"meta", "link", "br"}
+HOSTILE = '"><script>alert(1)</script>\x1b[31m</title></svg>\u202e\ud800'
+
+
+class Outline(HTMLParser):
+    """Reads a page strictly: every tag closed in order, every id once."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> out of order"
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@cache
+def subject(name):
+    raw, adapter, keys, state = real(name)
+    return Subject(
+        path=f"run/{name}/lora.ostate.safetensors",
+        state=state,
+        numbers=measure(state),
+        matrices=evidence_matrices(raw, adapter, keys),
+        manifest='{\n "format_version": 1\n}',
+    )
+
+
+@cache
+def one_page():
+    return html([subject("long_opt_step60")])
+
+
+def test_the_page_is_sound_html():
+    outline = Outline(one_page())
+    ids = [attrs["id"] for _, attrs in outline.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for _, attrs in outline.tags:
+        for wanted in (attrs.get("aria-labelledby") or "").split():
+            assert wanted in ids
+
+
+def test_the_page_says_what_it_must():
+    outline = Outline(one_page())
+    for text in (
+        "verified: the numbers prove every name",
+        "smallest margin",
+        "Who matches whom",
+        "44 tensors of one shape, 8x96",
+        "Second moment",
+        "Scale",
+        "Update size",
+        "Step and coverage by layer",
+        "What to do: look <here>",
+        "<b>bold</b> & brave",
+        "Manifest",
+        '"format_version": 1',
+        "base_model.model.model.decoder.layers.{0..10}.self_attn.{k,out,q,v}_proj.lora_{A,B}.default.weight",
+    ):
+        assert text in re.sub(r"\s+", " ", outline.text), text
+
+
+def test_verdict_and_evidence_come_before_the_numbers_and_the_manifest_last():
+    text = Outline(one_page()).text
+    at = [
+        text.index(title)
+        for title in ("the numbers prove every name", "Findings", "Who matches whom", "The numbers", "coverage by layer", "format_version")
+    ]
+    assert at == sorted(at)
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing():
+    page = one_page()
+    outline = Outline(page)
+    assert not outline.all("script")
+    assert not re.search(r"https?://|url\(|@import|//[a-z]", page.replace("http-equiv", ""))
+    assert not any(name.startswith("on") for _, attrs in outline.tags for name in attrs)
+    assert any("default-src 'none'" in (attrs.get("content") or "") for attrs in outline.all("meta"))
+
+
+def test_every_picture_has_a_name_and_a_description():
+    outline = Outline(one_page())
+    pictures = outline.all("svg")
+    assert len(pictures) == 7
+    for attrs in pictures:
+        assert attrs["role"] == "img"
+        assert len(attrs["aria-labelledby"].split()) == 2
+
+
+def test_every_heat_map_is_there_as_numbers_too():
+    outline = Outline(one_page())
+    assert len(outline.all("table")) == 4
+    assert all(attrs.get("scope") in ("col", "row") for attrs in outline.all("th"))
+
+
+def test_the_same_state_gives_the_same_bytes():
+    assert html([subject("long_opt_step60")]) == one_page()
+
+
+def test_several_states_show_what_changed():
+    page = Outline(html([subject("long_opt_step300"), subject("long_opt_step2"), subject("long_opt_step60")]))
+    for text in ("Over training", "Scale over training", "Update size over training", "Median of log10 v at step 300 less that at step 2."):
+        assert text in page.text
+    assert page.text.index("long_opt_step2/") < page.text.index("long_opt_step60/")
+    assert len([attrs for attrs in page.all("a") if (attrs["href"] or "").startswith("#state-")]) == 3
+
+
+def test_no_state_is_refused():
+    with pytest.raises(ReadError, match="no state to draw"):
+        html([])
+
+
+def test_a_hostile_name_is_shown_and_not_obeyed():
+    hurt = subject("long_opt_step60")
+    first, *_ = hurt.state.parameters
+    finding = Finding(rule="r", severity="error", text=HOSTILE, fix=HOSTILE, names=(HOSTILE,))
+    ordering = Ordering(
+        names=(), keys=(), source="given", rule=HOSTILE, verdict="partial", undecided=(HOSTILE,), rejected=({"rule": HOSTILE, "reason": HOSTILE},)
+    )
+    place = replace(hurt.numbers.parameters[0].place, layer=HOSTILE, kind=HOSTILE)
+    numbers = replace(hurt.numbers, parameters=(replace(hurt.numbers.parameters[0], place=place, why_not=HOSTILE), *hurt.numbers.parameters[1:]))
+    state = replace(hurt.state, findings=(finding,), ordering=ordering, optimizer_class=HOSTILE, adapter={"base_model": HOSTILE})
+    matrix = replace(hurt.matrices[0], keys=(HOSTILE, *hurt.matrices[0].keys[1:]), title=HOSTILE)
+    page = html([replace(hurt, path=HOSTILE, state=state, numbers=numbers, matrices=(matrix,))])
+    page.encode("utf-8")
+    outline = Outline(page)
+    assert not outline.all("script")
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+    assert outline.text.count('"><script>alert(1)</script>\\x1b[31m') > 10
+    assert first in page or "{0..10}" in page
+
+
+def test_without_a_verdict_the_page_says_so():
+    bare = subject("long_opt_step2")
+    assert "does not say how its names were settled" in html([replace(bare, state=replace(bare.state, ordering=None), matrices=())])
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] if len(colour) == 7 else [int(c * 2, 16) / 255 for c in colour[1:]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])
+def test_every_text_colour_has_contrast(scheme):
+    style = re.search(r"<style>(.*?)</style>", one_page(), re.DOTALL).group(1)
+    colours = dict(re.findall(r"--(\w+): (#\w+)", re.findall(r":root \{(.*?)\}", style, re.DOTALL)[scheme]))
+    for ground in ("paper", "soft"):
+        for text in ("ink", "dim", "good", "warning", "error", "note"):
+            dark, light = sorted((luminance(colours[text]), luminance(colours[ground])))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        lambda: svg.heat(Heat(title="t", says="s", unit="u", rows=(), columns=(), values=()), "m"),
+        lambda: svg.heat(Heat(title="t", says="s", unit="u", rows=("a",), columns=("b",), values=((None,),)), "m"),
+        lambda: svg.heat(Heat(title="t", says="s", unit="u", rows=("a",), columns=("b", "c"), values=((1.0, float("nan")),)), "m"),
+        lambda: svg.ridges(Ridges(title="t", says="s", unit="u", start=0, width=1, rows=()), "m"),
+        lambda: svg.lines(Lines(title="t", says="s", unit="u", x=(5.0, 5.0), series=(("a", (None, 1.0)),)), "m"),
+        lambda: svg.matrix(Matrix(title="t", says="s", keys=("a", "b"), positions=(0, 1), scores=((1.0, None), (0.0, 1.0))), "m"),
+    ],
+)
+def test_pictures_of_little_or_nothing_are_sound(picture):
+    outline = Outline(picture())
+    assert "nan" not in picture().split("<desc")[0]
+    assert outline.all("svg")
+
+
+def test_a_large_matrix_stays_a_small_picture():
+    n = 300
+    scores = tuple(tuple(9.0 if i == j else -5.0 for j in range(n)) for i in range(n))
+    keys = tuple(f"layers.{i}.q_proj.lora_A.weight" for i in range(n))
+    drawn = svg.matrix(Matrix(title="t", says="s", keys=keys, positions=tuple(range(n)), scores=scores), "m")
+    assert drawn.count("<rect") < 2 * n
+    assert len(drawn) < 100_000
