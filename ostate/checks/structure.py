@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ostate.model import Finding, Hyper, TensorRef
+from ostate.optimizers import PACKINGS
 
 from .facts import FIRST, Row, Structure, plural, say
 
@@ -86,9 +87,10 @@ def quantised_moments(seen: Structure) -> Iterator[Finding]:
     packed = [row for row in seen.with_state if any(slot.encoding != "plain" for slot in row.entry.slots.values())]
     if packed:
         kinds = sorted({slot.encoding for row in packed for slot in row.entry.slots.values() if slot.encoding != "plain"})
+        known = [f"{kind}: {PACKINGS[kind].cost}" if kind in PACKINGS else kind for kind in kinds]
         yield say(
             "warning",
-            f"the moments of {plural(len(packed), 'parameter')} were stored quantised ({', '.join(kinds)}): v is approximate, "
+            f"the moments of {plural(len(packed), 'parameter')} were stored quantised ({'; '.join(known)}): v is approximate, "
             "and the smallest may be zero",
             "use them with the preconditioner's guards; a few steps with 32-bit AdamW give exact ones",
             packed,

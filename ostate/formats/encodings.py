@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import ReadError
-from ..model import CHUNK, ITEMSIZE, Hyper, Part, Slot, TensorRef
-from ..optimizers import OPTIMIZERS
+from ostate.errors import ReadError
+from ostate.model import CHUNK, ITEMSIZE, Hyper, Part, Slot, TensorRef
+from ostate.optimizers import OPTIMIZERS, PACKINGS
+
 from .machine import Inert
 
 if TYPE_CHECKING:
@@ -90,35 +91,7 @@ def _scaled(values: np.ndarray, scale: np.ndarray, at: int, block: int) -> np.nd
     return np.asarray(values * spread)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoding:
-    """What is known of one packing."""
-
-    text: str
-    bits: int
-    block: int | None
-    """Elements a block in the library's default; None: the whole tensor."""
-    relative_error: float
-    """Of v, |decoded - true| / true: the median over the elements after a hundred steps, each of which unpacks and packs again."""
-    source: str
-    caution: str = ""
-    """What the packing does beside rounding."""
-
-
-DECODERS: dict[str, Encoding] = {
-    "bitsandbytes-8bit": Encoding(
-        text="bitsandbytes, 8 bits, a scale for each block", bits=8, block=256, relative_error=0.06, source="bitsandbytes/functional.py",
-    ),
-    "bitsandbytes-8bit-tensor": Encoding(
-        text="bitsandbytes, 8 bits, one scale for the tensor", bits=8, block=None, relative_error=0.1, source="bitsandbytes 0.42, optim/optimizer.py",
-    ),
-    "torchao-8bit": Encoding(text="torchao, 8 bits", bits=8, block=256, relative_error=0.06, source="torchao/optim/subclass_8bit.py"),
-    "torchao-4bit": Encoding(
-        text="torchao, 4 bits", bits=4, block=128, relative_error=1.0, source="torchao/optim/subclass_4bit.py",
-        caution="no v comes out below 1/16 of the largest in its block of 128",
-    ),
-    "torchao-fp8": Encoding(text="torchao, 8-bit floats", bits=8, block=256, relative_error=0.08, source="torchao/optim/subclass_fp8.py"),
-}  # fmt: skip
+DECODERS = PACKINGS
 """By `Slot.encoding`; `plain` slots need none."""
 
 
@@ -255,7 +228,7 @@ def _torchao(kind: str, record: Inert) -> Slot:
     if not isinstance(codes, TensorRef) or not isinstance(scale, TensorRef) or (kind != "fp8" and not isinstance(table, TensorRef)):
         raise ReadError(f"a torchao {kind} tensor lacks its codes, its scales or its table")
     halves = kind == "4bit"
-    if codes.dtype != ("F8_E4M3" if kind == "fp8" else "U8") or isinstance(table, TensorRef) and table.numel < (16 if halves else 256):
+    if codes.dtype != ("F8_E4M3" if kind == "fp8" else "U8") or (isinstance(table, TensorRef) and table.numel < (16 if halves else 256)):
         raise ReadError(f"a torchao {kind} tensor has codes of type {codes.dtype}, or a table that is too short for them")
     shape = tuple(record.kwargs.get("shape", codes.shape))
     count = codes.numel * (2 if halves else 1)

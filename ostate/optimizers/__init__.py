@@ -4,6 +4,7 @@
 """
 
 from .moments import SECOND_MOMENTS, Form, Moment, second_moment
+from .packings import PACKINGS, Packing
 from .recognise import recognise
 from .rows import OPTIMIZERS
 from .shapes import parameter_shape
@@ -11,10 +12,12 @@ from .spec import OptimizerSpec, step_of
 
 __all__ = [
     "OPTIMIZERS",
+    "PACKINGS",
     "SECOND_MOMENTS",
     "Form",
     "Moment",
     "OptimizerSpec",
+    "Packing",
     "parameter_shape",
     "recognise",
     "second_moment",

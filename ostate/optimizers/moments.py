@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import ProbeError
-from ..model import Hyper
+from ostate.errors import ProbeError
+from ostate.model import Hyper
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .spec import OptimizerSpec, Shape
 
 if TYPE_CHECKING:
-    from ..model import Hyper
+    from ostate.model import Hyper
 
 ADAM: dict[str, Shape] = {"exp_avg": "param", "exp_avg_sq": "param"}
 AMSGRAD: dict[str, Shape] = {**ADAM, "max_exp_avg_sq": "param"}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..model import Hyper
+from ostate.model import Hyper
 
 Shape = Literal["param", "flat", "row", "col", "row1", "col1", "block", "other"]
 """How a slot's shape follows from its parameter's.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import bitsandbytes.functional as bnb_functional
 import numpy as np
 import pytest
@@ -258,3 +260,13 @@ def test_a_table_that_is_too_short_for_the_codes_is_refused(tmp_path):
     wrapped["qmap1"] = wrapped["qmap1"][:16].clone()
     with pytest.raises(ReadError, match="a table of 16 entries"):
         encodings.slots_of(saved(state, tmp_path))
+
+
+def test_codes_that_lie_in_uneven_pieces_meet_their_own_scales(tmp_path):
+    codes, scale = torch.randint(0, 256, (700,), dtype=torch.uint8), torch.rand(3)
+    table = bnb_functional.create_dynamic_map(signed=True)
+    first, second, scales, meaning = saved([codes[:100].clone(), codes[100:].clone(), scale, table], tmp_path)
+    pieces = (dataclasses.replace(first.parts[0], starts=(0,)), dataclasses.replace(second.parts[0], starts=(100,)))
+    joined = TensorRef("U8", (700,), pieces)
+    slot = Packed("bitsandbytes-8bit", (700,), joined, scales, 256, meaning)
+    assert same(slot.read(), bnb_functional.dequantize_blockwise(codes, absmax=scale, code=table, blocksize=256))
