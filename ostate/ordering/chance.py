@@ -54,6 +54,23 @@ def displacement_level(tables: Tables, match: Match, *, early: bool) -> Level:
     return _level(value, drawn, powerful=early and expected > _bar(drawn))
 
 
+def start_level(tables: Tables, match: Match) -> Level:
+    """The same for tensors outside pairs whose start is known; each shape's noise is at least what its unmatched cells show."""
+    value, drawn, noise = 0.0, np.zeros(DRAWS), np.random.default_rng(2)
+    for lone in tables.lone:
+        rows = [row for row, key in enumerate(lone.keys) if lone.known[row] and key in match]
+        if not rows:
+            continue
+        scaled = lone.cosine[rows] / (lone.spread[rows] + 1e-30)
+        columns = [lone.positions.index(match[lone.keys[row]]) for row in rows]
+        value += float(scaled[np.arange(len(rows)), columns].sum())
+        off = np.delete(scaled.reshape(-1), np.ravel_multi_index((np.arange(len(rows)), columns), scaled.shape))
+        spread = max(1.0, float(np.sqrt(np.mean(off * off)))) if off.size else 1.0
+        for each in range(DRAWS):
+            drawn[each] += _best(np.asarray(noise.standard_normal(scaled.shape) * spread))
+    return _level(value, drawn, powerful=False)
+
+
 def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool) -> Level:
     """Compare the matched balance with the best assignments of values drawn from the unmatched ones."""
     best = Level(False, False, "no better than chance")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ostate.ordering import laws
 from ostate.ordering.paths import LEAST, Held, Paths, residuals
+from ostate.ordering.profiles import Profile
 from ostate.ordering.score import Fit, Law, fit, log_ratio
 from ostate.ordering.tables import PairClass, Tables
 
@@ -26,6 +27,9 @@ _UNIT = Fit(0.0, 1.1)
 """The null of cosine / spread: variance 1 by symmetry, a little more for its tails."""
 
 
+NOTHING = Law(Fit(0.0, 1.0), Fit(0.0, 1.0))
+
+
 @dataclass(frozen=True, slots=True)
 class Laws:
     """The laws of one file. A law that does not speak gives zeros."""
@@ -38,6 +42,10 @@ class Laws:
     """By rank: of -log residual with the drift's directions projected out."""
     path: Mapping[int, Law] = field(default_factory=dict)
     """By rank: of -log residual after the path's terms; only where it tells more than `balance`."""
+    lone: Law = NOTHING
+    """Of cosine / spread of tensors outside pairs whose start is known."""
+    profile: Law = NOTHING
+    """Of the likeness of a vector's profile with its module's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,34 @@ def fit_laws(tables: Tables, paths: Paths, match: Match) -> Laws:
         magnitude.law(null_floor=0.15, true_floor=0.15),
         found,
         {rank: law for rank, law in sharper.items() if rank not in found or law.distance > found[rank].distance},
+        _lone_law(tables, match),
+        _profile_law(tables, match),
     )
+
+
+def _lone_law(tables: Tables, match: Match) -> Law:
+    sample = _Sample()
+    for lone in tables.lone:
+        for row, key in enumerate(lone.keys):
+            if lone.known[row] and key in match:
+                sample.split((lone.cosine[row] / (lone.spread[row] + laws.TINY))[None], [0], [lone.positions.index(match[key])])
+    return sample.law(null_floor=1.1, true_floor=0.5)
+
+
+def _profile_law(tables: Tables, match: Match) -> Law:
+    sample = _Sample()
+    for profile in tables.profiles:
+        for key, values in profile_moves(profile, match):
+            if key in match:
+                sample.split(values[None], [0], [profile.positions.index(match[key])])
+    return sample.law(null_floor=1.1, true_floor=0.5)
+
+
+def profile_moves(profile: Profile, match: Match) -> Iterator[tuple[str, Array]]:
+    """Yield (key of a vector, likeness at every position) where its module's zero factor has a place."""
+    for key, zero in profile.tied:
+        if zero in match:
+            yield key, profile.table[:, profile.zero_positions.index(match[zero])]
 
 
 def displacement_ratio(cosine: Array, spread: Array, numel: int, now: Laws) -> Array:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ostate.model import Evidence, PairScore, RawState
-from ostate.ordering.chance import Level, balance_level, displacement_level
+from ostate.ordering.chance import Level, balance_level, displacement_level, start_level
 from ostate.ordering.fitting import Laws, Match
 from ostate.ordering.match import Scores, module_moves, single_moves
 from ostate.ordering.paths import Paths
@@ -40,6 +40,8 @@ class _Odds:
     wrong: dict[int, float] = field(default_factory=dict)
     rival: dict[int, str] = field(default_factory=dict)
     score: dict[int, float] = field(default_factory=dict)
+    scores: Scores | None = None
+    """All single moves, from the best order."""
 
     def add(self, position: int, odds: float) -> None:
         """Add the odds of one more way to be wrong."""
@@ -58,10 +60,9 @@ def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, 
     for key, position in match.items():
         if odds.wrong.get(position, np.inf) < 1:
             order[position] = key
-    limit = FALSE / max(len(with_state), 1)
     said = order if claimed is None else list(claimed)
     agreed = [position for position in with_state if order[position] is not None and said[position] == order[position]]
-    proven = frozenset(position for position in agreed if odds.wrong[position] <= limit)
+    proven = _within_budget(agreed, odds)
     contradictions = tuple(
         (position, str(said[position]), str(order[position]))
         for position in with_state
@@ -72,7 +73,7 @@ def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, 
         verdict="contradicted" if contradictions or foreign else "verified" if proven else "silent",
         proven=proven,
         undecided=tuple(position for position in with_state if position not in proven),
-        carried=_carried(tables, match, proven, set(agreed), odds),
+        carried=_carried(tables, said, proven, {position for position, _, _ in contradictions}, odds),
         order=tuple(order),
         margin=min((score.margin for score in scores if score.position in proven), default=None),
         contradictions=contradictions,
@@ -81,6 +82,17 @@ def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, 
         used=used,
         silent=silent,
     )
+
+
+def _within_budget(positions: Sequence[int], odds: _Odds) -> frozenset[int]:
+    """Return the positions, surest first, whose odds of being wrong sum to FALSE at most."""
+    spent, taken = 0.0, []
+    for position in sorted(positions, key=lambda position: odds.wrong[position]):
+        spent += odds.wrong[position]
+        if spent > FALSE:
+            break
+        taken.append(position)
+    return frozenset(taken)
 
 
 def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Level]:
@@ -93,19 +105,24 @@ def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Level]:
     if tables.pairs and tables.balanced:
         levels["balance"] = balance_level(tables, paths, match, late=bool(known) and min(known) >= LATE)
     if any(any(lone.known) for lone in tables.lone):
-        levels["start"] = Level(True, False, "")
+        levels["start"] = start_level(tables, match)
     return levels
 
 
-def _carried(tables: Tables, match: Match, proven: frozenset[int], agreed: set[int], odds: _Odds) -> frozenset[int]:
-    """Return undecided positions of a factor whose partner is proven and whose own numbers do not speak against it."""
+def _carried(tables: Tables, said: Sequence[str | None], proven: frozenset[int], against: set[int], odds: _Odds) -> frozenset[int]:
+    """Return unproven positions of the order in question whose module's factor is proven, and which their own numbers do not speak against.
+
+    A module registers its factors and vectors together, so an order that follows from the model's code takes them along.
+    """
+    at = {key: position for position, key in enumerate(said) if key is not None}
+    tied = [(module.zero, module.other) for pair in tables.pairs for module in pair.modules]
+    tied += [(zero, other) for other, zero in tied] + [(zero, key) for profile in tables.profiles for key, zero in profile.tied]
     found = set()
-    for module in (module for pair in tables.pairs for module in pair.modules):
-        for one, two in ((module.zero, module.other), (module.other, module.zero)):
-            if one in match and match.get(two) in proven:
-                position = match[one]
-                if position in agreed and position not in proven and odds.score.get(position, 0.0) > AGAINST:
-                    found.add(position)
+    for firm, loose in tied:
+        position = at.get(loose)
+        if at.get(firm) in proven and position is not None and position not in proven | against and odds.scores is not None:
+            if odds.scores.value(loose, position) > AGAINST:
+                found.add(position)
     return frozenset(found)
 
 
@@ -119,6 +136,7 @@ def _odds_of(tables: Tables, paths: Paths, match: Match, now: Laws) -> _Odds:
     """Return the odds against every position: of moving one factor at a time within its shape, and of moving whole modules."""
     odds = _Odds()
     scores = single_moves(tables, paths, match, now)
+    odds.scores = scores
     complete = all(len(tables.keys_of_shape[shape]) == len(positions) for shape, positions in tables.positions_of_shape.items())
     for shape in scores.by_shape:
         _odds_of_shape(odds, tables, scores, shape, match, complete=complete)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.ordering.fitting import Laws, Match, displacement_ratio, fit_laws, other_ratios, projected_moves, residual, zero_moves
+from ostate.ordering.fitting import Laws, Match, displacement_ratio, fit_laws, other_ratios, profile_moves, projected_moves, residual, zero_moves
+from ostate.ordering.laws import TINY
 from ostate.ordering.paths import Paths
 from ostate.ordering.score import log_ratio
 from ostate.ordering.tables import PairClass, Shape, Tables
@@ -29,11 +30,11 @@ ALONE = -14.0
 def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mapping[int, str]) -> tuple[Match, Laws]:
     """Return the best order found and its laws: from displacement, from the claim, and from balance alone where that is not enough."""
     starts = [claimed] if claimed else []
-    starts.append(_complete(tables, _by_displacement(tables, fixed), fixed))
+    starts.append(_complete(tables, _by_displacement(tables), fixed))
     ends = [improve(tables, paths, start, fixed) for start in starts]
     best = max(ends, key=lambda end: total(tables, paths, *end))
     if not (tables.displaced and best[1].projection.speaks) and tables.balanced:
-        other = improve(tables, paths, _complete(tables, _by_balance(tables, fixed), fixed), fixed)
+        other = improve(tables, paths, _complete(tables, _by_balance(tables), fixed), fixed)
         best = max([best, other], key=lambda end: total(tables, paths, *end))
     return best
 
@@ -89,11 +90,19 @@ def single_moves(tables: Tables, paths: Paths, match: Match, now: Laws) -> Score
                 scores.put(module.other, np.full(len(pair.other_positions), ALONE))
     for each, ratios in other_ratios(tables, paths, match, now):
         scores.put(each.pair.modules[each.row].other, ratios)
+    for pair in tables.pairs:
+        if pair.moved_cosine is not None and pair.moved_spread is not None:
+            ratio = displacement_ratio(pair.moved_cosine, pair.moved_spread, pair.other_numel, now)
+            for row, module in enumerate(pair.modules):
+                scores.add(module.other, ratio[row])
     for lone in tables.lone:
-        ratio = displacement_ratio(lone.cosine, lone.spread, lone.numel, now)
+        ratio = log_ratio(lone.cosine / (lone.spread + TINY), now.lone)
         for row, key in enumerate(lone.keys):
             if lone.known[row]:
                 scores.put(key, ratio[row])
+    for profile in tables.profiles:
+        for key, values in profile_moves(profile, match):
+            scores.add(key, log_ratio(values, now.profile))
     return scores
 
 
@@ -106,6 +115,9 @@ def module_moves(pair: PairClass, match: Match, now: Laws, *, displaced: bool) -
     if displaced and rows:
         cells = np.ix_(rows, at_zero)
         score += displacement_ratio(pair.cosine[cells], pair.spread[cells], pair.numel, now)
+    if pair.moved_cosine is not None and pair.moved_spread is not None and rows:
+        cells = np.ix_(rows, at_other)
+        score += displacement_ratio(pair.moved_cosine[cells], pair.moved_spread[cells], pair.other_numel, now)
     law = now.balance.get(pair.rank)
     if law is not None and law.speaks:
         for i, row in enumerate(rows):
@@ -113,7 +125,7 @@ def module_moves(pair: PairClass, match: Match, now: Laws, *, displaced: bool) -
     return rows, score
 
 
-def _by_displacement(tables: Tables, fixed: Mapping[int, str]) -> Scores:
+def _by_displacement(tables: Tables) -> Scores:
     scores = Scores(tables)
     for pair in tables.pairs if tables.displaced else ():
         for row, module in enumerate(pair.modules):
@@ -124,7 +136,7 @@ def _by_displacement(tables: Tables, fixed: Mapping[int, str]) -> Scores:
     return scores
 
 
-def _by_balance(tables: Tables, fixed: Mapping[int, str]) -> Scores:
+def _by_balance(tables: Tables) -> Scores:
     """Score zero factors by the best balance that any position of the other factor gives them."""
     scores = Scores(tables)
     for pair in tables.pairs:
@@ -157,6 +169,13 @@ def _complete(tables: Tables, scores: Scores, fixed: Mapping[int, str]) -> Match
             scores.hold(module.zero, match[module.zero])
     for each in projected_moves(tables, match):
         scores.put(each.pair.modules[each.row].other, each.values)
+    for pair in tables.pairs:
+        if pair.moved_cosine is not None:
+            for row, module in enumerate(pair.modules):
+                scores.add(module.other, pair.moved_cosine[row] * np.sqrt(pair.other_numel))
+    for profile in tables.profiles:
+        for key, values in profile_moves(profile, match):
+            scores.add(key, values)
     return scores.assign(fixed)
 
 
@@ -191,10 +210,20 @@ class Scores:
         shape, row = self.row[key]
         self.by_shape[shape][row] = values
 
+    def add(self, key: str, values: Array) -> None:
+        """Add to the scores of a key."""
+        shape, row = self.row[key]
+        self.by_shape[shape][row] = self.by_shape[shape][row] + values
+
     def at(self, key: str, position: int) -> float:
         """Return one score."""
         shape, row = self.row[key]
         return float(self.by_shape[shape][row, self.tables.positions_of_shape[shape].index(position)])
+
+    def value(self, key: str, position: int) -> float:
+        """Return one score, or 0 where the key and the position are not of one shape."""
+        shape, _ = self.row.get(key, ((), 0))
+        return self.at(key, position) if position in self.tables.positions_of_shape.get(shape, ()) else 0.0
 
     def hold(self, key: str, position: int) -> None:
         """Keep a key where it is, whatever the numbers say."""

@@ -6,6 +6,7 @@ Student's, and a share TRUST of either density is mixed into the other, so that 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,15 +22,23 @@ TRUST = 1e-4
 _TAIL = 5.0
 """Degrees of freedom of the Student tails."""
 ENOUGH = 40
-"""Unmatched pairs from which a class's own null is taken; below it the null of all classes together is used."""
+"""Values from which their 99 % quantile is taken as it is."""
+FROM = 1.64
+"""Where the exponential tail begins, in scales above the location: the 95 % quantile of a normal."""
+FEW = 8
+"""Excesses below which no tail is fitted."""
+STEEPEST = 2.5
+"""Largest rate, per scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A location and a scale."""
+    """A location, a scale, and how fast the upper tail falls."""
 
     loc: float
     scale: float
+    rate: float = math.inf
+    """Of the exponential that replaces Student's tail above loc + FROM * scale; inf: no such tail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +60,22 @@ class Law:
 
 
 def fit(values: Array, *, floor: float) -> Fit:
-    """Return median and a robust scale that also covers the upper tail (the 99 % quantile as a normal's)."""
+    """Return median, a robust scale that also covers the upper tail (the 99 % quantile as a normal's), and the tail's rate.
+
+    The rate is that of the excesses over loc + FROM * scale, lowered by two of its own standard errors, and bounded by the hazard that a
+    normal has there and beyond.
+    """
     if values.size == 0:
         return Fit(0.0, floor)
     loc = float(np.median(values))
-    scale = 1.4826 * float(np.median(np.abs(values - loc)))
-    if values.size >= ENOUGH:
-        scale = max(scale, (float(np.quantile(values, 0.99)) - loc) / 2.33)
-    else:
-        scale = max(scale, float(np.std(values)))
-    return Fit(loc, max(scale, floor))
+    middle = 1.4826 * float(np.median(np.abs(values - loc)))
+    reach = (float(np.quantile(values, 0.99)) - loc) / 2.33 if values.size >= ENOUGH else float(np.std(values))
+    scale = max(middle, reach, floor)
+    excess = values[values > loc + FROM * scale] - (loc + FROM * scale)
+    if excess.size < FEW:
+        return Fit(loc, scale)
+    rate = 1 / (float(excess.mean()) * (1 + 2 / math.sqrt(excess.size)))
+    return Fit(loc, scale, min(rate, STEEPEST / scale))
 
 
 def log_ratio(x: Array, law: Law) -> Array:
@@ -71,13 +86,20 @@ def log_ratio(x: Array, law: Law) -> Array:
     if not law.speaks:
         return np.zeros_like(x)
     at = np.minimum(x, law.true.loc)
-    true, null = _student(at, law.true), _student(at, law.null)
+    true, null = _student(at, law.true), _tailed(at, law.null)
     return np.asarray(np.log((1 - TRUST) * true + TRUST * null) - np.log((1 - TRUST) * null + TRUST * true))
 
 
 def _student(x: Array, fitted: Fit) -> Array:
     scaled = (x - fitted.loc) / fitted.scale
     return np.asarray((1 + scaled * scaled / _TAIL) ** (-(_TAIL + 1) / 2) / fitted.scale + 1e-300)
+
+
+def _tailed(x: Array, fitted: Fit) -> Array:
+    if math.isinf(fitted.rate):
+        return _student(x, fitted)
+    start = fitted.loc + FROM * fitted.scale
+    return np.asarray(_student(np.minimum(x, start), fitted) * np.exp(-fitted.rate * np.maximum(x - start, 0)))
 
 
 def odds_against(scores: Array) -> Array:

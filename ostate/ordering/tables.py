@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from ostate.model import Adapter, Entry, Hyper, RawState, TensorRef
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import laws
 from ostate.ordering.modules import Module, balance_holds, canonical, modules_of, starts_at_zero
+from ostate.ordering.profiles import Profile, enough_rows, likeness, module_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +36,7 @@ class PairClass:
     rank: int
     numel: int
     """Elements of the zero factor."""
+    other_numel: int
     cosine: Array
     """(k, z): displacement against update direction."""
     spread: Array
@@ -47,6 +49,11 @@ class PairClass:
     """(z, 2, q)."""
     other_drift: Array
     """(f, 2, q)."""
+    moved_cosine: Array | None
+    """(k, f): the other factor's own displacement, where an earlier checkpoint tells its start."""
+    moved_spread: Array | None
+    width: int
+    """Columns of the zero factor: blocks * rank."""
     unit: float
     """What the first moments were multiplied with, so that squares stay within float32."""
 
@@ -70,6 +77,7 @@ class Tables:
 
     pairs: tuple[PairClass, ...]
     lone: tuple[Lone, ...]
+    profiles: tuple[Profile, ...]
     keys_of_shape: Mapping[Shape, tuple[str, ...]]
     positions_of_shape: Mapping[Shape, tuple[int, ...]]
     shape_of_key: Mapping[str, Shape]
@@ -92,7 +100,7 @@ def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: M
     keys = {shape: tuple(key for key in adapter.tensors if shapes[key] == shape) for shape in positions}
     modules = modules_of(adapter)
     start, product = starts_at_zero(adapter), balance_holds(adapter)
-    if start:
+    if start and previous is None:
         silent["displacement"] = start
     if product is None and len({betas_of(raw.groups[entry.group].hyper)[0] for entry in usable}) > 1:
         product = "beta1 differs between the groups, so the two sides average over different steps"
@@ -104,14 +112,25 @@ def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: M
     for members in _alike(modules, shapes, adapter):
         zero, other = positions.get(shapes[members[0].zero], ()), positions.get(shapes[members[0].other], ())
         if zero and other:
-            pairs.append(_pair_class(reader, members, zero, other))
+            pairs.append(_pair_class(reader, members, zero, other, previous))
             paired |= {key for module in members for key in (module.zero, module.other)}
     lone = [
         _lone(reader, [key for key in keys[shape] if key not in paired], positions[shape], previous, base)
         for shape in positions
         if any(key not in paired for key in keys[shape])
     ]
-    return Tables(tuple(pairs), tuple(lone), keys, positions, shapes, reader, silent, displaced=start is None, balanced="balance" not in silent)
+    return Tables(
+        tuple(pairs),
+        tuple(lone),
+        tuple(_profiles(reader, lone, pairs)),
+        keys,
+        positions,
+        shapes,
+        reader,
+        silent,
+        displaced=start is None or previous is not None,
+        balanced="balance" not in silent,
+    )
 
 
 def _usable(entry: Entry) -> bool:
@@ -164,6 +183,10 @@ class Reader:
         m, root, u = (np.stack(part) for part in zip(*parts))
         return m, root, u
 
+    def second_moment(self, position: int) -> Array:
+        """Return v of a position, float32."""
+        return np.asarray(self.raw.entries[position].slots["exp_avg_sq"].read(), np.float32)
+
     def weights(self, keys: Sequence[str], module: Module) -> Array:
         """Return tensors of the adapter in canonical form, stacked, float32."""
         return np.stack([canonical(np.asarray(self.adapter.tensors[key].read(), np.float32), flipped=module.flipped) for key in keys])
@@ -185,16 +208,18 @@ class Reader:
         hyper = self.raw.groups[entry.group].hyper
         if OPTIMIZERS[self.raw.optimizer].decay != "l2" or hyper.get("decoupled_weight_decay") is True:
             return 0.0
-        return float(hyper.get("weight_decay", 0.0)) * (1 - betas_of(hyper)[0] ** (entry.step or 1e9))
+        remembered = 1.0 - betas_of(hyper)[0] ** entry.step if entry.step else 1.0
+        return float(hyper.get("weight_decay") or 0.0) * float(remembered)
 
 
-def _pair_class(reader: Reader, members: Sequence[Module], zero: tuple[int, ...], other: tuple[int, ...]) -> PairClass:
+def _pair_class(reader: Reader, members: Sequence[Module], zero: tuple[int, ...], other: tuple[int, ...], previous: Adapter | None) -> PairClass:
     first = members[0]
+    earlier = Reader(reader.raw, previous) if previous is not None and _holds(previous, reader.adapter, members) else None
     Z = reader.weights([module.zero for module in members], first)
     m, root, u = reader.moments(zero, first.zero, first)
     unit = np.float32(1 / (float(np.abs(m).max()) or 1.0))
     m, root = m * unit, root * unit
-    cosine, spread = laws.displacement(Z, u)
+    cosine, spread = laws.displacement(Z - earlier.weights([module.zero for module in members], first) if earlier else Z, u)
     left = laws.left_products(Z, m, first.blocks)
     zero_drift = laws.zero_drift(m, root, u, first.blocks)
     numel = Z[0].size
@@ -203,10 +228,36 @@ def _pair_class(reader: Reader, members: Sequence[Module], zero: tuple[int, ...]
     m, root = m * unit, root * unit
     right = laws.right_products(F, m, first.blocks)
     other_drift = laws.other_drift(m, root, u, first.blocks)
+    moved_cosine, moved_spread = None, None
+    if earlier:
+        moved = F - earlier.weights([module.other for module in members], first)
+        moved_cosine, moved_spread = laws.displacement(moved.transpose(0, 2, 1), u.transpose(0, 2, 1))
     rank = F.shape[1] // first.blocks
     decayed = reader.decay_terms(Z, F, zero, other, first.blocks, float(unit))
     left, right = left - decayed[0], right - decayed[1]
-    return PairClass(tuple(members), zero, other, rank, numel, cosine, spread, left, right, zero_drift, other_drift, float(unit))
+    return PairClass(
+        tuple(members),
+        zero,
+        other,
+        rank,
+        numel,
+        F[0].size,
+        cosine,
+        spread,
+        left,
+        right,
+        zero_drift,
+        other_drift,
+        moved_cosine,
+        moved_spread,
+        F.shape[1],
+        float(unit),
+    )
+
+
+def _holds(previous: Adapter, adapter: Adapter, members: Sequence[Module]) -> bool:
+    keys = [key for module in members for key in (module.zero, module.other)]
+    return all(key in previous.tensors and previous.tensors[key].shape == adapter.tensors[key].shape for key in keys)
 
 
 def _lone(reader: Reader, keys: Sequence[str], positions: tuple[int, ...], previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Lone:
@@ -232,6 +283,22 @@ def betas_of(hyper: Hyper) -> tuple[float, float]:
     return float(betas[0]), float(betas[1])
 
 
+def _profiles(reader: Reader, lone: Sequence[Lone], pairs: Sequence[PairClass]) -> Iterator[Profile]:
+    """Yield the profiles of vectors against the zero factors of their modules, class by class."""
+    for each in lone:
+        for pair in pairs:
+            tied = [(key, module.zero) for key in each.keys if (module := module_of(key, pair.modules)) is not None]
+            rows = pair.numel // pair.width
+            if tied and each.numel == rows and enough_rows(rows):
+                vectors = np.stack([reader.second_moment(position).reshape(-1) for position in each.positions])
+                first = pair.modules[0]
+                shape = reader.adapter.tensors[first.zero].shape
+                factors = np.stack(
+                    [canonical(reader.second_moment(position).reshape(shape), flipped=first.flipped).sum(axis=1) for position in pair.zero_positions]
+                )
+                yield Profile(tuple(tied), each.positions, pair.zero_positions, likeness(vectors, factors))
+
+
 def start_of(key: str, adapter: Adapter, previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Array | None:
     """Return where a tensor outside the pairs is known to have started: the earlier checkpoint's value, the base model's, or zero; else None."""
     shape = adapter.tensors[key].shape
@@ -239,8 +306,23 @@ def start_of(key: str, adapter: Adapter, previous: Adapter | None, base: Mapping
         return np.asarray(previous.tensors[key].read(), np.float32)
     if re.search(r"lora_B(\.[^.]+)?\.bias$", key):
         return np.zeros(shape, np.float32)
-    ref = base_tensor(key, base) if base else None
+    if not base:
+        return None
+    if key.endswith(("lora_magnitude_vector", "lora_magnitude_vector.weight")):
+        weight = base_tensor(key.partition("lora_magnitude_vector")[0] + "weight", base)
+        norms = _norms(weight, shape) if weight is not None else None
+        return norms.reshape(shape) if norms is not None else None
+    ref = base_tensor(key, base)
     return np.asarray(ref.read(), np.float32) if ref is not None and ref.shape == shape else None
+
+
+def _norms(weight: TensorRef, shape: Shape) -> Array | None:
+    """Return the norm of each output row, where a DoRA magnitude starts (peft lora/dora.py `get_weight_norm`); of columns for Conv1D."""
+    if len(weight.shape) != 2:
+        return None
+    values = np.asarray(weight.read(), np.float32)
+    fitting = [axis for axis, size in ((1, weight.shape[0]), (0, weight.shape[1])) if size == int(np.prod(shape))]
+    return np.sqrt((values * values).sum(axis=fitting[0])) if fitting else None
 
 
 def base_tensor(key: str, base: Mapping[str, TensorRef]) -> TensorRef | None:
