@@ -54,6 +54,27 @@ def read_at(path: str, offset: int, length: int) -> bytes:
     return data
 
 
+def read_into(path: str, offset: int, view: memoryview) -> None:
+    """Fill `view` from `offset`: `read_at` without a new buffer, for whoever reads much.
+
+    Raises:
+        ReadError: the file is shorter, is gone, or cannot be read.
+    """
+    done = 0
+    if not is_remote(path):
+        descriptor = _descriptor(path)
+        try:
+            while done < len(view):
+                count = os.preadv(descriptor, [view[done:]], offset + done)
+                if not count:
+                    break
+                done += count
+        except OSError as error:
+            raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the disk") from error
+    if done < len(view):
+        view[done:] = read_at(path, offset + done, len(view) - done)
+
+
 def _read_local(path: str, offset: int, length: int) -> bytes:
     descriptor = _descriptor(path)
     pieces = []

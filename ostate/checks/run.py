@@ -179,6 +179,6 @@ def _table(rows: Sequence[Measured]) -> dict[str, dict[str, float | int]]:
             "inf": sum(s.inf for s in seen),
             "smallest": min((s.low for s in finite), default=0.0),
             "largest": max((s.high for s in finite), default=0.0),
-            "mean": sum(s.mean * (s.elements - s.bad) for s in finite) / max(1, sum(s.elements - s.bad for s in finite)),
+            "mean": sum((s.mean or 0.0) * (s.elements - s.bad) for s in finite) / max(1, sum(s.elements - s.bad for s in finite)),
         }
     return table

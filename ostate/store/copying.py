@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ostate.errors import StoreError
-from ostate.files import read_at
-from ostate.model import ITEMSIZE, Slot, TensorRef, decode_numbers
+from ostate.files import read_into
+from ostate.model import Slot, TensorRef, decode_numbers
 from ostate.values import Meter, Summary
 
 from .plan import Job
@@ -18,7 +18,9 @@ from .plan import Job
 if TYPE_CHECKING:
     import numpy as np
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 19
+"""What a core's own cache holds."""
+Raw = bytes | memoryview
 
 
 class Digest:
@@ -28,7 +30,7 @@ class Digest:
         self._sha = hashlib.sha256() if sha256 else None
         self._crc = 0
 
-    def feed(self, raw: bytes) -> None:
+    def feed(self, raw: Raw) -> None:
         """Take in the next bytes."""
         if self._sha is not None:
             self._sha.update(raw)
@@ -59,7 +61,7 @@ def copy(job: Job, descriptor: int, data_start: int, *, sha256: bool, measure: b
     at = job.tensor.start
     for raw, values in _pieces(job):
         if meter is not None:
-            meter.add(values() if callable(values) else values)
+            meter.add(values)
         if known is None:
             digest.feed(raw)
         write_at(descriptor, raw, data_start + at)
@@ -69,21 +71,30 @@ def copy(job: Job, descriptor: int, data_start: int, *, sha256: bool, measure: b
     return crc_text(known) if known is not None else digest.text(), None if meter is None else meter.summary()
 
 
-def _pieces(job: Job) -> Iterator[tuple[bytes, np.ndarray]]:
+def _pieces(job: Job) -> Iterator[tuple[Raw, np.ndarray]]:
     source = job.raw
     if source is None:
         for values in job.source.chunks():
             yield encode(values, job.tensor.dtype), values
         return
+    for raw in raw_chunks(source):
+        yield raw, decode_numbers(raw, source.dtype)  # type: ignore[arg-type]
+
+
+def raw_chunks(source: TensorRef) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor that is one run; each piece lies in the same buffer as the one before.
+
+    Raises:
+        ReadError: the file cannot be read.
+    """
     run = source.run
     assert run is not None
     file, offset = run
-    left = source.nbytes
-    while left > 0:
-        raw = read_at(file, offset, min(CHUNK_BYTES, left))
-        yield raw, decode_numbers(raw, source.dtype)
-        offset += len(raw)
-        left -= len(raw)
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, source.nbytes)))
+    for at in range(0, source.nbytes, CHUNK_BYTES):
+        piece = buffer[: min(CHUNK_BYTES, source.nbytes - at)]
+        read_into(file, offset + at, piece)
+        yield piece
 
 
 def encode(values: np.ndarray, dtype: str) -> bytes:
@@ -97,7 +108,7 @@ def encode(values: np.ndarray, dtype: str) -> bytes:
     return np.ascontiguousarray(values, wanted[dtype]).tobytes()
 
 
-def write_at(descriptor: int, raw: bytes | memoryview, offset: int) -> None:
+def write_at(descriptor: int, raw: Raw, offset: int) -> None:
     """Write all bytes; a short write goes on where it stopped.
 
     Raises:
@@ -126,13 +137,6 @@ def digest_of(slot: Slot, text: str) -> str:
     """Return the digest of a stored slot's bytes, of the same kind as `text`."""
     digest = Digest(sha256=text.startswith("sha256"))
     assert isinstance(slot, TensorRef)
-    run = slot.run
-    assert run is not None
-    for at in range(0, slot.nbytes, CHUNK_BYTES):
-        digest.feed(read_at(run[0], run[1] + at, min(CHUNK_BYTES, slot.nbytes - at)))
+    for raw in raw_chunks(slot):
+        digest.feed(raw)
     return digest.text()
-
-
-def nbytes(dtype: str, elements: int) -> int:
-    """Return the bytes that so many numbers take."""
-    return elements * ITEMSIZE[dtype]
