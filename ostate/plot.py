@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ostate.repair import Options
+    from ostate.program import Options
     from ostate.report.page import Subject
 
 Step = Callable[[int, int], None]
@@ -50,7 +50,7 @@ def subject(path: str, *, options: Options | None = None, progress: Step | None 
     """
     from ostate import formats
     from ostate.join import as_raw
-    from ostate.repair import Options, read, repair
+    from ostate.program import Options, read, repair
     from ostate.report.page import Subject
     from ostate.store import load
 

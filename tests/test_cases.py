@@ -9,7 +9,7 @@ import pytest
 
 import ostate
 from ostate.errors import OstateError
-from ostate.repair import Options, Repaired, repair
+from ostate.program import Options, Repaired, repair
 from tests import real
 
 REFUSED: dict[str, str] = {

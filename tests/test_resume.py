@@ -10,7 +10,7 @@ import torch
 import ostate
 from ostate.errors import Contradiction
 from ostate.probe import lora_adamw
-from ostate.repair import Options, repair
+from ostate.program import Options, repair
 from tests.trained import Trained
 
 

@@ -22,9 +22,9 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
         ostate names checkpoint-500
         ostate names checkpoint-500 --csv > names.csv
     """
-    from ostate import repair as program
+    from ostate.program import names
 
-    rows, settled = program.names(path, options=options_of(chosen))
+    rows, settled = names(path, options=options_of(chosen))
     if as_csv:
         import csv
         import io

@@ -10,7 +10,7 @@ import click
 from . import PATH
 
 if TYPE_CHECKING:
-    from ostate.repair import Options
+    from ostate.program import Options
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -53,7 +53,7 @@ class Betas(click.ParamType):
 
 def options_of(chosen: dict[str, Any]) -> Options:
     """Return `repair.Options` from click's parameters."""
-    from ostate.repair import Options
+    from ostate.program import Options
 
     evidence = not chosen.pop("no_evidence")
     return Options(evidence=evidence, **chosen)

@@ -35,11 +35,11 @@ def command(path: str, dry_run: bool, force: bool, as_json: bool, out: str | Non
         ostate repair checkpoint-500 -o lora.ostate.safetensors
         ostate repair optimizer.pt --adapter lora/ --base base-model/ -o lora.ostate.safetensors
     """
-    from ostate import repair as program
+    from ostate.program import repair, repair_document
     from ostate.report import verdict_text
 
     if out is None and not dry_run:
         raise click.UsageError("say where to write: -o OUT (or --dry-run to write nothing)")
-    done = program.repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
-    show(program.repair_document(path, done), verdict_text.blocks, as_json=as_json)
+    done = repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
+    show(repair_document(path, done), verdict_text.blocks, as_json=as_json)
     finish(not done.settled)

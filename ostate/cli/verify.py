@@ -26,9 +26,9 @@ def command(path: str, as_json: bool, **chosen: Any) -> None:
         ostate verify lora.ostate.safetensors --adapter checkpoint-500
         ostate verify checkpoint-500
     """
-    from ostate import repair as program
+    from ostate.program import verify, verify_document
     from ostate.report import verdict_text
 
-    document = program.verify_document(path, program.verify(path, options=options_of(chosen)))
+    document = verify_document(path, verify(path, options=options_of(chosen)))
     show(document, verdict_text.blocks, as_json=as_json)
     finish(document["ordering"]["verdict"] not in ("verified", "recovered"))

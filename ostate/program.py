@@ -58,7 +58,16 @@ class Repaired:
         return proven and all(finding.severity == "note" for finding in self.findings)
 
 
-def repair(path: str, out: str | None, *, options: Options | None = None, force: bool = False, **write_options: Any) -> Repaired:
+def repair(
+    path: str,
+    out: str | None = None,
+    *,
+    options: Options | None = None,
+    force: bool = False,
+    keep_dtype: bool = False,
+    sha256: bool = False,
+    **more: Any,
+) -> Repaired:
     """Give the state at `path` its names and write them to `out`.
 
     Args:
@@ -66,12 +75,14 @@ def repair(path: str, out: str | None, *, options: Options | None = None, force:
         out: the named file to write; None: a dry run, nothing is written.
         options: what the files do not say.
         force: replace an existing output.
-        write_options: passed to `store.write` (`keep_dtype`, `sha256`).
+        keep_dtype: leave 16-bit moments as they are; otherwise everything becomes float32.
+        sha256: record a SHA-256 of every tensor in place of a CRC32.
+        more: fields of `Options` by name, such as `adapter="lora/"`.
 
     Raises:
         ReadError, OrderingError, CheckError, StoreError: refused; nothing is written.
     """
-    options = options or Options()
+    options = replace(options or Options(), **more)
     if out is not None:
         store.check_target(out, force=force, inputs=(path, options.adapter))
     raw, adapter = read(path, options)
@@ -82,7 +93,7 @@ def repair(path: str, out: str | None, *, options: Options | None = None, force:
     named = replace(named, findings=findings)
     if out is None:
         return Repaired(named=named, ordering=found, findings=findings, out=())
-    written = store.write(named, out, force=force, check=checks.while_copying(named), **write_options)
+    written = store.write(named, out, force=force, check=checks.while_copying(named), keep_dtype=keep_dtype, sha256=sha256)
     return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files))
 
 
@@ -181,7 +192,7 @@ def _verdict_findings(found: Ordering, raw: RawState) -> list[Finding]:
     return said
 
 
-def verify(path: str, *, options: Options | None = None) -> Ordering:
+def verify(path: str, *, options: Options | None = None, **more: Any) -> Ordering:
     """Tell whether the numbers of the state at `path` belong to the adapter under the names that are claimed.
 
     A named file is judged by its own names; any other layout by the claims that `repair` would weigh.
@@ -189,18 +200,18 @@ def verify(path: str, *, options: Options | None = None) -> Ordering:
     Raises:
         Contradiction: they do not.
     """
-    options = options or Options()
+    options = replace(options or Options(), **more)
     raw, adapter = read(path, options, named_too=True)
     return order_of(raw, adapter, options)
 
 
-def names(path: str, *, options: Options | None = None) -> tuple[list[tuple[int, str, str]], bool]:
+def names(path: str, *, options: Options | None = None, **more: Any) -> tuple[list[tuple[int, str, str]], bool]:
     """Return (position, name, shape) for every position that gets a name, and whether all of them are proven.
 
     Raises:
         OrderingError: no order can be settled.
     """
-    options = options or Options()
+    options = replace(options or Options(), **more)
     raw, adapter = read(path, options, named_too=True)
     found = order_of(raw, adapter, options)
     rows = [(entry.position, name, shape_text(entry.shape)) for entry, name in zip(raw.entries, found.names) if name is not None]
