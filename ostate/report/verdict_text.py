@@ -45,10 +45,19 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
 def _origin(ordering: Mapping[str, Any], full: bool) -> Facts:
     margin = "" if ordering["margin"] is None else f", smallest margin {_short(ordering['margin'])}"
     tests = f" (tests: {', '.join(ordering['tests'])}{margin})" if ordering["tests"] else ""
-    rows = [("names", f"{ordering['named']} from {ordering['source']}: {ordering['rule']}{tests}")]
-    rows += [("not taken", f"{loser['rule']}: {loser['reason']}") for loser in ordering["rejected"][: None if full else _LOSERS]]
+    rows = [("names", f"{ordering['named']} from {ordering['source']}: {_rule(ordering['rule'], full)}{tests}")]
+    losers = [] if ordering["verdict"] == "verified" and not full else ordering["rejected"]
+    rows += [("not taken", f"{_rule(loser['rule'], full)}: {loser['reason']}") for loser in losers[: None if full else _LOSERS]]
+    if len(losers) > _LOSERS and not full:
+        rows.append(("", f"({len(losers) - _LOSERS} more: -v shows all)"))
     rows += [("silent", f"{test}: {why}") for test, why in ordering["silent"].items()]
     return Facts(tuple(rows))
+
+
+def _rule(rule: str, full: bool) -> str:
+    """Return the first of several rules that say the same, unless all are asked for."""
+    first, *others = rule.split("; ")
+    return rule if full or not others else f"{first} (and {len(others)} {'rule' if len(others) == 1 else 'rules'} alike)"
 
 
 def _short(value: object) -> str:

@@ -13,7 +13,7 @@ import sys
 import termios
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ostate.report import inspection_text, verdict_text
@@ -23,6 +23,7 @@ from ostate.report.rich_text import rendered
 from ostate.report.text import plain, printable, shorten
 from tests.report.documents import INSPECT, REPAIR, VERIFY, B, changed
 
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 HOSTILE = "layers.0\x1b]0;owned\x07\r\n\u202egpj.\u200bexe\ud800"
 NAMES = [
@@ -42,11 +43,13 @@ def test_names_that_miss_a_layer_are_not_folded_over_it():
     assert shorten(names) == "base_model.model.model.layers.{0..6,8..31}.self_attn.q_proj.lora_A.default.weight"
 
 
+@_PATIENT
 @given(st.lists(st.text(alphabet="a.0²₃7", min_size=1, max_size=6), min_size=1, max_size=6))
 def test_folding_takes_any_name(names):
     assert shorten(names, 0)
 
 
+@_PATIENT
 @given(st.text())
 def test_nothing_that_is_not_visible_gets_through(text):
     assert printable(text).isprintable()
