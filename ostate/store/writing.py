@@ -44,7 +44,7 @@ class Written:
     files: tuple[str, ...]
     nbytes: int
     findings: tuple[Finding, ...]
-    """Those that `check` added to the state's own."""
+    """All that stand in the manifest: the state's own, then those that `check` added."""
 
 
 def write(
@@ -99,7 +99,7 @@ def write(
         for path in temporary:
             with suppress(OSError):
                 path.unlink()
-    return Written(str(finals[-1]), tuple(map(str, finals)), total, found)
+    return Written(str(finals[-1]), tuple(map(str, finals)), total, (*state.findings, *found))
 
 
 def _fill(
