@@ -65,7 +65,7 @@ def resolve(court: Court, claims: Sequence[Claim], rejected: Sequence[Mapping[st
     told = [claim for claim in claims if claim.source in ("recorded", "given")]
     if told:
         return _told(court, told, lost)
-    heard = [_Heard(claim, court.verify(claim)) for claim in _distinct(claims)]
+    heard = [_Heard(claim, court.verify(claim)) for claim in _distinct(claims, court.raw)]
     for each in heard:
         _refuse_foreign(court, each.evidence)
     heard = [_Heard(each.claim, with_partners(each.claim, each.evidence)) for each in heard]
@@ -235,12 +235,14 @@ def _ordering(court: Court, claim: Claim, evidence: Evidence, verdict: str, lost
     )
 
 
-def _distinct(claims: Sequence[Claim]) -> list[Claim]:
-    seen: dict[tuple[tuple[str | None, ...], tuple[str | None, ...]], Claim] = {}
+def _distinct(claims: Sequence[Claim], raw: RawState) -> list[Claim]:
+    """Claims that say the same of every position with state are one; the preferred of them speaks."""
+    with_state = [entry.position for entry in raw.entries if entry.has_state]
+    seen: dict[tuple[tuple[str | None, str | None], ...], Claim] = {}
     for claim in claims:
-        key = (claim.names, claim.keys)
-        if key not in seen or (claim.preferred and not seen[key].preferred):
-            seen[key] = claim
+        said = tuple((claim.names[position], claim.keys[position]) for position in with_state)
+        if said not in seen or (claim.preferred and not seen[said].preferred):
+            seen[said] = claim
     return list(seen.values())
 
 

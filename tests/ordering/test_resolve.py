@@ -178,3 +178,10 @@ def test_a_lora_a_that_the_numbers_would_rather_place_elsewhere_stays_undecided(
     swapped = (PAIR[2], PAIR[1], PAIR[0], PAIR[3])
     found = resolve(pair_court(proves((1, 3), 4, order=swapped)), [pair_claim("skeleton")])
     assert (found.verdict, found.undecided) == ("partial", (PAIR[0], PAIR[2]))
+
+
+def test_claims_that_differ_only_where_there_is_no_state_are_one():
+    heard = {"abc": proves((0, 1)), "abd": proves((0, 1))}
+    heard = {name: replace(evidence, undecided=()) for name, evidence in heard.items()}
+    found = resolve(court(heard, raw=state(without=(2,))), [claim("abc"), claim("abd")])
+    assert found.verdict == "verified"
