@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "repair": "Write a state under its parameters' names, proven from the numbers.",
     "verify": "Do these numbers belong to this adapter, under these names?",
     "validate": "Check that a named file is sound.",
+    "probe": "Run a tiny probe with a named file: can its preconditioner be trusted?",
     "report": "Draw the same facts as one page of pictures.",
     "demo": "Train a tiny LoRA here, break its state, repair it, probe it.",
     "completion": "Print a shell's completion script.",
