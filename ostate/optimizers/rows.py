@@ -76,7 +76,7 @@ TORCH = {
     ),
     "adadelta": OptimizerSpec(
         classes="torch.optim.Adadelta", slots={"square_avg": "param", "acc_delta": "param"}, always=("acc_delta",), marks=("rho",),
-        decay="l2", source="torch/optim/adadelta.py",
+        moment="two_averages", decay="l2", source="torch/optim/adadelta.py",
     ),
     "rmsprop": OptimizerSpec(
         classes="torch.optim.RMSprop", slots={"square_avg": "param", "momentum_buffer": "param", "grad_avg": "param"},
@@ -189,7 +189,7 @@ OTHERS = {
         lacks=("scale_type",), moment="projected", refuse=PROJECTED, source="galore_torch/adamw.py",
     ),
     "apollo": OptimizerSpec(
-        classes="APOLLO AdamW", slots={**ADAM, "scaled_grad": "other"}, marks=("scale_type",), scalars=("seed",),
+        classes="APOLLO AdamW", slots={**ADAM, "scaled_grad": "other"}, marks=("scale_type", "correct_bias"), scalars=("seed",),
         moment="projected", refuse=PROJECTED, source="apollo_torch/apollo.py",
     ),
     "lomo": OptimizerSpec(
@@ -198,7 +198,7 @@ OTHERS = {
     ),
     "grokadamw": OptimizerSpec(
         classes="GrokAdamW", slots={**ADAM, "grok_ema": "param"}, marks=("grokking_signal_decay_rate",), moment="adam_late_eps",
-        refuse="it keeps its moments in the group under the parameters themselves, where not even its own load finds them again",
+        caution="v is of the gradient plus a multiple of its own average",
         source="grokadamw/grokadamw.py",
     ),
     "lora_fa": OptimizerSpec(
