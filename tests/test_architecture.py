@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": BASE | {"optimizers"},
 }
 """Room -> rooms it may import. What joins rooms (repair, cli and their like) may import any room but cli."""
-JOINS = {"demo", "diff", "inspection", "integrations", "migrate", "plot", "program", "saving", "weights"}
+JOINS = {"demo", "diff", "export", "inspection", "integrations", "migrate", "plot", "program", "saving", "validation", "weights"}
 OUTSIDE: dict[str, set[str]] = {  # package -> the only places that may import it
     "click": {"cli"},
     "peft": {"ordering/skeleton.py", "probe", "demo.py"},

@@ -1,0 +1,22 @@
+"""What `ostate validate` says: its document as blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ostate.report.blocks import Block, Facts, Line, found
+
+
+def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:  # noqa: ARG001
+    """Return what one validate document says."""
+    read = "every byte was read" if document["deep"] else "header, index and ranges; --deep reads every byte"
+    out: list[Block] = [Line(f"sound ({read})", "good") if document["sound"] else Line("not sound", "error")]
+    if document["parameters"] is not None:
+        verdict = document["verdict"] or "not recorded"
+        left = f", {len(document['undecided'])} names undecided" if document["undecided"] else ""
+        rows = (("optimizer", document["optimizer"]), ("parameters", str(document["parameters"])), ("names", verdict + left))
+        out.append(Facts(rows))
+    if document["findings"]:
+        out += [Line(), *found(document["findings"])]
+    return out
