@@ -69,6 +69,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     state: dict[Key, dict[str, object]] = {
         key: {str(leaf[-1]): whole[item.key] for leaf, item in leaves.items()} for key, leaves in found[root].state.items()
     }
+    _check_complete(folder, state)
     integers = all(isinstance(key, str) and key.isdigit() for key in state)
     if integers:
         state = {int(key): entry for key, entry in state.items()}
@@ -104,6 +105,14 @@ def _check_shards(folder: str, names: list[str]) -> None:
             raise ReadError(
                 f"shard {number} is missing, {max(numbered)} is there", where=os.path.join(folder, missing), fix="copy the whole folder again"
             )
+
+
+def _check_complete(folder: str, state: Mapping[Key, Mapping[str, object]]) -> None:
+    """Each process writes some of the whole tensors, so where a shard is gone some parameters lack what the others have."""
+    slots = {slot for entry in state.values() for slot in entry}
+    for key, entry in state.items():
+        if lost := slots - set(entry):
+            raise ReadError(f"{key} has no {min(lost)}, others have", where=folder, fix="a shard is missing: copy the whole folder again")
 
 
 def _offsets(path: str, metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
