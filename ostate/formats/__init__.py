@@ -5,6 +5,7 @@ A new layout is a module with `detect` and `read` as `readers.Reader` says, and 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..model import RawState
@@ -14,6 +15,7 @@ from .readers import Reader
 
 if TYPE_CHECKING:
     from .adapters import adapter_from_weights, read_adapter
+    from .named import is_named
 
 __all__ = ["READERS", "Peek", "Reader", "adapter_from_weights", "is_named", "read", "read_adapter"]
 
@@ -27,7 +29,11 @@ READERS: dict[str, Reader] = {
 }
 """Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""
 
-_ADAPTERS = {"read_adapter", "adapter_from_weights", "read_model", "find_adapter", "base_weights"}
+_LATER = {
+    "named": {"is_named"},
+    "adapters": {"read_adapter", "adapter_from_weights", "read_model", "find_adapter", "base_weights"},
+}
+"""Module -> what it gives to this room, imported when it is asked for."""
 
 
 def read(path: str, *, state: str | None = None, optimizer: int | None = None) -> RawState:
@@ -43,19 +49,12 @@ def read(path: str, *, state: str | None = None, optimizer: int | None = None) -
         UnsafePickle: a file asks for a class that no state needs.
         ReadError: missing, truncated, damaged, or contradicting itself.
     """
-    seen, row = find_state(path, READERS, state=state, optimizer=optimizer)
+    seen, row, optimizer = find_state(path, READERS, state=state, optimizer=optimizer)
     return READERS[row].read(seen, optimizer)
 
 
-def is_named(path: str) -> bool:
-    """True when `path` is a file of the named format: a safetensors file with `__metadata__["ostate"]`, or the index of several."""
-    seen = Peek(path)
-    return not seen.is_folder and "ostate" in seen.header[1]
-
-
 def __getattr__(name: str) -> Any:
-    if name in _ADAPTERS:
-        from . import adapters
-
-        return getattr(adapters, name)
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,10 @@ from .peek import Peek
 from .readers import Reader
 
 MOST_DEPTH = 4
+MOST_FOLDERS = 2000
+"""Folders that are looked into before a search gives up."""
 MOST_LISTED = 10
+NO_STATE = "no optimizer state in this folder or below it"
 _NEVER_START = (
     "adapter_model", "pytorch_model", "pytorch_lora_weights", "scheduler", "rng_state", "random_states", "training_args", "scaler",
     "tokenizer", "merges.", ".",
@@ -21,12 +24,14 @@ _NEVER_END = (
     ".json", ".jsonl", ".txt", ".md", ".yaml", ".yml", ".csv", ".log", ".png", ".py", ".model", ".gguf", ".safetensors", ".distcp",
     "_model_states.pt", "_optim_states.pt",
 )  # fmt: skip
-"""Files that belong to a checkpoint and hold no state by themselves: not opened when a folder is searched."""
+"""Starts and ends of names of files that belong to a checkpoint and hold no state by themselves: not opened when a folder is searched."""
+_PIECES = (".metadata", ".distcp", "_model_states.pt")
+"""Files that mean nothing without their folder."""
 _ACCELERATE = re.compile(r"^optimizer(?:_(\d+))?\.(?:bin|pt)$")
 
 
-def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, optimizer: int | None) -> tuple[Peek, str]:
-    """Return the one file or folder that holds the state, and the row of `readers` that reads it.
+def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, optimizer: int | None) -> tuple[Peek, str, int | None]:
+    """Return the one file or folder that holds the state, the row of `readers` that reads it, and which optimizer of that file is meant.
 
     Args:
         path: what the person gave.
@@ -40,16 +45,18 @@ def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, o
     """
     target = path if state is None else _within(path, state)
     seen = Peek(target, asked=path)
-    if not is_remote(target) and not os.path.exists(target):
+    if not is_remote(target) and ("\0" in target or not os.path.exists(target)):
         raise ReadError("no such file or folder", where=target, fix="check the path")
     if not seen.is_folder:
-        return seen, reader_of(seen, readers)
-    found = list(_search(seen, readers, 0))
-    if len(found) > 1 and optimizer is not None:
-        found = _numbered(found, optimizer) or found
+        if target.endswith(_PIECES):
+            raise UnknownFormat("one file of a layout that is a folder", where=target, fix="give the folder")
+        return seen, reader_of(seen, readers), optimizer
+    found = list(_search(seen, readers, 0, set()))
+    if len(found) > 1 and optimizer is not None and (chosen := _numbered(found, optimizer)):
+        found, optimizer = chosen, None
     if not found:
         raise UnknownFormat(
-            "no optimizer state in this folder or below it",
+            NO_STATE,
             where=target,
             fix="give the checkpoint folder that holds optimizer.pt; the trainer writes none with save_only_model or after the last epoch",
         )
@@ -57,7 +64,7 @@ def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, o
         listed = ", ".join(os.path.relpath(one.path, target) for one, _ in found[:MOST_LISTED])
         more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
         raise UnknownFormat(f"{len(found)} states in this folder: {listed}{more}", where=target, fix="give one of them, or choose with --state FILE")
-    return found[0]
+    return *found[0], optimizer
 
 
 def _within(path: str, state: str) -> str:
@@ -80,8 +87,14 @@ def reader_of(seen: Peek, readers: Mapping[str, Reader]) -> str:
     return rows[0]
 
 
-def _search(seen: Peek, readers: Mapping[str, Reader], depth: int) -> Iterator[tuple[Peek, str]]:
-    """Yield the states that lie in the folder itself or, where none does, in the folders below it."""
+def _search(seen: Peek, readers: Mapping[str, Reader], depth: int, visited: set[str]) -> Iterator[tuple[Peek, str]]:
+    """Yield the states that lie in the folder itself or, where none does, in the folders below it; links that lead back are seen once."""
+    real = os.path.realpath(seen.path)
+    if real in visited:
+        return
+    visited.add(real)
+    if len(visited) > MOST_FOLDERS:
+        raise UnknownFormat(f"no state in the first {MOST_FOLDERS} folders", where=seen.asked, fix="give the checkpoint folder itself")
     rows = [name for name, reader in readers.items() if reader.folder and reader.accepts(seen)]
     if len(rows) > 1:
         raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")
@@ -93,7 +106,7 @@ def _search(seen: Peek, readers: Mapping[str, Reader], depth: int) -> Iterator[t
         return
     if depth < MOST_DEPTH:
         for name in _folders(seen):
-            yield from _search(Peek(os.path.join(seen.path, name), asked=seen.asked), readers, depth + 1)
+            yield from _search(Peek(os.path.join(seen.path, name), asked=seen.asked), readers, depth + 1, visited)
 
 
 def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, str]]:

@@ -19,7 +19,7 @@ def plain_number(value: Any) -> Any:
     """Return a one-element tensor or array as its number, anything else as it is."""
     if type(value) is TensorRef and value.numel == 1:
         return value.item()
-    if type(value) is Array and math.prod(value.shape) == 1:
+    if type(value) is Array and value.dtype and math.prod(value.shape) == 1:
         return values_of(value)[0]
     return value
 

@@ -13,9 +13,9 @@ from typing import Any
 from ..errors import ReadError
 from ..files import read_at
 from ..model import ITEMSIZE, SourceFile
-from .pickles import ENDS_EARLY, MOST_BYTES, unpickle_at
+from .pickles import ENDS_EARLY, unpickle_at
 from .tensors import Storage
-from .torchsave import asked_storage
+from .torchsave import MOST_BYTES, asked_storage
 
 _AGAIN = "the copy is incomplete or damaged: copy it again"
 

@@ -14,8 +14,10 @@ from typing import Any
 
 MOST_KEY_DEPTH = 8
 """Tuples within tuples in a dictionary key: hashing recurses, and deeper ones come from no optimizer."""
-MOST_DIGITS = 2048
-"""Bytes of one integer: a larger one cannot be printed."""
+MOST_MARKS = 1000
+"""Containers within containers."""
+MOST_INT_BYTES = 128
+"""Bytes of one integer: a larger one is no float and cannot be printed."""
 
 _FLOAT = Struct(">d").unpack_from
 _INT = Struct("<i").unpack_from
@@ -71,7 +73,7 @@ class Machine:
     Where a memo number brings back `before`, `leap(machine, position)` may read the call that follows in one go; it returns -1 where it cannot.
     """
 
-    __slots__ = ("before", "budget", "build", "data", "find", "leap", "marks", "memo", "persistent", "stack")
+    __slots__ = ("before", "budget", "build", "data", "find", "leap", "marks", "memo", "persistent", "room", "stack")
 
     def __init__(
         self,
@@ -89,8 +91,10 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.budget = 10_000 + len(data) // 6
-        """Containers that may still be made: an honest pickle spends ten bytes or more on each."""
+        self.budget = 10_000 + len(data) // 8
+        """Containers that may still be made: real pickles spend twelve bytes or more on each."""
+        self.room = 10_000 + len(data) // 3
+        """Memo numbers that may be given: real pickles spend five bytes or more on each."""
 
     def run(self, at: int = 0) -> tuple[Any, int]:
         """Return the object and the position after STOP.
@@ -160,7 +164,7 @@ def check_keys(keys: list[Any]) -> None:
 
 
 def _integer(raw: bytes) -> int:
-    if len(raw) > MOST_DIGITS:
+    if len(raw) > MOST_INT_BYTES:
         raise Refusal(f"an integer of {len(raw)} bytes")
     return int.from_bytes(raw, "little", signed=True)
 
@@ -168,6 +172,8 @@ def _integer(raw: bytes) -> int:
 # Each opcode is a function of the machine and the position of its operand; it returns the position of the next opcode.
 def _mark(m: Machine, at: int) -> int:
     m.marks.append(m.stack)
+    if len(m.marks) > MOST_MARKS:
+        raise Refusal("containers nest too deep")
     m.stack = []
     return at
 
@@ -220,7 +226,7 @@ def _float8(m: Machine, at: int) -> int:
 
 def _int_line(m: Machine, at: int) -> int:
     text, at = _line(m, at)
-    if len(text) > MOST_DIGITS:
+    if len(text) > 2 * MOST_INT_BYTES:
         raise Refusal(f"an integer of {len(text)} digits")
     m.stack.append({"00": False, "01": True}[text] if text in {"00", "01"} else int(text.removesuffix("L")))
     return at
@@ -422,10 +428,12 @@ def _put(m: Machine, index: int) -> None:
     value = m.stack[-1]
     if m.memo.setdefault(index, value) is not value:
         raise Refusal("a memo number is used twice")
+    if len(m.memo) > m.room:
+        raise Refusal("more memo numbers than a file of this size can mean")
 
 
 def _memoize(m: Machine, at: int) -> int:
-    m.memo[len(m.memo)] = m.stack[-1]
+    _put(m, len(m.memo))
     return at
 
 

@@ -29,39 +29,47 @@ def plain_scalar(value: Any = 0) -> Any:
 
 
 def _format(dtype: Any) -> tuple[str, int]:
-    """Return the struct format of one item, with its byte order, and its size in bytes."""
+    """Return the struct format of one item, with its byte order, and its size in bytes; ("", 0) where it is no number."""
     if type(dtype) is not Inert or dtype.name != "numpy.dtype":
         raise TypeError("not a numpy dtype")
-    code = str(dtype.args[0]).lstrip("<>=|")
+    code = dtype.args[0].lstrip("<>=|")
     code = NUMPY_CODES.get(code.removeprefix("numpy."), code)
     if code not in _STRUCT:
-        raise ValueError(f"numpy dtype {code}")
+        return "", 0
     order = ">" if dtype.state is not None and dtype.state[1] == ">" else "<"
     return order + _STRUCT[code], int(code[1:])
 
 
 def decode_scalar(dtype: Any, raw: Any = b"") -> Any:
-    """Stand in for `numpy.core.multiarray.scalar(dtype, bytes)`: a Python number."""
-    return struct.unpack(_format(dtype)[0], raw)[0]
+    """Stand in for `numpy.core.multiarray.scalar(dtype, bytes)`: a Python number, or a record where it is none."""
+    form, _ = _format(dtype)
+    return struct.unpack(form, raw)[0] if form else Inert("numpy.scalar", (dtype, raw))
+
+
+def from_buffer(raw: Any, dtype: Any, shape: Any, _order: Any = "C") -> Array:
+    """Stand in for `numpy.core.numeric._frombuffer`, how protocol 5 writes an array."""
+    array = Array()
+    filled_array(array, (1, shape, dtype, False, raw))
+    return array
 
 
 def filled_array(array: Array, state: Any) -> None:
-    """Fill an array from `(version, shape, dtype, fortran, bytes)`; a bare list of objects is refused."""
+    """Fill an array from `(version, shape, dtype, fortran, bytes)`; what holds no numbers keeps an empty dtype."""
     _, shape, dtype, _, data = state
-    order, size = _format(dtype)
+    form, size = _format(dtype)
     shape = tuple(int(extent) for extent in shape)
-    if type(data) is not bytes or min(shape, default=0) < 0 or math.prod(shape) * size != len(data):
+    if form and (type(data) is not bytes or min(shape, default=0) < 0 or math.prod(shape) * size != len(data)):
         raise ValueError("the array's bytes do not fill its shape")
-    array.shape, array.dtype, array.data = shape, order, data
+    array.shape, array.dtype, array.data = shape, form, data
 
 
 def values_of(array: Array) -> list[Any]:
-    """Return the numbers, flat.
+    """Return the numbers, flat, in the order they are stored.
 
     Raises:
-        ValueError: more than a million.
+        ValueError: no numbers, or more than a million.
     """
     count = math.prod(array.shape)
-    if count > MOST_ITEMS:
-        raise ValueError(f"{count} numbers in a numpy array")
+    if not array.dtype or count > MOST_ITEMS:
+        raise ValueError(f"{count} items of a numpy array that are no numbers, or too many")
     return list(struct.unpack(f"{array.dtype[0]}{count}{array.dtype[1]}", array.data))

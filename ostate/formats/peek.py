@@ -11,7 +11,7 @@ from ..files import is_remote, read_at, size_of
 from ..model import TensorRef
 from .facts import checkpoint_folder, facts_of
 from .sidecars import sidecar_of
-from .torchsave import LEGACY_MAGIC, Stored, load
+from .torchsave import Stored, load, starts_as_legacy
 
 
 class Peek:
@@ -50,7 +50,7 @@ class Peek:
     @property
     def is_torch(self) -> bool:
         """True when the file starts as torch.save's do."""
-        return self.head[:4] == b"PK\3\4" or self.head[2:15] == LEGACY_MAGIC
+        return self.head[:4] == b"PK\3\4" or starts_as_legacy(self.head)
 
     @cached_property
     def stored(self) -> Stored:

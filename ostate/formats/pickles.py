@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 
 from ..errors import OstateError, ReadError, UnsafePickle
 from .machine import Array, Inert, Machine, Named, Refusal
-from .numpy_pickles import NUMPY_CODES, decode_scalar, filled_array, numpy_dtype, plain_scalar
+from .numpy_pickles import NUMPY_CODES, decode_scalar, filled_array, from_buffer, numpy_dtype, plain_scalar
 from .tensors import STORAGES
 
 __all__ = ["RECORD", "TORCH_GLOBALS", "Array", "Inert", "Named", "unpickle", "unpickle_at"]
 
-MOST_BYTES = 1 << 26
-"""A pickle of 850,000 tensors; torch writes no tensor's values into it."""
+MOST_BYTES = 1 << 28
+"""Bytes of a pickle: the metadata of 70 billion parameters on 512 ranks."""
 
 ENDS_EARLY = "the pickle ends early"
 
@@ -96,7 +96,7 @@ def _run(
 ) -> tuple[Any, int]:
     """Run the machine; every known failure but a KeyError becomes a `ReadError` here, and nowhere else."""
     if len(data) > MOST_BYTES:
-        raise ReadError(f"a pickle of {len(data) >> 20} MB", where=where, fix="no optimizer needs one; it is not read")
+        raise ReadError(f"a pickle of {len(data) >> 20} MB", where=where, fix="no state needs one; it is not read")
     table = TORCH_GLOBALS if allowed is None else allowed
     known: dict[str, Any] = {}
 
@@ -190,6 +190,10 @@ def _set(items: Any = ()) -> set[Any]:
     return set(items)
 
 
+def _frozen(items: Any = ()) -> frozenset[Any]:
+    return frozenset(_set(items))
+
+
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """`_codecs.encode`: how protocol 2 writes bytes."""
     if encoding not in {"latin1", "latin-1"}:
@@ -269,6 +273,7 @@ _ROOMS = [
     )),
     *(f"torchao.{room}.subclass_{kind}" for room in ("optim", "optim.low_bit_optim", "prototype.low_bit_optim") for kind in ("8bit", "4bit", "fp8")),
     "deepspeed.runtime.fp16.loss_scaler",
+    "galore_torch.galore_projector", "galore_torch.galore_projector_tensor", "apollo_torch.random_projector", "apollo_torch.svd_projector",
 ]  # fmt: skip
 """Modules whose classes are all kept so: they hold data, and their names change from release to release."""
 
@@ -282,9 +287,9 @@ TORCH_GLOBALS: dict[str, Any] = {
     )},
     "collections.OrderedDict": _ordered, "collections.defaultdict": _default_dict, "collections.Counter": _ordered,
     "builtins.dict": _ordered, "builtins.set": _set, "__builtin__.set": _set, "builtins.list": list, "builtins.tuple": tuple,
-    "builtins.frozenset": lambda items=(): frozenset(_set(items)), "__builtin__.dict": _ordered, "__builtin__.list": list,
+    "builtins.frozenset": _frozen, "__builtin__.frozenset": _frozen, "__builtin__.dict": _ordered, "__builtin__.list": list,
     "builtins.int": int, "builtins.float": float, "builtins.bool": bool, "builtins.bytearray": _bytes, "builtins.bytes": _bytes,
-    "builtins.complex": lambda re=0.0, im=0.0: complex(re, im), "__builtin__.bytearray": _bytes,
+    "builtins.complex": complex, "__builtin__.complex": complex, "__builtin__.bytearray": _bytes, "__builtin__.bytes": _bytes,
     "_codecs.encode": _encode, "copyreg._reconstructor": _reconstruct, "copy_reg._reconstructor": _reconstruct,
     "torch.Size": lambda sizes=(): tuple(sizes), "torch.device": _device, "torch.serialization._get_layout": _text,
     "torch._utils._rebuild_parameter": _first, "torch._utils._rebuild_parameter_with_state": _first,
@@ -297,5 +302,6 @@ TORCH_GLOBALS: dict[str, Any] = {
     "numpy.dtypes.Float64DType": lambda: numpy_dtype("f8"), "numpy.dtypes.Int64DType": lambda: numpy_dtype("i8"),
     **{f"numpy.{room}.multiarray.scalar": decode_scalar for room in ("core", "_core")},
     **{f"numpy.{room}.multiarray._reconstruct": lambda *_: Array() for room in ("core", "_core")},
+    **{f"numpy.{room}.numeric._frombuffer": from_buffer for room in ("core", "_core")},
 }  # fmt: skip
 """Full name of a global -> what stands in for it."""

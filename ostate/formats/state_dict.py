@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -64,6 +65,7 @@ def raw_state(
     kinds = {tuple(slots) for slots, _ in contents}
     kind = recognise({slot for some in kinds for slot in some}, merged, {name for _, scalars in contents for name in scalars})
     entries = tuple(_entries(contents, keys, of_group, names, kind))
+    notes += _wrong_steps(entries)
     return RawState(
         source=source,
         layout=layout,
@@ -278,8 +280,16 @@ def _entries(
 ) -> Iterator[Entry]:
     for position, ((slots, scalars), key, group, name) in enumerate(zip(contents, keys, of_group, names)):
         step = scalars.pop("step", None)
-        if step is not None and type(step) is not float:
+        if step is not None and (type(step) is not float or not 0 <= step < math.inf):
             scalars["step"], step = step, None
         scalars.pop("param_name", None)
         shape = parameter_shape({slot: value.shape for slot, value in slots.items()}, kind) if slots else None
         yield Entry(position=position, key=key, group=group, slots=slots, step=step, scalars=scalars, name=name, shape=shape)
+
+
+def _wrong_steps(entries: Sequence[Entry]) -> Iterator[Finding]:
+    wrong = [entry for entry in entries if entry.step is None and "step" in entry.scalars]
+    if wrong:
+        text = f"the step of {len(wrong)} parameters is no number of updates: {ascii(wrong[0].scalars['step'])[:60]}"
+        names = tuple(f"position {entry.position}" for entry in wrong[:20])
+        yield Finding(rule="step-not-a-number", severity="error", text=text, fix="give the right one with --step", names=names)

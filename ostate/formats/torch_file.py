@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..errors import UnknownFormat
+from ..errors import ReadError, UnknownFormat
 from ..model import RawState, TensorRef
 from .machine import Inert
 from .peek import Peek
@@ -17,6 +17,8 @@ from .state_dict import raw_state
 MOST_DEPTH = 8
 _SLOTS = {"exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "state1", "exp_avg_sq_row", "sum", "__bnb_optimizer_quant_state__"}
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "model_state", "adapter", "net", "weights")
+_PARTS = ("single_partition_of_fp32_groups", "fp32_flat_groups", "base_optimizer_state")
+"""Keys of what one rank of DeepSpeed's ZeRO keeps: its piece of flat buffers, whose positions are groups, not parameters."""
 _STEPS = ("global_step", "step", "iteration", "steps")
 
 
@@ -48,6 +50,8 @@ def read(seen: Peek, *, optimizer: int | None = None) -> RawState:
         UnknownFormat: several states and none chosen, or none at all.
         ReadError: the state contradicts itself.
     """
+    if _is_part(seen.value):
+        raise ReadError("one rank's piece of a DeepSpeed ZeRO state", where=seen.path, fix="give the checkpoint folder with the files of all ranks")
     found = list(candidates(seen.value))
     one = _chosen(found, optimizer, seen.path)
     stored = seen.stored
@@ -63,6 +67,11 @@ def read(seen: Peek, *, optimizer: int | None = None) -> RawState:
         facts=_facts(seen.value),
         sidecar=seen.sidecar,
     )
+
+
+def _is_part(value: Any) -> bool:
+    inner = value.get("optimizer_state_dict") if type(value) is dict else None
+    return type(inner) is dict and any(key in inner for key in _PARTS)
 
 
 def _chosen(found: list[Candidate], optimizer: int | None, path: str) -> Candidate:

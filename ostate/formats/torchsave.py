@@ -12,12 +12,14 @@ from ..errors import ReadError
 from ..files import read_at, size_of
 from ..model import ITEMSIZE, SourceFile
 from .machine import Named
-from .pickles import MOST_BYTES, TORCH_GLOBALS, unpickle
+from .pickles import TORCH_GLOBALS, unpickle
 from .tensors import REBUILD, REBUILD_V2, STORAGES, Storage, leaper
 from .zips import ZipIndex
 
+MOST_BYTES = 1 << 25
+"""Bytes of the pickle within a file: 300,000 tensors, LoRA on each expert of the largest mixtures. Torch writes no values into it."""
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
-"""LONG1 of torch's magic number, then STOP (torch/serialization.py, MAGIC_NUMBER), after two bytes of protocol."""
+"""LONG1 of torch's magic number, then STOP (torch/serialization.py, MAGIC_NUMBER), after the protocol and perhaps a frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +48,17 @@ def load(path: str, *, start: int = 0, length: int | None = None, allowed: Mappi
     table = {**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}
     if head[:4] == b"PK\3\4":
         return _load_zip(path, start, size, table)
-    if head[2:15] == LEGACY_MAGIC:
+    if starts_as_legacy(head):
         from .legacy import load_legacy
 
         value, source = load_legacy(path, start, size, table)
         return Stored(value=value, source=source)
     raise ReadError(_what_else(head), where=path, fix="give a file that torch.save wrote")
+
+
+def starts_as_legacy(head: bytes) -> bool:
+    """True for the first bytes of a file in the format before torch 1.6."""
+    return head[:1] == b"\x80" and LEGACY_MAGIC in head[:32]
 
 
 def _what_else(head: bytes) -> str:
