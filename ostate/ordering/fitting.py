@@ -135,7 +135,10 @@ def projected_moves(tables: Tables, match: Match) -> Iterator[OtherMoves]:
     for pair in tables.pairs if tables.balanced else ():
         every = np.arange(len(pair.other_positions))
         for row, column, matched in _held(pair, match):
-            yield OtherMoves(pair, row, matched, residual(pair, row, np.full(len(every), column), every))
+            known = pair.known.get((row, column, False))
+            if known is None:
+                known = pair.known[row, column, False] = residual(pair, row, np.full(len(every), column), every)
+            yield OtherMoves(pair, row, matched, known)
 
 
 def path_moves(tables: Tables, paths: Paths, match: Match) -> list[OtherMoves]:
@@ -160,7 +163,10 @@ def zero_moves(pair: PairClass, match: Match) -> Iterator[tuple[int, int | None,
         if module.other in match:
             held = pair.other_positions.index(match[module.other])
             column = pair.zero_positions.index(match[module.zero]) if module.zero in match else None
-            yield row, column, residual(pair, row, every, np.full(len(every), held))
+            known = pair.known.get((row, held, True))
+            if known is None:
+                known = pair.known[row, held, True] = residual(pair, row, every, np.full(len(every), held))
+            yield row, column, known
 
 
 def residual(pair: PairClass, row: int, zero: Sequence[int] | NDArray[np.intp], other: Sequence[int] | NDArray[np.intp]) -> Array:

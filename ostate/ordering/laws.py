@@ -7,6 +7,7 @@ k counts keys of the adapter, n positions of the state. The derivations are in d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,36 +20,35 @@ if TYPE_CHECKING:
 TINY = 1e-30
 
 
-def update_direction(m: Array, v: Array, *, step: float | None, betas: tuple[float, float], eps: float) -> Array:
-    """Return u = m_hat / (sqrt(v_hat) + eps), any shape, no unit.
+def update_direction(m: Array, root: Array, *, step: float | None, betas: tuple[float, float], eps: float) -> Array:
+    """Return u = m_hat / (sqrt(v_hat) + eps) from m and sqrt(v), any shape, no unit.
 
     Without `step` the bias corrections are left out: they are one factor for the whole tensor, and eps is then below its true weight.
 
     Source: Kingma & Ba 2015, Algorithm 1.
     """
     first, second = (1 - betas[0] ** step, 1 - betas[1] ** step) if step else (1.0, 1.0)
-    root = np.sqrt(np.maximum(v, 0) / second)
-    root += eps + TINY
-    return np.asarray((m / first) / root)
+    return np.asarray((m / np.float32(first)) / (root / np.float32(np.sqrt(second)) + np.float32(eps + TINY)))
 
 
-def displacement(Z: Array, u: Array) -> tuple[Array, Array]:
-    """Return (cosine, spread) of every displacement Z (k, n, r) with every update direction -u (p, n, r); both (k, p).
+def displacement(products: Array, moved: Array, update: Array) -> tuple[Array, Array]:
+    """Return (cosine, spread), both (k, p), of k displacements Z (n, r) with p update directions -u.
 
     What started at zero is the sum of its own updates, Z_t = -sum lr_s u_s, so cos(Z, -u) is large and positive for the true pair.
     Null: the columns of a module of another origin may be permuted and change sign without changing its law (A starts with independent,
     symmetric rows, and Adam treats all alike), so the cosine has mean 0 and the variance spread^2 = ||Z^T u||^2 / r, whatever the rows of
     the two have in common (modules that write to one residual stream share a good deal).
 
+    Args:
+        products: Z_i^T u_j, (k, p, r, r).
+        moved: norms of the displacements, (k,).
+        update: norms of the update directions, (p,).
+
     Source: docs/evidence.md, "Displacement".
     """
-    k, n, r = Z.shape
-    p = u.shape[0]
-    left = _unit(Z).transpose(0, 2, 1).reshape(k * r, n)
-    right = _unit(u).transpose(1, 0, 2).reshape(n, p * r)
-    products = -(left @ right).reshape(k, r, p, r)
-    cosine = np.einsum("krpr->kp", products)
-    spread = np.sqrt(np.einsum("krps,krps->kp", products, products) / r)
+    scale = moved[:, None] * update[None] + TINY
+    cosine = -np.einsum("kprr->kp", products) / scale
+    spread = np.sqrt(np.einsum("kprs,kprs->kp", products, products) / products.shape[-1]) / scale
     return cosine, spread
 
 
@@ -62,52 +62,42 @@ def displacement_elementwise(moved: Array, u: Array) -> tuple[Array, Array]:
     return -products.sum(axis=1) / scale, np.sqrt((products * products).sum(axis=1)) / scale
 
 
-def left_products(Z: Array, m: Array, blocks: int) -> Array:
-    """Return Z_i^T m_j for all i and j, (k, p, blocks * r * r): one matrix product.
+def cross_products(ones: Sequence[Array], twos: Sequence[Array]) -> Array:
+    """Return X_i Y_j^T for all i and j, (k, p, w, w): X (w, n), Y (w, n), one matrix product, some columns at a time."""
+    k, p, width, n = len(ones), len(twos), ones[0].shape[0], ones[0].shape[1]
+    out = np.zeros((k * width, p * width), np.float32)
+    step = max(1, _CHUNK // (max(k, p) * width))
+    for at in range(0, n, step):
+        one = np.concatenate([x[:, at : at + step] for x in ones])
+        two = np.concatenate([y[:, at : at + step] for y in twos])
+        out += one @ two.T
+    return np.ascontiguousarray(out.reshape(k, width, p, width).transpose(0, 2, 1, 3))
 
-    With experts in one tensor, Z is (n, r * blocks) with expert e in columns k * blocks + e (peft `target_parameters`); only products
-    within an expert are kept.
+
+_CHUNK = 1 << 22
+"""Elements of one side of a product held at a time."""
+
+
+def zero_blocks(products: Array, blocks: int) -> Array:
+    """Return (..., w, w) products of zero factors as (..., blocks * r * r): only within an expert, which has the columns k * blocks + e.
+
+    Source: peft tuners/lora/layer.py, `ParamWrapper.get_delta_weight`.
     """
-    k, n, width = Z.shape
-    p = m.shape[0]
-    flat = Z.transpose(0, 2, 1).reshape(k * width, n) @ m.transpose(1, 0, 2).reshape(n, p * width)
-    r = width // blocks
-    split = flat.reshape(k, r, blocks, p, r, blocks)
-    return np.ascontiguousarray(np.einsum("kaepbe->kpeab", split)).reshape(k, p, -1)
+    r = products.shape[-1] // blocks
+    split = products.reshape(*products.shape[:-2], r, blocks, r, blocks)
+    return np.ascontiguousarray(np.einsum("...aebe->...eab", split)).reshape(*products.shape[:-2], -1)
 
 
-def right_products(F: Array, m: Array, blocks: int) -> Array:
-    """Return m_j F_i^T for all i and j, (k, p, blocks * r * r); expert e has the rows e * r + k."""
-    k, width, n = F.shape
-    p = m.shape[0]
-    flat = F.reshape(k * width, n) @ m.reshape(p * width, n).T
-    r = width // blocks
-    split = flat.reshape(k, blocks, r, p, blocks, r)
-    return np.ascontiguousarray(np.einsum("kebpea->kpeab", split)).reshape(k, p, -1)
+def other_blocks(products: Array, blocks: int) -> Array:
+    """Return the same for the other factors; expert e has the rows e * r + k."""
+    r = products.shape[-1] // blocks
+    split = products.reshape(*products.shape[:-2], blocks, r, blocks, r)
+    return np.ascontiguousarray(np.einsum("...eaeb->...eab", split)).reshape(*products.shape[:-2], -1)
 
 
-def zero_drift(m: Array, root: Array, u: Array, blocks: int) -> Array:
-    """Return the two directions along which the zero factor's own movement disturbs balance, (p, 2, blocks * r * r).
-
-    Z moved by -lr u while m remembered: u^T m, and its expectation under noise, the diagonal of sum sqrt(v).
-    """
-    own = np.stack([left_products(one[None], two[None], blocks)[0, 0] for one, two in zip(u, m)])
-    return _directions(own, root.sum(axis=1), blocks, by_expert_last=True)
-
-
-def other_drift(m: Array, root: Array, u: Array, blocks: int) -> Array:
-    """Return the same for the other factor: m u^T and the diagonal of sum sqrt(v), (p, 2, blocks * r * r)."""
-    own = np.stack([right_products(one[None], two[None], blocks)[0, 0] for one, two in zip(u, m)])
-    return _directions(own, root.sum(axis=2), blocks, by_expert_last=False)
-
-
-def _directions(own: Array, diagonal: Array, blocks: int, *, by_expert_last: bool) -> Array:
-    p, width = diagonal.shape
-    r = width // blocks
-    by_expert = diagonal.reshape(p, r, blocks).transpose(0, 2, 1) if by_expert_last else diagonal.reshape(p, blocks, r)
-    full = np.zeros((p, blocks, r, r), own.dtype)
-    full[:, :, np.arange(r), np.arange(r)] = by_expert
-    return np.stack([own, full.reshape(p, -1)], axis=1)
+def diagonal(sums: Array, blocks: int, *, zero: bool) -> Array:
+    """Return w numbers as the diagonal of the r x r matrix of each expert, (blocks * r * r,)."""
+    return (zero_blocks if zero else other_blocks)(np.diag(sums), blocks)
 
 
 def balance(left: Array, right: Array, drift: Array) -> Array:
@@ -119,18 +109,18 @@ def balance(left: Array, right: Array, drift: Array) -> Array:
 
     Source: docs/evidence.md, "Balance".
     """
+    both = np.stack([left, right, left - right], axis=1).astype(np.float64)
+    squares = np.einsum("ncq,ncq->nc", both, both)
     if drift.shape[1]:
         unit = drift / (np.sqrt(np.einsum("ndq,ndq->nd", drift, drift))[:, :, None] + TINY)
-        gram = np.einsum("ndq,neq->nde", unit, unit) + 1e-9 * np.eye(drift.shape[1])
-        both = np.stack([left, right], axis=2)
-        along = np.einsum("ndq,nqs->nds", unit, both)
-        both = both - np.einsum("ndq,nds->nqs", unit, np.linalg.solve(gram, along))
-        left, right = both[:, :, 0], both[:, :, 1]
-    size = np.sqrt((left * left).sum(1)) + np.sqrt((right * right).sum(1))
-    apart = np.sqrt(((left - right) ** 2).sum(1))
-    return np.asarray(-np.log((apart + 1e-12 * size + TINY) / (size + TINY)))
+        unit = unit.astype(np.float64)
+        gram = unit @ unit.transpose(0, 2, 1) + 1e-9 * np.eye(drift.shape[1])
+        along = unit @ both.transpose(0, 2, 1)
+        squares = squares - np.einsum("ndc,ndc->nc", along, np.linalg.solve(gram, along))
+    norms = np.sqrt(np.maximum(squares, 0))
+    size = norms[:, 0] + norms[:, 1]
+    return np.asarray(-np.log((norms[:, 2] + FLOOR * size + TINY) / (size + TINY)))
 
 
-def _unit(x: Array) -> Array:
-    norms = np.sqrt(np.einsum("kij,kij->k", x, x))
-    return np.asarray(x / (norms[:, None, None] + TINY))
+FLOOR = 1e-6
+"""Smallest residual told apart from zero."""

@@ -28,7 +28,7 @@ _OTHER_TUNERS = {"ADALORA", "LOHA", "LOKR", "VERA", "VBLORA", "RANDLORA", "XLORA
 class Module:
     """One LoRA module: the keys of its two factors.
 
-    `zero` starts at zero, `other` does not. In canonical form zero is (n, width) and other (width, n), width = blocks * r.
+    `zero` starts at zero, `other` does not. In canonical form each is (width, n), width = blocks * r.
     """
 
     prefix: str
@@ -88,14 +88,14 @@ def balance_holds(adapter: Adapter) -> str | None:
     return f"{tuner}: the loss does not see A and B through B A alone" if tuner in _OTHER_TUNERS else None
 
 
-def canonical(array: np.ndarray, *, flipped: bool) -> np.ndarray:
-    """Return a factor (or a moment of it) as (n, width) when it is the zero factor, else as (width, n).
+def canonical(array: np.ndarray, *, zero: bool, flipped: bool) -> np.ndarray:
+    """Return a factor (or a moment of it) as (width, n), whichever way it is stored.
 
     A convolution's A (r, in, kh, kw) is read as (r, in * kh * kw), its B (out, r, 1, 1) as (out, r).
     """
     if array.ndim > 2:
         array = array.reshape(array.shape[0], -1)
-    return array.T if flipped else array
+    return array if zero == flipped else array.T
 
 
 def _blocks(key: str, width: int, config: Mapping[str, Any]) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ostate.ordering import laws
-from ostate.ordering.tables import PairClass, Reader
+from ostate.ordering.tables import Moments, PairClass, Reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,15 +29,17 @@ LEAST = 4
 _RIDGE = 1e-4
 
 
-def zero_features(Z: Array, m: Array, root: Array, u: Array, blocks: int, *, displaced: bool) -> Array:
-    """Return f^T h for f in (Z, u) and h in (m, sqrt(v) Z / |Z|, sqrt(v) u^3), (6, q), all in units of Z times m; each input is (n, width).
+def zero_features(Z: Array, found: Moments, blocks: int, *, displaced: bool) -> Array:
+    """Return f^T h for f in (Z, u) and h in (m, sqrt(v) Z / |Z|, sqrt(v) u^3), (6, q), all in units of Z times m; inputs are (width, n).
 
     Where the zero factor did not start at zero, Z does not tell its path: f^T h for h = m alone, (2, q).
     """
     size = float(np.abs(Z).mean()) + laws.TINY
-    starts = (Z, u * size) if displaced else (Z, u)
-    gradients = (m, root * (Z / size), root * u**3) if displaced else (m,)
-    return np.stack([laws.left_products(f[None], h[None], blocks)[0, 0] for f in starts for h in gradients])
+    starts = np.concatenate([Z, found.u * size if displaced else found.u])
+    gradients = [found.m, found.root * (Z / size), found.root * found.u**3] if displaced else [found.m]
+    width = len(Z)
+    products = (starts @ np.concatenate(gradients).T).reshape(2, width, len(gradients), width).transpose(0, 2, 1, 3)
+    return laws.zero_blocks(products.reshape(-1, width, width), blocks)
 
 
 @dataclass(slots=True)
@@ -53,10 +55,9 @@ class Paths:
         module, position = pair.modules[row], pair.zero_positions[column]
         found = self.known.get((module.zero, position))
         if found is None:
-            (Z,) = self.reader.weights([module.zero], module)
-            (m,), (root,), (u,) = self.reader.moments([position], module.zero, module)
-            found = zero_features(Z, m * pair.unit, root * pair.unit, u, module.blocks, displaced=self.displaced)
-            found = np.concatenate([found, pair.zero_drift[column, 1:]])
+            moments = self.reader.moments(position, module.zero, module, zero=True)
+            features = zero_features(self.reader.weight(module.zero, module, zero=True), moments, module.blocks, displaced=self.displaced)
+            found = np.concatenate([features * np.float32(pair.unit), pair.zero_drift[column, 1:]])
             self.known[module.zero, position] = found
         return found
 
@@ -86,11 +87,6 @@ def residuals(held: list[Held]) -> list[Array]:
         coefficients = np.linalg.solve(matrix, (aimed - aim) / scale) / scale
         found.append(_residual(each, coefficients))
     return found
-
-
-def _columns(each: Held, at: Array | slice | int) -> Array:
-    """Return the other factor's own drift, (n, 2, q)."""
-    return np.atleast_3d(each.pair.other_drift[at]) if not isinstance(at, int) else each.pair.other_drift[at][None]
 
 
 def _system(each: Held) -> tuple[Array, Array]:

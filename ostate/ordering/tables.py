@@ -54,7 +54,9 @@ class PairClass:
     moved_spread: Array | None
     width: int
     """Columns of the zero factor: blocks * rank."""
-    unit: float
+    known: dict[tuple[int, int, bool], Array] = field(default_factory=dict)
+    """Residuals once computed."""
+    unit: float = 1.0
     """What the first moments were multiplied with, so that squares stay within float32."""
 
 
@@ -162,45 +164,43 @@ def _alike(modules: Sequence[Module], shapes: Mapping[str, Shape], adapter: Adap
 
 
 @dataclass(frozen=True, slots=True)
+class Moments:
+    """First moment, root of the second, update direction; one shape, float32."""
+
+    m: Array
+    root: Array
+    u: Array
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
     """Reads moments under the shape of the key that they are compared with."""
 
     raw: RawState
     adapter: Adapter
 
-    def moments(self, positions: Sequence[int], like: str, module: Module | None) -> tuple[Array, Array, Array]:
-        """Return (m, sqrt(v), u) of the positions as if they belonged to the key `like`, each stacked, float32."""
+    def moments(self, position: int, like: str, module: Module | None, *, zero: bool = False) -> Moments:
+        """Return the moments of a position as if it belonged to the key `like`; zeros where they are not finite."""
         shape = self.adapter.tensors[like].shape
-        parts: list[tuple[Array, ...]] = []
-        for position in positions:
-            entry = self.raw.entries[position]
-            m = np.asarray(entry.slots["exp_avg"].with_shape(shape).read(), np.float32)
-            v = np.asarray(entry.slots["exp_avg_sq"].with_shape(shape).read(), np.float32)
-            hyper = self.raw.groups[entry.group].hyper
-            u = laws.update_direction(m, v, step=entry.step, betas=betas_of(hyper), eps=float(hyper.get("eps") or 1e-8))
-            found: tuple[Array, ...] = (m, np.sqrt(np.maximum(v, 0)), u)
-            parts.append(tuple(canonical(array, flipped=module.flipped) for array in found) if module is not None else found)
-        m, root, u = (np.stack(part) for part in zip(*parts))
-        return m, root, u
+        entry = self.raw.entries[position]
+        m, v = (np.asarray(entry.slots[slot].with_shape(shape).read(), np.float32) for slot in ("exp_avg", "exp_avg_sq"))
+        if not (np.isfinite(m).all() and np.isfinite(v).all()):
+            m, v = np.zeros_like(m), np.zeros_like(v)
+        hyper = self.raw.groups[entry.group].hyper
+        root = np.sqrt(np.maximum(v, 0))
+        u = laws.update_direction(m, root, step=entry.step, betas=betas_of(hyper), eps=float(hyper.get("eps") or 1e-8))
+        if module is None:
+            return Moments(m, root, u)
+        return Moments(*(canonical(array, zero=zero, flipped=module.flipped) for array in (m, root, u)))
 
     def second_moment(self, position: int) -> Array:
         """Return v of a position, float32."""
         return np.asarray(self.raw.entries[position].slots["exp_avg_sq"].read(), np.float32)
 
-    def weights(self, keys: Sequence[str], module: Module) -> Array:
-        """Return tensors of the adapter in canonical form, stacked, float32."""
-        return np.stack([canonical(np.asarray(self.adapter.tensors[key].read(), np.float32), flipped=module.flipped) for key in keys])
-
-    def decay_terms(self, Z: Array, F: Array, zero: Sequence[int], other: Sequence[int], blocks: int, unit: float) -> tuple[Array, Array]:
-        """Return what L2 decay inside the gradient adds to the two sides of balance: wd * Z^T Z and wd * F F^T, zero where decay is decoupled.
-
-        The moments then average g + wd * W, and W hardly moves while they remember.
-        """
-        decays = np.array([self.decay(position) for position in zero]), np.array([self.decay(position) for position in other])
-        own = [np.stack([laws.left_products(one[None], one[None], blocks)[0, 0] for one in Z]) if decays[0].any() else np.zeros((1, 1))]
-        own.append(np.stack([laws.right_products(one[None], one[None], blocks)[0, 0] for one in F]) if decays[1].any() else np.zeros((1, 1)))
-        left, right = (np.asarray(unit * table[:, None, :] * decay[None, :, None], np.float32) for table, decay in zip(own, decays))
-        return left, right
+    def weight(self, key: str, module: Module, *, zero: bool) -> Array:
+        """Return a factor of the adapter in canonical form, (w, n), float32; zeros where it is not finite."""
+        values = np.asarray(self.adapter.tensors[key].read(), np.float32)
+        return canonical(values if np.isfinite(values).all() else np.zeros_like(values), zero=zero, flipped=module.flipped)
 
     def decay(self, position: int) -> float:
         """Return the weight of the parameter itself in its first moment: wd * (1 - beta1^t) where decay acts through the gradient, else 0."""
@@ -215,44 +215,84 @@ class Reader:
 def _pair_class(reader: Reader, members: Sequence[Module], zero: tuple[int, ...], other: tuple[int, ...], previous: Adapter | None) -> PairClass:
     first = members[0]
     earlier = Reader(reader.raw, previous) if previous is not None and _holds(previous, reader.adapter, members) else None
-    Z = reader.weights([module.zero for module in members], first)
-    m, root, u = reader.moments(zero, first.zero, first)
-    unit = np.float32(1 / (float(np.abs(m).max()) or 1.0))
-    m, root = m * unit, root * unit
-    cosine, spread = laws.displacement(Z - earlier.weights([module.zero for module in members], first) if earlier else Z, u)
-    left = laws.left_products(Z, m, first.blocks)
-    zero_drift = laws.zero_drift(m, root, u, first.blocks)
-    numel = Z[0].size
-    F = reader.weights([module.other for module in members], first)
-    m, root, u = reader.moments(other, first.other, first)
-    m, root = m * unit, root * unit
-    right = laws.right_products(F, m, first.blocks)
-    other_drift = laws.other_drift(m, root, u, first.blocks)
-    moved_cosine, moved_spread = None, None
-    if earlier:
-        moved = F - earlier.weights([module.other for module in members], first)
-        moved_cosine, moved_spread = laws.displacement(moved.transpose(0, 2, 1), u.transpose(0, 2, 1))
-    rank = F.shape[1] // first.blocks
-    decayed = reader.decay_terms(Z, F, zero, other, first.blocks, float(unit))
-    left, right = left - decayed[0], right - decayed[1]
+    one = _side(reader, earlier, [module.zero for module in members], zero, first, None)
+    two = _side(reader, earlier, [module.other for module in members], other, first, one.unit)
     return PairClass(
-        tuple(members),
-        zero,
-        other,
-        rank,
-        numel,
-        F[0].size,
-        cosine,
-        spread,
-        left,
-        right,
-        zero_drift,
-        other_drift,
-        moved_cosine,
-        moved_spread,
-        F.shape[1],
-        float(unit),
+        modules=tuple(members),
+        zero_positions=zero,
+        other_positions=other,
+        rank=one.width // first.blocks,
+        numel=one.numel,
+        other_numel=two.numel,
+        cosine=one.cosine,
+        spread=one.spread,
+        left=one.products,
+        right=two.products,
+        zero_drift=one.drift,
+        other_drift=two.drift,
+        moved_cosine=two.cosine if earlier else None,
+        moved_spread=two.spread if earlier else None,
+        width=one.width,
+        unit=one.unit,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One factor of a pair class: k keys against p positions."""
+
+    cosine: Array
+    spread: Array
+    products: Array
+    """(k, p, q): Z^T m, or m F^T."""
+    drift: Array
+    width: int
+    numel: int
+    unit: float
+
+
+def _side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: Module, unit: float | None) -> _Side:
+    zero = keys[0] == module.zero
+    blocks = laws.zero_blocks if zero else laws.other_blocks
+    weights = [reader.weight(key, module, zero=zero) for key in keys]
+    first, update, drift, sizes = [], [], [], []
+    for position in positions:
+        found = reader.moments(position, keys[0], module, zero=zero)
+        first.append(found.m)
+        update.append(found.u)
+        own = found.u @ found.m.T if zero else found.m @ found.u.T
+        drift.append(np.stack([blocks(own, module.blocks), laws.diagonal(found.root.sum(axis=1), module.blocks, zero=zero)]))
+        sizes.append(float(np.abs(found.m).max()))
+    unit = unit or 1 / (max(sizes) or 1.0)
+    moved = [weight - earlier.weight(key, module, zero=zero) for key, weight in zip(keys, weights)] if earlier else weights
+    cosine: Array = np.zeros((0, 0))
+    spread: Array = np.zeros((0, 0))
+    if zero or earlier:
+        norms = [np.array([float(np.linalg.norm(array)) for array in arrays]) for arrays in (moved, update)]
+        cosine, spread = laws.displacement(laws.cross_products(moved, update), *norms)
+    update.clear()
+    cross = laws.cross_products(weights, [np.float32(unit) * m for m in first]) if zero else _swapped(weights, first, unit)
+    products = blocks(cross, module.blocks) - _decayed(reader, weights, positions, module, zero=zero, unit=unit)
+    width, n = weights[0].shape
+    return _Side(cosine, spread, products, np.stack(drift) * np.float32(unit), width, width * n, unit)
+
+
+def _swapped(weights: Sequence[Array], first: Sequence[Array], unit: float) -> Array:
+    """Return m_j F_i^T, (k, p, w, w): rows of the moment first, as in m_A A^T."""
+    return laws.cross_products(weights, [np.float32(unit) * m for m in first]).transpose(0, 1, 3, 2)
+
+
+def _decayed(reader: Reader, weights: Sequence[Array], positions: Sequence[int], module: Module, *, zero: bool, unit: float) -> Array:
+    """Return what L2 decay inside the gradient adds to one side of balance, wd * Z^T Z or wd * F F^T; zero where decay is decoupled.
+
+    The moments then average g + wd * W, and W hardly moves while they remember.
+    """
+    decays = np.array([reader.decay(position) for position in positions], np.float32)
+    if not decays.any():
+        return np.zeros((1, 1, 1), np.float32)
+    blocks = laws.zero_blocks if zero else laws.other_blocks
+    own = np.stack([blocks(weight @ weight.T, module.blocks) for weight in weights])
+    return np.asarray(np.float32(unit) * own[:, None, :] * decays[None, :, None])
 
 
 def _holds(previous: Adapter, adapter: Adapter, members: Sequence[Module]) -> bool:
@@ -267,8 +307,7 @@ def _lone(reader: Reader, keys: Sequence[str], positions: tuple[int, ...], previ
     cosine = np.zeros((len(keys), len(positions)), np.float32)
     spread = np.full_like(cosine, 1 / np.sqrt(max(numel, 1)))
     if any(start is not None for start in starts):
-        _, _, u = reader.moments(positions, keys[0], None)
-        u = u.reshape(len(positions), -1)
+        u = np.stack([reader.moments(position, keys[0], None).u.reshape(-1) for position in positions])
         for row, (key, start) in enumerate(zip(keys, starts)):
             if start is None:
                 continue
@@ -294,7 +333,10 @@ def _profiles(reader: Reader, lone: Sequence[Lone], pairs: Sequence[PairClass]) 
                 first = pair.modules[0]
                 shape = reader.adapter.tensors[first.zero].shape
                 factors = np.stack(
-                    [canonical(reader.second_moment(position).reshape(shape), flipped=first.flipped).sum(axis=1) for position in pair.zero_positions]
+                    [
+                        canonical(reader.second_moment(position).reshape(shape), zero=True, flipped=first.flipped).sum(axis=0)
+                        for position in pair.zero_positions
+                    ]
                 )
                 yield Profile(tuple(tied), each.positions, pair.zero_positions, likeness(vectors, factors))
 
