@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import checks, formats, ordering, store
-from .errors import ReadError
+from .errors import CheckError, ReadError
 from .inspection import finding_document, open_state
 from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
+from .optimizers import OPTIMIZERS
 from .ordering import evidence, keys, recover, resolve
 from .weights import base_weights, find_adapter
 
@@ -86,6 +87,7 @@ def repair(
     if out is not None:
         store.check_target(out, force=force, inputs=(path, options.adapter))
     raw, adapter = read(path, options)
+    _refuse_the_unusable(raw)
     found = order_of(raw, adapter, options)
     named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps)
     findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw))
@@ -95,6 +97,17 @@ def repair(
         return Repaired(named=named, ordering=found, findings=findings, out=())
     written = store.write(named, out, force=force, check=checks.while_copying(named), keep_dtype=keep_dtype, sha256=sha256)
     return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files))
+
+
+def _refuse_the_unusable(raw: RawState) -> None:
+    """Say of moments that belong to no parameter by themselves what they are, before shapes that fit nothing are looked at.
+
+    Raises:
+        CheckError: projected moments, or no state at all.
+    """
+    spec = OPTIMIZERS.get(raw.optimizer)
+    if spec is not None and spec.refuse:
+        raise CheckError(f"{spec.classes}: {spec.refuse}", where=raw.source, fix=spec.fix)
 
 
 def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawState, Adapter | None]:

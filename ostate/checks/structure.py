@@ -70,7 +70,7 @@ def parameters_without_a_gradient(seen: Structure) -> Iterator[Finding]:
 def optimizer_cannot_be_used(seen: Structure) -> Iterator[Finding]:
     """Some optimizers keep nothing that belongs to a parameter by itself: moments in a projected space, or none at all."""
     if seen.spec is not None and seen.spec.refuse:
-        yield say("error", f"{seen.spec.classes}: {seen.spec.refuse}", "use a checkpoint of another optimizer, or run a few steps with AdamW")
+        yield say("error", f"{seen.spec.classes}: {seen.spec.refuse}", seen.spec.fix)
 
 
 def optimizer_not_recognised(seen: Structure) -> Iterator[Finding]:

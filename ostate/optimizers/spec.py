@@ -46,6 +46,8 @@ class OptimizerSpec:
     """Whether weight decay acts on the weights, or inside the gradient and so inside the moments."""
     refuse: str = ""
     """Why `repair` writes nothing; empty: it does."""
+    fix: str = "take a few hundred steps with AdamW from this checkpoint, and use the state they leave"
+    """What to do where it refuses."""
     caution: str = ""
     """What a person should know before using the numbers."""
 

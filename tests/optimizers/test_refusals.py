@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ostate.formats import encodings, torchsave
 from ostate.optimizers import OPTIMIZERS, parameter_shape, recognise
@@ -61,3 +63,25 @@ def test_only_what_holds_nothing_or_other_numbers_is_refused():
 )
 def test_a_parameters_shape_follows_from_its_slots_where_they_tell_it(optimizer, shapes, wanted):
     assert parameter_shape(shapes, optimizer) == wanted
+
+
+def test_repair_of_a_projected_state_gives_the_reason_and_writes_nothing(tmp_path):
+    group = {
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-6,
+        "weight_decay": 0.0,
+        "correct_bias": True,
+        "rank": 4,
+        "update_proj_gap": 2,
+        "proj_type": "std",
+    }
+    moments = {"step": 3, "exp_avg": torch.zeros(24, 4), "exp_avg_sq": torch.zeros(24, 4)}
+    torch.save({"state": {0: moments}, "param_groups": [{**group, "params": [0]}]}, tmp_path / "optimizer.pt")
+    save_file({"weight": torch.zeros(24, 16)}, tmp_path / "model.safetensors")
+    asked = ["repair", str(tmp_path / "optimizer.pt"), "--adapter", str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "named.safetensors")]
+    done = subprocess.run([sys.executable, "-m", "ostate", *asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "projected space" in done.stderr
+    assert "with AdamW" in done.stderr
+    assert not (tmp_path / "named.safetensors").exists()
