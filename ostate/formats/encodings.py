@@ -14,7 +14,7 @@ from ostate.errors import ReadError
 from ostate.model import CHUNK, ITEMSIZE, Hyper, Part, Slot, TensorRef
 from ostate.optimizers import OPTIMIZERS, PACKINGS
 
-from .machine import Inert
+from .pickles import Inert
 
 if TYPE_CHECKING:
     import numpy as np
