@@ -17,6 +17,8 @@ from ..model import Finding, RawState, Slot, TensorRef
 from .assemble import Key, assemble
 from .encodings import slots_of
 from .flat import Piece, cut
+from .hyper import plain_hyper
+from .masters import disagreements
 from .pickles import Inert
 from .torchsave import Stored, load
 from .zero_files import EXPERT, OPTIM, Opened, open_all
@@ -68,6 +70,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         return _read_stage0(folder, names)
     opened = open_all(folder)
     shapes = param_shapes(opened.model, opened.model_path)
+    _check_ranks(opened)
     inner = [state.get("optimizer_state_dict", state.get("base_optimizer_state")) for state in opened.ranks]
     stage3 = stage_of(opened.ranks[0]) == 3
     groups, of_group, findings = _groups(opened, inner[0], len(shapes), stage3)
@@ -87,6 +90,8 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
             whole = [one for one in buffer.master if one is not None]
             master.update(pieces(opened, number, group_shapes, whole, "master"))
         groups[of_group[number]]["params"] += list(group_shapes)
+    weights = _module_weights(opened.model)
+    _check_masters(opened, master, weights)
     return assemble(
         state,
         groups,
@@ -95,11 +100,42 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         files=opened.files,
         recorded="param_shapes",
         shapes={name: shape for group in shapes for name, shape in group.items()},
-        weights=_module_weights(opened.model),
+        weights=weights,
         master=master,
         facts=_facts(opened),
         findings=findings,
     )
+
+
+def _check_ranks(opened: Opened) -> None:
+    """Files of one run agree in everything but their numbers."""
+    first = _marks(opened.ranks[0])
+    for path, state in zip(opened.optim[1:], opened.ranks[1:]):
+        for what, value in _marks(state).items():
+            if value != first[what]:
+                raise ReadError(f"another {what} than in the file of rank 0", where=path, fix=_AGAIN)
+
+
+def _marks(state: Mapping[str, Any]) -> dict[str, Any]:
+    inner = state.get("optimizer_state_dict", state.get("base_optimizer_state"))
+    groups = inner.get("param_groups") if isinstance(inner, Mapping) else None
+    return {
+        "ZeRO stage": stage_of(state),
+        "version of DeepSpeed": state.get("ds_version"),
+        "set of keys": sorted(map(str, state)),
+        "set of hyperparameters": [plain_hyper(group) for group in groups] if isinstance(groups, (list, tuple)) else None,
+    }
+
+
+def _check_masters(opened: Opened, master: Mapping[Key, Slot], weights: Mapping[str, TensorRef]) -> None:
+    """The masters must be the model's own weights under the names that the cut gave them: if not, files of two runs lie here."""
+    compared, wrong = disagreements({str(name): slot for name, slot in master.items()}, weights)
+    if wrong:
+        raise ReadError(
+            f"the float32 weights of {len(wrong)} of {len(compared)} parameters are not the model's own, first {wrong[0]}",
+            where=opened.folder,
+            fix="a file is of another run or step: " + _AGAIN,
+        )
 
 
 def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
