@@ -1,0 +1,73 @@
+"""What ships is what lies in the tree: every package, every template and schema, the marker for type checkers."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import ostate
+
+ROOT = Path(__file__).parent.parent
+PROJECT = (ROOT / "pyproject.toml").read_text()
+
+
+def setuptools_section(name):
+    """Return the text of one table of pyproject.toml (tomllib is not in Python 3.10)."""
+    found = re.search(rf"^\[{re.escape(name)}\]\n(.*?)(?=^\[|\Z)", PROJECT, re.MULTILINE | re.DOTALL)
+    assert found, name
+    return found.group(1)
+
+
+def packages():
+    listed = re.search(r"^packages = \[(.*?)\]", setuptools_section("tool.setuptools"), re.MULTILINE | re.DOTALL)
+    return set(re.findall(r'"([\w.]+)"', listed.group(1)))
+
+
+def folder(package):
+    return ROOT / "schemas" if package == "ostate.schemas" else ROOT / package.replace(".", "/")
+
+
+def test_every_package_is_listed_and_every_listed_one_exists():
+    there = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "ostate").rglob("*.py")} | {"ostate.schemas"}
+    assert packages() == there
+    assert all((folder(package) / "__init__.py").is_file() for package in packages())
+
+
+def test_every_file_that_is_not_python_ships():
+    data = {
+        package: re.findall(r'"([^"]+)"', globs)
+        for package, globs in re.findall(r'"([\w.]+)" = \[(.*?)\]', setuptools_section("tool.setuptools.package-data"))
+    }
+    for package in packages():
+        for file in folder(package).iterdir():
+            if file.is_file() and file.suffix not in {".py", ".pyc"}:
+                assert any(fnmatch.fnmatch(file.name, glob) for glob in data.get(package, [])), f"{package}: {file.name}"
+
+
+def test_the_version_is_told_alike_everywhere():
+    assert f'version = "{ostate.__version__}"' in PROJECT
+    done = subprocess.run([sys.executable, "-m", "ostate", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == ostate.__version__
+
+
+def test_type_checkers_are_told():
+    assert (ROOT / "ostate" / "py.typed").is_file()
+
+
+def test_actions_are_pinned_by_commit_and_jobs_start_without_rights():
+    for file in (ROOT / ".github").rglob("*.yml"):
+        for used in re.findall(r"uses: (\S+)", file.read_text()):
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", used), f"{file.name}: {used}"
+    for file in (ROOT / ".github" / "workflows").glob("*.yml"):
+        assert re.search(r"^permissions: \{\}$", file.read_text(), re.MULTILINE), file.name
+
+
+def test_the_oldest_dependencies_are_those_that_the_project_admits():
+    floor = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', PROJECT))
+    del floor["setuptools"]
+    told = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / ".github" / "constraints-oldest.txt").read_text(), re.MULTILINE))
+    for name, version in floor.items():
+        assert (told[name] + ".").startswith(version + "."), name
