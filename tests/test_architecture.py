@@ -21,10 +21,11 @@ ALLOWED: dict[str, set[str]] = {
     "formats": BASE | {"optimizers"},
     "ordering": BASE | {"optimizers"},
     "values": BASE,
+    "publish": BASE,
     "join": BASE | {"optimizers"},
     "checks": BASE | {"optimizers", "values"},
-    "store": BASE | {"optimizers", "schemas", "values"},
-    "exporters": BASE | {"optimizers"},
+    "store": BASE | {"optimizers", "publish", "schemas", "values"},
+    "exporters": BASE | {"optimizers", "publish"},
     "probe": BASE | {"optimizers"},
     "report": BASE | {"optimizers"},
 }

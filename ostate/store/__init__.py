@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ostate.publish import check_target
+
 from .loading import load
 from .validating import validate
-from .writing import Written, check_target, write
+from .writing import Written, write
 
 __all__ = ["Written", "check_target", "load", "validate", "write"]

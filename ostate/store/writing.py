@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from ostate.errors import StoreError
 from ostate.files import is_remote
 from ostate.model import Finding, NamedState, Part, TensorRef
+from ostate.publish import beside, cannot_write, publish, refuse_targets
 from ostate.values import Summary
 
 from . import header, manifest
@@ -22,17 +21,6 @@ from .plan import SHARD_BYTES, Plan, check_names, cut, index_path, plan, shard_p
 
 Summaries = Mapping[tuple[str, str], Summary]
 """(name, slot) -> what was seen while it was copied."""
-
-_WHY = {
-    errno.ENOSPC: ("the disk is full", "free some space, or write elsewhere"),
-    errno.EDQUOT: ("the disk quota is used up", "free some space, or write elsewhere"),
-    errno.EFBIG: ("the file grows beyond the size this system allows", "raise `ulimit -f`, or write smaller files with max_shard_bytes"),
-    errno.EROFS: ("the target is read-only", "write elsewhere"),
-    errno.EACCES: ("no permission to write in the target folder", "write elsewhere"),
-    errno.EPERM: ("no permission to write in the target folder", "write elsewhere"),
-    errno.ENOENT: ("the target folder does not exist", "make the folder first"),
-    errno.ENOTDIR: ("the target folder is not a folder", "check the path"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +67,21 @@ def write(
     index = index_path(target) if len(shards) > 1 else None
     finals = [*paths, index] if index is not None else paths
     sources = _sources(state)
-    _refuse_targets([target, *finals], sources, force=force)
+    refuse_targets([target, *finals], sources, force=force)
     before = [_stamp(path) for path in sources]
     temporary: list[Path] = []
     try:
         found, total = _fill(state, shards, paths, temporary, keep_dtype=keep_dtype, sha256=sha256, check=check)
         if index is not None:
-            temporary.append(_beside(index))
+            temporary.append(beside(index))
             _write_index(temporary[-1], shards, paths, temporary)
         changed = [path for path, stamp in zip(sources, before) if _stamp(path) != stamp]
         if changed:
             raise StoreError("the source changed while it was read", where=changed[0], fix="wait until the run has finished writing it")
         stale = [path for path in (target, index_path(target)) if path not in finals] if force else []
-        _publish(temporary, finals, stale, force=force)
+        publish(temporary, finals, stale, force=force)
     except OSError as error:
-        what, fix = _WHY.get(error.errno or 0, (f"cannot write: {error.strerror}", "check the disk"))
-        raise StoreError(what, where=str(target), fix=fix) from error
+        raise cannot_write(error, target) from error
     finally:
         for path in temporary:
             with suppress(OSError):
@@ -123,7 +110,7 @@ def _fill(
             shard = (number, len(shards)) if len(shards) > 1 else None
             digests = {(job.name, job.slot): blank for job in layout.jobs}
             room = len(header.pack(layout.tensors, manifest.of_state(state, names, digests, state.findings, shard)))
-            temporary.append(_beside(path))
+            temporary.append(beside(path))
             descriptor = os.open(temporary[-1], os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
             opened.append((descriptor, layout, room, digests))
             write_at(descriptor, layout.steps, room + layout.steps_at)
@@ -205,75 +192,3 @@ def _stamp(path: str) -> tuple[int, ...]:
     except OSError:
         return (-1,)
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
-
-
-def check_target(out: str | os.PathLike[str], *, force: bool = False, inputs: Sequence[str | os.PathLike[str] | None] = ()) -> None:
-    """Refuse an output that `write` would refuse, before any work is done.
-
-    Raises:
-        StoreError: it exists, is a folder or an input, or its folder is missing.
-    """
-    target = Path(out)
-    _refuse_targets([target], [os.fspath(path) for path in inputs if path is not None], force=force)
-    if not target.parent.is_dir():
-        raise StoreError("the target folder does not exist", where=str(target.parent), fix="make the folder first")
-
-
-def _refuse_targets(targets: Sequence[Path], sources: Sequence[str], *, force: bool) -> None:
-    for target in targets:
-        if target.is_dir():
-            raise StoreError("the output is a folder", where=str(target), fix="give a file name, e.g. lora.ostate.safetensors")
-        there = target.exists()
-        if there and any(_same(target, source) for source in sources):
-            raise StoreError("the output is one of the inputs, which are never changed", where=str(target), fix="give another output name")
-        if (there or target.is_symlink()) and not force:
-            raise StoreError("the output exists already", where=str(target), fix="give --force to replace it, or another name")
-
-
-def _same(target: Path, source: str) -> bool:
-    if is_remote(source):
-        return False
-    with suppress(OSError):
-        return target.samefile(source)
-    return False
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-
-
-def _publish(temporary: Sequence[Path], finals: Sequence[Path], stale: Sequence[Path], *, force: bool) -> None:
-    """Give whole files their names; an index last, so that shards alone are never taken for a state."""
-    for path in stale:
-        path.unlink(missing_ok=True)
-    if force and len(finals) > 1:
-        finals[-1].unlink(missing_ok=True)
-    given: list[Path] = []
-    try:
-        for path, final in zip(temporary, finals):
-            if force:
-                path.replace(final)
-            else:
-                _rename_new(path, final)
-            given.append(final)
-    except (OSError, StoreError):
-        for final in given:
-            final.unlink(missing_ok=True)
-        raise
-    folder = os.open(finals[0].parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _rename_new(path: Path, final: Path) -> None:
-    """Rename, but never over a file that another writer put there meanwhile."""
-    try:
-        os.link(path, final)
-    except FileExistsError as error:
-        raise StoreError("another writer was faster: the output exists now", where=str(final), fix="look at it before --force") from error
-    except OSError:  # a file system without hard links
-        if final.exists():
-            raise StoreError("another writer was faster: the output exists now", where=str(final), fix="look at it before --force") from None
-        path.rename(final)
