@@ -270,3 +270,16 @@ def test_codes_that_lie_in_uneven_pieces_meet_their_own_scales(tmp_path):
     joined = TensorRef("U8", (700,), pieces)
     slot = Packed("bitsandbytes-8bit", (700,), joined, scales, 256, meaning)
     assert same(slot.read(), bnb_functional.dequantize_blockwise(codes, absmax=scale, code=table, blocksize=256))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_paged_states_as_a_gpu_writes_them_carry_attributes_and_are_read_the_same(tmp_path):
+    """`functional.get_paged` marks its tensors; torch.save then writes them through `_rebuild_from_type_v2`."""
+    live = run(bnb.PagedAdamW8bit, shapes=SHAPES[:1])
+    state = live.optimizer.state_dict()
+    wrapped = state["state"][0]["__bnb_optimizer_quant_state__"]
+    for key in ("state1", "state2"):
+        wrapped[key].is_paged, wrapped[key].page_deviceid = True, 0
+    found = read(state, tmp_path)
+    assert found.optimizer == "adam_bnb"
+    assert same(found.slots[0]["exp_avg_sq"].read(), unpacked(wrapped, "2"))
