@@ -1,0 +1,121 @@
+"""One row for each PEFT method and option: the rebuilt model must name every position as the live optimizer does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import peft
+import pytest
+import torch
+
+from ostate.ordering.keys import live_name
+from tests.ordering import tiny
+from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
+
+
+class Row(NamedTuple):
+    """A method: its configuration, the model under it, how many trained tensors its file does not hold."""
+
+    config: Callable[[], Any]
+    model: Callable[[], torch.nn.Module] = llama
+    without_key: int = 0
+    by_key: bool = True
+    """False: a key of this method does not tell the live name by itself."""
+
+
+def _lora(**options: Any) -> Callable[[], Any]:
+    return lambda: peft.LoraConfig(**{"r": 2, **TARGETS, **CAUSAL, **options})
+
+
+def _tuner(kind: str, **options: Any) -> Callable[[], Any]:
+    return lambda: getattr(peft, kind)(**{**TARGETS, **CAUSAL, **options})
+
+
+def _prompt(kind: str, **options: Any) -> Callable[[], Any]:
+    return lambda: getattr(peft, kind)(num_virtual_tokens=3, **CAUSAL, **options)
+
+
+def _tied() -> torch.nn.Module:
+    return llama(tie_word_embeddings=True)
+
+
+METHODS: dict[str, Row] = {
+    "lora": Row(_lora()),
+    "lora_all_linear": Row(_lora(target_modules="all-linear")),
+    "lora_regex": Row(_lora(target_modules=r".*\.(q|up)_proj")),
+    "lora_rslora": Row(_lora(use_rslora=True)),
+    "lora_dora": Row(_lora(use_dora=True)),
+    "lora_pissa": Row(_lora(init_lora_weights="pissa")),
+    "lora_olora": Row(_lora(init_lora_weights="olora")),
+    "lora_bias_all": Row(_lora(bias="all"), opt),
+    "lora_bias_lora_only": Row(_lora(bias="lora_only"), opt),
+    "lora_lora_bias": Row(_lora(lora_bias=True), opt),
+    "lora_patterns": Row(_lora(rank_pattern={"q_proj": 4}, alpha_pattern={"v_proj": 9})),
+    "lora_layers": Row(_lora(layers_to_transform=[1])),
+    "lora_embeddings": Row(_lora(target_modules=["q_proj", "embed_tokens", "lm_head"])),
+    "lora_embeddings_tied": Row(_lora(target_modules=["q_proj", "embed_tokens"]), _tied),
+    "lora_save_head_and_embeddings": Row(_lora(modules_to_save=["lm_head", "embed_tokens"])),
+    "lora_save_norms": Row(_lora(modules_to_save=["norm"])),
+    "lora_save_tied": Row(_lora(modules_to_save=["lm_head", "embed_tokens"]), _tied),
+    "lora_ensure_weight_tying": Row(_lora(modules_to_save=["embed_tokens"], ensure_weight_tying=True), _tied),
+    "lora_tokens": Row(_lora(trainable_token_indices=[1, 2, 3])),
+    "lora_tokens_tied": Row(_lora(trainable_token_indices=[1, 2, 3]), _tied),
+    "trainable_tokens": Row(lambda: peft.TrainableTokensConfig(token_indices=[1, 2], **CAUSAL)),
+    "adalora": Row(_tuner("AdaLoraConfig", init_r=4, target_r=2, total_step=10, tinit=1, tfinal=2)),
+    "loha": Row(_tuner("LoHaConfig", r=2)),
+    "lokr": Row(_tuner("LoKrConfig", r=2)),
+    "oft": Row(_tuner("OFTConfig", oft_block_size=4)),
+    "boft": Row(_tuner("BOFTConfig", boft_block_size=4)),
+    "ia3": Row(_tuner("IA3Config", target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"])),
+    "vera": Row(_tuner("VeraConfig", r=4)),
+    "vera_without_projection": Row(_tuner("VeraConfig", r=4, save_projection=False)),
+    "vblora": Row(_tuner("VBLoRAConfig", r=2, num_vectors=8, vector_length=8, topk=2), by_key=False),
+    "vblora_topk_only": Row(
+        _tuner("VBLoRAConfig", r=2, num_vectors=8, vector_length=8, topk=2, save_only_topk_weights=True), without_key=8, by_key=False
+    ),
+    "fourierft": Row(_tuner("FourierFTConfig", n_frequency=10)),
+    "hra": Row(_tuner("HRAConfig", r=2)),
+    "miss": Row(_tuner("MissConfig", r=2)),
+    "ln_tuning": Row(_tuner("LNTuningConfig", target_modules=["input_layernorm", "norm"])),
+    "prompt": Row(_prompt("PromptTuningConfig")),
+    "prefix": Row(_prompt("PrefixTuningConfig")),
+    "prefix_projected": Row(_prompt("PrefixTuningConfig", prefix_projection=True, encoder_hidden_size=16), without_key=5),
+    "p_tuning": Row(_prompt("PromptEncoderConfig", encoder_hidden_size=16), without_key=7),
+    "multitask_prompt": Row(_prompt("MultitaskPromptTuningConfig", num_tasks=2), by_key=False),
+    "adaption_prompt": Row(lambda: peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=2, **CAUSAL)),
+    "c3a": Row(_tuner("C3AConfig", block_size=4)),
+    "randlora": Row(_tuner("RandLoraConfig", r=4)),
+    "road": Row(_tuner("RoadConfig", group_size=4)),
+    "waveft": Row(_tuner("WaveFTConfig", n_frequency=10)),
+}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.filterwarnings("ignore")
+def test_the_rebuilt_model_names_every_position_of_this_method(method: str, tmp_path: Path):
+    row = METHODS[method]
+    torch.manual_seed(0)
+    model = peft.get_peft_model(row.model(), row.config())
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    found, _ = made.ask()
+    own = tiny.from_skeleton(found)
+    assert len(own) == 1
+    assert list(own[0].names) == made.flat
+    assert sum(key is None for key in own[0].keys) == row.without_key
+    tiny.assert_keys_hold_the_live_values(own[0], made)
+    if row.by_key:
+        adapter = made.adapter()
+        assert [live_name(key, adapter) for key in own[0].keys if key is not None] == [
+            name for name, key in zip(made.flat, own[0].keys) if key is not None
+        ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_method_whose_start_needs_numbers_is_left_to_the_others_with_a_reason(tmp_path: Path):
+    model = peft.get_peft_model(llama(), peft.ShiraConfig(r=2, **TARGETS, **CAUSAL))
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    found, lost = made.ask()
+    assert tiny.from_skeleton(found) == []
+    assert any("cannot be rebuilt" in loser["reason"] for loser in lost if loser["source"] == "skeleton")

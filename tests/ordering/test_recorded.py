@@ -1,0 +1,140 @@
+"""Names that are in the file, beside it, or given: believed only as far as they fit."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from ostate.errors import OrderingError
+from ostate.formats import read, read_adapter
+from ostate.model import Question, RawState
+from ostate.ordering import claims
+from ostate.ordering.names_file import read_names
+from tests import real
+
+SOURCES = ["recorded", "given"]
+
+
+def _question(name: str, **options: object) -> Question:
+    case = real.case(name)
+    return Question(raw=read(str(case.state)), adapter=read_adapter(str(case.adapter)), **options)  # type: ignore[arg-type]
+
+
+def _truth(name: str) -> list[str]:
+    return [row["name"] for row in real.case(name).truth]
+
+
+def _renamed(raw: RawState, names: list[str]) -> RawState:
+    entries = tuple(dataclasses.replace(entry, name=name) for entry, name in zip(raw.entries, names))
+    return dataclasses.replace(raw, entries=entries, recorded="param_names")
+
+
+def test_param_names_are_a_claim_with_keys():
+    found, lost = claims(_question("named_trainable"), SOURCES)
+    (claim,) = found
+    assert (claim.source, claim.rule, list(claim.names)) == ("recorded", "param_names", _truth("named_trainable"))
+    assert all(claim.keys)
+    assert lost == []
+
+
+def test_names_without_the_adapters_name_get_it_back():
+    question = _question("llama_qv")
+    truth = _truth("llama_qv")
+    raw = _renamed(question.raw, [name.replace(".default.", ".") for name in truth])
+    found, _ = claims(dataclasses.replace(question, raw=raw), SOURCES)
+    assert list(found[0].names) == truth
+
+
+def test_wrapped_names_lose_their_wrappers():
+    question = _question("llama_qv")
+    truth = _truth("llama_qv")
+    raw = _renamed(question.raw, [f"module._orig_mod.{name}" for name in truth])
+    found, _ = claims(dataclasses.replace(question, raw=raw), SOURCES)
+    assert list(found[0].names) == truth
+
+
+def test_names_of_another_model_stand_without_keys_and_it_is_said():
+    question = _question("llama_qv")
+    raw = _renamed(question.raw, [f"other.{at}" for at in range(12)])
+    found, lost = claims(dataclasses.replace(question, raw=raw), SOURCES)
+    assert set(found[0].keys) == {None}
+    assert "none of these names is in the adapter file" in lost[0]["reason"]
+
+
+def test_a_recorded_name_of_another_shape_is_refuted():
+    question = _question("llama_qv")
+    truth = _truth("llama_qv")
+    swapped = [truth[1], truth[0], *truth[2:]]  # lora_A and lora_B
+    found, lost = claims(dataclasses.replace(question, raw=_renamed(question.raw, swapped)), SOURCES)
+    assert found == []
+    assert "position 0 has shape [4, 32]" in lost[0]["reason"]
+
+
+def test_a_name_that_stands_twice_is_refuted():
+    question = _question("llama_qv")
+    truth = _truth("llama_qv")
+    found, lost = claims(dataclasses.replace(question, raw=_renamed(question.raw, [truth[0], truth[1], truth[0], *truth[3:]])), SOURCES)
+    assert found == []
+    assert "two positions have the name" in lost[0]["reason"]
+
+
+def _forms(names: list[str], folder: Path) -> dict[str, Path]:
+    (folder / "lines.txt").write_text("# the optimizer's order\n" + "\n".join(names) + "\n")
+    (folder / "flat.json").write_text(json.dumps(names))
+    (folder / "groups.json").write_text(json.dumps([names, []]))
+    (folder / "object.json").write_text(json.dumps({"schema_version": 1, "param_name_groups": [names, []]}))
+    with (folder / "table.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["position", "name", "shape"])
+        writer.writerows(reversed([[at, name, "4 x 32"] for at, name in enumerate(names)]))
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("form", ["lines", "flat", "groups", "object", "table"])
+def test_an_order_is_read_in_every_form(form: str, tmp_path: Path):
+    truth = _truth("llama_qv")
+    path = _forms(truth, tmp_path)[form]
+    found, _ = claims(_question("llama_qv", order=str(path)), SOURCES)
+    assert [(claim.source, list(claim.names)) for claim in found] == [("given", truth)]
+
+
+def test_an_order_may_be_given_in_adapter_keys(tmp_path: Path):
+    truth = _truth("llama_qv")
+    (tmp_path / "order").write_text("\n".join(name.replace(".default.", ".") for name in truth))
+    found, _ = claims(_question("llama_qv", order=str(tmp_path / "order")), SOURCES)
+    assert list(found[0].names) == truth
+
+
+def test_names_of_the_positions_with_state_are_enough(tmp_path: Path):
+    case = real.case("all_params_sparse")
+    stateful = [row["name"] for row in case.truth if row["has_state"]]
+    (tmp_path / "order").write_text("\n".join(stateful))
+    found, _ = claims(_question("all_params_sparse", order=str(tmp_path / "order")), SOURCES)
+    named = {position: name for position, name in enumerate(found[0].names) if name is not None}
+    assert named == {row["index"]: row["name"] for row in case.truth if row["has_state"]}
+
+
+def test_a_list_that_is_too_short_is_refused_with_both_numbers(tmp_path: Path):
+    (tmp_path / "order").write_text("a\nb\n")
+    with pytest.raises(OrderingError) as error:
+        claims(_question("llama_qv", order=str(tmp_path / "order")), SOURCES)
+    assert "it lists 2 names, the file has 12 positions, 12 with state" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[[1, 2]]", '{"param_names": 3}', "[", "position,shape\n1,2\n", "position,name\nx,a\n"])
+def test_what_is_no_list_of_names_is_refused(text: str, tmp_path: Path):
+    path = tmp_path / "order"
+    path.write_text(text)
+    with pytest.raises(OrderingError):
+        read_names(str(path))
+
+
+def test_bytes_are_no_list_of_names(tmp_path: Path):
+    path = tmp_path / "order"
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(OrderingError, match="not text"):
+        read_names(str(path))
