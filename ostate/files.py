@@ -1,20 +1,28 @@
 """Bytes of a file by range: the one place where ostate reads tensor bytes.
 
 Descriptors are kept open, a few at a time, so that thousands of small reads cost one `open`. A path with a scheme
-(`hf://`, `s3://`) goes through fsspec, range by range.
+(`hf://`, `s3://`, `https://`) goes through fsspec, where it is installed: nothing but the ranges asked for is fetched.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import ReadError
 
 _MOST_OPEN = 32
+_AHEAD = 8 << 20
+"""Bytes fetched at once for a reader that goes on where it stopped."""
+_LONG = 1 << 16
+_MOST_REMOTE = 8
+_INSTALL = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "az": "adlfs"}
+_FOREIGN = ("aiohttp.ClientError", "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError", "httpx.HTTPError")
+"""Errors of transports that are no OSError; looked up only where their package was imported."""
 _local: OrderedDict[str, tuple[int, tuple[int, int]]] = OrderedDict()
-_remote: dict[str, Any] = {}
 
 
 def is_remote(path: str) -> bool:
@@ -29,7 +37,7 @@ def size_of(path: str) -> int:
         ReadError: no such file.
     """
     if is_remote(path):
-        return int(_filesystem(path).size(path))
+        return _object(path).size
     try:
         return os.stat(path).st_size
     except OSError as error:
@@ -110,16 +118,79 @@ def _descriptor(path: str) -> int:
     return descriptor
 
 
-def _filesystem(path: str) -> Any:
-    scheme = path.partition("://")[0]
-    if scheme not in _remote:
-        try:
-            import fsspec
-        except ImportError as error:
-            raise ReadError("remote paths need fsspec", where=path, fix="pip install 'ostate[remote]'") from error
-        _remote[scheme] = fsspec.filesystem(scheme)
-    return _remote[scheme]
+@dataclass
+class _Object:
+    handle: Any
+    size: int
+    start: int = 0
+    buffer: bytes = b""
+    end: int = -1
+    """Where the last read stopped."""
+
+
+_remote: OrderedDict[str, _Object] = OrderedDict()
 
 
 def _read_remote(path: str, offset: int, length: int) -> bytes:
-    return bytes(_filesystem(path).cat_file(path, start=offset, end=offset + length))
+    """Return at most `length` bytes: fewer where the object ends. A reader that goes on where it stopped is given more at a time."""
+    one = _object(path)
+    if one.start <= offset and offset + length <= one.start + len(one.buffer):
+        one.end = offset + length
+        return one.buffer[offset - one.start : offset - one.start + length]
+    goes_on, one.end = offset == one.end and length >= _LONG, offset + length
+    wanted = max(length, _AHEAD) if goes_on else length
+    data = _fetch(path, one, offset, min(wanted, max(0, one.size - offset)))
+    if goes_on:
+        one.start, one.buffer = offset, data
+    return data[:length]
+
+
+def _fetch(path: str, one: _Object, offset: int, length: int) -> bytes:
+    try:
+        one.handle.seek(offset)
+        return bytes(one.handle.read(length))
+    except _failures() as error:  # fsspec: ValueError where a server answers with more than the range
+        raise ReadError(
+            f"cannot read bytes {offset} to {offset + length}: {_first_line(error)}", where=path, fix="try again, or download it"
+        ) from error
+
+
+def _object(path: str) -> _Object:
+    if path in _remote:
+        _remote.move_to_end(path)
+        return _remote[path]
+    scheme = path.partition("://")[0]
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise ReadError("remote paths need fsspec", where=path, fix="pip install 'ostate[remote]'") from error
+    try:
+        system, inner = url_to_fs(path)
+        size = system.size(inner)
+        handle = system.open(inner, "rb", cache_type="none")
+    except ImportError as error:
+        raise ReadError(f"{scheme}:// needs another package", where=path, fix=f"pip install {_INSTALL.get(scheme, scheme + 'fs')}") from error
+    except FileNotFoundError as error:
+        raise ReadError("no such object", where=path, fix="check the path") from error
+    except _failures() as error:
+        raise ReadError(f"cannot open: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
+    if not isinstance(size, int) or not handle.seekable():
+        raise ReadError("the server tells no size or serves no ranges", where=path, fix="download it, and give the file")
+    _remote[path] = _Object(handle, size)
+    while len(_remote) > _MOST_REMOTE:
+        _remote.popitem(last=False)[1].handle.close()
+    return _remote[path]
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    found: list[type[BaseException]] = [OSError, ValueError]
+    for full in _FOREIGN:
+        module, _, name = full.rpartition(".")
+        kind = getattr(sys.modules.get(module), name, None)
+        if isinstance(kind, type) and issubclass(kind, BaseException):
+            found.append(kind)
+    return tuple(found)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
