@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..model import Finding, TensorRef
-from .machine import Array, Inert, Named
+from .records import Array, Inert, Named
 from .numpy_pickles import values_of
 
 MOST_ITEMS = 4096
@@ -61,6 +61,8 @@ def wrong_hyper(index: int, hyper: Mapping[str, Any], group: Mapping[str, Any]) 
     """Yield a finding for each number that is none, or not finite, and for what was left out."""
     for key in sorted(_REAL & set(hyper)):
         value = hyper[key]
+        if key == "eps" and isinstance(value, list) and all(part is None or _is_size(part) for part in value):
+            continue  # Adafactor and CAME keep two
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             yield _wrong(index, key, f"is {_short(value)}, which is no number")
         elif isinstance(value, float) and not math.isfinite(value):
@@ -72,6 +74,10 @@ def wrong_hyper(index: int, hyper: Mapping[str, Any], group: Mapping[str, Any]) 
     if gone:
         text = f"group {index} also holds {', '.join(gone)}, which is no hyperparameter and was left out"
         yield Finding(rule="group-not-plain", severity="note", text=text)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _is_share(value: Any) -> bool:

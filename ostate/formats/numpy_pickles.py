@@ -6,7 +6,7 @@ import math
 import struct
 from typing import Any
 
-from .machine import Array, Inert
+from .records import Array, Inert
 
 NUMPY_CODES: dict[str, str] = {
     "float64": "f8", "float32": "f4", "float16": "f2", "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1",

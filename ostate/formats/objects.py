@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ReadError
 from ..model import TensorRef
-from .machine import Inert
+from .records import Inert
 
 
 def numbered(state: Mapping[Any, Any], groups: Any, where: str) -> tuple[Mapping[Any, Any], Any, dict[Any, TensorRef]]:

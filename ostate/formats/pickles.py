@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from ..errors import OstateError, ReadError, UnsafePickle
 from .machine import Array, Inert, Machine, Named, Refusal
 from .numpy_pickles import NUMPY_CODES, decode_scalar, filled_array, from_buffer, numpy_dtype, plain_scalar
+from .records import check_keys
 from .tensors import STORAGES
 
 __all__ = ["RECORD", "TORCH_GLOBALS", "Array", "Inert", "Named", "unpickle", "unpickle_at"]
@@ -176,16 +177,12 @@ def _default_dict(_factory: Any = None, items: Any = ()) -> dict[Any, Any]:
 
 
 def _pairs(items: Any) -> dict[Any, Any]:
-    from .machine import check_keys
-
     pairs = [(key, value) for key, value in (items.items() if type(items) is dict else items)]
     check_keys([key for key, _ in pairs])
     return dict(pairs)
 
 
 def _set(items: Any = ()) -> set[Any]:
-    from .machine import check_keys
-
     check_keys(list(items))
     return set(items)
 

@@ -11,7 +11,7 @@ from ..model import Entry, Finding, Group, RawState, Slot, SourceFile, TensorRef
 from ..optimizers import parameter_shape, recognise
 from .encodings import slots_of
 from .hyper import plain_hyper, plain_number, wrong_hyper
-from .machine import Inert
+from .records import Inert
 from .objects import numbered, whole_tensor
 
 _NOT_HYPER = {"params", "param_names", "names"}

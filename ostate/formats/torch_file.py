@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ReadError, UnknownFormat
 from ..model import RawState, TensorRef
-from .machine import Inert
+from .records import Inert
 from .peek import Peek
 from .state_dict import raw_state
 

@@ -11,7 +11,7 @@ from zlib import crc32
 from ..errors import ReadError
 from ..files import read_at, size_of
 from ..model import ITEMSIZE, SourceFile
-from .machine import Named
+from .records import Named
 from .pickles import TORCH_GLOBALS, unpickle
 from .tensors import REBUILD, REBUILD_V2, STORAGES, Storage, leaper
 from .zips import ZipIndex
@@ -85,7 +85,7 @@ def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> S
     order = index.read(prefix + "byteorder", 16) if prefix + "byteorder" in index else b"little"
     if order not in {b"little", b"big"}:
         raise ReadError(f"byte order {order!r}", where=path, fix="copy the file again")
-    crc = _crc_kept(path, data, index.members[pickles[0]].crc32)
+    crc = _crc_kept(path, data, index.members[pickles[0]][2])
     room = f"{prefix}data/"
     places = {name[len(room) :].encode(): member for name, member in index.members.items() if name.startswith(room)}
     find = _storages(path, places, swapped=order == b"big", crc=crc)

@@ -6,8 +6,8 @@ Torch writes stored members with a data descriptor, padded to 64 bytes through a
 
 from __future__ import annotations
 
+from operator import lt
 from struct import Struct
-from typing import NamedTuple
 
 from ..errors import ReadError
 from ..files import read_at, size_of
@@ -22,23 +22,15 @@ _CENTRAL = Struct("<4sHHHHHHIIIHHHHHII")
 _LOCAL = Struct("<4sHHHHHIIIHH")
 _FULL32 = 0xFFFFFFFF
 _TAIL = _END.size + 65535
+_DESCRIPTORS = {0: (0,), 8: (16, 24)}
+"""Bytes between a member's data and the next member, by bit 3 of its flags."""
 _DAMAGED = "the copy is incomplete or damaged: copy it again"
 
 
-class Member(NamedTuple):
-    """One stored member. `offset` is the first byte of its data, from the start of the file."""
-
-    offset: int
-    size: int
-    crc32: int
-
-
-class _Listed(NamedTuple):
-    name: str
-    header: int
-    size: int
-    crc32: int
-    flags: int
+Member = tuple[int, int, int]
+"""A stored member: first byte of its data from the start of the file, bytes, CRC32."""
+_Listed = tuple[str, int, int, int, int]
+"""Name, position of the header, size, CRC32, flags."""
 
 
 class ZipIndex:
@@ -48,15 +40,15 @@ class ZipIndex:
         ReadError: no zip, truncated, or with members that torch never writes (compressed, encrypted, listed twice, overlapping, `..`).
     """
 
-    __slots__ = ("directory", "members", "path", "size", "start")
+    __slots__ = ("directory", "members", "path", "size", "start", "tail")
 
     def __init__(self, path: str, start: int = 0, length: int | None = None) -> None:
         self.path = path
         self.start = start
         self.size = size_of(path) - start if length is None else length
+        self.tail = b""
         count, self.directory, at = self._find_directory()
-        listed = list(self._list(count))
-        self.members = self._place(listed, at)
+        self.members = self._place(self._list(count), at)
 
     def __contains__(self, name: str) -> bool:
         return name in self.members
@@ -69,27 +61,29 @@ class ZipIndex:
         """
         if name not in self.members:
             raise ReadError(f"no member {name!r} in the archive", where=self.path, fix="give a file that torch.save wrote")
-        member = self.members[name]
-        if member.size > most:
-            raise ReadError(f"the member {name!r} has {member.size} bytes, {most} at most are expected", where=self.path, fix=_DAMAGED)
-        return read_at(self.path, member.offset, member.size)
+        offset, size, _ = self.members[name]
+        if size > most:
+            raise ReadError(f"the member {name!r} has {size} bytes, {most} at most are expected", where=self.path, fix=_DAMAGED)
+        return read_at(self.path, offset, size)
 
     def _bytes(self, at: int, length: int) -> bytes:
         if at < 0 or length < 0 or at + length > self.size:
             raise ReadError("the archive's directory points outside the file", where=self.path, fix=_DAMAGED)
+        if at >= self.size - len(self.tail):
+            return self.tail[at - self.size + len(self.tail) :][:length]
         return read_at(self.path, self.start + at, length)
 
     def _find_directory(self) -> tuple[int, bytes, int]:
         """Return the number of members, the central directory's bytes and its position."""
-        for span in (min(self.size, 4096), min(self.size, _TAIL)):
-            tail = self._bytes(self.size - span, span)
-            at = tail.rfind(b"PK\5\6")
-            if at >= 0 and at + _END.size <= span:
+        for span in (min(self.size, 16384), min(self.size, _TAIL)):
+            self.tail = self._bytes(self.size - span, span)
+            at = self.tail.rfind(b"PK\5\6", 0, max(0, span - 18))
+            if at >= 0:
                 break
         else:
             raise ReadError("no archive directory at the end of the file", where=self.path, fix=_DAMAGED)
         end = self.size - span + at
-        _, disk, first, here, count, size, start, _ = _END.unpack_from(tail, at)
+        _, disk, first, here, count, size, start, _ = _END.unpack_from(self.tail, at)
         if start == _FULL32 or size == _FULL32 or count == 0xFFFF or (end >= 20 and self._bytes(end - 20, 4) == b"PK\6\7"):
             _, _, record, _ = _LOCATOR64.unpack(self._bytes(end - _LOCATOR64.size, _LOCATOR64.size))
             signature, _, _, _, disk, first, here, count, size, start = _END64.unpack(self._bytes(record, _END64.size))
@@ -104,7 +98,8 @@ class ZipIndex:
 
     def _list(self, count: int) -> list[_Listed]:
         """Return what the central directory lists, each member checked."""
-        raw, at, unpack, listed = self.directory, 0, _CENTRAL.unpack_from, []
+        raw, at, unpack = self.directory, 0, _CENTRAL.unpack_from
+        listed: list[_Listed] = []
         for _ in range(count):
             if at + _CENTRAL.size > len(raw):
                 raise ReadError("the archive's directory ends early", where=self.path, fix=_DAMAGED)
@@ -120,7 +115,7 @@ class ZipIndex:
                 raise ReadError(f"the member {name!r} is {how}; torch.save never does that", where=self.path, fix="save it again with torch.save")
             if "\\" in name or name[0] == "/" or (".." in name and ".." in name.split("/")):
                 raise ReadError(f"a member named {name!r} points outside the archive", where=self.path, fix="do not use this file")
-            listed.append(_Listed(name, header, size, crc, flags))
+            listed.append((name, header, size, crc, flags))
             at = after + extra + comment
         if at != len(raw):
             raise ReadError("the archive's directory lists more than it counts", where=self.path, fix=_DAMAGED)
@@ -142,37 +137,47 @@ class ZipIndex:
     def _place(self, listed: list[_Listed], end: int) -> dict[str, Member]:
         """Return where each member's data lies.
 
-        Each member must end where the next begins. Headers are therefore not read one by one (that is a request a tensor on a remote
-        path): the next header, less the descriptor, less the size, is the first byte. Torch's alignment settles 16 or 24 bytes of descriptor.
+        Reading each member's own header would be a request a tensor on a remote path. Torch lists members as they lie, starts each one's
+        data at the next multiple of 64 and ends it, with a descriptor, where the next member begins: where both hold, the header is not
+        read. Where they do not, it is read and held to the directory.
         """
+        headers = [one[1] for one in listed]
+        usual = all(map(lt, headers, headers[1:])) and self._alignment(listed) == b"64"
         members: dict[str, Member] = {}
-        for one in sorted(listed, key=lambda member: member.header, reverse=True):
-            least = one.header + _LOCAL.size + len(one.name.encode())
-            offset = self._deduced(one, end, least)
-            if offset < least or offset + one.size > end:
-                raise ReadError(f"the member {one.name!r} overlaps another, or reaches past the end", where=self.path, fix=_DAMAGED)
-            if one.name in members:
-                raise ReadError(f"two members are named {one.name!r}", where=self.path, fix="do not use this file")
-            members[one.name] = Member(self.start + offset, one.size, one.crc32)
-            end = one.header
+        for one in reversed(listed) if usual else sorted(listed, key=_header, reverse=True):
+            name, header, size, crc, flags = one
+            least = header + 30 + len(name.encode())
+            wide = size >= _FULL32 or header >= _FULL32
+            offset = (least + 4 + 63 + (4 + 16 * (size >= _FULL32) + 8 * (header >= _FULL32) if wide else 0)) & -64
+            if not usual or end - size - offset not in _DESCRIPTORS[flags & 8]:
+                offset = self._read_header(one, least)
+            if offset < least or offset + size > end:
+                raise ReadError(f"the member {name!r} overlaps another, or reaches past the end", where=self.path, fix=_DAMAGED)
+            if name in members:
+                raise ReadError(f"two members are named {name!r}", where=self.path, fix="do not use this file")
+            members[name] = (self.start + offset, size, crc)
+            end = header
         return members
 
-    def _deduced(self, one: _Listed, end: int, least: int) -> int:
-        if not one.flags & 8:
-            offset = end - one.size
-            if offset % 64 == 0 and offset - least < 65536:
-                return offset
-        else:
-            fits = [end - one.size - width for width in (16, 24) if (end - one.size - width) % 64 == 0]
-            if len(fits) == 1 and 0 <= fits[0] - least < 65536:
-                return fits[0]
-        return self._read_header(one, least)
+    def _alignment(self, listed: list[_Listed]) -> bytes:
+        """Return what torch recorded as its alignment; releases that record none use 64."""
+        for one in listed[:8]:
+            if one[0].endswith("/.storage_alignment"):
+                offset = self._read_header(one, one[1] + 30 + len(one[0].encode()))
+                return self._bytes(offset, min(one[2], 16))
+        return b"64"
 
     def _read_header(self, one: _Listed, least: int) -> int:
         """Return the data's position as the local header has it, checked against the directory."""
-        raw = self._bytes(one.header, least - one.header)
-        signature, _, _, method, _, _, crc, _, size, _, extra = _LOCAL.unpack_from(raw)
-        same = (one.flags & 8 and not size) or size in {one.size, _FULL32}
-        if signature != b"PK\3\4" or method or raw[_LOCAL.size :] != one.name.encode() or not same or crc not in {0, one.crc32}:
-            raise ReadError(f"the member {one.name!r} differs from what the directory says of it", where=self.path, fix=_DAMAGED)
+        name, header, listed_size, listed_crc, flags = one
+        raw = self._bytes(header, least - header)
+        signature, _, _, method, _, _, crc, _, size, named, extra = _LOCAL.unpack_from(raw)
+        same = (flags & 8 and not size) or size in {listed_size, _FULL32}
+        expected = name.encode()
+        if signature != b"PK\3\4" or method or named != len(expected) or raw[_LOCAL.size :] != expected or not same or crc not in {0, listed_crc}:
+            raise ReadError(f"the member {name!r} differs from what the directory says of it", where=self.path, fix=_DAMAGED)
         return int(least + extra)
+
+
+def _header(one: _Listed) -> int:
+    return one[1]

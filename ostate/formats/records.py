@@ -1,0 +1,71 @@
+"""What a pickle is turned into where it is more than plain data, and what may be a key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MOST_KEY_DEPTH = 8
+"""Tuples within tuples in a dictionary key: hashing recurses, and deeper ones come from no optimizer."""
+_ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+class Refusal(Exception):
+    """The pickle asks for something that plain data never needs; the text says what."""
+
+
+class Inert:
+    """A record of a class that was not imported: its name, the arguments of its call, and the state it was given."""
+
+    __slots__ = ("args", "kwargs", "name", "state")
+
+    def __init__(self, name: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, state: Any = None) -> None:
+        self.name = name
+        self.args = args
+        self.kwargs = {} if kwargs is None else dict(kwargs)
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"Inert({self.name!r})"
+
+
+class Array:
+    """A numpy array as the file holds it; `values` decodes it without numpy. Filled by BUILD."""
+
+    __slots__ = ("data", "dtype", "shape")
+
+    def __init__(self) -> None:
+        self.shape: tuple[int, ...] = ()
+        self.dtype = ""
+        self.data: Any = b""
+
+
+class Named:
+    """A global that may be called: the table's function under the name the file used."""
+
+    __slots__ = ("call", "name")
+
+    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+        self.name = name
+        self.call = call
+
+    def __repr__(self) -> str:
+        return f"Named({self.name!r})"
+
+
+def check_key(key: Any, depth: int = 0) -> None:
+    """Refuse a key whose hash could recurse without end."""
+    if type(key) is tuple:
+        if depth >= MOST_KEY_DEPTH or len(key) > 64:
+            raise Refusal("a dictionary key nests too deep")
+        for part in key:
+            check_key(part, depth + 1)
+    elif type(key) in {dict, list, set}:
+        raise Refusal(f"a dictionary key of type {type(key).__name__}")
+
+
+def check_keys(keys: list[Any]) -> None:
+    """Refuse keys that are not plain, at C speed for those that are."""
+    if not _ATOMS.issuperset(map(type, keys)):
+        for key in keys:
+            check_key(key)

@@ -1,0 +1,71 @@
+"""Tensors that reach where they should not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.formats.archives import Call, Global, Tensor, saved, state_of
+
+HOOKS = Call("collections.OrderedDict")
+
+
+def tensor(*args: object, **more: object) -> Callable[[Path], Path]:
+    """A state of one tensor over a storage of sixteen bytes."""
+    return lambda room: saved(room / "optimizer.pt", state_of(Tensor("0", *args, **more)), {"0": b"\0" * 16})
+
+
+def rebuilt(*args: object, function: str = "torch._utils._rebuild_tensor_v2") -> Callable[[Path], Path]:
+    """A call of torch's function with arguments of any kind."""
+    return lambda room: saved(room / "optimizer.pt", state_of(Call(function, *args)), {"0": b"\0" * 16})
+
+
+ATTACKS: dict[str, Callable[[Path], Path]] = {
+    "a shape larger than the storage": tensor((5,)),
+    "a shape of an exabyte": tensor((1 << 60,), count=4),
+    "a shape that overflows 64 bits": tensor((1 << 40, 1 << 40), count=4),
+    "a shape of numbers of a hundred bytes": tensor((1 << 800,), count=4),
+    "a stride that leaves the storage": tensor((2, 2), (3, 1)),
+    "a stride of an exabyte": tensor((2,), (1 << 60,), count=4),
+    "a negative stride": tensor((2,), (-1,), count=4),
+    "a negative size": tensor((-2,), (1,), count=4),
+    "two negative sizes": tensor((-2, -2), (2, 1), count=4),
+    "an offset past the end": tensor((2,), offset=3),
+    "a negative offset": tensor((2,), offset=-1),
+    "an offset that is no number": tensor((2,), offset="1"),
+    "a size that is no number": tensor((2.0,), (1,), count=4),
+    "a size that is a truth": tensor((True,), (1,), count=4),
+    "fewer strides than sizes": tensor((2, 2), (1,)),
+    "more elements than the storage": tensor((2,), count=1 << 40),
+    "a negative count": tensor((2,), count=-4),
+    "a storage that is not there": lambda room: saved(room / "optimizer.pt", state_of(Tensor("7", (2,))), {"0": b"\0" * 16}),
+    "a storage named as a path": lambda room: saved(room / "optimizer.pt", state_of(Tensor("../../../etc/passwd", (2,))), {"0": b"\0" * 16}),
+    "a storage that is a pickle": lambda room: saved(room / "optimizer.pt", state_of(Tensor("../data.pkl", (2,))), {"0": b"\0" * 16}),
+    "a storage class that is none": tensor((2,), kind="nn.Linear"),
+    "a storage of quantised numbers": tensor((2,), kind="QInt8Storage"),
+    "a storage that is a number": rebuilt(7, 0, (2,), (1,), False, HOOKS),
+    "a storage that is a list": rebuilt([1, 2], 0, (2,), (1,), False, HOOKS),
+    "too few arguments": rebuilt(1),
+    "too many arguments": rebuilt(*range(20)),
+    "a dtype that is a class": lambda room: saved(
+        room / "optimizer.pt", state_of(Call("torch._utils._rebuild_tensor_v3", 1, 0, (2,), (1,), False, HOOKS, Global("torch.nn.parameter.Parameter")))
+    ),
+    "a dtype that is a text": rebuilt(1, 0, (2,), (1,), False, HOOKS, "F99", function="torch._utils._rebuild_tensor_v3"),
+    "a wrapper around nothing": rebuilt(Global("torch._utils._rebuild_wrapper_subclass"), 1, (1, 2), {}, function="torch._tensor._rebuild_from_type_v2"),
+    "a wrapper that calls os.system": rebuilt(Global("os.system"), Global("torch.Tensor"), ("true",), {}, function="torch._tensor._rebuild_from_type_v2"),
+    "a type that wraps itself": rebuilt(
+        Global("torch._tensor._rebuild_from_type_v2"), Global("torch.Tensor"), (Global("torch.Tensor"),) * 4, {}, function="torch._tensor._rebuild_from_type_v2"
+    ),
+    "a numpy array larger than its bytes": lambda room: saved(room / "optimizer.pt", state_of(_array((1 << 40,), b"\0" * 8))),
+    "a numpy array of negative size": lambda room: saved(room / "optimizer.pt", state_of(_array((-1, -8), b"\0" * 64))),
+    "a numpy scalar of the wrong length": lambda room: saved(room / "optimizer.pt", state_of(Call("numpy._core.multiarray.scalar", _dtype("f8"), b"\0"))),
+    "a numpy scalar whose type is a text": lambda room: saved(room / "optimizer.pt", state_of(Call("numpy._core.multiarray.scalar", "f8", b"\0" * 8))),
+}  # fmt: skip
+
+
+def _dtype(code: str) -> Call:
+    return Call("numpy.dtype", code, False, True, state=(3, "<", None, None, None, -1, -1, 0))
+
+
+def _array(shape: tuple[int, ...], raw: bytes) -> Call:
+    return Call("numpy._core.multiarray._reconstruct", Global("numpy.ndarray"), (0,), b"b", state=(1, shape, _dtype("f8"), False, raw))
