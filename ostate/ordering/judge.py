@@ -117,12 +117,13 @@ def _carried(tables: Tables, said: Sequence[str | None], proven: frozenset[int],
     at = {key: position for position, key in enumerate(said) if key is not None}
     tied = [(module.zero, module.other) for pair in tables.pairs for module in pair.modules]
     tied += [(zero, other) for other, zero in tied] + [(zero, key) for profile in tables.profiles for key, zero in profile.tied]
-    found = set()
+    found: set[int] = set()
     for firm, loose in tied:
         position = at.get(loose)
-        if at.get(firm) in proven and position is not None and position not in proven | against and odds.scores is not None:
-            if odds.scores.value(loose, position) > AGAINST:
-                found.add(position)
+        if at.get(firm) not in proven or position is None or position in proven | against or odds.scores is None:
+            continue
+        if odds.scores.value(loose, position) > AGAINST:
+            found.add(position)
     return frozenset(found)
 
 

@@ -6,6 +6,7 @@ once lora_B has its place.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating]
 
-_VECTORS = ("lora_magnitude_vector", "lora_magnitude_vector.weight", "lora_B.bias", "base_layer.bias", "bias")
+_VECTOR = re.compile(r"lora_magnitude_vector(\.[^.]+)?(\.weight)?|lora_B(\.[^.]+)?\.bias|(base_layer\.)?bias")
 _LEAST_ROWS = 8
 
 
@@ -39,7 +40,7 @@ def module_of(key: str, modules: Sequence[Module]) -> Module | None:
     """Return the module that a vector belongs to by its name, or None."""
     for module in modules:
         stem = module.zero.rpartition("lora_")[0]
-        if stem and key.startswith(stem) and key.removeprefix(stem) in _VECTORS:
+        if stem and key.startswith(stem) and _VECTOR.fullmatch(key.removeprefix(stem)):
             return module
     return None
 

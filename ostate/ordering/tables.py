@@ -91,6 +91,9 @@ class Tables:
     """False when balance cannot hold."""
 
 
+UNMOVED = "every factor that starts at zero is still zero in the adapter: it was saved before the first update"
+
+
 def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Tables:
     """Return the tables; slots are read class by class."""
     silent: dict[str, str] = {}
@@ -116,6 +119,8 @@ def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: M
         if zero and other:
             pairs.append(_pair_class(reader, members, zero, other, previous))
             paired |= {key for module in members for key in (module.zero, module.other)}
+    if pairs and not any(pair.left.any() for pair in pairs) and not any(pair.cosine.any() for pair in pairs):
+        silent["displacement"] = silent["balance"] = UNMOVED
     lone = [
         _lone(reader, [key for key in keys[shape] if key not in paired], positions[shape], previous, base)
         for shape in positions
@@ -130,7 +135,7 @@ def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: M
         shapes,
         reader,
         silent,
-        displaced=start is None or previous is not None,
+        displaced="displacement" not in silent,
         balanced="balance" not in silent,
     )
 
