@@ -3,7 +3,7 @@
 `recognise` names the row that a file belongs to; `second_moment` gives the numbers the row's formula wants.
 """
 
-from .moments import SECOND_MOMENTS, Form, Moment, second_moment
+from .moments import SECOND_MOMENTS, Form, Moment, divisor, form_of, second_moment
 from .packings import PACKINGS, Packing
 from .recognise import recognise
 from .rows import OPTIMIZERS
@@ -18,6 +18,8 @@ __all__ = [
     "Moment",
     "OptimizerSpec",
     "Packing",
+    "divisor",
+    "form_of",
     "parameter_shape",
     "recognise",
     "second_moment",

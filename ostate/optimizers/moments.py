@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ostate.errors import ProbeError
 from ostate.model import Hyper
@@ -54,37 +54,51 @@ class Form:
 
     formula: str
     """What the optimizer divides by, for people; t is the step."""
-    take: Callable[[Kept], Moment] | None = None
+    v: Callable[[Kept], np.ndarray] | None = None
+    """Return the second moment, float64, in the parameter's shape; None: it cannot be had from the file."""
+    corrected: bool = True
+    """True when the optimizer divides v by 1 - beta2**step."""
+    eps: Literal["outside", "late", "inside"] = "outside"
+    """Added outside the root; outside and then corrected with v; or part of v already."""
+    length: float | None = None
+    """RAdam: the length of the moving average above which a step is divided by v at all."""
     why_not: str = ""
-    """Where `take` is None: why no denominator can be had from the file."""
+    """Where `v` is None: why."""
     needs: tuple[str, ...] = ()
     """Group keys it uses."""
     approximate: str = ""
     """What is lost, where v is a reconstruction."""
 
 
-def _beta2(kept: Kept) -> float:
-    betas = kept.hyper.get("betas")
-    value = betas[1] if betas else kept.hyper.get("beta2")
+def _beta2(hyper: Hyper) -> float:
+    betas = hyper.get("betas")
+    value = betas[1] if betas else hyper.get("beta2")
     if value is None:
         raise ProbeError("the file does not say beta2", fix="give --betas B1,B2")
     return float(value)
 
 
-def _eps(kept: Kept) -> float:
-    value = kept.hyper.get("eps")
+def _eps(hyper: Hyper) -> float:
+    value = hyper.get("eps")
     if value is None:
         raise ProbeError("the file does not say eps", fix="give --eps E")
     return float(value)
 
 
-def _correction(kept: Kept) -> float:
+def _correction(hyper: Hyper, step: float | None) -> float:
     """1 - beta2**step in Python floats: float32 is off by 1e-5, and bfloat16 rounds beta2 to 1."""
-    if kept.step is None:
+    if step is None:
         raise ProbeError("the file does not say how many steps were taken", fix="give --step N")
-    if kept.step < 1:
-        raise ProbeError(f"no update was taken yet (step {kept.step:g}): the second moment says nothing", fix="take a later checkpoint")
-    return float(1.0 - _beta2(kept) ** kept.step)
+    if step < 1:
+        raise ProbeError(f"no update was taken yet (step {step:g}): the second moment says nothing", fix="take a later checkpoint")
+    return float(1.0 - _beta2(hyper) ** step)
+
+
+def _divides(hyper: Hyper, step: float, correction: float, above: float) -> None:
+    """RAdam's length of the moving average must exceed `above`, else its step is not divided by anything (Liu et al. 2020, Algorithm 2)."""
+    length = 2 / (1 - _beta2(hyper)) - 1 - 2 * step * (1 - correction) / correction
+    if length <= above:
+        raise ProbeError(f"at step {step:g} RAdam does not divide by its second moment yet", fix="take a later checkpoint")
 
 
 def _pick(kept: Kept, *names: str) -> np.ndarray:
@@ -97,55 +111,22 @@ def _pick(kept: Kept, *names: str) -> np.ndarray:
     raise ProbeError(f"this parameter's state holds no {' and no '.join(names)}", fix="run `ostate inspect` on the file")
 
 
-def _adam(kept: Kept) -> Moment:
+def _adam(kept: Kept) -> np.ndarray:
     # amsgrad keeps the largest v before its correction, and corrects it as if it were v (torch/optim/adam.py, _single_tensor_adam).
-    return Moment(_pick(kept, "max_exp_avg_sq", "exp_avg_sq"), _correction(kept), _eps(kept))
+    return _pick(kept, "max_exp_avg_sq", "exp_avg_sq")
 
 
-def _adam_late_eps(kept: Kept) -> Moment:
-    v = _pick(kept, "exp_avg_sq")
-    if not kept.hyper.get("correct_bias", True):
-        return Moment(v, 1.0, _eps(kept))
-    correction = _correction(kept)
-    return Moment(v, correction, _eps(kept) / math.sqrt(correction))
+def _adamax(kept: Kept) -> np.ndarray:
+    return _pick(kept, "exp_inf") ** 2
 
 
-def _tractable(kept: Kept, above: float) -> None:
-    """RAdam's length of the moving average must exceed `above`, else its step is not divided by anything (Liu et al. 2020, Algorithm 2)."""
-    correction, beta2 = _correction(kept), _beta2(kept)
-    assert kept.step is not None
-    length = 2 / (1 - beta2) - 1 - 2 * kept.step * (1 - correction) / correction
-    if length <= above:
-        raise ProbeError(f"at step {kept.step:g} RAdam does not divide by its second moment yet", fix="take a later checkpoint")
+def _adagrad(kept: Kept) -> np.ndarray:
+    return _pick(kept, "sum")
 
 
-def _radam(kept: Kept) -> Moment:
-    _tractable(kept, 5.0)
-    return _adam_late_eps(kept)
-
-
-def _radam_schedulefree(kept: Kept) -> Moment:
-    _tractable(kept, 4.0)
-    return _adam(kept)
-
-
-def _debiased(kept: Kept) -> Moment:
-    return Moment(_pick(kept, "exp_avg_sq"), 1.0, _eps(kept))
-
-
-def _adamax(kept: Kept) -> Moment:
-    return Moment(_pick(kept, "exp_inf") ** 2, 1.0, 0.0)
-
-
-def _adagrad(kept: Kept) -> Moment:
-    return Moment(_pick(kept, "sum"), 1.0, _eps(kept))
-
-
-def _rmsprop(kept: Kept) -> Moment:
+def _rmsprop(kept: Kept) -> np.ndarray:
     v = _pick(kept, "square_avg")
-    if kept.hyper.get("centered"):
-        v = v - _pick(kept, "grad_avg") ** 2
-    return Moment(v, 1.0, _eps(kept))
+    return v - _pick(kept, "grad_avg") ** 2 if kept.hyper.get("centered") else v
 
 
 def outer(row: np.ndarray, col: np.ndarray) -> np.ndarray:
@@ -168,17 +149,17 @@ def outer(row: np.ndarray, col: np.ndarray) -> np.ndarray:
     return np.asarray(scaled[..., :, None] * col[..., None, :])
 
 
-def _factored(kept: Kept) -> Moment:
+def _factored(kept: Kept) -> np.ndarray:
     if "exp_avg_sq_row" not in kept.tensors:
-        return Moment(_pick(kept, "exp_avg_sq"), 1.0, 0.0)
-    return Moment(outer(kept.tensors["exp_avg_sq_row"], kept.tensors["exp_avg_sq_col"]).reshape(kept.shape), 1.0, 0.0)
+        return _pick(kept, "exp_avg_sq")
+    return outer(kept.tensors["exp_avg_sq_row"], kept.tensors["exp_avg_sq_col"]).reshape(kept.shape)
 
 
 _FLOAT_EPS = {"F64": 2.0**-52, "F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
 """torch.finfo(dtype).eps."""
 
 
-def _factored_torch(kept: Kept) -> Moment:
+def _factored_torch(kept: Kept) -> np.ndarray:
     import numpy as np
 
     eps = kept.hyper.get("eps")
@@ -190,46 +171,46 @@ def _factored_torch(kept: Kept) -> Moment:
         v = (row * col / np.maximum(row.mean(axis=-2, keepdims=True), smallest)).reshape(kept.shape)
     else:
         v = _pick(kept, "variance")
-    return Moment(np.maximum(v, smallest * smallest), 1.0, 0.0)
+    return np.asarray(np.maximum(v, smallest * smallest))
 
 
-def _blocks(kept: Kept) -> Moment:
+def _blocks(kept: Kept) -> np.ndarray:
     import numpy as np
 
     if "v" in kept.tensors:
-        v = _pick(kept, "v")
-    else:
-        means, count = kept.tensors["vmean"].astype(np.float64).reshape(-1), math.prod(kept.shape)
-        if means.size == 0 or count % means.size:
-            raise ProbeError(f"{means.size} block means do not divide {count} elements", fix="run `ostate inspect` on the file")
-        v = np.repeat(means, count // means.size).reshape(kept.shape)
-    return Moment(v, _correction(kept), _eps(kept))
+        return _pick(kept, "v")
+    means, count = kept.tensors["vmean"].astype(np.float64).reshape(-1), math.prod(kept.shape)
+    if means.size == 0 or count % means.size:
+        raise ProbeError(f"{means.size} block means do not divide {count} elements", fix="run `ostate inspect` on the file")
+    return np.repeat(means, count // means.size).reshape(kept.shape)
 
 
 _ADAM_NEEDS = ("betas", "eps")
 _FACTORED_LOSS = "v is rebuilt from its row and column means"
+_UNTIL = "refused in the first steps, where RAdam does not divide"
 SECOND_MOMENTS: dict[str, Form] = {
-    "adam": Form(formula="sqrt(v / (1 - beta2^t)) + eps; v = exp_avg_sq, with amsgrad max_exp_avg_sq", take=_adam, needs=_ADAM_NEEDS),
-    "adam_late_eps": Form(formula="(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t)", take=_adam_late_eps, needs=_ADAM_NEEDS),
+    "adam": Form(formula="sqrt(v / (1 - beta2^t)) + eps; v = exp_avg_sq, with amsgrad max_exp_avg_sq", v=_adam, needs=_ADAM_NEEDS),
+    "adam_late_eps": Form(formula="(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t)", v=_adam, eps="late", needs=_ADAM_NEEDS),
     "radam": Form(
-        formula="(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t); refused in the first steps, where RAdam does not divide",
-        take=_radam, needs=_ADAM_NEEDS,
+        formula=f"(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t); {_UNTIL}", v=_adam, eps="late", length=5.0, needs=_ADAM_NEEDS,
     ),
-    "radam_schedulefree": Form(
-        formula="sqrt(exp_avg_sq / (1 - beta2^t)) + eps; refused in the first steps, where RAdam does not divide",
-        take=_radam_schedulefree, needs=_ADAM_NEEDS,
+    "radam_schedulefree": Form(formula=f"sqrt(exp_avg_sq / (1 - beta2^t)) + eps; {_UNTIL}", v=_adam, length=4.0, needs=_ADAM_NEEDS),
+    "debiased": Form(formula="sqrt(exp_avg_sq) + eps; the average is kept without bias", v=_adam, corrected=False, needs=("eps",)),
+    "adamax": Form(formula="exp_inf; a running maximum of the size of g, no correction", v=_adamax, corrected=False, eps="inside"),
+    "adagrad": Form(formula="sqrt(sum) + eps; no correction", v=_adagrad, corrected=False, needs=("eps",)),
+    "rmsprop": Form(
+        formula="sqrt(square_avg) + eps; centered: v = square_avg - grad_avg^2; no correction", v=_rmsprop, corrected=False, needs=("eps",),
     ),
-    "debiased": Form(formula="sqrt(exp_avg_sq) + eps; the average is kept without bias", take=_debiased, needs=("eps",)),
-    "adamax": Form(formula="exp_inf; a running maximum of the size of g, no correction", take=_adamax),
-    "adagrad": Form(formula="sqrt(sum) + eps; no correction", take=_adagrad, needs=("eps",)),
-    "rmsprop": Form(formula="sqrt(square_avg) + eps; centered: v = square_avg - grad_avg^2; no correction", take=_rmsprop, needs=("eps",)),
-    "factored": Form(formula="sqrt(r c^T / mean(r)); one-dimensional: v = exp_avg_sq; no correction", take=_factored, approximate=_FACTORED_LOSS),
+    "factored": Form(
+        formula="sqrt(r c^T / mean(r)); one-dimensional: v = exp_avg_sq; no correction", v=_factored, corrected=False, eps="inside",
+        approximate=_FACTORED_LOSS,
+    ),
     "factored_torch": Form(
-        formula="sqrt(max(r c^T / mean(r), eps1^2)); one-dimensional: v = variance; no correction",
-        take=_factored_torch, needs=("eps",), approximate=_FACTORED_LOSS,
+        formula="sqrt(max(r c^T / mean(r), eps1^2)); one-dimensional: v = variance; no correction", v=_factored_torch, corrected=False,
+        eps="inside", needs=("eps",), approximate=_FACTORED_LOSS,
     ),
     "blocks": Form(
-        formula="sqrt(vmean / (1 - beta2^t)) + eps; one vmean a block", take=_blocks, needs=("beta2", "eps"),
+        formula="sqrt(vmean / (1 - beta2^t)) + eps; one vmean a block", v=_blocks, needs=("beta2", "eps"),
         approximate="v is one mean for a block of elements",
     ),
     "transformed": Form(formula="-", why_not="its second moment is of a gradient that was first multiplied by (A A^T)^-1"),
@@ -256,12 +237,44 @@ def second_moment(optimizer: str, tensors: Tensors, hyper: Hyper, *, step: float
     Raises:
         ProbeError: this optimizer keeps no such thing, or a number that the formula wants is missing.
     """
+    form = form_of(optimizer)
+    assert form.v is not None
+    correction, eps = divisor(optimizer, hyper, step)
+    return Moment(form.v(Kept(tensors=tensors, hyper=hyper, step=step, shape=shape, dtype=dtype)), correction, eps)
+
+
+def form_of(optimizer: str) -> Form:
+    """Return the form of an optimizer's second moment.
+
+    Raises:
+        ProbeError: it keeps none that a gradient could be divided by, or is not known.
+    """
     from .rows import OPTIMIZERS
 
     spec = OPTIMIZERS.get(optimizer)
     if spec is None:
         raise ProbeError("the optimizer is not known, so neither is the meaning of its state", fix="docs/optimizers.md lists the known ones")
     form = SECOND_MOMENTS[spec.moment]
-    if form.take is None:
+    if form.v is None:
         raise ProbeError(f"{spec.classes}: {form.why_not}", fix="probe a state of Adam's kind, or without a preconditioner")
-    return form.take(Kept(tensors=tensors, hyper=hyper, step=step, shape=shape, dtype=dtype))
+    return form
+
+
+def divisor(optimizer: str, hyper: Hyper, step: float | None) -> tuple[float, float]:
+    """Return (correction, eps) of `sqrt(v / correction) + eps`, which no tensor is needed for.
+
+    Args:
+        optimizer: the row of `OPTIMIZERS`.
+        hyper: the group's hyperparameters.
+        step: updates already taken.
+
+    Raises:
+        ProbeError: as `second_moment`.
+    """
+    form = form_of(optimizer)
+    corrected = form.corrected and bool(hyper.get("correct_bias", True))
+    correction = _correction(hyper, step) if corrected else 1.0
+    if form.length is not None and step is not None:
+        _divides(hyper, step, correction, form.length)
+    eps = 0.0 if form.eps == "inside" else _eps(hyper)
+    return correction, eps / math.sqrt(correction) if form.eps == "late" else eps

@@ -56,7 +56,7 @@ class OptimizerSpec:
         """True when a denominator can be had from the state."""
         from .moments import SECOND_MOMENTS
 
-        return SECOND_MOMENTS[self.moment].take is not None
+        return SECOND_MOMENTS[self.moment].v is not None
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def _optimizer(name: str, spec: OptimizerSpec) -> str:
     form = SECOND_MOMENTS[spec.moment]
     slots = ", ".join(f"`{slot}`" for slot in spec.slots) or "none"
     notes = "; ".join(text for text in (form.approximate, spec.caution) if text)
-    probed = "no: " + form.why_not if form.take is None else "yes" + (f" ({notes})" if notes else "")
+    probed = "no: " + form.why_not if form.v is None else "yes" + (f" ({notes})" if notes else "")
     repaired = f"no: {spec.refuse}" if spec.refuse else "yes"
     if spec.refuse:
         probed = "no"
