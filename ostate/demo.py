@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import OstateError
+from .quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +41,12 @@ def run(folder: str, say: Say) -> dict[str, float]:
         OstateError: transformers or accelerate is not installed, or a step of the story did not come out as it must.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    _need_training_libraries()
-    root = Path(folder)
+    with quiet():
+        _need_training_libraries()
+        return _story(Path(folder), say)
+
+
+def _story(root: Path, say: Say) -> dict[str, float]:
     say(f"1. Training: a Llama of {LAYERS} layers (random weights), LoRA on every linear layer, {STEPS} steps of the real transformers.Trainer")
     checkpoint = train(root)
     say(f"   {checkpoint}/optimizer.pt knows its parameters as 0, 1, 2, …\n")
@@ -82,9 +87,9 @@ def train(root: Path) -> Path:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
+    from transformers.trainer_callback import PrinterCallback
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     set_seed(_SEED)
     config = LlamaConfig(
@@ -100,8 +105,10 @@ def train(root: Path) -> Path:
         output_dir=str(root / "run"), max_steps=STEPS, save_steps=STEPS, per_device_train_batch_size=8, learning_rate=2e-3, report_to=[],
         disable_tqdm=True, logging_strategy="no", use_cpu=True, seed=_SEED, dataloader_pin_memory=False,
     )  # fmt: skip
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 1))
-    Trainer(model=model, args=arguments, train_dataset=texts(STEPS * 8)).train()
+    torch.set_num_threads(1)  # so small that threads would only wait for each other
+    trainer = Trainer(model=model, args=arguments, train_dataset=texts(STEPS * 8))
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
     return root / "run" / f"checkpoint-{STEPS}"
 
 
