@@ -22,7 +22,7 @@ from .shards import Ranks
 TINY = 2.0**-126
 """The smallest normal float32: a v below it has lost bits (g under 1e-19)."""
 
-QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 _NOTHING = -1.0
 """Marks, while the scale is being built, an element that carries no information."""
@@ -69,6 +69,8 @@ class Diagonal:
     median: float | None
     """Of the scale before the cap, over all elements with information; None: there are none."""
     quantiles: Mapping[float, float] = field(default_factory=dict)
+    largest: float
+    """Of the scales that come from a v, after the cap; 1 where none does."""
     coverage: float
     """Share of parameters that have a v."""
     coverage_step: float
@@ -80,11 +82,6 @@ class Diagonal:
     def step(self) -> tuple[float | None, ...]:
         """Each parameter's step."""
         return tuple(row.step for row in self.rows)
-
-    @property
-    def largest(self) -> float:
-        """The largest scale let through; 1 where none comes from a v."""
-        return min(self.quantiles[1.0], self.cap) if self.quantiles else 1.0
 
     def is_identity(self, at: int, form: str = "frozen") -> bool:
         """True when the parameter's v is not used. The forms that advance v with the gradient can start from zeros, as Adam does."""
@@ -130,11 +127,11 @@ def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards
         else [(s, 1.0) for s in scale]
     )
     found = quantiles(pieces, QUANTILES, ranks)
-    median = None if found is None else found[QUANTILES.index(0.5)]
+    median = None if found is None else found[0]
     cap = min(
         [math.inf if guards.max_scale is None else guards.max_scale] + ([median * guards.relative_cap] if median and guards.relative_cap else [])
     )
-    clamped = _cap(scale, layout, rows, cap, [ranks.copies(item.place) for item in items], ranks)
+    clamped, largest = _cap(scale, layout, rows, cap, [ranks.copies(item.place) for item in items], ranks)
     nothing: list[Tensor | None] = [flat < 0 if there else None for flat, there in zip(scale, marked)]
     plain = 1.0 if all_identity else guards.fallback_scale
     for flat in scale:
@@ -145,7 +142,8 @@ def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards
         rows=tuple(replace(row, clamped=count) for row, count in zip(rows, clamped)),
         cap=cap,
         median=median,
-        quantiles=dict(zip(QUANTILES, found or ())),
+        quantiles=dict(zip(QUANTILES, found[1] if found else ())),
+        largest=largest,
         coverage=coverage,
         coverage_step=sum(row.step is not None for row in rows) / len(rows),
         all_identity=all_identity,
@@ -153,8 +151,8 @@ def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards
 
 
 def bias_correction(item: Moments) -> float:
-    """Return 1 - beta2**t, or 1 where the step is unknown or the state never stepped."""
-    return correction(item.betas[1], item.step) if item.step is not None and item.step >= 1 else 1.0
+    """Return 1 - beta2**t, or 1 where the step is unknown, the state never stepped, or the optimizer corrects nothing."""
+    return correction(item.betas[1], item.step) if item.corrected and item.step is not None and item.step >= 1 else 1.0
 
 
 def _measure(v: Tensor | None, item: Moments, out: Tensor, guards: Guards) -> _Counts:
@@ -264,15 +262,16 @@ def _refuse(rows: Sequence[Row], coverage: float, guards: Guards) -> None:
         raise ProbeError(f"coverage {coverage:.1%} is below {guards.identity_if_coverage_below:.1%}")
 
 
-def _cap(scale: list[Tensor], layout: Layout, rows: Sequence[Row], cap: float, copies: Sequence[float], ranks: Ranks) -> list[int]:
-    """Clamp in place; return how many elements of each parameter it touched."""
+def _cap(scale: list[Tensor], layout: Layout, rows: Sequence[Row], cap: float, copies: Sequence[float], ranks: Ranks) -> tuple[list[int], float]:
+    """Clamp in place; return how many elements of each parameter it touched, and the largest scale that is left."""
     counts = [0.0] * len(rows)
     for at, (row, member) in enumerate(zip(rows, layout.members)):
         # The scale is largest where the denominator is smallest: most parameters need no look. A v of 0 inside has no scale, or 1/eps.
         if not row.bad and (row.min_denom * cap < 1.0 + 1e-6 or row.min_denom == 0):
             counts[at] = float((scale[member.buffer][member.start : member.stop] > cap).sum()) / copies[at]
-    for flat in scale:
-        flat.clamp_(max=cap)
+    tops = [float(flat.clamp_(max=cap).max()) for flat in scale if flat.numel()]
+    top = max(tops, default=_NOTHING)
     if ranks.groups:
-        counts = ranks.total(torch.tensor(counts, dtype=torch.float64, device=scale[0].device)).tolist()
-    return [round(count) for count in counts]
+        every = ranks.gather(torch.tensor([*counts, top], dtype=torch.float64, device=scale[0].device))
+        counts, top = every[:, :-1].sum(0).tolist(), float(every[:, -1].max())
+    return [round(count) for count in counts], top if top >= 0 else 1.0

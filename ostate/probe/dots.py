@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,6 +48,10 @@ def weighted_dot(preconditioner: AdamPreconditioner, xs: Sequence[Tensor], gs: S
 
 
 def _triple(x: Tensor, scale: Tensor, g: Tensor) -> Tensor:
+    if x.is_cuda and x.numel() and find_spec("triton") and all(tensor.is_contiguous() for tensor in (x, scale, g)):
+        from .kernels import triple_dot
+
+        return triple_dot(x, scale, g)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for part in chunks(x.numel(), x.device):
         total += torch.dot(x[part].to(torch.float64) * scale[part], g[part].to(torch.float64))

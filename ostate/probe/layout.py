@@ -17,7 +17,7 @@ from .shards import like_parameter, local
 Gradients = Mapping[Any, Tensor] | Tensor | Sequence[Tensor]
 """By name or parameter; or flat, as `Layout.flatten` lays them out: one tensor, or one a buffer. Flat ones may have leading batch dimensions."""
 
-CHUNK = 1 << 15
+CHUNK = 1 << 16
 """Elements at a time on a CPU: float64 temporaries of this size stay in a core's cache."""
 
 

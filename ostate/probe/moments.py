@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ostate.errors import ProbeError
-from ostate.model import NamedState
+from ostate.model import Finding, NamedState
+from ostate.optimizers import OPTIMIZERS, SECOND_MOMENTS, divisor, form_of, second_moment
 
 from .fill import Filled, filled
 from .live import moment, steps_of
@@ -38,6 +39,18 @@ class Moments:
     state: NamedState | None = None
     entry: str | None = None
     """Name in `state`."""
+    optimizer: str = "adamw"
+    """The row of `OPTIMIZERS` that the numbers belong to."""
+
+    @property
+    def adam(self) -> bool:
+        """True when v is Adam's own: `exp_avg_sq`, corrected by 1 - beta2**t, eps outside the root."""
+        return OPTIMIZERS[self.optimizer].moment == "adam"
+
+    @property
+    def corrected(self) -> bool:
+        """True when the optimizer divides v by 1 - beta2**t."""
+        return SECOND_MOMENTS[OPTIMIZERS[self.optimizer].moment].corrected
 
     def read(self, slot: str) -> Tensor | None:
         """Return this rank's shard of a slot on `device`, in float32 or as stored; None when there is none."""
@@ -60,9 +73,29 @@ class Moments:
         return own
 
     def second(self) -> Tensor | None:
-        """Return the v that Adam divides by: max_exp_avg_sq under amsgrad, else exp_avg_sq."""
+        """Return the v that the optimizer divides by: max_exp_avg_sq under amsgrad, else exp_avg_sq; other optimizers' own form of it."""
+        if not self.adam:
+            return self._own_form()
         largest = self.read("max_exp_avg_sq") if self.amsgrad else None
         return self.read("exp_avg_sq") if largest is None else largest
+
+    def _own_form(self) -> Tensor | None:
+        if self.state is None or self.entry is None:
+            return None
+        kept = self.state.parameters[self.entry]
+        tensors = {slot: values.read() for slot, values in kept.slots.items()}
+        own = second_moment(self.optimizer, tensors, self.state.hyper(self.entry), step=self.step, shape=self.place.whole, dtype=kept.dtype)
+        window = tuple(slice(at, at + length) for at, length in zip(self.place.offset, self.place.shape))
+        return torch.from_numpy(own.v[window].copy()).to(self.device)
+
+
+def findings(items: Sequence[Moments]) -> Iterator[Finding]:
+    """Yield what a person should know of second moments that are not Adam's own."""
+    for optimizer in sorted({item.optimizer for item in items}):
+        form = SECOND_MOMENTS[OPTIMIZERS[optimizer].moment]
+        if form.approximate:
+            text = f"{OPTIMIZERS[optimizer].classes}: {form.approximate}"
+            yield Finding(rule="second-moment-rebuilt", severity="warning", text=text, fix="a few steps with AdamW give an exact one")
 
 
 def of_optimizer(optimizer: Optimizer, model: nn.Module | None, checkpoint_step: float | None) -> list[Moments]:
@@ -75,7 +108,10 @@ def of_optimizer(optimizer: Optimizer, model: nn.Module | None, checkpoint_step:
     parameters = list(names)
     steps = dict(zip(parameters, steps_of(optimizer, parameters)))
     out = []
-    for group in optimizer.param_groups:
+    for index, group in enumerate(optimizer.param_groups):
+        if "betas" not in group or not isinstance(group.get("eps"), (int, float)):
+            what = f"a {type(optimizer).__name__} keeps no second moment of Adam's form"
+            raise ProbeError(what, where=f"group {index}", fix="repair its state, and give the named state in its place")
         for parameter in group["params"]:
             live = optimizer.state.get(parameter) or None
             exact = report is not None and live is not None and _untouched(report, parameter, live)
@@ -113,11 +149,10 @@ def of_state(
         rows = [(name, parameter, found.entries.get(name)) for name, parameter in found.parameters]
     out = []
     for name, parameter, entry in rows:
-        known = state.hyper(entry) if entry else state.groups[0].hyper if state.groups else {}
-        betas, eps = known.get("betas", hyper.get("betas")), known.get("eps", hyper.get("eps"))
-        if betas is None or eps is None:
-            raise ProbeError("the state does not say its betas or eps", where=name, fix="give betas=(…, …) and eps=…")
+        known = {**hyper, **(state.hyper(entry) if entry else state.groups[0].hyper if state.groups else {})}
         step = state.parameters[entry].step if entry else None
+        step = step if step is not None else checkpoint_step
+        betas, eps = _constants(state.optimizer, known, step, name, there=entry is not None)
         whole = tuple(parameter.shape) if parameter is not None else tuple(state.parameters[name].shape)
         out.append(
             Moments(
@@ -126,15 +161,37 @@ def of_state(
                 place=place_of(parameter) if parameter is not None else Place(whole, (0,) * len(whole), whole, 1),
                 device=torch.device(device) if device is not None else parameter.device if parameter is not None else torch.device("cpu"),
                 dtype=parameter.dtype if parameter is not None else torch.float32,
-                step=step if step is not None else checkpoint_step,
-                betas=(float(betas[0]), float(betas[1])),
-                eps=float(eps),
+                step=step,
+                betas=betas,
+                eps=eps,
                 amsgrad=bool(known.get("amsgrad", False)),
                 state=state if entry else None,
                 entry=entry,
+                optimizer=state.optimizer,
             )
         )
     return out
+
+
+def _constants(optimizer: str, known: Mapping[str, Any], step: float | None, name: str, *, there: bool) -> tuple[tuple[float, float], float]:
+    """Return (beta1, beta2), which are 0 where the optimizer has none, and the eps to add outside the root.
+
+    Raises:
+        ProbeError: the optimizer has no second moment to divide by; a number that its formula wants is missing.
+    """
+    form = form_of(optimizer)
+    betas, eps = known.get("betas"), known.get("eps")
+    if betas is None and known.get("beta2") is not None:
+        betas = (known.get("beta1") or 0.0, known["beta2"])
+    if OPTIMIZERS[optimizer].moment == "adam":
+        if betas is None or eps is None:
+            raise ProbeError("the state does not say its betas or eps", where=name, fix="give betas=(…, …) and eps=…")
+        return (float(betas[0]), float(betas[1])), float(eps)
+    try:
+        eps = divisor(optimizer, known, step)[1] if there else 0.0
+    except ProbeError as error:
+        raise error.at(name) from error
+    return (float(betas[0]), float(betas[1])) if betas and form.corrected else (0.0, 0.0), eps
 
 
 def _names(optimizer: Optimizer, model: nn.Module | None, report: Filled | None) -> dict[Tensor, str]:

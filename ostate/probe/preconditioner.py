@@ -111,7 +111,7 @@ class AdamPreconditioner:
         self._items = items if items is not None else self._moments()
         self._diagonal: Diagonal = build(self._items, self.layout, self.ranks, self.guards, _PRECISION[self.precision])
         self._stats: dict[str, Any] | None = None
-        self.findings: tuple[Finding, ...] = findings_of(self._diagonal, self.guards)
+        self.findings: tuple[Finding, ...] = (*findings_of(self._diagonal, self.guards), *moments.findings(self._items))
         for finding in self.findings:
             if finding.severity != "note" and finding.rule not in self._warned:
                 self._warned.add(finding.rule)
@@ -218,6 +218,8 @@ class AdamPreconditioner:
         if self.form == "frozen" or diagonal.is_identity(at, self.form):
             return flat.to(torch.float64) * diagonal.scale[member.buffer][member.start : member.stop]
         item = self._items[at]
+        if not item.adam:
+            raise ProbeError(f"form {self.form!r} is Adam's, and this state is {item.optimizer}'s", where=item.name, fix='form="frozen"')
         v = item.read("exp_avg_sq")
         m = item.read("exp_avg")
         if v is None or m is None:

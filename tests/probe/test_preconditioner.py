@@ -146,14 +146,15 @@ def test_the_relative_cap_is_a_thousand_medians():
     assert stats["max_scale"] == pytest.approx(1e12, rel=1e-3)
 
 
-def test_quantiles_are_exact_whatever_the_size():
+def test_the_median_is_exact_and_quantiles_are_near_whatever_the_size():
     for seed, n in [(0, 1), (1, 2), (2, 9), (3, 10_001)]:
         v = np.exp(np.random.default_rng(seed).normal(-20, 3, size=n)).astype(np.float32)
         pre = AdamPreconditioner(one(v, eps=0.0), guards=Guards(relative_cap=None))
         scale = pre.scale[0]
         assert pre.diagonal.median == scale.median().item()
-        assert pre.diagonal.quantiles[1.0] == scale.max().item()
-        assert pre.diagonal.quantiles[0.99] == scale.kthvalue(max(int(np.ceil(0.99 * n - 1e-6)), 1)).values.item()
+        assert pre.diagonal.largest == scale.max().item()
+        exact = scale.kthvalue(max(int(np.ceil(0.99 * n - 1e-6)), 1)).values.item()
+        assert exact * (1 - 1 / 128) <= pre.diagonal.quantiles[0.99] <= exact
 
 
 CORRUPTIONS = {
