@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
 from ostate.model import Adapter, Claim, Question
+from ostate.quiet import quiet
 
 from . import base, cache
 from .keys import adapter_key
@@ -154,7 +154,7 @@ def _build(request: Mapping[str, Any]) -> dict[str, Any]:
     failed = ""
     for device, low_memory in TRIES:
         try:
-            with _quiet():
+            with _offline(), quiet():
                 return _parameters(_model(request, device, low_memory=low_memory), request)
         except FAILURES as error:
             text = str(error).strip().splitlines()
@@ -163,13 +163,11 @@ def _build(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _offline() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
     os.environ.update(dict.fromkeys(before, "1"))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         for name, value in before.items():
             if value is None:
