@@ -232,7 +232,7 @@ OTHERS = {
         source="pytorch_optimizer/optimizer/ademamix.py",
     ),
     "adam_like": OptimizerSpec(
-        classes="of Adam's kind, not known by name", slots=AMSGRAD, always=("exp_avg", "exp_avg_sq"), step="entry,group:step",
+        classes="of Adam's kind, not known by name", slots=AMSGRAD, always=("exp_avg_sq",), step="entry,group:step",
         moment="adam", decay="unknown",
         caution="the optimizer is not known: its moments are taken for Adam's", source="-",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import torchao.optim
 from bitsandbytes import optim as bnb
 
 import ostate
-from ostate.optimizers import OPTIMIZERS, second_moment, step_of
+from ostate.errors import ProbeError
+from ostate.optimizers import OPTIMIZERS, SECOND_MOMENTS, second_moment, step_of
+from ostate.probe import AdamPreconditioner, Guards
 from ostate.program import Options, repair
 from tests import trained
 
@@ -99,6 +102,25 @@ def live_slot(state: dict[str, Any], slot: str) -> torch.Tensor:
     return bnb_functional.dequantize_blockwise(codes.contiguous(), absmax=scale.contiguous(), code=state[f"qmap{number}"], blocksize=256)
 
 
+def preconditioned_as_it_is_told(state: Any) -> None:
+    """The probe divides by the second moment's own form, or says why it does not."""
+    form = SECOND_MOMENTS[OPTIMIZERS[state.optimizer].moment]
+    if form.v is None:
+        with pytest.raises(ProbeError, match=re.escape(form.why_not)):
+            AdamPreconditioner(state)
+        return
+    probe = AdamPreconditioner(state, guards=Guards(relative_cap=None), precision="float64")
+    assert bool([finding for finding in probe.findings if finding.rule == "second-moment-rebuilt"]) == bool(form.approximate)
+    for name, named in state.parameters.items():
+        tensors = {slot: state.tensor(name, slot) for slot in named.slots}
+        moment = second_moment(state.optimizer, tensors, state.hyper(name), step=named.step, shape=named.shape)
+        denominator = np.sqrt(moment.v / moment.correction) + moment.eps
+        scale = probe.apply(name, torch.ones(named.shape, dtype=torch.float64)).numpy()
+        known = moment.v > 0
+        assert known.any()
+        assert np.allclose((scale * denominator)[known], 1.0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore")
 def test_every_name_is_right_and_every_slot_is_the_live_one(name, lora, tmp_path):
@@ -125,6 +147,7 @@ def test_every_name_is_right_and_every_slot_is_the_live_one(name, lora, tmp_path
             tensors = {slot: state.tensor(key, slot) for slot in named.slots}
             moment = second_moment(row, tensors, state.hyper(key), step=step, shape=named.shape)
             assert np.isfinite(np.sqrt(moment.v / moment.correction)).all()
+    preconditioned_as_it_is_told(state)
     quantised = [finding for finding in done.findings if finding.rule == "quantised-moments"]
     assert bool(quantised) == any(parameter.decoded_from != "plain" for parameter in state.parameters.values())
     assert all("v off by about" in finding.text for finding in quantised)
