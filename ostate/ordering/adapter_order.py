@@ -34,14 +34,23 @@ def definition_order(keys: Sequence[str], adapter: Adapter) -> list[str] | str:
     """Return the keys in the model's order of definition, or why the file's order does not tell it."""
     if adapter.kind in ("model", "torchtune"):
         return list(keys)  # a whole state dict: nothing was appended
-    tuned = [key for key in keys if not SLOTS.isdisjoint(key.split(".")) or key.endswith("bias") or adapter.kind == "diffusers"]
-    rest = [key for key in keys if key not in set(tuned)]
-    first = [key for key in rest if _module(key) in _FIRST]
-    last = [key for key in rest if _module(key) in _LAST or any(part in _LAST for part in key.split(".")[2:4])]
-    unknown = [key for key in rest if key not in first and key not in last]
+    tuned = [key for key in keys if not SLOTS.isdisjoint(key.split(".")) or adapter.kind == "diffusers"]
+    first = [key for key in keys if key not in tuned and _module(key) in _FIRST]
+    last = [key for key in keys if key not in tuned and (_module(key) in _LAST or not _LAST.isdisjoint(key.split(".")[2:4]))]
+    biases = [key for key in keys if _is_bias(key) and key not in first and key not in last]
+    unknown = [key for key in keys if key not in {*tuned, *first, *last, *biases}]
     if unknown:
         return f"PEFT appends {unknown[0]!r} to the file, wherever the model has it"
-    return [*first, *_biases_first(tuned), *last]
+    if biases and list(keys)[: len(tuned)] != tuned:
+        return [*first, *_biases_first([key for key in keys if key in tuned or key in biases]), *last]  # PEFT <= 0.18 kept them among the rest
+    alone = [bias for bias in biases if not any(key.startswith(_layer(bias)) for key in tuned)]
+    if alone:
+        return f"PEFT appends {alone[0]!r} to the file, wherever the model has it"
+    return [*first, *_biases_first([*tuned, *biases]), *last]
+
+
+def _is_bias(key: str) -> bool:
+    return key.endswith(".bias") and SLOTS.isdisjoint(key.split("."))
 
 
 def _module(key: str) -> str:
@@ -49,17 +58,15 @@ def _module(key: str) -> str:
     return parts[-2] if len(parts) > 1 else parts[0]
 
 
+def _layer(bias: str) -> str:
+    """Return the start of every key of the layer that has this bias."""
+    return ".".join(part for part in bias.split(".")[:-1] if part != "base_layer") + "."
+
+
 def _biases_first(keys: Sequence[str]) -> list[str]:
     """Put a layer's own bias in front of its tuner weights, as `named_parameters()` has it."""
     out: list[str] = []
     for key in keys:
-        parts = key.split(".")
-        if parts[-1] == "bias" and SLOTS.isdisjoint(parts):
-            module = ".".join(part for part in parts[:-1] if part != "base_layer") + "."
-            at = len(out)
-            while at > 0 and out[at - 1].startswith(module):
-                at -= 1
-            out.insert(at, key)
-        else:
-            out.append(key)
+        at = next((at for at, other in enumerate(out) if other.startswith(_layer(key))), len(out)) if _is_bias(key) else len(out)
+        out.insert(at, key)
     return out

@@ -18,6 +18,7 @@ from .refute import Refused, refused
 PLACES: tuple[tuple[str, ...], ...] = (
     ("embeddings", "embed_tokens", "wte", "shared", "word_embeddings", "tok_embeddings", "prompt_encoder"),
     ("embed_positions", "wpe", "position_embeddings"),
+    ("bert", "roberta", "distilbert", "electra", "vit", "model", "transformer", "gpt_neox", "bart", "mpnet", "deberta"),
     ("text_model", "vision_tower", "vision_model", "visual", "conv1", "conv2", "conv_in"),
     ("multi_modal_projector", "aligner", "connector"),
     ("encoder", "down_blocks"),
@@ -29,7 +30,7 @@ PLACES: tuple[tuple[str, ...], ...] = (
     ("output",),
     ("pooler",),
     ("pre_classifier",),
-    ("lm_head", "classifier", "score", "qa_outputs", "v_head", "embed_out", "conv_out"),
+    ("lm_head", "cls", "vocab_transform", "classifier", "score", "qa_outputs", "v_head", "embed_out", "conv_out"),
 )
 """Components of a name, in the order in which models hold them. Those of one row never lie side by side, but for the pairs of `BESIDE`."""
 BESIDE: tuple[tuple[str, ...], ...] = (("down_blocks", "up_blocks", "mid_block"), ("vision_tower", "language_model"))
@@ -37,14 +38,15 @@ BESIDE: tuple[tuple[str, ...], ...] = (("down_blocks", "up_blocks", "mid_block")
 FAMILIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     # name, what the keys must look like, linear layers within a block in the order of their definition
     ("OPT, BART, Whisper, CLIP", r"\.(decoder|encoder)\.layers\.\d+\.(self_attn|encoder_attn|fc1|fc2)",
-     ("k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2")),
+     ("self_attn", "k_proj", "v_proj", "q_proj", "out_proj", "encoder_attn", "fc1", "fc2")),
     ("GPT-J, GPT-Neo", r"\.h\.\d+\.attn\.(attention\.)?[kvq]_proj", ("k_proj", "v_proj", "q_proj", "out_proj", "fc_in", "c_fc", "fc_out", "c_proj")),
-    ("GPT-2", r"\.h\.\d+\.(attn|mlp|crossattention)\.(c_attn|c_proj|c_fc|q_attn)", ("c_attn", "q_attn", "c_fc", "c_proj")),
+    ("GPT-2", r"\.h\.\d+\.(attn|mlp|crossattention)\.(c_attn|c_proj|c_fc|q_attn)",
+     ("attn", "crossattention", "mlp", "c_attn", "q_attn", "c_fc", "c_proj")),
     ("NeoX, Falcon, Bloom", r"\.query_key_value\.|\.dense_h_to_4h\.", ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")),
     ("T5", r"\.block\.\d+\.layer\.\d+\.", ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo")),
     ("DistilBERT", r"\.[qkv]_lin\.", ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2")),
     ("BERT, RoBERTa, ViT", r"\.attention\.(attention\.|self\.)?(query|key|value)\.|\.attention\.output\.dense\.",
-     ("self", "query", "key", "value", "dense")),
+     ("attention", "crossattention", "intermediate", "self", "output", "query", "key", "value", "dense", "out_proj")),
     ("Phi-3", r"\.self_attn\.qkv_proj\.", ("o_proj", "qkv_proj", "gate_up_proj", "down_proj")),
     ("Phi", r"\.self_attn\.dense\.", ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")),
     ("diffusers", r"\.to_[qkv]\.", ("to_q", "to_k", "to_v", "to_out", "net")),

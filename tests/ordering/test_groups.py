@@ -77,8 +77,10 @@ def no_decay_first(model: Model, tmp_path: Path) -> torch.optim.Optimizer:
 
 def axolotl(model: Model, tmp_path: Path) -> torch.optim.Optimizer:
     apart, no, yes = _deal(
-        model, lambda name, _: "embed_tokens" in name or "lm_head" in name or name.endswith("modules_to_save.default.weight"), lambda name, _: "bias" in name
-    )  # fmt: skip
+        model,
+        lambda name, _: "embed_tokens" in name or "lm_head" in name or name.endswith("modules_to_save.default.weight"),
+        lambda name, _: "bias" in name,
+    )
     groups = [{"params": yes, "weight_decay": 0.1}, {"params": apart, "weight_decay": 0.0, "lr": 1e-5}, {"params": no, "weight_decay": 0.0}]
     return _adamw([group for group in groups if group["params"]])
 

@@ -64,7 +64,7 @@ def test_peft_0_4_gives_original_modules_a_position_and_never_a_state():
 
 @pytest.mark.filterwarnings("ignore")
 def test_biases_that_were_trained_but_not_saved_are_named_without_a_key():
-    truth, raw, found = _ask(RELEASES / "opt_bias_lora_only_0132")
+    truth, _, found = _ask(RELEASES / "opt_bias_lora_only_0132")
     (claim,) = [claim for claim in found if claim.source == "skeleton"]
     unsaved = [name for name, key in zip(claim.names, claim.keys) if key is None]
     assert unsaved == [name for name in truth if name.endswith(".base_layer.bias")]

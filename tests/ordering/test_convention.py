@@ -1,0 +1,163 @@
+"""Orders without a base model: by convention, and by the key order of a file that torch.save wrote."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+
+from ostate.formats import read, read_adapter
+from ostate.model import Adapter, Question, TensorRef
+from ostate.ordering import claims
+from ostate.ordering.adapter_order import definition_order
+from ostate.ordering.convention import family_of, in_order
+from tests import real
+from tests.ordering import tiny
+from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+REF = TensorRef(dtype="F32", shape=(1,), parts=())
+
+
+def _on_meta(kind: str, config: str, **options: Any) -> Callable[[], torch.nn.Module]:
+    def build() -> torch.nn.Module:
+        import transformers
+
+        with torch.device("meta"):
+            return getattr(transformers, kind)(getattr(transformers, config)(**options))
+
+    return build
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 11, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 64}
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {
+    "llama": _on_meta("LlamaForCausalLM", "LlamaConfig", **SMALL),
+    "mistral": _on_meta("MistralForCausalLM", "MistralConfig", **{**SMALL, "num_key_value_heads": 2}),
+    "qwen2": _on_meta("Qwen2ForCausalLM", "Qwen2Config", **{**SMALL, "num_key_value_heads": 2}),
+    "qwen3": _on_meta("Qwen3ForCausalLM", "Qwen3Config", **{**SMALL, "num_key_value_heads": 2, "head_dim": 8}),
+    "gemma2": _on_meta("Gemma2ForCausalLM", "Gemma2Config", **{**SMALL, "num_key_value_heads": 2, "head_dim": 8}),
+    "phi": _on_meta("PhiForCausalLM", "PhiConfig", **SMALL),
+    "phi3": _on_meta("Phi3ForCausalLM", "Phi3Config", **{**SMALL, "pad_token_id": 0}),
+    "opt": _on_meta("OPTForCausalLM", "OPTConfig", hidden_size=16, num_hidden_layers=11, num_attention_heads=2, ffn_dim=24, word_embed_proj_dim=16),
+    "bart": _on_meta(
+        "BartForConditionalGeneration", "BartConfig", d_model=16, encoder_layers=11, decoder_layers=3, encoder_ffn_dim=24, decoder_ffn_dim=24,
+        encoder_attention_heads=2, decoder_attention_heads=2,
+    ),
+    "whisper": _on_meta(
+        "WhisperForConditionalGeneration", "WhisperConfig", d_model=16, encoder_layers=2, decoder_layers=11, encoder_ffn_dim=24, decoder_ffn_dim=24,
+        encoder_attention_heads=2, decoder_attention_heads=2,
+    ),
+    "gptj": _on_meta("GPTJForCausalLM", "GPTJConfig", n_embd=16, n_layer=11, n_head=2, rotary_dim=4, vocab_size=64),
+    "gpt_neo": _on_meta("GPTNeoForCausalLM", "GPTNeoConfig", hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]),
+    "gpt2": _on_meta("GPT2LMHeadModel", "GPT2Config", n_embd=16, n_layer=11, n_head=2, vocab_size=64),
+    "gpt_neox": _on_meta("GPTNeoXForCausalLM", "GPTNeoXConfig", **SMALL),
+    "bloom": _on_meta("BloomForCausalLM", "BloomConfig", hidden_size=16, n_layer=11, n_head=2, vocab_size=64),
+    "falcon": _on_meta("FalconForCausalLM", "FalconConfig", hidden_size=16, num_hidden_layers=11, num_attention_heads=2, vocab_size=64),
+    "t5": _on_meta("T5ForConditionalGeneration", "T5Config", d_model=16, d_kv=8, d_ff=24, num_layers=11, num_heads=2, vocab_size=64),
+    "mt5": _on_meta("MT5ForConditionalGeneration", "MT5Config", d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, vocab_size=64),
+    "bert": _on_meta("BertForMaskedLM", "BertConfig", **SMALL),
+    "roberta": _on_meta("RobertaForSequenceClassification", "RobertaConfig", **SMALL),
+    "distilbert": _on_meta("DistilBertForMaskedLM", "DistilBertConfig", dim=16, n_layers=11, n_heads=2, hidden_dim=24, vocab_size=64),
+    "clip_text": _on_meta("CLIPTextModel", "CLIPTextConfig", **SMALL),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_the_convention_is_the_order_of_the_real_model_or_there_is_none(model: str):
+    wrapped = peft.get_peft_model(MODELS[model](), peft.LoraConfig(r=2, target_modules="all-linear"))
+    order = [name.replace(".default.", ".") for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    family = family_of(order)
+    assert family is not None
+    shuffled = random.Random(0).sample(order, len(order))
+    assert in_order(shuffled, family[1]) == order
+
+
+def test_modules_that_are_in_no_table_make_no_claim():
+    with pytest.raises(LookupError):
+        in_order(["base_model.model.a.lora_A.weight", "base_model.model.b.lora_A.weight"], ("q_proj",))
+    assert family_of(["base_model.model.a.lora_A.weight"]) is None
+
+
+@pytest.mark.parametrize("name", real.names("one-process"))
+def test_without_a_base_model_every_claim_about_a_real_case_is_right_or_left_to_the_numbers(name: str):
+    case = real.case(name)
+    if case.meta.get("negative") == "truncated file" or name == "plain_sorted_names":
+        pytest.skip("its state cannot be read, or only its numbers know the order")
+    raw = read(str(case.state))
+    found, _ = claims(Question(raw=raw, adapter=read_adapter(str(case.adapter))), ["convention", "adapter-order"])
+    truth = {row["index"]: row["name"] for row in case.truth}
+    for claim in found:
+        assert claim.source == "convention"
+        assert all(claim.names[entry.position] == truth[entry.position] for entry in raw.entries if entry.has_state), claim.rule
+
+
+def _as_bin(model: torch.nn.Module, folder: Path) -> None:
+    model.save_pretrained(str(folder), safe_serialization=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"modules_to_save": ["lm_head", "embed_tokens"]}, {"use_dora": True}])
+def test_the_key_order_of_a_bin_adapter_is_the_order_of_definition(options: dict, tmp_path: Path):
+    model = peft.get_peft_model(opt(num_hidden_layers=11), peft.LoraConfig(r=2, **TARGETS, **CAUSAL, **options))
+    made = tiny.write(tmp_path, model, tiny.trainables(model), save=_as_bin)
+    found, _ = claims(Question(raw=made.raw, adapter=made.adapter()), ["adapter-order"])
+    assert [list(claim.names) for claim in found] == [made.flat]
+    tiny.assert_keys_hold_the_live_values(found[0], made)
+
+
+def test_biases_are_put_back_where_the_layers_have_them(tmp_path: Path):
+    model = peft.get_peft_model(opt(), peft.LoraConfig(r=2, bias="lora_only", **TARGETS, **CAUSAL))
+    made = tiny.write(tmp_path, model, tiny.trainables(model), save=_as_bin)
+    found, _ = claims(Question(raw=made.raw, adapter=made.adapter()), ["adapter-order"])
+    assert [list(claim.names) for claim in found] == [made.flat]
+
+
+def test_appended_biases_of_layers_without_lora_have_no_place(tmp_path: Path):
+    model = peft.get_peft_model(opt(), peft.LoraConfig(r=2, bias="all", **TARGETS, **CAUSAL))
+    made = tiny.write(tmp_path, model, tiny.trainables(model), save=_as_bin)
+    found, lost = claims(Question(raw=made.raw, adapter=made.adapter()), ["adapter-order"])
+    assert found == []
+    assert "PEFT appends" in lost[0]["reason"]
+
+
+def test_a_saved_norm_is_appended_to_the_file_so_its_place_is_unknown(tmp_path: Path):
+    model = peft.get_peft_model(llama(), peft.LoraConfig(r=2, modules_to_save=["input_layernorm"], **TARGETS, **CAUSAL))
+    made = tiny.write(tmp_path, model, tiny.trainables(model), save=_as_bin)
+    found, lost = claims(Question(raw=made.raw, adapter=made.adapter()), ["adapter-order"])
+    assert found == []
+    assert "PEFT appends" in lost[0]["reason"]
+
+
+def test_safetensors_sorts_its_keys_and_tells_nothing(tmp_path: Path):
+    model = peft.get_peft_model(opt(), peft.LoraConfig(r=2, **TARGETS, **CAUSAL))
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    assert claims(Question(raw=made.raw, adapter=made.adapter()), ["adapter-order"]) == ([], [])
+
+
+def test_a_whole_state_dict_keeps_the_order_of_definition(tmp_path: Path):
+    model = peft.get_peft_model(opt(), peft.LoraConfig(r=2, **TARGETS, **CAUSAL))
+    made = tiny.write(tmp_path, model, tiny.trainables(model), save=lambda one, to: torch.save({"state_dict": one.state_dict()}, to / "model.ckpt"))
+    adapter = read_adapter(str(tmp_path / "model.ckpt"))
+    found, _ = claims(Question(raw=made.raw, adapter=adapter), ["adapter-order"])
+    assert [list(claim.names) for claim in found] == [made.flat]
+    tiny.assert_keys_hold_the_live_values(found[0], made, adapter)
+
+
+def test_frozen_parameters_between_the_trained_ones_do_not_disturb(tmp_path: Path):
+    model = peft.get_peft_model(opt(), peft.LoraConfig(r=2, **TARGETS, **CAUSAL))
+    made = tiny.write(tmp_path, model, torch.optim.AdamW(model.parameters(), lr=1e-3), save=_as_bin)
+    found, _ = claims(Question(raw=made.raw, adapter=made.adapter()), ["adapter-order"])
+    assert len(found) == 1
+    assert tiny.agree(found[0], made)
+
+
+def test_a_layers_bias_stands_before_its_lora_weights():
+    keys = ["m.q.lora_A.weight", "m.q.bias", "m.q.lora_B.weight", "m.v.lora_A.weight", "m.v.bias", "m.v.lora_B.weight"]
+    adapter = Adapter(path="a", file="a", kind="peft", tensors=dict.fromkeys(keys, REF), ordered=True)
+    assert definition_order(keys, adapter) == [
+        "m.q.bias", "m.q.lora_A.weight", "m.q.lora_B.weight", "m.v.bias", "m.v.lora_A.weight", "m.v.lora_B.weight"
+    ]  # fmt: skip

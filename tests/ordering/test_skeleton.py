@@ -1,0 +1,262 @@
+"""The rebuilt model: where it finds its configuration, what it understands, when it stands aside, what it keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+
+from ostate.errors import OrderingError
+from ostate.formats import read, read_adapter
+from ostate.model import Question
+from ostate.ordering import base, cache, claims
+from tests import real
+from tests.ordering import tiny
+from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def _lora(**options: object) -> peft.LoraConfig:
+    return peft.LoraConfig(**{"r": 2, **TARGETS, **CAUSAL, **options})
+
+
+def _gpt2() -> torch.nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=16, n_embd=16, n_layer=2, n_head=2))
+
+
+def _mixtral() -> torch.nn.Module:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    size = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return MixtralForCausalLM(MixtralConfig(**size, num_key_value_heads=2, num_local_experts=4))
+
+
+def _bert() -> torch.nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    size = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return BertForSequenceClassification(BertConfig(**size, max_position_embeddings=16, num_labels=5))
+
+
+def _resnet() -> torch.nn.Module:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    return ResNetForImageClassification(ResNetConfig(**sizes, num_labels=3))
+
+
+ARCHITECTURES = {
+    "gpt2_conv1d": (_gpt2, _lora(target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True)),
+    "mixtral_experts": (
+        _mixtral,
+        _lora(target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], lora_dropout=0.0),
+    ),
+    "bert_classifier": (_bert, peft.LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS")),
+    "resnet_conv2d": (_resnet, peft.LoraConfig(r=2, target_modules=["convolution"], modules_to_save=["classifier"])),
+}
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_architectures_of_every_kind_are_rebuilt(architecture: str, tmp_path: Path):
+    model, config = ARCHITECTURES[architecture]
+    made = tiny.write(tmp_path, wrapped := peft.get_peft_model(model(), config), tiny.trainables(wrapped))
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert list(claim.names) == made.flat
+    assert all(claim.keys)
+    tiny.assert_keys_hold_the_live_values(claim, made)
+
+
+def test_another_number_of_labels_than_the_base_models_is_no_obstacle(tmp_path: Path):
+    model = peft.get_peft_model(_bert(), ARCHITECTURES["bert_classifier"][1])
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    for word in ("num_labels", "id2label", "label2id"):
+        config.pop(word, None)
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert list(claim.names) == made.flat
+
+
+def test_a_resized_vocabulary_is_no_obstacle(tmp_path: Path):
+    model = llama()
+    config = model.config.to_dict()
+    model.resize_token_embeddings(70)
+    wrapped = peft.get_peft_model(model, _lora(modules_to_save=["embed_tokens", "lm_head"]))
+    made = tiny.write(tmp_path, wrapped, tiny.trainables(wrapped))
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForCausalLM"]}))
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert list(claim.names) == made.flat
+
+
+def test_a_quantised_base_model_needs_no_quantisation_library(tmp_path: Path):
+    model = peft.get_peft_model(llama(), _lora())
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}))
+    assert len(tiny.from_skeleton(made.ask()[0])) == 1
+
+
+def test_remote_code_is_never_run(tmp_path: Path):
+    model = peft.get_peft_model(llama(), _lora())
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    path = tmp_path / "base" / "config.json"
+    marker = tmp_path / "ran"
+    (tmp_path / "base" / "evil.py").write_text(f"open({str(marker)!r}, 'w')")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "evil", "auto_map": {"AutoModelForCausalLM": "evil.Evil"}}))
+    found, lost = made.ask()
+    assert tiny.from_skeleton(found) == []
+    assert any("does not know the model type 'evil'" in loser["reason"] for loser in lost)
+    assert not marker.exists()
+
+
+def test_a_model_that_the_installed_release_names_differently_stands_aside_and_says_so(tmp_path: Path):
+    case = real.case("vit_classifier")
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(case.state.parent, folder)
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(case.adapter)
+    old = {key.replace(".layers.", ".encoder.layer.").replace(".attention.", ".attention.attention."): tensor for key, tensor in tensors.items()}
+    save_file(old, folder / "adapter_model.safetensors")
+    found, lost = claims(Question(raw=read(str(case.state)), adapter=read_adapter(str(folder)), base=str(case.base)), ["skeleton"])
+    assert found == []
+    assert "as the installed transformers builds it" in lost[0]["reason"]
+
+
+def test_an_adapter_of_another_size_stands_aside_with_both_shapes(tmp_path: Path):
+    model = peft.get_peft_model(llama(), _lora())
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": 32}))
+    found, lost = made.ask()
+    assert tiny.from_skeleton(found) == []
+    assert any("has [2, 16]" in loser["reason"] for loser in lost)
+
+
+def test_no_configuration_at_hand_says_what_to_pass(tmp_path: Path):
+    case = real.case("llama_qv")
+    adapter = dataclasses.replace(read_adapter(str(case.adapter)), config={"base_model_name_or_path": "nobody/nothing", "peft_type": "LORA"})
+    found, lost = claims(Question(raw=read(str(case.state)), adapter=adapter), ["skeleton"])
+    assert found == []
+    assert "'nobody/nothing' is no local folder and not in the local cache: pass --base DIR" in lost[0]["reason"]
+
+
+def test_a_base_that_holds_no_configuration_is_an_error(tmp_path: Path):
+    case = real.case("llama_qv")
+    with pytest.raises(OrderingError, match="no model configuration here"):
+        base.find_config(Question(raw=read(str(case.state)), adapter=read_adapter(str(case.adapter)), base=str(tmp_path)))
+
+
+def test_the_configuration_is_found_in_the_local_cache_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    case = real.case("llama_qv")
+    place = tmp_path / "hub" / "models--some--model"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    (place / "snapshots" / "abc").mkdir(parents=True)
+    shutil.copy(case.base / "config.json", place / "snapshots" / "abc" / "config.json")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    adapter = dataclasses.replace(read_adapter(str(case.adapter)), config={"base_model_name_or_path": "some/model"})
+    found = base.find_config(Question(raw=read(str(case.state)), adapter=adapter))
+    assert found[1] == str(place / "snapshots" / "abc" / "config.json")
+
+
+def test_the_configuration_is_found_beside_the_checkpoint():
+    case = real.case("llama_qv")
+    found = base.find_config(Question(raw=read(str(case.state)), adapter=read_adapter(str(case.adapter))))
+    assert os.path.samefile(found[1], case.base / "config.json")
+
+
+def test_an_adapter_that_transformers_itself_added_has_names_without_pefts_prefix(tmp_path: Path):
+    model = llama()
+    model.add_adapter(peft.LoraConfig(r=2, modules_to_save=["lm_head"], **TARGETS))
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert list(claim.names) == made.flat
+    assert claim.names[0] == "model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    assert all(claim.keys)
+
+
+def test_plain_fine_tuning_needs_no_adapter(tmp_path: Path):
+    model = llama(tie_word_embeddings=True)
+    made = tiny.write(tmp_path, model, torch.optim.AdamW(model.parameters(), lr=1e-3))
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert list(claim.names) == made.flat
+    assert all(claim.keys)
+    tiny.assert_keys_hold_the_live_values(claim, made)
+
+
+def test_a_sharded_model_is_one_set_of_weights(tmp_path: Path):
+    model = llama()
+    made = tiny.write(
+        tmp_path, model, torch.optim.AdamW(model.parameters(), lr=1e-3), save=lambda one, to: one.save_pretrained(str(to), max_shard_size="4KB")
+    )
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert list(claim.names) == made.flat
+    tiny.assert_keys_hold_the_live_values(claim, made)
+
+
+def _two(tmp_path: Path, train: list[str]) -> tiny.Made:
+    model = peft.get_peft_model(opt(), _lora())
+    model.add_adapter("aaa", _lora(r=3))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = any(f".{adapter}." in name for adapter in train)
+    return tiny.write(tmp_path, model, tiny.trainables(model))
+
+
+@pytest.mark.parametrize("train", [["default"], ["aaa"], ["default", "aaa"]])
+def test_of_two_adapters_one_or_both_may_be_trained(train: list[str], tmp_path: Path):
+    made = _two(tmp_path, train)
+    asked = made.adapter(None if train[0] == "default" else "aaa")
+    found = tiny.from_skeleton(made.ask(asked)[0])
+    assert [claim for claim in found if list(claim.names) == made.flat], [claim.rule for claim in found]
+
+
+def test_the_second_repair_of_an_adapter_imports_neither_peft_nor_torch(tmp_path: Path):
+    model = peft.get_peft_model(llama(), _lora())
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    made.ask()
+    script = (
+        "import sys\nfrom ostate.formats import read, read_adapter\nfrom ostate.model import Question\nfrom ostate.ordering import claims\n"
+        f"found, _ = claims(Question(raw=read({str(tmp_path / 'optimizer.pt')!r}), adapter=read_adapter({str(tmp_path)!r}),"
+        f" base={str(tmp_path / 'base')!r}))\nprint(found[0].source, *({{'torch', 'peft', 'transformers'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "skeleton"
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"parameters": [[1]]}', b"\xff"])
+def test_a_damaged_cache_is_built_anew(content: bytes):
+    answer = {"parameters": [["a", None, [1], ["default"], [], False]], "others": [], "free": [], "versions": {}}
+    request = {"damaged": content.decode("latin-1")}
+    assert cache.remember(request, lambda: answer) == answer
+    newest = max(Path(cache.folder()).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    newest.write_bytes(content)
+    built = []
+    assert cache.remember(request, lambda: built.append(1) or answer) == answer
+    assert built == [1]
+    assert cache.remember(request, lambda: built.append(1) or answer) == answer
+    assert built == [1]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cache.remember({"a": 1}, lambda: {"failed": "why"}) == {"failed": "why"}
+
+
+def test_other_configurations_are_other_skeletons():
+    first = cache.remember({"a": 1}, lambda: {"failed": "one"})
+    second = cache.remember({"a": 2}, lambda: {"failed": "two"})
+    assert (first, second) == ({"failed": "one"}, {"failed": "two"})
