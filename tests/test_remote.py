@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import threading
+from typing import ClassVar
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_a_scheme_without_its_package_says_what_to_install(monkeypatch):
 class Ranges(http.server.SimpleHTTPRequestHandler):
     """Python's file server, with ranges, which it lacks; `sent` counts bytes of bodies."""
 
-    sent: list[int] = []
+    sent: ClassVar[list[int]] = []
 
     def do_GET(self):
         asked = self.headers.get("Range")
@@ -156,7 +157,7 @@ def test_http_is_read_by_ranges(tmp_path):
         assert raw.entries[0].step == 2.0
         assert sum(Ranges.sent) < 100_000
         assert (raw.entries[0].slots["exp_avg"].read() == values.numpy()).all()
-        with pytest.raises(ReadError, match="no such object|cannot open"):
+        with pytest.raises(ReadError, match=r"no such object|cannot open"):
             size_of(f"http://127.0.0.1:{server.server_port}/nothing.pt")
     finally:
         server.shutdown()
