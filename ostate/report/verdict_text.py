@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ostate.report.blocks import Block, Facts, Line, Table, Tone, cells, found
-from ostate.report.text import number, plain
+from ostate.report.text import plain
 
 MEANING = {
     "verified": "the numbers prove every name",
@@ -17,6 +17,8 @@ MEANING = {
 TONE: dict[str, Tone] = {"verified": "good", "recovered": "good", "partial": "warning", "unverified": "warning"}
 _LOSERS = 4
 """Orders that lost, shown unless all are asked for."""
+_WEAKEST = 5
+"""Pairs with the smallest margins, shown unless all are asked for."""
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
@@ -29,9 +31,8 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     ordering = document["ordering"]
     out: list[Block] = [Line(f"{ordering['verdict']}: {MEANING[ordering['verdict']]}", TONE[ordering["verdict"]]), _origin(ordering, full)]
     if ordering["weakest"] and (full or document["document"] == "ostate-verify"):
-        rows = [
-            cells(pair["name"], pair["position"], number(pair["score"]), pair["rival"] or "-", number(pair["margin"])) for pair in ordering["weakest"]
-        ]
+        shown = ordering["weakest"][: None if full else _WEAKEST]
+        rows = [cells(pair["name"], pair["position"], _short(pair["score"]), pair["rival"] or "-", _short(pair["margin"])) for pair in shown]
         out += [Line(), Line("  weakest pairs"), Table(("name", "position", "score", "best rival", "margin"), tuple(rows))]
     if document["findings"]:
         out += [Line(), *found(document["findings"])]
