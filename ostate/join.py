@@ -123,7 +123,7 @@ def _named_group(group: Group, ordering: Ordering, kept: set[int | None]) -> Gro
 
 
 def _with_overrides(group: Group, given: Mapping[str, Any], source: str) -> Group:
-    hyper = dict(group.hyper)
+    hyper = {key: tuple(value) if isinstance(value, list) else value for key, value in group.hyper.items()}
     for key in ("betas", "eps"):
         if key not in given or not group.positions:
             continue

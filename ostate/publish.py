@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -94,6 +95,24 @@ def publish(temporary: Sequence[Path], finals: Sequence[Path], stale: Sequence[P
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def publish_folder(temporary: Path, final: Path, *, force: bool) -> None:
+    """Give a whole folder its name; with `force` an existing one makes way for it.
+
+    Raises:
+        StoreError: it exists, and `force` was not given.
+    """
+    old = beside(final)
+    if final.exists() and force:
+        final.rename(old)
+    try:
+        temporary.rename(final)  # fails on a folder that holds something
+    except OSError as error:
+        if old.exists():
+            old.rename(final)
+        raise StoreError("the output exists already", where=str(final), fix="give --force to replace it, or another name") from error
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _rename_new(path: Path, final: Path) -> None:

@@ -1,0 +1,88 @@
+"""What every exporter is: a place to write to, a function that writes, and what it cannot carry over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ostate.model import Finding, NamedState, Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a person may ask of an exporter."""
+
+    order: tuple[tuple[str, ...], ...] | None = None
+    """The names of each group of the optimizer that will load it, state or not; None: as in the state."""
+    v_hat: bool = False
+    """Write the second moment already freed from its bias (bergson's normalizer divides by it as it stands)."""
+    root: str = "optim"
+    """The key that a distributed checkpoint keeps the optimizer under."""
+    weights: Mapping[str, Slot] = field(default_factory=dict)
+    """Trained weights by live name, for layouts that keep them beside the moments."""
+
+
+Write = Callable[[NamedState, Path, Wishes], None]
+Losses = Callable[[NamedState, Wishes], Iterator[Finding]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exporter:
+    """One layout."""
+
+    text: str
+    """Who reads it, for people."""
+    file: str | None
+    """The usual name of the file; None: a folder."""
+    write: Write
+    losses: Losses
+
+
+def groups_of(state: NamedState, wishes: Wishes) -> tuple[tuple[str, ...], ...]:
+    """Return the names of every group, as asked for or as the state has them."""
+    return wishes.order if wishes.order is not None else tuple(group.names or () for group in state.groups)
+
+
+def lost_slots(state: NamedState, kept: frozenset[str], who: str) -> Iterator[Finding]:
+    """Say which slots a layout has no place for."""
+    lost = sorted({slot for parameter in state.parameters.values() for slot in parameter.slots} - kept)
+    if lost:
+        yield Finding(rule="export-slots-lost", severity="warning", text=f"{who} has no place for {', '.join(lost)}")
+
+
+def lost_scalars(state: NamedState, who: str) -> Iterator[Finding]:
+    """Say which plain values of entries a layout has no place for."""
+    lost = sorted({key for parameter in state.parameters.values() for key in parameter.scalars} - MARKS)
+    if lost:
+        yield Finding(rule="export-scalars-lost", severity="warning", text=f"{who} has no place for {', '.join(lost)}")
+
+
+def lost_groups(state: NamedState, keys: Sequence[str], who: str) -> Iterator[Finding]:
+    """Say what is lost where a layout keeps one value for all parameters."""
+    used = [group for group in state.groups if group.names]
+    differ = [key for key in keys if len({repr(group.hyper.get(key)) for group in used}) > 1]
+    if differ:
+        text = f"{who} keeps one group: {', '.join(differ)} of the first of {len(used)} groups stand for all"
+        yield Finding(rule="export-groups-lost", severity="warning", text=text, fix="export each group by itself (--for NAMES)")
+
+
+def lost_hyper(state: NamedState, kept: frozenset[str], who: str) -> Iterator[Finding]:
+    """Say which hyperparameters a layout has no place for."""
+    lost = sorted({key for group in state.groups if group.names for key in group.hyper} & (CARRIED - kept))
+    if lost:
+        yield Finding(rule="export-hyper-lost", severity="note", text=f"{who} has no place for {', '.join(lost)}")
+
+
+def lost_packing(state: NamedState) -> Iterator[Finding]:
+    """Say that moments stored in few bits leave as float32."""
+    packed = sorted({parameter.decoded_from for parameter in state.parameters.values()} - {"plain"})
+    if packed:
+        text = f"the moments were {', '.join(packed)}; they leave decoded, for the 32-bit form of the optimizer"
+        yield Finding(rule="export-packing-lost", severity="warning", text=text)
+
+
+MARKS = frozenset({"bitsandbytes", "torchao"})
+"""Values that only say who packed an entry."""
+CARRIED = frozenset({"lr", "initial_lr", "betas", "eps", "weight_decay", "amsgrad"})
+"""Hyperparameters worth a word when they are lost."""

@@ -1,0 +1,65 @@
+"""optimizer.pt as bergson reads it: one group, and in each entry `param_name`, the name without the adapter's.
+
+Read at EleutherAI/bergson 3c66bb5, bergson/utils/load_from_optimizer.py: one group keeps it from its own guess at Trainer's two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ostate.errors import ExportError
+from ostate.model import Finding, NamedParameter, NamedState
+
+from .base import Exporter, Wishes, groups_of, lost_groups, lost_packing, lost_slots
+from .tensors import tensor
+
+KEPT = ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col")
+
+
+def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+    """Write second moments by position with their names.
+
+    Raises:
+        ExportError: `v_hat` where a step or beta2 is not known.
+    """
+    import torch
+
+    made: dict[str, Any] = {"state": {}, "param_groups": []}
+    names = [name for group in groups_of(state, wishes) for name in group if name in state.parameters]
+    for position, name in enumerate(names):
+        parameter = state.parameters[name]
+        entry: dict[str, Any] = {slot: tensor(parameter.slots[slot]) for slot in KEPT if slot in parameter.slots}
+        if not entry:
+            continue
+        if wishes.v_hat and "exp_avg_sq" in entry:
+            entry["exp_avg_sq"] = entry["exp_avg_sq"].double().div(_correction(state, parameter)).float()
+        if parameter.step is not None:
+            entry["step"] = torch.tensor(parameter.step)
+        made["state"][position] = {**entry, "param_name": parameter.adapter_key or name}
+    first = next((group.hyper for group in state.groups if group.names), {})
+    hyper = {key: first[key] for key in ("betas", "eps") if first.get(key) is not None}
+    made["param_groups"].append({"params": list(range(len(names))), **hyper})
+    torch.save(made, place)
+
+
+def _correction(state: NamedState, parameter: NamedParameter) -> float:
+    betas = state.hyper(parameter.name).get("betas")
+    if parameter.step is None or parameter.step < 1 or not betas:
+        raise ExportError("no step or no betas: the bias cannot be taken out", where=parameter.name, fix="leave --v-hat out")
+    return 1.0 - math.pow(float(betas[1]), parameter.step)
+
+
+def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:
+    """Bergson asks for the second moment alone."""
+    yield from lost_slots(state, frozenset(KEPT), "bergson")
+    yield from lost_groups(state, ("betas", "eps"), "bergson")
+    yield from lost_packing(state)
+    if wishes.v_hat:
+        text = "v is written freed from its bias: right for bergson's normalizer, twice corrected for its SOURCE path"
+        yield Finding(rule="export-v-hat", severity="note", text=text)
+
+
+EXPORTER = Exporter(text="bergson: second moments with param_name", file="optimizer.pt", write=write, losses=losses)

@@ -1,0 +1,29 @@
+"""A torch.distributed.checkpoint folder, written by torch itself: what FSDP2 and `set_optimizer_state_dict` load, on any mesh."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from ostate.model import Finding, NamedState
+
+from .base import Exporter, Wishes, lost_packing
+from .tensors import named
+
+
+def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+    """Write the state dict by name under `wishes.root`; Trainer and accelerate call it `optimizer`."""
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that there is one process only, which is so
+        save({wishes.root: named(state, wishes)}, checkpoint_id=str(place), no_dist=True)
+
+
+def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
+    """Nothing is lost but the packing of quantised moments."""
+    yield from lost_packing(state)
+
+
+EXPORTER = Exporter(text="torch.distributed.checkpoint: FSDP2, torchtitan, accelerate", file=None, write=write, losses=losses)

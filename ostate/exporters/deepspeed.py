@@ -1,0 +1,66 @@
+"""The `zero/` part of a DeepSpeed universal checkpoint: a folder a parameter with fp32, exp_avg, exp_avg_sq and step.
+
+Read at deepspeed 0.19.8, checkpoint/universal_checkpoint.py and runtime/base_optimizer.py. The engine also wants its own model states
+file, which a run makes: put this folder in place of the one that `ds_to_universal` made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ostate.errors import ExportError
+from ostate.model import Finding, NamedState
+
+from .base import Exporter, Wishes, groups_of, lost_packing, lost_scalars, lost_slots
+from .tensors import hyper_of, tensor
+
+KEPT = ("exp_avg", "exp_avg_sq")
+READ_AT = "0.19.8"
+"""The release whose layout this is; DeepSpeed asks every checkpoint for one."""
+
+
+def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+    """Write `zero/<name>/{fp32,exp_avg,exp_avg_sq,step}.pt` and `zero/optimizer_state.pt`.
+
+    Raises:
+        ExportError: a weight, a moment or a step is missing, or a name cannot be a folder's.
+    """
+    import torch
+
+    chosen = groups_of(state, wishes)
+    lacking = [name for group in chosen for name in group if name not in wishes.weights]
+    if lacking:
+        raise ExportError("DeepSpeed keeps the weights beside the moments", where=", ".join(lacking[:3]), fix="give --adapter DIR with them")
+    (place / "zero").mkdir(parents=True)
+    for name in (name for group in chosen for name in group):
+        _write_one(state, place / "zero", name, wishes)
+    groups: list[dict[str, Any]] = [{**hyper_of(state, names, index), "params": [index]} for index, names in enumerate(chosen)]
+    made = {"zero_stage": 1, "ds_version": READ_AT, "param_groups": groups}
+    torch.save(made, place / "zero" / "optimizer_state.pt")
+
+
+def _write_one(state: NamedState, zero: Path, name: str, wishes: Wishes) -> None:
+    import torch
+
+    if "/" in name or name.startswith("."):
+        raise ExportError("the name cannot be a folder's", where=name)
+    parameter = state.parameters.get(name)
+    if parameter is None or not set(KEPT) <= set(parameter.slots) or parameter.step is None:
+        raise ExportError("DeepSpeed wants exp_avg, exp_avg_sq and a step of every parameter", where=name, fix="use --to torch")
+    folder = zero / name
+    folder.mkdir()
+    for file, values in {"fp32": tensor(wishes.weights[name]).float(), **{slot: tensor(parameter.slots[slot]) for slot in KEPT}}.items():
+        torch.save({"cat_dim": 0, "param": values}, folder / f"{file}.pt")
+    torch.save(torch.tensor(parameter.step), folder / "step.pt")
+
+
+def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
+    """The layout knows Adam's two moments."""
+    yield from lost_slots(state, frozenset(KEPT), "a universal checkpoint")
+    yield from lost_scalars(state, "a universal checkpoint")
+    yield from lost_packing(state)
+
+
+EXPORTER = Exporter(text="DeepSpeed universal checkpoint: the zero/ folder", file=None, write=write, losses=losses)

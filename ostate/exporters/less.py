@@ -1,0 +1,41 @@
+"""optimizer.bin as LESS and GREATS read it: `state[name]["exp_avg"]`, by every trainable parameter's live name.
+
+Read at princeton-nlp/LESS 8abf962, less/data_selection/get_info.py and collect_grad_reps.py. It is also FSDP's full optimizer state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ostate.errors import ExportError
+from ostate.model import Finding, NamedState
+
+from .base import Exporter, Wishes, lost_packing
+from .tensors import named
+
+
+def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+    """Write a state dict by name.
+
+    Raises:
+        ExportError: a parameter lacks one of the two moments, which LESS asks of each.
+    """
+    import torch
+
+    lacking = [name for name, p in state.parameters.items() if not {"exp_avg", "exp_avg_sq"} <= set(p.slots)]
+    if lacking:
+        raise ExportError("LESS wants exp_avg and exp_avg_sq of every parameter", where=", ".join(lacking[:3]), fix="use --to torch")
+    torch.save(named(state, wishes), place)
+
+
+def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
+    """Say what LESS will not look at."""
+    yield from lost_packing(state)
+    used = [group for group in state.groups if group.names]
+    if any(tuple(group.hyper.get("betas") or (0.9, 0.999)) != (0.9, 0.999) or group.hyper.get("eps") not in {None, 1e-8} for group in used):
+        text = "LESS takes betas 0.9, 0.999 and eps 1e-8 whatever the file says; this state was trained with others"
+        yield Finding(rule="export-hyper-lost", severity="warning", text=text)
+
+
+EXPORTER = Exporter(text="LESS, GREATS (and FSDP full state dicts): state by live name", file="optimizer.bin", write=write, losses=losses)

@@ -1,0 +1,24 @@
+"""optimizer_param_names.json: the names of each group, in order; what some trainers keep beside optimizer.pt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ostate.model import Finding, NamedState
+
+from .base import Exporter, Wishes, groups_of
+
+
+def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+    """Write a list of lists."""
+    place.write_text(json.dumps([list(group) for group in groups_of(state, wishes)], indent=1, ensure_ascii=False) + "\n")
+
+
+def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
+    """Say that this is names alone."""
+    yield Finding(rule="export-names-only", severity="note", text="names alone: keep it beside the optimizer.pt that it names")
+
+
+EXPORTER = Exporter(text="names of each group, to keep beside optimizer.pt", file="optimizer_param_names.json", write=write, losses=losses)
