@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..model import RawState
+from .collector import Paused
 from .folders import find_state
 from .peek import Peek
 from .readers import Reader
@@ -49,8 +50,9 @@ def read(path: str, *, state: str | None = None, optimizer: int | None = None) -
         UnsafePickle: a file asks for a class that no state needs.
         ReadError: missing, truncated, damaged, or contradicting itself.
     """
-    seen, row, optimizer = find_state(path, READERS, state=state, optimizer=optimizer)
-    return READERS[row].read(seen, optimizer)
+    with Paused():
+        seen, row, optimizer = find_state(path, READERS, state=state, optimizer=optimizer)
+        return READERS[row].read(seen, optimizer)
 
 
 def __getattr__(name: str) -> Any:

@@ -6,12 +6,12 @@ data from the arguments, anything else is the value itself. A name without a row
 
 from __future__ import annotations
 
-import gc
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from ..errors import OstateError, ReadError, UnsafePickle
+from .collector import Paused
 from .machine import Array, Inert, Machine, Named, Refusal
 from .numpy_pickles import NUMPY_CODES, decode_scalar, filled_array, from_buffer, numpy_dtype, plain_scalar
 from .records import check_keys
@@ -112,10 +112,9 @@ def _run(
     machine = Machine(data, find, persistent or _no_persistent_id, _build)
     if leaps is not None:
         machine.leap = leaps[1]
-    collecting = gc.isenabled()
-    gc.disable()  # nothing dies while a pickle is read, and looking for it takes half the time
     try:
-        return machine.run(at)
+        with Paused():
+            return machine.run(at)
     except OstateError as error:
         if not error.where:
             error.at(where)
@@ -126,9 +125,6 @@ def _run(
         raise ReadError(ENDS_EARLY, where=where, fix="the copy is incomplete: copy it again") from error
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, struct.error) as error:
         raise ReadError(f"the pickle is damaged: {type(error).__name__}", where=where, fix="copy the file again") from error
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _global(full: str, allowed: Mapping[str, Any], where: str) -> Any:

@@ -43,7 +43,8 @@ class Outcome:
 def run(jobs: list[tuple[str, Path]]) -> list[Outcome]:
     """Return the outcome of each job, in order."""
     asked = json.dumps([[name, str(path)] for name, path in jobs])
-    done = subprocess.run([sys.executable, "-m", "tests.attacks.jail"], input=asked, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    command = [sys.executable, "-m", "tests.attacks.jail"]
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     return [Outcome(**{**one, "tree": tuple(one["tree"]), "events": tuple(one["events"])}) for one in json.loads(done.stdout)]
 
 
@@ -64,7 +65,7 @@ def child(name: str, path: str) -> dict[str, object]:
     began, error = time.process_time(), None
     try:
         getattr(formats, name)(path)
-    except BaseException as caught:  # whatever comes out is the finding of the test
+    except BaseException as caught:  # noqa: BLE001  (whatever comes out is the finding of the test)
         error = caught
     return {
         "error": type(error).__name__ if error else "",
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import ostate.formats  # noqa: F401  (imported once, before the children are made)
+    import ostate.formats  # once, before the children are made
     import ostate.formats.torch_file  # noqa: F401
 
     main()

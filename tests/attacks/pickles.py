@@ -10,11 +10,17 @@ from pathlib import Path
 from tests.formats.archives import Call, Global, Writer, archive, saved
 
 MARK = "touch {}/pwned"
+STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ"
 
 
 def call(name: str, *args: object, **more: object) -> Callable[[Path], Path]:
     """An archive whose state is a call of `name`."""
-    return lambda room: saved(room / "optimizer.pt", {"state": Call(name, *(one.format(room) if isinstance(one, str) else one for one in args), **more), "param_groups": []})
+
+    def make(room: Path) -> Path:
+        filled = (one.format(room) if isinstance(one, str) else one for one in args)
+        return saved(room / "optimizer.pt", {"state": Call(name, *filled, **more), "param_groups": []})
+
+    return make
 
 
 def raw(body: bytes, protocol: int = 2) -> Callable[[Path], Path]:
@@ -58,12 +64,12 @@ def legacy(room: Path) -> Path:
 
 def persistent_within_persistent(room: Path) -> Path:
     """A persistent id that is itself a storage."""
-    return archive(room / "optimizer.pt", b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQQ.", {"0": b"\0" * 4})
+    return archive(room / "optimizer.pt", b"\x80\x02" + STORAGE + b"Q.", {"0": b"\0" * 4})
 
 
 def build_on_storage(room: Path) -> Path:
     """BUILD on a storage: move it to another file."""
-    return archive(room / "optimizer.pt", b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQN}X\x04\0\0\0fileX\x0b\0\0\0/etc/passwds\x86b.", {"0": b"\0" * 4})
+    return archive(room / "optimizer.pt", b"\x80\x02" + STORAGE + b"N}X\x04\0\0\0fileX\x0b\0\0\0/etc/passwds\x86b.", {"0": b"\0" * 4})
 
 
 def build_on_tensor(room: Path) -> Path:
@@ -111,7 +117,8 @@ def doubling_value(room: Path) -> Path:
 
 def doubling_hyper(room: Path) -> Path:
     """The same as a hyperparameter of a state that is sound."""
-    body = b"](K\x01e" + b"".join(b"r" + struct.pack("<I", at) + b"]j" + struct.pack("<I", at) + b"aj" + struct.pack("<I", at) + b"a" for at in range(60))
+    places = [struct.pack("<I", at) for at in range(60)]
+    body = b"](K\x01e" + b"".join(b"r" + place + b"]j" + place + b"aj" + place + b"a" for place in places)
     head = b"\x80\x02}(X\x05\0\0\0state}X\x0c\0\0\0param_groups]}(X\x06\0\0\0params]X\x02\0\0\0lr"
     return archive(room / "optimizer.pt", head + body + b"uau.")
 

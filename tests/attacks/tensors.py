@@ -12,12 +12,22 @@ HOOKS = Call("collections.OrderedDict")
 
 def tensor(*args: object, **more: object) -> Callable[[Path], Path]:
     """A state of one tensor over a storage of sixteen bytes."""
-    return lambda room: saved(room / "optimizer.pt", state_of(Tensor("0", *args, **more)), {"0": b"\0" * 16})
+    return lambda room: saved(room / "optimizer.pt", state_of(Tensor("0", *args, **more)), STORED)
 
 
 def rebuilt(*args: object, function: str = "torch._utils._rebuild_tensor_v2") -> Callable[[Path], Path]:
     """A call of torch's function with arguments of any kind."""
-    return lambda room: saved(room / "optimizer.pt", state_of(Call(function, *args)), {"0": b"\0" * 16})
+    return lambda room: saved(room / "optimizer.pt", state_of(Call(function, *args)), STORED)
+
+
+STORED = {"0": b"\0" * 16}
+TYPED = "torch._tensor._rebuild_from_type_v2"
+V3 = "torch._utils._rebuild_tensor_v3"
+
+
+def whole(value: object, storages: dict[str, bytes] | None = None) -> Callable[[Path], Path]:
+    """A state whose only slot is `value`."""
+    return lambda room: saved(room / "optimizer.pt", state_of(value), storages)
 
 
 ATTACKS: dict[str, Callable[[Path], Path]] = {
@@ -38,28 +48,26 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
     "fewer strides than sizes": tensor((2, 2), (1,)),
     "more elements than the storage": tensor((2,), count=1 << 40),
     "a negative count": tensor((2,), count=-4),
-    "a storage that is not there": lambda room: saved(room / "optimizer.pt", state_of(Tensor("7", (2,))), {"0": b"\0" * 16}),
-    "a storage named as a path": lambda room: saved(room / "optimizer.pt", state_of(Tensor("../../../etc/passwd", (2,))), {"0": b"\0" * 16}),
-    "a storage that is a pickle": lambda room: saved(room / "optimizer.pt", state_of(Tensor("../data.pkl", (2,))), {"0": b"\0" * 16}),
+    "a storage that is not there": whole(Tensor("7", (2,)), STORED),
+    "a storage named as a path": whole(Tensor("../../../etc/passwd", (2,)), STORED),
+    "a storage that is a pickle": whole(Tensor("../data.pkl", (2,)), STORED),
     "a storage class that is none": tensor((2,), kind="nn.Linear"),
     "a storage of quantised numbers": tensor((2,), kind="QInt8Storage"),
     "a storage that is a number": rebuilt(7, 0, (2,), (1,), False, HOOKS),
     "a storage that is a list": rebuilt([1, 2], 0, (2,), (1,), False, HOOKS),
     "too few arguments": rebuilt(1),
     "too many arguments": rebuilt(*range(20)),
-    "a dtype that is a class": lambda room: saved(
-        room / "optimizer.pt", state_of(Call("torch._utils._rebuild_tensor_v3", 1, 0, (2,), (1,), False, HOOKS, Global("torch.nn.parameter.Parameter")))
-    ),
-    "a dtype that is a text": rebuilt(1, 0, (2,), (1,), False, HOOKS, "F99", function="torch._utils._rebuild_tensor_v3"),
-    "a wrapper around nothing": rebuilt(Global("torch._utils._rebuild_wrapper_subclass"), 1, (1, 2), {}, function="torch._tensor._rebuild_from_type_v2"),
-    "a wrapper that calls os.system": rebuilt(Global("os.system"), Global("torch.Tensor"), ("true",), {}, function="torch._tensor._rebuild_from_type_v2"),
+    "a dtype that is a class": whole(Call(V3, 1, 0, (2,), (1,), False, HOOKS, Global("torch.nn.parameter.Parameter"))),
+    "a dtype that is a text": rebuilt(1, 0, (2,), (1,), False, HOOKS, "F99", function=V3),
+    "a wrapper around nothing": rebuilt(Global("torch._utils._rebuild_wrapper_subclass"), 1, (1, 2), {}, function=TYPED),
+    "a wrapper that calls os.system": rebuilt(Global("os.system"), Global("torch.Tensor"), ("true",), {}, function=TYPED),
     "a type that wraps itself": rebuilt(
-        Global("torch._tensor._rebuild_from_type_v2"), Global("torch.Tensor"), (Global("torch.Tensor"),) * 4, {}, function="torch._tensor._rebuild_from_type_v2"
+        Global(TYPED), Global("torch.Tensor"), (Global("torch.Tensor"),) * 4, {}, function=TYPED
     ),
-    "a numpy array larger than its bytes": lambda room: saved(room / "optimizer.pt", state_of(_array((1 << 40,), b"\0" * 8))),
-    "a numpy array of negative size": lambda room: saved(room / "optimizer.pt", state_of(_array((-1, -8), b"\0" * 64))),
-    "a numpy scalar of the wrong length": lambda room: saved(room / "optimizer.pt", state_of(Call("numpy._core.multiarray.scalar", _dtype("f8"), b"\0"))),
-    "a numpy scalar whose type is a text": lambda room: saved(room / "optimizer.pt", state_of(Call("numpy._core.multiarray.scalar", "f8", b"\0" * 8))),
+    "a numpy array larger than its bytes": lambda room: whole(_array((1 << 40,), b"\0" * 8))(room),
+    "a numpy array of negative size": lambda room: whole(_array((-1, -8), b"\0" * 64))(room),
+    "a numpy scalar of the wrong length": lambda room: whole(Call("numpy._core.multiarray.scalar", _dtype("f8"), b"\0"))(room),
+    "a numpy scalar whose type is a text": whole(Call("numpy._core.multiarray.scalar", "f8", b"\0" * 8)),
 }  # fmt: skip
 
 

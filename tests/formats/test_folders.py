@@ -171,8 +171,16 @@ def test_the_named_format_is_known_by_its_manifest(tmp_path, optimizer):
     assert formats.is_named(str(tmp_path))
 
 
-@pytest.mark.parametrize("piece", ["ds_z2/global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt", "ds_z3/global_step5/zero_pp_rank_1_mp_rank_00_optim_states.pt",
-                                   "ds_z2/global_step5/mp_rank_00_model_states.pt", "fsdp2_dcp/.metadata", "fsdp2_dcp/__0_0.distcp"])  # fmt: skip
+PIECES = [
+    "ds_z2/global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    "ds_z3/global_step5/zero_pp_rank_1_mp_rank_00_optim_states.pt",
+    "ds_z2/global_step5/mp_rank_00_model_states.pt",
+    "fsdp2_dcp/.metadata",
+    "fsdp2_dcp/__0_0.distcp",
+]
+
+
+@pytest.mark.parametrize("piece", PIECES)
 def test_one_file_of_many_asks_for_the_folder(piece):
     with pytest.raises(ReadError) as caught:
         formats.read(str(real.CASES / "distributed" / piece))

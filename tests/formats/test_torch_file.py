@@ -369,10 +369,9 @@ def test_a_state_that_contradicts_itself_is_refused_with_the_reason(tmp_path, va
 
 def test_one_processs_piece_of_a_tensor_is_refused(tmp_path):
     inner = Tensor("0", (2, 3))
-    wrapper = Call(
-        "torch._tensor._rebuild_from_type_v2", Global("torch._utils._rebuild_wrapper_subclass"), Global("torch.distributed.tensor.DTensor"),
-        (Global("torch.distributed.tensor.DTensor"), Global("torch.float32"), (4, 3), (3, 1), 0, None, None, False), {"_local_tensor": inner, "_spec": None},
-    )  # fmt: skip
+    kind, function = Global("torch.distributed.tensor.DTensor"), Global("torch._utils._rebuild_wrapper_subclass")
+    outer = (kind, Global("torch.float32"), (4, 3), (3, 1), 0, None, None, False)
+    wrapper = Call("torch._tensor._rebuild_from_type_v2", function, kind, outer, {"_local_tensor": inner, "_spec": None})
     saved(tmp_path / "x.pt", state_of(wrapper), {"0": b"\0" * 24})
     with pytest.raises(ReadError, match=r"one process's piece, \(2, 3\), of a tensor of shape \(4, 3\)") as caught:
         formats.read(str(tmp_path / "x.pt"))
