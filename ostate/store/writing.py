@@ -44,6 +44,7 @@ def write(
     sha256: bool = False,
     max_shard_bytes: int = SHARD_BYTES,
     check: Callable[[Summaries], Sequence[Finding]] | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Written:
     """Write `state` to `out`; the same state gives the same bytes.
 
@@ -55,6 +56,8 @@ def write(
         sha256: record a SHA-256 a tensor in place of a CRC32.
         max_shard_bytes: tensor bytes a file.
         check: looks at the ranges seen while copying; its findings go into the manifest, and when it raises nothing is written.
+        shard: (number, of how many) when `state` is one process's part of a state that several write at once, each under `shard_path`; one of
+            them writes the index when all are there (`write_index`).
 
     Raises:
         StoreError: the output exists, is an input, or cannot be written; a source changed meanwhile.
@@ -71,7 +74,9 @@ def write(
     before = [_stamp(path) for path in sources]
     temporary: list[Path] = []
     try:
-        found, total = _fill(state, shards, paths, temporary, keep_dtype=keep_dtype, sha256=sha256, check=check)
+        if shard is not None and len(shards) > 1:
+            raise StoreError("one process's part is too large for one file", where=str(target), fix="save from more processes")
+        found, total = _fill(state, shards, paths, temporary, shard, keep_dtype=keep_dtype, sha256=sha256, check=check)
         if index is not None:
             temporary.append(beside(index))
             _write_index(temporary[-1], shards, paths, temporary)
@@ -94,6 +99,7 @@ def _fill(
     shards: Sequence[tuple[str, ...]],
     paths: Sequence[Path],
     temporary: list[Path],
+    part: tuple[int, int] | None,
     *,
     keep_dtype: bool,
     sha256: bool,
@@ -107,7 +113,7 @@ def _fill(
     try:
         for number, (names, path) in enumerate(zip(shards, paths), start=1):
             layout = plan(state, names, keep=keep_dtype)
-            shard = (number, len(shards)) if len(shards) > 1 else None
+            shard = (number, len(shards)) if len(shards) > 1 else part
             digests = {(job.name, job.slot): blank for job in layout.jobs}
             room = len(header.pack(layout.tensors, manifest.of_state(state, names, digests, state.findings, shard)))
             temporary.append(beside(path))
@@ -122,7 +128,7 @@ def _fill(
             found = tuple(check(summaries))
         total = 0
         for number, (descriptor, layout, room, digests) in enumerate(opened, start=1):
-            shard = (number, len(shards)) if len(shards) > 1 else None
+            shard = (number, len(shards)) if len(shards) > 1 else part
             head = header.pack(layout.tensors, manifest.of_state(state, layout.names, digests, (*state.findings, *found), shard), room)
             if len(head) > room:
                 shift(descriptor, room, len(head), layout.nbytes)
@@ -150,6 +156,31 @@ def _write_index(path: Path, shards: Sequence[tuple[str, ...]], paths: Sequence[
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_index(out: str | os.PathLike[str], files: Sequence[str], *, force: bool = False) -> str:
+    """Write the index of files that several processes wrote, in order; it gets its name when it is whole.
+
+    Returns:
+        The index's path, which `load` takes.
+
+    Raises:
+        StoreError: it exists, or a file is no part of a named state.
+    """
+    index = index_path(Path(out))
+    text = index_text([(Path(file).name, header.read(file)) for file in files])
+    temporary = beside(index)
+    try:
+        with temporary.open("xb") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        publish([temporary], [index], [], force=force)
+    except OSError as error:
+        raise cannot_write(error, index) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return str(index)
 
 
 def index_text(shards: Iterable[tuple[str, header.Head]]) -> bytes:
