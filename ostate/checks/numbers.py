@@ -118,7 +118,7 @@ def first_moment_is_out_of_bounds(seen: Numbers) -> Iterator[Finding]:
 
     A state that breaks it has moments of two parameters, or betas that are not those it was trained with.
     """
-    if seen.spec is None or seen.spec.moment not in BOUNDED:
+    if seen.spec is None or seen.spec.moment not in BOUNDED or seen.spec.caution:
         return
     rows = [one.row for one in seen.rows if _breaks_bound(one)]
     if rows:

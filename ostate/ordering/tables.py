@@ -211,7 +211,8 @@ class Reader:
         """Return the weight of the parameter itself in its first moment: wd * (1 - beta1^t) where decay acts through the gradient, else 0."""
         entry = self.raw.entries[position]
         hyper = self.raw.groups[entry.group].hyper
-        if OPTIMIZERS[self.raw.optimizer].decay != "l2" or hyper.get("decoupled_weight_decay") is True:
+        spec = OPTIMIZERS.get(self.raw.optimizer)
+        if spec is None or spec.decay != "l2" or hyper.get("decoupled_weight_decay") is True:
             return 0.0
         remembered = 1.0 - betas_of(hyper)[0] ** entry.step if entry.step else 1.0
         return float(hyper.get("weight_decay") or 0.0) * float(remembered)

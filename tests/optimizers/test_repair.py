@@ -151,3 +151,31 @@ def test_every_name_is_right_and_every_slot_is_the_live_one(name, lora, tmp_path
     quantised = [finding for finding in done.findings if finding.rule == "quantised-moments"]
     assert bool(quantised) == any(parameter.decoded_from != "plain" for parameter in state.parameters.values())
     assert all("v off by about" in finding.text for finding in quantised)
+
+
+class Remembering(OPT.AdamW):
+    """An optimizer of somebody's own: AdamW that also keeps the last gradient."""
+
+    def step(self, closure: Any = None) -> Any:
+        done = super().step(closure)
+        for group in self.param_groups:
+            for param in group["params"]:
+                self.state[param]["previous_grad"] = param.grad.clone()
+        return done
+
+
+def test_an_unknown_optimizer_gets_its_names_and_the_probe_refuses_it(lora, tmp_path):
+    base, start = lora
+    model, optimizer = trained_by(lambda params: Remembering(params, lr=1e-2), start, tmp_path)
+    done = repair(str(tmp_path), str(tmp_path / "named.safetensors"), options=Options(base=str(base)))
+    assert done.ordering.verdict == "verified"
+    assert "optimizer-not-recognised" in {finding.rule for finding in done.findings}
+    state = ostate.load(str(tmp_path / "named.safetensors"))
+    live = {key: param for key, param in model.named_parameters() if param.requires_grad}
+    assert state.optimizer == "unknown"
+    assert list(state.parameters) == list(live)
+    for key, param in live.items():
+        for slot in ("exp_avg", "exp_avg_sq", "previous_grad"):
+            assert np.array_equal(state.tensor(key, slot), optimizer.state[param][slot].numpy())
+    with pytest.raises(ProbeError, match="the optimizer is not known"):
+        AdamPreconditioner(state)
