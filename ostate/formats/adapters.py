@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ostate.errors import ReadError
@@ -57,6 +58,28 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         siblings=tuple(_siblings(os.path.dirname(home) if subfolder else folder or ".", home)),
         facts=_facts(home, config),
     )
+
+
+def joined(adapter: Adapter) -> Adapter:
+    """Return the adapter with those beside it, for a state that trained them together. The others' keys are their live names.
+
+    Raises:
+        ReadError: one of them is damaged.
+    """
+    tensors = dict(adapter.tensors)
+    for folder in adapter.siblings:
+        other = read_adapter(folder)
+        above = os.path.abspath(folder) == os.path.dirname(os.path.abspath(os.path.dirname(adapter.file)))
+        name = "default" if above else os.path.basename(os.path.abspath(folder))
+        for key, ref in other.tensors.items():
+            tensors[named_in_key(key, name)] = ref
+    return replace(adapter, tensors=tensors)
+
+
+def named_in_key(key: str, name: str) -> str:
+    """Return the key with the adapter's name where PEFT took it out: before a last `weight` or `bias`, else at the end."""
+    head, dot, last = key.rpartition(".")
+    return f"{head}.{name}.{last}" if dot and last in ("weight", "bias") else f"{key}.{name}"
 
 
 def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: str | None = None, ordered: bool = True) -> Adapter:

@@ -125,6 +125,10 @@ def _without_adapter(name: str, adapter_name: str) -> Iterator[str]:
         yield ".".join([*parts[:-2], parts[-1]])
         if len(parts) > 2 and parts[-3] == "lora_magnitude_vector":
             yield ".".join(parts[:-2])
+    # an adapter joined from beside this one keeps its name in its keys
+    yield name.replace(".modules_to_save.", ".")
+    if len(parts) > 2 and parts[-3] == "lora_magnitude_vector":
+        yield ".".join(parts[:-1])
     # PEFT 0.3 to 0.17: key.replace(f".{adapter_name}", ""), which also eats the head of a module's name
     yield name.replace(f".{adapter_name}", "").replace("modules_to_save.", "")
     if "vblora_vector_bank" in parts:

@@ -55,13 +55,13 @@ def skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
     if isinstance(found, str):
         return [], [refused("skeleton", "rebuilt model", f"{found}: pass --base DIR")]
     layout = layout_for([adapter], found[0])
-    if isinstance(layout, str):
-        return [], [refused("skeleton", "rebuilt model", layout)]
-    layouts = list(variants(layout, adapter))
+    layouts = [] if isinstance(layout, str) else list(variants(layout, adapter))
     for together in orders_of(adapter):
         several = layout_for(together, found[0])
         if isinstance(several, Layout):
             layouts += [several, train_all(several)]
+    if not layouts and isinstance(layout, str):
+        return [], [refused("skeleton", "rebuilt model", layout)]
     return _from_layouts(layouts, question)
 
 

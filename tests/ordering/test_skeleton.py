@@ -16,6 +16,7 @@ import torch
 
 from ostate.errors import OrderingError
 from ostate.formats import read, read_adapter
+from ostate.formats.adapters import joined
 from ostate.model import Question
 from ostate.ordering import base, cache, claims
 from tests import real
@@ -207,9 +208,9 @@ def test_a_sharded_model_is_one_set_of_weights(tmp_path: Path):
     tiny.assert_keys_hold_the_live_values(claim, made)
 
 
-def _two(tmp_path: Path, train: list[str]) -> tiny.Made:
-    model = peft.get_peft_model(opt(), _lora())
-    model.add_adapter("aaa", _lora(r=3))
+def _two(tmp_path: Path, train: list[str], **options: object) -> tiny.Made:
+    model = peft.get_peft_model(opt(), _lora(**options))
+    model.add_adapter("aaa", _lora(r=3, **options))
     for name, parameter in model.named_parameters():
         parameter.requires_grad = any(f".{adapter}." in name for adapter in train)
     return tiny.write(tmp_path, model, tiny.trainables(model))
@@ -221,6 +222,17 @@ def test_of_two_adapters_one_or_both_may_be_trained(train: list[str], tmp_path: 
     asked = made.adapter(None if train[0] == "default" else "aaa")
     found = tiny.from_skeleton(made.ask(asked)[0])
     assert [claim for claim in found if list(claim.names) == made.flat], [claim.rule for claim in found]
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True, "modules_to_save": ["final_layer_norm"]}])
+@pytest.mark.parametrize("asked", [None, "aaa"])
+def test_adapters_trained_together_have_keys_once_they_are_joined(asked: str | None, options: dict, tmp_path: Path):
+    made = _two(tmp_path, ["default", "aaa"], **options)
+    both = joined(made.adapter(asked))
+    found = [claim for claim in tiny.from_skeleton(made.ask(both)[0]) if list(claim.names) == made.flat]
+    assert found
+    assert all(found[0].keys)
+    tiny.assert_keys_hold_the_live_values(found[0], made, both)
 
 
 def test_the_second_repair_of_an_adapter_imports_neither_peft_nor_torch(tmp_path: Path):
