@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,15 @@ class Inspection:
     """Slot -> counts and ranges, only when asked for."""
 
 
-def inspect(path: str, *, adapter: str | None = None, values: bool = False, state: str | None = None, optimizer: int | None = None) -> Inspection:
+def inspect(
+    path: str,
+    *,
+    adapter: str | None = None,
+    values: bool = False,
+    state: str | None = None,
+    optimizer: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inspection:
     """Return what `path` holds.
 
     Args:
@@ -50,6 +58,7 @@ def inspect(path: str, *, adapter: str | None = None, values: bool = False, stat
         values: also read every number once and count zeros, negatives and the like.
         state: which file of the folder is the state, where several could be.
         optimizer: which optimizer, where the file holds several.
+        progress: called with (bytes of numbers seen, all of them) while values are read.
 
     Raises:
         ReadError: nothing readable is there.
@@ -60,9 +69,28 @@ def inspect(path: str, *, adapter: str | None = None, values: bool = False, stat
     findings = list(checks.structure(raw, weights))
     found: Mapping[str, Any] = {}
     if values:
-        found, seen = checks.values(raw)
+        found, seen = checks.values(raw, _towards(_bytes_of_numbers(raw), progress))
         findings += seen
     return Inspection(raw=raw, fit=fit, findings=tuple(findings), values=found)
+
+
+def _bytes_of_numbers(raw: RawState) -> int:
+    """Bytes of all slots once they are numbers: float32, or float64 where stored so."""
+    return sum(math.prod(slot.shape) * (8 if slot.dtype == "F64" else 4) for entry in raw.entries for slot in entry.slots.values())
+
+
+def _towards(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None] | None:
+    """Turn a callback that takes (done, total) into one that takes what is new."""
+    if progress is None:
+        return None
+    done = 0
+
+    def more(new: int) -> None:
+        nonlocal done
+        done += new
+        progress(done, max(done, total))
+
+    return more
 
 
 def open_state(path: str, *, state: str | None = None, optimizer: int | None = None) -> RawState:

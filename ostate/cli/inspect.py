@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from . import PATH, finish
-from .screen import show
+from .screen import progress, show
 
 
 @click.command()
@@ -26,6 +26,7 @@ def command(path: str, adapter: str | None, values: bool, state: str | None, opt
     from ostate import inspection
     from ostate.report import inspection_text
 
-    seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer)
+    with progress("reading") as step:
+        seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer, progress=step)
     show(inspection.as_document(seen), inspection_text.blocks, as_json=as_json)
     finish(any(finding.severity != "note" for finding in seen.findings))
