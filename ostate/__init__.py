@@ -15,6 +15,8 @@ _PUBLIC: dict[str, str] = {
     # name -> module that defines it
     "load": "ostate.store",
     "validate": "ostate.store",
+    "export": "ostate.exporting",
+    "diff": "ostate.comparison",
     "inspect": "ostate.inspection",
     "repair": "ostate.program",
     "verify": "ostate.program",

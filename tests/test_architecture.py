@@ -33,11 +33,11 @@ ALLOWED: dict[str, set[str]] = {
 """Room -> rooms it may import. What joins rooms (repair, cli and their like) may import any room but cli."""
 JOINS = {
     "demo",
-    "diff",
-    "export",
+    "comparison",
+    "exporting",
     "inspection",
     "integrations",
-    "migrate",
+    "migration",
     "plot",
     "program",
     "saving",

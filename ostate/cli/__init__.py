@@ -21,6 +21,8 @@ COMMANDS: dict[str, str] = {
     "repair": "Write a state under its parameters' names, proven from the numbers.",
     "verify": "Do these numbers belong to this adapter, under these names?",
     "validate": "Check that a named file is sound.",
+    "diff": "What differs between two states?",
+    "export": "Give a named file back in another program's layout.",
     "probe": "Run a tiny probe with a named file: can its preconditioner be trusted?",
     "report": "Draw the same facts as one page of pictures.",
     "demo": "Train a tiny LoRA here, break its state, repair it, probe it.",

@@ -13,8 +13,8 @@ import torch
 
 from ostate import formats, store
 from ostate.errors import ExportError, StoreError
-from ostate.export import export
 from ostate.exporters import EXPORTERS
+from ostate.exporting import export
 
 from .consumers import bergson_normalizers, dattri_optimizer, less_moments, ota_preconditioner, universal_moments
 

@@ -14,7 +14,7 @@ from . import formats, store
 from .errors import ExportError
 from .exporters import EXPORTERS, Wishes
 from .inspection import finding_document
-from .migrate import New, migrate
+from .migration import New, migrate
 from .model import Finding, NamedState, Slot
 from .publish import beside, cannot_write, check_target, publish, publish_folder
 from .target import Grouping, target_of

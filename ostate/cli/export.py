@@ -1,0 +1,63 @@
+"""`ostate export`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import PATH, finish
+from .screen import show
+
+LAYOUTS = ("torch", "less", "bergson", "dattri", "ota", "names", "dcp", "deepspeed-universal", "accelerate", "ostate")
+"""The rows of `exporters.EXPORTERS`, and the named format itself; held equal by a test."""
+
+
+def _renamings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return pattern and replacement of each `FROM=TO`, or fail with what was expected."""
+    pairs = []
+    for text in value:
+        pattern, equals, replacement = text.partition("=")
+        if not equals or not pattern:
+            raise click.BadParameter(f"{text!r} is not FROM=TO, such as 'layers=blocks'", ctx, param)
+        pairs.append((pattern, replacement))
+    return tuple(pairs)
+
+
+@click.command()
+@click.argument("file", type=PATH)
+@click.option("--to", required=True, type=click.Choice(LAYOUTS), help="Whose layout. ostate: a named file, for another set of parameters.")
+@click.option("--for", "wanted", type=PATH, metavar="NAMES|DIR", help="The optimizer that will load it: a file of names, or an adapter.")
+@click.option("--groups", type=click.Choice(["file", "one", "trainer"]), default="file", help="Its groups: as in FILE, one, or Trainer's two.")
+@click.option("--base", type=PATH, metavar="DIR|CONFIG", help="The base model, which tells the order of an adapter's new parameters.")
+@click.option("--new", type=click.Choice(["zeros", "cold-step", "sibling", "absent"]), default="zeros", help="What a new parameter gets.")
+@click.option("--rename", multiple=True, callback=_renamings, metavar="FROM=TO", help="Rename by regular expression; may be given again.")
+@click.option("--truncate", is_flag=True, help="Let a parameter that shrank keep the part that fits.")
+@click.option("--adapter", type=PATH, metavar="DIR|FILE", help="The trained weights, for layouts that keep them too.")
+@click.option("--v-hat", is_flag=True, help="bergson: write v freed from its bias.")
+@click.option("--root", default="optim", show_default=True, help="dcp: the optimizer's key (Trainer and accelerate: optimizer).")
+@click.option("--strict", is_flag=True, help="Refuse where something would be lost.")
+@click.option("--dry-run", is_flag=True, help="Say what would be kept, made, dropped and lost; write nothing.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/export-v1.schema.json).")
+@click.option("-o", "--out", type=click.Path(), metavar="OUT", help="The file or folder to write.")
+def command(file: str, out: str | None, dry_run: bool, as_json: bool, **chosen: Any) -> None:
+    """Write the named state FILE in another program's layout, or for another set of trainable parameters.
+
+    \b
+    Exit codes: 0 written whole; 1 written, but something was lost or is not proven; 3 refused.
+
+    \b
+    Example:
+        ostate export lora.ostate.safetensors --to torch -o optimizer.pt
+        ostate export lora.ostate.safetensors --to torch --for new-adapter/ --base base-model/ --groups trainer -o checkpoint-500/optimizer.pt
+        ostate export lora.ostate.safetensors --to less -o optimizer.bin
+    """
+    from ostate import exporting as program
+    from ostate.report import export_text
+
+    if out is None and not dry_run:
+        raise click.UsageError("say where to write: -o OUT (or --dry-run to write nothing)")
+    done = program.export(file, chosen.pop("to"), None if dry_run else out, **chosen)
+    show(program.as_document(done), export_text.blocks, as_json=as_json)
+    finish(any(finding.severity != "note" for finding in done.findings))

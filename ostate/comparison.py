@@ -1,0 +1,235 @@
+"""Two states, side by side: what only one has, what differs, and by how much. The `diff` command as a function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import ReadError
+from .inspection import open_state, plain
+from .model import Hyper, NamedState, RawState, Slot
+from .ordering.keys import strip_wrappers
+from .store import load
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IGNORED = frozenset({"foreach", "fused", "capturable", "differentiable"})
+"""Hyperparameters that change how torch computes, not what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One parameter of one side."""
+
+    name: str
+    shape: tuple[int, ...] | None
+    step: float | None
+    slots: Mapping[str, Slot]
+    hyper: Hyper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """How far one slot of one parameter lies apart."""
+
+    name: str
+    slot: str
+    equal: bool
+    """Bit for bit."""
+    relative: float
+    """|b - a| / |a| (Euclidean); inf where a is zero and b is not; nan where either is not finite."""
+    cosine: float
+    """Between a and b as vectors; nan where one is zero."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What two states have in common, and what not."""
+
+    a: str
+    b: str
+    matched_by: str
+    """`name` or `position`."""
+    matched: int
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    shapes: tuple[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None], ...]
+    slots: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
+    """(name, slots only a has, slots only b has)."""
+    steps: tuple[tuple[str, float | None, float | None], ...]
+    hyper: tuple[tuple[str, Any, Any, int], ...]
+    """(key, a's value, b's value, how many parameters)."""
+    gaps: tuple[Gap, ...]
+    """Of every slot compared, the widest first."""
+    cold_a: bool | None
+    """True when all moments are zero; None: numbers were not read."""
+    cold_b: bool | None
+
+    @property
+    def same(self) -> bool:
+        """True when nothing differs; numbers count where they were read."""
+        apart = (self.only_a, self.only_b, self.shapes, self.slots, self.steps, self.hyper)
+        return not any(apart) and all(gap.equal for gap in self.gaps)
+
+
+def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int], None] | None = None) -> Difference:
+    """Compare two states in any layout.
+
+    Args:
+        a: a named file, a state file, or a checkpoint folder.
+        b: the same.
+        values: read every number of both.
+        progress: called with the bytes read since the last call.
+
+    Raises:
+        ReadError: one cannot be read, or the two have nothing to be matched by.
+    """
+    ours, theirs, by = _matched(_open(a), _open(b), a, b)
+    common = [name for name in ours if name in theirs]
+    pairs = [(ours[name], theirs[name]) for name in common]
+    gaps: list[Gap] = []
+    cold = [True, True]
+    for one, other in pairs if values else ():
+        for slot in one.slots:
+            if slot in other.slots and one.slots[slot].shape == other.slots[slot].shape:
+                gap, zero_a, zero_b = _gap(one.name, slot, one.slots[slot], other.slots[slot], progress)
+                gaps.append(gap)
+                cold = [cold[0] and zero_a, cold[1] and zero_b]
+    return Difference(
+        a=a,
+        b=b,
+        matched_by=by,
+        matched=len(common),
+        only_a=tuple(name for name in ours if name not in theirs),
+        only_b=tuple(name for name in theirs if name not in ours),
+        shapes=tuple((x.name, x.shape, y.shape) for x, y in pairs if x.shape != y.shape),
+        slots=tuple(
+            (x.name, tuple(sorted(set(x.slots) - set(y.slots))), tuple(sorted(set(y.slots) - set(x.slots))))
+            for x, y in pairs
+            if set(x.slots) != set(y.slots)
+        ),
+        steps=tuple((x.name, x.step, y.step) for x, y in pairs if x.step != y.step),
+        hyper=_hyper(pairs),
+        gaps=tuple(sorted(gaps, key=_width, reverse=True)),
+        cold_a=cold[0] if gaps else None,
+        cold_b=cold[1] if gaps else None,
+    )
+
+
+def _open(path: str) -> RawState | NamedState:
+    raw = open_state(path)
+    return load(path) if raw.layout == "named" else raw
+
+
+def _matched(a: RawState | NamedState, b: RawState | NamedState, a_path: str, b_path: str) -> tuple[dict[str, Item], dict[str, Item], str]:
+    """Return both sides by name where both have names, else by position."""
+    ours, theirs = _by_name(a), _by_name(b)
+    if ours is not None and theirs is not None:
+        return ours, theirs, "name"
+    ours, theirs = _by_position(a), _by_position(b)
+    if ours is None or theirs is None:
+        path = a_path if ours is None else b_path
+        raise ReadError(
+            "one state has names, the other positions, and its names do not say where they stood", where=path, fix="repair the other first"
+        )
+    return ours, theirs, "position"
+
+
+def _by_name(state: RawState | NamedState) -> dict[str, Item] | None:
+    if isinstance(state, NamedState):
+        return {name: Item(name, p.shape, p.step, p.slots, state.hyper(name)) for name, p in state.parameters.items()}
+    held = [entry for entry in state.entries if entry.has_state]
+    if not held or any(entry.name is None for entry in held):
+        return None
+    hyper = {group.index: group.hyper for group in state.groups}
+    return {
+        (name := strip_wrappers(entry.name or "")): Item(name, entry.shape, entry.step, entry.slots, hyper.get(entry.group, {})) for entry in held
+    }
+
+
+def _by_position(state: RawState | NamedState) -> dict[str, Item] | None:
+    if isinstance(state, NamedState):
+        if any(parameter.position is None for parameter in state.parameters.values()):
+            return None
+        named = sorted(state.parameters.values(), key=lambda p: p.position or 0)
+        return {f"position {p.position}": Item(f"position {p.position}", p.shape, p.step, p.slots, state.hyper(p.name)) for p in named}
+    hyper = {group.index: group.hyper for group in state.groups}
+    items = (Item(f"position {e.position}", e.shape, e.step, e.slots, hyper.get(e.group, {})) for e in state.entries if e.has_state)
+    return {item.name: item for item in items}
+
+
+def _hyper(pairs: list[tuple[Item, Item]]) -> tuple[tuple[str, Any, Any, int], ...]:
+    counted: dict[tuple[str, str], list[Any]] = {}
+    for one, other in pairs:
+        for key in sorted((set(one.hyper) | set(other.hyper)) - IGNORED):
+            x, y = plain(one.hyper.get(key)), plain(other.hyper.get(key))
+            if x != y:
+                row = counted.setdefault((key, repr((x, y))), [key, x, y, 0])
+                row[3] += 1
+    return tuple((key, x, y, count) for key, x, y, count in sorted(counted.values(), key=lambda row: -row[3]))
+
+
+def _gap(name: str, slot: str, a: Slot, b: Slot, progress: Callable[[int], None] | None) -> tuple[Gap, bool, bool]:
+    """Read both once; return how far they lie apart, and whether each is all zero."""
+    import numpy as np
+
+    equal = True
+    dot = norm_a = norm_b = apart = 0.0
+    for x, y in _side_by_side(a.chunks(), b.chunks()):
+        equal = equal and x.dtype == y.dtype and x.tobytes() == y.tobytes()
+        with np.errstate(invalid="ignore", over="ignore"):
+            left, right = x.astype(np.float64), y.astype(np.float64)
+            norm_a += float(left @ left)
+            norm_b += float(right @ right)
+            dot += float(left @ right)
+            left -= right
+            apart += float(left @ left)
+        if progress is not None:
+            progress(x.nbytes + y.nbytes)
+    relative = 0.0 if equal or apart == 0 else math.inf if norm_a == 0 else math.sqrt(apart / norm_a)
+    cosine = dot / math.sqrt(norm_a) / math.sqrt(norm_b) if norm_a > 0 and norm_b > 0 else math.nan
+    return Gap(name=name, slot=slot, equal=equal, relative=relative, cosine=cosine), norm_a == 0, norm_b == 0
+
+
+def _side_by_side(left: Iterator[np.ndarray], right: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    a = b = None
+    while True:
+        a = next(left, None) if a is None or not a.size else a
+        b = next(right, None) if b is None or not b.size else b
+        if a is None or b is None:
+            return
+        size = min(a.size, b.size)
+        yield a[:size], b[:size]
+        a, b = a[size:], b[size:]
+
+
+def _width(gap: Gap) -> tuple[bool, float]:
+    return not gap.equal, math.inf if math.isnan(gap.relative) else gap.relative
+
+
+def as_document(found: Difference) -> dict[str, Any]:
+    """Return the JSON document that schemas/diff-v1.schema.json describes."""
+    differing = [gap for gap in found.gaps if not gap.equal]
+    return {
+        "document": "ostate-diff",
+        "version": 1,
+        "a": found.a,
+        "b": found.b,
+        "same": found.same,
+        "matched_by": found.matched_by,
+        "matched": found.matched,
+        "only_a": list(found.only_a),
+        "only_b": list(found.only_b),
+        "shapes": [{"name": name, "a": plain(x), "b": plain(y)} for name, x, y in found.shapes],
+        "slots": [{"name": name, "only_a": list(x), "only_b": list(y)} for name, x, y in found.slots],
+        "steps": [{"name": name, "a": plain(x), "b": plain(y)} for name, x, y in found.steps],
+        "hyper": [{"key": key, "a": x, "b": y, "parameters": count} for key, x, y, count in found.hyper],
+        "compared": len(found.gaps),
+        "equal": len(found.gaps) - len(differing),
+        "values": [{"name": g.name, "slot": g.slot, "relative": plain(g.relative), "cosine": plain(g.cosine)} for g in differing],
+        "cold_a": found.cold_a,
+        "cold_b": found.cold_b,
+    }
