@@ -25,6 +25,10 @@ def _not_decoupled(hyper: Hyper) -> bool:
     return not hyper.get("decoupled_weight_decay", True)
 
 
+def _lora_fa(hyper: Hyper) -> bool:
+    return "scaling_factors" in hyper or "scaling_factor" in hyper
+
+
 def _slow(hyper: Hyper) -> bool:
     return len(_betas(hyper)) == 3
 
@@ -203,7 +207,7 @@ OTHERS = {
     ),
     "lora_fa": OptimizerSpec(
         classes="peft LoraFAOptimizer", slots={**ADAM, "exp_avg_B": "param", "exp_avg_sq_B": "param"},
-        marks=("correct_bias", "scaling_factors"), moment="transformed", source="peft/optimizers/lorafa.py",
+        marks=("correct_bias",), when=_lora_fa, moment="transformed", source="peft/optimizers/lorafa.py",
     ),
     "lion": OptimizerSpec(
         classes="lion_pytorch.Lion and others", slots={"exp_avg": "param", "kahan_comp": "param"}, always=("exp_avg",),

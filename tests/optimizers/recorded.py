@@ -67,6 +67,7 @@ RECORDED: dict[str, tuple[str, set[str], set[str], dict[str, Any]]] = {
     "deepspeed.FusedAdam": ("fused_adam", ADAM, {"step"}, {**BETAS, "bias_correction": True, "step": 0}),
     "deepspeed.DeepSpeedCPUAdam": ("fused_adam", ADAM, {"step"}, {**BETAS, "bias_correction": True, "amsgrad": False}),
     "peft.LoraFAOptimizer": ("lora_fa", {"exp_avg_B", "exp_avg_sq_B"}, {"step"}, {**HF, "scaling_factors": [2.0], "names": ["a"]}),
+    "peft.LoraFAOptimizer before scaling_factors": ("lora_fa", ADAM, {"step"}, {**HF, "scaling_factor": 2.0}),
     "torchdistx.AnyPrecisionAdamW": (
         "adamw_anyprecision", {*ADAM, "compensation"}, {"step"},
         {**BETAS, "use_kahan_summation": True, "momentum_dtype": "BF16", "variance_dtype": "BF16", "compensation_buffer_dtype": "BF16"},

@@ -179,3 +179,28 @@ def test_an_unknown_optimizer_gets_its_names_and_the_probe_refuses_it(lora, tmp_
             assert np.array_equal(state.tensor(key, slot), optimizer.state[param][slot].numpy())
     with pytest.raises(ProbeError, match="the optimizer is not known"):
         AdamPreconditioner(state)
+
+
+def test_lora_fa_is_named_by_its_own_record_and_not_probed(lora, tmp_path):
+    from peft.optimizers import create_lorafa_optimizer
+
+    base, start = lora
+    model = copy.deepcopy(start)
+    optimizer = create_lorafa_optimizer(model, r=64, lora_alpha=64, lr=1e-2)
+    for step in range(3):
+        rows = trained.sequences(4, seed=step)
+        model(**{key: torch.stack([row[key] for row in rows]) for key in rows[0]}).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(tmp_path)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    repair(str(tmp_path), str(tmp_path / "named.safetensors"), options=Options(base=str(base)))
+    state = ostate.load(str(tmp_path / "named.safetensors"))
+    assert state.optimizer == "lora_fa"
+    wanted = {name for name, param in model.named_parameters() if param.requires_grad}
+    assert set(state.parameters) == wanted
+    assert all("lora_B" in name for name in wanted)
+    for name in wanted:
+        kept = optimizer.state[name[: name.find("lora")] + "lora"]
+        assert np.array_equal(state.tensor(name, "exp_avg_sq"), kept["exp_avg_sq_B"].numpy())
+    preconditioned_as_it_is_told(state)
