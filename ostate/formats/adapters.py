@@ -11,7 +11,7 @@ from typing import Any
 
 from ostate.errors import ReadError
 from ostate.files import is_remote
-from ostate.model import Adapter, TensorRef
+from ostate.model import Adapter, RawState, TensorRef
 
 from . import safetensors_file
 
@@ -74,6 +74,12 @@ def joined(adapter: Adapter) -> Adapter:
         for key, ref in other.tensors.items():
             tensors[named_in_key(key, name)] = ref
     return replace(adapter, tensors=tensors)
+
+
+def for_state(adapter: Adapter, raw: RawState) -> Adapter:
+    """Return the adapter joined with those beside it where the state has more parameters than it holds, else the adapter itself."""
+    trained = sum(entry.has_state for entry in raw.entries)
+    return joined(adapter) if adapter.siblings and trained > len(adapter.tensors) else adapter
 
 
 def named_in_key(key: str, name: str) -> str:

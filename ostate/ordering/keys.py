@@ -6,6 +6,7 @@ name wherever it stood. A match is a key that is in the file, so a wrong guess h
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -85,10 +86,19 @@ def live_name(key: str, adapter: Adapter) -> str:
     parts = key.split(".")
     for at in range(len(parts) - 1, -1, -1):
         if parts[at] in SLOTS:
+            if at + 1 < len(parts) and parts[at + 1] in _beside(adapter):
+                return key if parts[at] != "lora_magnitude_vector" or parts[-1] == "weight" else f"{key}.weight"
             tail = parts[at + 1 :] or (["weight"] if parts[at] == "lora_magnitude_vector" and not _dora_is_a_parameter(adapter) else [])
             return ".".join([*parts[: at + 1], adapter.name, *tail])
+    if len(parts) > 2 and parts[-2] in _beside(adapter):
+        return ".".join([*parts[:-2], "modules_to_save", *parts[-2:]])
     saved = _saved_module(parts, adapter)
     return ".".join([*parts[:saved], "modules_to_save", adapter.name, *parts[saved:]]) if saved else key
+
+
+def _beside(adapter: Adapter) -> set[str]:
+    """Return the names of the adapters that may be joined with this one."""
+    return {os.path.basename(folder) for folder in adapter.siblings} | {"default"} if adapter.siblings else set()
 
 
 def is_key_form(name: str, adapter: Adapter) -> bool:

@@ -16,9 +16,10 @@ import torch
 
 from ostate.errors import OrderingError
 from ostate.formats import read, read_adapter
-from ostate.formats.adapters import joined
+from ostate.formats.adapters import for_state
 from ostate.model import Question
 from ostate.ordering import base, cache, claims
+from ostate.ordering.keys import live_name
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
@@ -228,11 +229,20 @@ def test_of_two_adapters_one_or_both_may_be_trained(train: list[str], tmp_path: 
 @pytest.mark.parametrize("asked", [None, "aaa"])
 def test_adapters_trained_together_have_keys_once_they_are_joined(asked: str | None, options: dict, tmp_path: Path):
     made = _two(tmp_path, ["default", "aaa"], **options)
-    both = joined(made.adapter(asked))
+    alone = made.adapter(asked)
+    both = for_state(alone, made.raw)
+    assert set(both.tensors) > set(alone.tensors)
     found = [claim for claim in tiny.from_skeleton(made.ask(both)[0]) if list(claim.names) == made.flat]
     assert found
     assert all(found[0].keys)
     tiny.assert_keys_hold_the_live_values(found[0], made, both)
+    assert [live_name(str(key), both) for key in found[0].keys] == made.flat
+
+
+def test_an_adapter_that_was_trained_alone_is_not_joined(tmp_path: Path):
+    made = _two(tmp_path, ["aaa"])
+    alone = made.adapter("aaa")
+    assert for_state(alone, made.raw) is alone
 
 
 def test_the_second_repair_of_an_adapter_imports_neither_peft_nor_torch(tmp_path: Path):
