@@ -244,7 +244,8 @@ _RECORDS = [
     *_PLAIN_TENSORS,
     *(f"torch.{name}" for name in STORAGES),
     *(f"torch.storage.{name}" for name in (*STORAGES, "TypedStorage")),
-    "builtins.object", "__builtin__.object", "numpy.ndarray", "argparse.Namespace", "types.SimpleNamespace", "torch.Generator",
+    *(f"torch._utils._rebuild_{kind}" for kind in ("qtensor", "sparse_tensor", "sparse_csr_tensor", "nested_tensor")),
+    "typing.Any", "builtins.object", "__builtin__.object", "numpy.ndarray", "argparse.Namespace", "types.SimpleNamespace", "torch.Generator",
     "deepspeed.runtime.zero.config.ZeroStageEnum", "deepspeed.utils.tensor_fragment.fragment_address",
     *(f"{room}.AttributeDict" for room in (
         "lightning.fabric.utilities.data", "lightning_fabric.utilities.data", "lightning.pytorch.utilities.parsing",
@@ -267,6 +268,8 @@ _ROOMS = [
     *(f"torchao.{room}.subclass_{kind}" for room in ("optim", "optim.low_bit_optim", "prototype.low_bit_optim") for kind in ("8bit", "4bit", "fp8")),
     "deepspeed.runtime.fp16.loss_scaler",
     "galore_torch.galore_projector", "galore_torch.galore_projector_tensor", "apollo_torch.random_projector", "apollo_torch.svd_projector",
+    "torch.torch_version", "datetime", "uuid", "decimal", "omegaconf.dictconfig", "omegaconf.listconfig", "omegaconf.base", "omegaconf.nodes",
+    "transformers.training_args", "transformers.trainer_utils", "transformers.trainer_pt_utils", "accelerate.state", "accelerate.utils.dataclasses",
 ]  # fmt: skip
 """Modules whose classes are all kept so: they hold data, and their names change from release to release."""
 

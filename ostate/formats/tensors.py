@@ -20,7 +20,7 @@ _AGAIN = "the copy is damaged: copy it again"
 STORAGES: dict[str, str] = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
     "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL",
-    "ComplexFloatStorage": "C64", "UntypedStorage": "U8",
+    "ComplexFloatStorage": "C64", "UntypedStorage": "U8", "QInt8Storage": "I8", "QUInt8Storage": "U8", "QInt32Storage": "I32",
 }  # fmt: skip
 """torch's storage classes (torch/storage.py) by the dtype of their elements."""
 

@@ -52,7 +52,7 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
     "a storage named as a path": whole(Tensor("../../../etc/passwd", (2,)), STORED),
     "a storage that is a pickle": whole(Tensor("../data.pkl", (2,)), STORED),
     "a storage class that is none": tensor((2,), kind="nn.Linear"),
-    "a storage of quantised numbers": tensor((2,), kind="QInt8Storage"),
+    "a storage of numbers that no optimizer keeps": tensor((2,), kind="ComplexDoubleStorage"),
     "a storage that is a number": rebuilt(7, 0, (2,), (1,), False, HOOKS),
     "a storage that is a list": rebuilt([1, 2], 0, (2,), (1,), False, HOOKS),
     "too few arguments": rebuilt(1),

@@ -77,6 +77,28 @@ def test_a_state_in_a_bundle_is_found_by_what_it_is(tmp_path, bundle, step):
     assert raw.facts.get("global_step") == step
 
 
+def test_what_else_lies_in_a_bundle_does_not_matter(tmp_path):
+    import datetime
+
+    from transformers import TrainingArguments
+
+    optimizer = adamw()
+    torch.save(
+        {
+            "args": TrainingArguments(output_dir=str(tmp_path / "out"), report_to=[]),
+            "when": datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
+            "version": torch.__version__,
+            "sparse": torch.eye(3).to_sparse(),
+            "random": [np.random.get_state(), torch.get_rng_state()],
+            "words": np.array(["a", "bc"]),
+            "word": np.str_("abc"),
+            "optimizer": optimizer.state_dict(),
+        },
+        tmp_path / "x.pt",
+    )
+    assert holds(formats.read(str(tmp_path / "x.pt")), optimizer)
+
+
 def test_the_weights_of_a_bundle_are_there_by_name(tmp_path):
     net = model()
     optimizer = adamw(net)
