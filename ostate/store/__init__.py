@@ -1,4 +1,4 @@
-"""The named format, version 1: write it, read it, check it (DESIGN section 6; `schemas/manifest-v1.schema.json`)."""
+"""The named format, version 1: write it, read it, check it (`schemas/manifest-v1.schema.json`)."""
 
 from __future__ import annotations
 
