@@ -72,7 +72,7 @@ def test_checkpoints_without_names_are_named_for_the_page_and_nothing_else_is_wr
 def test_a_page_is_not_replaced_unless_asked(tmp_path):
     page = tmp_path / "report.html"
     page.write_text("mine")
-    assert "--force" in run("report", LONG / "checkpoint-2", "-o", page, ok=(2,)).stderr
+    assert "--force" in run("report", LONG / "checkpoint-2", "-o", page, ok=(2,)).output
     assert page.read_text() == "mine"
     run("report", LONG / "checkpoint-2", "-o", page, "--force", ok=(0,))
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
@@ -82,8 +82,8 @@ def test_a_state_that_cannot_be_named_gives_no_page(tmp_path):
     found = case("neg_wrong_run")
     page = tmp_path / "report.html"
     done = run("report", found.state, "--adapter", found.adapter, "-o", page, ok=(3,))
-    assert done.stderr.startswith("Error: ")
-    assert "  fix: " in done.stderr
+    assert done.output.startswith("Error: ")
+    assert "  fix: " in done.output
     assert list(tmp_path.iterdir()) == []
 
 
