@@ -156,7 +156,12 @@ def levels(raw: RawState, adapter: Adapter, truth: list[str]) -> dict[str, Any]:
             off.append(np.exp(-np.delete(each.values, each.matched)))
         if on:
             false = np.concatenate(off)
-            row[name] = {"median": float(np.median(on)), "max": float(max(on)), "false_median": float(np.median(false)), "false_min": float(false.min())}
+            row[name] = {
+                "median": float(np.median(on)),
+                "max": float(max(on)),
+                "false_median": float(np.median(false)),
+                "false_min": float(false.min()),
+            }
     row["speaks"] = {"projection": laws.projection.speaks, "balance": [r for r, law in laws.balance.items() if law.speaks], "path": list(laws.path)}
     return row
 

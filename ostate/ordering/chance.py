@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
 
 DRAWS = 16
-ABOVE = 6.0
+ABOVE = 5.0
 """Deviations by which the order must stand above the mean of the chance draws' best orders."""
 LEAST_COSINE = 0.35
 """Displacement that a true order reaches within the first steps; measured .55 to .95, see docs/evidence.md."""
@@ -50,7 +50,7 @@ def displacement_level(tables: Tables, match: Match, *, early: bool) -> Level:
                 value += float(pair.cosine[row, column]) * weight
                 expected += LEAST_COSINE * weight if float(pair.spread[row, column]) > 0 else 0.0
         for each in range(DRAWS):
-            drawn[each] += _best(noise.standard_normal(pair.cosine.shape) * pair.spread * weight)
+            drawn[each] += _best(_signs(noise, pair.rank, pair.cosine.shape) * pair.spread * weight)
     return _level(value, drawn, powerful=early and expected > _bar(drawn))
 
 
@@ -101,6 +101,13 @@ def _balance_level(classes: Iterable[tuple[PairClass, list[tuple[int | None, Arr
             sham = noise.choice(table[~on], size=table.shape)
             drawn[each] += _best(sham)
     return _level(value, drawn, powerful=late and modules >= LEAST_MODULES)
+
+
+def _signs(noise: np.random.Generator, rank: int, shape: tuple[int, ...]) -> Array:
+    """Return draws of variance 1 such as `rank` columns of random sign give: bounded by sqrt(rank), close to normal from 16 on."""
+    if rank >= 16:
+        return noise.standard_normal(shape)
+    return np.asarray((2.0 * noise.binomial(rank, 0.5, shape) - rank) / np.sqrt(rank))
 
 
 def _level(value: float, drawn: Array, *, powerful: bool) -> Level:

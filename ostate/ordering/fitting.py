@@ -206,4 +206,4 @@ class _Sample:
         """Return the two fits."""
         off = np.concatenate(self.off) if self.off else np.zeros(0)
         on = np.concatenate(self.on) if self.on else np.zeros(0)
-        return Law(fit(off, floor=null_floor), fit(on, floor=true_floor))
+        return Law(fit(off, floor=null_floor), fit(on, floor=true_floor, trim=True))

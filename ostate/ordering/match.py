@@ -33,10 +33,17 @@ def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mappin
     starts.append(_complete(tables, _by_displacement(tables), fixed))
     ends = [improve(tables, paths, start, fixed) for start in starts]
     best = max(ends, key=lambda end: total(tables, paths, *end))
-    if not (tables.displaced and best[1].projection.speaks) and tables.balanced:
+    if tables.balanced and _unsettled(tables, paths, *best):
         other = improve(tables, paths, _complete(tables, _by_balance(tables), fixed), fixed)
         best = max([best, other], key=lambda end: total(tables, paths, *end))
     return best
+
+
+def _unsettled(tables: Tables, paths: Paths, match: Match, now: Laws) -> bool:
+    """True when a module's own numbers do not speak for the place it has."""
+    scores = single_moves(tables, paths, match, now)
+    keys = [key for pair in tables.pairs for module in pair.modules for key in (module.zero, module.other) if key in match]
+    return any(scores.at(key, match[key]) <= 0 for key in keys)
 
 
 def total(tables: Tables, paths: Paths, match: Match, now: Laws) -> float:
@@ -206,9 +213,10 @@ class Scores:
         self.row = {key: (shape, row) for shape, keys in tables.keys_of_shape.items() for row, key in enumerate(keys)}
 
     def put(self, key: str, values: Array) -> None:
-        """Set the scores of a key at all positions of its shape, in the tables' order."""
-        shape, row = self.row[key]
-        self.by_shape[shape][row] = values
+        """Set the scores of a key at all positions of its shape, in the tables' order; a shape without positions has none."""
+        if key in self.row:
+            shape, row = self.row[key]
+            self.by_shape[shape][row] = values
 
     def add(self, key: str, values: Array) -> None:
         """Add to the scores of a key."""

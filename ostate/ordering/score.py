@@ -59,23 +59,27 @@ class Law:
         return (self.true.loc - self.null.loc) / float(np.hypot(self.true.scale, self.null.scale))
 
 
-def fit(values: Array, *, floor: float) -> Fit:
+def fit(values: Array, *, floor: float, trim: bool = False) -> Fit:
     """Return median, a robust scale that also covers the upper tail (the 99 % quantile as a normal's), and the tail's rate.
 
     The rate is that of the excesses over loc + FROM * scale, lowered by two of its own standard errors, and bounded by the hazard that a
-    normal has there and beyond.
+    normal has there and beyond. With few values, `trim` leaves the farthest one out: a single broken pair must not widen the law.
     """
     if values.size == 0:
         return Fit(0.0, floor)
     loc = float(np.median(values))
     middle = 1.4826 * float(np.median(np.abs(values - loc)))
-    reach = (float(np.quantile(values, 0.99)) - loc) / 2.33 if values.size >= ENOUGH else float(np.std(values))
+    reach = (float(np.quantile(values, 0.99)) - loc) / 2.33 if values.size >= ENOUGH else float(np.std(_trimmed(values, loc) if trim else values))
     scale = max(middle, reach, floor)
     excess = values[values > loc + FROM * scale] - (loc + FROM * scale)
     if excess.size < FEW:
         return Fit(loc, scale)
     rate = 1 / (float(excess.mean()) * (1 + 2 / math.sqrt(excess.size)))
     return Fit(loc, scale, min(rate, STEEPEST / scale))
+
+
+def _trimmed(values: Array, loc: float) -> Array:
+    return np.asarray(np.delete(values, int(np.argmax(np.abs(values - loc))))) if values.size > 4 else values
 
 
 def log_ratio(x: Array, law: Law) -> Array:
@@ -103,11 +107,11 @@ def _tailed(x: Array, fitted: Fit) -> Array:
 
 
 def odds_against(scores: Array) -> Array:
-    """Return, for a square matrix whose diagonal is the order in question, the odds (n,) that each row is matched wrongly.
+    """Return, for a square matrix whose diagonal is the order in question, a bound (n,) on the chance that each row is matched wrongly.
 
-    With E_ij = exp(S_ij - S_ii), i != j, all other permutations weigh perm(I + E) - 1 <= 1 / det(I - E) - 1 of this one, and those that
-    move row i at most [(I - E)^-1]_ii - 1 (every permutation is a set of cycles, and the series counts each cycle). Rows that the scores
-    cannot tell apart get infinite odds; seen from outside they count as one block.
+    Every permutation is a set of cycles. With E_ij = exp(S_ij - S_ii), i != j, those that move row i hold a share of all permutations'
+    weight that is at most the weight of the cycles through i, and so at most [(I - E)^-1]_ii - 1. Rows that the scores cannot tell apart get
+    infinity; seen from outside they count as one block.
     """
     weights = np.exp(np.clip(scores - np.diag(scores)[:, None], -60, 60))
     np.fill_diagonal(weights, 0.0)

@@ -116,7 +116,7 @@ def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: M
     pairs = []
     for members in _alike(modules, shapes, adapter):
         zero, other = positions.get(shapes[members[0].zero], ()), positions.get(shapes[members[0].other], ())
-        if zero and other:
+        if zero:
             pairs.append(_pair_class(reader, members, zero, other, previous))
             paired |= {key for module in members for key in (module.zero, module.other)}
     if pairs and not any(pair.left.any() for pair in pairs) and not any(pair.cosine.any() for pair in pairs):
@@ -261,6 +261,10 @@ def _side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions
     zero = keys[0] == module.zero
     blocks = laws.zero_blocks if zero else laws.other_blocks
     weights = [reader.weight(key, module, zero=zero) for key in keys]
+    width, n = weights[0].shape
+    if not positions:
+        none, numbers = np.zeros((len(keys), 0)), width * width // module.blocks
+        return _Side(none, none, np.zeros((len(keys), 0, numbers), np.float32), np.zeros((0, 2, numbers), np.float32), width, width * n, unit or 1.0)
     first, update, drift, sizes = [], [], [], []
     for position in positions:
         found = reader.moments(position, keys[0], module, zero=zero)
@@ -279,7 +283,6 @@ def _side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions
     update.clear()
     cross = laws.cross_products(weights, [np.float32(unit) * m for m in first]) if zero else _swapped(weights, first, unit)
     products = blocks(cross, module.blocks) - _decayed(reader, weights, positions, module, zero=zero, unit=unit)
-    width, n = weights[0].shape
     return _Side(cosine, spread, products, np.stack(drift) * np.float32(unit), width, width * n, unit)
 
 
