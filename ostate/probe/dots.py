@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,9 @@ def weighted_dot(preconditioner: AdamPreconditioner, xs: Sequence[Tensor], gs: S
     if any(flat.ndim != 1 for flat in (*xs, *gs)):
         raise ProbeError("dot takes one gradient on each side, not a batch", fix="apply_all(batch) @ x")
     ranks, layout = preconditioner.ranks, preconditioner.layout
-    total = torch.zeros((), dtype=torch.float64, device=layout.buffers[0].device)
     if preconditioner.form == "frozen" and not ranks.groups:
-        for x, scale, g in zip(xs, preconditioner.scale, gs):
-            total += _triple(x, scale, g).to(total.device)
-        return float(total)
+        return sum(float(_triple(x, scale, g)) for x, scale, g in zip(xs, preconditioner.scale, gs))
+    total = torch.zeros((), dtype=torch.float64, device=layout.buffers[0].device)
     for member, item in zip(layout.members, preconditioner._items):
         run = slice(member.start, member.stop)
         x, g = xs[member.buffer][run], gs[member.buffer][run]
@@ -47,8 +46,13 @@ def weighted_dot(preconditioner: AdamPreconditioner, xs: Sequence[Tensor], gs: S
     return float(ranks.total(total))
 
 
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
 def _triple(x: Tensor, scale: Tensor, g: Tensor) -> Tensor:
-    if x.is_cuda and x.numel() and find_spec("triton") and all(tensor.is_contiguous() for tensor in (x, scale, g)):
+    if x.is_cuda and x.numel() and _has_triton() and all(tensor.is_contiguous() for tensor in (x, scale, g)):
         from .kernels import triple_dot
 
         return triple_dot(x, scale, g)

@@ -15,11 +15,14 @@ from torch.optim import Optimizer
 from ostate.errors import ProbeError
 from ostate.model import Finding, NamedParameter, NamedState, Severity
 
+from .fsdp1 import fill_fsdp1, is_fsdp1
 from .live import kind_of_optimizer, put
 from .names import Match, match, plain_name, trainable
 from .shards import like_parameter, local, place_of, read_local
 
 log = logging.getLogger("ostate.probe")
+
+_SLOTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 ENOUGH = 0.9
 """Coverage under this is worth a warning."""
@@ -46,6 +49,8 @@ class Filled:
     """Share that got a step."""
     bytes_read: int
     """Bytes of tensors that this rank took from storage."""
+    flat: bool = False
+    """True for FSDP1, whose live tensors are flat pieces."""
     stamps: Mapping[Tensor, tuple[int, int]]
     """Parameter -> (id, version) of its second moment as filled: while it holds, the state's float32 numbers are the exact ones."""
     findings: tuple[Finding, ...] = ()
@@ -58,6 +63,7 @@ class _Tally:
     with_v: int = 0
     with_step: int = 0
     bytes_read: int = 0
+    flat: bool = False
     lost: dict[str, int] = field(default_factory=dict)
     no_m: list[str] = field(default_factory=list)
     stamps: dict[Tensor, tuple[int, int]] = field(default_factory=dict)
@@ -82,6 +88,8 @@ def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, 
         ProbeError: nothing requires grad; an entry of another shape or of no parameter; no second moment; a hyperparameter that
             nobody knows or that contradicts the file; missing entries under `strict`.
     """
+    if is_fsdp1(model):
+        raise ProbeError("an FSDP1 model's parameters are flat pieces", fix="make torch.optim.AdamW over them, then fill; or use FSDP2 (fully_shard)")
     found = match(model, state, trainable(model))
     with_v = [name for name in found.entries.values() if "exp_avg_sq" in state.parameters[name].slots]
     if not with_v and found.entries:
@@ -121,6 +129,8 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
                 raise ProbeError("the optimizer holds a parameter that the model does not have", fix="give the model that the optimizer was made for")
             wanted.append((live[id(parameter)], parameter))
     kind_of_optimizer(optimizer)
+    if is_fsdp1(model):
+        return _fill_wrapped(optimizer, model, state)
     found = match(model, state, wanted)
     notes = _adopt_hyper(optimizer, state, found, hyper)
     return _fill(optimizer, state, found, strict=strict, notes=notes)
@@ -198,6 +208,17 @@ def _adopt_hyper(optimizer: Optimizer, state: NamedState, found: Match, adopt: b
     return notes
 
 
+def _fill_wrapped(optimizer: Optimizer, model: nn.Module, state: NamedState) -> Filled:
+    entries, count = fill_fsdp1(optimizer, model, state, _SLOTS)
+    live = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
+    names = {parameter: live[parameter] for group in optimizer.param_groups for parameter in group["params"]}
+    tally = _Tally(
+        with_v=len(entries), with_step=sum(state.parameters[entry].step is not None for entry in entries.values()), bytes_read=count, flat=True
+    )
+    found = Match(tuple((name, parameter) for parameter, name in names.items()), entries, ())
+    return _report(optimizer, state, found, tally, [])
+
+
 def _fill(optimizer: Optimizer, state: NamedState, found: Match, *, strict: bool, notes: list[Finding] | None = None) -> Filled:
     if strict and found.missing:
         raise ProbeError(f"{len(found.missing)} of {len(found.parameters)} parameters have no entry in the state", where=", ".join(found.missing[:3]))
@@ -207,6 +228,10 @@ def _fill(optimizer: Optimizer, state: NamedState, found: Match, *, strict: bool
     for name, parameter in found.parameters:
         if name in found.entries:
             _fill_one(optimizer, kind, parameter, state.parameters[found.entries[name]], place_in[id(parameter)], tally)
+    return _report(optimizer, state, found, tally, notes or [])
+
+
+def _report(optimizer: Optimizer, state: NamedState, found: Match, tally: _Tally, notes: list[Finding]) -> Filled:
     total = len(found.parameters)
     report = Filled(
         state=state,
@@ -217,7 +242,8 @@ def _fill(optimizer: Optimizer, state: NamedState, found: Match, *, strict: bool
         coverage_step=tally.with_step / total,
         bytes_read=tally.bytes_read,
         stamps=tally.stamps,
-        findings=(*(notes or ()), *_findings(state, found, tally, total)),
+        flat=tally.flat,
+        findings=(*notes, *_findings(state, found, tally, total)),
     )
     for finding in report.findings:
         if finding.severity != "note":
@@ -230,7 +256,7 @@ def _fill_one(optimizer: Optimizer, kind: str, parameter: Tensor, entry: NamedPa
     place = place_of(parameter)
     own = local(parameter.detach())
     moments: dict[str, Tensor] = {}
-    for slot in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
+    for slot in _SLOTS:
         if slot not in entry.slots:
             continue
         values, count = read_local(entry.slots[slot], place)

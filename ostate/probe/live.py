@@ -14,6 +14,8 @@ from ostate.errors import ProbeError
 from .shards import is_sharded, local
 
 _BNB = {"exp_avg": "state1", "exp_avg_sq": "state2"}
+SLOT_KEYS = {key: slot for slot, key in _BNB.items()}
+"""bitsandbytes' key -> torch's slot name."""
 _BLOCK = 256
 """Elements that share one absmax in bitsandbytes' 8-bit state (bitsandbytes/optim/optimizer.py, Optimizer2State.init_state)."""
 

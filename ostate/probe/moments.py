@@ -104,6 +104,10 @@ def of_optimizer(optimizer: Optimizer, model: nn.Module | None, checkpoint_step:
     Where `fill` put them there and nothing has moved since, the numbers are the named state's own in float32, whatever dtype the optimizer keeps.
     """
     report = filled(optimizer)
+    if report is not None and report.flat:
+        raise ProbeError(
+            "FSDP1 keeps flat pieces of parameters, which cannot be probed by name", fix="probe an FSDP2 (fully_shard) or unsharded model"
+        )
     names = _names(optimizer, model, report)
     parameters = list(names)
     steps = dict(zip(parameters, steps_of(optimizer, parameters)))

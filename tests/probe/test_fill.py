@@ -14,10 +14,10 @@ from ostate.probe import AdamPreconditioner, fill, filled, lora_adamw
 from .training import batch, edited, named_state, slot, tiny_lora, train, trainables
 
 
-def stepped(model, optimizer):
+def stepped(model, optimizer, device="cpu"):
     optimizer.zero_grad()
     model.train()
-    model(**batch(999)).loss.backward()
+    model(**{key: value.to(device) for key, value in batch(999).items()}).loss.backward()
     optimizer.step()
     return {name: p.detach().clone() for name, p in trainables(model)}
 

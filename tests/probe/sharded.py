@@ -1,0 +1,168 @@
+"""One rank of two: `python -m tests.probe.sharded RANK WORLD FOLDER`. Runs every case, writes what it saw as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import ostate
+from ostate.probe import AdamPreconditioner, GradientMean, delta_h1, fill, filled, lora_adamw
+from ostate.probe.shards import place_of
+
+
+class Layer(nn.Module):
+    """A frozen linear layer with a LoRA beside it, under PEFT's names."""
+
+    def __init__(self, into: int, out: int, r: int):
+        super().__init__()
+        self.base_layer = nn.Linear(into, out, bias=False).requires_grad_(False)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(into, r, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(r, out, bias=False)})
+
+    def forward(self, x):
+        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
+
+
+def network(r: int = 3, layers: int = 9) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*(Layer(12 if at % 2 == 0 else 10, 10 if at % 2 == 0 else 12, r) for at in range(layers)))
+
+
+def data(seed: int) -> torch.Tensor:
+    return torch.randn(6, 12, generator=torch.Generator().manual_seed(seed))
+
+
+def loss_of(model, seed: int) -> torch.Tensor:
+    x, weight = data(seed), next(model.parameters())
+    if getattr(model, "tensor_parallel", False):
+        from torch.distributed.tensor import Replicate, distribute_tensor
+
+        x = distribute_tensor(x, weight.device_mesh, [Replicate()])
+    loss = model(x).pow(2).mean()
+    return loss.full_tensor() if hasattr(loss, "full_tensor") else loss
+
+
+def trained(r: int):
+    """The run whose state is saved: one process, ten steps."""
+    model = network(r)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, foreach=False)
+    for step in range(10):
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return model, optimizer
+
+
+def probe(model, optimizer, form="frozen"):
+    """All numbers of one probe, as plain values."""
+    pre = AdamPreconditioner(optimizer, form=form)
+    means = []
+    for seed in (101, 102):
+        total = GradientMean(model)
+        loss_of(model, seed).backward()
+        total.add()
+        means.append(total.mean())
+    result = delta_h1(*means, 1e-3, pre).as_dict()
+    result.pop("findings")
+    stats = pre.stats()
+    return {
+        "result": result,
+        "dot": pre.dot(*means),
+        "stats": {key: value for key, value in stats.items() if not isinstance(value, dict)},
+        "worst": stats["worst"],
+    }
+
+
+def sharded(how: str, world: int):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+    model, _ = trained(1 if how == "empty" else 3)
+    if how in ("ddp", "fsdp1"):
+        if how == "ddp":
+            return nn.parallel.DistributedDataParallel(model)
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        return FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+    if how in ("replicate", "mixed"):
+        mesh = init_device_mesh("cpu", (world,))
+        for module in model.modules():
+            for name, p in list(module.named_parameters(recurse=False)):
+                placement = Shard(0) if how == "mixed" and p.shape[0] > 3 else Replicate()
+                setattr(module, name, nn.Parameter(distribute_tensor(p.detach(), mesh, [placement]), requires_grad=p.requires_grad))
+        assert isinstance(next(model.parameters()), DTensor)
+        model.tensor_parallel = True
+        return model
+    mesh = init_device_mesh("cpu", (world, 1) if how == "hsdp" else (world,), mesh_dim_names=("replicate", "shard") if how == "hsdp" else None)
+
+    def columns(p):
+        return Shard(1) if p.shape[1] % world == 0 else Shard(0)
+
+    for layer in model:
+        fully_shard(layer, mesh=mesh, shard_placement_fn=columns if how == "shard1" else None)
+    return fully_shard(model, mesh=mesh, shard_placement_fn=columns if how == "shard1" else None)
+
+
+def check_shards(optimizer, state) -> dict[str, int]:
+    """Compare every local shard with its slice of the file, number by number."""
+    exact = want = 0
+    report = filled(optimizer)
+    for p, name in report.names.items():
+        place = place_of(p)
+        window = tuple(slice(at, at + n) for at, n in zip(place.offset, place.shape))
+        same = True
+        for slot in ("exp_avg", "exp_avg_sq"):
+            whole = torch.from_numpy(state.tensor(report.entries[name], slot).copy())
+            live = optimizer.state[p][slot]
+            live = live.to_local() if hasattr(live, "to_local") else live
+            same &= torch.equal(live, whole[window].reshape(live.shape))
+            want += 4 * live.numel()
+        exact += same
+    return {"exact": exact, "of": len(report.names), "read": report.bytes_read, "want": want}
+
+
+def main() -> None:
+    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    found = {}
+    for how in ("uneven", "empty", "shard1", "replicate", "mixed", "hsdp", "ddp"):
+        path = folder / f"{'one' if how == 'empty' else 'three'}.safetensors"
+        state = ostate.load(str(path))
+        model = sharded(how, world)
+        optimizer = lora_adamw(model, state)
+        found[how] = check_shards(optimizer, state) | probe(model, optimizer)
+        if how in ("uneven", "replicate"):
+            found[how]["next"] = probe(model, optimizer, "next_step")
+        other = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=False)
+        fill(other, model, state)
+        found[how]["filled"] = check_shards(other, state)["exact"]
+        loss_of(model, 7).backward()
+        other.step()
+        from ostate.saving import save
+
+        saved = save(optimizer, model, folder / f"saved-{how}.safetensors")
+        found[how]["saved"] = saved
+    model = sharded("fsdp1", world)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    report = fill(optimizer, model, ostate.load(str(folder / "three.safetensors")))
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    whole = FullyShardedDataParallel.optim_state_dict(model, optimizer)["state"]
+    if rank == 0:
+        state = ostate.load(str(folder / "three.safetensors"))
+        good = sum(torch.equal(whole[name]["exp_avg_sq"], torch.from_numpy(state.tensor(name, "exp_avg_sq").copy())) for name in state.parameters)
+        found["fsdp1"] = {"exact": good, "of": len(state.parameters), "coverage": report.coverage}
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
