@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, str] = {
     # name -> module that defines it
     "load": "ostate.store",
+    "save": "ostate.saving",
     "validate": "ostate.store",
     "export": "ostate.exporting",
     "diff": "ostate.comparison",
