@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 from ..errors import ReadError, UnknownFormat
 from ..model import RawState, TensorRef
-from .records import Inert
 from .peek import Peek
+from .records import Inert
 from .state_dict import raw_state
 
 MOST_DEPTH = 8
-_SLOTS = {"exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "state1", "exp_avg_sq_row", "sum", "__bnb_optimizer_quant_state__"}
+_SLOTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "state1", "exp_avg_sq_row", "__bnb_optimizer_quant_state__")
+"""Slots that tell a state without `param_groups`; Adagrad's `sum` is not among them, since metrics are called so too."""
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "model_state", "adapter", "net", "weights")
 _PARTS = ("single_partition_of_fp32_groups", "fp32_flat_groups", "base_optimizer_state")
 """Keys of what one rank of DeepSpeed's ZeRO keeps: its piece of flat buffers, whose positions are groups, not parameters."""
@@ -126,11 +127,11 @@ def _as_optimizer(value: dict[Any, Any]) -> Mapping[str, Any] | None:
 
 
 def _holds_slots(state: dict[Any, Any]) -> bool:
-    """True when every entry is a mapping and one of them holds an optimizer's tensors."""
+    """True when every entry is a mapping, and one of them holds an optimizer's tensors."""
     first = next(iter(state.values()), None)
     if type(first) is not dict or not all(type(entry) is dict for entry in state.values()):
         return False
-    return any(not _SLOTS.isdisjoint(entry) for entry in state.values())
+    return any(type(entry.get(slot)) in {TensorRef, Inert, dict} for entry in state.values() for slot in _SLOTS)
 
 
 def _unflattened(flat: dict[Any, Any]) -> Mapping[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,6 +93,7 @@ def test_what_else_lies_in_a_bundle_does_not_matter(tmp_path):
             "random": [np.random.get_state(), torch.get_rng_state()],
             "words": np.array(["a", "bc"]),
             "word": np.str_("abc"),
+            "metrics": {"train": {"sum": torch.tensor(3.0), "exp_avg": 0.5}},
             "optimizer": optimizer.state_dict(),
         },
         tmp_path / "x.pt",
@@ -165,6 +167,22 @@ def test_a_param_name_in_each_entry_is_its_name(tmp_path):
     assert raw.recorded == "param_name"
     assert [entry.name for entry in raw.entries] == ["p0", "p1", "p2", "p3"]
     assert "param_name" not in raw.entries[0].scalars
+
+
+def test_zero_redundancy_optimizer_after_it_is_consolidated(tmp_path):
+    import torch.distributed as dist
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        optimizer = ZeroRedundancyOptimizer(model().parameters(), torch.optim.AdamW, lr=1e-3)
+        stepped(optimizer)
+        optimizer.consolidate_state_dict(to=0)
+        torch.save(optimizer.state_dict(), tmp_path / "x.pt")
+        live = SimpleNamespace(param_groups=optimizer.param_groups, state=optimizer.optim.state)
+        assert holds(formats.read(str(tmp_path / "x.pt")), live)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("flatten", [True, False])

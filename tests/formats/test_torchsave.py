@@ -255,3 +255,14 @@ def test_a_tensor_that_stands_twice_is_one(tmp_path):
     _, first, second, third = torchsave.load(str(tmp_path / "x.pt")).value
     assert first == second == third["again"]
     assert same(first, shared)
+
+
+@pytest.mark.parametrize("alignment", [1, 8, 16, 64, 128, 4096])
+def test_any_alignment_that_torch_can_be_told_gives_the_same_numbers(tmp_path, alignment):
+    from torch.utils.serialization import config
+
+    tensors_ = {f"t{index}": torch.randn(1 + index % 7) for index in range(60)}
+    with config.patch("save.storage_alignment", alignment):
+        torch.save(tensors_, tmp_path / "x.pt")
+    stored = torchsave.load(str(tmp_path / "x.pt")).value
+    assert all(same(stored[name], tensor) for name, tensor in tensors_.items())
