@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import itertools
+import json
 import os
 import re
 import shlex
@@ -156,3 +157,23 @@ def test_every_schema_is_told_of():
     told = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     for schema in (ROOT / "schemas").glob("*.json"):
         assert schema.name in told
+
+
+def test_the_notebook_runs(sandbox, monkeypatch):
+    monkeypatch.setenv("CHECKPOINT", "checkpoint-100")
+    (sandbox / "lora.ostate.safetensors").unlink()
+    there = {}
+    for cell in json.loads((ROOT / "examples" / "by_name.ipynb").read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec(compile("".join(cell["source"]), "by_name.ipynb", "exec"), there)
+    assert there["done"].ordering.verdict == "verified"
+    assert "Update size" in (sandbox / "report.html").read_text(encoding="utf-8")
+
+
+def test_pictures_ask_the_network_for_nothing():
+    for picture in (ROOT / "docs" / "pictures").glob("*.svg"):
+        text = picture.read_text(encoding="utf-8")
+        assert "url(http" not in text
+        assert "@font-face" not in text
+        assert "<script" not in text

@@ -98,12 +98,12 @@ def _wrapped(text: str, width: int, style: str, *, first: str = "", first_style:
 def _table(block: Table, width: int) -> list[Text | Grid]:
     rows = [[printable(cell) for cell in row] for row in block.rows]
     columns = range(len(block.head))
-    needed = sum(max([cell_len(block.head[i]), *(cell_len(row[i]) for row in rows)]) + 2 for i in columns) + 2
+    needed = sum(max([cell_len(block.head[i]), *(cell_len(row[i]) for row in rows)]) + 3 for i in columns)
     if needed > width:
         return _stacked(block.head, rows, width)
     grid = Grid(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
     for title, right in zip(block.head, numeric(rows, len(block.head))):
-        grid.add_column(title, justify="right" if right else "left", no_wrap=True, overflow="ignore")
+        grid.add_column(title, justify="right" if right else "left", no_wrap=True, overflow="crop")
     for row in rows:
         grid.add_row(*row)
     return [grid]

@@ -98,6 +98,16 @@ def test_a_table_too_wide_becomes_a_list_of_the_same_cells():
         assert cell in narrow
 
 
+def test_numbers_stand_to_the_right_and_nothing_is_cropped_at_any_width():
+    table = Table(("name", "count"), ((B, "7"), ("short", "1234567")))
+    assert rendered([table], width=200, colour=False).splitlines()[2].rstrip().endswith("      7")
+    for width in range(60, 110):
+        shown = rendered([table], width=width, colour=False)
+        assert B in shown
+        assert "1234567" in shown
+        assert "name" in shown
+
+
 def test_without_colour_no_escape_is_written():
     assert "\x1b" not in rendered(verdict_text.blocks(REPAIR), width=80, colour=False)
     assert "\x1b" in rendered(verdict_text.blocks(REPAIR), width=80, colour=True)
