@@ -1,11 +1,12 @@
-"""The `zero/` part of a DeepSpeed universal checkpoint: a folder a parameter with fp32, exp_avg, exp_avg_sq and step.
+"""A DeepSpeed universal checkpoint: a folder a parameter with fp32, exp_avg, exp_avg_sq and step, and the trained weights.
 
-Read at deepspeed 0.19.8, checkpoint/universal_checkpoint.py and runtime/base_optimizer.py. The engine also wants its own model states
-file, which a run makes: put this folder in place of the one that `ds_to_universal` made.
+Read at deepspeed 0.19.8, checkpoint/universal_checkpoint.py, runtime/base_optimizer.py and runtime/engine.py. Frozen weights are not in
+it, as in a run saved with `exclude_frozen_parameters`: load it with `load_module_strict=False`.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,31 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:
     groups: list[dict[str, Any]] = [{**hyper_of(state, names, index), "params": [index]} for index, names in enumerate(chosen)]
     made = {"zero_stage": 1, "ds_version": READ_AT, "param_groups": groups}
     torch.save(made, place / "zero" / "optimizer_state.pt")
+    torch.save(_model_states(state, chosen, wishes), place / "mp_rank_00_model_states.pt")
+
+
+def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], wishes: Wishes) -> dict[str, Any]:
+    """Return what the engine reads first: weights, shapes by group, and its counters."""
+    import torch
+
+    steps = [parameter.step for parameter in state.parameters.values() if parameter.step is not None]
+    empty: dict[str, Any] = dict.fromkeys(
+        ("optimizer", "lr_scheduler", "data_sampler", "random_ltd", "frozen_param_shapes", "frozen_param_fragments")
+    )
+    return {
+        **empty,
+        "module": OrderedDict((name, tensor(wishes.weights[name])) for group in chosen for name in group),
+        "buffer_names": [],
+        "param_shapes": [OrderedDict((name, torch.Size(state.parameters[name].shape)) for name in group) for group in chosen],
+        "shared_params": {},
+        "skipped_steps": 0,
+        "global_steps": int(max(steps, default=0)),
+        "global_samples": 0,
+        "dp_world_size": 1,
+        "mp_world_size": 1,
+        "ds_config": {},
+        "ds_version": READ_AT,
+    }
 
 
 def _write_one(state: NamedState, zero: Path, name: str, wishes: Wishes) -> None:
@@ -63,4 +89,4 @@ def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG
     yield from lost_packing(state)
 
 
-EXPORTER = Exporter(text="DeepSpeed universal checkpoint: the zero/ folder", file=None, write=write, losses=losses)
+EXPORTER = Exporter(text="DeepSpeed universal checkpoint", file=None, write=write, losses=losses)

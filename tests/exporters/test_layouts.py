@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import ostate
 from ostate import formats, store
 from ostate.errors import ExportError, StoreError
 from ostate.exporters import EXPORTERS
@@ -74,6 +75,25 @@ def test_what_is_read_back_is_the_same_state(bias_state, tmp_path, to):
             assert np.array_equal(entry.slots[slot].read(), values.read()), name
         for key in ("lr", "initial_lr", "betas", "eps", "weight_decay"):
             assert repr(raw.groups[entry.group].hyper[key]).strip("[()]") == repr(bias_state.hyper(name)[key]).strip("[()]")
+
+
+@pytest.mark.parametrize("to", ["torch", "less", "accelerate", "dcp", "names", "deepspeed-universal"])
+def test_exported_and_repaired_it_is_the_same_named_state(llama_run, llama_state, tmp_path, to):
+    """Back through the front door: read, named by what the layout records, held against the adapter's numbers, written."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    if to == "names":
+        shutil.copy(llama_run.checkpoint / "optimizer.pt", folder)
+    out = export(llama_state, to, folder / (EXPORTERS[to].file or "state"), adapter=str(llama_run.checkpoint)).path
+    source = str(folder) if to == "names" else out
+    options = {} if to != "deepspeed-universal" else {"base": str(llama_run.base)}
+    repaired = ostate.repair(source, str(tmp_path / "again.safetensors"), adapter=str(llama_run.checkpoint), **options)
+    assert repaired.ordering.verdict == "verified"
+    found = ostate.diff(llama_state.path, str(tmp_path / "again.safetensors"))
+    assert (found.only_a, found.only_b, found.shapes, found.slots, found.steps) == ((), (), (), (), ())
+    assert found.matched_by == "name"
+    assert all(gap.equal for gap in found.gaps)
+    assert {key for key, *_ in found.hyper} <= {"initial_lr"}
 
 
 def test_less_finds_both_moments_of_every_trainable_parameter(llama_run, llama_state, tmp_path):
