@@ -37,7 +37,7 @@ def build(options: argparse.Namespace, device: torch.device, world: int) -> torc
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-        model = get_peft_model(model, LoraConfig(r=options.r, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model = get_peft_model(model, LoraConfig(r=options.lora_rank, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
     if world > 1:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -86,7 +86,7 @@ def make(model: torch.nn.Module, options: argparse.Namespace, device: torch.devi
     ostate.save(optimizer, model, options.state, force=True)
 
 
-def probe(model: torch.nn.Module, preconditioner: AdamPreconditioner, device: torch.device) -> tuple[dict, dict]:
+def probe(model: torch.nn.Module, device: torch.device) -> tuple[dict, dict]:
     """Return the mean gradients of the entropy over two batches, and of the log-likelihood over two others."""
     means = []
     with eval_mode(model):
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--make", type=int, default=0, metavar="STEPS")
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--r", type=int, default=64)
+    parser.add_argument("--lora-rank", type=int, default=64)
     options = parser.parse_args()
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
@@ -130,7 +130,7 @@ def main() -> None:
     start = time.perf_counter()
     preconditioner = AdamPreconditioner(optimizer)
     building = time.perf_counter() - start
-    result = delta_h1(*probe(model, preconditioner, device), 1e-4, preconditioner)
+    result = delta_h1(*probe(model, device), 1e-4, preconditioner)
     report = filled(optimizer)
     seen = {
         "rank": rank,
