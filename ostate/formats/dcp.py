@@ -214,14 +214,14 @@ def _weights(folder: str, rest: Mapping[str, Item]) -> Mapping[str, TensorRef]:
 
 
 def _weight_name(item: Item) -> str:
-    path = item.path if item.path is not None else (item.key,)
-    name = ".".join(map(str, path))
+    """Return the name in the model: what follows `model` in the path, or the last part of it; without a recorded path the key less its root."""
+    path = item.path
+    if path is None:
+        first, _, rest = item.key.partition(".")
+        return rest if first in _WEIGHT_ROOTS and rest else item.key
     for root in _WEIGHT_ROOTS:
-        at = f".{name}".rfind(f".{root}.") if len(path) == 1 else -1
-        if len(path) > 1 and root in path[:-1]:
+        if root in path[:-1]:
             return ".".join(map(str, path[path.index(root) + 1 :]))
-        if at == 0:
-            return name[len(root) + 1 :]
     return str(path[-1])
 
 

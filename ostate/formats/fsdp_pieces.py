@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ..errors import ReadError
+from ..errors import ReadError, UnsafePickle
 from ..model import RawState, SourceFile, TensorRef
 from .assemble import Key, assemble
 from .flat import Piece, cut
@@ -22,7 +22,6 @@ from .machine import Inert
 from .sharded import ALLOWED, MissingRank, is_sharded, local, whole
 from .torch_file import candidates
 from .torchsave import load
-from .zero_files import OPTIM
 
 RANK_FILE = re.compile(r"^(?P<head>.*?)rank[_-]?(?P<rank>\d+)(?P<tail>\D.*)?\.(?P<kind>pt|bin|pth|ckpt)$")
 _WORLD = re.compile(r"world[_-]?size[_-]?(\d+)")
@@ -44,7 +43,7 @@ def families(names: Iterable[str]) -> dict[tuple[str, str, str], dict[int, str]]
     found: dict[tuple[str, str, str], dict[int, str]] = {}
     for name in names:
         match = RANK_FILE.match(name)
-        if match and not OPTIM.match(name):
+        if match and not name.endswith(("_model_states.pt", "_optim_states.pt")):
             found.setdefault((match["head"], match["tail"] or "", match["kind"]), {})[int(match["rank"])] = name
     return found
 
@@ -57,11 +56,18 @@ def detect(folder: str) -> bool:
 def _optimizers(folder: str) -> dict[tuple[str, str, str], dict[int, str]]:
     """Return the families whose files hold an optimizer's state."""
     found = {}
-    for family, names in families(os.listdir(folder)).items():
+    known = families(os.listdir(folder))
+    named = {family for family in known if "optim" in (family[0] + family[1]).lower()}
+    for family, names in known.items():
         first = os.path.join(folder, names[min(names)])
-        if ("model" in family[0] and "optim" not in family[0]) or not os.path.isfile(first) or not _is_torch(first):
+        if (named and family not in named) or not os.path.isfile(first) or not _is_torch(first):
             continue
-        states = list(candidates(load(first, allowed=ALLOWED).value))
+        try:
+            states = list(candidates(load(first, allowed=ALLOWED).value))
+        except UnsafePickle:
+            if family in named:
+                raise
+            continue  # a random generator's state, arguments: no file of an optimizer
         if states and (len(names) > 1 or min(names) > 0 or _sharded(states[0].optimizer)):
             found[family] = names
     return found
@@ -131,7 +137,7 @@ def _check_ranks(folder: str, names: Mapping[int, str], family: tuple[str, str, 
 def _missing(path: str, rank: int, world: int) -> ReadError:
     folder, name = os.path.split(path)
     match = RANK_FILE.match(name)
-    other = name if match is None else name[: match.start("rank")] + str(rank) + name[match.end("rank") :]
+    other = name if match is None else name[: match.start("rank")] + str(rank).zfill(len(match["rank"])) + name[match.end("rank") :]
     return ReadError(f"the file of rank {rank} of {world} is missing", where=os.path.join(folder, other), fix=_AGAIN)
 
 

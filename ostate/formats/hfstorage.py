@@ -73,7 +73,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     integers = all(isinstance(key, str) and key.isdigit() for key in state)
     if integers:
         state = {int(key): entry for key, entry in state.items()}
-    start = f"{root}.state." if root else "state."
+    start, groups_start = (f"{root}.state.", f"{root}.param_groups.") if root else ("state.", "param_groups.")
     finding = Finding(
         rule="hyperparameters-missing",
         severity="warning",
@@ -87,7 +87,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         layout="hfstorage",
         files=files,
         recorded=None if integers else "dcp",
-        weights={key.removeprefix("model."): ref for key, ref in whole.items() if not key.startswith(start)},
+        weights={key if key in state else key.removeprefix("model."): ref for key, ref in whole.items() if not key.startswith((start, groups_start))},
         facts={"root": root},
         findings=[finding],
     )

@@ -15,8 +15,8 @@ from ..model import Finding, RawState, Slot, SourceFile, TensorRef
 from .assemble import Key, assemble
 from .masters import disagreements
 from .torchsave import load
-from .zero import param_shapes
-from .zero_files import model_file
+from .zero import Shapes, param_shapes
+from .zero_files import model_files
 
 _WAY_OUT = "give the ZeRO checkpoint that it was made from: that one is right"
 
@@ -45,17 +45,16 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     if optimizer:
         raise ReadError(f"there is no optimizer {optimizer}, only one", where=folder, fix="leave --optimizer out")
     zero = os.path.join(folder, "zero")
-    model_path = model_file(folder, sorted(os.listdir(folder)))
-    model = load(model_path)
-    shapes = param_shapes(model.value, model_path)
-    files = [model.source]
+    models = [(path, load(path)) for path in model_files(folder, os.listdir(folder))]
+    model = models[0][1]
+    shapes = _together([param_shapes(one.value, path) for path, one in models])
+    files = [one.source for _, one in models]
     shared = _load(os.path.join(zero, "optimizer_state.pt"), files) if os.path.isfile(os.path.join(zero, "optimizer_state.pt")) else {}
     groups, steps = _groups(shared, len(shapes))
-    known = {name: shape for group in shapes for name, shape in group.items()}
     state: dict[Key, dict[str, object]] = {}
     master: dict[Key, Slot] = {}
     for name, shape, group in _listed(shapes, zero):
-        entry, fp32 = _parameter(os.path.join(zero, name), shape, files)
+        entry, fp32 = _parameter(os.path.join(zero, name), shape, files, sliced=len(models) > 1)
         if "step" not in entry and steps[group] is not None:
             entry["step"] = steps[group]
         state[name] = entry
@@ -72,7 +71,6 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         layout="universal",
         files=files,
         recorded="universal",
-        shapes=known,
         weights=weights,
         master=master,
         facts=_facts(folder, model.value),
@@ -94,6 +92,16 @@ def _load(path: str, files: list[SourceFile]) -> Any:
     return stored.value
 
 
+def _together(each: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+    """Return the parameters of every tensor- and pipeline-parallel rank, group by group."""
+    groups: list[dict[str, tuple[int, ...]]] = [{} for _ in range(max(map(len, each)))]
+    for shapes in each:
+        for group, found in zip(groups, shapes):
+            for name, shape in found.items():
+                group.setdefault(name, shape)
+    return groups
+
+
 def _listed(shapes: Sequence[Mapping[str, tuple[int, ...]]], zero: str) -> Iterator[tuple[str, tuple[int, ...], int]]:
     """Yield name, shape and group of each trained parameter; every one must have its folder, and every folder with moments its name."""
     trained = {name for name in os.listdir(zero) if os.path.isfile(os.path.join(zero, name, "exp_avg_sq.pt"))}
@@ -111,7 +119,8 @@ def _listed(shapes: Sequence[Mapping[str, tuple[int, ...]]], zero: str) -> Itera
         )
 
 
-def _parameter(folder: str, shape: tuple[int, ...], files: list[SourceFile]) -> tuple[dict[str, object], TensorRef | None]:
+def _parameter(folder: str, shape: tuple[int, ...], files: list[SourceFile], *, sliced: bool) -> tuple[dict[str, object], TensorRef | None]:
+    """Return the slots and the float32 weights of one parameter. Where `sliced`, param_shapes tell a rank's slice, the files the whole."""
     entry: dict[str, object] = {}
     fp32 = None
     names = sorted(name for name in os.listdir(folder) if name.endswith(".pt"))
@@ -122,6 +131,8 @@ def _parameter(folder: str, shape: tuple[int, ...], files: list[SourceFile]) -> 
         path = os.path.join(folder, file)
         value = _load(path, files)
         value = value.get("param") if isinstance(value, Mapping) else value
+        if sliced and isinstance(value, TensorRef) and len(value.shape) == len(shape) and slot != "step":
+            shape, sliced = value.shape, False
         if slot == "step":
             entry["step"] = value.item() if isinstance(value, TensorRef) else value
         elif not isinstance(value, TensorRef):

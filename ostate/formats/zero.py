@@ -23,6 +23,7 @@ from .pickles import Inert
 from .torchsave import Stored, load
 from .zero_files import EXPERT, OPTIM, Opened, open_all
 
+_UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and give the result"
 _AGAIN = "copy the whole folder again, the files of every process"
 Shapes = Sequence[Mapping[str, tuple[int, ...]]]
 
@@ -71,6 +72,8 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     opened = open_all(folder)
     shapes = param_shapes(opened.model, opened.model_path)
     _check_ranks(opened)
+    if any(state.get("ds_zero_partition_groups") for state in opened.ranks):
+        raise ReadError("experts are split over other processes than the rest (AutoEP)", where=folder, fix=_UNIVERSAL)
     inner = [state.get("optimizer_state_dict", state.get("base_optimizer_state")) for state in opened.ranks]
     stage3 = stage_of(opened.ranks[0]) == 3
     groups, of_group, findings = _groups(opened, inner[0], len(shapes), stage3)

@@ -124,6 +124,17 @@ def _world(state: Mapping[str, Any]) -> int | None:
     return count if isinstance(count, int) else None
 
 
+def model_files(folder: str, names: Sequence[str]) -> list[str]:
+    """Return the model file of each tensor- and pipeline-parallel rank; of several data-parallel ones the lowest.
+
+    Raises:
+        ReadError: there is none.
+    """
+    first = model_file(folder, names)
+    others = [name for name in sorted(names) if (match := _MODEL.match(name)) and int(match["rank"] or 0) == 0]
+    return [first, *(os.path.join(folder, name) for name in others if os.path.join(folder, name) != first)]
+
+
 def model_file(folder: str, names: Sequence[str]) -> str:
     """Return a file that holds `param_shapes`: that of the lowest rank.
 

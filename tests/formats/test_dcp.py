@@ -149,7 +149,9 @@ def test_two_optimizers_in_one_checkpoint_are_listed_and_chosen(folders):
     from ostate.formats.dcp_index import read_index
 
     items = [
-        Item(f"{root}.state.w.{slot}", (root, "state", "w", slot), "F32", (2,), ()) for root in ("first", "second") for slot in ("exp_avg", "exp_avg_sq")
+        Item(f"{root}.state.w.{slot}", (root, "state", "w", slot), "F32", (2,), ())
+        for root in ("first", "second")
+        for slot in ("exp_avg", "exp_avg_sq")
     ]
     found = dcp.optimizers_of([*items, *read_index(str(folders / "nested")).items.values()])
     assert list(found) == ["first", "second", "optim"]

@@ -169,6 +169,7 @@ def test_a_file_cut_short_is_named(copy):
 
 def test_getattr_is_only_ever_a_name(tmp_path):
     """Old protocols write a class within a class as a call of getattr: here it makes a name, and only for sharded tensors."""
+
     class Evil:
         def __reduce__(self):
             return (getattr, (Path, "unlink"))
@@ -177,6 +178,15 @@ def test_getattr_is_only_ever_a_name(tmp_path):
         torch.save({"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"params": [0]}], "x": Evil()}, tmp_path / f"optimizer_rank{rank}.pt")
     with pytest.raises(UnsafePickle):
         formats.read(str(tmp_path))
+
+
+def test_files_of_other_things_beside_the_optimizer_are_left_alone(fsdp2, tmp_path):
+    """verl keeps model, optimizer and the state of random generators in files of each rank."""
+    for rank in range(2):
+        shutil.copy(fsdp2 / "hybrid_ranks" / f"optim_world_size_2_rank_{rank}.pt", tmp_path)
+        torch.save({"w": torch.ones(3)}, tmp_path / f"model_world_size_2_rank_{rank}.pt")
+        torch.save({"rng": Path("x").resolve}, tmp_path / f"extra_state_world_size_2_rank_{rank}.pt")
+    assert len(formats.read(str(tmp_path)).entries) == 12
 
 
 def test_model_shards_alone_are_no_optimizer(tmp_path):

@@ -67,7 +67,9 @@ def trained(folder):
 
 def test_swapped_folders_are_refused_by_their_weights(copy):
     """Nothing in the folder says so but the weights: the flag is not set here."""
-    one, other = (path for path in trained(copy) if path.name.endswith("q_proj.lora_A.default.weight") and ("layers.0" in path.name or "layers.1" in path.name))
+    one, other = (
+        path for path in trained(copy) if path.name.endswith("q_proj.lora_A.default.weight") and ("layers.0" in path.name or "layers.1" in path.name)
+    )
     one.rename(copy / "keep")
     other.rename(one)
     (copy / "keep").rename(other)
@@ -85,6 +87,22 @@ def test_the_flag_alone_is_enough_where_no_weights_can_tell(copy):
     torch.save(stored, path)
     with pytest.raises(ReadError, match="no weights here can show otherwise"):
         formats.read(str(copy))
+
+
+def test_where_ranks_hold_slices_the_files_tell_the_whole_shape(copy):
+    """Tensor parallelism: param_shapes of a rank's model file is of its slice, ds_to_universal has put the slices together."""
+    wanted = {entry.name: entry.shape for entry in formats.read(str(copy)).entries}
+    path = copy / "mp_rank_00_model_states.pt"
+    stored = torch.load(path, weights_only=True)
+    stored["module"] = {}
+    for group in stored["param_shapes"]:
+        for name, shape in group.items():
+            group[name] = torch.Size([shape[0], shape[1] // 2])
+    torch.save(stored, path)
+    with pytest.raises(ReadError, match="numbers, the parameter has the shape"):
+        formats.read(str(copy))
+    shutil.copy(path, copy / "mp_rank_01_model_states.pt")
+    assert {entry.name: entry.shape for entry in formats.read(str(copy)).entries} == wanted
 
 
 def test_a_missing_parameter_is_named(copy):

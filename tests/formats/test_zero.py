@@ -258,7 +258,7 @@ def test_two_steps_are_listed_unless_latest_names_one(z2):
     shutil.copytree(z2 / "global_step5", z2 / "global_step9")
     assert "global_step5" in formats.read(str(z2)).files[0].path
     (z2 / "latest").unlink()
-    with pytest.raises(UnknownFormat, match="global_step5.*global_step9"):
+    with pytest.raises(UnknownFormat, match=r"global_step5.*global_step9"):
         formats.read(str(z2))
 
 
