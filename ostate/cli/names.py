@@ -23,8 +23,10 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
         ostate names checkpoint-500 --csv > names.csv
     """
     from ostate.program import names
+    from ostate.report.text import printable
 
-    rows, settled = names(path, options=options_of(chosen))
+    found, settled = names(path, options=options_of(chosen))
+    rows = [(position, printable(name), shape) for position, name, shape in found]
     if as_csv:
         import csv
         import io

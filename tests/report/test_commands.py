@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -92,3 +95,23 @@ def test_options_come_from_the_environment_too(monkeypatch, tmp_path):
     monkeypatch.setenv("OSTATE_QUIET", "1")
     assert run("report", LONG / "checkpoint-2", ok=(0,)).stdout == ""
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_plain_inspect_imports_nothing_heavy():
+    code = (
+        "import sys; from ostate.cli import main\n"
+        f"main(['inspect', {str(LONG / 'checkpoint-300')!r}, '--adapter', {str(LONG / 'checkpoint-300')!r}], standalone_mode=False)\n"
+        "print('HEAVY', sorted({'rich', 'numpy', 'torch', 'jsonschema', 'scipy', 'peft', 'jinja2', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "FORCE_COLOR": ""})
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_names_are_printed_a_line_each_and_never_obeyed(tmp_path):
+    lines = run("names", LONG / "checkpoint-300", ok=(0,)).stdout.splitlines()
+    assert len(lines) == 88
+    assert lines[0].split("\t") == ["0", "base_model.model.model.decoder.layers.0.self_attn.k_proj.lora_A.default.weight", "8x96"]
+    order = tmp_path / "order.txt"
+    order.write_text("\n".join(line.split("\t")[1] for line in lines).replace("layers.0.self_attn.k_proj.lora_A", "\x1b[31mred") + "\n")
+    hostile = run("names", LONG / "checkpoint-300", "--order", order, "--csv", ok=(0, 1, 3))
+    assert "\x1b" not in hostile.output
