@@ -119,6 +119,13 @@ def late(model: Model, tmp_path: Path) -> torch.optim.Optimizer:
     return optimizer
 
 
+def _qwen3() -> Model:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    size = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return Qwen3ForCausalLM(Qwen3Config(**size, num_key_value_heads=2, head_dim=8))
+
+
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"], **CAUSAL}
 BIAS = {**LORA, "bias": "all"}
 SAVED = {**LORA, "modules_to_save": ["lm_head", "embed_tokens"]}
@@ -142,6 +149,7 @@ MAKERS: dict[str, Row] = {
     "trainer": Row(trainer, LORA, "Trainer"),
     "trainer_bias": Row(trainer, BIAS, "Trainer", opt),
     "trainer_norm": Row(trainer, NORM, "Trainer"),
+    "trainer_norm_by_name": Row(trainer, {**LORA, "modules_to_save": ["q_norm"]}, "Trainer of transformers >= 4.53", _qwen3),
     "trainer_saved": Row(trainer, SAVED, "Trainer"),
     "peft_loraplus": Row(peft_loraplus, LORA, "LoRA+ of peft"),
     "peft_loraplus_embedded": Row(peft_loraplus, EMBEDDED, "LoRA+ of peft", opt),

@@ -52,6 +52,17 @@ def test_every_claim_is_right_without_the_model_card_too(case: str, tmp_path: Pa
         assert _wrong(claim, truth, raw) == [], claim.rule
 
 
+@pytest.mark.parametrize(
+    ("case", "era"),
+    [("llama_norms_040", "4.26 to 4.33"), ("llama_norms_062", ">= 4.34"), ("llama_norms_0132", ">= 4.34"), ("t5_norms_0132", ">= 4.26")],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_the_groups_tell_the_era_as_far_as_they_can(case: str, era: str):
+    _, _, found = _ask(RELEASES / case)
+    (claim,) = [claim for claim in found if claim.source == "skeleton"]
+    assert f"transformers {era}" in claim.rule
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_peft_0_4_gives_original_modules_a_position_and_never_a_state():
     truth, raw, found = _ask(RELEASES / "llama_norms_040")
