@@ -8,7 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..model import RawState
+from ostate.model import RawState
+
 from .collector import Paused
 from .folders import find_state
 from .peek import Peek

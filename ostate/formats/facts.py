@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-from ..files import is_remote
+from ostate.files import is_remote
 
 MOST_BYTES = 1 << 26
 _MARKS = ("trainer_state.json", "adapter_config.json")

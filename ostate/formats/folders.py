@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-from ..errors import ReadError, UnknownFormat, UnsafePickle
-from ..files import is_remote
+from ostate.errors import ReadError, UnknownFormat, UnsafePickle
+from ostate.files import is_remote
+
 from .peek import Peek
 from .readers import Reader
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..model import Finding, TensorRef
-from .records import Array, Inert, Named
+from ostate.model import Finding, TensorRef
+
 from .numpy_pickles import values_of
+from .records import Array, Inert, Named
 
 MOST_ITEMS = 4096
 """Items of one hyperparameter that are kept; more is no hyperparameter."""

@@ -10,9 +10,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ReadError
-from ..files import read_at
-from ..model import ITEMSIZE, SourceFile
+from ostate.errors import ReadError
+from ostate.files import read_at
+from ostate.model import ITEMSIZE, SourceFile
+
 from .pickles import ENDS_EARLY, unpickle_at
 from .tensors import Storage
 from .torchsave import MOST_BYTES, asked_storage

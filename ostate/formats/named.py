@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 
-from ..errors import ReadError, UnknownFormat
-from ..files import is_remote, read_at, size_of
+from ostate.errors import ReadError, UnknownFormat
+from ostate.files import is_remote, read_at, size_of
+
 from .folders import NO_STATE, find_state
 from .peek import Peek
 

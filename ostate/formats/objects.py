@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import ReadError
-from ..model import TensorRef
+from ostate.errors import ReadError
+from ostate.model import TensorRef
+
 from .records import Inert
 
 

@@ -6,9 +6,10 @@ import os
 from functools import cached_property
 from typing import Any
 
-from ..errors import ReadError
-from ..files import is_remote, read_at, size_of
-from ..model import TensorRef
+from ostate.errors import ReadError
+from ostate.files import is_remote, read_at, size_of
+from ostate.model import TensorRef
+
 from .facts import checkpoint_folder, facts_of
 from .sidecars import sidecar_of
 from .torchsave import Stored, load, starts_as_legacy

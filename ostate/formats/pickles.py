@@ -10,7 +10,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from ..errors import OstateError, ReadError, UnsafePickle
+from ostate.errors import OstateError, ReadError, UnsafePickle
+
 from .collector import Paused
 from .machine import Array, Inert, Machine, Named, Refusal
 from .numpy_pickles import NUMPY_CODES, decode_scalar, filled_array, from_buffer, numpy_dtype, plain_scalar

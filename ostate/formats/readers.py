@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
 
-from ..model import RawState
+from ostate.model import RawState
+
 from .peek import Peek
 
 

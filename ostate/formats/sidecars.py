@@ -6,8 +6,8 @@ import json
 import os
 from typing import Any
 
-from ..errors import ReadError
-from ..files import is_remote, read_at, size_of
+from ostate.errors import ReadError
+from ostate.files import is_remote, read_at, size_of
 
 SIDECARS = ("optimizer_param_names.json", "ostate_names.json")
 MOST_BYTES = 1 << 28

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import OstateError, ReadError
-from ..model import Entry, Finding, Group, RawState, Slot, SourceFile, TensorRef
-from ..optimizers import parameter_shape, recognise
+from ostate.errors import OstateError, ReadError
+from ostate.model import Entry, Finding, Group, RawState, Slot, SourceFile, TensorRef
+from ostate.optimizers import parameter_shape, recognise
+
 from .encodings import slots_of
 from .hyper import plain_hyper, plain_number, wrong_hyper
-from .records import Inert
 from .objects import numbered, whole_tensor
+from .records import Inert
 
 _NOT_HYPER = {"params", "param_names", "names"}
 Key = int | str

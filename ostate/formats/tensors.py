@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..errors import ReadError
-from ..model import ITEMSIZE, Part, TensorRef
+from ostate.errors import ReadError
+from ostate.model import ITEMSIZE, Part, TensorRef
+
 from .machine import Inert, Machine, Named
 from .zips import Member
 

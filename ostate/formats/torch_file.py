@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..errors import ReadError, UnknownFormat
-from ..model import RawState, TensorRef
+from ostate.errors import ReadError, UnknownFormat
+from ostate.model import RawState, TensorRef
+
 from .peek import Peek
 from .records import Inert
 from .state_dict import raw_state

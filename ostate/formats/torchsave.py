@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from ..errors import ReadError
-from ..files import read_at, size_of
-from ..model import ITEMSIZE, SourceFile
-from .records import Named
+from ostate.errors import ReadError
+from ostate.files import read_at, size_of
+from ostate.model import ITEMSIZE, SourceFile
+
 from .pickles import TORCH_GLOBALS, unpickle
+from .records import Named
 from .tensors import REBUILD, REBUILD_V2, STORAGES, Storage, leaper
 from .zips import ZipIndex
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from operator import lt
 from struct import Struct
 
-from ..errors import ReadError
-from ..files import read_at, size_of
+from ostate.errors import ReadError
+from ostate.files import read_at, size_of
 
 MOST_DIRECTORY = 1 << 28
 """Bytes of a central directory: 3 million members."""
