@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ostate import files
 from ostate.model import RawState
 from tests.real import sha256
 
@@ -35,6 +36,29 @@ def made(factory: pytest.TempPathFactory, program: str, **environment: str) -> P
     if error := done.read_text():
         pytest.fail(f"{program} failed:\n{error}")
     return out
+
+
+def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Return a list that fills with (path, bytes) of every read of a local file."""
+    seen: list[tuple[str, int]] = []
+    pread, preadv = os.pread, os.preadv
+
+    def path_of(descriptor: int) -> str:
+        return next((path for path, (number, _) in files._local.items() if number == descriptor), "")
+
+    def one(descriptor: int, length: int, offset: int) -> bytes:
+        data = pread(descriptor, length, offset)
+        seen.append((path_of(descriptor), len(data)))
+        return data
+
+    def into(descriptor: int, views: list[memoryview], offset: int) -> int:
+        count = preadv(descriptor, views, offset)
+        seen.append((path_of(descriptor), count))
+        return count
+
+    monkeypatch.setattr(os, "pread", one)
+    monkeypatch.setattr(os, "preadv", into)
+    return seen
 
 
 def truth_of(folder: Path) -> dict[str, Any]:

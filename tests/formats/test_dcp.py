@@ -13,7 +13,7 @@ from ostate.errors import ReadError, UnknownFormat, UnsafePickle
 from ostate.formats import dcp, dcp_index
 from ostate.formats.dcp_index import Item
 
-from .made import check, made, truth_of, two_group_order
+from .made import check, made, truth_of, two_group_order, watch_reads
 
 
 @pytest.fixture(scope="session")
@@ -85,16 +85,15 @@ def test_weights_beside_the_optimizer_are_found_by_name_and_read_only_when_asked
     assert asked
 
 
-def test_only_the_index_and_the_steps_are_read(folders, monkeypatch):
-    read = []
-    real = dcp_index.read_at
-    for module in ("ostate.model", "ostate.formats.torchsave", "ostate.formats.zips", "ostate.formats.dcp_index"):
-        monkeypatch.setattr(f"{module}.read_at", lambda path, offset, length: read.append(length) or real(path, offset, length))
-    raw = formats.read(str(folders / "nested"))
-    before = len(read)
-    raw.entries[0].slots["exp_avg"].read()
-    assert len(read) > before
-    assert max(read[before:]) == raw.entries[0].slots["exp_avg"].parts[0].sizes[0] * 10 * 4
+def test_no_tensor_is_read_until_it_is_asked_for(folders, monkeypatch):
+    read = watch_reads(monkeypatch)
+    raw = formats.read(str(folders / "columns"))
+    at_first = sum(count for _, count in read)
+    for entry in raw.entries:
+        for slot in entry.slots.values():
+            slot.read()
+    asked = sum(count for _, count in read) - at_first
+    assert asked == sum(4 * entry.numel * len(entry.slots) for entry in raw.entries)
 
 
 def test_a_missing_file_is_named(copy):

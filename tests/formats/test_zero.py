@@ -16,7 +16,7 @@ from ostate.formats.torchsave import load
 from tests import real
 from tests.real import sha256
 
-from .made import check, made, truth_of, two_group_order
+from .made import check, made, truth_of, two_group_order, watch_reads
 
 OPTIM = "zero_pp_rank_{}_mp_rank_00_optim_states.pt"
 
@@ -263,12 +263,7 @@ def test_two_steps_are_listed_unless_latest_names_one(z2):
 
 
 def test_frozen_weights_are_never_read(z2, monkeypatch):
-    read = []
-    from ostate import files
-
-    real_read = files.read_at
-    for module in ("model", "formats.torchsave", "formats.zips"):
-        monkeypatch.setattr(f"ostate.{module}.read_at", lambda path, offset, length: read.append((path, length)) or real_read(path, offset, length))
+    read = watch_reads(monkeypatch)
     raw = formats.read(str(z2))
     for entry in raw.entries:
         entry.slots["exp_avg_sq"].read()
