@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from . import finish
-
-if TYPE_CHECKING:
-    from ostate.probe.protocol import ProbeReport
+from .screen import show
 
 
 @click.command()
@@ -53,6 +49,7 @@ def command(
 
     from ostate import load
     from ostate.probe import Guards, protocol
+    from ostate.report import probe_text
 
     settings = protocol.read_settings(str(config)) if config else None
     named = load(str(state))
@@ -60,10 +57,7 @@ def command(
     records = protocol.read_records(str(data), _tokenizer(model_dir))
     guards = None if max_scale is None else Guards(relative_cap=None, max_scale=max_scale)
     report = protocol.run(named, model, records, batch_e=batch_e, batch_u=batch_u, eta=eta, settings=settings, guards=guards)
-    if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2))
-    else:
-        _print(report)
+    show(report.as_dict(), probe_text.blocks, as_json=as_json)
     finish(not report.healthy)
 
 
@@ -74,21 +68,3 @@ def _tokenizer(model_dir: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
 
     found = AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
     return lambda text: found(text, add_special_tokens=False)["input_ids"]
-
-
-def _print(report: ProbeReport) -> None:
-    from rich.console import Console
-
-    result, stats = report.result, report.stats
-    click.echo(f"coverage: exp_avg_sq {report.coverage:.1%}, step {report.coverage_step:.1%}")
-    odd = ", ".join(f"{stats[key]} {key}" for key in ("zero", "tiny", "negative", "nonfinite"))
-    click.echo(f"exp_avg_sq, elements: {odd}, of {stats['elements']}")
-    Console().print(report.preconditioner.summary())
-    click.echo(f"bars_dot, identity:        {result.bars_dot_identity:.6e}")
-    click.echo(f"bars_dot, preconditioned:  {result.bars_dot:.6e}")
-    click.echo(f"ratio {result.ratio:.4g}, of the terms' size {result.mass_ratio:.4g}; plausible for this state: about {result.plausible_ratio:.4g}")
-    click.echo("share of the product: " + ", ".join(f"{bucket} {share:.1%}" for bucket, share in result.shares.items()))
-    click.echo(f"delta-H1 = {result.eta:g} ({report.eta_from}) x bars_dot = {result.value:.6e}")
-    for finding in report.findings:
-        click.echo(f"{finding.severity}: {finding.text}" + (f" ({finding.fix})" if finding.fix else ""))
-    click.echo(f"verdict: {result.verdict}")
