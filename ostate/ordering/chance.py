@@ -71,21 +71,24 @@ def start_level(tables: Tables, match: Match) -> Level:
     return _level(value, drawn, powerful=False)
 
 
-def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool) -> Level:
-    """Compare the matched balance with the best assignments of values drawn from the unmatched ones."""
+def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool, chosen: bool) -> Level:
+    """Compare the matched balance with the best assignments of values drawn from the unmatched ones.
+
+    With `chosen` the zero factors' places were sought by balance too: each drawn value is then the best of as many as there are places.
+    """
     best = Level(False, False, "no better than chance")
     for moves in (path_moves(tables, paths, match), projected_moves(tables, match)):
         by_class: dict[int, tuple[PairClass, list[tuple[int | None, Array]]]] = {}
         for each in moves:
             by_class.setdefault(id(each.pair), (each.pair, []))[1].append((each.matched, each.values))
-        level = _balance_level(by_class.values(), late=late)
+        level = _balance_level(by_class.values(), late=late, chosen=chosen)
         if level.significant:
             return level
         best = Level(False, best.powerful or level.powerful, best.why)
     return best
 
 
-def _balance_level(classes: Iterable[tuple[PairClass, list[tuple[int | None, Array]]]], *, late: bool) -> Level:
+def _balance_level(classes: Iterable[tuple[PairClass, list[tuple[int | None, Array]]]], *, late: bool, chosen: bool) -> Level:
     value, drawn, noise, modules = 0.0, np.zeros(DRAWS), np.random.default_rng(1), 0
     for pair, rows in classes:
         table = np.stack([values for _, values in rows])
@@ -97,9 +100,9 @@ def _balance_level(classes: Iterable[tuple[PairClass, list[tuple[int | None, Arr
             continue
         value += float(table[on].sum())
         modules += int(on.sum()) if pair.rank >= LEAST_RANK else 0
+        off, places = np.sort(table[~on]), len(pair.zero_positions) if chosen else 1
         for each in range(DRAWS):
-            sham = noise.choice(table[~on], size=table.shape)
-            drawn[each] += _best(sham)
+            drawn[each] += _best(off[(noise.random(table.shape) ** (1 / places) * off.size).astype(int)])
     return _level(value, drawn, powerful=late and modules >= LEAST_MODULES)
 
 

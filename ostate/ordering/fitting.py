@@ -11,7 +11,7 @@ import numpy as np
 from ostate.ordering import laws
 from ostate.ordering.paths import LEAST, Held, Paths, residuals
 from ostate.ordering.profiles import Profile
-from ostate.ordering.score import Fit, Law, fit, log_ratio
+from ostate.ordering.score import RARE, TRUST, Fit, Law, fit, log_ratio
 from ostate.ordering.tables import PairClass, Tables
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def fit_laws(tables: Tables, paths: Paths, match: Match) -> Laws:
         for each in moves:
             if each.matched is not None:
                 sample.setdefault(each.pair.rank, _Sample()).split(each.values[None], [0], [each.matched])
-    found = {rank: sample.law(null_floor=0.1, true_floor=0.2) for rank, sample in balance.items() if sample.on}
-    sharper = {rank: sample.law(null_floor=0.1, true_floor=0.2) for rank, sample in path.items() if sample.on}
+    found = {rank: sample.law(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in balance.items() if sample.on}
+    sharper = {rank: sample.law(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in path.items() if sample.on}
     return Laws(
         Law(_UNIT, projection.law(null_floor=1, true_floor=0.4).true),
         magnitude.law(null_floor=0.15, true_floor=0.15),
@@ -202,8 +202,8 @@ class _Sample:
         """Take all but one value as unmatched."""
         self.off.append(values if column is None else np.delete(values, column))
 
-    def law(self, *, null_floor: float, true_floor: float) -> Law:
+    def law(self, *, null_floor: float, true_floor: float, alike: float = TRUST) -> Law:
         """Return the two fits."""
         off = np.concatenate(self.off) if self.off else np.zeros(0)
         on = np.concatenate(self.on) if self.on else np.zeros(0)
-        return Law(fit(off, floor=null_floor), fit(on, floor=true_floor, trim=True))
+        return Law(fit(off, floor=null_floor), fit(on, floor=true_floor, trim=True), alike)

@@ -10,11 +10,11 @@ import numpy as np
 
 from ostate.model import Evidence, PairScore, RawState
 from ostate.ordering.chance import Level, balance_level, displacement_level, start_level
-from ostate.ordering.fitting import Laws, Match
+from ostate.ordering.fitting import Laws, Match, displacement_ratio, path_moves, projected_moves
 from ostate.ordering.match import Scores, module_moves, single_moves
 from ostate.ordering.paths import Paths
 from ostate.ordering.score import odds_against
-from ostate.ordering.tables import Shape, Tables
+from ostate.ordering.tables import PairClass, Shape, Tables
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +103,8 @@ def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Level]:
     if tables.pairs and tables.displaced:
         levels["displacement"] = displacement_level(tables, match, early=bool(known) and max(known) <= EARLY)
     if tables.pairs and tables.balanced:
-        levels["balance"] = balance_level(tables, paths, match, late=bool(known) and min(known) >= LATE)
+        chosen = "displacement" not in levels or not levels["displacement"].significant
+        levels["balance"] = balance_level(tables, paths, match, late=bool(known) and min(known) >= LATE, chosen=chosen)
     if any(any(lone.known) for lone in tables.lone):
         levels["start"] = start_level(tables, match)
     return levels
@@ -141,13 +142,39 @@ def _odds_of(tables: Tables, paths: Paths, match: Match, now: Laws) -> _Odds:
     complete = all(len(tables.keys_of_shape[shape]) == len(positions) for shape, positions in tables.positions_of_shape.items())
     for shape in scores.by_shape:
         _odds_of_shape(odds, tables, scores, shape, match, complete=complete)
+    chances = _chances(tables, paths, match, now)
     for pair in tables.pairs:
         rows, table = module_moves(pair, match, now, displaced=tables.displaced)
         if len(rows) > 1:
-            for row, value in zip(rows, odds_against(table)):
-                odds.add(match[pair.modules[row].zero], float(value))
-                odds.add(match[pair.modules[row].other], float(value))
+            for row, value, elsewhere in zip(rows, odds_against(table), _elsewhere(tables, pair, rows, match, now, chances)):
+                odds.add(match[pair.modules[row].zero], float(value + elsewhere))
+                odds.add(match[pair.modules[row].other], float(value + elsewhere))
     return odds
+
+
+def _elsewhere(tables: Tables, pair: PairClass, rows: Sequence[int], match: Match, now: Laws, found: dict[str, float]) -> Array:
+    """Return a bound on the odds that a module's two factors both lie elsewhere, at positions that no single move reaches.
+
+    Displacement names the zero factor whatever the other one is. Where it does not, balance alone chose the best of z * f pairs of
+    positions, and as many unrelated pairs had the chance to balance as well as this one does.
+    """
+    chance = np.array([found.get(pair.modules[row].other, 1.0) for row in rows])
+    alone = np.ones(len(rows))
+    if tables.displaced:
+        cells = np.ix_(rows, [pair.zero_positions.index(match[pair.modules[row].zero]) for row in rows])
+        alone = np.minimum(odds_against(displacement_ratio(pair.cosine[cells], pair.spread[cells], pair.numel, now)), 1)
+    return np.asarray(alone * np.minimum(chance * len(pair.zero_positions) * len(pair.other_positions), 1))
+
+
+def _chances(tables: Tables, paths: Paths, match: Match, now: Laws) -> dict[str, float]:
+    """Return, by key of the other factor, the chance that an unrelated pair balances as well."""
+    found = {}
+    for moves, laws in ((projected_moves(tables, match), now.balance), (path_moves(tables, paths, match) if now.path else (), now.path)):
+        for each in moves:
+            law = laws.get(each.pair.rank)
+            if law is not None and each.matched is not None:
+                found[each.pair.modules[each.row].other] = float(law.null.beyond(each.values[each.matched]))
+    return found
 
 
 def _odds_of_shape(odds: _Odds, tables: Tables, scores: Scores, shape: Shape, match: Match, *, complete: bool) -> None:

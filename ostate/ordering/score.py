@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TRUST = 1e-4
 """Share of pairs that may behave like the other kind: bounds one law's log ratio at log(1 / TRUST) = 9.2 either way."""
+RARE = 1e-12
+"""The same for unrelated pairs that look true where the null's tail is fitted: r * r numbers that agree to a thousandth are no accident."""
 _TAIL = 5.0
 """Degrees of freedom of the Student tails."""
 ENOUGH = 40
@@ -40,6 +42,16 @@ class Fit:
     rate: float = math.inf
     """Of the exponential that replaces Student's tail above loc + FROM * scale; inf: no such tail."""
 
+    @property
+    def start(self) -> float:
+        """Where the exponential tail begins."""
+        return self.loc + FROM * self.scale
+
+    def beyond(self, x: Array) -> Array:
+        """Return a bound on the chance of a value of at least x: 1 up to `start`, from there 0.05 falling at the fitted rate, or 1 / scale."""
+        rate = 1 / self.scale if math.isinf(self.rate) else self.rate
+        return np.asarray(np.where(x > self.start, 0.05 * np.exp(-rate * np.maximum(x - self.start, 0)), 1.0))
+
 
 @dataclass(frozen=True, slots=True)
 class Law:
@@ -47,6 +59,8 @@ class Law:
 
     null: Fit
     true: Fit
+    alike: float = TRUST
+    """Share of unrelated pairs that may look true."""
 
     @property
     def speaks(self) -> bool:
@@ -83,7 +97,7 @@ def _trimmed(values: Array, loc: float) -> Array:
 
 
 def log_ratio(x: Array, law: Law) -> Array:
-    """Return log f_true / f_null, bounded by TRUST; zero everywhere where the law does not speak.
+    """Return log f_true / f_null, at least log TRUST, at most -log `alike`; zero everywhere where the law does not speak.
 
     Above the true location the ratio stays what it is there: more than true is not better than true.
     """
@@ -91,7 +105,7 @@ def log_ratio(x: Array, law: Law) -> Array:
         return np.zeros_like(x)
     at = np.minimum(x, law.true.loc)
     true, null = _student(at, law.true), _tailed(at, law.null)
-    return np.asarray(np.log((1 - TRUST) * true + TRUST * null) - np.log((1 - TRUST) * null + TRUST * true))
+    return np.asarray(np.log((1 - TRUST) * true + TRUST * null) - np.log((1 - law.alike) * null + law.alike * true))
 
 
 def _student(x: Array, fitted: Fit) -> Array:
@@ -100,10 +114,10 @@ def _student(x: Array, fitted: Fit) -> Array:
 
 
 def _tailed(x: Array, fitted: Fit) -> Array:
+    core = _student(np.minimum(x, fitted.start), fitted)
     if math.isinf(fitted.rate):
-        return _student(x, fitted)
-    start = fitted.loc + FROM * fitted.scale
-    return np.asarray(_student(np.minimum(x, start), fitted) * np.exp(-fitted.rate * np.maximum(x - start, 0)))
+        return np.asarray(np.minimum(_student(x, fitted), core * np.exp(-np.maximum(x - fitted.start, 0) / fitted.scale)))
+    return np.asarray(core * np.exp(-fitted.rate * np.maximum(x - fitted.start, 0)))
 
 
 def odds_against(scores: Array) -> Array:
