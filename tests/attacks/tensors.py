@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.formats.archives import Call, Global, Tensor, saved, state_of
+from tests.formats.archives import Call, Global, Tensor, archive, saved, state_of
 
 HOOKS = Call("collections.OrderedDict")
 
@@ -28,6 +29,23 @@ V3 = "torch._utils._rebuild_tensor_v3"
 def whole(value: object, storages: dict[str, bytes] | None = None) -> Callable[[Path], Path]:
     """A state whose only slot is `value`."""
     return lambda room: saved(room / "optimizer.pt", state_of(value), storages)
+
+
+def torchs_own(before: bytes, after: bytes) -> Callable[[Path], Path]:
+    """A file that torch wrote, its last tensor's record changed: the form that is read in one match."""
+
+    def make(room: Path) -> Path:
+        import torch
+
+        torch.save({"state": {i: {"exp_avg_sq": torch.zeros(2, 3)} for i in range(3)}, "param_groups": [{"params": [0, 1, 2]}]}, room / "x.pt")
+        with zipfile.ZipFile(room / "x.pt") as file:
+            data = file.read("x/data.pkl")
+            storages = {name[len("x/data/") :]: file.read(name) for name in file.namelist() if name.startswith("x/data/")}
+        head, found, tail = data.rpartition(before)
+        assert found
+        return archive(room / "optimizer.pt", head + after + tail, storages)
+
+    return make
 
 
 ATTACKS: dict[str, Callable[[Path], Path]] = {
@@ -64,6 +82,15 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
     "a type that wraps itself": rebuilt(
         Global(TYPED), Global("torch.Tensor"), (Global("torch.Tensor"),) * 4, {}, function=TYPED
     ),
+    "a larger shape in torch's own record": torchs_own(b"K\x02K\x03\x86", b"K\x02K\x04\x86"),
+    "a stride too far in torch's own record": torchs_own(b"K\x03K\x01\x86", b"K\x04K\x01\x86"),
+    "an offset too far in torch's own record": torchs_own(b"QK\0K\x02", b"QK\x01K\x02"),
+    "a negative offset in torch's own record": torchs_own(b"QK\0K\x02", b"QJ\xff\xff\xff\xffK\x02"),
+    "a negative stride in torch's own record": torchs_own(b"K\x03K\x01\x86", b"K\x03J\xff\xff\xff\xff\x86"),
+    "a storage too small for torch's own record": torchs_own(b"K\x06tq", b"K\x07tq"),
+    "a storage missing from torch's own record": torchs_own(b"X\1\0\0\x002", b"X\1\0\0\x009"),
+    "fewer strides in torch's own record": torchs_own(b"K\x03K\x01\x86", b"K\x01\x85"),
+    "another count of sizes in torch's own record": torchs_own(b"K\x02K\x03\x86", b"K\x02K\x03\x87"),
     "a numpy array larger than its bytes": lambda room: whole(_array((1 << 40,), b"\0" * 8))(room),
     "a numpy array of negative size": lambda room: whole(_array((-1, -8), b"\0" * 64))(room),
     "a numpy scalar of the wrong length": lambda room: whole(Call("numpy._core.multiarray.scalar", _dtype("f8"), b"\0"))(room),

@@ -266,3 +266,11 @@ def test_any_alignment_that_torch_can_be_told_gives_the_same_numbers(tmp_path, a
         torch.save(tensors_, tmp_path / "x.pt")
     stored = torchsave.load(str(tmp_path / "x.pt")).value
     assert all(same(stored[name], tensor) for name, tensor in tensors_.items())
+
+
+def test_tensors_that_begin_within_a_storage_of_their_own(tmp_path):
+    tensors_ = {index: torch.randn(12)[1 + index % 5 :: 1 + index % 2] for index in range(40)}
+    torch.save(tensors_, tmp_path / "x.pt")
+    stored = torchsave.load(str(tmp_path / "x.pt")).value
+    assert all(same(stored[index], tensor) for index, tensor in tensors_.items())
+    assert all(ref.crc32 is None for ref in stored.values())
