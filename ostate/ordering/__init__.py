@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection
 from ostate.model import Claim, Question
 
 from .adapter_order import adapter_order
-from .convention import convention
+from .convention import convention, ordered_keys
+from .from_keys import layouts_of_keys
 from .given import given
+from .placing import guesses_of
 from .recorded import recorded
 from .refute import Refused
-from .skeleton import skeleton
+from .skeleton import layouts_of, skeleton
 
 Source = Callable[[Question], tuple[list[Claim], list[Refused]]]
 
@@ -45,4 +47,20 @@ def claims(question: Question, sources: Collection[str] | None = None) -> tuple[
     return standing, lost
 
 
-__all__ = ["SOURCES", "claims"]
+def guesses(question: Question) -> list[Claim]:
+    """Return orders that programs make by hand (names sorted, groups added later), for the numbers alone to choose from.
+
+    They are conventions: to be asked when the numbers contradict every claim, and never to be believed without them.
+    """
+    layouts = layouts_of(question)
+    if isinstance(layouts, str):
+        found = ordered_keys(question.adapter) if question.adapter is not None else ""
+        layouts = [] if isinstance(found, str) else layouts_of_keys("convention", found[0], found[1], question.adapter)
+    made: dict[tuple[tuple[str | None, ...], tuple[str | None, ...]], Claim] = {}
+    for layout in layouts:
+        for claim in guesses_of(layout, question)[0]:
+            made.setdefault((claim.names, claim.keys), claim)
+    return list(made.values())
+
+
+__all__ = ["SOURCES", "claims", "guesses"]

@@ -48,7 +48,7 @@ def _places(adapter: Adapter, question: Question) -> Iterator[str]:
     if isinstance(named, str) and named:
         yield os.path.join(named, "config.json")
         above = home
-        for _ in range(3):
+        for _ in range(4):  # a named adapter's subfolder, the checkpoint, the run, and what lies beside the run
             yield os.path.join(above, named, "config.json")
             above = os.path.dirname(above)
         revision = adapter.config.get("revision")

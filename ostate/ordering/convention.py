@@ -58,17 +58,23 @@ _SLOT = {word: rank for rank, word in enumerate(SLOT_ORDER)}
 
 def convention(question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return what the module order of the architecture says, cut by every trainer's rule; nothing where a module is unknown."""
-    adapter = question.adapter
-    if adapter is None or adapter.kind == "model":
+    if question.adapter is None or question.adapter.kind == "model":
         return [], []
+    found = ordered_keys(question.adapter)
+    if isinstance(found, str):
+        return [], [refused("convention", "module order", found)]
+    return claims_of_keys("convention", found[0], found[1], question)
+
+
+def ordered_keys(adapter: Adapter) -> tuple[str, list[str]] | str:
+    """Return the convention's name and the trained keys in its order, or why there is none."""
     family = family_of(adapter.tensors)
     if family is None:
-        return [], [refused("convention", "module order", "the architecture is not in the table of conventions")]
+        return "the architecture is not in the table of conventions"
     try:
-        keys = in_order(trained_keys(adapter), family[1])
+        return f"module order of {family[0]}", in_order(trained_keys(adapter), family[1])
     except LookupError as unknown:
-        return [], [refused("convention", family[0], f"no convention orders {unknown.args[0]}")]
-    return claims_of_keys("convention", f"module order of {family[0]}", keys, question)
+        return f"no convention orders {unknown.args[0]}"
 
 
 def family_of(keys: Iterable[str]) -> tuple[str, tuple[str, ...]] | None:
@@ -114,9 +120,3 @@ def _before(one: str, other: str, rank: dict[str, int]) -> int:
 
 def _place(word: str) -> int | None:
     return next((index for index, row in enumerate(PLACES) if word in row), None)
-
-
-def families_of(adapter: Adapter) -> list[str]:
-    """Return the names of all families whose pattern the keys match; the first is taken."""
-    text = "\n".join(adapter.tensors)
-    return [name for name, pattern, _ in FAMILIES if re.search(pattern, text)]

@@ -35,19 +35,10 @@ def _is_tuner(key: str) -> bool:
 
 
 def claims_of_keys(source: str, rule: str, keys: Sequence[str], question: Question) -> tuple[list[Claim], list[Refused]]:
-    """Return the claims that this order of keys makes under every rule of grouping.
-
-    The class of a norm is not in its key: where a norm is trained, both answers are tried.
-    """
-    adapter = question.adapter
-    if adapter is None:
-        return [], []
-    norms = [frozenset({"LayerNorm"}), frozenset[str]()] if any(_NORM.search(key) for key in keys) else [frozenset[str]()]
+    """Return the claims that this order of keys makes under every rule of grouping."""
     claims: dict[tuple[tuple[str | None, ...], tuple[str | None, ...]], Claim] = {}
     lost: list[Refused] = []
-    for classes in norms:
-        parameters = tuple(_parameter(key, adapter, classes) for key in keys)
-        layout = Layout(source=source, rule=rule, parameters=parameters)
+    for layout in layouts_of_keys(source, rule, keys, question.adapter):
         found, reasons = claims_of(layout, question)
         if not found:
             found, more = claims_over_state(layout, question)
@@ -56,6 +47,17 @@ def claims_of_keys(source: str, rule: str, keys: Sequence[str], question: Questi
             claims.setdefault((claim.names, claim.keys), claim)
         lost = reasons
     return list(claims.values()), lost
+
+
+def layouts_of_keys(source: str, rule: str, keys: Sequence[str], adapter: Adapter | None) -> list[Layout]:
+    """Return the layouts that this order of keys may stand for.
+
+    The class of a norm is not in its key: where a norm is trained, both answers are tried.
+    """
+    if adapter is None:
+        return []
+    norms = [frozenset({"LayerNorm"}), frozenset[str]()] if any(_NORM.search(key) for key in keys) else [frozenset[str]()]
+    return [Layout(source=source, rule=rule, parameters=tuple(_parameter(key, adapter, classes) for key in keys)) for classes in norms]
 
 
 def _parameter(key: str, adapter: Adapter, classes: frozenset[str]) -> Parameter:

@@ -27,11 +27,16 @@ def claims_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Ref
     sure = _try_all([rule for rule in RULES if not rule.guess], layout, question)
     if sure[0]:
         return _as_claims(layout, question, *sure)
+    claims, lost = guesses_of(layout, question)
+    return claims, [*_as_lost(layout, sure[1]), *lost]
+
+
+def guesses_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Return the orders that programs make by hand, as conventions: worth asking the numbers about, never worth believing without them."""
     guessed = _try_all([rule for rule in RULES if rule.guess], layout, question)
     if len(guessed[0]) > MOST_GUESSES:
-        return [], [*_as_lost(layout, sure[1]), refused(layout.source, "guessed groups", f"{len(guessed[0])} ways fit, too many to tell anything")]
-    claims, lost = _as_claims(layout, question, *guessed, guess=True)
-    return claims, [*_as_lost(layout, sure[1]), *lost]
+        return [], [refused(layout.source, "guessed groups", f"{len(guessed[0])} ways fit, too many to tell anything")]
+    return _as_claims(layout, question, *guessed, guess=True)
 
 
 def claims_over_state(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:

@@ -46,23 +46,29 @@ FAILURES = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, NotIm
 
 def skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return the orders that the rebuilt model gives under every rule of grouping that fits, and why others do not."""
+    layouts = layouts_of(question)
+    if isinstance(layouts, str):
+        return [], [refused("skeleton", "rebuilt model", layouts)]
+    return _from_layouts(layouts, question)
+
+
+def layouts_of(question: Question) -> list[Layout] | str:
+    """Return what the rebuilt model may have been, the likeliest first, or why it cannot be rebuilt."""
     adapter = question.adapter
     if adapter is None:
-        return [], [refused("skeleton", "rebuilt model", "no adapter at hand")]
+        return "no adapter at hand"
     if adapter.kind in ("torchtune", "diffusers"):
-        return [], [refused("skeleton", "rebuilt model", f"a {adapter.kind} adapter says nothing of a transformers model")]
+        return f"a {adapter.kind} adapter says nothing of a transformers model"
     found = base.find_config(question)
     if isinstance(found, str):
-        return [], [refused("skeleton", "rebuilt model", f"{found}: pass --base DIR")]
+        return f"{found}: pass --base DIR"
     layout = layout_for([adapter], found[0])
     layouts = [] if isinstance(layout, str) else list(variants(layout, adapter))
     for together in orders_of(adapter):
         several = layout_for(together, found[0])
         if isinstance(several, Layout):
             layouts += [several, train_all(several)]
-    if not layouts and isinstance(layout, str):
-        return [], [refused("skeleton", "rebuilt model", layout)]
-    return _from_layouts(layouts, question)
+    return layouts or str(layout)
 
 
 def orders_of(adapter: Adapter) -> list[list[Adapter]]:

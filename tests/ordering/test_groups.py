@@ -13,7 +13,7 @@ import torch
 
 from ostate.formats import read, read_adapter
 from ostate.model import Question
-from ostate.ordering import claims, norms
+from ostate.ordering import claims, guesses, norms
 from ostate.ordering.groups import RULES
 from ostate.ordering.placing import said
 from ostate.ordering.refute import refute_groups
@@ -196,6 +196,18 @@ def test_sorted_names_fit_every_shape_so_the_claim_is_wrong_and_only_numbers_can
     case = real.case("plain_sorted_names")
     found, _ = claims(Question(raw=read(str(case.state)), adapter=read_adapter(str(case.adapter)), base=str(case.base)))
     assert {claim.source for claim in found} == {"skeleton", "convention"}
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_sorted_names_are_among_the_guesses(with_base: bool):
+    case = real.case("plain_sorted_names")
+    raw, adapter = read(str(case.state)), read_adapter(str(case.adapter))
+    if not with_base:
+        adapter = dataclasses.replace(adapter, config={})
+    found = guesses(Question(raw=raw, adapter=adapter, base=str(case.base) if with_base else None))
+    assert {claim.source for claim in found} == {"convention"}
+    assert [row["name"] for row in case.truth] in [list(claim.names) for claim in found]
 
 
 @pytest.mark.filterwarnings("ignore")
