@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
@@ -71,7 +72,13 @@ def main() -> None:
     """
 
 
-class _Path(click.ParamType):
+if TYPE_CHECKING:
+    _Text = click.ParamType[str]
+else:  # not generic in older releases of click
+    _Text = click.ParamType
+
+
+class _Path(_Text):
     """A file or folder that exists, or a path with a scheme (`s3://`), which is looked at later."""
 
     name = "path"

@@ -35,7 +35,13 @@ def naming(function: _F) -> _F:
     return function
 
 
-class Betas(click.ParamType):
+if TYPE_CHECKING:
+    _Pair = click.ParamType[tuple[float, float]]
+else:  # not generic in older releases of click
+    _Pair = click.ParamType
+
+
+class Betas(_Pair):
     """`0.9,0.999`."""
 
     name = "B1,B2"
