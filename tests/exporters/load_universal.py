@@ -1,0 +1,50 @@
+"""Load a universal checkpoint with DeepSpeed itself, on one gloo process: `DS_ACCELERATOR=cpu python -m tests.exporters.load_universal IN OUT`.
+
+IN holds `universal` and `truth.pt`; OUT gets, by name, the moments and weights that the engine holds after loading.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+SLOTS = ("exp_avg", "exp_avg_sq")
+
+
+def main(given: Path, out: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+    deepspeed.init_distributed("gloo")
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(5, 3) for name in ("one", "two", "three")})
+    model["three"].requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW([{"params": trained[:2], "weight_decay": 0.1}, {"params": trained[2:], "weight_decay": 0.0}], lr=1e-3)
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": 1},
+        "checkpoint": {"load_universal": True},
+    }
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    path, _ = engine.load_checkpoint(str(given), tag="universal", load_module_strict=False)
+    assert path, "DeepSpeed found no checkpoint"
+    found = {
+        name: {slot: safe_get_full_optimizer_state(p, slot).clone() for slot in ("exp_avg", "exp_avg_sq")}
+        | {"fp32": safe_get_full_fp32_param(p).clone()}
+        for name, p in engine.module.named_parameters()
+        if p.requires_grad
+    }
+    steps = [float(state["step"]) for state in engine.optimizer.optimizer.state.values()]
+    torch.save({"found": found, "steps": steps, "decay": [group["weight_decay"] for group in engine.optimizer.param_groups]}, out)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
