@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,9 +13,12 @@ from . import PATH, finish
 from .options import Betas, naming, options_of
 from .screen import show
 
+if TYPE_CHECKING:
+    from ostate.program import Options
+
 
 @click.command()
-@click.argument("path", type=PATH)
+@click.argument("path", type=PATH, required=False)
 @naming
 @click.option("--step", type=click.IntRange(min=1), metavar="N", help="Updates taken, where the file does not say.")
 @click.option("--betas", type=Betas(), metavar="B1,B2", help="Decay rates, where the file does not say.")
@@ -22,8 +28,21 @@ from .screen import show
 @click.option("--dry-run", is_flag=True, help="Settle the names, write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/repair-v1.schema.json).")
+@click.option("--batch", metavar="PATTERN", help="Repair every checkpoint that matches, into the folder OUT; what is done already is skipped.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Checkpoints at a time, with --batch.")
 @click.option("-o", "--out", type=click.Path(), metavar="OUT", help="The named file to write, for example lora.ostate.safetensors.")
-def command(path: str, dry_run: bool, force: bool, as_json: bool, out: str | None, keep_dtype: bool, sha256: bool, **chosen: Any) -> None:
+def command(
+    path: str | None,
+    batch: str | None,
+    jobs: int,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    out: str | None,
+    keep_dtype: bool,
+    sha256: bool,
+    **chosen: Any,
+) -> None:
     """Write the optimizer state at PATH under its parameters' names, proven from the numbers.
 
     \b
@@ -34,7 +53,15 @@ def command(path: str, dry_run: bool, force: bool, as_json: bool, out: str | Non
     Example:
         ostate repair checkpoint-500 -o lora.ostate.safetensors
         ostate repair optimizer.pt --adapter lora/ --base base-model/ -o lora.ostate.safetensors
+        ostate repair --batch 'runs/*/checkpoint-*' --jobs 4 -o named/
     """
+    if batch is not None:
+        if path is not None or out is None or dry_run or as_json:
+            raise click.UsageError("--batch takes a pattern in place of PATH, and a folder: -o OUT")
+        _batch(batch, out, options_of(chosen), jobs=jobs, force=force)
+        return
+    if path is None:
+        raise click.UsageError("say which state: PATH (or --batch PATTERN)")
     from ostate.program import repair, repair_document
     from ostate.report import verdict_text
 
@@ -43,3 +70,24 @@ def command(path: str, dry_run: bool, force: bool, as_json: bool, out: str | Non
     done = repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
     show(repair_document(path, done), verdict_text.blocks, as_json=as_json)
     finish(not done.settled)
+
+
+def _batch(pattern: str, folder: str, options: Options, *, jobs: int, force: bool) -> None:
+    """Repair all that match, a line each as it ends, a summary at the end."""
+    from ostate.batch import Outcome, repair_all, targets
+    from ostate.report.text import printable, table
+
+    work = targets(pattern, folder)
+    os.makedirs(folder, exist_ok=True)
+
+    def say(one: Outcome) -> None:
+        tail = "already done" if one.done else one.reason or f"{one.parameters} parameters, {one.seconds:.1f} s"
+        click.echo(printable(f"{one.verdict:<10}  {one.path}  {tail}"))
+
+    outcomes = repair_all(work, options=options, jobs=jobs, force=force, say=say)
+    counted = Counter((one.verdict, one.done) for one in outcomes)
+    rows = [(verdict, count, "already done" if done else "now") for (verdict, done), count in sorted(counted.items())]
+    click.echo("\n".join(["", *table(rows, ("verdict", "checkpoints", "written"))]))
+    if any(one.verdict == "refused" for one in outcomes):
+        sys.exit(3)
+    finish(not all(one.settled for one in outcomes))
