@@ -83,17 +83,31 @@ def live_name(key: str, adapter: Adapter) -> str:
         return _live_diffusers(key, adapter.name)
     if key == "prompt_embeddings":
         return f"prompt_encoder.{adapter.name}.embedding.weight"
+    name = _live_peft(key, adapter)
+    return name.removeprefix(PEFT_PREFIX) if by_transformers(adapter) else name
+
+
+def _live_peft(key: str, adapter: Adapter) -> str:
     parts = key.split(".")
     for at in range(len(parts) - 1, -1, -1):
         if parts[at] in SLOTS:
             if at + 1 < len(parts) and parts[at + 1] in _beside(adapter):
                 return key if parts[at] != "lora_magnitude_vector" or parts[-1] == "weight" else f"{key}.weight"
-            tail = parts[at + 1 :] or (["weight"] if parts[at] == "lora_magnitude_vector" and not _dora_is_a_parameter(adapter) else [])
+            tail = parts[at + 1 :] or (["weight"] if parts[at] == "lora_magnitude_vector" and not dora_is_a_parameter(adapter) else [])
             return ".".join([*parts[: at + 1], adapter.name, *tail])
     if len(parts) > 2 and parts[-2] in _beside(adapter):
         return ".".join([*parts[:-2], "modules_to_save", *parts[-2:]])
     saved = _saved_module(parts, adapter)
     return ".".join([*parts[:saved], "modules_to_save", adapter.name, *parts[saved:]]) if saved else key
+
+
+def by_transformers(adapter: Adapter) -> bool:
+    """True when `model.add_adapter` of transformers made the adapter: the live model then has no `base_model.model.`.
+
+    Its `save_pretrained` leaves `inference_mode` false and writes no model card; PEFT's own sets it true and writes one.
+    """
+    home = os.path.dirname(adapter.file)
+    return adapter.config.get("inference_mode") is False and not os.path.isfile(os.path.join(home, "README.md"))
 
 
 def _beside(adapter: Adapter) -> set[str]:
@@ -173,7 +187,7 @@ def _saved_module(parts: Sequence[str], adapter: Adapter) -> int | None:
     return None
 
 
-def _dora_is_a_parameter(adapter: Adapter) -> bool:
+def dora_is_a_parameter(adapter: Adapter) -> bool:
     """PEFT 0.9 to 0.11 kept DoRA's vector in a ParameterDict: no `.weight`."""
     version = re.match(r"0\.(\d+)", str(adapter.facts.get("peft_version", "")))
     return version is not None and 9 <= int(version[1]) <= 11

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 
 from ostate.model import Adapter
 
-from .keys import PEFT_PREFIX
+from .keys import PEFT_PREFIX, by_transformers, dora_is_a_parameter
 from .parameters import Layout, Parameter
 
 Version = tuple[int, int]
@@ -44,6 +43,8 @@ def _renamed(layout: Layout, adapter: Adapter) -> Layout:
         names = [name.replace(".base_layer.", ".") for name in names]
     if by_transformers(adapter):
         names = [name.removeprefix(PEFT_PREFIX) for name in names]
+    if dora_is_a_parameter(adapter):
+        names = [re.sub(r"(\.lora_magnitude_vector\.[^.]+)\.weight$", r"\1", name) for name in names]
     if len(set(names)) != len(names):
         return layout
     return replace(layout, parameters=tuple(replace(row, name=name) for row, name in zip(layout.parameters, names)))
@@ -56,15 +57,6 @@ def _without_base_layer(layout: Layout, adapter: Adapter) -> bool:
         return version < (0, 7)
     keyed = [(row.name, row.key) for row in layout.parameters if row.key is not None and ".base_layer." in row.name]
     return bool(keyed) and all(".base_layer." not in (key or "") for _, key in keyed)
-
-
-def by_transformers(adapter: Adapter) -> bool:
-    """True when `model.add_adapter` of transformers made the adapter: the live model then has no `base_model.model.`.
-
-    Its `save_pretrained` leaves `inference_mode` false and writes no model card; PEFT's own sets it true and writes one.
-    """
-    home = os.path.dirname(adapter.file)
-    return adapter.config.get("inference_mode") is False and not os.path.isfile(os.path.join(home, "README.md"))
 
 
 def _originals_trained(layout: Layout) -> Layout | None:

@@ -185,8 +185,17 @@ def test_an_adapter_that_transformers_itself_added_has_names_without_pefts_prefi
     made = tiny.write(tmp_path, model, tiny.trainables(model))
     (claim,) = tiny.from_skeleton(made.ask()[0])
     assert list(claim.names) == made.flat
+    assert [live_name(str(key), made.adapter()) for key in claim.keys] == made.flat
     assert claim.names[0] == "model.layers.0.self_attn.q_proj.lora_A.default.weight"
     assert all(claim.keys)
+
+
+def test_dora_of_peft_0_9_to_0_11_has_one_name_in_every_claim(tmp_path: Path):
+    model = peft.get_peft_model(llama(), _lora(use_dora=True))
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    old = dataclasses.replace(made.adapter(), facts={"peft_version": "0.11.1"})
+    names = {claim.names for claim in made.ask(old)[0]}
+    assert names == {tuple(name.removesuffix(".weight") if "magnitude" in name else name for name in made.flat)}
 
 
 def test_plain_fine_tuning_needs_no_adapter(tmp_path: Path):
