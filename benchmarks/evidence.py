@@ -1,6 +1,6 @@
 """How much the numbers of an optimizer state prove, by step and rank: trains LoRA runs, takes every position's name away, recovers them.
 
-    python benchmarks/evidence.py                          # a few minutes on 2 cores; writes docs/evidence-*.svg and docs/evidence.json
+    python benchmarks/evidence.py                          # a few minutes on 2 cores; writes docs/pictures/evidence-*.svg
     python benchmarks/evidence.py --hidden 2048 --layers 16 --ranks 16 --steps 2,5,20,100,300,600 --device cuda --out wide.json
 
 The base model is first trained on one synthetic language, then the adapter on another, so that gradients mean something. The learning rate
@@ -217,14 +217,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("docs/evidence.json"))
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures/evidence.json"))
     options = parser.parse_args()
     base = pretrained(options)
     for parameter in base.parameters():
         parameter.requires_grad_(False)
     rows = [row for rank in options.ranks for row in run(base, rank, options)]
     options.out.write_text(json.dumps(rows, indent=1) + "\n")
-    if options.out.parent.name == "docs":
+    if options.out.parent.name == "pictures":
         plot(rows, options.out.parent)
 
 

@@ -167,13 +167,13 @@ def _elsewhere(tables: Tables, pair: PairClass, rows: Sequence[int], match: Matc
 
 
 def _chances(tables: Tables, paths: Paths, match: Match, now: Laws) -> dict[str, float]:
-    """Return, by key of the other factor, the chance that an unrelated pair balances as well."""
-    found = {}
+    """Return, by key of the other factor, the chance that an unrelated pair balances as well; of two laws the better, at the price of two."""
+    found: dict[str, float] = {}
     for moves, laws in ((projected_moves(tables, match), now.balance), (path_moves(tables, paths, match) if now.path else (), now.path)):
         for each in moves:
-            law = laws.get(each.pair.rank)
+            law, key = laws.get(each.pair.rank), each.pair.modules[each.row].other
             if law is not None and each.matched is not None:
-                found[each.pair.modules[each.row].other] = float(law.null.beyond(each.values[each.matched]))
+                found[key] = min(found.get(key, 1.0), 2 * float(law.null.beyond(each.values[each.matched])))
     return found
 
 
