@@ -15,8 +15,11 @@ from tests import real
 REFUSED: dict[str, str] = {
     # case -> what the refusal must say
     "neg_wrong_run": "fit no order of this adapter",
-    "neg_truncated": "ends early|truncated|incomplete|central directory",
+    "neg_truncated": "incomplete or damaged",
     "ds_z2_rr_universal": "round_robin",
+    # Their adapter was saved before training (lora_B is zero), and no base model is there: a convention alone does not do.
+    "ddp_plain": "only a convention names these positions",
+    "fsdp2_dcp_intids": "only a convention names these positions",
 }
 ROOMS = [(room, name) for room in ("one-process", "long", "distributed") for name in real.names(room)]
 
@@ -43,7 +46,8 @@ def outcome(case: real.Case, out: str, options: Options | None = None) -> Outcom
     wrong = [name for name in state.parameters if name not in truth]
     for name in set(truth) & set(state.parameters):
         for slot in ("exp_avg_sq", "exp_avg"):
-            if slot in state.parameters[name].slots and real.sha256(state.tensor(name, slot)) != truth[name][f"{slot}_sha256"]:
+            told = truth[name].get(f"{slot}_sha256")
+            if told and slot in state.parameters[name].slots and real.sha256(state.tensor(name, slot)) != told:
                 wrong.append(name)
     return Outcome(done, None, tuple(sorted(set(wrong))), tuple(sorted(set(truth) - set(state.parameters))))
 
