@@ -148,9 +148,9 @@ def test_every_link_between_pages_leads_somewhere():
 
 
 def test_every_page_can_be_reached():
-    told = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    told = (ROOT / "mkdocs.yml").read_text(encoding="utf-8") + "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for page in (ROOT / "docs").rglob("*.md"):
-        assert str(page.relative_to(ROOT / "docs")) in told, page.name
+        assert page.name in told, page.name
 
 
 def test_every_schema_is_told_of():
