@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
 from .optimizers import OPTIMIZERS
 from .ordering import evidence, keys, recover, resolve
-from .weights import base_weights, find_adapter
+from .weights import base_weights, find_adapter, own_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +131,12 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Orderi
     previous = formats.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
     question = Question(raw=raw, adapter=adapter, base=options.base, order=options.order, adapter_name=options.adapter_name, previous=previous)
     claims, rejected = ordering.claims(question)
-    weights = base_weights(options.base) if options.base is not None else None
+    base = base_weights(options.base) if options.base is not None else None
+    numbers = _Numbers(raw, adapter, _why_silent(adapter, options), previous, base)
     court = resolve.Court(
         raw=raw,
-        verify=lambda claim: _hear(claim, raw, adapter, options, previous, weights),
-        recover=lambda: _recover(raw, adapter, options, previous, weights),
+        verify=numbers.verify,
+        recover=numbers.recover,
         live_name=lambda key: keys.live_name(key, adapter) if adapter is not None else key,
         strict=options.strict,
         where=raw.source,
@@ -143,20 +144,33 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Orderi
     return resolve.resolve(court, claims, rejected)
 
 
-def _hear(
-    claim: Claim, raw: RawState, adapter: Adapter | None, options: Options, previous: Adapter | None, weights: Mapping[str, TensorRef] | None
-) -> Evidence:
-    reason = _why_silent(adapter, options)
-    if adapter is None or reason is not None:
-        return _silence(raw, reason or "there are no weights to compare with")
-    return evidence.verify(claim.keys, raw, adapter, previous=previous, base=weights)
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """What the numbers may be compared with: the adapter first; where it tells nothing, the checkpoint's own weights of the same save."""
 
+    raw: RawState
+    adapter: Adapter | None
+    unheard: str | None
+    """Why the numbers are not asked at all."""
+    previous: Adapter | None
+    base: Mapping[str, TensorRef] | None
 
-def _recover(raw: RawState, adapter: Adapter | None, options: Options, previous: Adapter | None, weights: Mapping[str, TensorRef] | None) -> Evidence:
-    reason = _why_silent(adapter, options)
-    if adapter is None or reason is not None:
-        return _silence(raw, reason or "there are no weights to compare with")
-    return recover.recover(raw, adapter, previous=previous, base=weights)
+    def verify(self, claim: Claim) -> Evidence:
+        """Return what the numbers say of a claim."""
+        return self._ask(lambda adapter: evidence.verify(claim.keys, self.raw, adapter, previous=self.previous, base=self.base))
+
+    def recover(self) -> Evidence:
+        """Return the order that the numbers alone give."""
+        return self._ask(lambda adapter: recover.recover(self.raw, adapter, previous=self.previous, base=self.base))
+
+    def _ask(self, question: Callable[[Adapter], Evidence]) -> Evidence:
+        if self.adapter is None or self.unheard is not None:
+            return _silence(self.raw, self.unheard or "there are no weights to compare with")
+        heard = question(self.adapter)
+        if heard.proven or heard.verdict != "silent" or not self.raw.weights:
+            return heard
+        own = own_weights(self.raw, self.adapter, lambda key: keys.live_name(key, self.adapter) if self.adapter else key)
+        return question(own) if own is not None else heard
 
 
 def _why_silent(adapter: Adapter | None, options: Options) -> str | None:

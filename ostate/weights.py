@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from .errors import ReadError
 from .files import is_remote
@@ -38,6 +39,20 @@ def find_adapter(raw: RawState, *, name: str | None = None) -> Adapter | None:
         if any(os.path.isfile(os.path.join(folder, file)) for file in (*INDEX_FILES, *MODEL_FILES)):
             return read_adapter(folder, name=name)
     return None
+
+
+def own_weights(raw: RawState, adapter: Adapter, live_name: Callable[[str], str]) -> Adapter | None:
+    """Return `adapter` with the numbers that the checkpoint itself holds under the same names, or None when it does not hold all of them.
+
+    They are of the same save as the state; an adapter that lies elsewhere may be of another step, or never have been trained.
+    """
+    tensors = {}
+    for key, ref in adapter.tensors.items():
+        own = next((raw.weights[name] for name in (live_name(key), key) if name in raw.weights), None)
+        if own is None or own.shape != ref.shape:
+            return None
+        tensors[key] = own
+    return replace(adapter, tensors=tensors) if tensors else None
 
 
 def base_weights(base: str) -> Mapping[str, TensorRef] | None:

@@ -17,9 +17,8 @@ REFUSED: dict[str, str] = {
     "neg_wrong_run": "fit no order of this adapter",
     "neg_truncated": "incomplete or damaged",
     "ds_z2_rr_universal": "round_robin",
-    # Their adapter was saved before training (lora_B is zero), and no base model is there: a convention alone does not do.
+    # Its adapter was saved before training (lora_B is zero), and no base model is there: a convention alone does not do.
     "ddp_plain": "only a convention names these positions",
-    "fsdp2_dcp_intids": "only a convention names these positions",
 }
 ROOMS = [(room, name) for room in ("one-process", "long", "distributed") for name in real.names(room)]
 
@@ -64,3 +63,10 @@ def test_a_real_checkpoint_is_named_right_or_refused(name, tmp_path):
     else:
         assert seen.refused is None, str(seen.refused)
         assert seen.missing == ()
+
+
+def test_an_adapter_that_tells_nothing_gives_way_to_the_checkpoints_own_weights(tmp_path):
+    """The adapter beside this DCP folder was saved before training; the folder's own `model.` weights are of the same save."""
+    seen = outcome(real.case("fsdp2_dcp_intids"), str(tmp_path / "named.safetensors"))
+    assert seen.done is not None
+    assert seen.done.ordering.verdict == "verified"
