@@ -8,6 +8,7 @@ when the parameters climb the objective by one preconditioned step.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,12 +66,12 @@ class ProbeReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        result = self.result.as_dict()
-        findings = result.pop("findings")
-        del findings
+        result = {key: value for key, value in self.result.as_dict().items() if key != "findings"}
         return {
-            "result": result,
-            "stats": dict(self.stats),
+            "document": "ostate-probe",
+            "version": 1,
+            "result": _finite(result),
+            "stats": _finite(self.stats),
             "coverage": self.coverage,
             "coverage_step": self.coverage_step,
             "eta_from": self.eta_from,
@@ -268,6 +269,13 @@ def _ignored(settings: Settings) -> tuple[Finding, ...]:
     if not settings.ignored:
         return ()
     return (Finding(rule="settings-ignored", severity="note", text=f"not used here: importance.{', importance.'.join(settings.ignored)}"),)
+
+
+def _finite(value: Any) -> Any:
+    """Return the value as JSON can hold it: null for what is not finite (a ratio to 0, a cap that was not asked for)."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _once(findings: Sequence[Finding]) -> tuple[Finding, ...]:

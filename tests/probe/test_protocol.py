@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +62,9 @@ def test_json_is_one_document_with_plain_values(saved):
     done = CliRunner().invoke(main, arguments(saved, "--json", "--batch-e", "1", "--batch-u", "3"))
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
+    import jsonschema
+
+    jsonschema.validate(found, json.loads((Path(__file__).parent.parent.parent / "schemas" / "probe-v1.schema.json").read_text()))
     assert found["healthy"] is True
     assert found["eta_from"] == "the state's lr"
     assert found["result"]["value"] == pytest.approx(1e-2 * found["result"]["bars_dot"])
