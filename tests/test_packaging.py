@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +75,43 @@ def test_the_oldest_dependencies_are_those_that_the_project_admits():
     told = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / ".github" / "constraints-oldest.txt").read_text(), re.MULTILINE))
     for name, version in floor.items():
         assert (told[name] + ".").startswith(version + "."), name
+
+
+def broken_copy(folder):
+    golden = ROOT / "tests" / "golden" / "0.1.0" / "lora.ostate.safetensors"
+    sound, broken = folder / "a b.ostate.safetensors", folder / "broken.ostate.safetensors"
+    shutil.copy(golden, sound)
+    changed = bytearray(golden.read_bytes())
+    changed[-3] ^= 1
+    broken.write_bytes(changed)
+    return sound, broken
+
+
+def shell_environment():
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_the_hook_passes_what_is_sound_and_stops_what_is_not(tmp_path):
+    (entry, *_) = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-hooks.yaml").read_text())
+    sound, broken = broken_copy(tmp_path)
+    for files, code in (([sound], 0), ([sound, broken], 1), ([broken, sound], 1)):
+        done = subprocess.run([*shlex.split(entry), *map(str, files)], env=shell_environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+
+
+def test_the_action_finds_the_files_and_stops_on_one_that_is_not_sound(tmp_path):
+    script = (ROOT / ".github" / "actions" / "validate" / "action.yml").read_text().rpartition("run: |\n")[2]
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    sound, broken = broken_copy(tmp_path / "deep" / "er")
+
+    def run(pattern):
+        env = {**shell_environment(), "FILES": pattern, "DEEP": "true"}
+        return subprocess.run(["bash", "-e", "-o", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    assert run("**/*.ostate.safetensors").returncode == 1
+    broken.unlink()
+    done = run("none/*.x **/*.ostate.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "sound" in done.stdout
+    sound.unlink()
+    assert run("**/*.ostate.safetensors").returncode == 1
