@@ -3,12 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test frameworks lint bench clean
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+# DeepSpeed and what it needs; with it `make test` runs the tests that are skipped without it.
+frameworks: .venv/frameworks
+
+.venv/frameworks: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test-frameworks]'
 	touch $@
 
 demo: .venv/ready
