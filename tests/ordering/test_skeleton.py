@@ -198,6 +198,16 @@ def test_dora_of_peft_0_9_to_0_11_has_one_name_in_every_claim(tmp_path: Path):
     assert names == {tuple(name.removesuffix(".weight") if "magnitude" in name else name for name in made.flat)}
 
 
+def test_a_start_that_needs_a_tokenizer_is_not_asked_for(tmp_path: Path):
+    model = peft.get_peft_model(llama(), peft.PromptTuningConfig(num_virtual_tokens=3, **CAUSAL))
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    path = tmp_path / "adapter_config.json"
+    start = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "be kind", "tokenizer_name_or_path": "nobody/nothing"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **start}))
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert list(claim.names) == made.flat
+
+
 def test_plain_fine_tuning_needs_no_adapter(tmp_path: Path):
     model = llama(tie_word_embeddings=True)
     made = tiny.write(tmp_path, model, torch.optim.AdamW(model.parameters(), lr=1e-3))
