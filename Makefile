@@ -31,3 +31,15 @@ lint: .venv/ready
 
 clean:
 	rm -rf .venv build dist *.egg-info
+
+# Long tests. `soak`: every case damaged at random, for minutes; no wrong name may come out. `fuzz`: needs `pip install atheris`; MINUTES a target.
+MINUTES ?= 10
+SEED ?= 1
+
+soak: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
+
+fuzz: .venv/ready
+	$(BIN)/python -c "import atheris" || $(BIN)/python -m pip install --quiet atheris
+	$(BIN)/python -m fuzz.seeds
+	for target in pickle zip dcp safetensors manifest config; do $(BIN)/python -m fuzz.run $$target -max_total_time=$$(($(MINUTES) * 60)) || exit 1; done

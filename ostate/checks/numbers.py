@@ -79,6 +79,34 @@ def second_moment_is_a_copy(seen: Numbers) -> Iterator[Finding]:
         )
 
 
+def parameters_are_copies(seen: Numbers) -> Iterator[Finding]:
+    """Two matrices never see the same gradients step after step: where all moments agree bit for bit, one was written over the other.
+
+    The numbers of the one that was overwritten are lost, so no name for its position is right. Vectors may be equal by right: two biases of one sum.
+    """
+    known: dict[tuple[object, ...], list[Measured]] = {}
+    same = []
+    for one in seen.rows:
+        moments = _moments(one)
+        if not moments or len(one.row.entry.slots[moments[0]].shape) < 2 or any(one.slots[slot].low == one.slots[slot].high for slot in moments):
+            continue
+        alike = known.setdefault(tuple((slot, one.slots[slot].prints) for slot in moments), [])
+        same += [(other.row, one.row) for other in alike if all(_equal(other, one, slot) for slot in moments)]
+        alike.append(one)
+    if same:
+        yield say(
+            "error",
+            f"the moments of {plural(len(same), 'parameter')} are those of another one, bit for bit: they were written over",
+            "the file was put together wrongly: use the one that the training wrote",
+            list({row.label: row for pair in same for row in pair}.values()),
+        )
+
+
+def _equal(one: Measured, other: Measured, slot: str) -> bool:
+    ours, theirs = one.row.entry.slots[slot], other.row.entry.slots[slot]
+    return ours.shape == theirs.shape and all(bool((a == b).all()) for a, b in zip(ours.chunks(), theirs.chunks()))
+
+
 def second_moment_is_zero_where_the_first_is_not(seen: Numbers) -> Iterator[Finding]:
     """Where v is zero and m is not, an update is m / eps: rounding to few bits, or underflow, ate the second moment."""
     lost = []

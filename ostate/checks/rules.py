@@ -37,6 +37,7 @@ NUMBERS: tuple[Callable[[Numbers], Iterator[Finding]], ...] = (
     numbers.state_is_cold,
     numbers.parameters_never_moved,
     numbers.second_moment_is_a_copy,
+    numbers.parameters_are_copies,
     numbers.second_moment_is_zero_where_the_first_is_not,
     numbers.second_moment_is_below_eps,
     numbers.first_moment_is_out_of_bounds,

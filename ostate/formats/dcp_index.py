@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from ..errors import ReadError
-from ..files import read_at, size_of
-from ..model import Part, SourceFile, TensorRef
+from ostate.errors import ReadError
+from ostate.files import read_at, size_of
+from ostate.model import Part, SourceFile, TensorRef
+
 from .pickles import RECORD, TORCH_GLOBALS, Inert, unpickle
 from .torchsave import load
 
@@ -109,7 +110,11 @@ def _places(folder: str, places: Mapping[Any, Any], where: str) -> dict[tuple[st
         if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
             raise ReadError(f"the index points outside its folder: {name!r}", where=where, fix="do not use this checkpoint")
         starts = key.get("offset")
-        found[str(key.get("fqn")), None if starts is None else tuple(starts)] = (os.path.join(folder, name), offset, length)
+        found[str(key.get("fqn")), None if starts is None else _sizes(starts, str(key.get("fqn")), where)] = (
+            os.path.join(folder, name),
+            offset,
+            length,
+        )
     return found
 
 

@@ -64,6 +64,7 @@ BREAKS = {
     "state-is-cold": ("error", lambda s: each(s, lambda e: (e["exp_avg"].zero_(), e["exp_avg_sq"].zero_(), e["step"].fill_(1)))),
     "parameters-never-moved": ("note", lambda s: (s["state"][1]["exp_avg"].zero_(), s["state"][1]["exp_avg_sq"].zero_())),
     "second-moment-is-a-copy": ("error", lambda s: each(s, lambda e: e.update(exp_avg=e["exp_avg_sq"].clone()))),
+    "parameters-are-copies": ("error", lambda s: s["state"][2].update(exp_avg=s["state"][0]["exp_avg"], exp_avg_sq=s["state"][0]["exp_avg_sq"])),
     "second-moment-is-zero-where-the-first-is-not": ("warning", holes_in_v),
     "second-moment-is-below-eps": ("note", lambda s: each(s, lambda e: (e["exp_avg_sq"].mul_(1e-20), e["exp_avg"].mul_(1e-10)))),
     "first-moment-is-out-of-bounds": ("warning", swap_moments_of_two),
@@ -246,7 +247,8 @@ def test_the_numbers_are_judged_while_they_are_copied(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rule", ["values-not-finite", "second-moment-is-negative", "state-is-cold", "second-moment-is-a-copy", "values-look-like-codes"]
+    "rule",
+    ["values-not-finite", "second-moment-is-negative", "state-is-cold", "second-moment-is-a-copy", "parameters-are-copies", "values-look-like-codes"],
 )
 def test_numbers_that_make_a_state_unusable_leave_no_output(rule, tmp_path):
     stored = state_dict()

@@ -1,0 +1,102 @@
+"""What is fuzzed: each target takes bytes, and reads them or refuses. Anything but an `OstateError` is a finding."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ostate import store
+from ostate.errors import OstateError
+from ostate.formats import dcp, dcp_index, read_adapter, safetensors_file
+from ostate.formats.pickles import TORCH_GLOBALS, unpickle
+from ostate.formats.tensors import REBUILD
+from ostate.formats.torchsave import asked_storage, load
+from ostate.formats.zips import ZipIndex
+from ostate.store import header
+
+ROOM = Path(tempfile.mkdtemp(prefix="ostate-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+ALLOWED = {**TORCH_GLOBALS, **REBUILD}
+BLOB = Path(__file__).parent / "corpus" / "made" / "blob"
+"""A tensor of two numbers as torch.save writes it, made by `fuzz/seeds.py`."""
+TENSORS = [header.Tensor("state.a.exp_avg", "F32", (2,), 0), header.Tensor("state.a.exp_avg_sq", "F32", (2,), 8)]
+
+
+def placed(name: str, data: bytes) -> str:
+    """Write the bytes where every run finds them, and return the path."""
+    path = ROOM / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
+def pickle(data: bytes) -> None:
+    """The pickle machine, with torch's persistent ids answered by themselves."""
+    unpickle(data, where="fuzz", persistent=asked_storage, allowed=ALLOWED)
+
+
+def zip_index(data: bytes) -> None:
+    """The directory of a zip, then the whole archive as torch.save writes it, either format."""
+    path = placed("optimizer.pt", data)
+    with contextlib.suppress(OstateError):
+        ZipIndex(path)
+    load(path)
+
+
+def dcp_metadata(data: bytes) -> None:
+    """The index of torch.distributed.checkpoint; every file that it may name is there."""
+    placed("dcp/.metadata", data)
+    for name in ("__0_0.distcp", "__1_0.distcp"):
+        if not (ROOM / "dcp" / name).exists():
+            placed(f"dcp/{name}", (BLOB.read_bytes() if BLOB.exists() else b"").ljust(1 << 20, b"\0"))
+    folder = str(ROOM / "dcp")
+    dcp.detect(folder)
+    index = dcp_index.read_index(folder)
+    for found in dcp.optimizers_of(index.items.values()).values():
+        for leaves in found.state.values():
+            for item in leaves.values():
+                dcp_index.tensor(item)
+    dcp.read(folder)
+
+
+def safetensors(data: bytes) -> None:
+    """The header of a safetensors file, by both of its readers: weights, and our own files."""
+    path = placed("weights.safetensors", data)
+    with contextlib.suppress(OstateError):
+        safetensors_file.read_all(path)
+    with contextlib.suppress(OstateError):
+        read_adapter(path)
+    header.read(path)
+
+
+def manifest(data: bytes) -> None:
+    """The manifest within a sound safetensors file: loaded, and validated."""
+    path = placed("named.safetensors", header.pack(TENSORS, data.decode("utf-8", "replace")) + bytes(16))
+    store.validate(path, deep=True)
+    state = store.load(path)
+    for name, parameter in state.parameters.items():
+        state.hyper(name)
+        for slot in parameter.slots.values():
+            slot.read()
+
+
+def adapter_config(data: bytes) -> None:
+    """adapter_config.json beside sound weights."""
+    if not (ROOM / "adapter" / "adapter_model.safetensors").exists():
+        key = "base_model.model.layers.0.q_proj.lora_A.weight"
+        placed("adapter/adapter_model.safetensors", header.pack([header.Tensor(key, "F32", (2,), 0)], json.dumps({})) + bytes(8))
+    placed("adapter/adapter_config.json", data)
+    read_adapter(str(ROOM / "adapter"))
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "pickle": pickle,
+    "zip": zip_index,
+    "dcp": dcp_metadata,
+    "safetensors": safetensors,
+    "manifest": manifest,
+    "config": adapter_config,
+}
