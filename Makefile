@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test frameworks lint bench clean
+.PHONY: demo test test-long frameworks lint bench soak fuzz mutate clean
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -23,6 +23,10 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# Every test, those that take minutes too.
+test-long: .venv/ready
+	$(BIN)/python -m pytest -n $(JOBS) -m "long or not long"
 
 lint: .venv/ready
 	$(BIN)/ruff check .

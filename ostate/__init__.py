@@ -22,6 +22,8 @@ _PUBLIC: dict[str, str] = {
     "repair": "ostate.program",
     "verify": "ostate.program",
     "names": "ostate.program",
+    "names_of": "ostate.integrations",
+    "record_names": "ostate.integrations",
     "OstateError": "ostate.errors",
     "NamedState": "ostate.model",
     "Finding": "ostate.model",

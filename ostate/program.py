@@ -8,6 +8,7 @@ from typing import Any
 
 from . import checks, formats, ordering, store
 from .errors import CheckError, ReadError
+from .formats.adapters import for_state
 from .inspection import finding_document, open_state
 from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
@@ -57,6 +58,10 @@ class Repaired:
         """True when no person needs to look: proven whole, and nothing above a note."""
         proven = self.ordering.verdict in ("verified", "recovered")
         return proven and all(finding.severity == "note" for finding in self.findings)
+
+
+TOLD = ("recorded", "given")
+"""Sources that outrank every inference: where one of them speaks, no model is built to ask it."""
 
 
 def repair(
@@ -120,23 +125,27 @@ def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawSt
     if raw.layout == "named" and not named_too:
         raise ReadError("this file has its names already", where=path, fix="use `ostate verify`, `validate` or `export` on it")
     if options.adapter is not None:
-        return raw, formats.read_adapter(options.adapter, name=options.adapter_name)
+        return raw, for_state(formats.read_adapter(options.adapter, name=options.adapter_name), raw)
     if options.model is not None:
         return raw, formats.read_adapter(options.model)
-    return raw, find_adapter(raw, name=options.adapter_name)
+    found = find_adapter(raw, name=options.adapter_name)
+    return raw, for_state(found, raw) if found is not None else None
 
 
 def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Ordering:
     """Return the names that stand, by claims and numbers, or refuse."""
     previous = formats.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
     question = Question(raw=raw, adapter=adapter, base=options.base, order=options.order, adapter_name=options.adapter_name, previous=previous)
-    claims, rejected = ordering.claims(question)
+    claims, rejected = ordering.claims(question, TOLD)
+    if not claims:
+        claims, rejected = ordering.claims(question)
     base = base_weights(options.base) if options.base is not None else None
     numbers = _Numbers(raw, adapter, _why_silent(adapter, options), previous, base)
     court = resolve.Court(
         raw=raw,
         verify=numbers.verify,
         recover=numbers.recover,
+        guesses=lambda: ordering.guesses(question),
         live_name=lambda key: keys.live_name(key, adapter) if adapter is not None else key,
         strict=options.strict,
         where=raw.source,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ostate.errors import Ambiguous, Contradiction
 from ostate.model import Claim, Evidence, Finding, Ordering, RawState
@@ -50,8 +50,10 @@ class Court:
     recover: Recover
     live_name: LiveName
     """Adapter key -> live name, for orders that only the numbers tell."""
+    guesses: Callable[[], Sequence[Claim]] = tuple
+    """Orders that programs make by hand, for when no other claim stands; believed only where the numbers prove them whole."""
     strict: bool = False
-    where: str = field(default="")
+    where: str = ""
 
 
 def resolve(court: Court, claims: Sequence[Claim], rejected: Sequence[Mapping[str, str]] = ()) -> Ordering:
@@ -84,23 +86,18 @@ def resolve(court: Court, claims: Sequence[Claim], rejected: Sequence[Mapping[st
     return _by_agreement(court, standing, lost)
 
 
-_FACTOR = re.compile(r"^(?P<module>.*?)\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\.|$)")
+_FACTOR = re.compile(r"\.lora_(?:embedding_)?[AB](?:\.|$)")
 
 
 def with_partners(claim: Claim, evidence: Evidence) -> Evidence:
     """Let an inferred claim's lora_A go with its lora_B: one module registers both, so a rule that places one places the other.
 
-    Only where the module's other factor is proven and the numbers, as far as they speak at all, prefer the claimed place too: a swapped
-    entry is then left undecided. Never for recorded or given names, which may be wrong one by one.
+    Only where the numbers carry it: the module's other factor is proven, and its own numbers do not speak against it. Never for recorded
+    or given names, which may be wrong one by one.
     """
     if claim.source in ("recorded", "given", "content") or evidence.verdict != "verified":
         return evidence
-    proven_modules = {module for position in evidence.proven if (module := _module_of(claim.keys[position])) is not None}
-    tied = {
-        position
-        for position in evidence.undecided
-        if _module_of(claim.keys[position]) in proven_modules and (not evidence.order or evidence.order[position] in (None, claim.keys[position]))
-    }
+    tied = {position for position in evidence.undecided if position in evidence.carried and _FACTOR.search(claim.keys[position] or "")}
     if not tied:
         return evidence
     said = Finding(
@@ -114,11 +111,6 @@ def with_partners(claim: Claim, evidence: Evidence) -> Evidence:
         undecided=tuple(position for position in evidence.undecided if position not in tied),
         findings=(*evidence.findings, said),
     )
-
-
-def _module_of(key: str | None) -> str | None:
-    found = _FACTOR.match(key) if key is not None else None
-    return found["module"] if found else None
 
 
 def _told(court: Court, told: Sequence[Claim], lost: Rejected) -> Ordering:
@@ -161,9 +153,18 @@ def _by_content(court: Court, lost: Rejected) -> Ordering:
     names = tuple(court.live_name(key) if key is not None else None for key in keys)
     claim = Claim(source="content", rule="the numbers alone", names=names, keys=keys)
     left_out = tuple(sorted(with_state - evidence.proven))
+    if left_out and (guessed := _by_guess(court)) is not None:
+        return _ordering(court, guessed.claim, guessed.evidence, "verified", lost)
     if left_out:
         _refuse_if_strict(court, left_out)
     return _ordering(court, claim, evidence, "partial" if left_out else "recovered", lost, left_out=left_out)
+
+
+def _by_guess(court: Court) -> _Heard | None:
+    """An order that programs make by hand, if the numbers prove exactly one of those whole."""
+    heard = [_Heard(claim, with_partners(claim, court.verify(claim))) for claim in _distinct(court.guesses(), court.raw)]
+    whole = [each for each in heard if _fully_proven(each.evidence)]
+    return whole[0] if len(whole) == 1 else None
 
 
 def _by_agreement(court: Court, standing: list[_Heard], lost: Rejected) -> Ordering:

@@ -164,20 +164,39 @@ def pair_court(evidence: Evidence) -> Court:
 
 
 def test_an_inferred_lora_a_goes_with_its_proven_lora_b():
-    found = resolve(pair_court(proves((1, 3), 4, order=PAIR)), [pair_claim("skeleton")])
+    found = resolve(pair_court(proves((1, 3), 4, carried=frozenset({0, 2}))), [pair_claim("skeleton")])
     assert (found.verdict, found.undecided) == ("verified", ())
     assert [finding.rule for finding in found.findings] == ["order-by-partner"]
 
 
 def test_a_recorded_lora_a_does_not_go_with_its_lora_b():
-    found = resolve(pair_court(proves((1, 3), 4, order=PAIR)), [pair_claim("recorded")])
+    found = resolve(pair_court(proves((1, 3), 4, carried=frozenset({0, 2}))), [pair_claim("recorded")])
     assert (found.verdict, found.undecided) == ("partial", (PAIR[0], PAIR[2]))
 
 
-def test_a_lora_a_that_the_numbers_would_rather_place_elsewhere_stays_undecided():
-    swapped = (PAIR[2], PAIR[1], PAIR[0], PAIR[3])
-    found = resolve(pair_court(proves((1, 3), 4, order=swapped)), [pair_claim("skeleton")])
-    assert (found.verdict, found.undecided) == ("partial", (PAIR[0], PAIR[2]))
+def test_a_lora_a_that_its_own_numbers_speak_against_stays_undecided():
+    found = resolve(pair_court(proves((1, 3), 4, carried=frozenset({0}))), [pair_claim("skeleton")])
+    assert (found.verdict, found.undecided) == ("partial", (PAIR[2],))
+
+
+def test_what_is_no_factor_does_not_go_with_its_module():
+    keys = ("m.lora_magnitude_vector", *PAIR[1:])
+    said = Claim(source="skeleton", rule="skeleton", names=keys, keys=keys)
+    found = resolve(pair_court(proves((1, 2, 3), 4, carried=frozenset({0}))), [said])
+    assert (found.verdict, found.undecided) == ("partial", ("m.lora_magnitude_vector",))
+
+
+def test_an_order_made_by_hand_is_taken_where_the_numbers_prove_it_whole():
+    heard = {"cba": proves((0, 1, 2)), "abc": AGAINST}
+    asked = replace(court(heard, recovered=proves((0, 2), order=("c", "b", "a"))), guesses=lambda: [claim("cba", "convention", "names sorted")])
+    found = resolve(asked, [claim("abc")])
+    assert (found.verdict, found.names, found.rule) == ("verified", ("c", "b", "a"), "names sorted")
+
+
+def test_an_order_made_by_hand_is_not_believed_in_part():
+    heard = {"cba": proves((0, 2)), "abc": AGAINST}
+    asked = replace(court(heard, recovered=proves((0, 2), order=("c", "b", "a"))), guesses=lambda: [claim("cba", "convention", "names sorted")])
+    assert resolve(asked, [claim("abc")]).left_out == (1,)
 
 
 def test_claims_that_differ_only_where_there_is_no_state_are_one():
