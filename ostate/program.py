@@ -13,7 +13,7 @@ from .inspection import finding_document, open_state
 from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
 from .optimizers import OPTIMIZERS
-from .ordering import evidence, keys, recover, resolve
+from .ordering import evidence, keys, masters, recover, resolve
 from .weights import base_weights, find_adapter, own_weights
 
 
@@ -166,7 +166,12 @@ class _Numbers:
 
     def verify(self, claim: Claim) -> Evidence:
         """Return what the numbers say of a claim."""
-        return self._ask(lambda adapter: evidence.verify(claim.keys, self.raw, adapter, previous=self.previous, base=self.base))
+
+        def question(adapter: Adapter) -> Evidence:
+            heard = evidence.verify(claim.keys, self.raw, adapter, previous=self.previous, base=self.base)
+            return masters.with_masters(heard, claim.keys, self.raw, adapter) if self.raw.master else heard
+
+        return self._ask(question)
 
     def recover(self) -> Evidence:
         """Return the order that the numbers alone give."""
