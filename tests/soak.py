@@ -143,7 +143,7 @@ def noisy(state: dict[int, Any], origin: Origin, chance: random.Random) -> str:
     strength = chance.choice([0.1, 1.0, 10.0])
     for entry in state.values():
         moment = entry.get("exp_avg")
-        if torch.is_tensor(moment) and moment.is_floating_point() and moment.numel() > 1:
+        if type(moment) is torch.Tensor and moment.is_floating_point() and moment.numel() > 1:
             entry["exp_avg"] = moment + strength * moment.float().std() * torch.randn(moment.shape, generator=torch.Generator().manual_seed(1))
     return f"noise of {strength} in the first moments"
 
@@ -304,7 +304,10 @@ def entries_exchanged(job: Job, chance: random.Random) -> Callable[[RawState], R
         moved = ("slots", "scalars", "step")
         for target, source in ((here, raw.entries[there]), (there, raw.entries[here])):
             entries[target] = replace(entries[target], **{field: getattr(source, field) for field in moved})
-        return replace(raw, entries=tuple(entries))
+        master = dict(raw.master)  # the weights kept beside the moments move with them
+        if {here, there} <= set(master):
+            master[here], master[there] = master[there], master[here]
+        return replace(raw, entries=tuple(entries), master=master)
 
     return change
 

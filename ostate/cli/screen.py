@@ -21,6 +21,8 @@ Step = Callable[[int, int], None]
 """(done, total), in the unit that `progress` was told; called as often as the work likes."""
 
 _LOUDNESS = "ostate.loudness"
+_LONGEST = 900
+"""Letters of one line of an error."""
 _PATIENCE = 1.0
 """Seconds of silence before a progress bar appears."""
 
@@ -91,9 +93,9 @@ def say_error(error: OstateError) -> None:
     from ostate.report.text import printable
 
     mark = click.style("Error:", fg="red", bold=True) if wants_colour(sys.stderr) else "Error:"
-    lines = [f"{mark} {printable(error.what)}"]
+    lines = [f"{mark} {_cut(printable(error.what))}"]
     if error.where:
-        lines.append(f"  at:  {printable(error.where)}")
+        lines.append(f"  at:  {_cut(printable(error.where))}")
     if error.fix:
         lines.append(f"  fix: {printable(error.fix)}")
     if loudness() > 0:
@@ -101,6 +103,11 @@ def say_error(error: OstateError) -> None:
 
         lines += ["", *(printable(line) for whole in traceback.format_exception(error) for line in whole.splitlines())]
     _echo("\n".join(lines), err=True)
+
+
+def _cut(text: str) -> str:
+    """Shorten what a hostile name made longer than a screen."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 4 :]}"
 
 
 def is_terminal(stream: TextIO) -> bool:

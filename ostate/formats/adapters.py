@@ -25,6 +25,11 @@ MODEL_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
 
+MOST_JSON = 1 << 25
+"""Bytes of a configuration or an index of shards; the largest in use have ten million."""
+MOST_CONTAINERS = 500_000
+"""Lists and tables in it."""
+
 _README_VERSION = re.compile(r"^\s*-\s*(PEFT|Transformers|TRL)\s*:?\s*v?(\d+\.\d+[\w.]*)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -211,8 +216,11 @@ def weights_in(value: Any, file: str) -> Iterator[tuple[str, TensorRef]]:
 
 def _json(path: str) -> Any:
     try:
-        with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
+        with open(path, "rb") as stream:
+            raw = stream.read(MOST_JSON + 1)
+        if len(raw) > MOST_JSON or raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS:
+            raise ReadError("too large for a configuration or an index of shards", where=path, fix="copy the file again from the run")
+        return json.loads(raw.decode("utf-8"))
     except OSError as error:
         raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the path") from error
     except (ValueError, RecursionError) as error:

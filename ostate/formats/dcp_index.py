@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 from ostate.errors import ReadError
@@ -157,7 +156,7 @@ def _check_cover(key: str, shape: tuple[int, ...], chunks: Sequence[Blob], where
         if len(starts) != len(shape) or len(chunk.sizes) != len(shape) or any(a + n > size for a, n, size in zip(starts, chunk.sizes, shape)):
             raise ReadError(f"a chunk of {key} lies outside its shape {shape}", where=where, fix="the index is damaged: copy it again")
         total += math.prod(chunk.sizes)
-    if total != math.prod(shape) or _overlap(chunks, shape):
+    if total != math.prod(shape) or _overlap(chunks, shape, where):
         raise ReadError(
             f"the chunks of {key} hold {total} elements, its shape {shape} wants {math.prod(shape)}",
             where=where,
@@ -165,18 +164,27 @@ def _check_cover(key: str, shape: tuple[int, ...], chunks: Sequence[Blob], where
         )
 
 
-def _overlap(chunks: Sequence[Blob], shape: tuple[int, ...]) -> bool:
+MOST_COMPARED = 3_000_000
+"""Pairs of chunks of one tensor: a mesh of a thousand by a thousand ranks needs fewer."""
+
+
+def _overlap(chunks: Sequence[Blob], shape: tuple[int, ...], where: str) -> bool:
+    """True when two chunks share an element: a sweep along the axis with the most different starts."""
     if len(chunks) < 2:
         return False
-    spans = [(chunk.starts or (), chunk.sizes) for chunk in chunks]
-    if all(sizes[1:] == shape[1:] for _, sizes in spans):
-        rows = sorted((starts[0], starts[0] + sizes[0]) for starts, sizes in spans)
-        return any(before[1] > after[0] for before, after in pairwise(rows))
-    return any(
-        all(a < b + m and b < a + n for a, n, b, m in zip(one[0], one[1], other[0], other[1]))
-        for index, one in enumerate(spans)
-        for other in spans[index + 1 :]
-    )
+    axis = max(range(len(shape)), key=lambda axis: len({(chunk.starts or ())[axis] for chunk in chunks}), default=0)
+    spans = sorted(((chunk.starts or (), chunk.sizes) for chunk in chunks), key=lambda span: span[0][axis : axis + 1])
+    near: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    compared = 0
+    for starts, sizes in spans:
+        near = [(b, m) for b, m in near if b[axis] + m[axis] > starts[axis]]
+        compared += len(near) + 1
+        if compared > MOST_COMPARED:
+            raise ReadError(f"{len(chunks)} chunks of one tensor cannot be told apart", where=where, fix="the index is damaged: copy it again")
+        if any(all(a < b + m and b < a + n for a, n, b, m in zip(starts, sizes, *other)) for other in near):
+            return True
+        near.append((starts, sizes))
+    return False
 
 
 def _check_files(items: Mapping[str, Item], where: str, size: int, digest: str) -> tuple[SourceFile, ...]:

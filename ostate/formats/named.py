@@ -33,7 +33,7 @@ def _index_is_named(path: str) -> bool:
     size = size_of(path)
     try:
         shards = json.loads(read_at(path, 0, min(size, MOST_BYTES)))["weight_map"].values()
-        first = min(shards)
+        first = str(min(shards))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
     beside = os.path.join(os.path.dirname(path), os.path.basename(first))

@@ -12,6 +12,10 @@ from ostate.model import ITEMSIZE, Part, TensorRef
 
 LARGEST_HEADER = 100_000_000
 """Bytes; the safetensors library refuses more."""
+MOST_AXES = 64
+"""As in torch."""
+_SPARSEST = 8
+"""Bytes of a sound header for each list or table in it: its rows take sixteen, and names may hold a few brackets."""
 
 
 def read_header(path: str) -> dict[str, TensorRef]:
@@ -35,8 +39,11 @@ def read_all(path: str) -> tuple[dict[str, TensorRef], dict[str, str]]:
         raise ReadError(
             f"not a safetensors file, or cut short: {size} bytes, header of {length}", where=path, fix="copy the file again, or give another one"
         )
+    raw = read_at(path, 8, length)
+    if raw.count(b"[") + raw.count(b"{") > 1000 + length // _SPARSEST:
+        raise ReadError("the safetensors header is no list of tensors", where=path, fix="copy the file again")
     try:
-        header = json.loads(read_at(path, 8, length).decode("utf-8"), object_pairs_hook=_without_duplicates)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise ReadError(f"the safetensors header cannot be read: {error}", where=path, fix="copy the file again") from error
     if not isinstance(header, dict):
@@ -63,8 +70,8 @@ def _tensor(path: str, key: str, row: Any, data: int, size: int) -> TensorRef:
         raise ReadError("a tensor needs dtype, shape and data_offsets", where=where, fix="copy the file again")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-        raise ReadError(f"dtype {dtype!r} is not known", where=where, fix="save the weights in float32, bfloat16 or float16")
-    if not _natural(shape) or not _natural(offsets) or len(offsets) != 2:
+        raise ReadError(f"dtype {str(dtype)[:40]!r} is not known", where=where, fix="save the weights in float32, bfloat16 or float16")
+    if not _natural(shape) or not _natural(offsets) or len(offsets) != 2 or len(shape) > MOST_AXES:
         raise ReadError("shape and data_offsets must be lists of whole numbers", where=where, fix="copy the file again")
     begin, end = offsets
     if end - begin != math.prod(shape) * ITEMSIZE[dtype] or data + end > size:

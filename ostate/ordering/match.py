@@ -30,7 +30,8 @@ ALONE = -14.0
 def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mapping[int, str]) -> tuple[Match, Laws]:
     """Return the best order found and its laws: from displacement, from the claim, and from balance alone where that is not enough."""
     starts = [claimed] if claimed else []
-    starts.append(_complete(tables, _by_displacement(tables), fixed))
+    told = _complete(tables, _by_displacement(tables), fixed)
+    starts += [told] if told != claimed else []
     ends = [improve(tables, paths, start, fixed) for start in starts]
     best = max(ends, key=lambda end: total(tables, paths, *end))
     if tables.balanced and _unsettled(tables, paths, *best):
@@ -213,15 +214,18 @@ class Scores:
         self.row = {key: (shape, row) for shape, keys in tables.keys_of_shape.items() for row, key in enumerate(keys)}
 
     def put(self, key: str, values: Array) -> None:
-        """Set the scores of a key at all positions of its shape, in the tables' order; a shape without positions has none."""
+        """Set the scores of a key at all positions of its shape, in the tables' order; a shape without positions has none.
+
+        Moments that are NaN or infinite say nothing: zero.
+        """
         if key in self.row:
             shape, row = self.row[key]
-            self.by_shape[shape][row] = values
+            self.by_shape[shape][row] = np.where(np.isfinite(values), values, 0.0)
 
     def add(self, key: str, values: Array) -> None:
         """Add to the scores of a key."""
         shape, row = self.row[key]
-        self.by_shape[shape][row] = self.by_shape[shape][row] + values
+        self.by_shape[shape][row] = self.by_shape[shape][row] + np.where(np.isfinite(values), values, 0.0)
 
     def at(self, key: str, position: int) -> float:
         """Return one score."""

@@ -47,8 +47,8 @@ def crc_text(crc: int) -> str:
     return f"crc32:{crc:08x}"
 
 
-def copy(job: Job, descriptor: int, data_start: int, *, sha256: bool, measure: bool) -> tuple[str, Summary | None]:
-    """Copy one slot to its place; return its digest and what was seen.
+def copy(job: Job, descriptor: int, data_start: int, buffer: memoryview, *, sha256: bool, measure: bool) -> tuple[str, Summary | None]:
+    """Copy one slot to its place, `CHUNK_BYTES` of `buffer` at a time; return its digest and what was seen.
 
     Raises:
         ReadError: the source cannot be read.
@@ -59,7 +59,7 @@ def copy(job: Job, descriptor: int, data_start: int, *, sha256: bool, measure: b
     known = job.source.crc32 if isinstance(job.source, TensorRef) and job.raw is not None and not sha256 else None
     digest = Digest(sha256=sha256)
     at = job.tensor.start
-    for raw, values in _pieces(job):
+    for raw, values in _pieces(job, buffer):
         if meter is not None:
             meter.add(values)
         if known is None:
@@ -71,18 +71,23 @@ def copy(job: Job, descriptor: int, data_start: int, *, sha256: bool, measure: b
     return crc_text(known) if known is not None else digest.text(), None if meter is None else meter.summary()
 
 
-def _pieces(job: Job) -> Iterator[tuple[Raw, np.ndarray]]:
+def _pieces(job: Job, buffer: memoryview) -> Iterator[tuple[Raw, np.ndarray]]:
     source = job.raw
     if source is None:
         for values in job.source.chunks():
             yield encode(values, job.tensor.dtype), values
         return
-    for raw in raw_chunks(source):
+    for raw in raw_chunks(source, buffer):
         yield raw, decode_numbers(raw, source.dtype)  # type: ignore[arg-type]
 
 
-def raw_chunks(source: TensorRef) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor that is one run; each piece lies in the same buffer as the one before.
+def new_buffer() -> memoryview:
+    """Return room for one chunk; who copies many tensors uses one, since fresh memory costs the system a fault a page."""
+    return memoryview(bytearray(CHUNK_BYTES))
+
+
+def raw_chunks(source: TensorRef, buffer: memoryview) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor that is one run; each piece lies in `buffer`, over the one before.
 
     Raises:
         ReadError: the file cannot be read.
@@ -90,9 +95,8 @@ def raw_chunks(source: TensorRef) -> Iterator[memoryview]:
     run = source.run
     assert run is not None
     file, offset = run
-    buffer = memoryview(bytearray(min(CHUNK_BYTES, source.nbytes)))
-    for at in range(0, source.nbytes, CHUNK_BYTES):
-        piece = buffer[: min(CHUNK_BYTES, source.nbytes - at)]
+    for at in range(0, source.nbytes, len(buffer)):
+        piece = buffer[: min(len(buffer), source.nbytes - at)]
         read_into(file, offset + at, piece)
         yield piece
 
@@ -137,6 +141,6 @@ def digest_of(slot: Slot, text: str) -> str:
     """Return the digest of a stored slot's bytes, of the same kind as `text`."""
     digest = Digest(sha256=text.startswith("sha256"))
     assert isinstance(slot, TensorRef)
-    for raw in raw_chunks(slot):
+    for raw in raw_chunks(slot, new_buffer()):
         digest.feed(raw)
     return digest.text()

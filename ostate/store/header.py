@@ -19,6 +19,10 @@ from ostate.model import ITEMSIZE, Part, TensorRef
 PAGE = 4096
 MOST = 100_000_000
 """Bytes of JSON that the safetensors library accepts."""
+SPARSEST = 8
+"""Bytes of a sound header for each list or table in it, or in the manifest within it."""
+MOST_AXES = 64
+"""As in torch."""
 PREFIX = b'{"__metadata__":{"format":"pt","header_sha256":"'
 BLANK = "0" * 64
 NOT_OURS = "give a file that `ostate repair` wrote"
@@ -92,8 +96,10 @@ def read(path: str) -> Head:
     if not 2 <= length <= MOST or 8 + length > size:
         raise StoreError("not a safetensors file, or cut short: its header does not fit", where=path, fix=NOT_OURS)
     raw = read_at(path, 8, length)
+    if raw.count(b"[") + raw.count(b"{") > 1000 + length // SPARSEST:
+        raise StoreError("the safetensors header is no list of tensors", where=path, fix=NOT_OURS)
     try:
-        table = json.loads(raw, object_pairs_hook=_unique)
+        table = json.loads(raw, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"the safetensors header is not JSON: {error}", where=path, fix=NOT_OURS) from error
     if not isinstance(table, dict):
@@ -107,7 +113,12 @@ def read(path: str) -> Head:
     return Head(path, tensors, metadata, raw, 8 + length, end)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object as a dict; two readers of a key that stands twice could see two different files.
+
+    Raises:
+        ValueError: a key stands twice.
+    """
     table = dict(pairs)
     if len(table) != len(pairs):
         raise ValueError("a key stands twice")
@@ -120,7 +131,11 @@ def _tensors(path: str, table: Mapping[str, Any], data_start: int) -> tuple[dict
     for key, row in table.items():
         try:
             dtype, shape, (start, end) = row["dtype"], tuple(row["shape"]), row["data_offsets"]
-            sound = all(type(n) is int and n >= 0 for n in (*shape, start, end)) and end - start == math.prod(shape) * ITEMSIZE[dtype]
+            sound = (
+                len(shape) <= MOST_AXES
+                and all(type(n) is int and n >= 0 for n in (*shape, start, end))
+                and end - start == math.prod(shape) * ITEMSIZE[dtype]
+            )
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound:

@@ -113,7 +113,7 @@ def parsed(head: header.Head) -> dict[str, Any]:
     if text is None:
         raise StoreError("a safetensors file, but not a named optimizer state", where=head.path, fix=header.NOT_OURS)
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=header.unique)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"the manifest is not JSON: {error}", where=head.path, fix=header.NOT_OURS) from error
     version = rows.get("format_version") if isinstance(rows, dict) else None

@@ -17,6 +17,10 @@ NAMES_KEPT = 20
 _ODD = {math.inf: "inf", -math.inf: "-inf"}
 
 
+MOST_POSITIONS = 1 << 24
+"""Of one optimizer: the largest models have a few hundred thousand parameters."""
+
+
 def creator() -> str:
     """Return who writes: `ostate 0.1.0`."""
     from ostate import __version__
@@ -138,6 +142,11 @@ def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]
         positions = tuple(p for name in names if (p := parameters[name].position) is not None)
         hyper = {key: revived(value) for key, value in row.items() if key != "names"}
         groups.append(Group(index=index, positions=positions, hyper=hyper, names=names))
+    for name, parameter in parameters.items():
+        if type(parameter.group) is not int or not 0 <= parameter.group < len(groups) or name not in (groups[parameter.group].names or ()):
+            raise ValueError(f"{name!r} is not in the group it names")
+        if parameter.position is not None and not (type(parameter.position) is int and 0 <= parameter.position < MOST_POSITIONS):
+            raise ValueError(f"{name!r} stands at a position that no optimizer has")
     source = revived(manifest["source"])
     if "migration" in manifest:
         source["migration"] = revived(manifest["migration"])

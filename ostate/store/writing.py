@@ -16,7 +16,7 @@ from ostate.publish import beside, cannot_write, publish, refuse_targets
 from ostate.values import Summary
 
 from . import header, manifest
-from .copying import copy, shift, write_at
+from .copying import copy, new_buffer, shift, write_at
 from .plan import SHARD_BYTES, Plan, check_names, cut, index_path, plan, shard_path
 
 Summaries = Mapping[tuple[str, str], Summary]
@@ -110,6 +110,7 @@ def _fill(
     opened: list[tuple[int, Plan, int, dict[tuple[str, str], str]]] = []
     summaries: dict[tuple[str, str], Summary] = {}
     found: tuple[Finding, ...] = ()
+    buffer = new_buffer()
     try:
         for number, (names, path) in enumerate(zip(shards, paths), start=1):
             layout = plan(state, names, keep=keep_dtype)
@@ -121,7 +122,7 @@ def _fill(
             opened.append((descriptor, layout, room, digests))
             write_at(descriptor, layout.steps, room + layout.steps_at)
             for job in layout.jobs:
-                digests[job.name, job.slot], seen = copy(job, descriptor, room, sha256=sha256, measure=check is not None)
+                digests[job.name, job.slot], seen = copy(job, descriptor, room, buffer, sha256=sha256, measure=check is not None)
                 if seen is not None:
                     summaries[job.name, job.slot] = seen
         if check is not None:

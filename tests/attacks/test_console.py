@@ -1,0 +1,43 @@
+"""Every way to do harm through JSON and indexes, by the command line: a clear refusal, no code run, nothing written, little memory and time."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.attacks import console, headers, indexes
+
+ALL = {**headers.REFUSED, **indexes.REFUSED, **headers.STRANGE}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    root, jobs, before = tmp_path_factory.mktemp("console"), [], {}
+    for number, (name, make) in enumerate(ALL.items()):
+        room = root / str(number)
+        room.mkdir()
+        jobs.append((room, make(room)))
+        before[name] = files(room)
+    done = dict(zip(ALL, console.run(jobs)))
+    after = {name: files(room) for name, (room, _) in zip(ALL, jobs)}
+    written = [name for name in ALL if name not in headers.STRANGE and after[name] != before[name]]
+    assert written == []
+    assert files(root.parent) == files(root.parent) | {root}
+    return done
+
+
+def files(room):
+    return set(room.rglob("*")) if room.name != "out" else set()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_command_ends_in_a_clear_refusal(outcomes, name):
+    said = outcomes[name]
+    assert said.events == ()
+    assert said.code == 3 or (name in headers.STRANGE and said.code in (0, 1)), f"{said.code}\n{said.out[-500:]}\n{said.err[-2000:]}"
+    text = said.out + said.err
+    assert all(line.isprintable() for line in text.split("\n")), text[:500]
+    if said.code == 3:
+        assert said.err.startswith("Error: ")
+        assert "\n  at:  " in said.err
+        assert "\n  fix: " in said.err
+        assert len(said.err) < 2000
