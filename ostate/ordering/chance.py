@@ -126,4 +126,5 @@ def _bar(drawn: Array) -> float:
 def _best(table: Array) -> float:
     from scipy.optimize import linear_sum_assignment
 
+    table = np.where(np.isfinite(table), table, 0.0)  # damaged moments say nothing
     return float(table[linear_sum_assignment(-table)].sum())

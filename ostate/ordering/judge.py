@@ -125,6 +125,9 @@ def _carried(tables: Tables, said: Sequence[str | None], proven: frozenset[int],
             continue
         if odds.scores.value(loose, position) > AGAINST:
             found.add(position)
+    for positions in tables.positions_of_shape.values():  # one entry in the wrong place means another one in the wrong place
+        if not set(positions) <= proven | found:
+            found -= set(positions)
     return frozenset(found)
 
 
