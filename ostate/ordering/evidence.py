@@ -8,7 +8,7 @@ from ostate.model import Adapter, Evidence, RawState, TensorRef
 from ostate.ordering.judge import judge
 from ostate.ordering.match import from_keys, search
 from ostate.ordering.paths import Paths
-from ostate.ordering.tables import gather
+from ostate.ordering.tables import gather, settles, widths
 
 
 def verify(
@@ -31,7 +31,12 @@ def verify(
         previous: an earlier adapter of the same run.
         base: the base model's weights, where at hand.
     """
-    tables = gather(raw, adapter, previous=previous, base=base)
-    paths = Paths(tables.reader, tables.displaced)
-    match, now = search(tables, paths, claimed=from_keys(keys, tables), fixed={})
-    return judge(tables, paths, match, now, raw, claimed=keys)
+    likely = {position: key for position, key in enumerate(keys) if key is not None}
+    for thin in widths(adapter):
+        tables = gather(raw, adapter, previous=previous, base=base, likely=likely, thin=thin)
+        paths = Paths(tables.reader, tables.displaced, tables.early)
+        match, now = search(tables, paths, claimed=from_keys(keys, tables), fixed={})
+        found = judge(tables, paths, match, now, raw, claimed=keys)
+        if settles(found, tables):
+            break
+    return found

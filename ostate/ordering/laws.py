@@ -8,6 +8,8 @@ k counts keys of the adapter, n positions of the state. The derivations are in d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,10 +30,61 @@ def update_direction(m: Array, root: Array, *, step: float | None, betas: tuple[
     Source: Kingma & Ba 2015, Algorithm 1.
     """
     first, second = (1 - betas[0] ** step, 1 - betas[1] ** step) if step else (1.0, 1.0)
-    return np.asarray((m / np.float32(first)) / (root / np.float32(np.sqrt(second)) + np.float32(eps + TINY)))
+    below = root * np.float32(first / np.sqrt(second))  # both corrections in one pass, then two more in place
+    below += np.float32(first * (eps + TINY))
+    return np.asarray(np.divide(m, below, out=below))
 
 
-def displacement(products: Array, moved: Array, update: Array) -> tuple[Array, Array]:
+THIN = 8
+"""Rows that are left of a wide factor: THIN * THIN numbers a pair of tensors, as an adapter of this rank has by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixer:
+    """Two fixed sets of orthonormal mixtures of a factor's r rows: X -> P^T X and X -> Q^T X, (r, n) to (THIN, n).
+
+    All that is compared are r x r matrices M, and M = N means P^T M Q = P^T N Q; the work falls by (r / THIN)^2. Norms are kept up to
+    THIN / r and a few per cent, since P and Q are random. Fewer numbers tell less: what they prove is proven, what they leave undecided is
+    asked of the whole factors again. Factors that are narrow, or shared by experts, stay as they are.
+    """
+
+    first_rows: Array | None
+    second_rows: Array | None
+
+    @property
+    def mixes(self) -> bool:
+        """True when the factors become thinner."""
+        return self.first_rows is not None
+
+    def first(self, x: Array) -> Array:
+        """Return P^T x."""
+        return x if self.first_rows is None else self.first_rows @ x
+
+    def second(self, x: Array) -> Array:
+        """Return Q^T x."""
+        return x if self.second_rows is None else self.second_rows @ x
+
+    def diagonal(self, sums: Array) -> Array:
+        """Return P^T diag(sums) Q."""
+        return np.diag(sums) if self.first_rows is None or self.second_rows is None else (self.first_rows * sums) @ self.second_rows.T
+
+
+def is_wide(width: int, blocks: int) -> bool:
+    """True for factors that a `Mixer` makes thinner."""
+    return blocks == 1 and width >= 4 * THIN
+
+
+@lru_cache(maxsize=32)
+def mixer(width: int, blocks: int, *, thin: bool) -> Mixer:
+    """Return the mixtures for factors of `width` rows, the same ones every time; none unless `thin`."""
+    if not (thin and is_wide(width, blocks)):
+        return Mixer(None, None)
+    numbers = np.random.default_rng(width)
+    first, second = (np.linalg.qr(numbers.standard_normal((width, THIN)))[0].T.astype(np.float32) for _ in range(2))
+    return Mixer(np.ascontiguousarray(first), np.ascontiguousarray(second))
+
+
+def displacement(inner: Array, products: Array, moved: Array, update: Array, *, rank: int) -> tuple[Array, Array]:
     """Return (cosine, spread), both (k, p), of k displacements Z (n, r) with p update directions -u.
 
     What started at zero is the sum of its own updates, Z_t = -sum lr_s u_s, so cos(Z, -u) is large and positive for the true pair.
@@ -40,16 +93,17 @@ def displacement(products: Array, moved: Array, update: Array) -> tuple[Array, A
     the two have in common (modules that write to one residual stream share a good deal).
 
     Args:
-        products: Z_i^T u_j, (k, p, r, r).
+        inner: sums of Z_i * u_j, (k, p).
+        products: Z_i^T u_j, (k, p, r, r), or what a `Mixer` leaves of it.
         moved: norms of the displacements, (k,).
         update: norms of the update directions, (p,).
+        rank: r.
 
     Source: docs/evidence.md, "Displacement".
     """
     scale = moved[:, None] * update[None] + TINY
-    cosine = -np.einsum("kprr->kp", products) / scale
-    spread = np.sqrt(np.einsum("kprs,kprs->kp", products, products) / products.shape[-1]) / scale
-    return cosine, spread
+    left = rank / products.shape[-1]
+    return -inner / scale, np.sqrt(np.einsum("kprs,kprs->kp", products, products) / rank) * left / scale
 
 
 def displacement_elementwise(moved: Array, u: Array) -> tuple[Array, Array]:
@@ -93,11 +147,6 @@ def other_blocks(products: Array, blocks: int) -> Array:
     r = products.shape[-1] // blocks
     split = products.reshape(*products.shape[:-2], blocks, r, blocks, r)
     return np.ascontiguousarray(np.einsum("...eaeb->...eab", split)).reshape(*products.shape[:-2], -1)
-
-
-def diagonal(sums: Array, blocks: int, *, zero: bool) -> Array:
-    """Return w numbers as the diagonal of the r x r matrix of each expert, (blocks * r * r,)."""
-    return (zero_blocks if zero else other_blocks)(np.diag(sums), blocks)
 
 
 def balance(left: Array, right: Array, drift: Array) -> Array:

@@ -11,13 +11,16 @@ with a handful of numbers c that the file's own pairs tell. The derivation and i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ostate.ordering import laws
-from ostate.ordering.tables import Moments, PairClass, Reader
+from ostate.ordering.reading import Reader
+from ostate.ordering.sides import zero_features
+from ostate.ordering.tables import PairClass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,25 +32,14 @@ LEAST = 4
 _RIDGE = 1e-4
 
 
-def zero_features(Z: Array, found: Moments, blocks: int, *, displaced: bool) -> Array:
-    """Return f^T h for f in (Z, u) and h in (m, sqrt(v) Z / |Z|, sqrt(v) u^3), (6, q), all in units of Z times m; inputs are (width, n).
-
-    Where the zero factor did not start at zero, Z does not tell its path: f^T h for h = m alone, (2, q).
-    """
-    size = float(np.abs(Z).mean()) + laws.TINY
-    starts = np.concatenate([Z, found.u * size if displaced else found.u])
-    gradients = [found.m, found.root * (Z / size), found.root * found.u**3] if displaced else [found.m]
-    width = len(Z)
-    products = (starts @ np.concatenate(gradients).T).reshape(2, width, len(gradients), width).transpose(0, 2, 1, 3)
-    return laws.zero_blocks(products.reshape(-1, width, width), blocks)
-
-
 @dataclass(slots=True)
 class Paths:
     """Features of (module, position of its zero factor), kept once computed."""
 
     reader: Reader
     displaced: bool
+    early: Mapping[tuple[str, int], Array] = field(default_factory=dict)
+    """What was computed while the tensors were read."""
     known: dict[tuple[str, int], Array] = field(default_factory=dict)
 
     def of(self, pair: PairClass, row: int, column: int) -> Array:
@@ -55,8 +47,12 @@ class Paths:
         module, position = pair.modules[row], pair.zero_positions[column]
         found = self.known.get((module.zero, position))
         if found is None:
-            moments = self.reader.moments(position, module.zero, module, zero=True)
-            features = zero_features(self.reader.weight(module.zero, module, zero=True), moments, module.blocks, displaced=self.displaced)
+            features = self.early.get((module.zero, position))
+            if features is None:
+                moments = self.reader.moments(position, module.zero, module, zero=True)
+                weight = self.reader.weight(module.zero, module, zero=True)
+                mixer = laws.mixer(len(weight), module.blocks, thin=self.reader.thin)
+                features = zero_features(weight, moments, module.blocks, mixer, displaced=self.displaced)
             found = np.concatenate([features * np.float32(pair.unit), pair.zero_drift[column, 1:]])
             self.known[module.zero, position] = found
         return found

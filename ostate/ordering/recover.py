@@ -8,7 +8,7 @@ from ostate.model import Adapter, Evidence, RawState, TensorRef
 from ostate.ordering.judge import judge
 from ostate.ordering.match import search
 from ostate.ordering.paths import Paths
-from ostate.ordering.tables import gather
+from ostate.ordering.tables import gather, settles, widths
 
 
 def recover(
@@ -28,7 +28,11 @@ def recover(
         base: the base model's weights, where at hand.
         fixed: position -> key that must be kept.
     """
-    tables = gather(raw, adapter, previous=previous, base=base)
-    paths = Paths(tables.reader, tables.displaced)
-    match, now = search(tables, paths, claimed=None, fixed=fixed or {})
-    return judge(tables, paths, match, now, raw, claimed=None)
+    for thin in widths(adapter):
+        tables = gather(raw, adapter, previous=previous, base=base, thin=thin)
+        paths = Paths(tables.reader, tables.displaced)
+        match, now = search(tables, paths, claimed=None, fixed=fixed or {})
+        found = judge(tables, paths, match, now, raw, claimed=None)
+        if settles(found, tables):
+            break
+    return found

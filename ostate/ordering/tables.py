@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.model import Adapter, Entry, Hyper, RawState, TensorRef
-from ostate.optimizers import OPTIMIZERS
+from ostate.model import Adapter, Entry, Evidence, RawState, TensorRef
 from ostate.ordering import laws
 from ostate.ordering.modules import Module, balance_holds, canonical, modules_of, starts_at_zero
 from ostate.ordering.profiles import Profile, enough_rows, likeness, module_of
+from ostate.ordering.reading import Reader, betas_of
+from ostate.ordering.sides import Early, Side, side
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,13 +90,44 @@ class Tables:
     """False when the zero factors are not known to have started at zero."""
     balanced: bool = True
     """False when balance cannot hold."""
+    early: Mapping[tuple[str, int], Array] = field(default_factory=dict)
+    """(zero key, position) -> `sides.zero_features`, for the pairs of the claim at hand."""
+
+
+def widths(adapter: Adapter) -> tuple[bool, ...]:
+    """Return what to try for `thin`: first the mixtures, where a factor is wide, then the whole factors."""
+    wide = any(laws.is_wide(min(adapter.tensors[module.other].shape[:2]), module.blocks) for module in modules_of(adapter))
+    return (True, False) if wide else (False,)
+
+
+def settles(found: Evidence, tables: Tables) -> bool:
+    """True when every position of a pair is proven: looking closer cannot say more."""
+    paired = {position for pair in tables.pairs for position in (*pair.zero_positions, *pair.other_positions)}
+    return found.verdict == "verified" and not paired & set(found.undecided)
 
 
 UNMOVED = "every factor that starts at zero is still zero in the adapter: it was saved before the first update"
 
 
-def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Tables:
-    """Return the tables; slots are read class by class."""
+def gather(
+    raw: RawState,
+    adapter: Adapter,
+    *,
+    previous: Adapter | None,
+    base: Mapping[str, TensorRef] | None,
+    likely: Mapping[int, str] | None = None,
+    thin: bool = False,
+) -> Tables:
+    """Return the tables; slots are read shape by shape, each once.
+
+    Args:
+        raw: the state.
+        adapter: the trained weights.
+        previous: an earlier adapter of the same run.
+        base: the base model's weights, where at hand.
+        likely: position -> key of a claim, whose pairs are also prepared for the law of paths while their numbers are at hand.
+        thin: compare wide factors by a few mixtures of their rows.
+    """
     silent: dict[str, str] = {}
     usable = [entry for entry in raw.entries if _usable(entry)]
     if not usable:
@@ -111,14 +143,12 @@ def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: M
         product = "beta1 differs between the groups, so the two sides average over different steps"
     if product:
         silent["balance"] = product
-    reader = Reader(raw, adapter)
-    paired: set[str] = set()
-    pairs = []
-    for members in _alike(modules, shapes, adapter):
-        zero, other = positions.get(shapes[members[0].zero], ()), positions.get(shapes[members[0].other], ())
-        if zero:
-            pairs.append(_pair_class(reader, members, zero, other, previous))
-            paired |= {key for module in members for key in (module.zero, module.other)}
+    reader = Reader(raw, adapter, thin)
+    early: dict[tuple[str, int], Array] = {}
+    pairs = _pair_classes(
+        reader, previous, _alike(modules, shapes, adapter), positions, shapes, Early(likely or {}, "displacement" not in silent, early)
+    )
+    paired = {key for pair in pairs for module in pair.modules for key in (module.zero, module.other)}
     if pairs and not any(pair.left.any() for pair in pairs) and not any(pair.cosine.any() for pair in pairs):
         silent["displacement"] = silent["balance"] = UNMOVED
     lone = [
@@ -137,6 +167,7 @@ def gather(raw: RawState, adapter: Adapter, *, previous: Adapter | None, base: M
         silent,
         displaced="displacement" not in silent,
         balanced="balance" not in silent,
+        early=early,
     )
 
 
@@ -168,140 +199,63 @@ def _alike(modules: Sequence[Module], shapes: Mapping[str, Shape], adapter: Adap
     return list(found.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """First moment, root of the second, update direction; one shape, float32."""
-
-    m: Array
-    root: Array
-    u: Array
+_Mark = tuple[bool, Shape, Shape, bool, int, bool]
+"""Zero factor or the other, class, stored shape, flipped, blocks, earlier values known: factors that are read together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Reads moments under the shape of the key that they are compared with."""
-
-    raw: RawState
-    adapter: Adapter
-
-    def moments(self, position: int, like: str, module: Module | None, *, zero: bool = False) -> Moments:
-        """Return the moments of a position as if it belonged to the key `like`; zeros where they are not finite."""
-        shape = self.adapter.tensors[like].shape
-        entry = self.raw.entries[position]
-        m, v = (np.asarray(entry.slots[slot].with_shape(shape).read(), np.float32) for slot in ("exp_avg", "exp_avg_sq"))
-        if not (np.isfinite(m).all() and np.isfinite(v).all()):
-            m, v = np.zeros_like(m), np.zeros_like(v)
-        hyper = self.raw.groups[entry.group].hyper
-        root = np.sqrt(np.maximum(v, 0))
-        u = laws.update_direction(m, root, step=entry.step, betas=betas_of(hyper), eps=float(hyper.get("eps") or 1e-8))
-        if module is None:
-            return Moments(m, root, u)
-        return Moments(*(canonical(array, zero=zero, flipped=module.flipped) for array in (m, root, u)))
-
-    def second_moment(self, position: int) -> Array:
-        """Return v of a position, float32."""
-        return np.asarray(self.raw.entries[position].slots["exp_avg_sq"].read(), np.float32)
-
-    def weight(self, key: str, module: Module, *, zero: bool) -> Array:
-        """Return a factor of the adapter in canonical form, (w, n), float32; zeros where it is not finite."""
-        values = np.asarray(self.adapter.tensors[key].read(), np.float32)
-        return canonical(values if np.isfinite(values).all() else np.zeros_like(values), zero=zero, flipped=module.flipped)
-
-    def decay(self, position: int) -> float:
-        """Return the weight of the parameter itself in its first moment: wd * (1 - beta1^t) where decay acts through the gradient, else 0."""
-        entry = self.raw.entries[position]
-        hyper = self.raw.groups[entry.group].hyper
-        spec = OPTIMIZERS.get(self.raw.optimizer)
-        if spec is None or spec.decay != "l2" or hyper.get("decoupled_weight_decay") is True:
-            return 0.0
-        remembered = 1.0 - betas_of(hyper)[0] ** entry.step if entry.step else 1.0
-        return float(hyper.get("weight_decay") or 0.0) * float(remembered)
+def _pair_classes(
+    reader: Reader,
+    previous: Adapter | None,
+    classes: Sequence[Sequence[Module]],
+    positions: Mapping[Shape, tuple[int, ...]],
+    shapes: Mapping[str, Shape],
+    early: Early,
+) -> list[PairClass]:
+    """Return the classes that have positions. Factors of one shape are read once, whatever their modules' other factors are."""
+    wanted: dict[_Mark, list[Module]] = {}
+    of_class = []
+    for members in classes:
+        first = members[0]
+        holds = previous is not None and _holds(previous, reader.adapter, members)
+        marks = [(zero, shapes[key], reader.adapter.tensors[key].shape, first.flipped, first.blocks, holds) for zero, key in _factors(first)]
+        if positions.get(shapes[first.zero]):
+            of_class.append((members, marks, holds))
+            for mark in marks:
+                wanted.setdefault(mark, []).extend(members)
+    sides = {}
+    for mark, members in wanted.items():
+        earlier = Reader(reader.raw, previous, reader.thin) if previous is not None and mark[-1] else None
+        keys = [module.zero if mark[0] else module.other for module in members]
+        sides[mark] = side(reader, earlier, keys, positions.get(shapes[keys[0]], ()), members[0], early)
+    return [_pair_class(members, sides[one], sides[two], moved=holds) for members, (one, two), holds in of_class]
 
 
-def _pair_class(reader: Reader, members: Sequence[Module], zero: tuple[int, ...], other: tuple[int, ...], previous: Adapter | None) -> PairClass:
-    first = members[0]
-    earlier = Reader(reader.raw, previous) if previous is not None and _holds(previous, reader.adapter, members) else None
-    one = _side(reader, earlier, [module.zero for module in members], zero, first, None)
-    two = _side(reader, earlier, [module.other for module in members], other, first, one.unit)
+def _factors(module: Module) -> tuple[tuple[bool, str], tuple[bool, str]]:
+    return (True, module.zero), (False, module.other)
+
+
+def _pair_class(members: Sequence[Module], one: Side, two: Side, *, moved: bool) -> PairClass:
+    """Put two sides together; the first moments of both in the zero side's unit."""
+    zero, other = [one.row[module.zero] for module in members], [two.row[module.other] for module in members]
+    scale = np.float32(one.unit / two.unit)
     return PairClass(
         modules=tuple(members),
-        zero_positions=zero,
-        other_positions=other,
-        rank=one.width // first.blocks,
+        zero_positions=one.positions,
+        other_positions=two.positions,
+        rank=one.width // members[0].blocks,
         numel=one.numel,
         other_numel=two.numel,
-        cosine=one.cosine,
-        spread=one.spread,
-        left=one.products,
-        right=two.products,
+        cosine=one.cosine[zero],
+        spread=one.spread[zero],
+        left=one.products[zero],
+        right=two.products[other] * scale,
         zero_drift=one.drift,
-        other_drift=two.drift,
-        moved_cosine=two.cosine if earlier else None,
-        moved_spread=two.spread if earlier else None,
+        other_drift=two.drift * scale,
+        moved_cosine=two.cosine[other] if moved else None,
+        moved_spread=two.spread[other] if moved else None,
         width=one.width,
         unit=one.unit,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One factor of a pair class: k keys against p positions."""
-
-    cosine: Array
-    spread: Array
-    products: Array
-    """(k, p, q): Z^T m, or m F^T."""
-    drift: Array
-    width: int
-    numel: int
-    unit: float
-
-
-def _side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: Module, unit: float | None) -> _Side:
-    zero = keys[0] == module.zero
-    blocks = laws.zero_blocks if zero else laws.other_blocks
-    weights = [reader.weight(key, module, zero=zero) for key in keys]
-    width, n = weights[0].shape
-    if not positions:
-        none, numbers = np.zeros((len(keys), 0)), width * width // module.blocks
-        return _Side(none, none, np.zeros((len(keys), 0, numbers), np.float32), np.zeros((0, 2, numbers), np.float32), width, width * n, unit or 1.0)
-    first, update, drift, sizes = [], [], [], []
-    for position in positions:
-        found = reader.moments(position, keys[0], module, zero=zero)
-        first.append(found.m)
-        update.append(found.u)
-        own = found.u @ found.m.T if zero else found.m @ found.u.T
-        drift.append(np.stack([blocks(own, module.blocks), laws.diagonal(found.root.sum(axis=1), module.blocks, zero=zero)]))
-        sizes.append(float(np.abs(found.m).max()))
-    unit = unit or 1 / (max(sizes) or 1.0)
-    moved = [weight - earlier.weight(key, module, zero=zero) for key, weight in zip(keys, weights)] if earlier else weights
-    cosine: Array = np.zeros((0, 0))
-    spread: Array = np.zeros((0, 0))
-    if zero or earlier:
-        norms = [np.array([float(np.linalg.norm(array)) for array in arrays]) for arrays in (moved, update)]
-        cosine, spread = laws.displacement(laws.cross_products(moved, update), *norms)
-    update.clear()
-    cross = laws.cross_products(weights, [np.float32(unit) * m for m in first]) if zero else _swapped(weights, first, unit)
-    products = blocks(cross, module.blocks) - _decayed(reader, weights, positions, module, zero=zero, unit=unit)
-    return _Side(cosine, spread, products, np.stack(drift) * np.float32(unit), width, width * n, unit)
-
-
-def _swapped(weights: Sequence[Array], first: Sequence[Array], unit: float) -> Array:
-    """Return m_j F_i^T, (k, p, w, w): rows of the moment first, as in m_A A^T."""
-    return laws.cross_products(weights, [np.float32(unit) * m for m in first]).transpose(0, 1, 3, 2)
-
-
-def _decayed(reader: Reader, weights: Sequence[Array], positions: Sequence[int], module: Module, *, zero: bool, unit: float) -> Array:
-    """Return what L2 decay inside the gradient adds to one side of balance, wd * Z^T Z or wd * F F^T; zero where decay is decoupled.
-
-    The moments then average g + wd * W, and W hardly moves while they remember.
-    """
-    decays = np.array([reader.decay(position) for position in positions], np.float32)
-    if not decays.any():
-        return np.zeros((1, 1, 1), np.float32)
-    blocks = laws.zero_blocks if zero else laws.other_blocks
-    own = np.stack([blocks(weight @ weight.T, module.blocks) for weight in weights])
-    return np.asarray(np.float32(unit) * own[:, None, :] * decays[None, :, None])
 
 
 def _holds(previous: Adapter, adapter: Adapter, members: Sequence[Module]) -> bool:
@@ -323,12 +277,6 @@ def _lone(reader: Reader, keys: Sequence[str], positions: tuple[int, ...], previ
             moved = np.asarray(reader.adapter.tensors[key].read(), np.float32).reshape(-1) - start.reshape(-1)
             cosine[row], spread[row] = laws.displacement_elementwise(moved, u)
     return Lone(tuple(keys), positions, numel, tuple(start is not None for start in starts), cosine, spread)
-
-
-def betas_of(hyper: Hyper) -> tuple[float, float]:
-    """Return (beta1, beta2) of a group, torch's defaults where it says nothing: the tests need them roughly, for the bias corrections."""
-    betas = hyper.get("betas") or (hyper.get("beta1", 0.9), hyper.get("beta2", 0.999))
-    return float(betas[0]), float(betas[1])
 
 
 def _profiles(reader: Reader, lone: Sequence[Lone], pairs: Sequence[PairClass]) -> Iterator[Profile]:
