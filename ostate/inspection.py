@@ -6,11 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import checks, formats
 from .errors import ReadError
-from .model import Adapter, Entry, Finding, RawState, TensorRef
+from .model import Entry, Finding, RawState, TensorRef
+
+if TYPE_CHECKING:
+    from .model import Adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .tensors import CHUNK, ITEMSIZE, Part, Slot, TensorRef, decode_numbers
 
 if TYPE_CHECKING:
-    import numpy as np
+    from .named import Adapter, Claim, Evidence, NamedParameter, NamedState, Ordering, PairScore, Question
 
 __all__ = [
     "CHUNK", "ITEMSIZE", "Adapter", "Claim", "Entry", "Evidence", "Finding", "Group", "Hyper", "NamedParameter", "NamedState", "Names", "Ordering",
@@ -115,172 +115,15 @@ class RawState:
     """What reading itself noticed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
-    """The trained weights beside a state, by key, and what their configuration says."""
-
-    path: str
-    """The folder, or the file, that was asked for."""
-    file: str
-    """The file that holds the tensors."""
-    kind: str
-    """`peft`, `model` (a full or partial state dict with live names), `torchtune`, `diffusers`."""
-    tensors: Mapping[str, TensorRef]
-    """In the file's own order."""
-    ordered: bool = False
-    """True when that order is the state dict's (torch.save); safetensors sorts."""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    """adapter_config.json, or nothing."""
-    name: str = "default"
-    """The adapter's name in the live model, as far as known."""
-    name_known: bool = False
-    """True when something told the name (`--adapter-name`, a subfolder, recorded names); False: the default is assumed."""
-    siblings: tuple[str, ...] = ()
-    """Folders of other adapters that the same checkpoint holds."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """`peft_version`, … where known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One source's answer: `names[i]` is the parameter at position i, `keys[i]` its key in the adapter file (None: not in the file)."""
-
-    source: Literal["recorded", "given", "skeleton", "adapter-order", "convention", "content"]
-    rule: str
-    """Which rule of that source, for people: `param_names`, `trainer >= 4.53`, `one group of all trainables`."""
-    names: tuple[str | None, ...]
-    """None: the source says nothing of this position (a frozen parameter without state)."""
-    keys: tuple[str | None, ...]
-    preferred: bool = False
-    """True when a version stamp in the checkpoint asks for exactly this rule."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairScore:
-    """How a name's own numbers score against its best rival, in the units of `Evidence.margin`."""
-
-    name: str
-    position: int
-    score: float
-    rival: str | None
-    margin: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What the numbers say of an order. Names here are adapter keys."""
-
-    verdict: Literal["verified", "contradicted", "silent"]
-    """Of the order as a whole, over what could be tested."""
-    proven: frozenset[int] = frozenset()
-    """Positions whose key the numbers prove."""
-    undecided: tuple[int, ...] = ()
-    """Positions with state that the numbers neither prove nor refute."""
-    carried: frozenset[int] = frozenset()
-    """Undecided positions whose module's other factor is proven, and which the numbers do not speak against."""
-    order: tuple[str | None, ...] = ()
-    """The best assignment found: key by position, None where nothing is assigned."""
-    margin: float | None = None
-    """The smallest margin over what was decided; None: nothing was."""
-    contradictions: tuple[tuple[int, str, str], ...] = ()
-    """(position, claimed key, key the numbers prefer)."""
-    weakest: tuple[PairScore, ...] = ()
-    """The pairs with the smallest margins, weakest first."""
-    foreign: bool = False
-    """True when the numbers fit no order at all: another run's adapter."""
-    used: tuple[str, ...] = ()
-    """Tests that spoke."""
-    silent: Mapping[str, str] = field(default_factory=dict)
-    """Test -> why it could say nothing."""
-    findings: tuple[Finding, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ordering:
-    """The names that were settled on, and how well they are proven."""
-
-    names: tuple[str | None, ...]
-    """By position; None: nothing is written for it."""
-    keys: tuple[str | None, ...]
-    source: str
-    verdict: Literal["verified", "recovered", "partial", "unverified"]
-    rule: str = ""
-    margin: float | None = None
-    undecided: tuple[str, ...] = ()
-    rejected: tuple[Mapping[str, str], ...] = ()
-    """Losing claims: `source`, `rule`, `reason`."""
-    left_out: tuple[int, ...] = ()
-    """Positions with state that got no name."""
-    findings: tuple[Finding, ...] = ()
-    evidence: Evidence | None = None
-    """What the numbers said of it; None for one that was read back from a file."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedParameter:
-    """The state of one parameter, by name."""
-
-    name: str
-    shape: tuple[int, ...]
-    group: int
-    """Index into `NamedState.groups`."""
-    slots: Mapping[str, Slot]
-    step: float | None = None
-    position: int | None = None
-    """Where it stood in the source."""
-    adapter_key: str | None = None
-    decoded_from: str = "plain"
-    """The encoding of its slots in the source."""
-    dtype: str = "F32"
-    """The dtype its moments had in the source, before decoding."""
-    scalars: Mapping[str, Any] = field(default_factory=dict)
-    """Other plain values of its entry."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedState:
-    """An optimizer state that knows its parameters by name; numbers are read only when asked for."""
-
-    optimizer: str
-    """The row of `optimizers.OPTIMIZERS`, e.g. `adamw`."""
-    optimizer_class: str
-    """The class as far as known, e.g. `torch.optim.AdamW`."""
-    groups: tuple[Group, ...]
-    """`Group.names` hold the parameters' names; `positions` those of the source."""
-    parameters: Mapping[str, NamedParameter]
-    """In the source's position order."""
-    ordering: Ordering | None = None
-    adapter: Mapping[str, Any] = field(default_factory=dict)
-    """Manifest's `adapter`."""
-    source: Mapping[str, Any] = field(default_factory=dict)
-    """Manifest's `source`."""
-    findings: tuple[Finding, ...] = ()
-    path: str | None = None
-    """The named file it was loaded from."""
-
-    def hyper(self, name: str) -> Hyper:
-        """Return the hyperparameters of the group that `name` belongs to."""
-        return self.groups[self.parameters[name].group].hyper
-
-    def tensor(self, name: str, slot: str) -> np.ndarray:
-        """Return one slot's numbers, float32 (float64 where stored so), in the parameter's shape."""
-        return self.parameters[name].slots[slot].read()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """All that a source of names may look at."""
-
-    raw: RawState
-    adapter: Adapter | None = None
-    base: str | None = None
-    """`--base`: a folder with config.json (and perhaps weights), or a config file."""
-    order: str | None = None
-    """`--order`: a file of names."""
-    adapter_name: str | None = None
-    previous: Adapter | None = None
-    """`--previous`: an earlier adapter of the same run."""
-
-
+_NAMED = ("Adapter", "Claim", "Evidence", "NamedParameter", "NamedState", "Ordering", "PairScore", "Question")
+"""What `named` holds."""
 Reader = Callable[[str], RawState]
 Names = Sequence[str | None]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import named
+
+    return getattr(named, name)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ostate.model import Adapter, Entry, Finding, Group, Hyper, RawState, Severity
+from ostate.model import Entry, Finding, Group, Hyper, RawState, Severity
 from ostate.optimizers import OPTIMIZERS, OptimizerSpec, step_of
 from ostate.values import Summary
+
+if TYPE_CHECKING:
+    from ostate.model import Adapter
 
 SECOND = frozenset({
     "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf", "exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var",

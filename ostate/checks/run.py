@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ostate.errors import CheckError
-from ostate.model import Adapter, Finding, Group, NamedState, RawState
+from ostate.model import Finding, Group, RawState
 from ostate.optimizers import OPTIMIZERS
 from ostate.values import Meter, Summary
 
@@ -18,6 +18,8 @@ from .rules import NUMBERS, RULES, STRUCTURE, name_of
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ostate.model import Adapter, NamedState
 
 Summaries = Mapping[tuple[str, str], Summary]
 Progress = Callable[[int], None]
