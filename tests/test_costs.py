@@ -1,0 +1,156 @@
+"""What a command may cost, counted, not timed: bytes read, modules imported, memory asked for, functions called."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tracemalloc
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ostate
+from ostate import files
+
+MB = 1 << 20
+
+
+def checkpoint(folder: Path, *, layers: int, rank: int = 4, wide: int = 64) -> Path:
+    """A LoRA that a few steps of the real AdamW trained, with names recorded; gradients are those of B A."""
+    torch.manual_seed(0)
+    parameters = {}
+    for layer in range(layers):
+        stem = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_"
+        parameters[f"{stem}A.default.weight"] = torch.nn.Parameter(torch.randn(rank, wide) / wide**0.5)
+        parameters[f"{stem}B.default.weight"] = torch.nn.Parameter(torch.zeros(wide, rank))
+    optimizer = torch.optim.AdamW(list(parameters.items()), lr=1e-3)
+    pairs = list(zip(*[iter(parameters.values())] * 2))
+    sides = [(torch.randn(wide, 4), torch.randn(4, wide)) for _ in pairs]
+    for _ in range(6):
+        for (a, b), (left, right) in zip(pairs, sides):
+            gradient = (left + torch.randn_like(left)) @ (right + torch.randn_like(right))
+            a.grad, b.grad = b.detach().T @ gradient, gradient @ a.detach().T
+        optimizer.step()
+    folder.mkdir(exist_ok=True)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    save_file({name.replace(".default", ""): value.detach() for name, value in parameters.items()}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(f'{{"peft_type": "LORA", "r": {rank}, "target_modules": ["q_proj"]}}')
+    return folder
+
+
+class Read:
+    """Counts bytes through the one place where bytes are read, by file name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.by_name: dict[str, int] = {}
+        whole, into = files._read_local, files.os.preadv
+
+        def counted(path: str, offset: int, length: int) -> bytes:
+            self.by_name[Path(path).name] = self.by_name.get(Path(path).name, 0) + length
+            return whole(path, offset, length)
+
+        def filled(descriptor: int, views: list[memoryview], offset: int) -> int:
+            count = into(descriptor, views, offset)
+            name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+            self.by_name[name] = self.by_name.get(name, 0) + count
+            return count
+
+        monkeypatch.setattr(files, "_read_local", counted)
+        monkeypatch.setattr(files.os, "preadv", filled)
+
+
+def calls_of(work) -> int:
+    """Count the functions that `work` calls, of Python and of C."""
+    count = 0
+
+    def note(frame, event, argument) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_inspect_reads_the_index_and_no_tensor(tmp_path, monkeypatch):
+    sizes = []
+    for wide in (64, 1024):
+        folder = checkpoint(tmp_path / str(wide), layers=8, wide=wide)
+        read = Read(monkeypatch)
+        ostate.inspect(str(folder / "optimizer.pt"))
+        sizes.append(read.by_name["optimizer.pt"])
+    assert sizes[1] < sizes[0] + 2048
+    assert sizes[0] < 60_000
+
+
+def test_the_work_of_inspect_grows_with_tensors_linearly_and_slowly(tmp_path):
+    few, many = (str(checkpoint(tmp_path / str(layers), layers=layers, wide=8) / "optimizer.pt") for layers in (50, 250))
+    ostate.inspect(few)
+    work = [calls_of(lambda path=path: ostate.inspect(path)) for path in (few, many)]
+    assert (work[1] - work[0]) / 1200 < 120  # a layer has six tensors: two moments of two factors, and their steps
+
+
+def test_verify_reads_every_number_once(tmp_path, monkeypatch):
+    folder = checkpoint(tmp_path / "run", layers=12, wide=512)
+    read = Read(monkeypatch)
+    found = ostate.verify(str(folder))
+    assert found.verdict == "verified"
+    for name in ("optimizer.pt", "adapter_model.safetensors"):
+        assert read.by_name[name] < 1.15 * (folder / name).stat().st_size + 100_000
+
+
+def test_repair_without_evidence_reads_the_state_once_and_holds_a_chunk(tmp_path, monkeypatch):
+    folder = checkpoint(tmp_path / "run", layers=24, wide=4096, rank=8)
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_config.json").unlink()
+    ostate.repair(str(folder), str(tmp_path / "first.safetensors"), evidence=False)
+    read = Read(monkeypatch)
+    tracemalloc.start()
+    ostate.repair(str(folder), str(tmp_path / "out.safetensors"), evidence=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    size = (folder / "optimizer.pt").stat().st_size
+    assert size > 12 * MB
+    assert peak < 4 * MB
+    assert read.by_name["optimizer.pt"] < 1.05 * size
+
+
+HEAVY = {"torch", "scipy", "peft", "transformers", "rich", "jsonschema", "numpy", "matplotlib", "safetensors"}
+ALLOWED = {
+    "--help": set(),
+    "inspect": set(),
+    "repair --no-evidence": {"numpy"},
+    "verify": {"numpy", "scipy"},
+}
+
+
+@pytest.mark.parametrize("command", ALLOWED)
+def test_a_command_imports_what_it_needs(command, tmp_path):
+    folder = checkpoint(tmp_path / "run", layers=6)
+    words = command.split()
+    if command != "--help":
+        words.insert(1, str(folder))
+    if "repair" in words:
+        words += ["-o", str(tmp_path / "out.safetensors")]
+    script = f"import sys, atexit\natexit.register(lambda: print(*sys.modules, file=sys.stderr))\nfrom ostate.cli import main\nmain({words!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    modules = done.stderr.splitlines()[-1].split()
+    assert HEAVY & set(modules) <= ALLOWED[command]
+    if command in ("--help", "inspect"):
+        assert len(modules) < 230
+
+
+def test_recorded_names_build_no_model(tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("the skeleton was asked")
+
+    monkeypatch.setattr(import_module("ostate.ordering.skeleton"), "layouts_of", never)
+    folder = checkpoint(tmp_path / "run", layers=6)
+    assert ostate.verify(str(folder)).source == "recorded"
