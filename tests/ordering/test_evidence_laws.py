@@ -39,7 +39,9 @@ def test_the_null_of_displacement_holds_even_when_modules_share_their_rows(rng, 
     rows = rng.standard_normal(41)
     make = [np.sign(np.outer(rows if shared else rng.standard_normal(41), rng.standard_normal(4))).T for _ in range(80)]
     products = laws.cross_products([m.astype(np.float32) for m in make[:40]], [m.astype(np.float32) for m in make[40:]])
-    cosine, spread = laws.displacement(np.einsum("kprr->kp", products), products, np.full(40, 164**0.5), np.full(40, 164**0.5), rank=products.shape[-1])
+    cosine, spread = laws.displacement(
+        np.einsum("kprr->kp", products), products, np.full(40, 164**0.5), np.full(40, 164**0.5), rank=products.shape[-1]
+    )
     assert (cosine / spread).std() == pytest.approx(1, abs=0.1)
     assert (cosine.std() > 0.3) == shared
 
