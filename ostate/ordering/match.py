@@ -31,7 +31,7 @@ def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mappin
     """Return the best order found and its laws: from displacement, from the claim, and from balance alone where that is not enough."""
     starts = [claimed] if claimed else []
     told = _complete(tables, _by_displacement(tables), fixed)
-    starts += [told] if told != claimed else []
+    starts += [told] if told != claimed or not starts else []
     ends = [improve(tables, paths, start, fixed) for start in starts]
     best = max(ends, key=lambda end: total(tables, paths, *end))
     if tables.balanced and _unsettled(tables, paths, *best):
