@@ -116,7 +116,7 @@ def spoilt(state: dict[int, Any], origin: Origin, chance: random.Random, *, valu
     for position in state:
         if chance.random() < share:
             state[position] = {
-                key: torch.full_like(v, value) if torch.is_tensor(v) and v.is_floating_point() and v.dim() else v
+                key: torch.full_like(v, value) if type(v) is torch.Tensor and v.is_floating_point() and v.dim() else v
                 for key, v in state[position].items()
             }
     return f"moments overwritten with {value}"
