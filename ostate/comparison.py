@@ -179,14 +179,22 @@ def _gap(name: str, slot: str, a: Slot, b: Slot, progress: Callable[[int], None]
     equal = True
     dot = norm_a = norm_b = apart = 0.0
     for x, y in _side_by_side(a.chunks(), b.chunks()):
-        equal = equal and x.dtype == y.dtype and x.tobytes() == y.tobytes()
+        same = x.dtype == y.dtype and np.array_equal(x.view(f"u{x.itemsize}"), y.view(f"u{y.itemsize}"))
+        equal = equal and same
         with np.errstate(invalid="ignore", over="ignore"):
-            left, right = x.astype(np.float64), y.astype(np.float64)
-            norm_a += float(left @ left)
-            norm_b += float(right @ right)
-            dot += float(left @ right)
-            left -= right
-            apart += float(left @ left)
+            left = x.astype(np.float64)
+            square = float(left @ left)
+            norm_a += square
+            if same:
+                norm_b += square
+                dot += square
+                apart += 0.0 * square  # NaN where the numbers are not finite
+            else:
+                right = y.astype(np.float64)
+                norm_b += float(right @ right)
+                dot += float(left @ right)
+                left -= right
+                apart += float(left @ left)
         if progress is not None:
             progress(x.nbytes + y.nbytes)
     relative = 0.0 if equal or apart == 0 else math.inf if norm_a == 0 else math.sqrt(apart / norm_a)

@@ -13,7 +13,7 @@ from .inspection import finding_document, open_state
 from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
 from .optimizers import OPTIMIZERS
-from .ordering import evidence, keys, masters, recover, resolve
+from .ordering import keys, masters, resolve
 from .weights import base_weights, find_adapter, own_weights
 
 
@@ -168,6 +168,8 @@ class _Numbers:
         """Return what the numbers say of a claim."""
 
         def question(adapter: Adapter) -> Evidence:
+            from .ordering import evidence  # numpy and scipy, not needed where the numbers are not asked
+
             heard = evidence.verify(claim.keys, self.raw, adapter, previous=self.previous, base=self.base)
             return masters.with_masters(heard, claim.keys, self.raw, adapter) if self.raw.master else heard
 
@@ -175,6 +177,8 @@ class _Numbers:
 
     def recover(self) -> Evidence:
         """Return the order that the numbers alone give."""
+        from .ordering import recover
+
         return self._ask(lambda adapter: recover.recover(self.raw, adapter, previous=self.previous, base=self.base))
 
     def _ask(self, question: Callable[[Adapter], Evidence]) -> Evidence:
