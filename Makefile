@@ -33,6 +33,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Whether the commands stay within their limits, on 80 MB; `$(BIN)/python benchmarks/limits.py` does it on 1.3 GB.
+bench: .venv/ready
+	$(BIN)/python benchmarks/limits.py --small
+
 clean:
 	rm -rf .venv build dist *.egg-info
 
