@@ -48,10 +48,8 @@ class Structure:
     naming: bool
     """True when the names are settled (`repair`); False when the file is only looked at."""
 
-    @property
-    def with_state(self) -> tuple[Row, ...]:
-        """Rows that hold a tensor."""
-        return tuple(row for row in self.rows if row.entry.has_state)
+    with_state: tuple[Row, ...] = ()
+    """Rows that hold a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,8 @@ def structure_of(
         own = hyper.get(entry.group, {})
         step = entry.step if spec is None else step_of(spec, entry.step, own)
         rows.append(Row(name or f"position {entry.position}", name is not None, entry, own, step))
-    return Structure(tuple(rows), chosen, raw.optimizer, spec, raw.facts, adapter, names is not None)
+    there = tuple(row for row in rows if row.entry.has_state)
+    return Structure(tuple(rows), chosen, raw.optimizer, spec, raw.facts, adapter, names is not None, there)
 
 
 def plural(count: int, what: str) -> str:

@@ -24,9 +24,11 @@ def command(path: str, adapter: str | None, values: bool, state: str | None, opt
         ostate inspect checkpoint-500/optimizer.pt --adapter checkpoint-500 --json
     """
     from ostate import inspection
+    from ostate.formats.collector import Paused
     from ostate.report import inspection_text
 
-    with progress("reading") as step:
-        seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer, progress=step)
-    show(inspection.as_document(seen), inspection_text.blocks, as_json=as_json)
+    with Paused():
+        with progress("reading") as step:
+            seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer, progress=step)
+        show(inspection.as_document(seen), inspection_text.blocks, as_json=as_json)
     finish(any(finding.severity != "note" for finding in seen.findings))
