@@ -1,7 +1,8 @@
-"""For tomorrow's checkpoints: write the names beside the state while both are at hand, so that nothing needs to be inferred later.
+"""For tomorrow's checkpoints: write the names, or the whole named state, while model and optimizer are at hand, so that nothing needs inferring.
 
-The file is `optimizer_param_names.json`: a JSON list of lists of names, one list for each parameter group, in the optimizer's order. That plain
-form is what other programs under the same file name read; an object would have shut them out, and a list leaves nothing to guess.
+`RecordNames` and `record_names` write `optimizer_param_names.json`: a JSON list of lists of names, one list for each parameter group, in the
+optimizer's order. That plain form is what other programs under the same file name read; an object would have shut them out, and a list leaves
+nothing to guess. `SaveNamed` writes the named state itself.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import OrderingError
+from .errors import OrderingError, OstateError
 from .ordering.keys import strip_wrappers
 
 if TYPE_CHECKING:
     import torch
 
 FILE = "optimizer_param_names.json"
+NAMED = "optimizer.ostate.safetensors"
+"""The named state in a checkpoint's folder. Commands that are given the folder go on taking what the trainer wrote."""
 
 
 def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[list[str]]:
@@ -67,7 +70,7 @@ def record_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module, path:
     return target
 
 
-def _callback() -> type:
+def _record_names() -> type:
     from transformers import TrainerCallback
 
     class RecordNames(TrainerCallback):
@@ -83,8 +86,54 @@ def _callback() -> type:
     return RecordNames
 
 
+def _save_named() -> type:
+    from transformers import TrainerCallback
+
+    class SaveNamed(TrainerCallback):
+        """Trainer callback: writes the named state of the live optimizer at each save, so that no checkpoint needs a repair.
+
+        An optimizer whose parameters have no names in the model (DeepSpeed, FSDP1) is refused before the first step, not at the first save.
+        On several processes `ostate.save` gathers what is sharded; all of them must see the folder.
+
+        Args:
+            path: the file, relative to the checkpoint's folder; `{step}` stands for the step, as in `../named/step-{step}.ostate.safetensors`.
+        """
+
+        def __init__(self, path: str = NAMED) -> None:
+            self.path = path
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            """Refuse what could not be saved.
+
+            Raises:
+                OrderingError: the optimizer holds a tensor that is no parameter of the model.
+                OstateError: a search over hyperparameters, whose folders a callback is not told.
+            """
+            if state.is_hyper_param_search:
+                raise OstateError("SaveNamed cannot tell the folder of a trial", fix="leave it out of the search, and train the best trial with it")
+            names_of(kwargs["optimizer"], kwargs["model"])
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            """Write the state of this step; that of an earlier run under the same name is replaced.
+
+            Raises:
+                OstateError: as `ostate.save`.
+            """
+            from .saving import save
+
+            target = Path(args.output_dir, f"checkpoint-{state.global_step}", self.path.replace("{step}", str(state.global_step)))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save(kwargs["optimizer"], kwargs["model"], os.path.normpath(target), force=True)
+
+    return SaveNamed
+
+
+_CALLBACKS = {"RecordNames": _record_names, "SaveNamed": _save_named}
+"""Made when first asked for: their base class is transformers', which takes seconds to import."""
+
+
 def __getattr__(name: str) -> Any:
-    if name == "RecordNames":
-        globals()[name] = _callback()
+    if name in _CALLBACKS:
+        globals()[name] = _CALLBACKS[name]()
         return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -203,7 +203,7 @@ def _named(optimizer: Optimizer, parameters: dict[str, NamedParameter]) -> Named
         hyper = {key: _plain(value) for key, value in line.items() if key not in _SWITCHES}
         members = [p for p in parameters.values() if p.group == index]
         groups.append(Group(index=index, positions=tuple(p.position or 0 for p in members), names=tuple(p.name for p in members), hyper=hyper))
-    cls = type(optimizer)
+    cls = type(_innermost(optimizer))
     seen = {slot for parameter in parameters.values() for slot in parameter.slots}
     family = recognise(seen, {key for group in groups for key in group.hyper}, ("step",)) if seen else "unknown"
     if cls.__name__.lower().startswith("adamw"):
@@ -215,6 +215,14 @@ def _named(optimizer: Optimizer, parameters: dict[str, NamedParameter]) -> Named
         parameters=parameters,
         source={"layout": "live", "files": []},
     )
+
+
+def _innermost(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer itself, out of wrappers that hold it (accelerate/optimizer.py `AcceleratedOptimizer`)."""
+    import torch
+
+    inner = getattr(optimizer, "optimizer", None)
+    return _innermost(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
 
 def _plain(value: Any) -> Any:
