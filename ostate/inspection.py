@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from . import checks, formats
@@ -51,6 +51,7 @@ def inspect(
     values: bool = False,
     state: str | None = None,
     optimizer: int | None = None,
+    checksum: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Return what `path` holds.
@@ -61,12 +62,13 @@ def inspect(
         values: also read every number once and count zeros, negatives and the like.
         state: which file of the folder is the state, where several could be.
         optimizer: which optimizer, where the file holds several.
+        checksum: first compare every byte with the checksums that were saved with it.
         progress: called with (bytes of numbers seen, all of them) while values are read.
 
     Raises:
-        ReadError: nothing readable is there.
+        ReadError: nothing readable is there, or a checksum is wrong.
     """
-    raw = open_state(path, state=state, optimizer=optimizer)
+    raw = open_state(path, state=state, optimizer=optimizer, checksum=checksum)
     weights = formats.read_adapter(adapter) if adapter is not None else None
     fit = fit_of(raw, weights) if weights is not None else None
     findings = list(checks.structure(raw, weights))
@@ -96,18 +98,38 @@ def _towards(total: int, progress: Callable[[int, int], None] | None) -> Callabl
     return more
 
 
-def open_state(path: str, *, state: str | None = None, optimizer: int | None = None) -> RawState:
+def open_state(path: str, *, state: str | None = None, optimizer: int | None = None, checksum: bool = False) -> RawState:
     """Return the state at `path` in any layout, the named format too.
 
     Raises:
-        ReadError: nothing readable is there.
+        ReadError: nothing readable is there; with `checksum`, also when a byte is not what was saved, or when nothing tells.
     """
     if formats.is_named(path):
         from .join import as_raw
         from .store import load
 
+        if checksum:
+            _refuse_what_changed(path)
         return as_raw(load(path))
-    return formats.read(path, state=state, optimizer=optimizer)
+    raw = formats.read(path, state=state, optimizer=optimizer)
+    if checksum:
+        from .formats import checksums
+
+        return replace(raw, findings=(*raw.findings, checksums.check(raw)))
+    return raw
+
+
+def _refuse_what_changed(path: str) -> None:
+    """Compare a named file with its digests.
+
+    Raises:
+        ReadError: it is not as it was written.
+    """
+    from .store import validate
+
+    for finding in validate(path, deep=True):
+        if finding.severity == "error":
+            raise ReadError(": ".join((finding.text, *finding.names[:1])), where=path, fix=finding.fix)
 
 
 def fit_of(raw: RawState, adapter: Adapter) -> Fit:

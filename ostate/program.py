@@ -41,6 +41,8 @@ class Options:
     eps: float | None = None
     evidence: bool = True
     strict: bool = False
+    checksum: bool = False
+    """Compare every byte of the state with the checksums that were saved with it, before anything else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,7 @@ def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawSt
     Raises:
         ReadError: not readable; or a named file where only an unnamed one makes sense.
     """
-    raw = open_state(path, state=options.state, optimizer=options.optimizer)
+    raw = open_state(path, state=options.state, optimizer=options.optimizer, checksum=options.checksum)
     if raw.layout == "named" and not named_too:
         raise ReadError("this file has its names already", where=path, fix="use `ostate verify`, `validate` or `export` on it")
     if options.adapter is not None:
@@ -247,7 +249,9 @@ def verify(path: str, *, options: Options | None = None, **more: Any) -> Orderin
     """
     options = replace(options or Options(), **more)
     raw, adapter = read(path, options, named_too=True)
-    return order_of(raw, adapter, options)
+    found = order_of(raw, adapter, options)
+    compared = tuple(finding for finding in raw.findings if finding.rule == "checksums")
+    return replace(found, findings=(*compared, *found.findings))
 
 
 def names(path: str, *, options: Options | None = None, **more: Any) -> tuple[list[tuple[int, str, str]], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from . import PATH, finish
+from .options import checksum as with_checksum
 from .screen import progress, show
 
 
@@ -14,8 +15,9 @@ from .screen import progress, show
 @click.option("--values", is_flag=True, help="Read every number once: zeros, tiny, negative, not finite, ranges.")
 @click.option("--state", metavar="FILE", help="Which file of the folder is the state, where several could be.")
 @click.option("--optimizer", type=int, metavar="K", help="Which optimizer, where the file holds several.")
+@with_checksum
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/inspect-v1.schema.json).")
-def command(path: str, adapter: str | None, values: bool, state: str | None, optimizer: int | None, as_json: bool) -> None:
+def command(path: str, adapter: str | None, values: bool, state: str | None, optimizer: int | None, checksum: bool, as_json: bool) -> None:
     """Show what the optimizer state at PATH holds. Names nothing, writes nothing, runs nothing of the file.
 
     \b
@@ -29,6 +31,6 @@ def command(path: str, adapter: str | None, values: bool, state: str | None, opt
 
     with Paused():
         with progress("reading") as step:
-            seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer, progress=step)
+            seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer, checksum=checksum, progress=step)
         show(inspection.as_document(seen), inspection_text.blocks, as_json=as_json)
     finish(any(finding.severity != "note" for finding in seen.findings))

@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from . import PATH, finish
-from .options import naming, options_of
+from .options import checksum, naming, options_of
 
 
 @click.command()
 @click.argument("path", type=PATH)
 @naming
+@checksum
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated, with a header.")
 def command(path: str, as_csv: bool, **chosen: Any) -> None:
     """Print position, name and shape, a line each: the order that `repair` would write.

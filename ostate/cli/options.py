@@ -35,6 +35,11 @@ def naming(function: _F) -> _F:
     return function
 
 
+def checksum(function: _F) -> _F:
+    """Add `--checksum`, for commands that read a state once."""
+    return click.option("--checksum", is_flag=True, help="First compare every byte of the state with the checksums saved in it.")(function)
+
+
 if TYPE_CHECKING:
     _Pair = click.ParamType[tuple[float, float]]
 else:  # not generic in older releases of click

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import PATH, finish
-from .options import Betas, naming, options_of
+from .options import Betas, checksum, naming, options_of
 from .screen import show
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("path", type=PATH, required=False)
 @naming
+@checksum
 @click.option("--step", type=click.IntRange(min=1), metavar="N", help="Updates taken, where the file does not say.")
 @click.option("--betas", type=Betas(), metavar="B1,B2", help="Decay rates, where the file does not say.")
 @click.option("--eps", type=click.FloatRange(min=0), metavar="E", help="Adam's epsilon, where the file does not say.")

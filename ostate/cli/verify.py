@@ -7,13 +7,14 @@ from typing import Any
 import click
 
 from . import PATH, finish
-from .options import naming, options_of
+from .options import checksum, naming, options_of
 from .screen import show
 
 
 @click.command()
 @click.argument("path", type=PATH)
 @naming
+@checksum
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/verify-v1.schema.json).")
 def command(path: str, as_json: bool, **chosen: Any) -> None:
     """Do the numbers at PATH belong to this adapter, under these names? Writes nothing.
