@@ -26,7 +26,9 @@ _TAIL = 5.0
 ENOUGH = 40
 """Values from which their 99 % quantile is taken as it is."""
 FROM = 1.64
-"""Where the exponential tail begins, in scales above the location: the 95 % quantile of a normal."""
+"""Where the exponential tail begins at the latest, in scales above the location: the 95 % quantile of a normal."""
+SHARE = 0.05
+"""Of the values beyond the start of the tail."""
 FEW = 8
 """Excesses below which no tail is fitted."""
 STEEPEST = 2.5
@@ -40,17 +42,23 @@ class Fit:
     loc: float
     scale: float
     rate: float = math.inf
-    """Of the exponential that replaces Student's tail above loc + FROM * scale; inf: no such tail."""
+    """Of the exponential that replaces Student's tail above `start`; inf: no such tail."""
+    tail: float = math.inf
+    """The 95 % quantile of the values, where it was taken."""
 
     @property
     def start(self) -> float:
-        """Where the exponential tail begins."""
-        return self.loc + FROM * self.scale
+        """Where the exponential tail begins: at the values' own 95 % quantile, at a normal's at the latest.
+
+        The scale covers both sides. Where the lower one is the wider, hardly a value reaches a normal's quantile, and what is known of the
+        upper tail would be lost.
+        """
+        return min(self.loc + FROM * self.scale, self.tail)
 
     def beyond(self, x: Array) -> Array:
-        """Return a bound on the chance of a value of at least x: 1 up to `start`, from there 0.05 falling at the fitted rate, or 1 / scale."""
+        """Return a bound on the chance of a value of at least x: 1 up to `start`, from there SHARE falling at the fitted rate, or 1 / scale."""
         rate = 1 / self.scale if math.isinf(self.rate) else self.rate
-        return np.asarray(np.where(x > self.start, 0.05 * np.exp(-rate * np.maximum(x - self.start, 0)), 1.0))
+        return np.asarray(np.where(x > self.start, SHARE * np.exp(-rate * np.maximum(x - self.start, 0)), 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +93,12 @@ def fit(values: Array, *, floor: float, trim: bool = False) -> Fit:
     middle = 1.4826 * float(np.median(np.abs(values - loc)))
     reach = (float(np.quantile(values, 0.99)) - loc) / 2.33 if values.size >= ENOUGH else float(np.std(_trimmed(values, loc) if trim else values))
     scale = max(middle, reach, floor)
-    excess = values[values > loc + FROM * scale] - (loc + FROM * scale)
+    start = min(loc + FROM * scale, float(np.quantile(values, 1 - SHARE)))
+    excess = values[values > start] - start
     if excess.size < FEW:
         return Fit(loc, scale)
     rate = 1 / (float(excess.mean()) * (1 + 2 / math.sqrt(excess.size)))
-    return Fit(loc, scale, min(rate, STEEPEST / scale))
+    return Fit(loc, scale, min(rate, STEEPEST / scale), start)
 
 
 def _trimmed(values: Array, loc: float) -> Array:

@@ -86,6 +86,18 @@ def test_a_fitted_tail_is_not_lighter_than_the_normal_s(rng):
     assert 1.5 < found.rate < 3
 
 
+def test_a_null_that_is_wide_below_keeps_what_its_upper_tail_tells(rng):
+    """Balance of wide factors: two kinds of unrelated pairs, one far down, and no value near a normal's 95 % quantile."""
+    values = np.concatenate([rng.normal(0.35, 0.02, 4000), rng.normal(0.0, 0.02, 3600)])
+    found = fit(values, floor=0.1)
+    assert values.max() < found.loc + 1.64 * found.scale
+    assert found.start == pytest.approx(np.quantile(values, 0.95))
+    assert found.rate == pytest.approx(2.5 / found.scale)
+    assert (found.beyond(values) >= 0.05 * (values <= found.start)).all()
+    beyond = np.linspace(0.38, 0.45, 8)
+    assert (found.beyond(beyond) >= (values[None] >= beyond[:, None]).mean(axis=1)).all()
+
+
 def test_the_odds_are_never_below_the_share_of_permutations_that_move_a_row(rng):
     for _ in range(200):
         n = int(rng.integers(2, 6))
