@@ -95,6 +95,7 @@ def repair(
         store.check_target(out, force=force, inputs=(path, options.adapter))
     raw, adapter = read(path, options)
     _refuse_the_unusable(raw)
+    _refuse_copies(raw, options)
     found = order_of(raw, adapter, options)
     named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps)
     findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw))
@@ -115,6 +116,16 @@ def _refuse_the_unusable(raw: RawState) -> None:
     spec = OPTIMIZERS.get(raw.optimizer)
     if spec is not None and spec.refuse:
         raise CheckError(f"{spec.classes}: {spec.refuse}", where=raw.source, fix=spec.fix)
+
+
+def _refuse_copies(raw: RawState, options: Options) -> None:
+    """Refuse a state in which one parameter's moments stand twice: whoever was written over gets no right name. `--no-evidence` reads no number.
+
+    Raises:
+        CheckError: they do.
+    """
+    if options.evidence:
+        checks.refuse(checks.copies(raw), raw.source)
 
 
 def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawState, Adapter | None]:
@@ -246,9 +257,11 @@ def verify(path: str, *, options: Options | None = None, **more: Any) -> Orderin
 
     Raises:
         Contradiction: they do not.
+        CheckError: one parameter's moments stand twice.
     """
     options = replace(options or Options(), **more)
     raw, adapter = read(path, options, named_too=True)
+    _refuse_copies(raw, options)
     found = order_of(raw, adapter, options)
     compared = tuple(finding for finding in raw.findings if finding.rule == "checksums")
     return replace(found, findings=(*compared, *found.findings))
@@ -259,9 +272,11 @@ def names(path: str, *, options: Options | None = None, **more: Any) -> tuple[li
 
     Raises:
         OrderingError: no order can be settled.
+        CheckError: one parameter's moments stand twice.
     """
     options = replace(options or Options(), **more)
     raw, adapter = read(path, options, named_too=True)
+    _refuse_copies(raw, options)
     found = order_of(raw, adapter, options)
     rows = [(entry.position, name, shape_text(entry.shape)) for entry, name in zip(raw.entries, found.names) if name is not None]
     return rows, found.verdict in ("verified", "recovered")

@@ -5,7 +5,8 @@ Severity: a note needs nobody; a warning should be looked at; an error makes the
 
 from __future__ import annotations
 
+from .copies import copies
 from .rules import RULES
 from .run import explain, refuse, run, structure, values, while_copying
 
-__all__ = ["RULES", "explain", "refuse", "run", "structure", "values", "while_copying"]
+__all__ = ["RULES", "copies", "explain", "refuse", "run", "structure", "values", "while_copying"]

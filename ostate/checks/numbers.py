@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ostate.model import Finding, Hyper
 
-from .facts import FIRST, SECOND, Measured, Numbers, plural, say
+from .facts import FIRST, SECOND, Measured, Numbers, Row, plural, say
 
 BOUNDED = frozenset({"adam", "adam_late_eps", "radam"})
 """Rows of `SECOND_MOMENTS` whose moments are plain running means of g and g**2."""
@@ -85,20 +85,26 @@ def parameters_are_copies(seen: Numbers) -> Iterator[Finding]:
     The numbers of the one that was overwritten are lost, so no name for its position is right. Vectors may be equal by right: two biases of one sum.
     """
     known: dict[tuple[object, ...], list[Measured]] = {}
-    same = []
+    same: list[list[Row]] = []
     for one in seen.rows:
         moments = _moments(one)
         if not moments or len(one.row.entry.slots[moments[0]].shape) < 2 or any(one.slots[slot].low == one.slots[slot].high for slot in moments):
             continue
         alike = known.setdefault(tuple((slot, one.slots[slot].prints) for slot in moments), [])
-        same += [(other.row, one.row) for other in alike if all(_equal(other, one, slot) for slot in moments)]
+        same += [[other.row, one.row] for other in alike if all(_equal(other, one, slot) for slot in moments)]
         alike.append(one)
+    yield from written_over(same)
+
+
+def written_over(same: Sequence[Sequence[Row]]) -> Iterator[Finding]:
+    """Say of each set of rows with the same moments that all but one were lost."""
     if same:
+        lost = sum(len(rows) - 1 for rows in same)
         yield say(
             "error",
-            f"the moments of {plural(len(same), 'parameter')} are those of another one, bit for bit: they were written over",
+            f"the moments of {plural(lost, 'parameter')} are those of another one, bit for bit: they were written over",
             "the file was put together wrongly: use the one that the training wrote",
-            list({row.label: row for pair in same for row in pair}.values()),
+            list({row.label: row for rows in same for row in rows}.values()),
         )
 
 

@@ -1,0 +1,64 @@
+"""Parameters whose moments are another one's, found without a pass over all numbers: for commands that judge names and copy nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import replace
+
+from ostate.model import Finding, RawState, Slot, TensorRef
+
+from .facts import FIRST, SECOND, Row, structure_of
+from .numbers import parameters_are_copies, written_over
+from .rules import name_of
+
+_FEW = 64
+"""Numbers that tell most tensors apart, where no checksum does."""
+
+
+def copies(raw: RawState) -> list[Finding]:
+    """Return what `parameters_are_copies` says of a state.
+
+    Checksums that the file records, else the first numbers, tell who could be a copy; only those are read.
+
+    Raises:
+        ReadError: they cannot be read.
+    """
+    alike: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in structure_of(raw, None).with_state:
+        moments = _moments(row)
+        if moments and len(moments[0].shape) > 1:
+            alike[tuple((slot.shape, _mark(slot)) for slot in moments)].append(row)
+    same: dict[bytes, list[Row]] = defaultdict(list)
+    for rows in alike.values():
+        for row in rows if len(rows) > 1 else ():
+            digest = _digest(row)
+            if digest is not None:
+                same[digest].append(row)
+    rule = name_of(parameters_are_copies)
+    return [replace(finding, rule=rule) for finding in written_over([rows for rows in same.values() if len(rows) > 1])]
+
+
+def _moments(row: Row) -> list[Slot]:
+    return [slot for name, slot in sorted(row.entry.slots.items()) if name in SECOND or name in FIRST.values()]
+
+
+def _mark(slot: Slot) -> object:
+    if isinstance(slot, TensorRef) and slot.crc32 is not None:
+        return slot.dtype, slot.crc32
+    return next((chunk[:_FEW].tobytes() for chunk in slot.chunks(_FEW)), b"")
+
+
+def _digest(row: Row) -> bytes | None:
+    """Return a digest of all moments; None when one of them is the same number everywhere, as after a first step."""
+    digest = hashlib.blake2b(digest_size=16)
+    for slot in _moments(row):
+        first, constant = None, True
+        digest.update(repr(slot.shape).encode())
+        for chunk in slot.chunks():
+            first = chunk[0] if first is None else first
+            constant = constant and bool((chunk == first).all())
+            digest.update(chunk.tobytes())
+        if constant:
+            return None
+    return digest.digest()
