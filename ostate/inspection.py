@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import checks, formats
 from .errors import ReadError
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from .model import Adapter
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
+class Fit(NamedTuple):
     """How a state and an adapter go together, by shapes alone."""
 
     adapter: str
@@ -27,20 +27,19 @@ class Fit:
     """Positions of the state that hold moments."""
     matched: int
     """Positions and tensors that can be paired by shape."""
-    only_state: Mapping[str, int] = field(default_factory=dict)
+    only_state: Mapping[str, int] = MappingProxyType({})
     """Shape -> how many more positions than tensors have it."""
-    only_adapter: Mapping[str, int] = field(default_factory=dict)
+    only_adapter: Mapping[str, int] = MappingProxyType({})
     """Shape -> how many more tensors than positions have it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
+class Inspection(NamedTuple):
     """A state as found, how it fits the adapter, and what a person should know."""
 
     raw: RawState
     fit: Fit | None
     findings: tuple[Finding, ...]
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = MappingProxyType({})
     """Slot -> counts and ranges, only when asked for."""
 
 

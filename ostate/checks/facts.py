@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ostate.model import Entry, Finding, Group, Hyper, RawState, Severity
 from ostate.optimizers import OPTIMIZERS, OptimizerSpec, step_of
@@ -22,8 +22,7 @@ FIRST = {"exp_avg_sq": "exp_avg", "exp_avg_sq_B": "exp_avg_B", "v": "m"}
 """Second moment -> the first moment beside it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One position with what the rules ask of it."""
 
     label: str
@@ -35,8 +34,7 @@ class Row:
     """From wherever its optimizer keeps it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Structure:
+class Structure(NamedTuple):
     """A state as its index tells it; no number was read."""
 
     rows: tuple[Row, ...]
@@ -52,8 +50,7 @@ class Structure:
     """Rows that hold a tensor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """One parameter's numbers."""
 
     row: Row
@@ -64,15 +61,14 @@ class Measured:
     """Elements with a first moment and no second; 0 also when not counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(NamedTuple):
     """A state whose numbers were all read once."""
 
     rows: tuple[Measured, ...]
     spec: OptimizerSpec | None
     exact: bool = False
     """True when tiny and negative numbers and pairs of moments were counted too."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     def second(self) -> Iterator[tuple[Row, str, Summary]]:
         """Yield every second moment."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
+from typing import NamedTuple
 
 from ostate.model import RawState
 
 from .peek import Peek
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reader:
+class Reader(NamedTuple):
     """A layout on disk, and the module that reads it.
 
     A folder's module has `detect(folder: str) -> bool` and `read(folder: str, *, optimizer: int | None = None) -> RawState`.

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ostate.errors import ProbeError
 from ostate.model import Hyper
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, "np.ndarray"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Kept(NamedTuple):
     """What an optimizer kept for one parameter."""
 
     tensors: Tensors
@@ -36,8 +34,7 @@ class Kept:
     """The moments' dtype in the source, in safetensors' words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """A second moment, ready for `sqrt(v / correction) + eps`."""
 
     v: np.ndarray
@@ -48,8 +45,7 @@ class Moment:
     """To be added outside the root."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
+class Form(NamedTuple):
     """One way to keep a second moment."""
 
     formula: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 from ostate.model import Hyper
 
@@ -16,15 +16,14 @@ the same with that axis kept as 1; `block` one number for a block of elements; `
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerSpec:
+class OptimizerSpec(NamedTuple):
     """What is known of one optimizer, and where it was read."""
 
     classes: str
     """The classes that write such a state, for people."""
     source: str
     """The file of the library that the row was read from."""
-    slots: Mapping[str, Shape] = field(default_factory=dict)
+    slots: Mapping[str, Shape] = MappingProxyType({})
     """Every tensor an entry may hold, under the names that `formats.encodings.slots_of` gives."""
     always: tuple[str, ...] = ()
     """Slots that at least one entry of a stepped state holds."""
