@@ -1,6 +1,6 @@
 """The report's pictures from code: `page` writes the same file as `ostate report`, the others return matplotlib figures.
 
-matplotlib (of the `report` extra) is imported inside the functions that draw, without pyplot: nothing global is touched.
+matplotlib (of the `plot` extra) is imported inside the functions that draw, without pyplot: nothing global is touched.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ def page(paths: Sequence[str], *, options: Options | None = None, progress: Step
     Raises:
         OstateError: a path cannot be read, or its names cannot be settled.
     """
-    _need("jinja2")
     from ostate.report.page import html
 
     return html([subject(path, options=options, progress=progress) for path in paths])
@@ -222,18 +221,18 @@ def _filled(rows: Sequence[figures.Row]) -> Any:
 
 
 def _canvas(width: float, height: float, *, axes: bool = True) -> tuple[Figure, Axes]:
-    _need("matplotlib")
+    _need_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot() if axes else None  # type: ignore[return-value]
 
 
-def _need(package: str) -> None:
+def _need_matplotlib() -> None:
     from importlib.util import find_spec
 
-    if find_spec(package) is None:
-        raise OstateError(f"pictures need {package}, which is not installed", fix="pip install 'ostate[report]'")
+    if find_spec("matplotlib") is None:
+        raise OstateError("figures need matplotlib, which is not installed", fix="pip install 'ostate[plot]'; `ostate report` works without it")
 
 
 def _keys(raw: RawState, state: NamedState, adapter: Adapter | None) -> list[str | None]:

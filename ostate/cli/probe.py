@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from . import finish
-from .screen import show
+from .screen import is_terminal, loudness, show
 
 
 @click.command()
@@ -53,12 +56,27 @@ def command(
 
     settings = protocol.read_settings(str(config)) if config else None
     named = load(str(state))
-    model = protocol.load_model(str(model_dir), str(adapter), dtype=getattr(torch, dtype), device=device)
-    records = protocol.read_records(str(data), _tokenizer(model_dir))
+    with _silent():
+        model = protocol.load_model(str(model_dir), str(adapter), dtype=getattr(torch, dtype), device=device)
+        tokenize = _tokenizer(model_dir)
+    records = protocol.read_records(str(data), tokenize)
     guards = None if max_scale is None else Guards(relative_cap=None, max_scale=max_scale)
     report = protocol.run(named, model, records, batch_e=batch_e, batch_u=batch_u, eta=eta, settings=settings, guards=guards)
     show(report.as_dict(), probe_text.blocks, as_json=as_json)
     finish(not report.healthy)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what transformers says while it loads off the screen: its warnings always, its progress bar where nobody would see it."""
+    from transformers.utils import logging
+
+    from ostate.quiet import quiet
+
+    if loudness() < 0 or not is_terminal(sys.stderr):
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    with quiet():
+        yield
 
 
 def _tokenizer(model_dir: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
