@@ -56,7 +56,7 @@ class Slot(Protocol):
         """Return the same numbers under another shape of the same number of elements."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # nobody changes one; frozen, it would take three times as long to make, and a state has thousands
 class Part:
     """A piece of a tensor in a file: a strided view of `sizes` that lies at `starts` in the whole.
 
@@ -82,7 +82,7 @@ class Part:
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # as `Part`
 class TensorRef:
     """A stored tensor: where its bytes lie. Nothing is read until someone asks. Satisfies `Slot`."""
 

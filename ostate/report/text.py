@@ -97,7 +97,8 @@ def shorten(names: Sequence[str], most: int = 6) -> str:
     folded = {tuple(name.split(".")) for name in names}
     width = max((len(parts) for parts in folded), default=0)
     for column in range(width):
-        folded = _fold(folded, column)
+        if len({parts[column : column + 1] for parts in folded}) > 1:
+            folded = _fold(folded, column)
     texts = sorted(".".join(parts) for parts in folded)
     more = len(texts) - most if most else 0
     return ", ".join(texts[: most or None]) + (f", … ({more} more)" if more > 0 else "")
