@@ -15,6 +15,7 @@ from ostate.files import read_at
 from ostate.model import ITEMSIZE, SourceFile
 
 from .pickles import ENDS_EARLY, unpickle_at
+from .records import Named
 from .tensors import Storage
 from .torchsave import MOST_BYTES, asked_storage
 
@@ -45,7 +46,9 @@ def _load(path: str, start: int, length: int, data: bytes, table: Mapping[str, A
     system, first = unpickle_at(data, at, where=path, allowed={})
     kinds: dict[str, str] = {}
 
-    def note(asked: Any) -> Storage:
+    def note(asked: Any) -> Any:
+        if _is_module(asked):
+            return asked[1]
         kind, key, _ = asked_storage(asked)
         kinds[key] = kind
         return Storage(path, 0, 1 << 62, kind, None, swapped=False)
@@ -55,7 +58,9 @@ def _load(path: str, start: int, length: int, data: bytes, table: Mapping[str, A
     places = _places(path, start, at, length, keys, kinds)
     swapped = type(system) is dict and system.get("little_endian") is False
 
-    def find(asked: Any) -> Storage:
+    def find(asked: Any) -> Any:
+        if _is_module(asked):
+            return asked[1]
         kind, key, _ = asked_storage(asked)
         offset, size = places[key]
         skip, count = _view(asked)
@@ -70,6 +75,11 @@ def _load(path: str, start: int, length: int, data: bytes, table: Mapping[str, A
     value, _ = unpickle_at(data, first, where=path, persistent=find, allowed=table)
     digest = hashlib.sha256(data[:at]).hexdigest()
     return value, SourceFile(path=path, size=length, index_sha256=digest)
+
+
+def _is_module(asked: Any) -> bool:
+    """True for a model's class, which torch.save writes as `('module', class, source file, source)`."""
+    return type(asked) is tuple and len(asked) == 4 and asked[0] == "module" and type(asked[1]) is Named
 
 
 def _view(asked: tuple[Any, ...]) -> tuple[int, int | None]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-from .records import Named, Refusal, check_keys
+from .records import Inert, Named, Refusal, check_keys
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -219,9 +219,18 @@ def _appends(m: Machine, at: int) -> int:
 
 
 def _extend(target: Any, items: list[Any]) -> None:
+    if type(target) is Inert:
+        target = _held(target, list)
     if type(target) is not list:
         raise Refusal(f"items for a {type(target).__name__}, which is no list")
     target.extend(items)
+
+
+def _held(record: Inert, kind: type[Any]) -> Any:
+    """Return the container that a record of a class derived from `dict` or `list` fills."""
+    if record.held is None:
+        record.held = kind()
+    return record.held
 
 
 def _setitem(m: Machine, at: int) -> int:
@@ -238,6 +247,8 @@ def _setitems(m: Machine, at: int) -> int:
 
 
 def _update(target: Any, keys: list[Any], values: list[Any]) -> None:
+    if type(target) is Inert:
+        target = _held(target, dict)
     if type(target) is not dict:
         raise Refusal(f"keys for a {type(target).__name__}, which is no dictionary")
     check_keys(keys)

@@ -59,9 +59,9 @@ class Peek:
 
         Raises:
             ReadError: it is none, or damaged.
-            UnsafePickle: it asks for a class that no state needs.
+            UnsafePickle: it asks for something that no checkpoint needs.
         """
-        return load(self.path)
+        return load(self.path, strangers=True)
 
     @property
     def value(self) -> Any:

@@ -15,7 +15,8 @@ from ostate.errors import OstateError, ReadError, UnsafePickle
 from .collector import Paused
 from .machine import Array, Inert, Machine, Named, Refusal
 from .numpy_pickles import NUMPY_CODES, decode_scalar, filled_array, from_buffer, numpy_dtype, plain_scalar
-from .records import check_keys
+from .records import RECORD, check_keys
+from .strangers import Lenient
 from .tensors import STORAGES
 
 __all__ = ["RECORD", "TORCH_GLOBALS", "Array", "Inert", "Named", "unpickle", "unpickle_at"]
@@ -24,9 +25,6 @@ MOST_BYTES = 1 << 28
 """Bytes of a pickle: the metadata of 70 billion parameters on 512 ranks."""
 
 ENDS_EARLY = "the pickle ends early"
-
-RECORD = object()
-"""Marks a class that is kept as an `Inert`."""
 
 DTYPES: dict[str, str] = {
     "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
@@ -130,6 +128,8 @@ def _run(
 
 def _global(full: str, allowed: Mapping[str, Any], where: str) -> Any:
     row = allowed.get(full) or allowed.get(f"{full.rpartition('.')[0]}.*")
+    if row is None and isinstance(allowed, Lenient):
+        row = allowed.stranger(full)
     if row is None:
         shown = full if full.isprintable() and len(full) < 200 else ascii(full[:200])
         raise UnsafePickle(
@@ -282,6 +282,7 @@ TORCH_GLOBALS: dict[str, Any] = {
         "torch.complex128", "torch.complex32", "torch.qint8", "torch.quint8", "torch.qint32", "torch.strided", "torch.sparse_coo",
         "torch.preserve_format", "torch.contiguous_format", "torch.channels_last", "torch.per_tensor_affine", "torch.float4_e2m1fn_x2",
     )},
+    "collections.deque": lambda items=(), _most=None: list(items), "functools.partial": RECORD,
     "collections.OrderedDict": _ordered, "collections.defaultdict": _default_dict, "collections.Counter": _ordered,
     "builtins.dict": _ordered, "builtins.set": _set, "__builtin__.set": _set, "builtins.list": list, "builtins.tuple": tuple,
     "builtins.frozenset": _frozen, "__builtin__.frozenset": _frozen, "__builtin__.dict": _ordered, "__builtin__.list": list,

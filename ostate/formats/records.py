@@ -7,6 +7,8 @@ from typing import Any
 
 MOST_KEY_DEPTH = 8
 """Tuples within tuples in a dictionary key: hashing recurses, and deeper ones come from no optimizer."""
+RECORD = object()
+"""Marks a class that is kept as an `Inert`."""
 _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
@@ -15,15 +17,16 @@ class Refusal(Exception):
 
 
 class Inert:
-    """A record of a class that was not imported: its name, the arguments of its call, and the state it was given."""
+    """A record of a class that was not imported: its name, the arguments of its call, the state it was given, and what it holds as a container."""
 
-    __slots__ = ("args", "kwargs", "name", "state")
+    __slots__ = ("args", "held", "kwargs", "name", "state")
 
     def __init__(self, name: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, state: Any = None) -> None:
         self.name = name
         self.args = args
         self.kwargs = {} if kwargs is None else dict(kwargs)
         self.state = state
+        self.held: dict[Any, Any] | list[Any] | None = None
 
     def __repr__(self) -> str:
         return f"Inert({self.name!r})"

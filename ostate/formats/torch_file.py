@@ -14,6 +14,7 @@ from ostate.model import RawState, TensorRef
 from .peek import Peek
 from .records import Inert
 from .state_dict import raw_state
+from .strangers import noted, refuse_within
 
 MOST_DEPTH = 8
 _SLOTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "state1", "exp_avg_sq_row", "__bnb_optimizer_quant_state__")
@@ -51,6 +52,7 @@ def read(seen: Peek, *, optimizer: int | None = None) -> RawState:
     Raises:
         UnknownFormat: several states and none chosen, or none at all.
         ReadError: the state contradicts itself.
+        UnsafePickle: an entry of it is an object.
     """
     if _is_part(seen.value):
         raise ReadError("one rank's piece of a DeepSpeed ZeRO state", where=seen.path, fix="give the checkpoint folder with the files of all ranks")
@@ -58,6 +60,7 @@ def read(seen: Peek, *, optimizer: int | None = None) -> RawState:
     one = _chosen(found, optimizer, seen.path)
     stored = seen.stored
     where = f"{seen.path}: {one.place}" if one.place else seen.path
+    refuse_within(one.optimizer["state"], stored.strangers, where)
     layout = "lightning" if "pytorch-lightning_version" in seen.keys else "torch"
     return raw_state(
         one.optimizer,
@@ -67,6 +70,7 @@ def read(seen: Peek, *, optimizer: int | None = None) -> RawState:
         where=where,
         weights=weights_in(seen.value, one.optimizer),
         facts=_facts(seen.value),
+        findings=noted(stored.strangers),
         sidecar=seen.sidecar,
     )
 
@@ -96,12 +100,13 @@ def candidates(value: Any) -> Iterator[Candidate]:
 
 
 def _search(value: Any, place: str, depth: int, seen: set[int]) -> Iterator[Candidate]:
-    if type(value) is Inert:
-        value = value.state if type(value.state) is dict else None
-    if type(value) not in {dict, list, tuple} or not value or depth > MOST_DEPTH or id(value) in seen:
+    if type(value) not in {dict, list, tuple, Inert} or not value or depth > MOST_DEPTH or id(value) in seen:
         return
     seen.add(id(value))
-    if type(value) is dict:
+    if type(value) is Inert:
+        for inner in (value.state, value.held, value.args):
+            yield from _search(inner, place, depth + 1, seen)
+    elif type(value) is dict:
         found = _as_optimizer(value)
         if found is not None:
             yield Candidate(place, found)

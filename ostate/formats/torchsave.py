@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
 
+from ostate.digests import sha256_of
 from ostate.errors import ReadError
 from ostate.files import read_at, size_of
 from ostate.model import ITEMSIZE, SourceFile
 
 from .pickles import TORCH_GLOBALS, unpickle
 from .records import Named
+from .strangers import Lenient
 from .tensors import REBUILD, REBUILD_V2, STORAGES, Storage, leaper
 from .zips import ZipIndex
 
@@ -29,9 +30,11 @@ class Stored:
 
     value: Any
     source: SourceFile
+    strangers: tuple[str, ...] = ()
+    """Classes of a person's own that it asks for, where they were let through."""
 
 
-def load(path: str, *, start: int = 0, length: int | None = None, allowed: Mapping[str, Any] | None = None) -> Stored:
+def load(path: str, *, start: int = 0, length: int | None = None, allowed: Mapping[str, Any] | None = None, strangers: bool = False) -> Stored:
     """Return the contents of a file that torch.save wrote, zip or legacy, whole or at `start` of a larger file.
 
     Args:
@@ -39,6 +42,7 @@ def load(path: str, *, start: int = 0, length: int | None = None, allowed: Mappi
         start: first byte of the archive within it.
         length: bytes of the archive; None: to the end of the file.
         allowed: full name of a global -> what stands in for it; None: `TORCH_GLOBALS`.
+        strangers: keep classes of a person's own as records and name them, where the file is more than a state.
 
     Raises:
         UnsafePickle: the file asks for a class outside the allow-list.
@@ -46,14 +50,14 @@ def load(path: str, *, start: int = 0, length: int | None = None, allowed: Mappi
     """
     size = size_of(path) - start if length is None else length
     head = read_at(path, start, min(size, 512))
-    table = {**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}
+    table = Lenient({**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}, strangers=strangers)
     if head[:4] == b"PK\3\4":
-        return _load_zip(path, start, size, table)
+        return replace(_load_zip(path, start, size, table), strangers=tuple(sorted(table.met)))
     if starts_as_legacy(head):
         from .legacy import load_legacy
 
         value, source = load_legacy(path, start, size, table)
-        return Stored(value=value, source=source)
+        return Stored(value=value, source=source, strangers=tuple(sorted(table.met)))
     raise ReadError(_what_else(head), where=path, fix="give a file that torch.save wrote")
 
 
@@ -92,9 +96,7 @@ def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> S
     find = _storages(path, places, swapped=order == b"big", crc=crc)
     leaps = (REBUILD_V2, leaper(path, places, swapped=order == b"big", crc=crc))
     value = unpickle(data, where=f"{path}: data.pkl", persistent=find, allowed=table, leaps=leaps)
-    digest = hashlib.sha256(data)
-    digest.update(index.directory)
-    return Stored(value=value, source=SourceFile(path=path, size=length, index_sha256=digest.hexdigest()))
+    return Stored(value=value, source=SourceFile(path=path, size=length, index_sha256=sha256_of(data, index.directory)))
 
 
 def _crc_kept(path: str, data: bytes, recorded: int) -> bool:

@@ -147,9 +147,10 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
     if stored is None:
         raise ReadError("no DeepSpeed optimizer files here", where=folder, fix="give the folder with the *_optim_states.pt files")
     inner = stored.value["optimizer"]
+    inner = inner.get("optimizer_state_dict", inner) if "fp32_groups_flat" not in inner else inner
     if "state" not in inner or "param_groups" not in inner:
         raise ReadError(
-            "the optimizer of a run without ZeRO, wrapped for 16 bits: its parameters are merged into one",
+            "the optimizer of a run without ZeRO, fused for 16 bits: its parameters are merged into one",
             where=stored.source.path,
             fix="train with zero_optimization.stage 1, or with bf16 in torch",
         )
@@ -160,8 +161,19 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
         layout="zero",
         files=[stored.source],
         weights=_module_weights(stored.value),
+        master=_unfused_masters(stored.value["optimizer"], inner["param_groups"]),
         facts=_common_facts(folder, stored.value) | {"zero_stage": 0},
     )
+
+
+def _unfused_masters(optimizer: Mapping[str, Any], groups: Any) -> dict[Key, Slot]:
+    """Float32 weights by position, which a run in 16 bits without ZeRO keeps by group (deepspeed/runtime/fp16/unfused_optimizer.py)."""
+    stored = optimizer.get("fp32_groups")
+    if not isinstance(stored, (list, tuple)) or not isinstance(groups, (list, tuple)) or len(stored) != len(groups):
+        return {}
+    rows: list[tuple[Any, Any]] = [(group.get("params"), masters) for group, masters in zip(groups, stored) if isinstance(group, Mapping)]
+    sound = all(isinstance(keys, list) and isinstance(masters, list) and len(keys) == len(masters) for keys, masters in rows)
+    return {key: master for keys, masters in rows for key, master in zip(keys, masters) if isinstance(master, TensorRef)} if sound else {}
 
 
 def stage_of(state: Mapping[str, Any]) -> int:

@@ -70,29 +70,31 @@ def live_numbers(engine: Any) -> dict[str, dict[str, torch.Tensor]]:
     return found
 
 
-def live_truth(engine: Any, plain: dict[str, Any], numbers: dict[str, dict[str, torch.Tensor]]) -> dict[str, Any]:
-    """The plain optimizer's truth with the live numbers' digests, where they agree to rounding."""
+def live_truth(
+    engine: Any, plain: dict[str, Any], numbers: dict[str, dict[str, torch.Tensor]], rounding: float = 1e-4, least: float = 1e-6
+) -> dict[str, Any]:
+    """The plain optimizer's truth with the live numbers' digests, where they agree to rounding: relative, and of the largest."""
     rows = {}
     live = live_numbers(engine)
     assert set(live) == set(plain)
     for name, slots in live.items():
         for slot, value in slots.items():
-            torch.testing.assert_close(value, numbers[name][slot], rtol=1e-4, atol=1e-6 * numbers[name][slot].abs().max().item())
+            torch.testing.assert_close(value, numbers[name][slot], rtol=rounding, atol=least * numbers[name][slot].abs().max().item())
         digests = {slot: digest(value) for slot, value in slots.items()}
         rows[name] = {**plain[name], "master": digests.pop("master"), "slots": digests}
     return rows
 
 
-def reference_bfloat16() -> dict[str, Any]:
-    """bfloat16 weights and gradients, float32 masters and moments."""
+def reference_low(dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    """As `reference`, with weights and gradients in 16 bits, masters and moments in float32."""
     master = Tiny()
-    low = Tiny().to(torch.bfloat16)
+    low = Tiny().to(dtype)
     with torch.no_grad():
         for parameter, source in zip(master.parameters(), low.parameters()):
             parameter.copy_(source)
     optimizer = adamw(master)
     for step in range(3):
-        low(batch(WIDTH, step).bfloat16()).float().square().mean().backward()
+        low(batch(WIDTH, step).to(dtype)).float().square().mean().backward()
         for parameter, source in zip(master.parameters(), low.parameters()):
             if parameter.requires_grad:
                 parameter.grad = source.grad.float()
@@ -101,14 +103,38 @@ def reference_bfloat16() -> dict[str, Any]:
         with torch.no_grad():
             for parameter, source in zip(master.parameters(), low.parameters()):
                 source.copy_(parameter)
-    return plain_truth(master, optimizer)
+    names = {name: parameter for name, parameter in master.named_parameters() if parameter.requires_grad}
+    return plain_truth(master, optimizer), {name: {**optimizer.state[p], "master": p.detach()} for name, p in names.items()}
 
 
 def stage(number: int, **more: Any) -> dict[str, Any]:
     return {"zero_optimization": {"stage": number, **more}}
 
 
+def stage0_truth(engine: Any, plain: dict[str, Any]) -> dict[str, Any]:
+    """The plain optimizer's names and shapes with the numbers of the optimizer that DeepSpeed wraps, by the order it was given them.
+
+    DeepSpeed begins with a step of zero gradients in 16 bits, so the step is one more and the moments are not the plain optimizer's.
+    """
+    rows = {}
+    order = two_group_names(engine.module)
+    inner = engine.optimizer.optimizer
+    for name, master in zip(order, (p for group in inner.param_groups for p in group["params"])):
+        state = dict(inner.state[master])
+        step = float(state.pop("step"))
+        rows[name] = {**plain[name], "step": step, "master": digest(master), "slots": {slot: digest(value) for slot, value in state.items()}}
+    return rows
+
+
+def two_group_names(model: Any) -> list[str]:
+    """The order in which `make_model.two_groups` hands parameters over."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [name for name in names if "lora_A" in name] + [name for name in names if "lora_A" not in name]
+
+
 BF16 = {"bf16": {"enabled": True}}
+FP16 = {"fp16": {"enabled": True, "initial_scale_power": 8}}
+"""With a dynamic loss scaler, which each file holds as an object."""
 CASES: dict[str, tuple[dict[str, Any], torch.dtype]] = {
     "stage1": (stage(1), torch.float32),
     "stage2": (stage(2), torch.float32),
@@ -119,7 +145,11 @@ CASES: dict[str, tuple[dict[str, Any], torch.dtype]] = {
     "stage3": (stage(3, stage3_param_persistence_threshold=0), torch.float32),
     "stage3_persistent": (stage(3, stage3_param_persistence_threshold=100000), torch.float32),
     "stage3_sub_groups": (stage(3, sub_group_size=60, stage3_param_persistence_threshold=0), torch.float32),
+    "stage1_elastic": (stage(1, elastic_checkpoint=True), torch.float32),
+    "stage2_fp16": (stage(2) | FP16, torch.float16),
+    "stage3_fp16": (stage(3, stage3_param_persistence_threshold=0) | FP16, torch.float16),
     "stage0": ({}, torch.float32),
+    "stage0_bf16": (BF16, torch.bfloat16),
 }
 
 
@@ -127,12 +157,21 @@ def main(rank: int, out: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ["MAKE_PORT"], RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
     torch.set_num_threads(1)
     deepspeed.init_distributed("gloo")
-    (plain, numbers), low = reference(), reference_bfloat16()
+    accelerator = deepspeed.get_accelerator()
+    accelerator.is_fp16_supported = lambda: True  # DeepSpeed lists float16 for no CPU; torch computes in it
+    accelerator.supported_dtypes = lambda: [torch.float32, torch.float16, torch.bfloat16]
+    references = {torch.float32: reference(), torch.bfloat16: reference_low(torch.bfloat16), torch.float16: reference_low(torch.float16)}
     for name, (config, dtype) in CASES.items():
+        plain, numbers = references[dtype]
         engine = engine_for(config)
         train_engine(engine, dtype)
         engine.save_checkpoint(str(Path(out) / name), exclude_frozen_parameters=name == "stage3_persistent")
-        rows = low if dtype is torch.bfloat16 else plain if name == "stage0" else live_truth(engine, plain, numbers)
+        if name == "stage0_bf16":
+            rows = stage0_truth(engine, plain)
+        elif name == "stage0" or dtype is torch.bfloat16:
+            rows = plain
+        else:
+            rows = live_truth(engine, plain, numbers, *((0.05, 0.02) if dtype is torch.float16 else ()))
         if rank == 0:
             write_truth(Path(out) / name, rows)
         dist.barrier()
