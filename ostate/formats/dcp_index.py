@@ -18,6 +18,7 @@ from ostate.files import read_at, size_of
 from ostate.model import Part, SourceFile, TensorRef
 
 from .pickles import RECORD, TORCH_GLOBALS, Inert, unpickle
+from .strangers import Lenient
 from .torchsave import load
 
 METADATA = ".metadata"
@@ -75,7 +76,7 @@ def read_index(folder: str) -> Index:
     """
     path = os.path.join(folder, METADATA)
     raw = read_at(path, 0, size_of(path))
-    stored = unpickle(raw, where=path, allowed=_ALLOWED)
+    stored = unpickle(raw, where=path, allowed=Lenient(_ALLOWED, strangers=True))
     fields = _fields(stored, "Metadata", path)
     described, places, paths = fields.get("state_dict_metadata"), fields.get("storage_data"), fields.get("planner_data")
     if type(described) is not dict or type(places) is not dict:
@@ -88,7 +89,9 @@ def read_index(folder: str) -> Index:
 
 
 def _fields(record: Any, name: str, where: str) -> dict[str, Any]:
-    if type(record) is not Inert or record.name.rpartition(".")[2] != name or type(record.state) is not dict:
+    last = record.name.rpartition(".")[2] if type(record) is Inert else ""
+    derived = name == "Metadata" and last.endswith(name) and not record.name.startswith("torch.")  # Megatron's MCoreMetadata
+    if (last != name and not derived) or type(record.state) is not dict:
         raise ReadError(f"no {name} where one must be", where=where, fix="the index is damaged: copy it again")
     return dict(record.state)
 

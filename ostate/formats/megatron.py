@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import ReadError, UnsafePickle
+from ..errors import ReadError
 from ..model import Finding, RawState, Slot, TensorRef
 from .assemble import Deferred, Key, assemble
 from .dcp_index import Index, Item, tensor, value
@@ -114,11 +114,7 @@ def _param_groups(index: Index) -> Iterator[dict[str, Any]]:
             yield from _dicts(value(index, item))
     common = os.path.join(index.folder, "common.pt")
     if os.path.isfile(common):
-        try:
-            stored = load(common).value
-        except UnsafePickle:  # Megatron puts its arguments, with enums of its own, beside the groups
-            return
-        yield from _dicts(_search(stored))
+        yield from _dicts(_search(load(common, strangers=True).value))  # Megatron's arguments, with enums of its own, lie beside the groups
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:

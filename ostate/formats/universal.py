@@ -14,6 +14,7 @@ from ..errors import ReadError
 from ..model import Finding, RawState, Slot, SourceFile, TensorRef
 from .assemble import Key, assemble
 from .masters import disagreements
+from .strangers import noted
 from .torchsave import load
 from .zero import Shapes, param_shapes
 from .zero_files import model_files
@@ -45,7 +46,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     if optimizer:
         raise ReadError(f"there is no optimizer {optimizer}, only one", where=folder, fix="leave --optimizer out")
     zero = os.path.join(folder, "zero")
-    models = [(path, load(path)) for path in model_files(folder, os.listdir(folder))]
+    models = [(path, load(path, strangers=True)) for path in model_files(folder, os.listdir(folder))]
     model = models[0][1]
     shapes = _together([param_shapes(one.value, path) for path, one in models])
     files = [one.source for _, one in models]
@@ -74,7 +75,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         weights=weights,
         master=master,
         facts=_facts(folder, model.value),
-        findings=_findings(groups),
+        findings=(*_findings(groups), *noted(model.strangers)),
     )
 
 

@@ -20,6 +20,7 @@ from .flat import Piece, cut
 from .hyper import plain_hyper
 from .masters import disagreements
 from .pickles import Inert
+from .strangers import noted, refuse_within
 from .torchsave import Stored, load
 from .zero_files import EXPERT, OPTIM, Opened, open_all
 
@@ -48,7 +49,7 @@ def _stage0(folder: str, names: Sequence[str]) -> Stored | None:
     """Return the model file where it holds the optimizer (no ZeRO), else None."""
     if "mp_rank_00_model_states.pt" not in names:
         return None
-    stored = load(os.path.join(folder, "mp_rank_00_model_states.pt"))
+    stored = load(os.path.join(folder, "mp_rank_00_model_states.pt"), strangers=True)
     held = isinstance(stored.value, Mapping) and isinstance(stored.value.get("optimizer"), Mapping)
     return stored if held and stored.value["optimizer"] else None
 
@@ -106,7 +107,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         weights=weights,
         master=master,
         facts=_facts(opened),
-        findings=findings,
+        findings=(*findings, *noted(opened.strangers)),
     )
 
 
@@ -154,6 +155,7 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
             where=stored.source.path,
             fix="train with zero_optimization.stage 1, or with bf16 in torch",
         )
+    refuse_within(inner["state"], stored.strangers, stored.source.path)
     return assemble(
         inner["state"],
         inner["param_groups"],
@@ -163,6 +165,7 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
         weights=_module_weights(stored.value),
         master=_unfused_masters(stored.value["optimizer"], inner["param_groups"]),
         facts=_common_facts(folder, stored.value) | {"zero_stage": 0},
+        findings=noted(stored.strangers),
     )
 
 

@@ -6,6 +6,9 @@ Megatron itself needs GPUs; its keys are written here with torch's own writer, a
 
 from __future__ import annotations
 
+import argparse
+import pickle
+
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -47,6 +50,35 @@ def test_the_fully_reshardable_form_is_read_by_name(tmp_path):
         assert (raw.weights[entry.name].read() == state[entry.name].numpy()).all()
     assert raw.groups[0].hyper["betas"] == [0.9, 0.95]
     assert not raw.findings
+
+
+def test_megatrons_own_index_class_and_its_arguments_beside_the_groups_are_read_past(tmp_path, monkeypatch):
+    """Megatron's index is a class of its own derived from torch's, and its arguments hold enumerations of its own."""
+    import dataclasses
+    import enum
+    import sys
+    import types
+
+    from torch.distributed.checkpoint.metadata import Metadata
+
+    room = types.ModuleType("megatron_stand_in")
+    room.MCoreMetadata = dataclasses.make_dataclass("MCoreMetadata", [("mcore_data", dict, None)], bases=(Metadata,))
+    room.ModelType = enum.Enum("ModelType", ["encoder_or_decoder"])
+    monkeypatch.setitem(sys.modules, "megatron_stand_in", room)
+    for made in (room.MCoreMetadata, room.ModelType):
+        made.__module__ = "megatron_stand_in"
+    state = by_name()
+    save(state, tmp_path)
+    index = pickle.loads((tmp_path / ".metadata").read_bytes())
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(room.MCoreMetadata(**vars(index), mcore_data={"nd_reformulated": {}})))
+    groups = [{"lr": 1e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.01, "step": 12}]
+    arguments = argparse.Namespace(model_type=room.ModelType.encoder_or_decoder)
+    torch.save({"optimizer": {"param_groups": groups}, "args": arguments}, tmp_path / "common.pt")
+    monkeypatch.delitem(sys.modules, "megatron_stand_in")
+    raw = formats.read(str(tmp_path))
+    assert {entry.name for entry in raw.entries} == set(NAMES)
+    assert {entry.step for entry in raw.entries} == {12.0}
+    assert raw.groups[0].hyper["betas"] == [0.9, 0.95]
 
 
 def test_groups_that_differ_keep_what_they_agree_on_and_say_so(tmp_path):

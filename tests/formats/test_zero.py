@@ -197,6 +197,17 @@ def test_a_rank_of_another_step_is_named(z2):
     assert OPTIM.format(1) in error.value.where or OPTIM.format(0) in error.value.where
 
 
+class Client:
+    """What a person hands to `save_checkpoint` as `client_state`."""
+
+
+def test_a_client_state_of_any_class_is_left_alone(z2):
+    edit(z2 / "global_step5" / "mp_rank_00_model_states.pt", lambda stored: stored.update(client=Client()))
+    raw = formats.read(str(z2))
+    assert len(raw.entries) == len(formats.read(str(real.case("ds_z2").state)).entries)
+    assert [finding.rule for finding in raw.findings] == ["classes-left-alone"]
+
+
 def test_the_stale_step_of_a_fused_optimizers_group_is_ignored(z2):
     def stale(stored):
         inner = stored["optimizer_state_dict"]["base_optimizer_state"]
