@@ -127,7 +127,7 @@ def measure(folder: Path, keys: list[str]) -> dict[str, Any]:
     match, now = search(tables, paths, claimed=None, fixed={})
     found = judge(tables, paths, match, now, raw, claimed=None)
     seconds = time.process_time() - clock
-    row = {"seconds": round(seconds, 2), "margin": found.margin, "used": found.used, "foreign": found.foreign}
+    row: dict[str, Any] = {"seconds": round(seconds, 2), "margin": found.margin, "used": found.used, "foreign": found.foreign}
     for factor in ("lora_A", "lora_B"):
         mine = [position for position, key in enumerate(truth) if factor in key]
         row[factor] = {
@@ -150,12 +150,15 @@ def levels(raw: RawState, adapter: Adapter, truth: list[str]) -> dict[str, Any]:
     noise = np.concatenate([(pair.cosine / pair.spread).reshape(-1) for pair in tables.pairs])
     row["displacement"] = {"median": float(np.median(cosine)), "min": min(cosine), "null_sd_in_spreads": float(noise.std())}
     for name, moves in (("projected", projected_moves(tables, match)), ("path", path_moves(tables, paths, match))):
-        on, off = [], []
+        on: list[float] = []
+        off: list[float] = []
         for each in moves:
-            on.append(np.exp(-each.values[each.matched]))
-            off.append(np.exp(-np.delete(each.values, each.matched)))
+            matched = np.zeros(each.values.shape, bool)
+            matched[each.cells()] = True
+            on.extend(np.exp(-each.values[matched]))
+            off.extend(np.exp(-each.values[~matched]))
         if on:
-            false = np.concatenate(off)
+            false = np.array(off)
             row[name] = {
                 "median": float(np.median(on)),
                 "max": float(max(on)),

@@ -13,14 +13,20 @@ from .given import given
 from .placing import guesses_of
 from .recorded import recorded
 from .refute import Refused
-from .skeleton import layouts_of, skeleton
 
 Source = Callable[[Question], tuple[list[Claim], list[Refused]]]
+
+
+def _skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
+    from .skeleton import skeleton  # nothing that a state with recorded names needs
+
+    return skeleton(question)
+
 
 SOURCES: dict[str, Source] = {
     "recorded": recorded,
     "given": given,
-    "skeleton": skeleton,
+    "skeleton": _skeleton,
     "adapter-order": adapter_order,
     "convention": convention,
 }
@@ -52,6 +58,8 @@ def guesses(question: Question) -> list[Claim]:
 
     They are conventions: to be asked when the numbers contradict every claim, and never to be believed without them.
     """
+    from .skeleton import layouts_of
+
     layouts = layouts_of(question)
     if isinstance(layouts, str):
         found = ordered_keys(question.adapter) if question.adapter is not None else ""

@@ -12,6 +12,9 @@ from ostate.errors import OrderingError
 from ostate.files import is_remote
 from ostate.model import Adapter, Question
 
+MOST_BYTES = 4 << 20
+"""Of a configuration: one that names 21,000 labels has 1.5 MB, and JSON of nothing but brackets takes twenty times its length of memory."""
+
 
 def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
     """Return the base model's configuration and its path, or, as text, why there is none.
@@ -77,6 +80,8 @@ def _ref(path: str) -> str | None:
 
 def _read(path: str) -> dict[str, Any] | None:
     try:
+        if not os.path.isfile(path) or os.path.getsize(path) > MOST_BYTES:
+            return None
         with open(path, encoding="utf-8") as stream:
             config = json.load(stream)
     except (OSError, ValueError, RecursionError):

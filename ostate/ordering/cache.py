@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from ostate.digests import sha256_of
 
 LIBRARIES = ("torch", "transformers", "peft")
 SCHEME = 2
@@ -19,6 +18,8 @@ SCHEME = 2
 
 @lru_cache(maxsize=1)
 def _installed() -> tuple[tuple[str, str], ...]:
+    from importlib import metadata  # 25 ms
+
     found = []
     for library in LIBRARIES:
         try:
@@ -41,7 +42,7 @@ def folder() -> str:
 def remember(request: Mapping[str, Any], build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return what `build` gives for this request, from the disk where it is kept. A cache that cannot be read or written is no error."""
     text = json.dumps([SCHEME, versions(), request], sort_keys=True, default=str)
-    path = os.path.join(folder(), f"skeleton-{hashlib.sha256(text.encode()).hexdigest()}.json")
+    path = os.path.join(folder(), f"skeleton-{sha256_of(text.encode())}.json")
     kept = _read(path)
     if kept is not None:
         return kept
@@ -71,6 +72,8 @@ def _is_listing(kept: Mapping[str, Any]) -> bool:
 
 
 def _write(path: str, answer: Mapping[str, Any]) -> None:
+    import tempfile
+
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".tmp")

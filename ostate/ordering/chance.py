@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.ordering.fitting import Match, path_moves, projected_moves
+from ostate.ordering.assignment import assign, at_most
+from ostate.ordering.fitting import Match, Moves, path_moves, projected_moves
 from ostate.ordering.paths import Paths
-from ostate.ordering.tables import PairClass, Tables
+from ostate.ordering.tables import Tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -40,23 +41,26 @@ class Level:
 
 def displacement_level(tables: Tables, match: Match, *, early: bool) -> Level:
     """Compare the matched displacement with the best assignments of noise that has each cell's own null deviation."""
-    value, expected, drawn = 0.0, 0.0, np.zeros(DRAWS)
-    noise = np.random.default_rng(0)
+    value, expected = 0.0, 0.0
     for pair in tables.pairs:
         weight = float(np.sqrt(pair.numel))
         for row, module in enumerate(pair.modules):
             if module.zero in match:
-                column = pair.zero_positions.index(match[module.zero])
+                column = pair.zero_at[match[module.zero]]
                 value += float(pair.cosine[row, column]) * weight
                 expected += LEAST_COSINE * weight if float(pair.spread[row, column]) > 0 else 0.0
-        for each in range(DRAWS):
-            drawn[each] += _best(_signs(noise, pair.rank, pair.cosine.shape) * pair.spread * weight)
-    return _level(value, drawn, powerful=early and expected > _bar(drawn))
+
+    def drawn(noise: np.random.Generator) -> Iterator[Array]:
+        for pair in tables.pairs:
+            yield _signs(noise, pair.rank, pair.cosine.shape) * pair.spread * np.sqrt(pair.numel)
+
+    above, bar = _above(value, drawn, seed=0)
+    return _level(above, powerful=early and expected > bar)
 
 
 def start_level(tables: Tables, match: Match) -> Level:
     """The same for tensors outside pairs whose start is known; each shape's noise is at least what its unmatched cells show."""
-    value, drawn, noise = 0.0, np.zeros(DRAWS), np.random.default_rng(2)
+    value, shapes = 0.0, []
     for lone in tables.lone:
         rows = [row for row, key in enumerate(lone.keys) if lone.known[row] and key in match]
         if not rows:
@@ -65,10 +69,14 @@ def start_level(tables: Tables, match: Match) -> Level:
         columns = [lone.positions.index(match[lone.keys[row]]) for row in rows]
         value += float(scaled[np.arange(len(rows)), columns].sum())
         off = np.delete(scaled.reshape(-1), np.ravel_multi_index((np.arange(len(rows)), columns), scaled.shape))
-        spread = max(1.0, float(np.sqrt(np.mean(off * off)))) if off.size else 1.0
-        for each in range(DRAWS):
-            drawn[each] += _best(np.asarray(noise.standard_normal(scaled.shape) * spread))
-    return _level(value, drawn, powerful=False)
+        shapes.append((scaled.shape, max(1.0, float(np.sqrt(np.mean(off * off)))) if off.size else 1.0))
+
+    def drawn(noise: np.random.Generator) -> Iterator[Array]:
+        for shape, spread in shapes:
+            yield np.asarray(noise.standard_normal(shape) * spread)
+
+    above, _ = _above(value, drawn, seed=2)
+    return _level(above, powerful=False)
 
 
 def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool, chosen: bool) -> Level:
@@ -76,34 +84,31 @@ def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool, cho
 
     With `chosen` the zero factors' places were sought by balance too: each drawn value is then the best of as many as there are places.
     """
-    best = Level(False, False, "no better than chance")
+    powerful = False
     for moves in (path_moves(tables, paths, match), projected_moves(tables, match)):
-        by_class: dict[int, tuple[PairClass, list[tuple[int | None, Array]]]] = {}
-        for each in moves:
-            by_class.setdefault(id(each.pair), (each.pair, []))[1].append((each.matched, each.values))
-        level = _balance_level(by_class.values(), late=late, chosen=chosen)
+        level = _balance_level(moves, late=late, chosen=chosen)
         if level.significant:
             return level
-        best = Level(False, best.powerful or level.powerful, best.why)
-    return best
+        powerful = powerful or level.powerful
+    return _level(False, powerful=powerful)
 
 
-def _balance_level(classes: Iterable[tuple[PairClass, list[tuple[int | None, Array]]]], *, late: bool, chosen: bool) -> Level:
-    value, drawn, noise, modules = 0.0, np.zeros(DRAWS), np.random.default_rng(1), 0
-    for pair, rows in classes:
-        table = np.stack([values for _, values in rows])
-        on = np.zeros(table.shape, bool)
-        for row, (matched, _) in enumerate(rows):
-            if matched is not None:
-                on[row, matched] = True
-        if on.all():
-            continue
-        value += float(table[on].sum())
-        modules += int(on.sum()) if pair.rank >= LEAST_RANK else 0
-        off, places = np.sort(table[~on]), len(pair.zero_positions) if chosen else 1
-        for each in range(DRAWS):
-            drawn[each] += _best(off[(noise.random(table.shape) ** (1 / places) * off.size).astype(int)])
-    return _level(value, drawn, powerful=late and modules >= LEAST_MODULES)
+def _balance_level(moves: Iterable[Moves], *, late: bool, chosen: bool) -> Level:
+    value, modules, classes = 0.0, 0, []
+    for each in moves:
+        on = np.zeros(each.values.shape, bool)
+        on[each.cells()] = True
+        if not on.all():
+            value += float(each.values[on].sum())
+            modules += int(on.sum()) if each.pair.rank >= LEAST_RANK else 0
+            classes.append((on.shape, np.sort(each.values[~on]), len(each.pair.zero_positions) if chosen else 1))
+
+    def drawn(noise: np.random.Generator) -> Iterator[Array]:
+        for shape, off, places in classes:
+            yield off[(noise.random(shape) ** (1 / places) * off.size).astype(int)]
+
+    above, _ = _above(value, drawn, seed=1)
+    return _level(above, powerful=late and modules >= LEAST_MODULES)
 
 
 def _signs(noise: np.random.Generator, rank: int, shape: tuple[int, ...]) -> Array:
@@ -113,18 +118,28 @@ def _signs(noise: np.random.Generator, rank: int, shape: tuple[int, ...]) -> Arr
     return np.asarray((2.0 * noise.binomial(rank, 0.5, shape) - rank) / np.sqrt(rank))
 
 
-def _level(value: float, drawn: Array, *, powerful: bool) -> Level:
-    if value > _bar(drawn):
-        return Level(True, powerful, "")
-    return Level(False, powerful, "no better than chance")
+def _level(above: bool, *, powerful: bool) -> Level:
+    return Level(above, powerful, "" if above else "no better than chance")
 
 
-def _bar(drawn: Array) -> float:
-    return float(drawn.mean() + ABOVE * max(drawn.std(), 1e-3 * abs(drawn.mean()), 1e-6))
+def _above(value: float, drawn: Callable[[np.random.Generator], Iterable[Array]], *, seed: int) -> tuple[bool, float]:
+    """Tell whether a sum of scores stands ABOVE deviations over the best assignments of tables drawn by chance, and over what.
+
+    Where it stands far over a bound on them the assignments themselves need not be found.
+    """
+    bar = 0.0
+    for best, deviations in ((at_most, 2 * ABOVE), (_best, ABOVE)):
+        noise = np.random.default_rng(seed)
+        sums = np.array([sum(best(_sound(table)) for table in drawn(noise)) for _ in range(DRAWS)])
+        bar = float(sums.mean() + deviations * max(sums.std(), 1e-3 * abs(sums.mean()), 1e-6))
+        if value > bar:
+            return True, bar
+    return False, bar
+
+
+def _sound(table: Array) -> Array:
+    return np.where(np.isfinite(table), table, 0.0)  # damaged moments say nothing
 
 
 def _best(table: Array) -> float:
-    from scipy.optimize import linear_sum_assignment
-
-    table = np.where(np.isfinite(table), table, 0.0)  # damaged moments say nothing
-    return float(table[linear_sum_assignment(-table)].sum())
+    return float(table[assign(table)].sum())

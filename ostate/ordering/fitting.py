@@ -49,13 +49,21 @@ class Laws:
 
 
 @dataclass(frozen=True, slots=True)
-class OtherMoves:
-    """-log residual of one module with every position of its other factor, its zero factor held."""
+class Moves:
+    """-log residual of a class's modules with every position of one of their factors, the other one held."""
 
     pair: PairClass
-    row: int
-    matched: int | None
+    rows: Sequence[int]
+    """Modules whose held factor has a place."""
+    matched: Sequence[int | None]
+    """By row: the column that the factor has in the order at hand."""
     values: Array
+    """(rows, columns)."""
+
+    def cells(self) -> tuple[list[int], list[int]]:
+        """Return indices into `values` of what is matched."""
+        there = [(index, column) for index, column in enumerate(self.matched) if column is not None]
+        return [index for index, _ in there], [column for _, column in there]
 
 
 def fit_laws(tables: Tables, paths: Paths, match: Match) -> Laws:
@@ -66,16 +74,16 @@ def fit_laws(tables: Tables, paths: Paths, match: Match) -> Laws:
     for pair in tables.pairs:
         rows = [row for row, module in enumerate(pair.modules) if module.zero in match]
         if tables.displaced and rows:
-            columns = [pair.zero_positions.index(match[pair.modules[row].zero]) for row in rows]
+            columns = [pair.zero_at[match[pair.modules[row].zero]] for row in rows]
             projection.split(pair.cosine / (pair.spread + laws.TINY), rows, columns)
             magnitude.split(np.log(pair.spread * np.sqrt(pair.numel) + laws.TINY), rows, columns)
-        for row, column, values in zero_moves(pair, match) if tables.balanced else ():
-            balance.setdefault(pair.rank, _Sample()).add_off(values, column)
-            _ = row
+    for each in zero_moves(tables, match):
+        balance.setdefault(each.pair.rank, _Sample()).split(each.values, *each.cells(), only_off=True)
     for sample, moves in ((balance, projected_moves(tables, match)), (path, path_moves(tables, paths, match))):
         for each in moves:
-            if each.matched is not None:
-                sample.setdefault(each.pair.rank, _Sample()).split(each.values[None], [0], [each.matched])
+            rows, columns = each.cells()
+            if rows:
+                sample.setdefault(each.pair.rank, _Sample()).split(each.values[rows], range(len(rows)), columns)
     found = {rank: sample.law(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in balance.items() if sample.on}
     sharper = {rank: sample.law(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in path.items() if sample.on}
     return Laws(
@@ -119,8 +127,8 @@ def displacement_ratio(cosine: Array, spread: Array, numel: int, now: Laws) -> A
     return projection + log_ratio(np.log(spread * np.sqrt(numel) + laws.TINY), now.magnitude)
 
 
-def other_ratios(tables: Tables, paths: Paths, match: Match, now: Laws) -> Iterator[tuple[OtherMoves, Array]]:
-    """Yield, for every module whose zero factor has a place, the log ratios of its other factor at every position."""
+def other_ratios(tables: Tables, paths: Paths, match: Match, now: Laws) -> Iterator[tuple[Moves, Array]]:
+    """Yield, for every class, its modules whose zero factor has a place, and the log ratios of their other factors at every position."""
     if now.path:
         for each in path_moves(tables, paths, match):
             if each.pair.rank in now.path:
@@ -130,58 +138,72 @@ def other_ratios(tables: Tables, paths: Paths, match: Match, now: Laws) -> Itera
             yield each, log_ratio(each.values, now.balance[each.pair.rank])
 
 
-def projected_moves(tables: Tables, match: Match) -> Iterator[OtherMoves]:
-    """Yield drift-corrected balance for every module whose zero factor has a place."""
+def projected_moves(tables: Tables, match: Match) -> Iterator[Moves]:
+    """Yield drift-corrected balance at every position of the other factors, for the modules whose zero factor has a place."""
     for pair in tables.pairs if tables.balanced else ():
-        every = np.arange(len(pair.other_positions))
-        for row, column, matched in _held(pair, match):
-            known = pair.known.get((row, column, False))
-            if known is None:
-                known = pair.known[row, column, False] = residual(pair, row, np.full(len(every), column), every)
-            yield OtherMoves(pair, row, matched, known)
+        held = [(row, pair.zero_at[match[module.zero]], module.other) for row, module in enumerate(pair.modules) if module.zero in match]
+        if held:
+            values = _held_residuals(pair, [(row, column) for row, column, _ in held], zero_held=True)
+            yield Moves(pair, [row for row, _, _ in held], [_place(pair.other_at, key, match) for _, _, key in held], values)
 
 
-def path_moves(tables: Tables, paths: Paths, match: Match) -> list[OtherMoves]:
+def zero_moves(tables: Tables, match: Match) -> Iterator[Moves]:
+    """Yield drift-corrected balance at every position of the zero factors, for the modules whose other factor has a place."""
+    for pair in tables.pairs if tables.balanced else ():
+        held = [(row, pair.other_at[match[module.other]], module.zero) for row, module in enumerate(pair.modules) if module.other in match]
+        if held:
+            values = _held_residuals(pair, [(row, column) for row, column, _ in held], zero_held=False)
+            yield Moves(pair, [row for row, _, _ in held], [_place(pair.zero_at, key, match) for _, _, key in held], values)
+
+
+def _place(places: Mapping[int, int], key: str, match: Match) -> int | None:
+    return places[match[key]] if key in match else None
+
+
+def path_moves(tables: Tables, paths: Paths, match: Match) -> Sequence[Moves]:
     """Return the path residuals for every module whose zero factor has a place; none when too few modules tell the coefficients."""
     if not tables.balanced:
-        return []
-    held = [
-        Held(pair, row, column, paths.of(pair, row, column), matched)
-        for pair in tables.pairs
-        if pair.rank > 1
-        for row, column, matched in _held(pair, match)
-    ]
-    if sum(each.matched is not None for each in held) < LEAST:
-        return []
-    return [OtherMoves(each.pair, each.row, each.matched, values) for each, values in zip(held, residuals(held))]
+        return ()
+    if paths.last is not None and paths.last[0] == match:
+        return [Moves(each.pair, each.rows, each.matched, values) for each, values in paths.last[1]]
+    held = []
+    for pair in tables.pairs:
+        rows = [row for row, module in enumerate(pair.modules) if pair.rank > 1 and module.zero in match]
+        if rows:
+            modules = [pair.modules[row] for row in rows]
+            features = np.stack([paths.of(pair, row, pair.zero_at[match[module.zero]]) for row, module in zip(rows, modules)])
+            held.append(Held(pair, rows, features, [_place(pair.other_at, module.other, match) for module in modules]))
+    enough = sum(matched is not None for each in held for matched in each.matched) >= LEAST
+    paths.last = dict(match), list(zip(held, residuals(held))) if enough else []
+    return path_moves(tables, paths, match)
 
 
-def zero_moves(pair: PairClass, match: Match) -> Iterator[tuple[int, int | None, Array]]:
-    """Yield (row, column it has, drift-corrected balance at every zero position) with the other factor held."""
-    every = np.arange(len(pair.zero_positions))
-    for row, module in enumerate(pair.modules):
-        if module.other in match:
-            held = pair.other_positions.index(match[module.other])
-            column = pair.zero_positions.index(match[module.zero]) if module.zero in match else None
-            known = pair.known.get((row, held, True))
-            if known is None:
-                known = pair.known[row, held, True] = residual(pair, row, every, np.full(len(every), held))
-            yield row, column, known
+_TOGETHER = 1 << 20
+"""Numbers of a table that are compared at a time."""
 
 
-def residual(pair: PairClass, row: int, zero: Sequence[int] | NDArray[np.intp], other: Sequence[int] | NDArray[np.intp]) -> Array:
-    """Return drift-corrected balance of module `row` with pairs of positions, given as columns of the class's tables."""
-    drift = np.concatenate([pair.zero_drift[zero], pair.other_drift[other]], axis=1)
-    if pair.rank <= PLAIN_RANK:
-        drift = drift[:, :0]
-    return laws.balance(pair.left[row, zero], pair.right[row, other], drift)
+def _held_residuals(pair: PairClass, held: Sequence[tuple[int, int]], *, zero_held: bool) -> Array:
+    """Return drift-corrected balance of modules (row, column that one factor is held at) with every position of the other factor."""
+    new = [each for each in held if (*each, zero_held) not in pair.known]
+    places = pair.other_positions if zero_held else pair.zero_positions
+    step = max(1, _TOGETHER // (len(places) * pair.left.shape[-1] + 1))
+    for at in range(0, len(new), step):
+        rows, columns = (list(part) for part in zip(*new[at : at + step]))
+        if zero_held:
+            left, right = pair.left[rows, columns][:, None], pair.right[rows]
+            drifts = pair.zero_drift[columns][:, None], pair.other_drift[None]
+        else:
+            left, right = pair.left[rows], pair.right[rows, columns][:, None]
+            drifts = pair.zero_drift[None], pair.other_drift[columns][:, None]
+        values = laws.balance(left, right, *(drifts if pair.rank > PLAIN_RANK else ()))
+        pair.known.update({(row, column, zero_held): value for row, column, value in zip(rows, columns, values)})
+    return np.stack([pair.known[row, column, zero_held] for row, column in held])
 
 
-def _held(pair: PairClass, match: Match) -> Iterator[tuple[int, int, int | None]]:
-    for row, module in enumerate(pair.modules):
-        if module.zero in match:
-            matched = pair.other_positions.index(match[module.other]) if module.other in match else None
-            yield row, pair.zero_positions.index(match[module.zero]), matched
+def residual(pair: PairClass, rows: int | Array, zero: Sequence[int] | NDArray[np.intp], other: Sequence[int] | NDArray[np.intp]) -> Array:
+    """Return drift-corrected balance of modules with pairs of positions, given as columns of the class's tables; leading axes broadcast."""
+    drifts = (pair.zero_drift[zero], pair.other_drift[other]) if pair.rank > PLAIN_RANK else ()
+    return laws.balance(pair.left[rows, zero], pair.right[rows, other], *drifts)
 
 
 class _Sample:
@@ -191,16 +213,13 @@ class _Sample:
         self.on: list[Array] = []
         self.off: list[Array] = []
 
-    def split(self, table: Array, rows: Sequence[int], columns: Sequence[int]) -> None:
-        """Take a table apart: the cells (rows, columns) are matched."""
+    def split(self, table: Array, rows: Sequence[int], columns: Sequence[int], *, only_off: bool = False) -> None:
+        """Take a table apart: the cells (rows, columns) are matched; `only_off` leaves them out."""
         mask = np.zeros(table.shape, bool)
         mask[rows, columns] = True
-        self.on.append(table[mask])
+        if not only_off:
+            self.on.append(table[mask])
         self.off.append(table[~mask])
-
-    def add_off(self, values: Array, column: int | None) -> None:
-        """Take all but one value as unmatched."""
-        self.off.append(values if column is None else np.delete(values, column))
 
     def law(self, *, null_floor: float, true_floor: float, alike: float = TRUST) -> Law:
         """Return the two fits."""

@@ -164,7 +164,7 @@ def _elsewhere(tables: Tables, pair: PairClass, rows: Sequence[int], match: Matc
     chance = np.array([found.get(pair.modules[row].other, 1.0) for row in rows])
     alone = np.ones(len(rows))
     if tables.displaced:
-        cells = np.ix_(rows, [pair.zero_positions.index(match[pair.modules[row].zero]) for row in rows])
+        cells = np.ix_(rows, [pair.zero_at[match[pair.modules[row].zero]] for row in rows])
         alone = np.minimum(odds_against(displacement_ratio(pair.cosine[cells], pair.spread[cells], pair.numel, now)), 1)
     return np.asarray(alone * np.minimum(chance * len(pair.zero_positions) * len(pair.other_positions), 1))
 
@@ -174,9 +174,11 @@ def _chances(tables: Tables, paths: Paths, match: Match, now: Laws) -> dict[str,
     found: dict[str, float] = {}
     for moves, laws in ((projected_moves(tables, match), now.balance), (path_moves(tables, paths, match) if now.path else (), now.path)):
         for each in moves:
-            law, key = laws.get(each.pair.rank), each.pair.modules[each.row].other
-            if law is not None and each.matched is not None:
-                found[key] = min(found.get(key, 1.0), 2 * float(law.null.beyond(each.values[each.matched])))
+            law = laws.get(each.pair.rank)
+            for row, matched, values in zip(each.rows, each.matched, each.values) if law is not None else ():
+                if law is not None and matched is not None:
+                    key = each.pair.modules[row].other
+                    found[key] = min(found.get(key, 1.0), 2 * float(law.null.beyond(values[matched])))
     return found
 
 

@@ -7,7 +7,6 @@ k counts keys of the adapter, n positions of the state. The derivations are in d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -35,66 +34,63 @@ def update_direction(m: Array, root: Array, *, step: float | None, betas: tuple[
     return np.asarray(np.divide(m, below, out=below))
 
 
-THIN = 8
-"""Rows that are left of a wide factor: THIN * THIN numbers a pair of tensors, as an adapter of this rank has by itself."""
+THIN = 8, 16
+"""Mixtures of a wide factor's rows that are tried: THIN * THIN numbers a pair of tensors, as an adapter of this rank has by itself.
+
+More than 16 * 16 numbers tell no more: the laws' scales have floors for what the formulas leave out.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Mixer:
-    """Two fixed sets of orthonormal mixtures of a factor's r rows: X -> P^T X and X -> Q^T X, (r, n) to (THIN, n).
+    """Two fixed sets of orthonormal mixtures of a factor's r rows: X -> P^T X and X -> Q^T X, (r, n) to (rows, n).
 
-    All that is compared are r x r matrices M, and M = N means P^T M Q = P^T N Q; the work falls by (r / THIN)^2. Norms are kept up to
-    THIN / r and a few per cent, since P and Q are random. Fewer numbers tell less: what they prove is proven, what they leave undecided is
-    asked of the whole factors again. Factors that are narrow, or shared by experts, stay as they are.
+    All that is compared are r x r matrices M, and M = N means P^T M Q = P^T N Q; the work falls by (r / rows)^2. Norms are kept up to
+    rows / r and a few per cent, since P and Q are random. Fewer numbers tell less: what they prove is proven, what they leave undecided is
+    asked of more of them. Factors that are narrow, or shared by experts, stay as they are.
     """
 
-    first_rows: Array | None
-    second_rows: Array | None
-
-    @property
-    def mixes(self) -> bool:
-        """True when the factors become thinner."""
-        return self.first_rows is not None
-
-    def first(self, x: Array) -> Array:
-        """Return P^T x."""
-        return x if self.first_rows is None else self.first_rows @ x
-
-    def second(self, x: Array) -> Array:
-        """Return Q^T x."""
-        return x if self.second_rows is None else self.second_rows @ x
+    rows: int
+    """What is left of r: all of it where nothing is mixed."""
+    first: Array | None = None
+    """P^T, (rows, r)."""
+    second: Array | None = None
+    """Q^T."""
 
     def diagonal(self, sums: Array) -> Array:
         """Return P^T diag(sums) Q."""
-        return np.diag(sums) if self.first_rows is None or self.second_rows is None else (self.first_rows * sums) @ self.second_rows.T
+        return np.diag(sums) if self.first is None or self.second is None else (self.first * sums) @ self.second.T
 
 
-def is_wide(width: int, blocks: int) -> bool:
-    """True for factors that a `Mixer` makes thinner."""
-    return blocks == 1 and width >= 4 * THIN
+def thinner(widest: int) -> tuple[int, ...]:
+    """Return the numbers of mixtures to try where the widest factor has so many rows; the last one decides; 0: all stay whole."""
+    if widest < 2 * THIN[0]:
+        return (0,)
+    return THIN if widest >= 2 * THIN[1] else (THIN[0], 0)
 
 
 @lru_cache(maxsize=32)
-def mixer(width: int, blocks: int, *, thin: bool) -> Mixer:
-    """Return the mixtures for factors of `width` rows, the same ones every time; none unless `thin`."""
-    if not (thin and is_wide(width, blocks)):
-        return Mixer(None, None)
+def mixer(width: int, blocks: int, *, thin: int) -> Mixer:
+    """Return `thin` mixtures for factors of `width` rows, the same ones every time; none where they are no fewer than half."""
+    if not thin or blocks > 1 or width < 2 * thin:
+        return Mixer(width // blocks)
     numbers = np.random.default_rng(width)
-    first, second = (np.linalg.qr(numbers.standard_normal((width, THIN)))[0].T.astype(np.float32) for _ in range(2))
-    return Mixer(np.ascontiguousarray(first), np.ascontiguousarray(second))
+    first, second = (np.linalg.qr(numbers.standard_normal((width, thin)))[0].T.astype(np.float32) for _ in range(2))
+    return Mixer(thin, np.ascontiguousarray(first), np.ascontiguousarray(second))
 
 
-def displacement(inner: Array, products: Array, moved: Array, update: Array, *, rank: int) -> tuple[Array, Array]:
+def displacement(inner: Array, squares: Array, moved: Array, update: Array, *, rank: int) -> tuple[Array, Array]:
     """Return (cosine, spread), both (k, p), of k displacements Z (n, r) with p update directions -u.
 
     What started at zero is the sum of its own updates, Z_t = -sum lr_s u_s, so cos(Z, -u) is large and positive for the true pair.
     Null: the columns of a module of another origin may be permuted and change sign without changing its law (A starts with independent,
     symmetric rows, and Adam treats all alike), so the cosine has mean 0 and the variance spread^2 = ||Z^T u||^2 / r, whatever the rows of
-    the two have in common (modules that write to one residual stream share a good deal).
+    the two have in common (modules that write to one residual stream share a good deal). Experts that share a tensor are exchanged within
+    themselves only: their squares add.
 
     Args:
         inner: sums of Z_i * u_j, (k, p).
-        products: Z_i^T u_j, (k, p, r, r), or what a `Mixer` leaves of it.
+        squares: ||Z_i^T u_j||^2, (k, p), or an estimate of it.
         moved: norms of the displacements, (k,).
         update: norms of the update directions, (p,).
         rank: r.
@@ -102,8 +98,7 @@ def displacement(inner: Array, products: Array, moved: Array, update: Array, *, 
     Source: docs/evidence.md, "Displacement".
     """
     scale = moved[:, None] * update[None] + TINY
-    left = rank / products.shape[-1]
-    return -inner / scale, np.sqrt(np.einsum("kprs,kprs->kp", products, products) / rank) * left / scale
+    return -inner / scale, np.sqrt(squares / rank) / scale
 
 
 def displacement_elementwise(moved: Array, u: Array) -> tuple[Array, Array]:
@@ -116,59 +111,62 @@ def displacement_elementwise(moved: Array, u: Array) -> tuple[Array, Array]:
     return -products.sum(axis=1) / scale, np.sqrt((products * products).sum(axis=1)) / scale
 
 
-def cross_products(ones: Sequence[Array], twos: Sequence[Array]) -> Array:
-    """Return X_i Y_j^T for all i and j, (k, p, w, w): X (w, n), Y (w, n), one matrix product, some columns at a time."""
-    k, p, width, n = len(ones), len(twos), ones[0].shape[0], ones[0].shape[1]
-    out = np.zeros((k * width, p * width), np.float32)
-    step = max(1, _CHUNK // (max(k, p) * width))
-    for at in range(0, n, step):
-        one = np.concatenate([x[:, at : at + step] for x in ones])
-        two = np.concatenate([y[:, at : at + step] for y in twos])
-        out += one @ two.T
-    return np.ascontiguousarray(out.reshape(k, width, p, width).transpose(0, 2, 1, 3))
-
-
-_CHUNK = 1 << 22
-"""Elements of one side of a product held at a time."""
-
-
-def zero_blocks(products: Array, blocks: int) -> Array:
-    """Return (..., w, w) products of zero factors as (..., blocks * r * r): only within an expert, which has the columns k * blocks + e.
+def zero_blocks(rows: Array, blocks: int) -> Array:
+    """Return rows (c, w) of a zero factor, stored (n, w), by expert: (blocks, c, r). Expert e has the columns k * blocks + e.
 
     Source: peft tuners/lora/layer.py, `ParamWrapper.get_delta_weight`.
     """
-    r = products.shape[-1] // blocks
-    split = products.reshape(*products.shape[:-2], r, blocks, r, blocks)
-    return np.ascontiguousarray(np.einsum("...aebe->...eab", split)).reshape(*products.shape[:-2], -1)
+    return rows[None] if blocks == 1 else rows.reshape(len(rows), -1, blocks).transpose(2, 0, 1)
 
 
-def other_blocks(products: Array, blocks: int) -> Array:
-    """Return the same for the other factors; expert e has the rows e * r + k."""
-    r = products.shape[-1] // blocks
-    split = products.reshape(*products.shape[:-2], blocks, r, blocks, r)
-    return np.ascontiguousarray(np.einsum("...eaeb->...eab", split)).reshape(*products.shape[:-2], -1)
+def other_blocks(rows: Array, blocks: int) -> Array:
+    """Return the same for the other factors; expert e has there e * r + k."""
+    return rows[None] if blocks == 1 else rows.reshape(len(rows), blocks, -1).transpose(1, 0, 2)
 
 
-def balance(left: Array, right: Array, drift: Array) -> Array:
-    """Return -log of the residual of B^T m_B = m_A A^T, for n triples: left (n, q), right (n, q), drift (n, d, q) -> (n,).
+def balance(left: Array, right: Array, *drifts: Array) -> Array:
+    """Return -log of the residual of B^T m_B = m_A A^T: left and right (..., q), each of the drifts (..., d, q), leading axes broadcast -> (...).
 
     The loss sees A and B only through B A, so B^T dL/dB = dL/dA A^T at every step. The moments average over steps in which A and B move a
-    little; what that adds lies to first order in the span of `drift`, which is projected out of both sides.
+    little; what that adds lies to first order in the span of the drifts, which is projected out of both sides.
     residual = |left - right| / (|left| + |right|): 0 for the true pair, about .7 for unrelated ones.
 
     Source: docs/evidence.md, "Balance".
     """
-    both = np.stack([left, right, left - right], axis=1).astype(np.float64)
-    squares = np.einsum("ncq,ncq->nc", both, both)
-    if drift.shape[1]:
-        unit = drift / (np.sqrt(np.einsum("ndq,ndq->nd", drift, drift))[:, :, None] + TINY)
-        unit = unit.astype(np.float64)
-        gram = unit @ unit.transpose(0, 2, 1) + 1e-9 * np.eye(drift.shape[1])
-        along = unit @ both.transpose(0, 2, 1)
-        squares = squares - np.einsum("ndc,ndc->nc", along, np.linalg.solve(gram, along))
+    sides = [np.asarray(left, np.float64), np.asarray(right, np.float64)]
+    sides.append(sides[0] - sides[1])
+    spans = [np.asarray(drift, np.float64) / (np.linalg.norm(drift, axis=-1, keepdims=True) + TINY) for drift in drifts if drift.shape[-2]]
+    shape = sides[2].shape[:-1]
+    squares = np.stack([np.broadcast_to(np.einsum("...q,...q->...", side, side), shape) for side in sides], axis=-1)
+    if spans:
+        sizes = [span.shape[-2] for span in spans]
+        gram, along = np.empty((*shape, sum(sizes), sum(sizes))), np.empty((*shape, sum(sizes), 3))
+        ends = np.cumsum([0, *sizes])
+        for i, one in enumerate(spans):
+            for j, two in enumerate(spans):
+                gram[..., ends[i] : ends[i + 1], ends[j] : ends[j + 1]] = np.einsum("...dq,...eq->...de", one, two)
+            for side in range(2):
+                along[..., ends[i] : ends[i + 1], side] = np.einsum("...dq,...q->...d", one, sides[side])
+        along[..., 2] = along[..., 0] - along[..., 1]
+        squares -= _within(gram, along)
     norms = np.sqrt(np.maximum(squares, 0))
-    size = norms[:, 0] + norms[:, 1]
-    return np.asarray(-np.log((norms[:, 2] + FLOOR * size + TINY) / (size + TINY)))
+    size = norms[..., 0] + norms[..., 1]
+    return np.asarray(-np.log((norms[..., 2] + FLOOR * size + TINY) / (size + TINY)))
+
+
+def _within(gram: Array, along: Array) -> Array:
+    """Return the squared norms (..., c) of the projections on the span of d vectors, from their products (..., d, d) and (..., d, c).
+
+    Elimination over all problems at once; both inputs are used up.
+    """
+    found = np.zeros_like(along[..., 0, :])
+    for first in range(gram.shape[-1]):
+        pivot = gram[..., first, first, None] + 1e-9  # vectors that are nearly in the span of those before add nothing
+        found += along[..., first, :] ** 2 / pivot
+        factor = gram[..., first + 1 :, first] / pivot
+        along[..., first + 1 :, :] -= factor[..., None] * along[..., None, first, :]
+        gram[..., first + 1 :, first + 1 :] -= factor[..., None] * gram[..., None, first, first + 1 :]
+    return found
 
 
 FLOOR = 1e-6

@@ -6,11 +6,12 @@ DeepSpeed's ZeRO keeps the fp32 weights beside exp_avg and exp_avg_sq in buffers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ostate.model import Adapter, Evidence, RawState
+from ostate.model import Adapter, Evidence, RawState, Slot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,8 @@ TEST = "master weights"
 _RELATIVE = 2.0**-7
 """The adapter may hold the masters rounded to bfloat16, which keeps 8 bits."""
 _ABSOLUTE = 1e-6
+_FIRST = 64
+_STRIP = 1 << 17
 _FEWEST = 8
 """Numbers above `_ABSOLUTE` that must agree: a tensor of zeros equals any other one."""
 
@@ -26,11 +29,14 @@ _FEWEST = 8
 def with_masters(evidence: Evidence, keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> Evidence:
     """Add to what the moments say of an order what the master weights say of it.
 
-    Agreement in all of at least eight numbers, with no second tensor of the shape agreeing too, proves a position. A position that
-    disagrees under its own name and agrees under another contradicts. Masters that agree nowhere (an adapter of another step) are silent.
+    Agreement in all of at least eight numbers, with no second tensor of the shape agreeing too, proves a position: all three buffers are cut
+    alike. The moments are asked all the same, and outrank the masters: where they prefer another name, or contradict, nothing is proven, since
+    masters may be read anew from the model while moments are kept. A position whose masters disagree under its own name and agree under
+    another contradicts. Masters that agree nowhere (an adapter of another step) are silent.
     """
-    agrees = {position: _agreeing(position, raw, adapter) for position in raw.master if raw.entries[position].has_state}
-    proven = {position for position, found in agrees.items() if found == [keys[position]]}
+    heads = {key: _head(ref) for key, ref in adapter.tensors.items()} if raw.master else {}
+    agrees = {position: _agreeing(position, raw, adapter, heads) for position in raw.master if raw.entries[position].has_state}
+    proven = {p for p, found in agrees.items() if found == [keys[p]] and (not evidence.order or evidence.order[p] in (None, keys[p]))}
     against = tuple(
         (position, key, found[0]) for position, found in agrees.items() if (key := keys[position]) is not None and found and key not in found
     )
@@ -49,17 +55,36 @@ def with_masters(evidence: Evidence, keys: Sequence[str | None], raw: RawState, 
     )
 
 
-def _agreeing(position: int, raw: RawState, adapter: Adapter) -> list[str]:
+def _agreeing(position: int, raw: RawState, adapter: Adapter, heads: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the keys whose tensors equal the masters of a position. All are read a strip at a time, and only as long as they do."""
     import numpy as np
 
-    master = np.asarray(raw.master[position].read(), np.float32).reshape(-1)
-    if np.count_nonzero(np.abs(master) > _ABSOLUTE) < _FEWEST:
-        return []
-    return [key for key, ref in adapter.tensors.items() if ref.numel == master.size and _equal(master, ref.read().reshape(-1))]
+    from .rows import Rows
+
+    master = raw.master[position]
+    size, head = math.prod(master.shape), _head(master)
+    weights = {key: Rows(ref, 1, strip=_STRIP) for key, ref in adapter.tensors.items() if ref.numel == size and _alike(head, heads[key])}
+    large, masters = 0, Rows(master, 1, strip=_STRIP)
+    for at in range(0, size, _STRIP):
+        if not weights:
+            break
+        values = masters.take(min(_STRIP, size - at)).reshape(-1)
+        large += int(np.count_nonzero(np.abs(values) > _ABSOLUTE))
+        weights = {key: rows for key, rows in weights.items() if _alike(values, rows.take(len(values)).reshape(-1)) and rows.finite}
+    return list(weights) if large >= _FEWEST and masters.finite else []
 
 
-def _equal(master: np.ndarray, weight: np.ndarray) -> bool:
+def _head(slot: Slot) -> np.ndarray:
+    """Return the first numbers, by which most pairs differ."""
     import numpy as np
 
-    first = slice(0, 64)  # most pairs differ at once
-    return all(bool(np.all(np.abs(master[part] - weight[part]) <= _ABSOLUTE + _RELATIVE * np.abs(weight[part]))) for part in (first, slice(None)))
+    return np.asarray(next(iter(slot.chunks(_FIRST)), ()), np.float32).reshape(-1)[:_FIRST]
+
+
+def _alike(master: np.ndarray, weight: np.ndarray) -> bool:
+    """True when as many numbers as both have are equal; the first chunk of a tensor may end where its file does."""
+    import numpy as np
+
+    count = min(len(master), len(weight))
+    master, weight = master[:count], weight[:count]
+    return bool(np.all(np.abs(master - weight) <= _ABSOLUTE + _RELATIVE * np.abs(weight)))

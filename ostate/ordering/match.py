@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ostate.ordering.assignment import assign
 from ostate.ordering.fitting import Laws, Match, displacement_ratio, fit_laws, other_ratios, profile_moves, projected_moves, residual, zero_moves
 from ostate.ordering.laws import TINY
 from ostate.ordering.paths import Paths
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
 
 ROUNDS = 10
+_TOGETHER = 1 << 20
+"""Numbers of a table that are compared at a time."""
 _CANDIDATES = 512
 """Pairs of positions a module that balance is computed for when nothing else is known, best plain cosine first."""
 
@@ -87,17 +90,18 @@ def single_moves(tables: Tables, paths: Paths, match: Match, now: Laws) -> Score
     scores = Scores(tables)
     for pair in tables.pairs:
         moved = displacement_ratio(pair.cosine, pair.spread, pair.numel, now) if tables.displaced else np.zeros(pair.cosine.shape)
-        law = now.balance.get(pair.rank)
-        if law is not None and law.speaks:
-            for row, _, values in zero_moves(pair, match):
-                moved[row] += log_ratio(values, law)
         for row, module in enumerate(pair.modules):
             scores.put(module.zero, moved[row])
-        for module in pair.modules:
             if module.zero not in match:
                 scores.put(module.other, np.full(len(pair.other_positions), ALONE))
+    for each in zero_moves(tables, match):
+        law = now.balance.get(each.pair.rank)
+        if law is not None and law.speaks:
+            for row, ratio in zip(each.rows, log_ratio(each.values, law)):
+                scores.add(each.pair.modules[row].zero, ratio)
     for each, ratios in other_ratios(tables, paths, match, now):
-        scores.put(each.pair.modules[each.row].other, ratios)
+        for row, ratio in zip(each.rows, ratios):
+            scores.put(each.pair.modules[row].other, ratio)
     for pair in tables.pairs:
         if pair.moved_cosine is not None and pair.moved_spread is not None:
             ratio = displacement_ratio(pair.moved_cosine, pair.moved_spread, pair.other_numel, now)
@@ -117,8 +121,8 @@ def single_moves(tables: Tables, paths: Paths, match: Match, now: Laws) -> Score
 def module_moves(pair: PairClass, match: Match, now: Laws, *, displaced: bool) -> tuple[list[int], Array]:
     """Return (rows, S): S_ij is the log ratio of module rows[i] with both positions of module rows[j]."""
     rows = [row for row, module in enumerate(pair.modules) if module.zero in match and module.other in match]
-    at_zero = [pair.zero_positions.index(match[pair.modules[row].zero]) for row in rows]
-    at_other = [pair.other_positions.index(match[pair.modules[row].other]) for row in rows]
+    at_zero = [pair.zero_at[match[pair.modules[row].zero]] for row in rows]
+    at_other = [pair.other_at[match[pair.modules[row].other]] for row in rows]
     score = np.zeros((len(rows), len(rows)))
     if displaced and rows:
         cells = np.ix_(rows, at_zero)
@@ -127,9 +131,11 @@ def module_moves(pair: PairClass, match: Match, now: Laws, *, displaced: bool) -
         cells = np.ix_(rows, at_other)
         score += displacement_ratio(pair.moved_cosine[cells], pair.moved_spread[cells], pair.other_numel, now)
     law = now.balance.get(pair.rank)
-    if law is not None and law.speaks:
-        for i, row in enumerate(rows):
-            score[i] += log_ratio(residual(pair, row, at_zero, at_other), law)
+    if law is not None and law.speaks and rows:
+        step = max(1, _TOGETHER // (len(rows) * pair.left.shape[-1]))
+        for at in range(0, len(rows), step):
+            some = np.array(rows[at : at + step])[:, None]
+            score[at : at + step] += log_ratio(residual(pair, some, np.array(at_zero)[None], np.array(at_other)[None]), law)
     return rows, score
 
 
@@ -176,7 +182,8 @@ def _complete(tables: Tables, scores: Scores, fixed: Mapping[int, str]) -> Match
         if module.zero in match:
             scores.hold(module.zero, match[module.zero])
     for each in projected_moves(tables, match):
-        scores.put(each.pair.modules[each.row].other, each.values)
+        for row, values in zip(each.rows, each.values):
+            scores.put(each.pair.modules[row].other, values)
     for pair in tables.pairs:
         if pair.moved_cosine is not None:
             for row, module in enumerate(pair.modules):
@@ -188,8 +195,6 @@ def _complete(tables: Tables, scores: Scores, fixed: Mapping[int, str]) -> Match
 
 
 def _swap_modules(tables: Tables, match: Match, now: Laws, fixed: Mapping[int, str]) -> Match:
-    from scipy.optimize import linear_sum_assignment
-
     match = dict(match)
     kept = set(fixed.values())
     for pair in tables.pairs:
@@ -197,7 +202,7 @@ def _swap_modules(tables: Tables, match: Match, now: Laws, fixed: Mapping[int, s
         if len(rows) < 2 or any({pair.modules[row].zero, pair.modules[row].other} & kept for row in rows):
             continue
         before = [(match[pair.modules[row].zero], match[pair.modules[row].other]) for row in rows]
-        _, taken = linear_sum_assignment(-(score + 1e-9 * np.eye(len(rows))))
+        _, taken = assign(score + 1e-9 * np.eye(len(rows)))
         for row, column in zip(rows, taken):
             match[pair.modules[row].zero], match[pair.modules[row].other] = before[column]
     return match
@@ -245,8 +250,6 @@ class Scores:
 
     def assign(self, fixed: Mapping[int, str], *, prefer: Match | None = None) -> Match:
         """Return the best assignment, shape by shape; where nothing decides, as in `prefer`."""
-        from scipy.optimize import linear_sum_assignment
-
         for position, key in fixed.items():
             if key in self.row and position in self.tables.positions_of_shape[self.row[key][0]]:
                 self.hold(key, position)
@@ -257,5 +260,5 @@ class Scores:
         for shape, table in self.by_shape.items():
             if table.size:
                 keys, positions = self.tables.keys_of_shape[shape], self.tables.positions_of_shape[shape]
-                match |= {keys[row]: positions[column] for row, column in zip(*linear_sum_assignment(-table))}
+                match |= {keys[row]: positions[column] for row, column in zip(*assign(table))}
         return match

@@ -11,7 +11,7 @@ with a handful of numbers c that the file's own pairs tell. The derivation and i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from ostate.ordering import laws
 from ostate.ordering.reading import Reader
-from ostate.ordering.sides import zero_features
+from ostate.ordering.sides import features_of
 from ostate.ordering.tables import PairClass
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Paths:
     early: Mapping[tuple[str, int], Array] = field(default_factory=dict)
     """What was computed while the tensors were read."""
     known: dict[tuple[str, int], Array] = field(default_factory=dict)
+    last: tuple[Mapping[str, int], list[tuple[Held, Array]]] | None = None
+    """The order that was looked at last, and its residuals class by class."""
 
     def of(self, pair: PairClass, row: int, column: int) -> Array:
         """Return the features of module `row` with zero position `column` of its class, (d, q), in the units of the class's tables."""
@@ -49,10 +51,7 @@ class Paths:
         if found is None:
             features = self.early.get((module.zero, position))
             if features is None:
-                moments = self.reader.moments(position, module.zero, module, zero=True)
-                weight = self.reader.weight(module.zero, module, zero=True)
-                mixer = laws.mixer(len(weight), module.blocks, thin=self.reader.thin)
-                features = zero_features(weight, moments, module.blocks, mixer, displaced=self.displaced)
+                features = features_of(self.reader, module.zero, position, module, displaced=self.displaced)
             found = np.concatenate([features * np.float32(pair.unit), pair.zero_drift[column, 1:]])
             self.known[module.zero, position] = found
         return found
@@ -60,47 +59,54 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A module whose zero factor is held at a position, ready for the other factor's candidates."""
+    """Modules of a class whose zero factors are held at a position each, ready for the other factors' candidates."""
 
     pair: PairClass
-    row: int
-    column: int
+    rows: Sequence[int]
     features: Array
-    """(d, q)."""
-    matched: int | None
-    """Column of the other factor's position in the order at hand."""
+    """(rows, d, q)."""
+    matched: Sequence[int | None]
+    """By row: the column of the other factor's position in the order at hand."""
 
 
-def residuals(held: list[Held]) -> list[Array]:
-    """Return for each held module -log of the path residual at every other position; its own pair never tells its coefficients."""
-    systems = [_system(each) for each in held]
-    total = sum((gram for gram, _ in systems), start=np.zeros_like(systems[0][0]))
-    aimed = sum((aim for _, aim in systems), start=np.zeros_like(systems[0][1]))
+def residuals(held: Sequence[Held]) -> list[Array]:
+    """Return for each class -log of the path residual, (rows, f); a module's own pair never tells its coefficients."""
+    systems = [_systems(each) for each in held]
+    total = sum((gram.sum(axis=0) for gram, _ in systems), start=np.zeros(systems[0][0].shape[1:]))
+    aimed = sum((aim.sum(axis=0) for _, aim in systems), start=np.zeros(len(total)))
     scale = np.sqrt(np.diag(total)) + laws.TINY
     found = []
     for each, (gram, aim) in zip(held, systems):
         matrix = (total - gram) / scale[:, None] / scale[None] + _RIDGE * np.eye(len(scale))
-        coefficients = np.linalg.solve(matrix, (aimed - aim) / scale) / scale
-        found.append(_residual(each, coefficients))
+        coefficients = np.linalg.solve(matrix, ((aimed - aim) / scale)[..., None])[..., 0] / scale
+        found.append(_residuals(each, coefficients))
     return found
 
 
-def _system(each: Held) -> tuple[Array, Array]:
-    """Return this module's part of the normal equations; a module without a match takes no part."""
-    width = len(each.features) + each.pair.other_drift.shape[1]
-    if each.matched is None:
-        return np.zeros((width, width)), np.zeros(width)
-    design = np.concatenate([each.features, each.pair.other_drift[each.matched]]).astype(np.float64)
-    target = each.pair.right[each.row, each.matched].astype(np.float64)
-    weight = 1 / (target @ target + 0.16 * design[0] @ design[0] + laws.TINY)
-    return (design @ design.T) * weight, (design @ target) * weight
+def _systems(each: Held) -> tuple[Array, Array]:
+    """Return each module's part of the normal equations, (rows, d, d) and (rows, d); a module without a match takes no part."""
+    width = each.features.shape[1] + each.pair.other_drift.shape[1]
+    gram, aim = np.zeros((len(each.rows), width, width)), np.zeros((len(each.rows), width))
+    there = [index for index, column in enumerate(each.matched) if column is not None]
+    if there:
+        columns = [column for column in each.matched if column is not None]
+        design = np.concatenate([each.features[there], each.pair.other_drift[columns]], axis=1).astype(np.float64)
+        target = each.pair.right[[each.rows[index] for index in there], columns].astype(np.float64)
+        first = design[:, 0]
+        weight = 1 / ((target * target).sum(axis=1) + 0.16 * (first * first).sum(axis=1) + laws.TINY)
+        gram[there] = (design @ design.transpose(0, 2, 1)) * weight[:, None, None]
+        aim[there] = (design @ target[..., None])[..., 0] * weight[:, None]
+    return gram, aim
 
 
-def _residual(each: Held, coefficients: Array) -> Array:
-    split = len(each.features)
-    path = coefficients[:split] @ each.features
-    drift = np.einsum("d,fdq->fq", coefficients[split:], each.pair.other_drift)
-    right = each.pair.right[each.row]
-    apart = right - path - drift
-    size = np.sqrt(path @ path) + np.sqrt(np.einsum("fq,fq->f", right, right))
-    return np.asarray(-np.log((np.sqrt(np.einsum("fq,fq->f", apart, apart)) + 1e-9 * size + laws.TINY) / (size + laws.TINY)))
+def _residuals(each: Held, coefficients: Array) -> Array:
+    split, drifts = each.features.shape[1], each.pair.other_drift
+    path = np.einsum("kd,kdq->kq", coefficients[:, :split], each.features)
+    flat = drifts.transpose(1, 0, 2).reshape(drifts.shape[1], -1)
+    found = np.empty((len(each.rows), len(drifts)))
+    for index, row in enumerate(each.rows):  # a class's table may be large: one module at a time
+        right = each.pair.right[row]
+        apart = right - path[index] - (coefficients[index, split:] @ flat).reshape(right.shape)
+        size = np.sqrt(path[index] @ path[index]) + np.sqrt(np.einsum("fq,fq->f", right, right))
+        found[index] = -np.log((np.sqrt(np.einsum("fq,fq->f", apart, apart)) + 1e-9 * size + laws.TINY) / (size + laws.TINY))
+    return found

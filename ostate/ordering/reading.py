@@ -1,4 +1,4 @@
-"""Moments and weights as the laws want them: float32, finite, in canonical form."""
+"""Moments and weights as the laws want them: float32, finite, in canonical form, some rows at a time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.model import Adapter, Hyper, RawState
+from ostate.files import is_remote
+from ostate.model import Adapter, RawState
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import laws
-from ostate.ordering.modules import Module, canonical
+from ostate.ordering.modules import Module
+from ostate.ordering.rows import MomentRows, Rows, betas_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
-    """First moment, root of the second, update direction; one shape, float32."""
+class Plan:
+    """How factors of one shape and kind are read: rows of `columns` numbers, `strip` rows at a time."""
 
-    m: Array
-    root: Array
-    u: Array
+    columns: int
+    strip: int
+    turned: bool = False
+    """True when these rows are the stored tensor's columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +36,40 @@ class Reader:
 
     raw: RawState
     adapter: Adapter
-    thin: bool = False
-    """True when wide factors are compared by a few mixtures of their rows."""
+    thin: int = 0
+    """Mixtures of their rows by which wide factors are compared; 0: whole."""
 
-    def moments(self, position: int, like: str, module: Module | None, *, zero: bool = False) -> Moments:
-        """Return the moments of a position as if it belonged to the key `like`; zeros where they are not finite."""
-        shape = self.adapter.tensors[like].shape
-        entry = self.raw.entries[position]
-        m, v = (np.asarray(entry.slots[slot].with_shape(shape).read(), np.float32) for slot in ("exp_avg", "exp_avg_sq"))
-        if not (_finite(m) and _finite(v)):
-            m, v = np.zeros_like(m), np.zeros_like(v)
-        hyper = self.raw.groups[entry.group].hyper
-        root = np.maximum(v, 0)
-        np.sqrt(root, out=root)
-        u = laws.update_direction(m, root, step=entry.step, betas=betas_of(hyper), eps=float(hyper.get("eps") or 1e-8))
-        if module is None:
-            return Moments(m, root, u)
-        return Moments(*(canonical(array, zero=zero, flipped=module.flipped) for array in (m, root, u)))
+    def stored(self, key: str) -> tuple[int, int]:
+        """Return the shape of a factor as a matrix: a convolution's A (r, in, kh, kw) is (r, in * kh * kw), its B (out, r, 1, 1) is (out, r)."""
+        shape = self.adapter.tensors[key].shape
+        return shape[0], int(np.prod(shape[1:], dtype=np.int64))
+
+    def mixer(self, width: int, module: Module) -> laws.Mixer:
+        """Return what makes the factors of a module thinner."""
+        return laws.mixer(width, module.blocks, thin=self.thin)
+
+    def weights(self, key: str, plan: Plan) -> Rows:
+        """Return the rows of a factor."""
+        return Rows(self.adapter.tensors[key], plan.columns, strip=plan.strip, turned=plan.turned)
+
+    def moments(self, position: int, like: str, plan: Plan) -> MomentRows:
+        """Return the rows of a position's moments as if it belonged to the key `like`."""
+        shape, entry = self.adapter.tensors[like].shape, self.raw.entries[position]
+        first, second = (
+            Rows(entry.slots[slot].with_shape(shape), plan.columns, strip=plan.strip, turned=plan.turned) for slot in ("exp_avg", "exp_avg_sq")
+        )
+        return MomentRows(first, second, self.raw.groups[entry.group].hyper, entry.step)
+
+    def direction(self, position: int, like: str) -> Array:
+        """Return u of a position that belongs to no pair, flat, float32; zeros where it is not finite."""
+        size = self.adapter.tensors[like].numel
+        rows = self.moments(position, like, Plan(size, 1))
+        _, _, u = rows.take(1)
+        return u.reshape(-1) if rows.finite else np.zeros(size, np.float32)
 
     def second_moment(self, position: int) -> Array:
         """Return v of a position, float32."""
         return np.asarray(self.raw.entries[position].slots["exp_avg_sq"].read(), np.float32)
-
-    def weight(self, key: str, module: Module, *, zero: bool) -> Array:
-        """Return a factor of the adapter in canonical form, (w, n), float32; zeros where it is not finite."""
-        values = np.asarray(self.adapter.tensors[key].read(), np.float32)
-        return canonical(values if _finite(values) else np.zeros_like(values), zero=zero, flipped=module.flipped)
 
     def decay(self, position: int) -> float:
         """Return the weight of the parameter itself in its first moment: wd * (1 - beta1^t) where decay acts through the gradient, else 0."""
@@ -70,13 +81,7 @@ class Reader:
         remembered = 1.0 - betas_of(hyper)[0] ** entry.step if entry.step else 1.0
         return float(hyper.get("weight_decay") or 0.0) * float(remembered)
 
-
-def _finite(values: Array) -> bool:
-    """True when all are; NaN and infinities show in the smallest or the largest, which cost a tenth of asking each element."""
-    return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
-
-
-def betas_of(hyper: Hyper) -> tuple[float, float]:
-    """Return (beta1, beta2) of a group, torch's defaults where it says nothing: the tests need them roughly, for the bias corrections."""
-    betas = hyper.get("betas") or (hyper.get("beta1", 0.9), hyper.get("beta2", 0.999))
-    return float(betas[0]), float(betas[1])
+    @property
+    def far(self) -> bool:
+        """True where every range that is read costs a journey."""
+        return is_remote(self.raw.source) or is_remote(self.adapter.file)

@@ -157,7 +157,9 @@ _CONVERGES = 0.9
 
 
 def _radius(weights: Array) -> float:
-    return float(np.max(np.abs(np.linalg.eigvals(weights)))) if len(weights) else 0.0
+    """Return the spectral radius, or a bound on it where that is small enough: no row's sum is exceeded (Perron, Frobenius)."""
+    bound = float(weights.sum(axis=1).max()) if len(weights) else 0.0
+    return bound if bound < _CONVERGES else float(np.max(np.abs(np.linalg.eigvals(weights))))
 
 
 def _components(linked: NDArray[np.bool_]) -> list[NDArray[np.intp]]:

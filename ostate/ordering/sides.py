@@ -1,21 +1,34 @@
-"""All factors of one shape against all positions that could be theirs: each read once, multiplied once, and forgotten."""
+"""All factors of one shape against all positions that could be theirs: each read once, in strips, multiplied, and forgotten.
+
+Every number that the laws compare is a sum over a factor's n columns: what is held at a time is a strip of each tensor, not the tensors.
+A factor stored (n, w) comes in strips of its n, all tensors side by side; one stored (w, n) comes tensor by tensor, and is thinned while it
+is read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.ordering import laws
 from ostate.ordering.modules import Module
-from ostate.ordering.reading import Moments, Reader
+from ostate.ordering.reading import Plan, Reader
+from ostate.ordering.rows import MomentRows, Rows
+from ostate.ordering.sums import Features, Sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.floating]
+
+STRIP = 24 << 20
+"""Bytes of strips held at a time."""
+PIECE = 1 << 18
+"""Numbers of a tensor read at a time where it is thinned while it is read."""
+BATCH = 16
+"""Positions whose thinned moments are held at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +51,39 @@ class Side:
     products: Array
     """(k, p, q): Z^T m, or m F^T."""
     drift: Array
+    """(p, 2, q): u^T m or m u^T, and what noise leaves of it, the diagonal of sums of sqrt(v)."""
     width: int
     numel: int
     unit: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is compared with what, and how it is stored."""
+
+    reader: Reader
+    earlier: Reader | None
+    keys: Sequence[str]
+    positions: tuple[int, ...]
+    width: int
+    length: int
+    displaced: bool
+    decays: Array
+
+    def weights(self, plan: Plan) -> list[Rows]:
+        return [self.reader.weights(key, plan) for key in self.keys]
+
+    def starts(self, plan: Plan) -> list[Rows]:
+        """Of the earlier factors; none where the start is zero, or not known."""
+        return [self.earlier.weights(key, plan) for key in self.keys] if self.earlier is not None else []
+
+    def moments(self, plan: Plan) -> list[MomentRows]:
+        return [self.reader.moments(position, self.keys[0], plan) for position in self.positions]
+
+    def strip(self, rows: int, columns: int) -> int:
+        """Return how many of so many rows to hold of every tensor at a time: all of them where every range read costs a journey."""
+        tensors = len(self.keys) + len(self.positions)
+        return rows if self.reader.far else max(1, min(rows, STRIP // (4 * columns * tensors)))
 
 
 def side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: Module, early: Early) -> Side:
@@ -54,112 +97,168 @@ def side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions:
         module: one of their modules: how they are stored.
         early: what else to compute while the tensors are at hand.
     """
-    zero = keys[0] == module.zero
-    weights = _Weights(reader, earlier, keys, positions, module, zero=zero)
-    mixer, row = weights.mixer, {key: index for index, key in enumerate(keys)}
-    if not positions:
-        none, q = np.zeros((len(keys), 0)), len(weights.thin[0]) ** 2 // module.blocks
-        products, drift = np.zeros((len(keys), 0, q), np.float32), np.zeros((0, 2, q), np.float32)
-        return Side(row, positions, none, none, products, drift, weights.width, weights.numel, 1.0)
-    first, drifts, sizes = [], [], []
-    for position in positions:
-        found = reader.moments(position, keys[0], module, zero=zero)
-        m, u = (mixer.second(found.m), mixer.first(found.u)) if zero else (mixer.first(found.m), mixer.second(found.u))
-        drifts.append(np.stack([_blocks(u @ m.T if zero else m @ u.T, module, zero), _blocks(mixer.diagonal(found.root.sum(axis=1)), module, zero)]))
-        sizes.append(max(float(found.m.max()), -float(found.m.min())))
-        first.append(m)
-        weights.compare(found.u, mixer.second(found.u) if zero else u)
-        key = early.likely.get(position)
-        if zero and earlier is None and key in row:
-            early.found[key, position] = zero_features(weights.whole(row[key]), found, module.blocks, mixer, displaced=early.displaced)
-    unit = np.float32(1 / (max(sizes) or 1.0))
-    cosine, spread = weights.displacement()
-    cross = laws.cross_products(weights.thin, [unit * m for m in first])
-    products = _blocks(cross if zero else cross.transpose(0, 1, 3, 2), module, zero) - unit * weights.decay
-    return Side(row, positions, cosine, spread, products, np.stack(drifts) * unit, weights.width, weights.numel, float(unit))
+    task, sums, tall = _prepare(reader, earlier, keys, positions, module)
+    row, top = {key: index for index, key in enumerate(keys)}, 0.0
+    if positions and (tall or sums.zero):
+        likely = {column: row[key] for column, position in enumerate(positions) if (key := early.likely.get(position)) in row}
+        prepared = likely.items() if sums.zero and earlier is None else ()
+        features = {(index, column): Features(sums, displaced=early.displaced) for column, index in prepared}
+        top = _by_strips(task, sums, features, turned=not tall)
+        early.found.update({(keys[index], positions[column]): each.total() for (index, column), each in features.items()})
+    elif positions:
+        top = _by_tensors(task, sums)
+    unit = np.float32(1 / (top or 1.0))
+    cosine, spread = sums.displacement() if task.displaced else (np.zeros((0, 0), np.float32),) * 2
+    products = sums.products(task.decays, unit)
+    return Side(row, positions, cosine, spread, products, sums.drift(unit), task.width, task.width * task.length, float(unit))
 
 
-class _Weights:
-    """The adapter's factors of one shape, and their displacements against update directions that come one by one.
-
-    The whole factors are kept for displacement alone; balance needs what the mixer leaves of them.
-    """
-
-    def __init__(self, reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: Sequence[int], module: Module, *, zero: bool) -> None:
-        decays = np.array([reader.decay(position) for position in positions], np.float32)
-        self.thin: list[Array] = []
-        self._moved: list[Array] = []
-        self._norms: list[float] = []
-        own = []
-        for index, key in enumerate(keys):
-            weight = reader.weight(key, module, zero=zero)
-            if index == 0:
-                self.shape, self.mixer = weight.shape, laws.mixer(len(weight), module.blocks, thin=reader.thin)
-                self._order: Literal["C", "F"] = "C" if weight.flags.c_contiguous else "F"
-                self._whole = np.empty((len(keys) if zero or earlier else 0, weight.size), np.float32)
-            self.thin.append((self.mixer.first if zero else self.mixer.second)(weight))
-            if decays.any():
-                own.append(_blocks(self.mixer.first(weight) @ self.mixer.second(weight).T, module, zero))
-            if len(self._whole):
-                moved = weight - earlier.weight(key, module, zero=zero) if earlier else weight
-                self._whole[index] = moved.reshape(-1, order=self._order)
-                self._norms.append(float(np.linalg.norm(self._whole[index])))
-                self._moved.append(self.mixer.first(moved))
-        self.width, self.numel = self.shape[0], self._whole.shape[1]
-        self.decay: Array = np.stack(own)[:, None, :] * decays[None, :, None] if own else np.zeros((1, 1, 1), np.float32)
-        """What L2 decay inside the gradient adds to one side of balance, wd * Z^T Z or wd * F F^T: the moments then average g + wd * W."""
-        self._waiting = np.empty((_TOGETHER if len(self._whole) else 0, self.numel), np.float32)
-        self._updates: list[Array] = []
-        self._sizes: list[float] = []
-        self._inner: list[Array] = []
-
-    def whole(self, row: int) -> Array:
-        """Return a factor as it was read, where it was kept and no earlier one was taken off."""
-        return np.asarray(self._whole[row].reshape(self.shape, order=self._order))
-
-    def compare(self, u: Array, thin: Array) -> None:
-        """Take in the next update direction, and what the mixer leaves of it."""
-        if not len(self._whole):
-            return
-        at = len(self._updates) % _TOGETHER
-        self._waiting[at] = u.reshape(-1, order=self._order)
-        self._sizes.append(float(np.linalg.norm(self._waiting[at])))
-        self._updates.append(thin)
-        if at == _TOGETHER - 1:
-            self._inner.append(self._whole @ self._waiting.T)
-
-    def displacement(self) -> tuple[Array, Array]:
-        """Return cosine and spread, (k, p); nothing where no start is known."""
-        if not len(self._whole):
-            return np.zeros((0, 0)), np.zeros((0, 0))
-        if rest := len(self._updates) % _TOGETHER:
-            self._inner.append(self._whole @ self._waiting[:rest].T)
-        products = laws.cross_products(self._moved, self._updates)
-        self._whole = self._waiting = np.empty((0, self.numel), np.float32)
-        inner = np.concatenate(self._inner, axis=1)
-        return laws.displacement(inner, products, np.array(self._norms), np.array(self._sizes), rank=self.width)
+def features_of(reader: Reader, key: str, position: int, module: Module, *, displaced: bool) -> Array:
+    """Return the features of a zero factor at a position, (d, q); see `Features`."""
+    task, sums, tall = _prepare(reader, None, [key], (position,), module)
+    features = Features(sums, displaced=displaced)
+    _by_strips(task, sums, {(0, 0): features}, turned=not tall)
+    return features.total()
 
 
-_TOGETHER = 4
-"""Update directions that are multiplied at once."""
+def _prepare(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: Module) -> tuple[_Task, Sums, bool]:
+    """Return what to do, where to add it up, and whether the factors are stored (n, w)."""
+    zero, stored = keys[0] == module.zero, reader.stored(keys[0])
+    tall = zero != module.flipped
+    width, length = stored[::-1] if tall else stored
+    decays = np.array([reader.decay(position) for position in positions], np.float32)
+    task = _Task(reader, earlier, keys, positions, width, length, zero or earlier is not None, decays)
+    return task, Sums(keys, positions, module, reader.mixer(width, module), width=width, zero=zero), tall
 
 
-def _blocks(products: Array, module: Module, zero: bool) -> Array:
-    """Return (..., w, w) products as (..., q); of the other factor's, rows of the moment come first, as in m_A A^T."""
-    return (laws.zero_blocks if zero else laws.other_blocks)(products, module.blocks)
+def _by_strips(task: _Task, sums: Sums, features: Mapping[tuple[int, int], Features], *, turned: bool) -> float:
+    """Add up strips of the n columns of all factors and moments; returns the largest first moment."""
+    strip = task.length if turned else task.strip(task.length, task.width)
+    plan = Plan(task.width, strip, turned)
+    weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
+    whole = task.displaced and sums.front is not None  # thinned factors do not tell the inner products of whole ones
+    for at in range(0, task.length, strip):
+        count = min(strip, task.length - at)
+        thin, thin_moved, raw = _weight_strip(task, sums, weights, starts, count, keep=whole or bool(features))
+        thin_m, thin_u, raw_u = _moment_strip(task, sums, moments, raw, features, count, keep=whole)
+        sums.add_strip(thin, thin_m, thin_moved, thin_u)
+        if whole:
+            sums.inner += raw.reshape(len(raw), -1) @ raw_u.reshape(len(raw_u), -1).T
+    sums.forget([not rows.finite for rows in weights], [not pair.finite for pair in moments])
+    return max(pair.top for pair in moments)
 
 
-def zero_features(Z: Array, found: Moments, blocks: int, mixer: laws.Mixer, *, displaced: bool) -> Array:
-    """Return f^T h for f in (Z, u) and h in (m, sqrt(v) Z / |Z|, sqrt(v) u^3), (6, q), all in units of Z times m; inputs are (width, n).
+def _weight_strip(
+    task: _Task, sums: Sums, weights: Sequence[Rows], starts: Sequence[Rows], count: int, *, keep: bool
+) -> tuple[Array, Array | None, Array]:
+    """Return the next strip of all weights thinned, of their displacements thinned (None: not compared), and of displacements whole where kept."""
+    thin = np.empty((sums.blocks, count, len(weights), sums.mixer.rows), np.float32)
+    thin_moved = np.empty_like(thin) if starts else thin
+    raw = np.empty((len(weights) if keep else 0, count, task.width), np.float32)
+    for index, rows in enumerate(weights):
+        moved = weight = rows.take(count)
+        thin[:, :, index] = sums.thinned(weight, sums.front)
+        if starts:
+            moved = weight - starts[index].take(count)
+            thin_moved[:, :, index] = sums.thinned(moved, sums.front)
+            rows.finite = rows.finite and starts[index].finite
+        if task.displaced:
+            sums.moved[index] += np.dot(moved.reshape(-1), moved.reshape(-1))
+        if task.decays.any():
+            sums.own[index] += thin[:, :, index].transpose(0, 2, 1) @ sums.thinned(weight, sums.back)
+        if keep:
+            raw[index] = moved
+    return thin, thin_moved if task.displaced else None, raw
 
-    Where the zero factor did not start at zero, Z does not tell its path: f^T h for h = m alone, (2, q).
-    """
-    size = float(np.abs(Z).mean()) + laws.TINY
-    first, second = mixer.first(found.u), mixer.second(found.m)
-    width = len(first)
-    starts = np.concatenate([mixer.first(Z), first * np.float32(size) if displaced else first])
-    gradients = [second]
-    if displaced:
-        gradients += [mixer.second(found.root * Z) / np.float32(size), mixer.second(found.root * (found.u * found.u * found.u))]
-    products = (starts @ np.concatenate(gradients).T).reshape(2, width, len(gradients), width).transpose(0, 2, 1, 3)
-    return laws.zero_blocks(products.reshape(-1, width, width), blocks)
+
+def _moment_strip(
+    task: _Task,
+    sums: Sums,
+    moments: Sequence[MomentRows],
+    weights: Array,
+    features: Mapping[tuple[int, int], Features],
+    count: int,
+    *,
+    keep: bool,
+) -> tuple[Array, Array | None, Array]:
+    """Return the next strip of all first moments thinned, of the update directions thinned (None: not compared), and of them whole where kept."""
+    thin_m = np.empty((sums.blocks, count, len(moments), sums.mixer.rows), np.float32)
+    thin_u = np.empty_like(thin_m) if task.displaced else None
+    raw = np.empty((len(moments) if keep else 0, count, task.width), np.float32)
+    ready = {column: (weights[index], each) for (index, column), each in features.items()}
+    for column, pair in enumerate(moments):
+        m, root, u = pair.take(count)
+        thin_m[:, :, column] = sums.thinned(m, sums.back)
+        sums.along[column] += sums.thinned(u, sums.front).transpose(0, 2, 1) @ thin_m[:, :, column]
+        sums.roots[column] += root.sum(axis=0)
+        if thin_u is not None:
+            thin_u[:, :, column] = sums.thinned(u, sums.back)
+            sums.updates[column] += np.dot(u.reshape(-1), u.reshape(-1))
+        if keep:
+            raw[column] = u
+        if column in ready:
+            weight, each = ready[column]
+            each.add(weight, m, root, u)
+    return thin_m, thin_u, raw
+
+
+def _by_tensors(task: _Task, sums: Sums) -> float:
+    """Add up factors stored (w, n), expert by expert; returns the largest first moment. What is left of all weights is held, and of a few moments."""
+    rank = task.width // sums.blocks
+    piece = rank if sums.front is None else max(1, min(rank, PIECE // task.length))
+    plan = Plan(task.length, piece)
+    weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
+    for block in range(sums.blocks):
+        thin = np.zeros((len(weights), sums.mixer.rows, task.length), np.float32)
+        thin_moved = np.zeros_like(thin) if starts else None
+        for index, rows in enumerate(weights):
+            second = np.zeros((sums.mixer.rows if task.decays.any() else 0, task.length), np.float32)
+            for at in range(0, rank, piece):
+                weight = rows.take(min(piece, rank - at))
+                thin[index] += sums.mixed(weight, sums.front, at)
+                if len(second):
+                    second += sums.mixed(weight, sums.back, at)
+                if thin_moved is not None:
+                    thin_moved[index] += sums.mixed(weight - starts[index].take(len(weight)), sums.front, at)
+                    rows.finite = rows.finite and starts[index].finite
+            sums.own[index, block] = thin[index] @ second.T if len(second) else 0
+        for first in range(0, len(moments), BATCH):
+            _moment_batch(task, sums, moments[first : first + BATCH], first, block, piece, thin, thin_moved)
+    if task.displaced:
+        _whole_products(task, sums)
+    sums.forget([not rows.finite for rows in weights], [not pair.finite for pair in moments])
+    return max(pair.top for pair in moments)
+
+
+def _moment_batch(
+    task: _Task, sums: Sums, moments: Sequence[MomentRows], first: int, block: int, piece: int, weights: Array, moved: Array | None
+) -> None:
+    """Multiply one expert's moments of a few positions, from `first` on, with what is left of all weights."""
+    rank = task.width // sums.blocks
+    thin_m = np.zeros((len(moments), sums.mixer.rows, task.length), np.float32)
+    thin_u = np.zeros_like(thin_m) if moved is not None else None
+    for index, pair in enumerate(moments):
+        along = np.zeros_like(thin_m[0])
+        for at in range(0, rank, piece):
+            m, root, u = pair.take(min(piece, rank - at))
+            thin_m[index] += sums.mixed(m, sums.back, at)
+            along += sums.mixed(u, sums.front, at)
+            if thin_u is not None:
+                thin_u[index] += sums.mixed(u, sums.back, at)
+            sums.roots[first + index, block * rank + at :][: len(root)] = root.sum(axis=1)
+        sums.along[first + index, block] = along @ thin_m[index].T
+    sums.add_batch(block, first, weights, thin_m, moved, thin_u)
+
+
+def _whole_products(task: _Task, sums: Sums) -> None:
+    """Add up inner products and norms of whole displacements and update directions stored (w, n): a second reading."""
+    strip = task.strip(task.width, task.length)
+    plan = Plan(task.length, strip)
+    weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
+    for at in range(0, task.width, strip):
+        count = min(strip, task.width - at)
+        moved = np.stack([rows.take(count).reshape(-1) - start.take(count).reshape(-1) for rows, start in zip(weights, starts)])
+        updates = np.stack([pair.take(count)[2].reshape(-1) for pair in moments])
+        sums.moved += np.einsum("kn,kn->k", moved, moved)
+        sums.updates += np.einsum("pn,pn->p", updates, updates)
+        sums.inner += moved @ updates.T

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -18,6 +20,7 @@ from ostate.quiet import quiet
 
 from . import base, cache
 from .keys import adapter_key
+from .limits import TooMuch, absurd, bounded
 from .parameters import Layout, Parameter
 from .placing import claims_of
 from .refute import Refused, refused
@@ -38,10 +41,19 @@ TRIES: tuple[tuple[str, bool], ...] = (("meta", False), ("cpu", False), ("meta",
 """Where PEFT makes its weights, and whether it is told to spare memory: some methods compute their start, some untie weights when spared."""
 MOST_ADAPTERS = 4
 """Adapters in one checkpoint whose order of making is worth trying."""
+MOST_CLASSES = 3
+"""Architectures that a configuration may name; real ones name one."""
 EXTRA = ("lm_head.weight", "rotary_emb.inv_freq", "vera_A", "vera_B", "_topk_indices", "_topk_weights", "shira_indices")
 """How the keys end of what PEFT saves and nobody trains."""
-FAILURES = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError, ImportError, OSError, IndexError, AssertionError)
-"""What model code raises on a configuration it does not understand."""
+FAILURES = (
+    ValueError, TypeError, AttributeError, RuntimeError, LookupError, ImportError, OSError, AssertionError, ArithmeticError, MemoryError, re.error,
+)  # fmt: skip
+"""What model code raises on a configuration it does not understand; besides these, what the hub's library raises on a value of a wrong kind."""
+UNNEEDED = frozenset([
+    "quantization_config", "auto_map", "_name_or_path", "torch_dtype", "dtype", "attn_implementation", "_attn_implementation",
+    "_attn_implementation_internal", "experts_implementation", "_experts_implementation", "_experts_implementation_internal",
+])  # fmt: skip
+"""Settings of a model that change no name and no shape, but may name code or files elsewhere."""
 
 
 def skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
@@ -111,7 +123,9 @@ def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Layout
         adapters: in the order in which they were added; the one that has tensors is the one that is asked about, and trained.
         config: the base model's configuration.
     """
-    reason = ""
+    reason = absurd(config)
+    if reason:
+        return f"no model is built from this configuration: {reason}"
     adapter = next(one for one in adapters if one.tensors)
     for name in model_classes(adapter, config):
         request = {
@@ -123,6 +137,8 @@ def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Layout
         answer = cache.remember(request, lambda request=request: _build(request))  # type: ignore[misc]
         if "failed" in answer:
             reason = reason or f"{name} cannot be rebuilt from these configurations: {answer['failed']}"
+            if answer.get("hopeless"):
+                return reason
             continue
         layout = _checked(name, answer, adapter)
         if isinstance(layout, Layout):
@@ -137,13 +153,15 @@ def model_classes(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
     named = [mapping.get("base_model_class")] if isinstance(mapping, Mapping) else []
     named.append(AUTO_CLASSES.get(str(adapter.config.get("task_type"))))
     architectures = config.get("architectures")
-    named += architectures if isinstance(architectures, list) else []
+    named += architectures[:MOST_CLASSES] if isinstance(architectures, list) else []
     named += ["AutoModelForCausalLM", "AutoModel"]
     return list(dict.fromkeys(name for name in named if isinstance(name, str)))
 
 
 def _plain_model(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("quantization_config", "auto_map", "_name_or_path", "torch_dtype", "dtype")}
+    """Return the configuration without what names no parameter, inner ones too; a pretrained backbone would be looked for on the network."""
+    plain = {key: _plain_model(value) if isinstance(value, Mapping) else value for key, value in config.items() if key not in UNNEEDED}
+    return {**plain, "use_pretrained_backbone": False} if plain.get("use_pretrained_backbone") else plain
 
 
 def _plain_adapter(adapter: Adapter) -> dict[str, Any]:
@@ -157,15 +175,25 @@ def _plain_adapter(adapter: Adapter) -> dict[str, Any]:
 
 def _build(request: Mapping[str, Any]) -> dict[str, Any]:
     """Build the model on the meta device and list its parameters; `{"failed": reason}` when the installed libraries cannot."""
+    import peft  # noqa: F401  (here, and not first under the clock, which would leave half an import behind)
+    import transformers  # noqa: F401
+
     failed = ""
     for device, low_memory in TRIES:
         try:
-            with _offline(), quiet():
+            with _offline(), quiet(), bounded():
                 return _parameters(_model(request, device, low_memory=low_memory), request)
-        except FAILURES as error:
+        except TooMuch as error:
+            return {"failed": str(error), "hopeless": True}
+        except _failures() as error:
             text = str(error).strip().splitlines()
             failed = failed or f"{type(error).__name__}: {text[0][:200] if text else ''}".rstrip(": ")
     return {"failed": failed}
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    strict = getattr(sys.modules.get("huggingface_hub.errors"), "StrictDataclassError", None)
+    return FAILURES if strict is None else (*FAILURES, strict)
 
 
 @contextlib.contextmanager
@@ -193,6 +221,8 @@ def _model(request: Mapping[str, Any], device: str, *, low_memory: bool) -> Any:
         raise ValueError(f"the installed transformers does not know the model type {model_type!r}")
     config = CONFIG_MAPPING[model_type].from_dict(dict(request["model"]))
     made = getattr(transformers, request["class"])
+    if not request["class"].startswith("AutoModel") and not (isinstance(made, type) and issubclass(made, transformers.PreTrainedModel)):
+        raise TypeError(f"{request['class']} is no model")
     with torch.device("meta"):
         model = made.from_config(config, trust_remote_code=False) if request["class"].startswith("AutoModel") else made(config)
     model.tie_weights()

@@ -13,7 +13,8 @@ from ostate.model import Adapter, Entry, Evidence, RawState, TensorRef
 from ostate.ordering import laws
 from ostate.ordering.modules import Module, balance_holds, canonical, modules_of, starts_at_zero
 from ostate.ordering.profiles import Profile, enough_rows, likeness, module_of
-from ostate.ordering.reading import Reader, betas_of
+from ostate.ordering.reading import Reader
+from ostate.ordering.rows import betas_of
 from ostate.ordering.sides import Early, Side, side
 
 if TYPE_CHECKING:
@@ -56,9 +57,12 @@ class PairClass:
     width: int
     """Columns of the zero factor: blocks * rank."""
     known: dict[tuple[int, int, bool], Array] = field(default_factory=dict)
-    """Residuals once computed."""
+    """Residuals once computed: (module, column that a factor is held at, True where that is the zero factor)."""
     unit: float = 1.0
     """What the first moments were multiplied with, so that squares stay within float32."""
+    zero_at: Mapping[int, int] = field(default_factory=dict)
+    """Column of a zero factor's position."""
+    other_at: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,13 @@ class Tables:
     balanced: bool = True
     """False when balance cannot hold."""
     early: Mapping[tuple[str, int], Array] = field(default_factory=dict)
-    """(zero key, position) -> `sides.zero_features`, for the pairs of the claim at hand."""
+    """(zero key, position) -> `sides.features_of`, for the pairs of the claim at hand."""
 
 
-def widths(adapter: Adapter) -> tuple[bool, ...]:
-    """Return what to try for `thin`: first the mixtures, where a factor is wide, then the whole factors."""
-    wide = any(laws.is_wide(min(adapter.tensors[module.other].shape[:2]), module.blocks) for module in modules_of(adapter))
-    return (True, False) if wide else (False,)
+def widths(adapter: Adapter) -> tuple[int, ...]:
+    """Return what to try for `thin`: first few mixtures, where a factor is wide, then more of them, or the whole factors."""
+    widest = max((min(adapter.tensors[module.other].shape[:2]) for module in modules_of(adapter) if module.blocks == 1), default=0)
+    return laws.thinner(widest)
 
 
 def settles(found: Evidence, tables: Tables) -> bool:
@@ -116,7 +120,7 @@ def gather(
     previous: Adapter | None,
     base: Mapping[str, TensorRef] | None,
     likely: Mapping[int, str] | None = None,
-    thin: bool = False,
+    thin: int = 0,
 ) -> Tables:
     """Return the tables; slots are read shape by shape, each once.
 
@@ -126,7 +130,7 @@ def gather(
         previous: an earlier adapter of the same run.
         base: the base model's weights, where at hand.
         likely: position -> key of a claim, whose pairs are also prepared for the law of paths while their numbers are at hand.
-        thin: compare wide factors by a few mixtures of their rows.
+        thin: mixtures of their rows by which wide factors are compared; 0: whole.
     """
     silent: dict[str, str] = {}
     usable = [entry for entry in raw.entries if _usable(entry)]
@@ -255,6 +259,8 @@ def _pair_class(members: Sequence[Module], one: Side, two: Side, *, moved: bool)
         moved_spread=two.spread[other] if moved else None,
         width=one.width,
         unit=one.unit,
+        zero_at={position: column for column, position in enumerate(one.positions)},
+        other_at={position: column for column, position in enumerate(two.positions)},
     )
 
 
@@ -270,7 +276,7 @@ def _lone(reader: Reader, keys: Sequence[str], positions: tuple[int, ...], previ
     cosine = np.zeros((len(keys), len(positions)), np.float32)
     spread = np.full_like(cosine, 1 / np.sqrt(max(numel, 1)))
     if any(start is not None for start in starts):
-        u = np.stack([reader.moments(position, keys[0], None).u.reshape(-1) for position in positions])
+        u = np.stack([reader.direction(position, keys[0]) for position in positions])
         for row, (key, start) in enumerate(zip(keys, starts)):
             if start is None:
                 continue

@@ -29,6 +29,10 @@ class Numbers:
     def read(self) -> np.ndarray:
         return self.values
 
+    def chunks(self, elements: int = 1 << 18):
+        flat = self.values.reshape(-1)
+        yield from (flat[at : at + elements] for at in range(0, flat.size, elements))
+
 
 @pytest.fixture
 def trained():
@@ -76,3 +80,26 @@ def test_masters_of_zeros_prove_nothing(trained):
     raw, adapter, keys = trained
     zeros = {p: Numbers(np.zeros(slot.shape, np.float32)) for p, slot in raw.master.items()}
     assert with_masters(SILENT, keys, replace(raw, master=zeros), adapter).proven == frozenset()
+
+
+def test_masters_that_differ_in_their_last_number_prove_nothing(trained):
+    raw, adapter, keys = trained
+    spoilt = {p: Numbers(slot.read().copy()) for p, slot in raw.master.items()}
+    for slot in spoilt.values():
+        slot.values.reshape(-1)[-1] += 1
+    assert with_masters(SILENT, keys, replace(raw, master=spoilt), adapter).proven == frozenset()
+
+
+def test_masters_that_are_not_finite_prove_nothing(trained):
+    raw, adapter, keys = trained
+    spoilt = {p: Numbers(np.full(slot.shape, np.nan, np.float32)) for p, slot in raw.master.items()}
+    assert with_masters(SILENT, keys, replace(raw, master=spoilt), adapter).proven == frozenset()
+
+
+def test_what_the_moments_say_outranks_the_masters(trained):
+    """Masters may be read anew from the model while the moments of another order are kept."""
+    raw, adapter, keys = trained
+    order = (keys[2], keys[1], keys[0], *keys[3:])
+    said = with_masters(replace(SILENT, order=order), keys, raw, adapter)
+    assert said.proven == frozenset(range(1, 12)) - {2}
+    assert set(said.undecided) == {0, 2}

@@ -1,0 +1,104 @@
+"""The stored rows of a tensor, in order, some at a time: whoever adds up over rows holds a strip of each tensor and never a whole one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ostate.files import read_into
+from ostate.model import Hyper, Slot, TensorRef
+from ostate.ordering import laws
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.floating]
+
+
+class Rows:
+    """Hands out the rows of one tensor, float32, zeros where a strip is not finite.
+
+    `finite` turns False then; `top` is the largest size so far.
+    """
+
+    def __init__(self, slot: Slot, columns: int, *, strip: int, turned: bool = False) -> None:
+        """Prepare to read; nothing is read yet.
+
+        Args:
+            slot: the tensor.
+            columns: numbers a row.
+            strip: rows that will be taken at a time.
+            turned: the rows wanted are the stored tensor's columns; it is then read at once and kept.
+        """
+        self.finite, self.top = True, 0.0
+        self._columns = columns
+        self._run = slot.run if isinstance(slot, TensorRef) and slot.dtype == "F32" and not turned else None
+        self._at = 0
+        self._chunks: Iterator[Array] = _turned(slot, columns) if turned else slot.chunks(max(strip * columns, 1))
+        self._left: Array = np.zeros(0, np.float32)
+
+    def take(self, count: int) -> Array:
+        """Return the next `count` rows, (count, columns), an array of their own."""
+        out = np.empty(count * self._columns, np.float32)
+        if self._run is not None:
+            file, offset = self._run
+            read_into(file, offset + 4 * self._at, out.view(np.uint8).data)
+            self._at += out.size
+        else:
+            self._fill(out)
+        if out.size:  # smallest and largest show what is not finite, at a tenth of what asking each element costs
+            top = max(float(out.max()), -float(out.min()))
+            if np.isfinite(top):
+                self.top = max(self.top, top)
+            else:
+                self.finite = False
+                out[:] = 0
+        return out.reshape(count, self._columns)
+
+    def _fill(self, out: Array) -> None:
+        have = 0
+        while have < out.size:
+            if not self._left.size:
+                self._left = next(self._chunks).reshape(-1)
+            part = self._left[: out.size - have]
+            out[have : have + part.size] = part
+            have += part.size
+            self._left = self._left[part.size :]
+
+
+def _turned(slot: Slot, columns: int) -> Iterator[Array]:
+    yield np.asarray(slot.read(), np.float32).reshape(columns, -1).T.reshape(-1)
+
+
+class MomentRows:
+    """Hands out the rows of a position's moments: m, sqrt(v), and the update direction u."""
+
+    def __init__(self, first: Rows, second: Rows, hyper: Hyper, step: float | None) -> None:
+        """Take the rows of exp_avg and exp_avg_sq, the group's hyperparameters and the entry's step."""
+        self._first, self._second, self._step = first, second, step
+        self._betas, self._eps = betas_of(hyper), float(hyper.get("eps") or 1e-8)
+
+    @property
+    def finite(self) -> bool:
+        """False once a number was not."""
+        return self._first.finite and self._second.finite
+
+    @property
+    def top(self) -> float:
+        """The largest first moment so far."""
+        return self._first.top
+
+    def take(self, count: int) -> tuple[Array, Array, Array]:
+        """Return the next `count` rows of m, sqrt(v) and u, each (count, columns)."""
+        m, root = self._first.take(count), self._second.take(count)
+        np.maximum(root, 0, out=root)
+        np.sqrt(root, out=root)
+        return m, root, laws.update_direction(m, root, step=self._step, betas=self._betas, eps=self._eps)
+
+
+def betas_of(hyper: Hyper) -> tuple[float, float]:
+    """Return (beta1, beta2) of a group, torch's defaults where it says nothing: the tests need them roughly, for the bias corrections."""
+    betas = hyper.get("betas") or (hyper.get("beta1", 0.9), hyper.get("beta2", 0.999))
+    return float(betas[0]), float(betas[1])
