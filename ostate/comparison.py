@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ReadError
-from .inspection import open_state, plain
+from .files import announce
+from .inspection import open_state, plain, stored_bytes
 from .model import Hyper, NamedState, RawState, Slot
 from .ordering.keys import strip_wrappers
 from .store import load
@@ -87,7 +88,9 @@ def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int], None]
     Raises:
         ReadError: one cannot be read, or the two have nothing to be matched by.
     """
-    ours, theirs, by = _matched(_open(a), _open(b), a, b)
+    one_state, other_state = _open(a), _open(b)
+    ours, theirs, by = _matched(one_state, other_state, a, b)
+    announce(lambda: stored_bytes(one_state) + stored_bytes(other_state))
     common = [name for name in ours if name in theirs]
     pairs = [(ours[name], theirs[name]) for name in common]
     gaps: list[Gap] = []

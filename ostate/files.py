@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +24,37 @@ _MOST_REMOTE = 8
 _INSTALL = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "az": "adlfs"}
 _FOREIGN = ("aiohttp.ClientError", "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError", "httpx.HTTPError")
 """Errors of transports that are no OSError; looked up only where their package was imported."""
+_watchers: list[Callable[[int, int], None]] = []
+"""Called with (bytes read, bytes announced), both since the last call."""
 _local: OrderedDict[str, tuple[int, tuple[int, int]]] = OrderedDict()
 
 
 def is_remote(path: str) -> bool:
     """True for a path with a scheme, such as `s3://bucket/optimizer.pt`."""
     return "://" in path
+
+
+@contextmanager
+def watched(step: Callable[[int, int], None]) -> Iterator[None]:
+    """Call `step` with (bytes read so far, bytes that were announced, never fewer; 0 where none were) at every read inside."""
+    read = announced = 0
+
+    def told(more: int, to_come: int) -> None:
+        nonlocal read, announced
+        read, announced = read + more, announced + to_come
+        step(read, announced and max(read, announced))
+
+    _watchers.append(told)
+    try:
+        yield
+    finally:
+        _watchers.remove(told)
+
+
+def announce(count: Callable[[], int]) -> None:
+    """Tell who watches that about `count()` bytes will be read; it is not asked where nobody does."""
+    for told in _watchers:
+        told(0, count())
 
 
 def size_of(path: str) -> int:
@@ -59,6 +86,8 @@ def read_at(path: str, offset: int, length: int) -> bytes:
             where=path,
             fix="the copy is incomplete or still being written: copy it again",
         )
+    for told in _watchers:
+        told(length, 0)
     return data
 
 
@@ -79,6 +108,8 @@ def read_into(path: str, offset: int, view: memoryview) -> None:
                 done += count
         except OSError as error:
             raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the disk") from error
+        for told in _watchers:
+            told(done, 0)
     if done < len(view):
         view[done:] = read_at(path, offset + done, len(view) - done)
 

@@ -14,7 +14,7 @@ from .errors import ReadError
 from .model import Entry, Finding, RawState, TensorRef
 
 if TYPE_CHECKING:
-    from .model import Adapter
+    from .model import Adapter, NamedState
 
 
 class Fit(NamedTuple):
@@ -81,6 +81,13 @@ def inspect(
 def _bytes_of_numbers(raw: RawState) -> int:
     """Bytes of all slots once they are numbers: float32, or float64 where stored so."""
     return sum(math.prod(slot.shape) * (8 if slot.dtype == "F64" else 4) for entry in raw.entries for slot in entry.slots.values())
+
+
+def stored_bytes(state: RawState | NamedState) -> int:
+    """Bytes of all slots as they are stored, about: a packed slot is taken for a byte an element."""
+    rows = state.entries if isinstance(state, RawState) else state.parameters.values()
+    slots = (slot for row in rows for slot in row.slots.values())
+    return sum(slot.nbytes if isinstance(slot, TensorRef) else math.prod(slot.shape) for slot in slots)
 
 
 def _towards(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None] | None:

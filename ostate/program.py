@@ -8,8 +8,9 @@ from typing import Any
 
 from . import checks, formats, ordering, store
 from .errors import CheckError, ReadError
+from .files import announce
 from .formats.adapters import for_state
-from .inspection import finding_document, open_state
+from .inspection import finding_document, open_state, stored_bytes
 from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
 from .optimizers import OPTIMIZERS
@@ -95,6 +96,8 @@ def repair(
         store.check_target(out, force=force, inputs=(path, options.adapter))
     raw, adapter = read(path, options)
     _refuse_the_unusable(raw)
+    if out is not None:
+        announce(lambda: stored_bytes(raw))
     _refuse_copies(raw, options)
     found = order_of(raw, adapter, options)
     named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps)
@@ -197,6 +200,8 @@ class _Numbers:
     def _ask(self, question: Callable[[Adapter], Evidence]) -> Evidence:
         if self.adapter is None or self.unheard is not None:
             return _silence(self.raw, self.unheard or "there are no weights to compare with")
+        weights = self.adapter.tensors.values()
+        announce(lambda: stored_bytes(self.raw) + sum(tensor.nbytes for tensor in weights))
         heard = question(self.adapter)
         if heard.proven or heard.verdict != "silent" or not self.raw.weights:
             return heard

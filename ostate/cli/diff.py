@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from . import PATH, finish
-from .screen import show
+from .screen import reading, show
 
 
 @click.command()
@@ -29,6 +29,7 @@ def command(a: str, b: str, no_values: bool, as_json: bool) -> None:
     from ostate import comparison as program
     from ostate.report import diff_text
 
-    document = program.as_document(program.diff(a, b, values=not no_values))
+    with reading("comparing"):
+        document = program.as_document(program.diff(a, b, values=not no_values))
     show(document, diff_text.blocks, as_json=as_json)
     finish(not document["same"])

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from . import PATH, finish
-from .screen import show
+from .screen import progress, show
 
 LAYOUTS = ("torch", "less", "bergson", "dattri", "ota", "names", "dcp", "deepspeed-universal", "accelerate", "ostate")
 """The rows of `exporters.EXPORTERS`, and the named format itself; held equal by a test."""
@@ -58,6 +58,7 @@ def command(file: str, out: str | None, dry_run: bool, as_json: bool, **chosen: 
 
     if out is None and not dry_run:
         raise click.UsageError("say where to write: -o OUT (or --dry-run to write nothing)")
-    done = program.export(file, chosen.pop("to"), None if dry_run else out, **chosen)
+    with progress("writing", unit=""):
+        done = program.export(file, chosen.pop("to"), None if dry_run else out, **chosen)
     show(program.as_document(done), export_text.blocks, as_json=as_json)
     finish(any(finding.severity != "note" for finding in done.findings))

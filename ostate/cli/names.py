@@ -8,6 +8,7 @@ import click
 
 from . import PATH, finish
 from .options import checksum, naming, options_of
+from .screen import reading
 
 
 @click.command()
@@ -26,7 +27,8 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
     from ostate.program import names
     from ostate.report.text import printable
 
-    found, settled = names(path, options=options_of(chosen))
+    with reading("proving"):
+        found, settled = names(path, options=options_of(chosen))
     rows = [(position, printable(name), shape) for position, name, shape in found]
     if as_csv:
         import csv

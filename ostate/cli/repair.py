@@ -11,7 +11,7 @@ import click
 
 from . import PATH, finish
 from .options import Betas, checksum, naming, options_of
-from .screen import show
+from .screen import reading, show
 
 if TYPE_CHECKING:
     from ostate.program import Options
@@ -68,7 +68,8 @@ def command(
 
     if out is None and not dry_run:
         raise click.UsageError("say where to write: -o OUT (or --dry-run to write nothing)")
-    done = repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
+    with reading("proving" if dry_run else "proving and writing"):
+        done = repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
     show(repair_document(path, done), verdict_text.blocks, as_json=as_json)
     finish(not done.settled)
 

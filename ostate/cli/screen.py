@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -124,32 +123,44 @@ def wants_colour(stream: TextIO) -> bool:
 
 @contextmanager
 def progress(title: str, *, unit: str = "bytes") -> Iterator[Step | None]:
-    """Give a callback that draws a bar with rate and time left on stderr once the work has taken a second; None where nobody would see it.
+    """Draw a bar with rate and time left on stderr once the work has taken a second; where nobody would see it, nothing is imported or started.
 
     Args:
         title: what is being done.
-        unit: `bytes`, or what is counted.
+        unit: `bytes`, or what is counted; empty where nothing is.
+
+    Yields:
+        What the work calls with (done, total), a total of 0 while it is not known; None where nobody would see it.
     """
-    if loudness() < 0 or not is_terminal(sys.stderr):
+    if loudness() < 0 or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
         return
-    began = time.monotonic()
-    bar: list[Any] = []
+    from threading import Timer
 
-    def step(done: int, total: int) -> None:
-        if not bar:
-            if time.monotonic() - began < _PATIENCE:
-                return
-            from ostate.report.bar import bar as new_bar
+    from .watch import Watch
 
-            bar.append(new_bar(title, total, unit=unit))
-        bar[0].update(0, completed=done, total=total)
-
+    watch = Watch(title, unit)
+    timer = Timer(_PATIENCE, watch.draw)
+    timer.daemon = True
+    timer.start()
     try:
-        yield step
+        yield watch.step
     finally:
-        if bar:
-            bar[0].stop()
+        timer.cancel()
+        watch.stop()
+
+
+@contextmanager
+def reading(title: str) -> Iterator[None]:
+    """`progress` over every byte that is read inside."""
+    with progress(title) as step:
+        if step is None:
+            yield
+            return
+        from ostate.files import watched
+
+        with watched(step):
+            yield
 
 
 def _echo(text: str, *, err: bool) -> None:

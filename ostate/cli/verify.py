@@ -8,7 +8,7 @@ import click
 
 from . import PATH, finish
 from .options import checksum, naming, options_of
-from .screen import show
+from .screen import reading, show
 
 
 @click.command()
@@ -30,6 +30,8 @@ def command(path: str, as_json: bool, **chosen: Any) -> None:
     from ostate.program import verify, verify_document
     from ostate.report import verdict_text
 
-    document = verify_document(path, verify(path, options=options_of(chosen)))
+    with reading("proving"):
+        found = verify(path, options=options_of(chosen))
+    document = verify_document(path, found)
     show(document, verdict_text.blocks, as_json=as_json)
     finish(document["ordering"]["verdict"] not in ("verified", "recovered"))

@@ -12,6 +12,7 @@ from rich.progress import (
     Task,
     TaskProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -28,11 +29,19 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.3g}/s")
 
 
-def bar(title: str, total: int, *, unit: str) -> Progress:
-    """Return a running bar with one task, whose id is 0; `update` and `stop` are the caller's."""
+def _told(unit: str) -> tuple[ProgressColumn, ...]:
+    """Return what stands behind the bar: how much, how fast, how long still; or how long already, where nothing is counted."""
+    if not unit:
+        return (TimeElapsedColumn(),)
     counted = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit), _Rate())
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), *counted, TimeRemainingColumn())
-    running = Progress(*columns, console=Console(stderr=True, emoji=False), transient=True)
+    return TaskProgressColumn(), *counted, TimeRemainingColumn()
+
+
+def bar(title: str, total: int | None, *, unit: str) -> Progress:
+    """Return a running bar with one task, whose id is 0; without a total it only moves. `update` and `stop` are the caller's."""
+    running = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), *_told(unit), console=Console(stderr=True, emoji=False), transient=True
+    )
     running.start()
     running.add_task(printable(title), total=total)
     return running
