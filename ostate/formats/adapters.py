@@ -14,6 +14,7 @@ from ostate.files import is_remote
 from ostate.model import Adapter, RawState, TensorRef
 
 from . import safetensors_file
+from .assemble import Deferred
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
 """What PEFT and torchtune call the file, the one PEFT itself would load first."""
@@ -24,6 +25,9 @@ MODEL_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin
 """Whole models, shards first."""
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
+
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""What torch.compile, FSDP1 and activation checkpointing put into a name; DDP puts `module` before it."""
 
 MOST_JSON = 1 << 25
 """Bytes of a configuration or an index of shards; the largest in use have ten million."""
@@ -94,7 +98,13 @@ def named_in_key(key: str, name: str) -> str:
 
 
 def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: str | None = None, ordered: bool = True) -> Adapter:
-    """Return the adapter that a checkpoint holds within itself (Lightning's `state_dict`, DCP's `model.`): keys are live names."""
+    """Return the adapter that a checkpoint holds within itself (Lightning's `state_dict`, DCP's `model.`): keys are live names.
+
+    What wrappers put into the names is taken out, as it is from the names of a state.
+    """
+    bare = {without_wrappers(key): key for key in weights}
+    if len(bare) == len(weights) and bare.keys() != weights.keys():
+        weights = Deferred(bare, weights.__getitem__)
     return Adapter(
         path=path,
         file=path,
@@ -104,6 +114,14 @@ def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: s
         name=name or "default",
         name_known=name is not None,
     )
+
+
+def without_wrappers(name: str) -> str:
+    """Return the name without what DDP, FSDP, torch.compile, Lightning and activation checkpointing put into it."""
+    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    while len(parts) > 1 and parts[0] == "module":
+        parts = parts[1:]
+    return ".".join(parts)
 
 
 def kind_of(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:

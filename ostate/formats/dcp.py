@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,13 +58,15 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     index = read_index(folder)
     if megatron.detect(index):
         return megatron.read(index)
-    found = {root: one for root, one in optimizers_of(index.items.values()).items() if one.state}
+    found = _with_moments({root: one for root, one in optimizers_of(index.items.values()).items() if one.state})
     root = _choose(list(found), optimizer, folder)
     one = found[root]
     integers = all(key.isdigit() for key in one.state)
     state = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
     groups = _groups(index, one, list(state), integers)
-    rest = {item.key: item for item in index.items.values() if item.dtype and not _belongs(item, found)}
+    taken = {item.key for each in found.values() for row in each.state.values() for item in row.values()}
+    taken |= {item.key for each in found.values() for row in each.groups.values() for item in row.values()}
+    rest = {item.key: item for item in index.items.values() if item.dtype and item.key not in taken}
     return assemble(
         state,
         groups,
@@ -72,7 +74,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         layout="dcp",
         files=index.files,
         recorded=None if integers else "dcp",
-        weights=_weights(folder, rest),
+        weights=_weights(folder, rest, set(one.state)),
         facts=_facts(folder, index, root),
     )
 
@@ -146,8 +148,12 @@ def _textual_place(key: str, roots: list[str]) -> _Place | None:
     return None
 
 
-def _belongs(item: Item, found: Mapping[str, Found]) -> bool:
-    return any(item.key.startswith((f"{root}.state.", f"{root}.param_groups.") if root else ("state.", "param_groups.")) for root in found)
+def _with_moments(found: dict[str, Found]) -> dict[str, Found]:
+    """Leave out what only looks like an optimizer: a model below a key called `state`, as MosaicML's Composer puts it."""
+    sure = {
+        root: one for root, one in found.items() if one.groups or any(str(leaf[-1]) in _LEAVES for leaves in one.state.values() for leaf in leaves)
+    }
+    return sure or found
 
 
 def _choose(roots: list[str], optimizer: int | None, folder: str) -> str:
@@ -199,30 +205,31 @@ def _number(ref: TensorRef) -> object:
     return ref.item() if ref.numel == 1 else list(map(float, ref.read().reshape(-1)))
 
 
-def _weights(folder: str, rest: Mapping[str, Item]) -> Mapping[str, TensorRef]:
+def _weights(folder: str, rest: Mapping[str, Item], trained: Collection[str]) -> Mapping[str, TensorRef]:
     """Named weights of the same checkpoint: beside the optimizer in this folder, or in the folder that Accelerate puts them in."""
-    named = {_weight_name(item): item for item in rest.values()}
+    named = {_weight_name(item, trained): item for item in rest.values()}
     if not named:
         parent, _, last = os.path.normpath(folder).rpartition(os.sep)
         number = last.rpartition("_")[2] if last.startswith("optimizer_") else "0"
         for pattern in _WEIGHT_FOLDERS if _OPTIMIZER_FOLDER.fullmatch(last) else ():
             beside = os.path.join(parent, pattern.format(n=number))
             if os.path.isfile(os.path.join(beside, METADATA)):
-                named = {_weight_name(item): item for item in read_index(beside).items.values() if item.dtype}
+                named = {_weight_name(item, trained): item for item in read_index(beside).items.values() if item.dtype}
                 break
     return Deferred(named, tensor)
 
 
-def _weight_name(item: Item) -> str:
+def _weight_name(item: Item, trained: Collection[str]) -> str:
     """Return the name in the model: what follows `model` in the path, or the last part of it; without a recorded path the key less its root."""
     path = item.path
-    if path is None:
-        first, _, rest = item.key.partition(".")
-        return rest if first in _WEIGHT_ROOTS and rest else item.key
-    for root in _WEIGHT_ROOTS:
-        if root in path[:-1]:
+    for root in _WEIGHT_ROOTS if path is not None else ():
+        if path is not None and root in path[:-1]:
             return ".".join(map(str, path[path.index(root) + 1 :]))
-    return str(path[-1])
+    whole = item.key if path is None else str(path[-1])
+    first, _, rest = whole.partition(".")
+    # One level of keys: a root only where none was recorded, or where it makes the name that of a trained parameter.
+    cut = first in _WEIGHT_ROOTS and rest and (path is None or (whole not in trained and rest in trained))
+    return rest if cut else whole
 
 
 def _facts(folder: str, index: Index, root: str) -> dict[str, Any]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
 
 import pytest
+import torch.distributed.checkpoint as torch_dcp
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 from ostate import formats
 from ostate.errors import ReadError, UnknownFormat, UnsafePickle
 from ostate.formats import dcp, dcp_index
 from ostate.formats.dcp_index import Item
+from ostate.weights import find_adapter
 
 from .made import check, made, truth_of, two_group_order, watch_reads
+from .make_model import Tiny, adamw, plain_truth, train
 
 
 @pytest.fixture(scope="session")
@@ -192,3 +197,47 @@ def test_a_path_out_of_the_folder_is_refused(copy):
     (copy / ".metadata").write_bytes(pickle.dumps(stored))
     with pytest.raises(ReadError, match="outside its folder"):
         formats.read(str(copy))
+
+
+@pytest.fixture(scope="module")
+def one_process():
+    """A trained model, its optimizer's state by name and its weights."""
+    model = Tiny()
+    optimizer = adamw(model)
+    train(model, optimizer)
+    return plain_truth(model, optimizer), get_optimizer_state_dict(model, optimizer), model.state_dict()
+
+
+def prefixed(state, prefix):
+    return {
+        "state": {prefix + name: entry for name, entry in state["state"].items()},
+        "param_groups": [{**group, "params": [prefix + name for name in group["params"]]} for group in state["param_groups"]],
+    }
+
+
+@pytest.mark.parametrize("inner", [lambda state: state, lambda state: {"DecoupledAdamW": state}])
+def test_a_model_below_a_key_called_state_is_no_optimizer(one_process, tmp_path, inner):
+    """As MosaicML's Composer lays a sharded checkpoint out."""
+    rows, state, weights = one_process
+    torch_dcp.save({"state": {"model": weights, "optimizers": inner(state), "timestamp": {"epoch": 1}}}, checkpoint_id=tmp_path, no_dist=True)
+    (tmp_path / "truth.json").write_text(json.dumps({"parameters": rows}))
+    raw = formats.read(str(tmp_path))
+    check(raw, tmp_path)
+    assert set(raw.weights) == set(weights)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+def test_weights_of_a_dict_with_one_level_are_found_under_the_optimizers_names(one_process, tmp_path, prefix):
+    rows, state, weights = one_process
+    torch_dcp.save(
+        {"optimizer": prefixed(state, prefix)} | {f"model.{prefix}{name}": value for name, value in weights.items()},
+        checkpoint_id=tmp_path,
+        no_dist=True,
+    )
+    raw = formats.read(str(tmp_path))
+    assert {entry.name for entry in raw.entries} == {prefix + name for name in rows}
+    assert {prefix + name for name in rows} <= set(raw.weights)
+    adapter = find_adapter(raw)
+    assert set(rows) <= set(adapter.tensors)
+    name = next(iter(rows))
+    assert adapter.tensors[name].read().tolist() == weights[name].tolist()

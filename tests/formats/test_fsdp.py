@@ -10,6 +10,7 @@ import torch
 
 from ostate import checks, formats
 from ostate.errors import CheckError, ReadError, UnknownFormat, UnsafePickle
+from ostate.program import repair
 
 from .made import check, made, truth_of, two_group_order
 
@@ -204,3 +205,12 @@ def test_the_copy_that_fsdp1_makes_of_the_second_moment_is_refused(fsdp1):
         checks.refuse(found, "here")
     _, sound = checks.values(formats.read(str(fsdp1 / "full")))
     checks.refuse(sound, "here")
+
+
+def test_repair_refuses_that_copy_and_writes_nothing(fsdp1, tmp_path):
+    out = tmp_path / "named.safetensors"
+    with pytest.raises(CheckError, match="same numbers"):
+        repair(str(fsdp1 / "full_offloaded"), str(out))
+    assert not list(tmp_path.iterdir())
+    done = repair(str(fsdp1 / "full"), str(out))
+    assert set(done.named.parameters) == set(truth_of(fsdp1 / "full")["parameters"])
