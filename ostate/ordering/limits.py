@@ -1,0 +1,67 @@
+"""What rebuilding a model may cost: a configuration is somebody else's file, and may ask for any number of layers or a pattern without end."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+MOST_OF_A_KIND = 100_000
+"""Layers, experts, heads: the largest models of today have hundreds."""
+MOST_PARAMETERS = 300_000
+"""LoRA on every expert of DeepSeek-V3, unfused, is half of it."""
+MOST_SECONDS = 300.0
+"""CPU time of one rebuild. The largest mixtures take a minute."""
+_COUNTED = re.compile(r"layer|expert|head|block|depth|stage|codebook|group", re.IGNORECASE)
+
+
+class TooMuch(RuntimeError):
+    """The model asks for more than any real one."""
+
+
+def absurd(config: Any, key: str = "") -> str:
+    """Return which entry of a configuration asks for a number of parts that no model has; empty when none does."""
+    if isinstance(config, Mapping):
+        return next((found for name, value in config.items() if (found := absurd(value, str(name)))), "")
+    if isinstance(config, list):
+        return next((found for value in config if (found := absurd(value, key))), "")
+    if isinstance(config, int) and config > MOST_OF_A_KIND and _COUNTED.search(key):
+        return f"{key} is {config:.3g}" if config < 1e300 else f"{key} is a number of {config.bit_length()} bits"
+    return ""
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Stop what runs within at `MOST_PARAMETERS` parameters of torch modules, or after `MOST_SECONDS` of CPU time, by raising `TooMuch` there.
+
+    The clock is a signal, which also interrupts a regular expression; it exists on Unix, and for the main thread. Whoever swallows
+    the exception gets it again a second later.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    count = 0
+
+    def counted(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > MOST_PARAMETERS:
+            raise TooMuch(f"it has more than {MOST_PARAMETERS} parameters")
+
+    def late(*_: object) -> None:
+        raise TooMuch(f"it takes more than {MOST_SECONDS:g} s")
+
+    hook = register_module_parameter_registration_hook(counted)
+    timed = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGVTALRM, late) if timed else None
+    try:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, MOST_SECONDS, 1.0)
+        yield
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+        hook.remove()
