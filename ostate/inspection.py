@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -71,6 +71,8 @@ def inspect(
     weights = formats.read_adapter(adapter) if adapter is not None else None
     fit = fit_of(raw, weights) if weights is not None else None
     findings = list(checks.structure(raw, weights))
+    if weights is not None and raw.recorded:
+        findings += _strangers(raw, weights)
     found: Mapping[str, Any] = {}
     if values:
         found, seen = checks.values(raw, _towards(_bytes_of_numbers(raw), progress))
@@ -81,6 +83,28 @@ def inspect(
 def _bytes_of_numbers(raw: RawState) -> int:
     """Bytes of all slots once they are numbers: float32, or float64 where stored so."""
     return sum(math.prod(slot.shape) * (8 if slot.dtype == "F64" else 4) for entry in raw.entries for slot in entry.slots.values())
+
+
+def _strangers(raw: RawState, adapter: Adapter) -> list[Finding]:
+    """Say which recorded names no tensor of the adapter has."""
+    from .ordering import keys
+
+    names = [entry.name for entry in raw.entries if entry.has_state]
+    found, _ = keys.match_all(names, adapter)
+    missing = tuple(name for name, key in zip(names, found) if name is not None and key is None)
+    return [not_in_adapter(missing, "the file", adapter.file)] if missing else []
+
+
+def not_in_adapter(names: Sequence[str], rule: str, adapter: str) -> Finding:
+    """Return the finding that `names`, which `rule` gives, are no tensors of the adapter, so that nothing can be compared with them."""
+    return Finding(
+        rule="names-not-in-adapter",
+        severity="warning",
+        text=f"{len(names)} of the names that {rule} gives {'is' if len(names) == 1 else 'are'} no tensor of {adapter}",
+        fix="give the adapter of this run, or an order with the names of its live model (--order FILE); a parameter that was trained and not saved "
+        "keeps the name that was recorded",
+        names=tuple(names),
+    )
 
 
 def stored_bytes(state: RawState | NamedState) -> int:

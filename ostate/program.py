@@ -10,7 +10,7 @@ from . import checks, formats, ordering, store
 from .errors import CheckError, ReadError
 from .files import announce
 from .formats.adapters import for_state
-from .inspection import finding_document, open_state, stored_bytes
+from .inspection import finding_document, not_in_adapter, open_state, stored_bytes
 from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
 from .optimizers import OPTIMIZERS
@@ -101,7 +101,7 @@ def repair(
     _refuse_copies(raw, options)
     found = order_of(raw, adapter, options)
     named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps)
-    findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw))
+    findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter))
     checks.refuse(findings, path)
     named = replace(named, findings=findings)
     if out is None:
@@ -220,9 +220,12 @@ def _silence(raw: RawState, reason: str) -> Evidence:
     return Evidence(verdict="silent", undecided=with_state, silent={"all tests": reason})
 
 
-def _verdict_findings(found: Ordering, raw: RawState) -> list[Finding]:
+def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -> list[Finding]:
     """Say aloud what is not proven."""
     said = []
+    told = adapter is not None and found.source in TOLD
+    lacking = {name for name, key in zip(found.names, found.keys) if told and key is None}
+    strangers = tuple(name for name in found.undecided if name in lacking)
     if found.verdict == "unverified":
         said.append(
             Finding(
@@ -232,16 +235,18 @@ def _verdict_findings(found: Ordering, raw: RawState) -> list[Finding]:
                 fix="treat them as an assumption; an adapter of the same step, or --previous DIR, lets the numbers speak",
             )
         )
-    elif found.undecided:
+    elif undecided := tuple(name for name in found.undecided if name not in strangers):
         said.append(
             Finding(
                 rule="order-undecided",
                 severity="warning",
-                text=f"{len(found.undecided)} names rest on {found.rule}; the numbers prove the others",
+                text=f"{len(undecided)} names rest on {found.rule}; the numbers prove the others",
                 fix="pass --previous DIR (an earlier adapter of the run) or --base DIR with the base weights to let the numbers decide these too",
-                names=found.undecided,
+                names=undecided,
             )
         )
+    if strangers:
+        said.append(not_in_adapter(strangers, found.rule, adapter.file if adapter is not None else ""))
     if found.left_out:
         said.append(
             Finding(

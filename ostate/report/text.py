@@ -10,6 +10,7 @@ from ostate.report.blocks import Block, Facts, Found, Line, Table
 
 MARK = {"note": "note", "warning": "WARNING", "error": "ERROR"}
 _NUMBER = re.compile(r"-?[\d.,e+-]+%?|-|nan|-?inf")
+_DIGITS = "0123456789"
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
@@ -119,12 +120,20 @@ def _joined(values: set[str]) -> str:
     if len(values) == 1:
         return next(iter(values))
     if all(_WHOLE.fullmatch(value) for value in values):
-        return "{" + ranges(sorted(map(int, values))).replace("-", "..").replace(", ", ",") + "}"
+        return _counted(values)
     first = sorted(values)
     head = _common(first)
     tail = _common([value[len(head) :][::-1] for value in first])[::-1]
+    whole = head.rstrip(_DIGITS), tail.lstrip(_DIGITS)  # `block{1..12}`, not `block1{,0,1,2}`
+    counted = [value[len(whole[0]) : len(value) - len(whole[1])] for value in first]
+    if all(_WHOLE.fullmatch(value) for value in counted):
+        return f"{whole[0]}{_counted(counted)}{whole[1]}"
     middle = ",".join(value[len(head) : len(value) - len(tail)] for value in first)
     return f"{head}{{{middle}}}{tail}"
+
+
+def _counted(values: Iterable[str]) -> str:
+    return "{" + ranges(sorted(map(int, values))).replace("-", "..").replace(", ", ",") + "}"
 
 
 def _common(values: Sequence[str]) -> str:

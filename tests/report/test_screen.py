@@ -47,6 +47,12 @@ def test_names_that_miss_a_layer_are_not_folded_over_it():
     assert shorten(names) == "base_model.model.model.layers.{0..6,8..31}.self_attn.q_proj.lora_A.default.weight"
 
 
+def test_numbers_within_a_part_of_a_name_fold_too():
+    assert shorten([f"net.block{i}x.weight" for i in range(12)]) == "net.block{0..11}x.weight"
+    assert shorten(["net.b10.weight", "net.b12.weight"]) == "net.b{10,12}.weight"
+    assert shorten(["net.b1.weight", "net.b01.weight"]) == "net.b{0,}1.weight"
+
+
 @_PATIENT
 @given(st.lists(st.text(alphabet="a.0²₃7", min_size=1, max_size=6), min_size=1, max_size=6))
 def test_folding_takes_any_name(names):

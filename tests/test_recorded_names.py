@@ -1,0 +1,57 @@
+"""Recorded names that the adapter does not know: said aloud, and never called proven."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import ostate
+from tests.real import CASES
+
+CHECKPOINT = CASES / "long" / "long_opt" / "checkpoint-300"
+RULE = "names-not-in-adapter"
+
+
+@pytest.fixture(scope="module")
+def true_names():
+    return ostate.repair(str(CHECKPOINT)).ordering.names
+
+
+def recorded(folder, names):
+    shutil.copytree(CHECKPOINT, folder)
+    (folder / "optimizer_param_names.json").write_text(json.dumps([names, []]))
+    return str(folder)
+
+
+def findings(found):
+    return [finding for finding in found if finding.rule == RULE]
+
+
+def test_a_name_that_is_no_tensor_of_the_adapter_is_named_by_inspect_and_repair(tmp_path, true_names):
+    names = ["net.other.weight" if position == 5 else name for position, name in enumerate(true_names)]
+    folder = recorded(tmp_path / "run", names)
+    (seen,) = findings(ostate.inspect(folder, adapter=folder).findings)
+    done = ostate.repair(folder)
+    (said,) = findings(done.findings)
+    assert seen.names == said.names == ("net.other.weight",)
+    assert seen.severity == said.severity == "warning"
+    assert done.ordering.verdict == "partial"
+    assert not any(finding.rule == "order-undecided" for finding in done.findings)
+
+
+def test_names_of_another_model_are_an_assumption_and_all_are_named(tmp_path, true_names):
+    folder = recorded(tmp_path / "run", [f"net.block{position}.weight" for position in range(len(true_names))])
+    done = ostate.repair(folder)
+    (said,) = findings(done.findings)
+    assert done.ordering.verdict == "unverified"
+    assert len(said.names) == len(true_names)
+
+
+def test_names_that_the_adapter_knows_raise_no_finding(tmp_path, true_names):
+    folder = recorded(tmp_path / "run", [name.removeprefix("base_model.model.") for name in true_names])
+    assert findings(ostate.inspect(folder, adapter=folder).findings) == []
+    done = ostate.repair(folder)
+    assert findings(done.findings) == []
+    assert done.ordering.verdict == "verified"
