@@ -12,25 +12,67 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
     Places = NDArray[np.intp]
 
+_FEW = 24
+"""Rows whose best column another row has too, up to which scipy (70 MB and half a second to import) stays out."""
+
 
 def assign(scores: Array) -> tuple[Places, Places]:
-    """Return (rows, columns) of the assignment whose scores, (k, p), sum to most; as many as the smaller side has.
-
-    Where the largest scores of all rows lie in different columns nothing can be better, and scipy (70 MB, half a second) stays out.
-    """
+    """Return (rows, columns) of the assignment whose scores, (k, p), sum to most; as many as the smaller side has."""
     turned = scores.shape[0] > scores.shape[1]
-    table = scores.T if turned else scores
-    best = np.argmax(table, axis=1) if table.size else np.zeros(0, np.intp)
-    if len(np.unique(best)) == len(best):
-        rows, columns = np.arange(len(best)), best
+    table = np.asarray(scores.T if turned else scores, np.float64)
+    rows = np.arange(len(table))
+    if not table.size or table.min() == table.max():  # nothing is known yet: as they stand
+        columns = rows
     else:
-        from scipy.optimize import linear_sum_assignment
+        best = np.argmax(table, axis=1)
+        if len(best) - len(np.unique(best)) <= _FEW:
+            columns = _rearranged(-table, best)
+        else:
+            from scipy.optimize import linear_sum_assignment
 
-        rows, columns = linear_sum_assignment(-table)
+            rows, columns = linear_sum_assignment(-table)
     if not turned:
         return rows, columns
     order = np.argsort(columns)
     return columns[order], rows[order]
+
+
+def _rearranged(cost: Array, best: Places) -> Places:
+    """Return the column of each row in the cheapest assignment, from the rows' own best columns.
+
+    Rows that share one are placed one by one along the shortest augmenting path. Nothing is to be done where all lie apart.
+
+    Source: Crouse, "On implementing 2D rectangular assignment algorithms", IEEE Trans. Aerosp. Electron. Syst. 52 (2016).
+    """
+    rows, columns = cost.shape
+    of_row, of_column = cost.min(axis=1), np.zeros(columns)  # what each row and column is worth: feasible, and tight at each row's best
+    owner, place = np.full(columns, -1), np.full(rows, -1)
+    first = np.unique(best, return_index=True)[1]
+    owner[best[first]], place[first] = first, best[first]
+    for free in np.flatnonzero(place < 0):
+        shortest, before, done = np.full(columns, np.inf), np.full(columns, -1), np.zeros(columns, bool)
+        row, low, seen = int(free), 0.0, []
+        while True:
+            seen.append(row)
+            through = low + cost[row] - of_row[row] - of_column
+            better = ~done & (through < shortest)
+            shortest[better], before[better] = through[better], row
+            column = int(np.argmin(np.where(done, np.inf, shortest)))
+            low, done[column] = float(shortest[column]), True
+            if owner[column] < 0:
+                break
+            row = int(owner[column])
+        of_row[free] += low
+        for other in seen[1:]:
+            of_row[other] += low - shortest[place[other]]
+        of_column[done] -= low - shortest[done]
+        while True:
+            row = int(before[column])
+            owner[column] = row
+            place[row], column = column, int(place[row])
+            if row == free:
+                break
+    return place
 
 
 def at_most(scores: Array) -> float:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ostate.model import Adapter, Evidence, RawState, TensorRef
 from ostate.ordering.judge import judge
-from ostate.ordering.match import from_keys, search
+from ostate.ordering.fitting import fit_laws
+from ostate.ordering.match import from_keys, search, single_moves
 from ostate.ordering.paths import Paths
 from ostate.ordering.tables import gather, settles, widths
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def verify(
@@ -40,3 +47,38 @@ def verify(
         if settles(found, tables):
             break
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Keys and positions of one shape, both in the order of the claim, and how well each pair of them belongs together."""
+
+    keys: tuple[str, ...]
+    positions: tuple[int, ...]
+    scores: NDArray[np.floating]
+    """(key, position): natural log of how much likelier the two belong together than not, all others held as claimed."""
+
+
+def compare(keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> list[Compared]:
+    """Return for each shape how well every key that is claimed belongs to every position, for whoever wants to look.
+
+    Args:
+        keys: adapter key by position.
+        raw: the state; slots are read here.
+        adapter: the trained weights.
+    """
+    likely = {position: key for position, key in enumerate(keys) if key is not None}
+    tables = gather(raw, adapter, previous=None, base=None, likely=likely, thin=widths(adapter)[0])
+    match = from_keys(keys, tables)
+    if not match:
+        return []
+    paths = Paths(tables.reader, tables.displaced, tables.early)
+    found = single_moves(tables, paths, match, fit_laws(tables, paths, match)).by_shape
+    out = []
+    for shape, scores in found.items():
+        known, positions = tables.keys_of_shape[shape], tables.positions_of_shape[shape]
+        rows = sorted((row for row, key in enumerate(known) if key in match), key=lambda row: match[known[row]])
+        columns = [positions.index(match[known[row]]) for row in rows]
+        if rows:
+            out.append(Compared(tuple(known[row] for row in rows), tuple(positions[c] for c in columns), scores[rows][:, columns]))
+    return out

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 TINY = 1e-30
 
 
-def update_direction(m: Array, root: Array, *, step: float | None, betas: tuple[float, float], eps: float) -> Array:
-    """Return u = m_hat / (sqrt(v_hat) + eps) from m and sqrt(v), any shape, no unit.
+def update_direction(m: Array, root: Array, *, step: float | None, betas: tuple[float, float], eps: float, out: Array | None = None) -> Array:
+    """Return u = m_hat / (sqrt(v_hat) + eps) from m and sqrt(v), any shape, no unit; into `out` where given.
 
     Without `step` the bias corrections are left out: they are one factor for the whole tensor, and eps is then below its true weight.
 
     Source: Kingma & Ba 2015, Algorithm 1.
     """
     first, second = (1 - betas[0] ** step, 1 - betas[1] ** step) if step else (1.0, 1.0)
-    below = root * np.float32(first / np.sqrt(second))  # both corrections in one pass, then two more in place
+    below = np.multiply(root, np.float32(first / np.sqrt(second)), out=out)  # both corrections in one pass, then two more in place
     below += np.float32(first * (eps + TINY))
     return np.asarray(np.divide(m, below, out=below))
 

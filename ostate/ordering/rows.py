@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 
 class Rows:
-    """Hands out the rows of one tensor, float32, zeros where a strip is not finite.
-
-    `finite` turns False then; `top` is the largest size so far.
-    """
+    """Hands out the rows of one tensor, float32, zeros where a strip is not finite."""
 
     def __init__(self, slot: Slot, columns: int, *, strip: int, turned: bool = False) -> None:
         """Prepare to read; nothing is read yet.
@@ -32,30 +29,42 @@ class Rows:
             strip: rows that will be taken at a time.
             turned: the rows wanted are the stored tensor's columns; it is then read at once and kept.
         """
-        self.finite, self.top = True, 0.0
+        self.finite = True
+        """False once a number was not."""
+        self.square = 0.0
+        """Of the rows taken last, the sum of squares."""
+        self.top = 0.0
+        """A size that no number so far exceeds."""
         self._columns = columns
         self._run = slot.run if isinstance(slot, TensorRef) and slot.dtype == "F32" and not turned else None
         self._at = 0
         self._chunks: Iterator[Array] = _turned(slot, columns) if turned else slot.chunks(max(strip * columns, 1))
         self._left: Array = np.zeros(0, np.float32)
 
-    def take(self, count: int) -> Array:
-        """Return the next `count` rows, (count, columns), an array of their own."""
-        out = np.empty(count * self._columns, np.float32)
+    def take(self, count: int, out: Array | None = None) -> Array:
+        """Return the next `count` rows, (count, columns): `out`, or an array of their own."""
+        rows = self.unchecked(count, out)
+        flat = rows.reshape(-1)
+        self.square = float(np.dot(flat, flat))  # not finite where a number is not: a tenth of what asking each costs
+        if not np.isfinite(self.square):
+            self.square = 0.0
+            if not np.isfinite(rows).all():
+                self.finite = False
+                rows[:] = 0
+        self.top = max(self.top, float(np.sqrt(self.square)))
+        return rows
+
+    def unchecked(self, count: int, out: Array | None = None) -> Array:
+        """Return the next `count` rows as they are."""
+        rows = np.empty((count, self._columns), np.float32) if out is None else out
+        flat = rows.reshape(-1)
         if self._run is not None:
             file, offset = self._run
-            read_into(file, offset + 4 * self._at, out.view(np.uint8).data)
-            self._at += out.size
+            read_into(file, offset + 4 * self._at, flat.view(np.uint8).data)
+            self._at += flat.size
         else:
-            self._fill(out)
-        if out.size:  # smallest and largest show what is not finite, at a tenth of what asking each element costs
-            top = max(float(out.max()), -float(out.min()))
-            if np.isfinite(top):
-                self.top = max(self.top, top)
-            else:
-                self.finite = False
-                out[:] = 0
-        return out.reshape(count, self._columns)
+            self._fill(flat)
+        return rows
 
     def _fill(self, out: Array) -> None:
         have = 0
@@ -87,15 +96,19 @@ class MomentRows:
 
     @property
     def top(self) -> float:
-        """The largest first moment so far."""
+        """The size of the first moment so far."""
         return self._first.top
 
-    def take(self, count: int) -> tuple[Array, Array, Array]:
-        """Return the next `count` rows of m, sqrt(v) and u, each (count, columns)."""
-        m, root = self._first.take(count), self._second.take(count)
-        np.maximum(root, 0, out=root)
-        np.sqrt(root, out=root)
-        return m, root, laws.update_direction(m, root, step=self._step, betas=self._betas, eps=self._eps)
+    def take(self, count: int, out: Array | None = None) -> tuple[Array, Array, Array]:
+        """Return the next `count` rows of m, sqrt(v) and u, each (count, columns); u in `out` where given."""
+        m, root = self._first.take(count), self._second.unchecked(count)
+        with np.errstate(invalid="ignore"):
+            np.sqrt(root, out=root)  # NaN where a second moment is negative, which no optimizer makes
+        flat = root.reshape(-1)
+        if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(root).all():
+            self._second.finite = False
+            root[:] = 0
+        return m, root, laws.update_direction(m, root, step=self._step, betas=self._betas, eps=self._eps, out=out)
 
 
 def betas_of(hyper: Hyper) -> tuple[float, float]:

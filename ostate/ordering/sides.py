@@ -140,7 +140,7 @@ def _by_strips(task: _Task, sums: Sums, features: Mapping[tuple[int, int], Featu
     for at in range(0, task.length, strip):
         count = min(strip, task.length - at)
         thin, thin_moved, raw = _weight_strip(task, sums, weights, starts, count, keep=whole or bool(features))
-        thin_m, thin_u, raw_u = _moment_strip(task, sums, moments, raw, features, count, keep=whole)
+        thin_m, thin_u, raw_u = _moment_strip(task, sums, moments, features, raw, thin, keep=whole)
         sums.add_strip(thin, thin_m, thin_moved, thin_u)
         if whole:
             sums.inner += raw.reshape(len(raw), -1) @ raw_u.reshape(len(raw_u), -1).T
@@ -156,18 +156,17 @@ def _weight_strip(
     thin_moved = np.empty_like(thin) if starts else thin
     raw = np.empty((len(weights) if keep else 0, count, task.width), np.float32)
     for index, rows in enumerate(weights):
-        moved = weight = rows.take(count)
+        weight = rows.take(count, raw[index] if keep else None)
         thin[:, :, index] = sums.thinned(weight, sums.front)
-        if starts:
-            moved = weight - starts[index].take(count)
-            thin_moved[:, :, index] = sums.thinned(moved, sums.front)
-            rows.finite = rows.finite and starts[index].finite
-        if task.displaced:
-            sums.moved[index] += np.dot(moved.reshape(-1), moved.reshape(-1))
         if task.decays.any():
             sums.own[index] += thin[:, :, index].transpose(0, 2, 1) @ sums.thinned(weight, sums.back)
-        if keep:
-            raw[index] = moved
+        square = rows.square
+        if starts:
+            weight -= starts[index].take(count)
+            thin_moved[:, :, index] = sums.thinned(weight, sums.front)
+            rows.finite = rows.finite and starts[index].finite
+            square = float(np.vdot(weight, weight))
+        sums.moved[index] += square
     return thin, thin_moved if task.displaced else None, raw
 
 
@@ -175,30 +174,34 @@ def _moment_strip(
     task: _Task,
     sums: Sums,
     moments: Sequence[MomentRows],
-    weights: Array,
     features: Mapping[tuple[int, int], Features],
-    count: int,
+    weights: Array,
+    thin: Array,
     *,
     keep: bool,
 ) -> tuple[Array, Array | None, Array]:
-    """Return the next strip of all first moments thinned, of the update directions thinned (None: not compared), and of them whole where kept."""
+    """Return the next strip of all first moments thinned, of the update directions thinned (None: not compared), and of them whole where kept.
+
+    Features are added to on the way, from the same strip of the weights, whole and thinned.
+    """
+    count = thin.shape[1]
     thin_m = np.empty((sums.blocks, count, len(moments), sums.mixer.rows), np.float32)
-    thin_u = np.empty_like(thin_m) if task.displaced else None
+    thin_u = np.empty((*thin_m.shape[:-1], sums.right.shape[-1]), np.float32) if task.displaced else None
     raw = np.empty((len(moments) if keep else 0, count, task.width), np.float32)
-    ready = {column: (weights[index], each) for (index, column), each in features.items()}
+    ready = {column: (index, each) for (index, column), each in features.items()}
+    ones = np.ones(count, np.float32)
     for column, pair in enumerate(moments):
-        m, root, u = pair.take(count)
-        thin_m[:, :, column] = sums.thinned(m, sums.back)
-        sums.along[column] += sums.thinned(u, sums.front).transpose(0, 2, 1) @ thin_m[:, :, column]
-        sums.roots[column] += root.sum(axis=0)
+        m, root, u = pair.take(count, raw[column] if keep else None)
+        end = thin_m[:, :, column] = sums.thinned(m, sums.back)
+        along = sums.thinned(u, sums.front)
+        sums.along[column] += along.transpose(0, 2, 1) @ end
+        sums.roots[column] += ones @ root
         if thin_u is not None:
-            thin_u[:, :, column] = sums.thinned(u, sums.back)
-            sums.updates[column] += np.dot(u.reshape(-1), u.reshape(-1))
-        if keep:
-            raw[column] = u
+            thin_u[:, :, column] = sums.thinned(u, sums.few)
+            sums.updates[column] += np.vdot(u, u)
         if column in ready:
-            weight, each = ready[column]
-            each.add(weight, m, root, u)
+            index, each = ready[column]
+            each.add(weights[index], root, u, (thin[:, :, index], along, end))
     return thin_m, thin_u, raw
 
 
@@ -236,7 +239,7 @@ def _moment_batch(
     """Multiply one expert's moments of a few positions, from `first` on, with what is left of all weights."""
     rank = task.width // sums.blocks
     thin_m = np.zeros((len(moments), sums.mixer.rows, task.length), np.float32)
-    thin_u = np.zeros_like(thin_m) if moved is not None else None
+    thin_u = np.zeros((len(moments), sums.right.shape[-1], task.length), np.float32) if moved is not None else None
     for index, pair in enumerate(moments):
         along = np.zeros_like(thin_m[0])
         for at in range(0, rank, piece):
@@ -244,7 +247,7 @@ def _moment_batch(
             thin_m[index] += sums.mixed(m, sums.back, at)
             along += sums.mixed(u, sums.front, at)
             if thin_u is not None:
-                thin_u[index] += sums.mixed(u, sums.back, at)
+                thin_u[index] += sums.mixed(u, sums.few, at)
             sums.roots[first + index, block * rank + at :][: len(root)] = root.sum(axis=1)
         sums.along[first + index, block] = along @ thin_m[index].T
     sums.add_batch(block, first, weights, thin_m, moved, thin_u)

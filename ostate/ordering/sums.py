@@ -33,10 +33,12 @@ class Sums:
         self.blocks, self.width, self.zero, self.mixer = module.blocks, width, zero, mixer
         self.numbers = module.blocks * mixer.rows**2
         self.front, self.back = (mixer.first, mixer.second) if zero else (mixer.second, mixer.first)
+        self.few = None if self.back is None else self.back[: mixer.rows // 2]
+        """Of update directions against displacements: only a norm is asked for there."""
         shape = (self.blocks, len(keys), mixer.rows, len(positions), mixer.rows)
         self.left: Array = np.zeros(shape, np.float32)
         """Of weights and first moments."""
-        self.right: Array = np.zeros(shape, np.float32)
+        self.right: Array = np.zeros((*shape[:-1], mixer.rows if self.few is None else len(self.few)), np.float32)
         """Of displacements and update directions, where asked for."""
         self.inner = np.zeros((len(keys), len(positions)))
         self.moved, self.updates = np.zeros(len(keys)), np.zeros(len(positions))
@@ -88,7 +90,7 @@ class Sums:
     def displacement(self) -> tuple[Array, Array]:
         """Return cosine and spread, (k, p)."""
         rank = self.width // self.blocks
-        squares = np.einsum("ekapb,ekapb->kp", self.right, self.right) * (rank / self.mixer.rows) ** 2
+        squares = np.einsum("ekapb,ekapb->kp", self.right, self.right) * (rank / self.right.shape[2]) * (rank / self.right.shape[4])
         inner = self.inner if self.mixer.first is not None else np.einsum("ekapa->kp", self.right)
         cosine, spread = laws.displacement(inner, squares, np.sqrt(self.moved), np.sqrt(self.updates), rank=rank)
         return cosine.astype(np.float32), spread.astype(np.float32)
@@ -130,21 +132,26 @@ class Features:
         """Start at zero."""
         self._sums, self._displaced = sums, displaced
         rows = sums.mixer.rows
-        self._size, self._count = 0.0, 0
+        self._square, self._count = 0.0, 0
         self._found: Array = np.zeros((sums.blocks, 2 * rows, (3 if displaced else 1) * rows), np.float32)
 
-    def add(self, weight: Array, m: Array, root: Array, u: Array) -> None:
-        """Take in rows (c, w) of the four."""
+    def add(self, weight: Array, root: Array, u: Array, thin: tuple[Array, Array, Array]) -> None:
+        """Take in rows (c, w) of Z, sqrt(v) and u, and what is left of Z, u (in front) and m (behind)."""
         sums = self._sums
-        self._size, self._count = self._size + float(np.abs(weight).sum()), self._count + weight.size
-        gradients = [m, root * weight, root * (u * u * u)] if self._displaced else [m]
-        starts = np.concatenate([sums.thinned(rows, sums.front) for rows in (weight, u)], axis=-1)
-        ends = np.concatenate([sums.thinned(rows, sums.back) for rows in gradients], axis=-1)
-        self._found += starts.transpose(0, 2, 1) @ ends
+        self._square, self._count = self._square + float(np.vdot(weight, weight)), self._count + weight.size
+        start, along, end = thin
+        ends = [end]
+        if self._displaced:
+            one = root * weight
+            two = u * u
+            two *= u
+            two *= root
+            ends += [sums.thinned(one, sums.back), sums.thinned(two, sums.back)]
+        self._found += np.concatenate([start, along], axis=-1).transpose(0, 2, 1) @ np.concatenate(ends, axis=-1)
 
     def total(self) -> Array:
         """Return (2 or 6, blocks * q * q)."""
-        rows, size = self._sums.mixer.rows, self._size / max(self._count, 1) + laws.TINY
+        rows, size = self._sums.mixer.rows, np.sqrt(self._square / max(self._count, 1)) + laws.TINY
         found = self._found.reshape(self._sums.blocks, 2, rows, -1, rows).transpose(1, 3, 0, 2, 4)
         if self._displaced:
             found = found * np.array([[1, 1 / size, 1], [size, 1, size]], np.float32).reshape(2, 3, 1, 1, 1)
