@@ -1,0 +1,269 @@
+"""Rules of one operator each that no other test would miss: found by changing them one at a time (`python -m tests.mutate`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ostate.errors import Ambiguous, Contradiction
+from ostate.model import Adapter, Claim, Entry, Evidence, Group, Question, RawState, TensorRef
+from ostate.ordering.keys import adapter_key, by_transformers, dora_is_a_parameter, live_name, match_all, strip_wrappers
+from ostate.ordering.masters import with_masters
+from ostate.ordering.recorded import recorded
+from ostate.ordering.refute import fits, refute_groups, refute_positions
+from ostate.ordering.resolve import Court, resolve, with_partners
+
+REF = TensorRef(dtype="F32", shape=(2,), parts=())
+P = "base_model.model.model.layers.0.self_attn.q_proj."
+
+
+def state(n: int = 3) -> RawState:
+    entries = tuple(Entry(position=i, key=i, group=0, slots={"exp_avg_sq": REF}, shape=(2,)) for i in range(n))
+    return RawState(source="optimizer.pt", layout="torch", files=(), groups=(Group(index=0, positions=tuple(range(n))),), entries=entries)
+
+
+def claim(text: str, source: str = "skeleton", **more: object) -> Claim:
+    return Claim(source=source, rule=f"{source} {text}", names=tuple(text), keys=tuple(text), **more)
+
+
+def heard(positions=(), n: int = 3, verdict: str = "verified", **more) -> Evidence:
+    proven = frozenset(positions)
+    return Evidence(verdict=verdict, proven=proven, undecided=tuple(i for i in range(n) if i not in proven), margin=9.0, **more)
+
+
+def court(said: dict[str, Evidence], recovered: Evidence | None = None) -> Court:
+    return Court(
+        raw=state(), verify=lambda one: said["".join(one.names)], recover=lambda: recovered or heard(verdict="silent"), live_name=str, where="here"
+    )
+
+
+# resolve
+
+
+def test_a_claim_that_wins_is_not_among_the_losers():
+    found = resolve(court({"abc": heard((0, 1, 2)), "acb": heard((0,))}), [claim("acb"), claim("abc")])
+    assert [(loser["rule"], loser["reason"]) for loser in found.rejected] == [("skeleton acb", "the numbers prove another order")]
+
+
+def test_of_claims_that_differ_the_one_that_speaks_is_not_among_the_losers():
+    found = resolve(court({"abc": heard((0,)), "acb": heard(())}), [claim("acb"), claim("abc")])
+    assert [loser["rule"] for loser in found.rejected] == ["skeleton acb"]
+
+
+def test_leaving_positions_out_is_refused_only_when_asked():
+    told = court({}, recovered=heard((0, 2), order=("a", "b", "c")))
+    assert resolve(told, []).left_out == (1,)
+    with pytest.raises(Ambiguous):
+        resolve(replace(told, strict=True), [])
+
+
+@pytest.mark.parametrize("source", ["skeleton", "recorded"])
+@pytest.mark.parametrize("verdict", ["verified", "silent"])
+def test_where_nothing_is_proven_nothing_is_called_proven_in_part(source, verdict):
+    assert resolve(court({"abc": heard((), verdict=verdict)}), [claim("abc", source)]).verdict == "unverified"
+
+
+def test_claims_that_differ_at_once_are_told_apart_at_position_0():
+    silent = heard(verdict="silent")
+    with pytest.raises(Ambiguous) as caught:
+        resolve(court({"abc": silent, "bac": silent}), [claim("abc"), claim("bac")])
+    assert caught.value.where == "here: position 0"
+
+
+@pytest.mark.parametrize(("pairs", "tail"), [(3, "by its numbers"), (5, "; and 2 more")])
+def test_a_contradiction_lists_three_pairs_and_counts_the_rest(pairs, tail):
+    against = heard(verdict="contradicted", contradictions=tuple((at, "a", "b") for at in range(pairs)))
+    with pytest.raises(Contradiction) as caught:
+        resolve(court({"abc": against}), [claim("abc", "recorded")])
+    assert caught.value.what.count("by its numbers") == 3
+    assert caught.value.what.endswith(tail)
+
+
+FACTORS = ("m.lora_A.weight", "m.lora_B.weight")
+
+
+@pytest.mark.parametrize("source", ["skeleton", "convention", "recorded", "given", "content"])
+@pytest.mark.parametrize("verdict", ["verified", "silent", "contradicted"])
+def test_a_partner_carries_only_inferred_names_that_the_numbers_stand_behind(source, verdict):
+    """A silent or contradicted claim carries nothing, and a recorded one is its own witness."""
+    evidence = heard((1,), 2, verdict=verdict, carried=frozenset({0}))
+    said = with_partners(Claim(source=source, rule="", names=FACTORS, keys=FACTORS), evidence)
+    carried = source in ("skeleton", "convention") and verdict == "verified"
+    assert said.proven == ({0, 1} if carried else {1})
+
+
+# keys
+
+
+def adapter(
+    *keys: str, name: str = "default", siblings: tuple[str, ...] = (), file: str = "a", facts: dict | None = None, **config: object
+) -> Adapter:
+    held = dict.fromkeys(keys, REF)
+    return Adapter(path="a", file=file, kind="peft", tensors=held, config=config, name=name, siblings=siblings, facts=facts or {})
+
+
+def test_a_parameter_of_a_module_called_module_loses_the_wrapper_only():
+    assert strip_wrappers("module.weight") == "weight"
+    assert strip_wrappers("module") == "module"
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        # where the adapter's name begins another component, taking it out everywhere gives another key
+        ("base_model.model.default_head.modules_to_save.default.dense.bias", "base_model.model.default_head.dense.bias"),
+        ("base_model.model.default_head.lora_A.default.weight", "base_model.model.default_head.lora_A.weight"),
+        ("base_model.model.default_emb.lora_embedding_A.default", "base_model.model.default_emb.lora_embedding_A"),
+        ("base_model.model.default_head.lora_magnitude_vector.default.weight", "base_model.model.default_head.lora_magnitude_vector"),
+        # an adapter joined from beside this one keeps its name
+        ("base_model.model.score.modules_to_save.second.weight", "base_model.model.score.second.weight"),
+        (f"{P}lora_magnitude_vector.second.weight", f"{P}lora_magnitude_vector.second"),
+    ],
+)
+def test_every_form_of_a_key_is_found_by_its_own_rule(name, key):
+    assert adapter_key(name, adapter(key)) == key
+
+
+def test_a_parameter_is_not_found_under_half_of_its_name():
+    """Only a DoRA vector is known by the name before `.default.weight`; `lora_A` is not."""
+    assert adapter_key(f"{P}lora_A.default.weight", adapter(f"{P}lora_A")) is None
+    assert adapter_key("default.weight", adapter("weight")) == "weight"
+    assert adapter_key("base_model.model.head.modules_to_save.other.weight", adapter("base_model.model.head.weight")) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (f"{P}lora_A.second.weight", f"{P}lora_A.second.weight"),
+        (f"{P}lora_magnitude_vector.second", f"{P}lora_magnitude_vector.second.weight"),
+        (f"{P}lora_magnitude_vector.second.weight", f"{P}lora_magnitude_vector.second.weight"),
+        ("base_model.model.emb.lora_embedding_A.second", "base_model.model.emb.lora_embedding_A.second"),
+        ("base_model.model.score.second.weight", "base_model.model.score.modules_to_save.second.weight"),
+        (f"{P}lora_A.weight", f"{P}lora_A.first.weight"),
+    ],
+)
+def test_a_key_of_joined_adapters_gets_the_name_of_the_one_it_belongs_to(key, name):
+    assert live_name(key, adapter(key, name="first", siblings=("run/first", "run/second"))) == name
+
+
+def test_most_names_tell_what_the_adapter_is_called():
+    keys = [f"{P}lora_A.weight", f"{P}lora_B.weight", "base_model.model.score.weight"]
+    names = [f"{P}lora_A.french.weight", f"{P}lora_B.french.weight", "base_model.model.score.modules_to_save.french.weight"]
+    assert match_all(names, adapter(*keys)) == (tuple(keys), "french")
+    assert match_all(names[2:], adapter(*keys)) == ((keys[2],), "french")
+    assert match_all([f"{P}lora_A.french.weight", "lora_A.german.weight"], adapter(keys[0]))[1] == "french"
+
+
+def test_a_model_card_beside_an_adapter_says_that_peft_saved_it(tmp_path):
+    held = adapter(f"{P}lora_A.weight", file=str(tmp_path / "adapter_model.safetensors"), inference_mode=False)
+    assert by_transformers(held)
+    (tmp_path / "README.md").touch()
+    assert not by_transformers(held)
+
+
+@pytest.mark.parametrize(("version", "bare"), [("0.8.2", False), ("0.9.0", True), ("0.11.1", True), ("0.12.0", False)])
+def test_doras_vector_was_a_bare_parameter_in_these_releases(version, bare):
+    assert dora_is_a_parameter(adapter(facts={"peft_version": version})) is bare
+
+
+# refute
+
+
+def grouped(sizes: list[int], **hyper: list[object]) -> RawState:
+    raw, at, groups = state(sum(sizes)), 0, []
+    for index, size in enumerate(sizes):
+        own = {key: values[index] for key, values in hyper.items()}
+        groups.append(Group(index=index, positions=tuple(range(at, at + size)), hyper=own))
+        at += size
+    return replace(raw, groups=tuple(groups))
+
+
+def test_a_group_that_should_not_decay_refutes_only_where_it_holds_something_that_does():
+    assert refute_groups(grouped([2, 1], weight_decay=[0.1, 0.01]), [2, 1], no_decay=[1]) == "its group 1 has no weight decay, the file's has 0.01"
+    assert refute_groups(grouped([2, 1], weight_decay=[0.1, 0.0]), [2, 1], no_decay=[1]) is None
+    assert refute_groups(grouped([2, 0], weight_decay=[0.1, 0.1]), [2, 0], no_decay=[1]) is None
+    assert refute_groups(grouped([2, 1], weight_decay=[0.1, None]), [2, 1], no_decay=[1]) is None
+
+
+def test_two_learning_rates_refute_a_rule_that_gives_one():
+    assert "one learning rate, the file has [0.1, 0.2]" in (refute_groups(grouped([2, 1], lr=[0.1, 0.2]), [2, 1], same_lr=[[0, 1]]) or "")
+    assert refute_groups(grouped([2, 1], lr=[0.1, 0.1]), [2, 1], same_lr=[[0, 1]]) is None
+
+
+def test_counts_of_groups_are_said_in_good_english():
+    assert refute_groups(grouped([2, 1]), [3]) == "it makes 1 group, the file has 2"
+    assert refute_groups(grouped([3]), [2, 1]) == "it makes 2 groups, the file has 1"
+
+
+def test_an_entry_of_unknown_shape_fits_and_a_flat_one_by_its_size():
+    entry = state().entries[0]
+    assert fits(replace(entry, shape=None), (7, 7))
+    assert fits(replace(entry, shape=(12,), flat=True), (3, 4))
+    assert not fits(replace(entry, shape=(12,), flat=True), (3, 5))
+    assert not fits(replace(entry, shape=(12,)), (3, 4))
+
+
+def test_a_wrong_shape_is_said_of_the_key_where_there_is_one():
+    held = Adapter(path="a", file="a", kind="peft", tensors={"k": replace(REF, shape=(3,))}, config={}, name="default")
+    raw = state(1)
+    assert refute_positions(raw, ["n"], ["k"], [None], held) == "position 0 has shape [2], k has [3]"
+    assert refute_positions(raw, ["n"], [None], [(3,)], held) == "position 0 has shape [2], n has [3]"
+
+
+# recorded
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_names_file_is_looked_for_beside_a_local_state_only(tmp_path, monkeypatch, remote):
+    (tmp_path / "optimizer_param_names.json").write_text(json.dumps(["a", "b", "c"]))
+    monkeypatch.chdir(tmp_path)
+    raw = replace(state(), source="s3://bucket/optimizer.pt" if remote else "optimizer.pt")
+    claims, _ = recorded(Question(raw=raw, adapter=None))
+    assert [one.names for one in claims] == ([] if remote else [("a", "b", "c")])
+
+
+# masters
+
+
+class Numbers:
+    """A tensor in memory that satisfies `Slot`."""
+
+    encoding, dtype = "plain", "F32"
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = np.array(values, np.float32)
+        self.shape, self.numel = self.values.shape, self.values.size
+
+    def read(self) -> np.ndarray:
+        return self.values
+
+    def chunks(self, elements: int = 1 << 18):
+        yield from (self.values[at : at + elements] for at in range(0, self.numel, elements))
+
+
+def witnessed(*columns: list[float], masters: list[list[float]] | None = None) -> tuple[RawState, Adapter, tuple[str, ...]]:
+    keys = tuple("abc"[: len(columns)])
+    held = Adapter(path="a", file="a", kind="peft", tensors=dict(zip(keys, map(Numbers, columns))), config={}, name="default")
+    return replace(state(len(keys)), master={at: Numbers(values) for at, values in enumerate(masters or columns)}), held, keys
+
+
+@pytest.mark.parametrize(("numbers", "enough"), [(8, True), (7, False)])
+def test_eight_equal_numbers_are_enough_and_seven_are_not(numbers, enough):
+    column = [0.5] * numbers + [0.0] * (9 - numbers)
+    raw, held, keys = witnessed(column)
+    said = with_masters(Evidence(verdict="silent", undecided=(0,)), keys, raw, held)
+    assert said.proven == (frozenset({0}) if enough else frozenset())
+
+
+def test_masters_that_prove_an_order_speak_for_this_adapter():
+    one, two = [float(at) for at in range(1, 10)], [float(-at) for at in range(1, 10)]
+    foreign = Evidence(verdict="contradicted", undecided=(0, 1), foreign=True)
+    raw, held, keys = witnessed(one, two)
+    assert not with_masters(foreign, keys, raw, held).foreign
+    raw, held, keys = witnessed(one, two, masters=[two, one])
+    said = with_masters(foreign, keys, raw, held)
+    assert said.contradictions
+    assert said.foreign
