@@ -80,36 +80,20 @@ def evidence_matrices(raw: RawState, adapter: Adapter, keys: Sequence[str | None
     Raises:
         ReadError: a tensor cannot be read.
     """
-    from ostate.ordering.fitting import fit_laws
-    from ostate.ordering.match import from_keys, single_moves
-    from ostate.ordering.paths import Paths
-    from ostate.ordering.tables import gather
+    from ostate.ordering.evidence import compare
 
-    tables = gather(raw, adapter, previous=None, base=None)
-    match = from_keys(keys, tables)
-    if not match:
-        return ()
-    paths = Paths(tables.reader, tables.displaced)
-    scores = single_moves(tables, paths, match, fit_laws(tables, paths, match)).by_shape
-    out = []
-    for shape, table in scores.items():
-        known, positions = tables.keys_of_shape[shape], tables.positions_of_shape[shape]
-        rows = [row for row, key in enumerate(known) if key in match]
-        if len(rows) < 2:
-            continue
-        rows.sort(key=lambda row: match[known[row]])
-        columns = [positions.index(match[known[row]]) for row in rows]
-        out.append(
-            figures.Matrix(
-                title=f"{len(rows)} tensors of one shape, {'x'.join(map(str, _shape(raw, positions[columns[0]])))}",
-                says="How much more likely each pair is to belong together than not (natural log). The order taken lies on the diagonal; "
-                "a bright cell elsewhere would be a rival.",
-                keys=tuple(known[row] for row in rows),
-                positions=tuple(positions[column] for column in columns),
-                scores=tuple(tuple(float(table[row, column]) for column in columns) for row in rows),
-            )
+    return tuple(
+        figures.Matrix(
+            title=f"{len(each.keys)} tensors of one shape, {'x'.join(map(str, raw.entries[each.positions[0]].shape or ()))}",
+            says="How much more likely each pair is to belong together than not (natural log). The order taken lies on the diagonal; "
+            "a bright cell elsewhere would be a rival.",
+            keys=each.keys,
+            positions=each.positions,
+            scores=tuple(map(tuple, each.scores.tolist())),
         )
-    return tuple(out)
+        for each in compare(keys, raw, adapter)
+        if len(each.keys) > 1
+    )
 
 
 def second_moment(state: NamedState) -> Figure:
@@ -251,7 +235,3 @@ def _manifest(path: str) -> str:
 
     found = [parsed(head) for head in open_heads(find(os.fspath(path)))]
     return json.dumps(found[0] if len(found) == 1 else found, indent=1)
-
-
-def _shape(raw: RawState, position: int) -> tuple[int, ...]:
-    return raw.entries[position].shape or ()

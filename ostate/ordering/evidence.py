@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ostate.model import Adapter, Evidence, RawState, TensorRef
-from ostate.ordering.judge import judge
 from ostate.ordering.fitting import fit_laws
+from ostate.ordering.judge import judge
 from ostate.ordering.match import from_keys, search, single_moves
 from ostate.ordering.paths import Paths
 from ostate.ordering.tables import gather, settles, widths
