@@ -81,7 +81,7 @@ def _state(subject: Subject, mark: str) -> dict[str, Any]:
         "meaning": MEANING[ordering.verdict] if ordering else _NO_VERDICT,
         "tone": TONE[ordering.verdict] if ordering else "warning",
         "facts": _facts(subject),
-        "rejected": ordering.rejected if ordering else (),
+        "rejected": list(dict.fromkeys((loser["rule"], loser["reason"]) for loser in ordering.rejected)) if ordering else [],
         "matrices": [_figure(each, svg.matrix(each, f"{mark}m{i}")) for i, each in enumerate(subject.matrices)],
         "figures": _figures(numbers, mark),
         "layers": figures.layers(numbers),
