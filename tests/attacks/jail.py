@@ -99,7 +99,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import ostate.formats  # once, before the children are made
-    import ostate.formats.torch_file  # noqa: F401
+    import pkgutil
+    from importlib import import_module
+
+    from ostate import formats
+
+    for module in pkgutil.iter_modules(formats.__path__):  # once, before the children are made, where an import counts as reading code
+        import_module(f"ostate.formats.{module.name}")
 
     main()
