@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,17 @@ def test_the_names_it_leaves_are_proven_and_sound(told):
     file = str(told[0] / "lora.ostate.safetensors")
     assert ostate.verify(file, adapter=str(told[0] / "run" / f"checkpoint-{STEPS}")).verdict == "verified"
     assert [finding.rule for finding in ostate.validate(file, deep=True) if finding.severity != "note"] == []
+
+
+def test_the_readme_tells_its_numbers(told):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"0 of {NAMED}" in readme
+    assert f"{NAMED} of {NAMED}" in readme
+    shown = re.findall(r"\| ([\d,]+) times \|", readme)
+    seen = re.findall(r"with it \S+: (\S+) times", told[1])
+    assert len(shown) == len(seen) == 2
+    for text, number in zip(shown, seen):
+        assert 0.5 < float(text.replace(",", "")) / float(number) < 2
 
 
 def test_it_shows_what_the_commands_print(told):

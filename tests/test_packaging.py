@@ -99,6 +99,12 @@ def test_the_hook_passes_what_is_sound_and_stops_what_is_not(tmp_path):
         assert done.returncode == code, done.stderr
 
 
+def test_the_docs_show_the_hook_that_is_tested():
+    entries = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert len(set(entries)) == 1
+    assert f"entry: {entries[0]}\n" in (ROOT / "docs" / "command-line.md").read_text()
+
+
 def test_the_action_finds_the_files_and_stops_on_one_that_is_not_sound(tmp_path):
     script = (ROOT / ".github" / "actions" / "validate" / "action.yml").read_text().rpartition("run: |\n")[2]
     (tmp_path / "deep" / "er").mkdir(parents=True)

@@ -57,7 +57,10 @@ class _Lazy(click.Group):
             ctx.exit(3)
 
 
-@click.group(cls=_Lazy, params=[*loudness_options()], context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "OSTATE"})
+_SETTINGS = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "OSTATE", "max_content_width": 110}
+
+
+@click.group(cls=_Lazy, params=[*loudness_options()], context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="ostate")
 def main() -> None:
     """Give a saved optimizer state its parameter names back.
@@ -69,6 +72,8 @@ def main() -> None:
     Example:
         ostate inspect checkpoint-500 --adapter checkpoint-500
         ostate repair checkpoint-500 -o lora.ostate.safetensors
+
+    Every option of a command can come from a variable, too: OSTATE_REPAIR_BASE=base-model.
     """
 
 

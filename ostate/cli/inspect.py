@@ -21,6 +21,9 @@ def command(path: str, adapter: str | None, values: bool, state: str | None, opt
     """Show what the optimizer state at PATH holds. Names nothing, writes nothing, runs nothing of the file.
 
     \b
+    Exit codes: 0 notes at most; 1 a person should look; 3 not readable.
+
+    \b
     Example:
         ostate inspect checkpoint-500
         ostate inspect checkpoint-500/optimizer.pt --adapter checkpoint-500 --json

@@ -20,6 +20,9 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
     """Print position, name and shape, a line each: the order that `repair` would write.
 
     \b
+    Exit codes: 0 all names are proven; 1 some are not; 3 refused.
+
+    \b
     Example:
         ostate names checkpoint-500
         ostate names checkpoint-500 --csv > names.csv

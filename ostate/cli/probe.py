@@ -18,7 +18,10 @@ from .screen import is_terminal, loudness, show
 @click.option("--model", "model_dir", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the base model.")
 @click.option("--adapter", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the adapter.")
 @click.option(
-    "--data", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSONL: input_ids, or prompt and completion, or text."
+    "--data",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON lines, each with input_ids, or prompt and completion, or text.",
 )
 @click.option("--batch-e", default=2, show_default=True, help="Sequences whose entropy is watched.")
 @click.option("--batch-u", default=2, show_default=True, help="Sequences whose update is asked about.")
@@ -27,7 +30,7 @@ from .screen import is_terminal, loudness, show
 @click.option("--max-scale", type=float, help="A fixed cap on the scale. Default: 1e3 times its median.")
 @click.option("--device", default="cpu", show_default=True, help="Where the model runs, e.g. cuda.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the model's weights.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/probe-v1.schema.json).")
 def command(
     state: Path,
     model_dir: Path,
@@ -43,6 +46,11 @@ def command(
     as_json: bool,
 ) -> None:
     """Run a tiny probe with the named file STATE and say whether its preconditioner can be trusted.
+
+    Loads the model with its adapter, fills an AdamW over the LoRA parameters by name, and takes delta-H1 on the first lines of the data.
+
+    \b
+    Exit codes: 0 healthy; 1 a person should look; 3 refused.
 
     \b
     Example:

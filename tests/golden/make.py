@@ -1,4 +1,4 @@
-"""Adds this release's named file to the golden ones: `python tests/golden/make.py`. Run once a release; never rewrites one."""
+"""Adds this release's named file to the golden ones: `.venv/bin/python -m tests.golden.make`. Run once a release; never rewrites one."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def facts(path: Path) -> dict[str, dict[str, object]]:
 def main() -> None:
     """Write `<version>/lora.ostate.safetensors` and `<version>/facts.json`."""
     room = HERE / ostate.__version__
+    if room.exists():
+        raise SystemExit(f"{room} is there already, and a golden file is never rewritten: raise the version first")
     room.mkdir()
     out = room / "lora.ostate.safetensors"
     repair(str(CASE / "checkpoint-5"), str(out), options=Options(base=str(CASE.with_suffix(".base"))))
