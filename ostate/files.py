@@ -1,4 +1,4 @@
-"""Bytes of a file by range: the one place where ostate reads tensor bytes.
+"""Bytes of a file by range, and what lies in a folder: the one place where ostate reads tensor bytes.
 
 Descriptors are kept open, a few at a time, so that thousands of small reads cost one `open`. A path with a scheme
 (`hf://`, `s3://`, `https://`) goes through fsspec, where it is installed: nothing but the ranges asked for is fetched.
@@ -21,6 +21,7 @@ _AHEAD = 8 << 20
 """Bytes fetched at once for a reader that goes on where it stopped."""
 _LONG = 1 << 16
 _MOST_REMOTE = 8
+_WEB = ("http://", "https://")
 _INSTALL = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "az": "adlfs"}
 _FOREIGN = ("aiohttp.ClientError", "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError", "httpx.HTTPError")
 """Errors of transports that are no OSError; looked up only where their package was imported."""
@@ -55,6 +56,49 @@ def announce(count: Callable[[], int]) -> None:
     """Tell who watches that about `count()` bytes will be read; it is not asked where nobody does."""
     for told in _watchers:
         told(0, count())
+
+
+def is_file(path: str) -> bool:
+    """True for a file, here or behind a scheme; nothing is looked for beside a page of the web, whose folders cannot be listed."""
+    if not is_remote(path):
+        return os.path.isfile(path)
+    return not path.startswith(_WEB) and bool(_asked(path, "isfile"))
+
+
+def is_folder(path: str) -> bool:
+    """True for a folder, here or behind a scheme. A web server has none: asking it would fetch the page."""
+    if not is_remote(path):
+        return os.path.isdir(path)
+    return not path.startswith(_WEB) and bool(_asked(path, "isdir"))
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the names of what lies in the folder, sorted.
+
+    Raises:
+        ReadError: it cannot be listed.
+    """
+    if is_remote(folder):
+        found = {str(one["name"]).rstrip("/").rpartition("/")[2] for one in _asked(folder, "ls", detail=True) or ()}
+        return sorted(found - {""})
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise ReadError(f"cannot list the folder: {error.strerror}", where=folder, fix="check the path and the permissions") from error
+
+
+def parent(path: str) -> str:
+    """Return the absolute path of the folder that a file or folder lies in; the top is its own parent."""
+    path = absolute(path)
+    if not is_remote(path):
+        return os.path.dirname(path)
+    above = path.rpartition("/")[0]
+    return path if above.endswith(("/", ":")) else above
+
+
+def absolute(path: str) -> str:
+    """Return the path from the root, without a last slash; one behind a scheme is so already."""
+    return path.rstrip("/") if is_remote(path) else os.path.abspath(path)
 
 
 def size_of(path: str) -> int:
@@ -190,17 +234,10 @@ def _object(path: str) -> _Object:
     if path in _remote:
         _remote.move_to_end(path)
         return _remote[path]
-    scheme = path.partition("://")[0]
+    system, inner = _system(path)
     try:
-        from fsspec.core import url_to_fs
-    except ImportError as error:
-        raise ReadError("remote paths need fsspec", where=path, fix="pip install 'ostate[remote]'") from error
-    try:
-        system, inner = url_to_fs(path)
         size = system.size(inner)
         handle = system.open(inner, "rb", cache_type="none")
-    except ImportError as error:
-        raise ReadError(f"{scheme}:// needs another package", where=path, fix=f"pip install {_INSTALL.get(scheme, scheme + 'fs')}") from error
     except FileNotFoundError as error:
         raise ReadError("no such object", where=path, fix="check the path") from error
     except _failures() as error:
@@ -211,6 +248,32 @@ def _object(path: str) -> _Object:
     while len(_remote) > _MOST_REMOTE:
         _remote.popitem(last=False)[1].handle.close()
     return _remote[path]
+
+
+def _asked(path: str, question: str, **more: Any) -> Any:
+    """Ask the filesystem behind a scheme; None where there is no such object."""
+    system, inner = _system(path)
+    try:
+        return getattr(system, question)(inner, **more)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except _failures() as error:
+        raise ReadError(f"cannot look there: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
+
+
+def _system(path: str) -> tuple[Any, str]:
+    scheme = path.partition("://")[0]
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise ReadError("remote paths need fsspec", where=path, fix="pip install 'ostate[remote]'") from error
+    try:
+        system, inner = url_to_fs(path)
+    except ImportError as error:
+        raise ReadError(f"{scheme}:// needs another package", where=path, fix=f"pip install {_INSTALL.get(scheme, scheme + 'fs')}") from error
+    except _failures() as error:
+        raise ReadError(f"cannot open: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
+    return system, inner
 
 
 def _failures() -> tuple[type[BaseException], ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from .errors import ReadError
-from .files import is_remote
+from .files import absolute, is_file, is_folder, names_in, parent
 from .formats.adapters import ADAPTER_FILES, INDEX_FILES, MODEL_FILES, adapter_from_weights, read_adapter
 from .model import Adapter, RawState, TensorRef
 
@@ -27,7 +27,7 @@ def find_adapter(raw: RawState, *, name: str | None = None) -> Adapter | None:
             found = [path for path in found if os.path.basename(path) == name] or found
         if len(found) > 1:
             raise ReadError(
-                f"several adapters lie with this state: {', '.join(os.path.relpath(path, folder) for path in found)}",
+                f"several adapters lie with this state: {', '.join(os.path.basename(path) for path in found)}",
                 where=folder,
                 fix="say which one: --adapter DIR, or --adapter-name N",
             )
@@ -36,7 +36,7 @@ def find_adapter(raw: RawState, *, name: str | None = None) -> Adapter | None:
     if raw.weights:
         return adapter_from_weights(raw.weights, path=raw.source, name=name)
     for folder in _folders(raw):
-        if any(os.path.isfile(os.path.join(folder, file)) for file in (*INDEX_FILES, *MODEL_FILES)):
+        if any(is_file(os.path.join(folder, file)) for file in (*INDEX_FILES, *MODEL_FILES)):
             return read_adapter(folder, name=name)
     return None
 
@@ -64,18 +64,18 @@ def base_weights(base: str) -> Mapping[str, TensorRef] | None:
 
 def _folders(raw: RawState) -> list[str]:
     """The state's folder and those above it that still belong to the checkpoint, innermost first."""
-    if is_remote(raw.source):
-        return []
     start = str(raw.facts.get("folder") or raw.source)
-    folder = os.path.abspath(start if os.path.isdir(start) else os.path.dirname(start))
+    folder = absolute(start if is_folder(start) else parent(start))
+    if not is_folder(folder):
+        return []  # of the web: nothing can be listed there
     out = [folder]
-    while os.path.basename(folder).startswith(_INNER) and os.path.dirname(folder) != folder:
-        folder = os.path.dirname(folder)
+    while os.path.basename(folder).startswith(_INNER) and parent(folder) != folder:
+        folder = parent(folder)
         out.append(folder)
     return out
 
 
 def _adapters_in(folder: str) -> list[str]:
     """Folders with an adapter file: this one, and those directly below it."""
-    below = sorted(os.path.join(folder, entry) for entry in os.listdir(folder))
-    return [path for path in (folder, *below) if os.path.isdir(path) and any(os.path.isfile(os.path.join(path, file)) for file in ADAPTER_FILES)]
+    below = sorted(os.path.join(folder, entry) for entry in names_in(folder))
+    return [path for path in (folder, *below) if is_folder(path) and any(is_file(os.path.join(path, file)) for file in ADAPTER_FILES)]

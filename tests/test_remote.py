@@ -11,8 +11,12 @@ import pytest
 import torch
 
 from ostate import formats
-from ostate.errors import ReadError
+from ostate.errors import ReadError, UnknownFormat
 from ostate.files import read_at, size_of
+from ostate.inspection import inspect
+from ostate.program import repair
+from ostate.weights import find_adapter
+from tests import real
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -41,6 +45,9 @@ def counted(monkeypatch):
         def info(self, path, **_):
             return LocalFileSystem().info(self._strip_protocol(path))
 
+        def ls(self, path, detail=True, **_):
+            return LocalFileSystem().ls(self._strip_protocol(path), detail=detail)
+
         def _open(self, path, mode="rb", **kwargs):
             return File(self, self._strip_protocol(path), mode, **kwargs)
 
@@ -66,6 +73,110 @@ def test_a_state_of_five_gigabytes_is_read_with_less_than_two_megabytes(counted,
     assert len(raw.entries) == PARAMETERS
     assert raw.entries[-1].shape == (64, 22016)
     assert sum(counted) < 2_000_000
+
+
+def test_inspect_of_a_folder_with_that_state_needs_no_more(counted, large, tmp_path):
+    """A Trainer's checkpoint: the adapter and a long log beside the state."""
+    from safetensors.torch import save_file
+
+    (tmp_path / "optimizer.pt").symlink_to(large)
+    tensors = {f"base_model.model.model.layers.{at}.self_attn.q_proj.lora_A.weight": torch.zeros(64, 2016) for at in range(30)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 64, "peft_version": "0.19.0"}')
+    log = ",".join(f'{{"loss": 0.5, "step": {step}}}' for step in range(200_000))
+    (tmp_path / "trainer_state.json").write_text(f'{{"epoch": 1.0, "global_step": 500, "is_world_process_zero": true, "log_history": [{log}]}}')
+    (tmp_path / "tokenizer.json").write_text('{"vocab": "' + "x" * 4_000_000 + '"}')
+    seen = inspect(f"counted://{tmp_path}", adapter=f"counted://{tmp_path}")
+    assert len(seen.raw.entries) == PARAMETERS
+    assert seen.raw.facts["global_step"] == 500
+    assert seen.raw.facts["peft_version"] == "0.19.0"
+    assert seen.fit.tensors == 30
+    assert sum(counted) < 2_000_000
+
+
+def in_memory(folder, name):
+    """Copy a folder into fsspec's memory file system, and return its address."""
+    system = fsspec.filesystem("memory")
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            system.pipe_file(f"/{name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    return f"memory://{name}"
+
+
+FOLDERS = [
+    *real.names("distributed"), "llama_qv", "bundled", "two_adapters", "save_head_embed", "accelerate_save_state", "optim_adamw_bnb_8bit",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_is_listed_and_read_as_the_local_one(name):
+    one = real.case(name)
+    folder = one.state if one.state.is_dir() else one.state.parent
+    state = None if one.state.is_dir() else one.state.name
+    if name.endswith("_rr_universal"):
+        with pytest.raises(ReadError, match="round_robin_gradients"):
+            formats.read(in_memory(folder, name))
+        return
+    here, there = formats.read(str(folder), state=state), formats.read(in_memory(folder, name), state=state)
+    assert there.source == f"memory://{name}"
+    assert (there.layout, there.optimizer, there.recorded) == (here.layout, here.optimizer, here.recorded)
+    assert [(e.name, e.shape, e.step, e.group) for e in there.entries] == [(e.name, e.shape, e.step, e.group) for e in here.entries]
+    assert [sorted(e.slots) for e in there.entries] == [sorted(e.slots) for e in here.entries]
+    for mine, its in zip(here.entries, there.entries):
+        for slot in mine.slots:
+            assert (mine.slots[slot].read() == its.slots[slot].read()).all()
+    assert {key: value for key, value in there.facts.items() if key != "folder"} == {k: v for k, v in here.facts.items() if k != "folder"}
+    assert set(there.weights) == set(here.weights)
+    try:
+        mine = find_adapter(here)
+    except ReadError as error:
+        with pytest.raises(ReadError, match=error.what.partition(":")[0]):
+            find_adapter(there)
+        return
+    its = find_adapter(there)
+    if mine is None:
+        assert its is None
+    elif mine.path.startswith(str(folder)):
+        assert set(mine.tensors) == set(its.tensors)
+        assert dict(mine.config) == dict(its.config)
+
+
+@pytest.mark.parametrize("name", ["llama_qv", "ds_z2", "fsdp2_dcp"])
+def test_repair_of_a_folder_writes_the_bytes_that_it_writes_of_the_local_one(name, tmp_path):
+    one = real.case(name)
+    folder = one.state if one.state.is_dir() else one.state.parent
+    given = {"base": str(real.CASES / "one-process" / f"{name}.base"), "state": one.state.name} if one.state.is_file() else {}
+    here = repair(str(folder), str(tmp_path / "here.safetensors"), **given)
+    there = repair(in_memory(folder, name), str(tmp_path / "there.safetensors"), **given)
+    assert there.ordering.verdict == here.ordering.verdict
+    assert (tmp_path / "there.safetensors").read_bytes() == (tmp_path / "here.safetensors").read_bytes()
+
+
+def test_a_folder_without_a_state_and_one_that_is_not_there_say_so():
+    fsspec.filesystem("memory").pipe_file("/empty/config.json", b"{}")
+    with pytest.raises(UnknownFormat, match="no optimizer state in this folder"):
+        formats.read("memory://empty")
+    with pytest.raises(ReadError, match="no such object"):
+        formats.read("memory://nowhere/at/all")
+
+
+def test_two_states_behind_a_scheme_are_listed_by_their_names_in_the_folder(tmp_path):
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        torch.save({"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"params": [0]}]}, tmp_path / f"checkpoint-{step}/optimizer.pt")
+    where = in_memory(tmp_path, "run_of_two")
+    with pytest.raises(UnknownFormat, match=r"2 states in this folder: checkpoint-10/optimizer\.pt, checkpoint-5/optimizer\.pt"):
+        formats.read(where)
+    assert formats.read(where, state="checkpoint-5").files[0].path == f"{where}/checkpoint-5/optimizer.pt"
+
+
+def test_a_tensor_of_a_folder_is_fetched_by_its_own_ranges(counted):
+    folder = real.case("ds_z2").state
+    raw = formats.read(f"counted://{folder}")
+    before = len(counted), sum(counted)
+    entry = next(entry for entry in raw.entries if entry.has_state)
+    entry.slots["exp_avg_sq"].read()
+    assert sum(counted) - before[1] == 4 * entry.numel
 
 
 def test_tensors_are_fetched_by_their_own_ranges(counted, tmp_path):

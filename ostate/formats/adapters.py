@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ostate.errors import ReadError
-from ostate.files import is_remote
+from ostate.files import absolute, is_file, is_folder, names_in, parent, read_at, size_of
 from ostate.model import Adapter, RawState, TensorRef
 
 from . import safetensors_file
@@ -47,8 +47,9 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
     Raises:
         ReadError: nothing there that can be an adapter, several and no name, or a damaged file.
     """
-    folder = path if _is_folder(path) else os.path.dirname(path)
-    file = _file_in(path, name) if _is_folder(path) else path
+    given = is_folder(path)
+    folder = path if given else os.path.dirname(path)
+    file = _file_in(path, name) if given else path
     home = os.path.dirname(file) or "."
     tensors, ordered = _tensors(file)
     if not tensors:
@@ -78,8 +79,8 @@ def joined(adapter: Adapter) -> Adapter:
     tensors = dict(adapter.tensors)
     for folder in adapter.siblings:
         other = read_adapter(folder)
-        above = os.path.abspath(folder) == os.path.dirname(os.path.abspath(os.path.dirname(adapter.file)))
-        name = "default" if above else os.path.basename(os.path.abspath(folder))
+        above = absolute(folder) == parent(parent(adapter.file))
+        name = "default" if above else os.path.basename(absolute(folder))
         for key, ref in other.tensors.items():
             tensors[named_in_key(key, name)] = ref
     return replace(adapter, tensors=tensors)
@@ -137,10 +138,6 @@ def kind_of(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return "model"
 
 
-def _is_folder(path: str) -> bool:
-    return not is_remote(path) and os.path.isdir(path)
-
-
 def _file_in(folder: str, name: str | None) -> str:
     """Return the weights file of a folder; a shard index where the model is split.
 
@@ -175,18 +172,15 @@ def _file_in(folder: str, name: str | None) -> str:
 
 
 def _first(folder: str, names: tuple[str, ...]) -> str | None:
-    return next((full for full in (os.path.join(folder, name) for name in names) if os.path.isfile(full)), None)
+    return next((full for full in (os.path.join(folder, name) for name in names) if is_file(full)), None)
 
 
 def _listing(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError as error:
-        raise ReadError(f"cannot list the folder: {error.strerror}", where=folder, fix="check the path") from error
+    return names_in(folder)
 
 
 def _subfolders(folder: str) -> list[str]:
-    return [entry for entry in _listing(folder) if os.path.isdir(os.path.join(folder, entry))]
+    return [entry for entry in _listing(folder) if is_folder(os.path.join(folder, entry))]
 
 
 def _tensors(file: str) -> tuple[dict[str, TensorRef], bool]:
@@ -233,21 +227,18 @@ def weights_in(value: Any, file: str) -> Iterator[tuple[str, TensorRef]]:
 
 
 def _json(path: str) -> Any:
+    raw = read_at(path, 0, min(size_of(path), MOST_JSON + 1))
     try:
-        with open(path, "rb") as stream:
-            raw = stream.read(MOST_JSON + 1)
         if len(raw) > MOST_JSON or raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS:
             raise ReadError("too large for a configuration or an index of shards", where=path, fix="copy the file again from the run")
         return json.loads(raw.decode("utf-8"))
-    except OSError as error:
-        raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the path") from error
     except (ValueError, RecursionError) as error:
         raise ReadError("not JSON", where=path, fix="copy the file again from the run") from error
 
 
 def _config_beside(file: str) -> Mapping[str, Any]:
     path = os.path.join(os.path.dirname(file), "adapter_config.json")
-    if is_remote(file) or not os.path.isfile(path):
+    if not is_file(path):
         return {}
     config = _json(path)
     if not isinstance(config, dict):
@@ -260,7 +251,7 @@ def _name_of(home: str, asked: str | None) -> tuple[str | None, bool]:
 
     PEFT writes every adapter but `default` into a subfolder of its name, and the model card into the folder above.
     """
-    home = os.path.abspath(home)
+    home = absolute(home)
     above, own = os.path.split(home)
     made = own != "default" and not re.fullmatch(r"checkpoint-\d+", own) and _saved_into(above) and not _saved_into(home)
     return (asked or own, True) if made else (asked, False)
@@ -268,27 +259,23 @@ def _name_of(home: str, asked: str | None) -> tuple[str | None, bool]:
 
 def _saved_into(folder: str) -> bool:
     """True when `save_pretrained` or Trainer was pointed at this folder itself."""
-    if os.path.isfile(os.path.join(folder, "trainer_state.json")):
+    if is_file(os.path.join(folder, "trainer_state.json")):
         return True
     card = os.path.join(folder, "README.md")
-    return os.path.isfile(card) and "library_name: peft" in _text(card)
+    return is_file(card) and "library_name: peft" in _text(card)
 
 
 def _siblings(folder: str, home: str) -> Iterator[str]:
     """Yield the folders of the other adapters that were saved together with the one in `home`."""
-    if is_remote(folder) or not os.path.isdir(folder):
+    if not is_folder(folder):
         return
     for place in (folder, *(os.path.join(folder, sub) for sub in _subfolders(folder))):
-        if os.path.abspath(place) != os.path.abspath(home) and _first(place, ADAPTER_FILES):
+        if absolute(place) != absolute(home) and _first(place, ADAPTER_FILES):
             yield place
 
 
 def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read(1 << 20)
-    except OSError as error:
-        raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the path") from error
+    return read_at(path, 0, min(size_of(path), 1 << 20)).decode("utf-8", "replace")
 
 
 def _facts(home: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,7 +283,7 @@ def _facts(home: str, config: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for folder in (home, os.path.dirname(home)):
         card = os.path.join(folder, "README.md")
-        if not is_remote(card) and os.path.isfile(card):
+        if is_file(card):
             for library, version in _README_VERSION.findall(_text(card)):
                 facts.setdefault(f"{library.lower()}_version", version.rstrip("."))
     if isinstance(config.get("peft_version"), str):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ReadError, UnknownFormat
-from ..files import read_at, size_of
+from ..files import absolute, is_file, is_remote, parent, read_at, size_of
 from ..model import RawState, TensorRef
 from .assemble import Deferred, Key, assemble
 from .dcp_index import METADATA, Index, Item, read_index, tensor, value
@@ -37,7 +37,7 @@ class Found:
 def detect(folder: str) -> bool:
     """True for a folder that torch.distributed.checkpoint wrote with an optimizer in it; the index is searched, not unpickled."""
     path = os.path.join(folder, METADATA)
-    raw = read_at(path, 0, size_of(path)) if os.path.isfile(path) else b""
+    raw = read_at(path, 0, size_of(path)) if is_file(path) else b""
     return any(mark in raw for mark in (b"param_groups", *(f".{leaf}".encode() for leaf in _LEAVES), b".exp_avg.", b"optimizer.distributed."))
 
 
@@ -209,11 +209,11 @@ def _weights(folder: str, rest: Mapping[str, Item], trained: Collection[str]) ->
     """Named weights of the same checkpoint: beside the optimizer in this folder, or in the folder that Accelerate puts them in."""
     named = {_weight_name(item, trained): item for item in rest.values()}
     if not named:
-        parent, _, last = os.path.normpath(folder).rpartition(os.sep)
+        last = os.path.basename(absolute(folder))
         number = last.rpartition("_")[2] if last.startswith("optimizer_") else "0"
         for pattern in _WEIGHT_FOLDERS if _OPTIMIZER_FOLDER.fullmatch(last) else ():
-            beside = os.path.join(parent, pattern.format(n=number))
-            if os.path.isfile(os.path.join(beside, METADATA)):
+            beside = os.path.join(parent(folder), pattern.format(n=number))
+            if is_file(os.path.join(beside, METADATA)):
                 named = {_weight_name(item, trained): item for item in read_index(beside).items.values() if item.dtype}
                 break
     return Deferred(named, tensor)
@@ -234,9 +234,9 @@ def _weight_name(item: Item, trained: Collection[str]) -> str:
 
 def _facts(folder: str, index: Index, root: str) -> dict[str, Any]:
     ranks = {match.group(1) for file in index.files if (match := re.search(r"__(\d+)_\d+\.distcp$", file.path))}
-    parent, _, last = os.path.normpath(folder).rpartition(os.sep)
+    above, _, last = (absolute(folder) if is_remote(folder) else os.path.normpath(folder)).rpartition("/")
     return {
-        **({"folder": parent} if _OPTIMIZER_FOLDER.fullmatch(last) and parent else {}),
+        **({"folder": above} if _OPTIMIZER_FOLDER.fullmatch(last) and above else {}),
         "root": root,
         **({"world_size": len(ranks)} if ranks else {}),
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ostate.errors import ReadError
-from ostate.files import read_at, size_of
+from ostate.files import is_file, read_at, size_of
 from ostate.model import Part, SourceFile, TensorRef
 
 from .pickles import RECORD, TORCH_GLOBALS, Inert, unpickle
@@ -197,7 +197,7 @@ def _check_files(items: Mapping[str, Item], where: str, size: int, digest: str) 
             needed[blob.file] = max(needed.get(blob.file, 0), blob.offset + blob.length)
     files = [SourceFile(path=where, size=size, index_sha256=digest)]
     for file, end in sorted(needed.items()):
-        if not os.path.isfile(file):
+        if not is_file(file):
             raise ReadError("a file of the checkpoint is missing", where=file, fix="copy the whole folder, the files of every process")
         there = size_of(file)
         if there < end:

@@ -7,10 +7,13 @@ import os
 import re
 from typing import Any
 
-from ostate.files import is_remote
+from ostate.errors import ReadError
+from ostate.files import is_file, is_remote, parent, read_at, size_of
 
 MOST_BYTES = 1 << 26
 _MARKS = ("trainer_state.json", "adapter_config.json")
+_HEAD = 1 << 14
+_STEP = re.compile(r'"global_step":\s*(\d{1,15})\b')
 _README = re.compile(r"\b(PEFT|Transformers)\s*:?\s*v?(\d+\.\d+[\w.]*)")
 
 
@@ -21,19 +24,17 @@ def checkpoint_folder(place: str) -> str:
     """
     folder = place
     for _ in range(3):
-        if is_remote(folder) or any(os.path.isfile(os.path.join(folder, mark)) for mark in _MARKS):
+        if any(is_file(os.path.join(folder, mark)) for mark in _MARKS):
             return folder
-        folder = os.path.dirname(os.path.abspath(folder))
+        folder = parent(folder)
     return place
 
 
 def facts_of(folder: str) -> dict[str, Any]:
     """Return `folder`, `global_step`, `transformers_version`, `peft_version`, as far as the folder's files tell them."""
     facts: dict[str, Any] = {"folder": folder}
-    if is_remote(folder):
-        return facts
-    step = _json(os.path.join(folder, "trainer_state.json")).get("global_step")
-    if type(step) is int:
+    step = _global_step(os.path.join(folder, "trainer_state.json"))
+    if step is not None:
         facts["global_step"] = step
     for file, key in (("config.json", "transformers_version"), ("adapter_config.json", "peft_version")):
         version = _json(os.path.join(folder, file)).get(key)
@@ -44,13 +45,21 @@ def facts_of(folder: str) -> dict[str, Any]:
     return facts
 
 
-def _text(path: str) -> str:
+def _global_step(path: str) -> int | None:
+    """Return the trainer's step; behind a scheme from the file's beginning alone, since the log of a long run takes megabytes."""
+    if not is_remote(path):
+        step = _json(path).get("global_step")
+        return step if type(step) is int else None
+    found = _STEP.search(_text(path, _HEAD).partition('"log_history"')[0])
+    return int(found.group(1)) if found else None
+
+
+def _text(path: str, most: int | None = None) -> str:
     try:
-        if os.path.getsize(path) > MOST_BYTES:
+        if not is_file(path) or (size := size_of(path)) > MOST_BYTES:
             return ""
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
+        return read_at(path, 0, size if most is None else min(size, most)).decode("utf-8", "replace")
+    except ReadError:
         return ""
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ostate.errors import ReadError, UnknownFormat, UnsafePickle
-from ostate.files import is_remote
+from ostate.files import is_file, is_folder, is_remote, read_at, size_of
 
 from .peek import Peek
 from .readers import Reader
@@ -62,7 +62,7 @@ def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, o
             fix="give the checkpoint folder that holds optimizer.pt; the trainer writes none with save_only_model or after the last epoch",
         )
     if len(found) > 1:
-        listed = ", ".join(os.path.relpath(one.path, target) for one, _ in found[:MOST_LISTED])
+        listed = ", ".join(_within_target(one.path, target) for one, _ in found[:MOST_LISTED])
         more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
         raise UnknownFormat(f"{len(found)} states in this folder: {listed}{more}", where=target, fix="give one of them, or choose with --state FILE")
     return *found[0], optimizer
@@ -70,7 +70,11 @@ def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, o
 
 def _within(path: str, state: str) -> str:
     inside = os.path.join(path, state)
-    return inside if not is_remote(path) and os.path.exists(inside) else state
+    return inside if not is_remote(state) and (is_file(inside) or is_folder(inside)) else state
+
+
+def _within_target(path: str, target: str) -> str:
+    return path.removeprefix(target.rstrip("/") + "/") if is_remote(path) else os.path.relpath(path, target)
 
 
 def reader_of(seen: Peek, readers: Mapping[str, Reader]) -> str:
@@ -90,7 +94,7 @@ def reader_of(seen: Peek, readers: Mapping[str, Reader]) -> str:
 
 def _search(seen: Peek, readers: Mapping[str, Reader], depth: int, visited: set[str]) -> Iterator[tuple[Peek, str]]:
     """Yield the states that lie in the folder itself or, where none does, in the folders below it; links that lead back are seen once."""
-    real = os.path.realpath(seen.path)
+    real = seen.path if is_remote(seen.path) else os.path.realpath(seen.path)
     if real in visited:
         return
     visited.add(real)
@@ -113,7 +117,7 @@ def _search(seen: Peek, readers: Mapping[str, Reader], depth: int, visited: set[
 def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, str]]:
     for name in seen.names:
         path = os.path.join(seen.path, name)
-        if name.startswith(_NEVER_START) or name.endswith(_NEVER_END) or not os.path.isfile(path):
+        if name.startswith(_NEVER_START) or name.endswith(_NEVER_END) or not is_file(path):
             continue
         one = Peek(path, asked=seen.asked)
         wanted = name.startswith("optimizer")
@@ -129,17 +133,13 @@ def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, st
 
 def _folders(seen: Peek) -> list[str]:
     """Return the folders to look into; where `latest` names one, the other steps beside it are left alone."""
-    folders = [name for name in seen.names if not name.startswith(".") and os.path.isdir(os.path.join(seen.path, name))]
+    folders = [name for name in seen.names if not name.startswith(".") and is_folder(os.path.join(seen.path, name))]
     tags = {_tag(os.path.join(seen.path, file)) for file in ("latest", "latest_universal") if file in seen.names} & set(folders)
     return [name for name in folders if name in tags or not (tags and name.startswith("global_step"))]
 
 
 def _tag(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(4096).strip()
-    except OSError as error:
-        raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the permissions") from error
+    return read_at(path, 0, min(4096, size_of(path))).decode("utf-8", "replace").strip()
 
 
 def _numbered(found: list[tuple[Peek, str]], optimizer: int) -> list[tuple[Peek, str]]:

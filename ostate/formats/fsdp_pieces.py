@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ..errors import ReadError, UnsafePickle
+from ..files import is_file, names_in, read_at, size_of
 from ..model import RawState, SourceFile, TensorRef
 from .assemble import Key, assemble
 from .flat import Piece, cut
@@ -56,11 +57,11 @@ def detect(folder: str) -> bool:
 def _optimizers(folder: str) -> dict[tuple[str, str, str], dict[int, str]]:
     """Return the families whose files hold an optimizer's state."""
     found = {}
-    known = families(os.listdir(folder))
+    known = families(names_in(folder))
     named = {family for family in known if "optim" in (family[0] + family[1]).lower()}
     for family, names in known.items():
         first = os.path.join(folder, names[min(names)])
-        if (named and family not in named) or not os.path.isfile(first) or not _is_torch(first):
+        if (named and family not in named) or not is_file(first) or not _is_torch(first):
             continue
         try:
             states = list(candidates(load(first, allowed=ALLOWED).value))
@@ -74,8 +75,7 @@ def _optimizers(folder: str) -> dict[tuple[str, str, str], dict[int, str]]:
 
 
 def _is_torch(path: str) -> bool:
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\3\4"
+    return size_of(path) >= 4 and read_at(path, 0, 4) == b"PK\3\4"
 
 
 def _sharded(optimizer: Mapping[str, Any]) -> bool:

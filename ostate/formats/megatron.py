@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ReadError
+from ..files import is_file
 from ..model import Finding, RawState, Slot, TensorRef
 from .assemble import Deferred, Key, assemble
 from .dcp_index import Index, Item, tensor, value
@@ -113,7 +114,7 @@ def _param_groups(index: Index) -> Iterator[dict[str, Any]]:
         if item.dtype is None and "param_groups" in item.key and item.blobs:
             yield from _dicts(value(index, item))
     common = os.path.join(index.folder, "common.pt")
-    if os.path.isfile(common):
+    if is_file(common):
         yield from _dicts(_search(load(common, strangers=True).value))  # Megatron's arguments, with enums of its own, lie beside the groups
 
 

@@ -6,7 +6,7 @@ import json
 import os
 
 from ostate.errors import ReadError, UnknownFormat
-from ostate.files import is_remote, read_at, size_of
+from ostate.files import is_file, is_remote, read_at, size_of
 
 from .folders import NO_STATE, find_state
 from .peek import Peek
@@ -37,7 +37,7 @@ def _index_is_named(path: str) -> bool:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
     beside = os.path.join(os.path.dirname(path), os.path.basename(first))
-    return os.path.basename(first) == first and os.path.isfile(beside) and "ostate" in Peek(beside).header[1]
+    return os.path.basename(first) == first and is_file(beside) and "ostate" in Peek(beside).header[1]
 
 
 def _in_folder(seen: Peek) -> bool:

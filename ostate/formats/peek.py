@@ -6,8 +6,7 @@ import os
 from functools import cached_property
 from typing import Any
 
-from ostate.errors import ReadError
-from ostate.files import is_remote, read_at, size_of
+from ostate.files import is_folder, is_remote, names_in, parent, read_at, size_of
 from ostate.model import TensorRef
 
 from .facts import checkpoint_folder, facts_of
@@ -26,22 +25,17 @@ class Peek:
     @cached_property
     def is_folder(self) -> bool:
         """True for a folder."""
-        return not is_remote(self.path) and os.path.isdir(self.path)
+        return is_folder(self.path)
 
     @property
     def place(self) -> str:
         """The folder, or the folder that the file lies in."""
-        return self.path if self.is_folder else os.path.dirname(self.path) or "."
+        return self.path if self.is_folder else parent(self.path) if is_remote(self.path) else os.path.dirname(self.path) or "."
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """What lies in the folder, sorted; nothing for a file."""
-        if not self.is_folder:
-            return ()
-        try:
-            return tuple(sorted(os.listdir(self.path)))
-        except OSError as error:
-            raise ReadError(f"cannot list the folder: {error.strerror}", where=self.path, fix="check the permissions") from error
+        return tuple(names_in(self.path)) if self.is_folder else ()
 
     @cached_property
     def head(self) -> bytes:

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ostate.errors import ReadError
-from ostate.files import is_remote, read_at, size_of
+from ostate.files import is_file, read_at, size_of
 
 SIDECARS = ("optimizer_param_names.json", "ostate_names.json")
 MOST_BYTES = 1 << 28
@@ -19,11 +19,9 @@ def sidecar_of(folder: str) -> tuple[str, list[list[str]]] | None:
     Raises:
         ReadError: a names file that is not one of the three forms.
     """
-    if is_remote(folder):
-        return None
     for file in SIDECARS:
         path = os.path.join(folder, file)
-        if os.path.isfile(path):
+        if is_file(path):
             return file, read_names(path)
     return None
 

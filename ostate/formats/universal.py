@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ReadError
+from ..files import is_file, is_folder, is_remote, names_in, parent
 from ..model import Finding, RawState, Slot, SourceFile, TensorRef
 from .assemble import Key, assemble
 from .masters import disagreements
@@ -25,11 +26,9 @@ _WAY_OUT = "give the ZeRO checkpoint that it was made from: that one is right"
 def detect(folder: str) -> bool:
     """True for a folder that ds_to_universal wrote."""
     zero = os.path.join(folder, "zero")
-    if not os.path.isdir(zero):
+    if not is_folder(zero):
         return False
-    return os.path.isfile(os.path.join(zero, "optimizer_state.pt")) or any(
-        os.path.isfile(os.path.join(zero, name, "exp_avg_sq.pt")) for name in os.listdir(zero)
-    )
+    return is_file(os.path.join(zero, "optimizer_state.pt")) or any(is_file(os.path.join(zero, name, "exp_avg_sq.pt")) for name in names_in(zero))
 
 
 def read(folder: str, *, optimizer: int | None = None) -> RawState:
@@ -46,11 +45,11 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     if optimizer:
         raise ReadError(f"there is no optimizer {optimizer}, only one", where=folder, fix="leave --optimizer out")
     zero = os.path.join(folder, "zero")
-    models = [(path, load(path, strangers=True)) for path in model_files(folder, os.listdir(folder))]
+    models = [(path, load(path, strangers=True)) for path in model_files(folder, names_in(folder))]
     model = models[0][1]
     shapes = _together([param_shapes(one.value, path) for path, one in models])
     files = [one.source for _, one in models]
-    shared = _load(os.path.join(zero, "optimizer_state.pt"), files) if os.path.isfile(os.path.join(zero, "optimizer_state.pt")) else {}
+    shared = _load(os.path.join(zero, "optimizer_state.pt"), files) if is_file(os.path.join(zero, "optimizer_state.pt")) else {}
     groups, steps = _groups(shared, len(shapes))
     state: dict[Key, dict[str, object]] = {}
     master: dict[Key, Slot] = {}
@@ -80,10 +79,10 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
 
 
 def _facts(folder: str, model: Mapping[str, Any]) -> dict[str, Any]:
-    around = os.path.dirname(os.path.abspath(folder))
+    around = parent(folder)
     facts: dict[str, Any] = {"global_step": model["global_steps"]} if isinstance(model.get("global_steps"), int) else {}
-    if any(os.path.exists(os.path.join(around, name)) for name in ("latest_universal", "latest", "trainer_state.json")):
-        facts["folder"] = around if os.path.isabs(folder) else os.path.relpath(around)
+    if any(is_file(os.path.join(around, name)) for name in ("latest_universal", "latest", "trainer_state.json")):
+        facts["folder"] = around if is_remote(folder) or os.path.isabs(folder) else os.path.relpath(around)
     return facts
 
 
@@ -105,10 +104,10 @@ def _together(each: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
 
 def _listed(shapes: Sequence[Mapping[str, tuple[int, ...]]], zero: str) -> Iterator[tuple[str, tuple[int, ...], int]]:
     """Yield name, shape and group of each trained parameter; every one must have its folder, and every folder with moments its name."""
-    trained = {name for name in os.listdir(zero) if os.path.isfile(os.path.join(zero, name, "exp_avg_sq.pt"))}
+    trained = {name for name in names_in(zero) if is_file(os.path.join(zero, name, "exp_avg_sq.pt"))}
     for number, group in enumerate(shapes):
         for name, shape in group.items():
-            if not os.path.isdir(os.path.join(zero, name)):
+            if not is_folder(os.path.join(zero, name)):
                 raise ReadError("the folder of a parameter is missing", where=os.path.join(zero, name), fix="copy the whole checkpoint again")
             trained.discard(name)
             yield name, shape, number
@@ -124,7 +123,7 @@ def _parameter(folder: str, shape: tuple[int, ...], files: list[SourceFile], *, 
     """Return the slots and the float32 weights of one parameter. Where `sliced`, param_shapes tell a rank's slice, the files the whole."""
     entry: dict[str, object] = {}
     fp32 = None
-    names = sorted(name for name in os.listdir(folder) if name.endswith(".pt"))
+    names = sorted(name for name in names_in(folder) if name.endswith(".pt"))
     if "exp_avg_sq.pt" not in names and names == ["fp32.pt"]:
         raise ReadError("no moments, only weights", where=folder, fix="the conversion did not finish: run ds_to_universal again")
     for file in names:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ReadError
+from ..files import is_file, is_remote, names_in, parent
 from ..model import Finding, RawState, Slot, TensorRef
 from .assemble import Key, assemble
 from .encodings import slots_of
@@ -41,7 +42,7 @@ class Buffer(NamedTuple):
 
 def detect(folder: str) -> bool:
     """True for a folder with the optimizer files of ZeRO's processes, or with a model file of stage 0 that holds the optimizer."""
-    names = os.listdir(folder)
+    names = names_in(folder)
     return any(OPTIM.match(name) or EXPERT.match(name) for name in names) or ("zero" not in names and _stage0(folder, names) is not None)
 
 
@@ -67,7 +68,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     """
     if optimizer:
         raise ReadError(f"there is no optimizer {optimizer}, only one", where=folder, fix="leave --optimizer out")
-    names = os.listdir(folder)
+    names = names_in(folder)
     if not any(OPTIM.match(name) or EXPERT.match(name) for name in names):
         return _read_stage0(folder, names)
     opened = open_all(folder)
@@ -357,10 +358,10 @@ def _facts(opened: Opened) -> dict[str, Any]:
 
 
 def _common_facts(folder: str, model: Mapping[str, Any]) -> dict[str, Any]:
-    around = os.path.dirname(os.path.abspath(folder))
+    around = parent(folder)
     facts: dict[str, Any] = {}
-    if any(os.path.exists(os.path.join(around, name)) for name in ("latest", "trainer_state.json")):
-        facts["folder"] = around if os.path.isabs(folder) else os.path.relpath(around)
+    if any(is_file(os.path.join(around, name)) for name in ("latest", "trainer_state.json")):
+        facts["folder"] = around if is_remote(folder) or os.path.isabs(folder) else os.path.relpath(around)
     if isinstance(model.get("global_steps"), int):
         facts["global_step"] = model["global_steps"]
     if isinstance(model.get("ds_version"), str):

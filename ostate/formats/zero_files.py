@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ReadError
+from ..files import names_in
 from ..model import SourceFile
 from .strangers import refuse_within
 from .torchsave import load
@@ -47,7 +48,7 @@ def open_all(folder: str) -> Opened:
         ReadError: a rank or the model file is missing, more ranks than the run had, tensor or expert parallelism.
         UnsafePickle: a file asks for a class outside the allow-list.
     """
-    names = sorted(os.listdir(folder))
+    names = names_in(folder)
     _refuse_parallel(folder, names)
     by_rank = _by_rank(folder, names)
     paths = [by_rank[rank] for rank in sorted(by_rank)]
