@@ -158,13 +158,14 @@ def load_model(model: str, adapter: str, *, dtype: torch.dtype = torch.float32, 
         ProbeError: a folder that is not there, or that transformers or PEFT cannot load.
     """
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, __version__
 
+    asked = "dtype" if tuple(map(int, __version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
     for folder in (model, adapter):
         if not os.path.isdir(folder):
             raise ProbeError("no such folder", where=folder)
     try:
-        base = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True, trust_remote_code=False)
+        base = AutoModelForCausalLM.from_pretrained(model, **{asked: dtype}, local_files_only=True, trust_remote_code=False)
         found: nn.Module = PeftModel.from_pretrained(base, adapter, is_trainable=True)
     except (OSError, ValueError, KeyError) as error:
         raise ProbeError(f"the model or its adapter cannot be loaded: {error}", where=f"{model}, {adapter}") from error
