@@ -11,7 +11,7 @@ from ostate.ordering.fitting import fit_laws
 from ostate.ordering.judge import judge
 from ostate.ordering.match import from_keys, search, single_moves
 from ostate.ordering.paths import Paths
-from ostate.ordering.tables import gather, settles, widths
+from ostate.ordering.tables import closer, gather, settles, widths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,14 +39,15 @@ def verify(
         base: the base model's weights, where at hand.
     """
     likely = {position: key for position, key in enumerate(keys) if key is not None}
-    for thin in widths(adapter):
+
+    def asked(thin: int) -> tuple[Evidence, bool]:
         tables = gather(raw, adapter, previous=previous, base=base, likely=likely, thin=thin)
         paths = Paths(tables.reader, tables.displaced, tables.early)
         match, now = search(tables, paths, claimed=from_keys(keys, tables), fixed={})
         found = judge(tables, paths, match, now, raw, claimed=keys)
-        if settles(found, tables):
-            break
-    return found
+        return found, settles(found, tables)
+
+    return closer(asked, adapter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from ostate.model import Adapter, Evidence, RawState, TensorRef
 from ostate.ordering.judge import judge
 from ostate.ordering.match import search
 from ostate.ordering.paths import Paths
-from ostate.ordering.tables import gather, settles, widths
+from ostate.ordering.tables import closer, gather, settles
 
 
 def recover(
@@ -28,11 +28,12 @@ def recover(
         base: the base model's weights, where at hand.
         fixed: position -> key that must be kept.
     """
-    for thin in widths(adapter):
+
+    def asked(thin: int) -> tuple[Evidence, bool]:
         tables = gather(raw, adapter, previous=previous, base=base, thin=thin)
         paths = Paths(tables.reader, tables.displaced)
         match, now = search(tables, paths, claimed=None, fixed=fixed or {})
         found = judge(tables, paths, match, now, raw, claimed=None)
-        if settles(found, tables):
-            break
-    return found
+        return found, settles(found, tables)
+
+    return closer(asked, adapter)

@@ -39,7 +39,7 @@ class Rows:
         self._run = slot.run if isinstance(slot, TensorRef) and slot.dtype == "F32" and not turned else None
         self._at = 0
         self._chunks: Iterator[Array] = _turned(slot, columns) if turned else slot.chunks(max(strip * columns, 1))
-        self._left: Array = np.zeros(0, np.float32)
+        self._left: Array = _NOTHING
 
     def take(self, count: int, out: Array | None = None) -> Array:
         """Return the next `count` rows, (count, columns): `out`, or an array of their own."""
@@ -74,7 +74,10 @@ class Rows:
             part = self._left[: out.size - have]
             out[have : have + part.size] = part
             have += part.size
-            self._left = self._left[part.size :]
+            self._left = self._left[part.size :] if part.size < self._left.size else _NOTHING  # an empty view would keep its chunk
+
+
+_NOTHING: Array = np.zeros(0, np.float32)
 
 
 def _turned(slot: Slot, columns: int) -> Iterator[Array]:

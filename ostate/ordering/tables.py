@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -108,6 +108,15 @@ def settles(found: Evidence, tables: Tables) -> bool:
     """True when every position of a pair is proven: looking closer cannot say more."""
     paired = {position for pair in tables.pairs for position in (*pair.zero_positions, *pair.other_positions)}
     return found.verdict == "verified" and not paired & set(found.undecided)
+
+
+def closer(asked: Callable[[int], tuple[Evidence, bool]], adapter: Adapter) -> Evidence:
+    """Ask (number of mixtures -> what is found, and whether it settles all) with as many mixtures as it takes; tables are forgotten in between."""
+    for thin in widths(adapter):
+        found, settled = asked(thin)
+        if settled:
+            break
+    return found
 
 
 UNMOVED = "every factor that starts at zero is still zero in the adapter: it was saved before the first update"
@@ -239,9 +248,11 @@ def _factors(module: Module) -> tuple[tuple[bool, str], tuple[bool, str]]:
 
 
 def _pair_class(members: Sequence[Module], one: Side, two: Side, *, moved: bool) -> PairClass:
-    """Put two sides together; the first moments of both in the zero side's unit."""
-    zero, other = [one.row[module.zero] for module in members], [two.row[module.other] for module in members]
+    """Put two sides together; the first moments of both in the zero side's unit. The tables are the sides' own, not copies."""
+    zero, other = _run([one.row[module.zero] for module in members]), _run([two.row[module.other] for module in members])
     scale = np.float32(one.unit / two.unit)
+    right = two.products[other]
+    right *= scale
     return PairClass(
         modules=tuple(members),
         zero_positions=one.positions,
@@ -252,7 +263,7 @@ def _pair_class(members: Sequence[Module], one: Side, two: Side, *, moved: bool)
         cosine=one.cosine[zero],
         spread=one.spread[zero],
         left=one.products[zero],
-        right=two.products[other] * scale,
+        right=right,
         zero_drift=one.drift,
         other_drift=two.drift * scale,
         moved_cosine=two.cosine[other] if moved else None,
@@ -262,6 +273,11 @@ def _pair_class(members: Sequence[Module], one: Side, two: Side, *, moved: bool)
         zero_at={position: column for column, position in enumerate(one.positions)},
         other_at={position: column for column, position in enumerate(two.positions)},
     )
+
+
+def _run(rows: list[int]) -> slice:
+    """Return rows of a side as a slice: a class's modules were put there one after the other."""
+    return slice(rows[0], rows[0] + len(rows))
 
 
 def _holds(previous: Adapter, adapter: Adapter, members: Sequence[Module]) -> bool:
