@@ -93,6 +93,23 @@ def index(**rows: Any) -> Attack:
 
 
 HUNDRED = 100_000_000
+TEN = 10_000_000
+
+
+def bulk(size: int) -> dict[str, Attack]:
+    """JSON of this many bytes that is nothing but its own weight."""
+    mb = f"{size // 1_000_000} MB"
+    return {  # made when asked for: a table of these would be half a gigabyte
+        f"header: {mb} of brackets": lambda room: weights(b"[" * size)(room),
+        f"header: {mb} of empty lists": lambda room: weights(b"[" + b"[]," * (size // 3) + b"1]")(room),
+        f"header: {mb} of empty tables in a row": lambda room: weights(b'{"a":[' + b"{}," * (size // 3 - 10) + b"1]}")(room),
+        f"header: {mb} of numbers": lambda room: weights(b'{"a":[' + b"1234," * (size // 5) + b"1]}")(room),
+        f"config: {mb}": lambda room: config('{"a":[' + "[]," * (size // 3) + "1]}")(room),
+    }
+
+
+LONG: dict[str, Attack] = {**bulk(HUNDRED), **bulk(40_000_000)}
+"""The same as some of `REFUSED` at full size."""
 REFUSED: dict[str, Attack] = {
     "header: no JSON": weights("{"),
     "header: a list": weights("[]"),
@@ -100,10 +117,7 @@ REFUSED: dict[str, Attack] = {
     "header: half a surrogate as a name": weights('{"\\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}x'),
     "header: longer than the file": weights(SOUND, length=1 << 20),
     "header: eight exabytes": weights(SOUND, length=(1 << 63) - 1),
-    "header: 100 MB of brackets": weights(b"[" * HUNDRED),
-    "header: 100 MB of empty lists": weights(b"[" + b"[]," * (HUNDRED // 3) + b"1]"),
-    "header: 100 MB of empty tables in a row": weights(b'{"a":[' + b"{}," * (HUNDRED // 3 - 10) + b"1]}"),
-    "header: 40 MB of numbers": weights(b'{"a":[' + b"1234," * (40_000_000 // 5) + b"1]}"),
+    **bulk(TEN),
     "header: more than 100 MB": weights(b" " * (HUNDRED + 1)),
     "header: nested half a million deep": weights(b'{"a":' * 500_000 + b"1" + b"}" * 500_000),
     "header: a key twice": weights(f"{SOUND[:-1]},{SOUND[1:]}"),
@@ -136,7 +150,6 @@ REFUSED: dict[str, Attack] = {
     "config: no JSON": config("{"),
     "config: a list": config("[]"),
     "config: nested half a million deep": config('{"a":' * 500_000 + "1" + "}" * 500_000),
-    "config: 60 MB": config('{"a":[' + "[]," * 20_000_000 + "1]}"),
     "config: a number of a million digits": config('{"r":' + "9" * 1_000_000 + "}"),
     "config: half a surrogate": config('{"peft_type": "\\ud800"'),
     "manifest: no JSON": manifest("{"),

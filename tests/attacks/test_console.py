@@ -7,6 +7,7 @@ import pytest
 from tests.attacks import console, headers, indexes
 
 ALL = {**headers.REFUSED, **indexes.REFUSED, **headers.STRANGE}
+LONG = {**headers.LONG, **indexes.LONG}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,17 @@ def files(room):
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_command_ends_in_a_clear_refusal(outcomes, name):
-    said = outcomes[name]
+    judge(name, outcomes[name])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LONG)
+def test_a_command_ends_in_a_clear_refusal_at_full_size(tmp_path, name):
+    (said,) = console.run([(tmp_path, LONG[name](tmp_path))])
+    judge(name, said)
+
+
+def judge(name, said):
     assert said.events == ()
     assert said.code == 3 or (name in headers.STRANGE and said.code in (0, 1)), f"{said.code}\n{said.out[-500:]}\n{said.err[-2000:]}"
     text = said.out + said.err

@@ -75,10 +75,26 @@ def index_of(data: bytes) -> list[tuple[int, int]]:
     return [(start, start + min(4000, len(data) - start - 1)), (max(0, len(data) - 6000), len(data)), (0, 200), (0, len(data))]
 
 
-@pytest.mark.parametrize("name", [*sources(), "legacy"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+KINDS = pytest.mark.parametrize("name", [*sources(), "legacy"])
+HERE = [HealthCheck.function_scoped_fixture]
+
+
+@KINDS
+@settings(max_examples=25, deadline=None, suppress_health_check=HERE)
 @given(seed=st.integers(0, 2**64))
 def test_a_changed_file_is_read_or_refused(tmp_path, name, seed):
+    change_and_look(tmp_path, name, seed)
+
+
+@pytest.mark.long
+@KINDS
+@settings(max_examples=500, deadline=None, suppress_health_check=HERE)
+@given(seed=st.integers(0, 2**64))
+def test_a_file_changed_in_many_ways_is_read_or_refused(tmp_path, name, seed):
+    change_and_look(tmp_path, name, seed)
+
+
+def change_and_look(tmp_path, name, seed):
     if name == "legacy":
         if not (tmp_path / "sound").exists():
             torch.save(adamw().state_dict(), tmp_path / "sound", _use_new_zipfile_serialization=False)
@@ -98,7 +114,7 @@ def pickle_within(path: Path) -> bytes:
         return file.read(next(name for name in file.namelist() if name.endswith("data.pkl")))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2**64))
 def test_a_changed_pickle_is_read_or_refused(seed):
     chance = random.Random(seed)
