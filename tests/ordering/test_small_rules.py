@@ -73,13 +73,32 @@ def test_claims_that_differ_at_once_are_told_apart_at_position_0():
     assert caught.value.where == "here: position 0"
 
 
-@pytest.mark.parametrize(("pairs", "tail"), [(3, "by its numbers"), (5, "; and 2 more")])
+@pytest.mark.parametrize(("pairs", "tail"), [(3, "by its numbers"), (4, "; and 1 more"), (5, "; and 2 more")])
 def test_a_contradiction_lists_three_pairs_and_counts_the_rest(pairs, tail):
     against = heard(verdict="contradicted", contradictions=tuple((at, "a", "b") for at in range(pairs)))
     with pytest.raises(Contradiction) as caught:
         resolve(court({"abc": against}), [claim("abc", "recorded")])
     assert caught.value.what.count("by its numbers") == 3
     assert caught.value.what.endswith(tail)
+
+
+@pytest.mark.parametrize(("count", "text"), [(8, ": 0, 1, 2, 3, 4, 5, 6, 7"), (9, ": 0, 1, 2, 3, 4, 5, 6, 7, …")])
+def test_a_strict_refusal_lists_eight_positions(count, text):
+    evidence = heard((9,), 10, order=(None,) * 9 + ("j",), verdict="verified")
+    raw = state(10)
+    entries = tuple(replace(entry, slots={} if count <= entry.position < 9 else entry.slots) for entry in raw.entries)
+    asked = replace(court({}, recovered=evidence), raw=replace(raw, entries=entries), strict=True)
+    with pytest.raises(Ambiguous) as caught:
+        resolve(asked, [])
+    assert caught.value.what.endswith(text)
+
+
+@pytest.mark.parametrize(
+    ("preferred", "speaks"), [((False, False), "first"), ((True, True), "first"), ((False, True), "second"), ((True, False), "first")]
+)
+def test_of_claims_that_say_the_same_the_first_speaks_unless_a_later_one_is_preferred(preferred, speaks):
+    claims = [replace(claim("abc", preferred=wish), rule=rule) for wish, rule in zip(preferred, ("first", "second"))]
+    assert resolve(court({"abc": heard((0, 1, 2))}), claims).rule == speaks
 
 
 FACTORS = ("m.lora_A.weight", "m.lora_B.weight")
@@ -121,6 +140,8 @@ def test_a_parameter_of_a_module_called_module_loses_the_wrapper_only():
         # an adapter joined from beside this one keeps its name
         ("base_model.model.score.modules_to_save.second.weight", "base_model.model.score.second.weight"),
         (f"{P}lora_magnitude_vector.second.weight", f"{P}lora_magnitude_vector.second"),
+        ("lora_magnitude_vector.second.weight", "lora_magnitude_vector.second"),
+        ("lora_magnitude_vector.default.weight", "lora_magnitude_vector"),
     ],
 )
 def test_every_form_of_a_key_is_found_by_its_own_rule(name, key):
@@ -143,6 +164,8 @@ def test_a_parameter_is_not_found_under_half_of_its_name():
         ("base_model.model.emb.lora_embedding_A.second", "base_model.model.emb.lora_embedding_A.second"),
         ("base_model.model.score.second.weight", "base_model.model.score.modules_to_save.second.weight"),
         (f"{P}lora_A.weight", f"{P}lora_A.first.weight"),
+        ("score.second.weight", "score.modules_to_save.second.weight"),
+        ("second.weight", "second.weight"),
     ],
 )
 def test_a_key_of_joined_adapters_gets_the_name_of_the_one_it_belongs_to(key, name):
@@ -154,7 +177,7 @@ def test_most_names_tell_what_the_adapter_is_called():
     names = [f"{P}lora_A.french.weight", f"{P}lora_B.french.weight", "base_model.model.score.modules_to_save.french.weight"]
     assert match_all(names, adapter(*keys)) == (tuple(keys), "french")
     assert match_all(names[2:], adapter(*keys)) == ((keys[2],), "french")
-    assert match_all([f"{P}lora_A.french.weight", "lora_A.german.weight"], adapter(keys[0]))[1] == "french"
+    assert match_all(["x.lora_A.german.weight", f"{P}lora_A.french.weight"], adapter(keys[0]))[1] == "french"
 
 
 def test_a_model_card_beside_an_adapter_says_that_peft_saved_it(tmp_path):

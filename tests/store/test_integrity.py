@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ostate import store
+from ostate import program, store
 from ostate.errors import OstateError, ReadError, StoreError
 from ostate.store import header
+from tests import real
 
 
 @pytest.fixture
@@ -47,6 +48,29 @@ def test_every_flipped_byte_is_found(written):
             file.write(bytes([byte]))
     assert missed == []
     assert len(whole) > 8192
+
+
+@pytest.mark.long
+def test_a_flipped_byte_is_found_anywhere_in_a_real_repair(tmp_path):
+    """All of the header, and 10,000 random others, of a file that was repaired from a real checkpoint."""
+    case = real.case("llama_qv")
+    named = tmp_path / "named.safetensors"
+    program.repair(str(case.state), str(named), adapter=str(case.adapter), base=str(case.base))
+    whole = named.read_bytes()
+    data = header.read(str(named)).data_start
+    rng = random.Random(0)
+    places = [*range(data), *(rng.randrange(data, len(whole)) for _ in range(10_000))]
+    missed = []
+    with named.open("r+b", buffering=0) as file:
+        for at in places:
+            file.seek(at)
+            file.write(bytes([whole[at] ^ (1 << rng.randrange(8))]))
+            if not errors(named):
+                missed.append(at)
+            file.seek(at)
+            file.write(whole[at : at + 1])
+    assert missed == []
+    assert len(places) > 20_000
 
 
 def test_whitespace_for_whitespace_is_found(written):
