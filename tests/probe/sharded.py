@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -79,6 +80,30 @@ def probe(model, optimizer, form="frozen"):
     }
 
 
+def tensor_parallel(model, mesh) -> None:
+    """Cut layers by torch's own styles: by columns, then by rows, LoRA as its layer: Shard(0), Shard(1) and Replicate in one model."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module
+    from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+
+    class Replicated(ParallelStyle):
+        """Whole on every rank, but a DTensor, so that gradients come as DTensors too."""
+
+        def _apply(self, module, mesh):
+            def whole(_, inputs, mesh):
+                return (DTensor.from_local(inputs[0], mesh, [Replicate()], run_check=False),)
+
+            return distribute_module(module, mesh, None, whole, lambda _, out, __: out.to_local())
+
+    last = len(model) - 1
+    for at, layer in enumerate(model):
+        if at % 2:
+            cut = RowwiseParallel(input_layouts=Shard(-1))
+            parallelize_module(layer, mesh, {"base_layer": cut, "lora_A.default": cut, "lora_B.default": Replicated()})
+        else:
+            cut = ColwiseParallel(output_layouts=Replicate() if at == last else Shard(-1))
+            parallelize_module(layer, mesh, {"base_layer": cut, "lora_A.default": Replicated(), "lora_B.default": cut})
+
+
 def sharded(how: str, world: int):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -100,7 +125,18 @@ def sharded(how: str, world: int):
         assert isinstance(next(model.parameters()), DTensor)
         model.tensor_parallel = True
         return model
-    mesh = init_device_mesh("cpu", (world, 1) if how == "hsdp" else (world,), mesh_dim_names=("replicate", "shard") if how == "hsdp" else None)
+    if how == "tensor_parallel":
+        tensor_parallel(model, init_device_mesh("cpu", (world,)))
+        return model
+    if how == "tensor_parallel_fsdp":
+        mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("dp", "tp"))
+        tensor_parallel(model, mesh["tp"])
+        for layer in model:
+            fully_shard(layer, mesh=mesh["dp"])
+        return fully_shard(model, mesh=mesh["dp"])
+    hybrid = {"hsdp": (world, 1), "hsdp_two_by_two": (2, world // 2)}
+    names = ("replicate", "shard") if how in hybrid else None
+    mesh = init_device_mesh("cpu", hybrid.get(how, (world,)), mesh_dim_names=names)
 
     def columns(p):
         return Shard(1) if p.shape[1] % world == 0 else Shard(0)
@@ -128,16 +164,48 @@ def check_shards(optimizer, state) -> dict[str, int]:
     return {"exact": exact, "of": len(report.names), "read": report.bytes_read, "want": want}
 
 
+class Reads:
+    """Bytes that this process asks of files by descriptor, while it counts."""
+
+    def __enter__(self):
+        self.count, self.pread, self.preadv = 0, os.pread, os.preadv
+
+        def one(descriptor, length, offset):
+            data = self.pread(descriptor, length, offset)
+            self.count += len(data)
+            return data
+
+        def into(descriptor, views, offset):
+            count = self.preadv(descriptor, views, offset)
+            self.count += count
+            return count
+
+        os.pread, os.preadv = one, into
+        return self
+
+    def __exit__(self, *_):
+        os.pread, os.preadv = self.pread, self.preadv
+
+
+CASES = {
+    2: ("uneven", "empty", "shard1", "replicate", "mixed", "hsdp", "ddp", "tensor_parallel"),
+    4: ("uneven", "empty", "hsdp_two_by_two", "tensor_parallel_fsdp"),
+}
+
+
 def main() -> None:
     rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     found = {}
-    for how in ("uneven", "empty", "shard1", "replicate", "mixed", "hsdp", "ddp"):
+    for how in CASES[world]:
         path = folder / f"{'one' if how == 'empty' else 'three'}.safetensors"
-        state = ostate.load(str(path))
         model = sharded(how, world)
-        optimizer = lora_adamw(model, state)
-        found[how] = check_shards(optimizer, state) | probe(model, optimizer)
+        with Reads() as reads:
+            state = ostate.load(str(path))
+            optimizer = lora_adamw(model, state)
+        placements = sorted({str(placement) for p in model.parameters() if hasattr(p, "placements") for placement in p.placements})
+        found[how] = {"from_disk": reads.count, "placements": placements}
+        found[how] |= check_shards(optimizer, state) | probe(model, optimizer)
         if how in ("uneven", "replicate"):
             found[how]["next"] = probe(model, optimizer, "next_step")
         other = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=False)
