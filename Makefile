@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test test-long frameworks lint bench soak fuzz clean
+.PHONY: demo test test-long faults frameworks lint bench soak fuzz mutants clean
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -28,6 +28,10 @@ test: .venv/ready
 test-long: .venv/ready
 	$(BIN)/python -m pytest -n $(JOBS) -m "long or not long"
 
+# Of these: 400 writers killed, every byte of a repair flipped, hostile files at full size.
+faults: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m long tests/store tests/attacks
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,12 +44,18 @@ bench: .venv/ready
 clean:
 	rm -rf .venv build dist *.egg-info
 
-# Long tests. `soak`: every case damaged at random, for minutes; no wrong name may come out. `fuzz`: needs `pip install atheris`; MINUTES a target.
+# Long runs. `mutants`: one operator of FILE changed at a time, against TESTS. `soak`: every case damaged at random, for minutes; no wrong name may come out. `fuzz`: needs `pip install atheris`; MINUTES a target.
 MINUTES ?= 10
 SEED ?= 1
 
 soak: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
+
+FILE ?= ostate/ordering/resolve.py ostate/ordering/keys.py ostate/ordering/refute.py ostate/ordering/masters.py ostate/ordering/recorded.py
+TESTS ?= $(addprefix tests/ordering/test_,resolve.py keys.py small_rules.py recorded.py masters.py)
+
+mutants: .venv/ready
+	$(BIN)/python -m tests.mutate $(FILE) --tests $(TESTS) --minutes $(MINUTES) --seed $(SEED)
 
 fuzz: .venv/ready
 	$(BIN)/python -c "import atheris" || $(BIN)/python -m pip install --quiet atheris

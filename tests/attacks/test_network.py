@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from ostate.demo import STEPS
 from tests import real
 
 DENIED = """
@@ -28,6 +30,7 @@ for line in sys.stdin:
     done = CliRunner().invoke(main, args)
     print(args[0], done.exit_code, repr(done.exception) if done.exit_code not in (0, 1) else "", done.output[-300:] if done.exit_code > 1 else "")
 """
+PROBED = ["--model", "{room}/demo/base", "--adapter", f"{{room}}/demo/run/checkpoint-{STEPS}", "--data", "{room}/lines.jsonl"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,11 @@ def said(tmp_path_factory):
         ["export", out, "--to", "torch", "--for", state, "-o", str(room / "exported.pt")],
         ["report", out, "-o", str(room / "report.html")],
         ["completion", "bash"],
+        ["demo", "--folder", str(room / "demo")],
+        ["probe", str(room / "demo" / "lora.ostate.safetensors"), *PROBED],
     ]
+    (room / "lines.jsonl").write_text("".join(json.dumps({"input_ids": list(range(start, start + 16))}) + "\n" for start in (1, 20, 40, 60)))
+    commands = [[part.format(room=room) for part in args] for args in commands]
     environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
     asked = "\n".join("\t".join(args) for args in commands)
     done = subprocess.run([sys.executable, "-c", DENIED], input=asked, capture_output=True, text=True, env=environment)
