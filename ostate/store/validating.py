@@ -36,15 +36,16 @@ def validate(path: str | os.PathLike[str], deep: bool = False) -> list[Finding]:
         heads = open_heads(place)
         manifests = [parsed(head) for head in heads]
     except (StoreError, ReadError) as error:
-        return [_error("unreadable", error.what, where=error.where)]
+        fix = f"{error.fix}; if this is one, {DAMAGED}" if error.fix == header.NOT_OURS else DAMAGED
+        return [_error("unreadable", error.what, where=error.where, fix=fix)]
     found = [finding for head, rows in zip(heads, manifests) for finding in _one(head, rows, deep=deep)]
     if place.endswith(".json"):
         found += _across(place, heads, manifests)
     return found
 
 
-def _error(rule: str, text: str, *, names: tuple[str, ...] = (), where: str = "") -> Finding:
-    return Finding(rule=rule, severity="error", text=f"{text} ({where})" if where else text, fix=DAMAGED, names=names)
+def _error(rule: str, text: str, *, names: tuple[str, ...] = (), where: str = "", fix: str = DAMAGED) -> Finding:
+    return Finding(rule=rule, severity="error", text=f"{text} ({where})" if where else text, fix=fix, names=names)
 
 
 def _one(head: header.Head, rows: Mapping[str, Any], *, deep: bool) -> Iterator[Finding]:
