@@ -155,6 +155,13 @@ def test_a_parameter_is_not_found_under_half_of_its_name():
     assert adapter_key("base_model.model.head.modules_to_save.other.weight", adapter("base_model.model.head.weight")) is None
 
 
+@pytest.mark.parametrize("name", ["nothing", "default", "default.other", "a.default.other", f"{P}lora_A.default.weight"])
+def test_a_name_of_any_length_that_the_file_lacks_has_no_key(name):
+    """The one tensor of VB-LoRA's bank is no other parameter's."""
+    assert adapter_key(name, adapter("base_model.vblora_vector_bank")) is None
+    assert adapter_key("base_model.vblora_vector_bank.default", adapter("base_model.vblora_vector_bank")) == "base_model.vblora_vector_bank"
+
+
 @pytest.mark.parametrize(
     ("key", "name"),
     [
@@ -176,6 +183,7 @@ def test_most_names_tell_what_the_adapter_is_called():
     keys = [f"{P}lora_A.weight", f"{P}lora_B.weight", "base_model.model.score.weight"]
     names = [f"{P}lora_A.french.weight", f"{P}lora_B.french.weight", "base_model.model.score.modules_to_save.french.weight"]
     assert match_all(names, adapter(*keys)) == (tuple(keys), "french")
+    assert match_all(["lora_A.french.weight"], adapter("lora_A.weight")) == (("lora_A.weight",), "french")
     assert match_all(names[2:], adapter(*keys)) == ((keys[2],), "french")
     assert match_all(["x.lora_A.german.weight", f"{P}lora_A.french.weight"], adapter(keys[0]))[1] == "french"
 
