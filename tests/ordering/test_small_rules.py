@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ostate.errors import Ambiguous, Contradiction
 from ostate.model import Adapter, Claim, Entry, Evidence, Group, Question, RawState, TensorRef
+from ostate.ordering.chance import Level
 from ostate.ordering.keys import adapter_key, by_transformers, dora_is_a_parameter, live_name, match_all, strip_wrappers
 from ostate.ordering.masters import with_masters
+from ostate.ordering.match import Scores
 from ostate.ordering.recorded import recorded
 from ostate.ordering.refute import fits, refute_groups, refute_positions
 from ostate.ordering.resolve import Court, resolve, with_partners
 
+convention = importlib.import_module("ostate.ordering.convention")  # the package may give functions of these names
+judge = importlib.import_module("ostate.ordering.judge")
 REF = TensorRef(dtype="F32", shape=(2,), parts=())
 P = "base_model.model.model.layers.0.self_attn.q_proj."
 
@@ -247,6 +253,14 @@ def test_a_wrong_shape_is_said_of_the_key_where_there_is_one():
 # recorded
 
 
+def test_a_names_file_of_groups_is_held_to_the_files_groups(tmp_path):
+    (tmp_path / "optimizer_param_names.json").write_text(json.dumps([["a"], ["b", "c"]]))
+    raw = replace(grouped([2, 1]), source=str(tmp_path / "optimizer.pt"))
+    claims, lost = recorded(Question(raw=raw, adapter=None))
+    assert claims == []
+    assert "its groups list [1, 2] parameters, the file's [2, 1]" in lost[0]["reason"]
+
+
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_names_file_is_looked_for_beside_a_local_state_only(tmp_path, monkeypatch, remote):
     (tmp_path / "optimizer_param_names.json").write_text(json.dumps(["a", "b", "c"]))
@@ -298,3 +312,71 @@ def test_masters_that_prove_an_order_speak_for_this_adapter():
     said = with_masters(foreign, keys, raw, held)
     assert said.contradictions
     assert said.foreign
+
+
+# judge, match
+
+
+TABLES = SimpleNamespace(keys_of_shape={(2,): ("a", "b")}, positions_of_shape={(2,): (0, 1)}, silent={})
+"""Two keys and two positions of one shape: what `Scores` looks at."""
+
+
+def judged(monkeypatch, wrong: dict[int, float], claimed: tuple[str, ...] | None) -> Evidence:
+    """The verdict where the best order is a, b, and these are the odds against each."""
+    odds = judge._Odds(wrong=wrong, score=dict.fromkeys(wrong, 9.0))
+    monkeypatch.setattr(judge, "_levels", lambda *_: {"displacement": Level(significant=True, powerful=True, why="")})
+    monkeypatch.setattr(judge, "_odds_of", lambda *_: odds)
+    monkeypatch.setattr(judge, "_carried", lambda *_: frozenset())
+    return judge.judge(TABLES, None, {"a": 0, "b": 1}, None, state(2), claimed=claimed)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "proven"),
+    [
+        ({0: 4e-7, 1: 5e-7}, {0, 1}),
+        ({0: 6e-7, 1: 5e-7}, {1}),  # each is sure enough, both together are not: the surer one is kept
+        ({0: 2e-6, 1: 1e-9}, {1}),
+        ({0: 1e-3, 1: 1e-2}, set()),
+    ],
+)
+def test_odds_of_a_wrong_name_anywhere_in_the_file_sum_to_a_millionth_at_most(monkeypatch, wrong, proven):
+    said = judged(monkeypatch, wrong, ("a", "b"))
+    assert said.proven == proven
+    assert said.verdict == ("verified" if proven else "silent")
+
+
+@pytest.mark.parametrize(("odds", "verdict"), [(1e-9, "contradicted"), (9e-4, "contradicted"), (2e-3, "silent"), (0.5, "silent")])
+def test_a_claim_is_contradicted_only_where_the_odds_are_below_a_thousandth(monkeypatch, odds, verdict):
+    said = judged(monkeypatch, {0: odds, 1: odds}, ("b", "a"))
+    assert said.verdict == verdict
+    assert len(said.contradictions) == (2 if verdict == "contradicted" else 0)
+
+
+def test_scores_that_are_no_numbers_say_nothing():
+    scores = Scores(TABLES)
+    scores.put("a", np.array([np.nan, -np.inf]))
+    assert scores.by_shape[(2,)].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    scores.add("b", np.array([np.inf, 3.0]))
+    assert scores.by_shape[(2,)].tolist() == [[0.0, 0.0], [0.0, 3.0]]
+
+
+def test_what_is_preferred_wins_where_nothing_decides_and_nowhere_else():
+    scores = Scores(TABLES)
+    assert scores.assign({}, prefer={"a": 1, "b": 0}) == {"a": 1, "b": 0}
+    scores = Scores(TABLES)
+    scores.put("a", np.array([0.01, 0.0]))
+    assert scores.assign({}, prefer={"a": 1, "b": 0}) == {"a": 0, "b": 1}
+
+
+# convention
+
+
+def test_siblings_are_ordered_by_the_row_that_holds_both_and_by_no_other():
+    for row in convention.BESIDE:
+        for at, one in enumerate(row):
+            for later in row[at + 1 :]:
+                assert convention._before(one, later, {}) < 0 < convention._before(later, one, {})
+    with pytest.raises(LookupError):
+        convention._before("down_blocks", "nobody_knows", {})
+    with pytest.raises(LookupError):
+        convention._before("nobody_knows", "down_blocks", {})
