@@ -303,6 +303,18 @@ def test_eight_equal_numbers_are_enough_and_seven_are_not(numbers, enough):
     assert said.proven == (frozenset({0}) if enough else frozenset())
 
 
+def test_a_tensor_that_only_begins_like_the_masters_is_not_theirs():
+    one = [float(at) for at in range(1, 10)]
+    raw, held, keys = witnessed(one, one * 2)
+    assert with_masters(Evidence(verdict="silent", undecided=(0, 1)), keys, raw, held).proven == {0, 1}
+    strip = 1 << 17
+    long = np.full(2 * strip + 3, 0.5)
+    other = long.copy()
+    other[-1] = 0.75
+    raw, held, keys = witnessed(long, other, masters=[long, other])
+    assert with_masters(Evidence(verdict="silent", undecided=(0, 1)), keys, raw, held).proven == {0, 1}
+
+
 def test_masters_that_prove_an_order_speak_for_this_adapter():
     one, two = [float(at) for at in range(1, 10)], [float(-at) for at in range(1, 10)]
     foreign = Evidence(verdict="contradicted", undecided=(0, 1), foreign=True)
