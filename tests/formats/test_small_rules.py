@@ -68,3 +68,18 @@ def test_a_slot_that_cannot_be_told_is_said_with_its_entry(tmp_path):
     with pytest.raises(OstateError) as caught:
         formats.read(saved(tmp_path, {5: broken}, [{"lr": 0.1, "params": [5]}]))
     assert "entry 5" in caught.value.where
+
+
+def test_names_over_a_list_of_numbers_are_taken_only_where_one_group_lists_as_many(tmp_path):
+    named = {"a": entry(), "b": entry()}
+    raw = formats.read(saved(tmp_path, named, [{"lr": 0.1, "params": [0, 1]}]))
+    assert [one.key for one in raw.entries] == ["a", "b"]
+    wrong = (
+        (named, [{"lr": 0.1, "params": [0]}, {"lr": 0.2, "params": [1]}]),  # whose is whose
+        (named, [{"lr": 0.1, "params": [0, 1, 2]}]),
+        ({5: entry(), 6: entry()}, [{"lr": 0.1, "params": [0, 1]}]),
+        ({0: entry(), "b": entry(), "c": entry()}, [{"lr": 0.1, "params": [0, 1]}]),
+    )
+    for state, groups in wrong:
+        with pytest.raises(ReadError, match="belong to no group"):
+            formats.read(saved(tmp_path, state, groups))
