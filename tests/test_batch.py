@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +16,8 @@ from ostate import batch
 from ostate.cli import main
 from ostate.errors import ReadError
 from tests import real
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -71,3 +76,25 @@ def test_a_pattern_that_matches_nothing_says_so(tmp_path):
 
 def test_path_and_batch_together_are_a_usage_error(runs):
     assert repaired(runs, "--dry-run").exit_code == 2
+
+
+def test_the_slurm_lines_of_the_readme_do_one_checkpoint_a_task_and_nothing_twice(runs):
+    block = (ROOT / "README.md").read_text().split("```slurm\n")[1].split("```")[0]
+    (runs.parent / "job.sh").write_text(block)
+    shim = runs.parent / "bin" / "ostate"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/bash\nexec {sys.executable} -W ignore -m ostate "$@"\n')
+    shim.chmod(0o755)
+
+    def task(number):
+        environment = {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "SLURM_ARRAY_TASK_ID": str(number)}
+        return subprocess.run(["bash", "job.sh"], cwd=runs.parent, env=environment, capture_output=True, text=True)
+
+    assert "already done" not in task(1).stdout
+    assert "already done" not in task(2).stdout
+    again = task(2)
+    assert (again.returncode, "already done" in again.stdout) == (0, True), again.stderr
+    assert sorted(path.relative_to(runs.parent).as_posix() for path in runs.parent.glob("named/**/*.safetensors")) == [
+        "named/runs/a/checkpoint-5.ostate.safetensors",
+        "named/runs/b/checkpoint-5.ostate.safetensors",
+    ]
