@@ -83,7 +83,7 @@ def test_what_differs_is_told_the_widest_first(llama_state, tmp_path):
     first, second, third, *_ = llama_state.parameters
     changed = dict(llama_state.parameters)
     v = changed[first].slots["exp_avg_sq"].read()
-    changed[first] = replace(changed[first], slots={**changed[first].slots, "exp_avg_sq": _Numbers(v * 3)})
+    changed[first] = replace(changed[first], slots={**changed[first].slots, "exp_avg_sq": _Numbers(v * 4)})
     m = changed[second].slots["exp_avg"].read()
     changed[second] = replace(changed[second], slots={**changed[second].slots, "exp_avg": _Numbers(-m)})
     changed[third] = replace(changed[third], step=11.0)
@@ -92,7 +92,7 @@ def test_what_differs_is_told_the_widest_first(llama_state, tmp_path):
     code, rows = document("diff", llama_state.path, other)
     assert code == 1
     assert [(row["name"], row["slot"]) for row in rows["values"]] == [(first, "exp_avg_sq"), (second, "exp_avg")]
-    assert [row["relative"] for row in rows["values"]] == pytest.approx([2.0, 2.0], rel=1e-6)
+    assert [row["relative"] for row in rows["values"]] == pytest.approx([3.0, 2.0], rel=1e-6)
     assert [row["cosine"] for row in rows["values"]] == pytest.approx([1.0, -1.0], rel=1e-6)
     assert rows["steps"] == [{"name": third, "a": 12.0, "b": 11.0}]
     assert rows["hyper"] == [{"key": "eps", "a": 1e-8, "b": 1e-6, "parameters": 168}]

@@ -167,10 +167,12 @@ def main(as_json, slow, fail):
         with progress("read") as step:
             if step:
                 step(1 << 20, 4 << 20)
-                while "ostate.report.bar" not in sys.modules:
+                while step.__self__._bar is None:  # it comes from a timer's thread
                     time.sleep(0.01)
-                time.sleep(0.2)
                 step(2 << 20, 4 << 20)
+                time.sleep(0.1)
+                step(2 << 20, 4 << 20)
+                step.__self__._bar.refresh()
                 print("drawn")
     show(json.loads(sys.stdin.read() if False else open(DOCUMENT).read()), verdict_text.blocks, as_json=as_json)
     if "rich" in sys.modules:
