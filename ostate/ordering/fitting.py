@@ -134,7 +134,7 @@ def other_ratios(tables: Tables, paths: Paths, match: Match, now: Laws) -> Itera
             if each.pair.rank in now.path:
                 yield each, log_ratio(each.values, now.path[each.pair.rank])
     for each in projected_moves(tables, match):
-        if each.pair.rank in now.balance and each.pair.rank not in now.path:
+        if each.pair.rank in now.balance and not (each.pair.rank in now.path and has_paths(each.pair)):
             yield each, log_ratio(each.values, now.balance[each.pair.rank])
 
 
@@ -160,6 +160,11 @@ def _place(places: Mapping[int, int], key: str, match: Match) -> int | None:
     return places[match[key]] if key in match else None
 
 
+def has_paths(pair: PairClass) -> bool:
+    """True where the path's coefficients are the file's: not of rank 1, and not of embeddings, whose rows have a gradient now and then only."""
+    return pair.rank > 1 and not pair.modules[0].flipped
+
+
 def path_moves(tables: Tables, paths: Paths, match: Match) -> Sequence[Moves]:
     """Return the path residuals for every module whose zero factor has a place; none when too few modules tell the coefficients."""
     if not tables.balanced:
@@ -168,7 +173,7 @@ def path_moves(tables: Tables, paths: Paths, match: Match) -> Sequence[Moves]:
         return [Moves(each.pair, each.rows, each.matched, values) for each, values in paths.last[1]]
     held = []
     for pair in tables.pairs:
-        rows = [row for row, module in enumerate(pair.modules) if pair.rank > 1 and module.zero in match]
+        rows = [row for row, module in enumerate(pair.modules) if has_paths(pair) and module.zero in match]
         if rows:
             modules = [pair.modules[row] for row in rows]
             features = np.stack([paths.of(pair, row, pair.zero_at[match[module.zero]]) for row, module in zip(rows, modules)])

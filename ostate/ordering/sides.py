@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating]
 
-STRIP = 24 << 20
+STRIP = 32 << 20
 """Bytes of strips held at a time."""
 PIECE = 1 << 18
 """Numbers of a tensor read at a time where it is thinned while it is read."""

@@ -47,6 +47,8 @@ class Sums:
         self.roots: Array = np.zeros((len(positions), width), np.float32)
         self.own: Array = np.zeros((len(keys), self.blocks, mixer.rows, mixer.rows), np.float32)
         """F F^T of the weights by themselves, for L2 decay."""
+        self.broken = np.zeros(len(positions), bool)
+        """Positions that say nothing."""
 
     def by_expert(self, rows: Array) -> Array:
         """Return rows (c, w) of a factor stored (n, w) as (blocks, c, r)."""
@@ -84,7 +86,7 @@ class Sums:
         found = ordered.reshape(*self.inner.shape, self.numbers)
         found *= unit
         if decays.any():
-            found -= unit * decays[None, :, None] * self.own.reshape(len(self.own), 1, self.numbers)
+            found -= unit * np.where(self.broken, 0, decays)[None, :, None] * self.own.reshape(len(self.own), 1, self.numbers)
         return found
 
     def displacement(self) -> tuple[Array, Array]:
@@ -108,6 +110,7 @@ class Sums:
     def forget(self, keys: Sequence[bool], positions: Sequence[bool]) -> None:
         """Set to zero what numbers that are not finite had a part in: True for such keys, and for such positions."""
         rows, columns = np.array(keys, bool), np.array(positions, bool)
+        self.broken = columns
         for table in (self.left, self.right):
             table[:, rows] = 0
             table[:, :, :, columns] = 0

@@ -392,3 +392,28 @@ def test_siblings_are_ordered_by_the_row_that_holds_both_and_by_no_other():
         convention._before("down_blocks", "nobody_knows", {})
     with pytest.raises(LookupError):
         convention._before("nobody_knows", "down_blocks", {})
+
+
+def test_places_are_compared_from_the_first_on():
+    for row, words in enumerate(convention.PLACES):
+        for later in convention.PLACES[row + 1 :]:
+            one = next((word for word in words if word not in sum(convention.BESIDE, ())), None)
+            other = next((word for word in later if word not in sum(convention.BESIDE, ())), None)
+            if one and other:
+                assert convention._before(one, other, {}) < 0 < convention._before(other, one, {})
+
+
+def test_a_name_comes_before_what_it_begins():
+    assert convention.in_order(["model.layers.0.x", "model.layers.0"], ("x",)) == ["model.layers.0", "model.layers.0.x"]
+
+
+def test_a_convention_says_what_it_is_and_speaks_of_adapters_only():
+    keys = [f"base_model.model.model.layers.{layer}.self_attn.{word}.lora_A.weight" for layer in (0, 1) for word in ("q_proj", "v_proj")]
+    rule, found = convention.ordered_keys(adapter(*reversed(keys)))
+    assert rule == "module order of Llama and its kin"
+    assert found == keys
+    assert convention.convention(Question(raw=state(), adapter=None)) == ([], [])
+    assert convention.convention(Question(raw=state(), adapter=replace(adapter(*keys), kind="model"))) == ([], [])
+    claims, _ = convention.convention(Question(raw=state(4), adapter=adapter(*keys)))
+    assert claims
+    assert all(one.rule.startswith("module order of Llama and its kin") for one in claims)
