@@ -61,7 +61,7 @@ def test_nothing_of_a_pull_request_becomes_a_command():
     assert set(flow[True]) == {"push", "pull_request", "schedule"}  # YAML 1.1 reads `on` as true
     for job in flow["jobs"].values():
         for step in job["steps"]:
-            assert "${{" not in step.get("run", "")
+            assert not re.search(r"\$\{\{(?!\s*matrix\.)", step.get("run", ""))  # the matrix stands in the file itself
             if step.get("uses", "").startswith("actions/checkout@"):
                 assert step["with"] == {"persist-credentials": False}
 
