@@ -417,3 +417,40 @@ def test_a_convention_says_what_it_is_and_speaks_of_adapters_only():
     claims, _ = convention.convention(Question(raw=state(4), adapter=adapter(*keys)))
     assert claims
     assert all(one.rule.startswith("module order of Llama and its kin") for one in claims)
+
+
+def odds_of_one(table: list[list[float]], *, complete: bool = True) -> float:
+    """The odds against position 0 for key `a`, where other keys or other positions of the shape are free."""
+    tables = SimpleNamespace(keys_of_shape={(2,): tuple("ab"[: len(table)])}, positions_of_shape={(2,): tuple(range(len(table[0])))})
+    scores = Scores(tables)
+    scores.by_shape[2,] = np.array(table)
+    odds = judge._Odds()
+    judge._odds_of_shape(odds, tables, scores, (2,), {"a": 0}, complete=complete)
+    return odds.wrong[0]
+
+
+def test_what_is_free_is_a_rival_at_its_own_score():
+    """A cycle through the rival weighs exp of what it would gain: see `odds_against`."""
+    assert odds_of_one([[5.0], [1.0]]) == pytest.approx(np.exp(-4) / (1 - np.exp(-4)))
+    assert odds_of_one([[5.0, 2.0]]) == pytest.approx(np.exp(-3) / (1 - np.exp(-3)))
+    assert odds_of_one([[5.0]]) < 1e-30
+
+
+def test_a_key_of_its_own_shape_needs_no_numbers_and_any_other_does():
+    assert odds_of_one([[0.0]]) < 1e-30
+    assert odds_of_one([[0.0]], complete=False) == np.inf
+    assert odds_of_one([[0.0], [-5.0]]) == np.inf
+    assert odds_of_one([[-3.5]]) == np.inf
+    assert odds_of_one([[-2.5]]) < 1e-30
+
+
+def test_odds_of_lying_elsewhere_are_added_to_those_of_moving(monkeypatch):
+    module = SimpleNamespace(zero="a", other="b")
+    pair = SimpleNamespace(modules=(module, module))
+    tables = SimpleNamespace(keys_of_shape={}, positions_of_shape={}, pairs=(pair,), displaced=True)
+    monkeypatch.setattr(judge, "single_moves", lambda *_: SimpleNamespace(by_shape={}))
+    monkeypatch.setattr(judge, "_chances", lambda *_: {})
+    monkeypatch.setattr(judge, "module_moves", lambda *_, **__: ([0, 1], np.zeros((2, 2))))
+    monkeypatch.setattr(judge, "odds_against", lambda _: np.array([1e-3, 1e-3]))
+    monkeypatch.setattr(judge, "_elsewhere", lambda *_: np.array([1e-4, 1e-4]))
+    assert judge._odds_of(tables, None, {"a": 0, "b": 1}, None).wrong == pytest.approx({0: 2.2e-3, 1: 2.2e-3})
