@@ -86,6 +86,11 @@ def reader_of(seen: Peek, readers: Mapping[str, Reader]) -> str:
     """
     rows = [name for name, reader in readers.items() if reader.accepts(seen)]
     if not rows:
+        if seen.path.endswith(".safetensors"):
+            from .hfstorage import is_shard
+
+            if is_shard(seen.path):
+                raise UnknownFormat("one file of a layout that is a folder", where=seen.path, fix="give the folder")
         raise UnknownFormat("no optimizer state in this file", where=seen.path, fix="give the optimizer file or its checkpoint folder")
     if len(rows) > 1:
         raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")

@@ -29,10 +29,11 @@ _SLOT = re.compile(rb'"(?:[^"\\]*\.)?state\.[^"\\]+\.(?:exp_avg|exp_avg_sq|momen
 
 def detect(folder: str) -> bool:
     """True for a folder whose safetensors files hold an optimizer's tensors, other than in the named format."""
-    return any(_is_shard(os.path.join(folder, name)) for name in names_in(folder) if name.endswith(".safetensors"))
+    return any(is_shard(os.path.join(folder, name)) for name in names_in(folder) if name.endswith(".safetensors"))
 
 
-def _is_shard(path: str) -> bool:
+def is_shard(path: str) -> bool:
+    """True for a safetensors file that holds an optimizer's tensors, other than in the named format."""
     if not is_file(path) or size_of(path) < 8:
         return False
     length = int.from_bytes(read_at(path, 0, 8), "little")
@@ -52,7 +53,7 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     Raises:
         ReadError: a shard is missing or cut short, shards overlap, or several optimizers lie here and none was chosen.
     """
-    names = sorted(name for name in names_in(folder) if name.endswith(".safetensors") and _is_shard(os.path.join(folder, name)))
+    names = sorted(name for name in names_in(folder) if name.endswith(".safetensors") and is_shard(os.path.join(folder, name)))
     _check_shards(folder, names)
     pieces: dict[str, list[tuple[tuple[int, ...], TensorRef]]] = {}
     files = []

@@ -52,7 +52,7 @@ def raw_state(
     state = optimizer.get("state", {})
     if not isinstance(state, Mapping):
         raise ReadError("`state` is no mapping", where=where, fix="give the file of the optimizer's state_dict()")
-    state, param_groups, own = numbered(state, optimizer.get("param_groups"), where)
+    state, param_groups, own = numbered(*_ids(state, optimizer.get("param_groups")), where)
     listed = _groups_of(param_groups, state, where)
     keys = _positions(listed, where)
     state = _by_position(state, listed, keys, where)
@@ -82,10 +82,27 @@ def raw_state(
     )
 
 
+def _ids(state: Mapping[Any, Any], groups: Any) -> tuple[Mapping[Any, Any], Any]:
+    """Return positions that went through text (JSON, file names) as the numbers they are: no parameter is called `0`."""
+    if not state or not all(type(key) is str and key.isascii() and key.isdigit() for key in state):
+        return state, groups
+    numbers = {int(key): entry for key, entry in state.items()}
+    if len(numbers) != len(state):
+        return state, groups
+    return numbers, [_listed_ids(group) for group in groups] if isinstance(groups, (list, tuple)) else groups
+
+
+def _listed_ids(group: Any) -> Any:
+    params = group.get("params") if type(group) is dict else None
+    if not isinstance(params, (list, tuple)):
+        return group
+    return {**group, "params": [int(key) if type(key) is str and key.isascii() and key.isdigit() else key for key in params]}
+
+
 def _groups_of(groups: Any, state: Mapping[Any, Any], where: str) -> list[dict[str, Any]]:
     """Return the groups as a list of dicts with `params`; a state without groups is one group of all its entries."""
     if groups is None or (groups == [] and state):
-        return [{"params": list(state)}]
+        return [{"params": sorted(state) if all(type(key) is int for key in state) else list(state)}]
     if isinstance(groups, Mapping):
         return _by_name(groups, where)
     if not isinstance(groups, (list, tuple)) or not all(type(group) is dict for group in groups):

@@ -17,8 +17,10 @@ from .state_dict import raw_state
 from .strangers import noted, refuse_within
 
 MOST_DEPTH = 8
-_SLOTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "state1", "exp_avg_sq_row", "__bnb_optimizer_quant_state__")
+_PACKED = "__bnb_optimizer_quant_state__"
+_SLOTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "state1", "exp_avg_sq_row")
 """Slots that tell a state without `param_groups`; Adagrad's `sum` is not among them, since metrics are called so too."""
+_LEAVES = frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"})
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "model_state", "adapter", "net", "weights")
 _PARTS = ("single_partition_of_fp32_groups", "fp32_flat_groups", "base_optimizer_state")
 """Keys of what one rank of DeepSpeed's ZeRO keeps: its piece of flat buffers, whose positions are groups, not parameters."""
@@ -129,7 +131,28 @@ def _as_optimizer(value: dict[Any, Any]) -> Mapping[str, Any] | None:
         return _unflattened(value)
     if _holds_slots(value):
         return {"state": value, "param_groups": None}
-    return None
+    return _slot_first(value) or _dotted(value)
+
+
+def _slot_first(value: dict[Any, Any]) -> Mapping[str, Any] | None:
+    """Return the usual form of `{"exp_avg_sq": {name: tensor}, …}`, whose step, if any, is one number for all."""
+    second = value.get("exp_avg_sq")
+    if type(second) is not dict or not second or not all(type(one) is TensorRef for one in second.values()):
+        return None
+    slots = {slot: rows for slot, rows in value.items() if type(rows) is dict and rows.keys() == second.keys()}
+    shared = {} if "step" in slots or type(value.get("step")) not in {int, float, TensorRef} else {"step": value["step"]}
+    return {"state": {key: shared | {slot: rows[key] for slot, rows in slots.items()} for key in second}, "param_groups": value.get("param_groups")}
+
+
+def _dotted(value: dict[Any, Any]) -> Mapping[str, Any] | None:
+    """Return the usual form of `<name>.<slot>`, where every key is one."""
+    state: dict[str, dict[str, Any]] = {}
+    for key, one in value.items():
+        name, _, slot = key.rpartition(".") if type(key) is str else ("", "", "")
+        if not name or slot not in _LEAVES or type(one) not in {TensorRef, int, float}:
+            return None
+        state.setdefault(name, {})[slot] = one
+    return {"state": state, "param_groups": None} if any("exp_avg_sq" in entry for entry in state.values()) else None
 
 
 def _holds_slots(state: dict[Any, Any]) -> bool:
@@ -137,7 +160,8 @@ def _holds_slots(state: dict[Any, Any]) -> bool:
     first = next(iter(state.values()), None)
     if type(first) is not dict or not all(type(entry) is dict for entry in state.values()):
         return False
-    return any(type(entry.get(slot)) in {TensorRef, Inert, dict} for entry in state.values() for slot in _SLOTS)
+    packed = any(type(entry.get(_PACKED)) is dict for entry in state.values())
+    return packed or any(type(entry.get(slot)) in {TensorRef, Inert} for entry in state.values() for slot in _SLOTS)
 
 
 def _unflattened(flat: dict[Any, Any]) -> Mapping[str, Any] | None:
@@ -168,6 +192,8 @@ def weights_in(value: Any, optimizer: Mapping[str, Any] | None = None) -> dict[s
 def _tensor_maps(
     value: Any, place: str, depth: int, found: dict[str, dict[str, TensorRef]], seen: set[int], optimizer: Mapping[str, Any] | None
 ) -> None:
+    if type(value) in {list, tuple} and depth == 0:
+        value = {str(index): one for index, one in enumerate(value[:16])}  # `torch.save((epoch, weights, state), …)`
     if type(value) is not dict or depth > 3 or id(value) in seen or (optimizer is not None and value is optimizer["state"]):
         return
     seen.add(id(value))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ostate import formats
-from ostate.errors import ReadError
+from ostate.errors import ReadError, UnknownFormat
 
 from .made import check, made
 
@@ -49,3 +49,10 @@ def test_a_shard_cut_short_is_named(copy):
     with pytest.raises(ReadError) as error:
         formats.read(str(copy))
     assert "shard-00002" in error.value.where
+
+
+def test_one_shard_given_as_a_file_asks_for_the_folder(folder):
+    shard = next(folder.glob("*.safetensors"))
+    with pytest.raises(UnknownFormat, match="a layout that is a folder") as error:
+        formats.read(str(shard))
+    assert error.value.fix == "give the folder"

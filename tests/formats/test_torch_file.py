@@ -158,6 +158,47 @@ def test_a_state_keyed_by_name_with_and_without_its_groups(tmp_path, groups):
     assert ("lr" in raw.groups[0].hyper) == groups
 
 
+@pytest.mark.parametrize(
+    "laid",
+    [
+        lambda names, state: {slot: {name: state[at][slot] for at, name in enumerate(names)} for slot in ("exp_avg", "exp_avg_sq")} | {"step": 3},
+        lambda names, state: {f"{name}.{slot}": state[at][slot] for at, name in enumerate(names) for slot in ("step", "exp_avg", "exp_avg_sq")},
+    ],
+    ids=["slots first", "dotted"],
+)
+def test_a_state_by_slot_or_by_dotted_names_is_read_by_name(tmp_path, laid):
+    net = model()
+    optimizer = adamw(net)
+    names = [name for name, _ in net.named_parameters()]
+    step = float(optimizer.state_dict()["state"][0]["step"])
+    made = laid(names, optimizer.state_dict()["state"])
+    torch.save({"moments": made | ({"step": step} if "step" in made else {}), "model": net.state_dict()}, tmp_path / "x.pt")
+    raw = formats.read(str(tmp_path / "x.pt"))
+    assert holds(raw, optimizer)
+    assert [entry.name for entry in raw.entries] == names
+
+
+@pytest.mark.parametrize("groups", [True, False], ids=["with groups", "without"])
+def test_positions_that_became_text_are_numbers_again_and_no_names(tmp_path, groups):
+    net = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(7)))
+    optimizer = adamw(net)
+    state = optimizer.state_dict()
+    made = {"state": {str(at): state["state"][at] for at in sorted(state["state"], key=str)}, "param_groups": state["param_groups"]}
+    torch.save(made if groups else {"state": made["state"]}, tmp_path / "x.pt")
+    raw = formats.read(str(tmp_path / "x.pt"))
+    assert raw.recorded is None
+    assert holds(raw, optimizer)
+
+
+def test_weights_in_a_tuple_beside_the_state_are_found(tmp_path):
+    net = model()
+    optimizer = adamw(net)
+    torch.save((3, net.state_dict(), optimizer.state_dict()), tmp_path / "x.pt")
+    raw = formats.read(str(tmp_path / "x.pt"))
+    assert holds(raw, optimizer)
+    assert list(raw.weights) == list(net.state_dict())
+
+
 def test_a_param_name_in_each_entry_is_its_name(tmp_path):
     state = adamw().state_dict()
     for index, entry in state["state"].items():
