@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from .errors import CheckError, OrderingError
-from .files import is_file, is_remote, read_at, size_of
+from .files import is_file, read_at, size_of
 from .model import Adapter, Entry, Finding, Group, NamedParameter, NamedState, Ordering, RawState, Slot, SourceFile
 from .optimizers import OPTIMIZERS, step_of
 
@@ -212,7 +212,7 @@ def adapter_facts(adapter: Adapter) -> dict[str, Any]:
         "r": rank if isinstance(rank, int) else None,
         "base_model": base if isinstance(base, str) else None,
         "file": PurePath(adapter.file).name,
-        "sha256": _sha256(adapter.file) if is_file(adapter.file) or is_remote(adapter.file) else None,
+        "sha256": _sha256(adapter.file) if is_file(adapter.file) else None,
     }
 
 

@@ -141,13 +141,13 @@ def test_a_folder_is_listed_and_read_as_the_local_one(name):
         assert dict(mine.config) == dict(its.config)
 
 
-@pytest.mark.parametrize("name", ["llama_qv", "ds_z2", "fsdp2_dcp"])
+@pytest.mark.parametrize("name", ["llama_qv", "ds_z2", "ds_z2_universal", "fsdp2_dcp", "trainer_fsdp2_shard"])
 def test_repair_of_a_folder_writes_the_bytes_that_it_writes_of_the_local_one(name, tmp_path):
     one = real.case(name)
     folder = one.state if one.state.is_dir() else one.state.parent
     given = {"base": str(real.CASES / "one-process" / f"{name}.base"), "state": one.state.name} if one.state.is_file() else {}
     here = repair(str(folder), str(tmp_path / "here.safetensors"), **given)
-    there = repair(in_memory(folder, name), str(tmp_path / "there.safetensors"), **given)
+    there = repair(in_memory(folder, f"{name}/{folder.name}"), str(tmp_path / "there.safetensors"), **given)
     assert there.ordering.verdict == here.ordering.verdict
     assert (tmp_path / "there.safetensors").read_bytes() == (tmp_path / "here.safetensors").read_bytes()
 
