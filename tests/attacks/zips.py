@@ -7,6 +7,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from tests.formats.archives import Tensor, Writer, saved, state_of
 
 FLOATS = b"\0\0\x80\x3f" * 4
@@ -75,6 +77,23 @@ def local_method(data: bytearray) -> None:
     struct.pack_into("<H", data, data.index(b"archive/data/0") - 30 + 8, 8)
 
 
+def local_size(size: int) -> Callable[[bytearray], None]:
+    """Give a member another size in its own header."""
+    return lambda data: struct.pack_into("<I", data, data.index(b"archive/data/0") - 30 + 22, size)
+
+
+def over_the_next(room: Path) -> Path:
+    """Torch's own archive, whose members' own headers tell no size: one reaches over its neighbour."""
+    path = room / "optimizer.pt"
+    torch.save({"state": {0: {"exp_avg": torch.ones(64), "exp_avg_sq": torch.ones(64)}}, "param_groups": [{"params": [0]}]}, path)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\1\2", 0, data.rindex(b"/data/0"))
+    for offset in (20, 24):
+        struct.pack_into("<I", data, at + offset, 256 + 128)
+    path.write_bytes(data)
+    return path
+
+
 def local_length(data: bytearray) -> None:
     """Let the name in the member's own header be longer."""
     struct.pack_into("<H", data, data.index(b"archive/data/0") - 30 + 26, 4000)
@@ -134,6 +153,13 @@ def many_members(room: Path) -> Path:
     return path
 
 
+def unsigned_zip64(room: Path) -> Path:
+    """A zip64 record without its signature."""
+    path = many_members(room)
+    path.write_bytes(path.read_bytes().replace(b"PK\6\6", b"PK\6\5"))
+    return path
+
+
 def huge_directory(room: Path) -> Path:
     """A directory of the size of the whole sparse file."""
     path = room / "optimizer.pt"
@@ -182,6 +208,9 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
     "another name in the local header": patched(local_name),
     "another method in the local header": patched(local_method),
     "another length in the local header": patched(local_length),
+    "another size in the local header": patched(local_size(7)),
+    "no size in the local header": patched(local_size(0)),
+    "size over its neighbour in torch's own archive": over_the_next,
     "no signature in the directory": patched(field(0, "<I", 0)),
     "name longer than the directory": patched(field(28, "<H", 60000)),
     "directory past the end": patched(end_field(16, "<I", 1 << 30)),
@@ -190,6 +219,7 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
     "more members than listed": patched(lambda data: (end_field(8, "<H", 9)(data), end_field(10, "<H", 9)(data))),
     "several disks": patched(end_field(4, "<H", 3)),
     "four billion members": many_members,
+    "a zip64 record without its signature": unsigned_zip64,
     "a directory of eight gigabytes": huge_directory,
     "a pickle of five gigabytes": huge_pickle,
     "a member with an absolute name": members("/etc/cron.d/x"),
