@@ -59,6 +59,12 @@ def test_of_claims_that_differ_the_one_that_speaks_is_not_among_the_losers():
     assert [loser["rule"] for loser in found.rejected] == ["skeleton acb"]
 
 
+def test_a_version_stamp_says_which_claims_it_puts_aside():
+    silent = heard(verdict="silent")
+    found = resolve(court({"abc": silent, "acb": silent}), [claim("abc"), claim("acb", preferred=True)])
+    assert [(loser["rule"], loser["reason"]) for loser in found.rejected] == [("skeleton abc", "a version stamp asks for another rule")]
+
+
 def test_leaving_positions_out_is_refused_only_when_asked():
     told = court({}, recovered=heard((0, 2), order=("a", "b", "c")))
     assert resolve(told, []).left_out == (1,)
