@@ -220,17 +220,10 @@ def _appends(m: Machine, at: int) -> int:
 
 def _extend(target: Any, items: list[Any]) -> None:
     if type(target) is Inert:
-        target = _held(target, list)
+        target = target.held = [] if target.held is None else target.held
     if type(target) is not list:
         raise Refusal(f"items for a {type(target).__name__}, which is no list")
     target.extend(items)
-
-
-def _held(record: Inert, kind: type[Any]) -> Any:
-    """Return the container that a record of a class derived from `dict` or `list` fills."""
-    if record.held is None:
-        record.held = kind()
-    return record.held
 
 
 def _setitem(m: Machine, at: int) -> int:
@@ -248,7 +241,7 @@ def _setitems(m: Machine, at: int) -> int:
 
 def _update(target: Any, keys: list[Any], values: list[Any]) -> None:
     if type(target) is Inert:
-        target = _held(target, dict)
+        target = target.held = {} if target.held is None else target.held
     if type(target) is not dict:
         raise Refusal(f"keys for a {type(target).__name__}, which is no dictionary")
     check_keys(keys)
