@@ -220,7 +220,7 @@ def _appends(m: Machine, at: int) -> int:
 
 def _extend(target: Any, items: list[Any]) -> None:
     if type(target) is Inert:
-        target = target.held = [] if target.held is None else target.held
+        target.held = target = [] if target.held is None else target.held
     if type(target) is not list:
         raise Refusal(f"items for a {type(target).__name__}, which is no list")
     target.extend(items)
@@ -241,7 +241,7 @@ def _setitems(m: Machine, at: int) -> int:
 
 def _update(target: Any, keys: list[Any], values: list[Any]) -> None:
     if type(target) is Inert:
-        target = target.held = {} if target.held is None else target.held
+        target.held = target = {} if target.held is None else target.held
     if type(target) is not dict:
         raise Refusal(f"keys for a {type(target).__name__}, which is no dictionary")
     check_keys(keys)
