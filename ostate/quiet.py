@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence log records up to WARNING and Python warnings, for the libraries that run inside; errors still raise."""
+    import logging  # which they import anyway
+
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
