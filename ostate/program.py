@@ -162,7 +162,7 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Orderi
         verify=numbers.verify,
         recover=numbers.recover,
         guesses=lambda: ordering.guesses(question),
-        live_name=lambda key: keys.live_name(key, adapter) if adapter is not None else key,
+        live_name=lambda key: keys.told_name(key, adapter) if adapter is not None else key,
         strict=options.strict,
         where=raw.source,
     )

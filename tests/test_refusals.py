@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 
 import pytest
 
+from ostate.store import load
 from tests import real
 
 
@@ -69,3 +71,20 @@ def test_the_fast_commands_import_neither_torch_nor_numpy(arguments):
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "click" in imported
     assert not imported & {"torch", "numpy", "peft", "transformers", "scipy", "rich", "jsonschema"}
+
+
+def test_a_whole_tensor_that_the_configuration_does_not_explain_gets_no_name(tmp_path):
+    """The numbers prove which tensor it is, but not whether it lives under `modules_to_save`: only the configuration tells that."""
+    case = real.case("vit_classifier")
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(case.state.parent, folder)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "modules_to_save": ["lm_head"]}))
+    out = tmp_path / "named.safetensors"
+    done = ostate("repair", folder, "-o", out)
+    assert done.returncode == 1, done.stderr
+    names = set(load(out).parameters)
+    assert names < {row["name"] for row in case.truth}
+    assert len(names) == 12
+    assert not any("classifier" in name for name in names)

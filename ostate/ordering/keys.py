@@ -87,6 +87,17 @@ def live_name(key: str, adapter: Adapter) -> str:
     return name.removeprefix(PEFT_PREFIX) if by_transformers(adapter) else name
 
 
+def told_name(key: str, adapter: Adapter) -> str | None:
+    """Return `live_name`, or None where nothing tells it: PEFT saved a whole weight that neither `modules_to_save` nor `bias` explains.
+
+    Such a tensor bears its plain name, or lies in a `modules_to_save` that the configuration no longer lists.
+    """
+    whole = key.endswith((".weight", ".bias")) and not any(part in SLOTS for part in key.split("."))
+    plain = adapter.kind == "peft" and whole and _live_peft(key, adapter) == key
+    explained = key.endswith(".bias") and adapter.config.get("bias", "none") != "none"
+    return None if plain and not explained else live_name(key, adapter)
+
+
 def _live_peft(key: str, adapter: Adapter) -> str:
     parts = key.split(".")
     for at in range(len(parts) - 1, -1, -1):

@@ -23,7 +23,7 @@ from ostate.model import Claim, Evidence, Finding, Ordering, RawState
 
 Verify = Callable[[Claim], Evidence]
 Recover = Callable[[], Evidence]
-LiveName = Callable[[str], str]
+LiveName = Callable[[str], str | None]
 Rejected = list[Mapping[str, str]]
 
 _SETTLE = (
@@ -151,8 +151,9 @@ def _by_content(court: Court, lost: Rejected) -> Ordering:
         )
     keys = tuple(key if position in evidence.proven else None for position, key in enumerate(evidence.order))
     names = tuple(court.live_name(key) if key is not None else None for key in keys)
+    keys = tuple(key if name is not None else None for key, name in zip(keys, names))
     claim = Claim(source="content", rule="the numbers alone", names=names, keys=keys)
-    left_out = tuple(sorted(with_state - evidence.proven))
+    left_out = tuple(sorted(position for position in with_state if names[position] is None))
     if left_out and (guessed := _by_guess(court)) is not None:
         return _ordering(court, guessed.claim, guessed.evidence, "verified", lost)
     if left_out:
