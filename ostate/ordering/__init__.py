@@ -8,7 +8,7 @@ from ostate.model import Claim, Question
 
 from .adapter_order import adapter_order
 from .convention import convention, ordered_keys
-from .from_keys import layouts_of_keys
+from .from_keys import is_told, layouts_of_keys
 from .given import given
 from .placing import guesses_of
 from .recorded import recorded
@@ -61,13 +61,15 @@ def guesses(question: Question) -> list[Claim]:
     from .skeleton import layouts_of
 
     layouts = layouts_of(question)
+    from_keys = isinstance(layouts, str)
     if isinstance(layouts, str):
         found = ordered_keys(question.adapter) if question.adapter is not None else ""
         layouts = [] if isinstance(found, str) else layouts_of_keys("convention", found[0], found[1], question.adapter)
     made: dict[tuple[tuple[str | None, ...], tuple[str | None, ...]], Claim] = {}
     for layout in layouts:
         for claim in guesses_of(layout, question)[0]:
-            made.setdefault((claim.names, claim.keys), claim)
+            if not from_keys or is_told(claim, question.adapter):
+                made.setdefault((claim.names, claim.keys), claim)
     return list(made.values())
 
 

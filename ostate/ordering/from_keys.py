@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from ostate.model import Adapter, Claim, Question
 
-from .keys import SLOTS, live_name
+from .keys import SLOTS, live_name, told_name
 from .parameters import Layout, Parameter
 from .placing import claims_of, claims_over_state
-from .refute import Refused
+from .refute import Refused, refused
 
 _NORM = re.compile(r"norm|(?:^|\.)ln_", re.IGNORECASE)
 
@@ -46,7 +46,15 @@ def claims_of_keys(source: str, rule: str, keys: Sequence[str], question: Questi
         for claim in found:
             claims.setdefault((claim.names, claim.keys), claim)
         lost = reasons
-    return list(claims.values()), lost
+    standing = [claim for claim in claims.values() if is_told(claim, question.adapter)]
+    if len(standing) < len(claims):
+        lost = [*lost, refused(source, rule, "adapter_config.json does not tell whether a whole tensor lies under modules_to_save")]
+    return standing, lost
+
+
+def is_told(claim: Claim, adapter: Adapter | None) -> bool:
+    """True when the configuration tells the live name of every key that the claim gives to a position."""
+    return adapter is None or all(key is None or told_name(key, adapter) is not None for key in claim.keys)
 
 
 def layouts_of_keys(source: str, rule: str, keys: Sequence[str], adapter: Adapter | None) -> list[Layout]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from ostate.formats import read, read_adapter
 from ostate.model import Adapter, Question, TensorRef
-from ostate.ordering import claims
+from ostate.ordering import claims, guesses
 from ostate.ordering.adapter_order import definition_order
 from ostate.ordering.convention import family_of, in_order
 from tests import real
@@ -107,6 +108,20 @@ def test_the_key_order_of_a_bin_adapter_is_the_order_of_definition(options: dict
     found, _ = claims(Question(raw=made.raw, adapter=made.adapter()), ["adapter-order"])
     assert [list(claim.names) for claim in found] == [made.flat]
     tiny.assert_keys_hold_the_live_values(found[0], made)
+
+
+def test_a_saved_module_that_the_configuration_no_longer_lists_makes_no_claim(tmp_path: Path):
+    """`lm_head.weight` and `lm_head.modules_to_save.default.weight` look the same in the file: only the configuration tells them apart."""
+    model = peft.get_peft_model(opt(), peft.LoraConfig(r=2, modules_to_save=["lm_head"], **TARGETS, **CAUSAL))
+    made = tiny.write(tmp_path, model, tiny.trainables(model), save=_as_bin)
+    adapter = made.adapter()
+    found, _ = claims(Question(raw=made.raw, adapter=adapter), ["adapter-order"])
+    assert [list(claim.names) for claim in found] == [made.flat]
+    unlisted = dataclasses.replace(adapter, config={**adapter.config, "modules_to_save": ["score"]})
+    found, lost = claims(Question(raw=made.raw, adapter=unlisted), ["adapter-order", "convention"])
+    assert found == []
+    assert any("does not tell" in reason["reason"] for reason in lost)
+    assert not [guess for guess in guesses(Question(raw=made.raw, adapter=unlisted)) if set(guess.names) - set(made.flat)]
 
 
 def test_biases_are_put_back_where_the_layers_have_them(tmp_path: Path):
