@@ -158,6 +158,17 @@ def read_into(path: str, offset: int, view: memoryview) -> None:
         view[done:] = read_at(path, offset + done, len(view) - done)
 
 
+def new_buffer(size: int) -> memoryview:
+    """Return room for `size` bytes on pages of its own, to read into again and again.
+
+    The room of a large bytearray begins a few bytes after a page. Bytes that lie on a page of the file are copied there at a sixth of the speed by
+    AMD's processors (Zen 3), which take the two addresses for overlapping.
+    """
+    from mmap import mmap
+
+    return memoryview(mmap(-1, size))
+
+
 def _read_local(path: str, offset: int, length: int) -> bytes:
     descriptor = _descriptor(path)
     pieces = []

@@ -8,14 +8,14 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ostate.errors import ReadError
-from ostate.files import read_at, read_into
+from ostate.files import new_buffer, read_at, read_into
 from ostate.model import Finding, RawState
 
 from . import dcp_index
 from .zips import ZipIndex
 
 RULE = "checksums"
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 
 class _Archive(NamedTuple):
@@ -32,7 +32,7 @@ def check(raw: RawState) -> Finding:
     Raises:
         ReadError: a byte is not what was saved, with the member's name; or a file records no checksums, so that nothing can be told.
     """
-    buffer = memoryview(bytearray(_PIECE))
+    buffer = new_buffer(_PIECE)
     members = total = 0
     for archive in _archives(raw):
         found = ZipIndex(archive.path, archive.start, archive.length).members

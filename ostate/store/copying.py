@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ostate.errors import StoreError
-from ostate.files import read_into
+from ostate.files import new_buffer, read_into
 from ostate.model import Slot, TensorRef, decode_numbers
 from ostate.values import Meter, Summary
 
@@ -81,11 +81,6 @@ def _pieces(job: Job, buffer: memoryview) -> Iterator[tuple[Raw, np.ndarray]]:
         yield raw, decode_numbers(raw, source.dtype)  # type: ignore[arg-type]
 
 
-def new_buffer() -> memoryview:
-    """Return room for one chunk; who copies many tensors uses one, since fresh memory costs the system a fault a page."""
-    return memoryview(bytearray(CHUNK_BYTES))
-
-
 def raw_chunks(source: TensorRef, buffer: memoryview) -> Iterator[memoryview]:
     """Yield the bytes of a tensor that is one run; each piece lies in `buffer`, over the one before.
 
@@ -141,6 +136,6 @@ def digest_of(slot: Slot, text: str) -> str:
     """Return the digest of a stored slot's bytes, of the same kind as `text`."""
     digest = Digest(sha256=text.startswith("sha256"))
     assert isinstance(slot, TensorRef)
-    for raw in raw_chunks(slot, new_buffer()):
+    for raw in raw_chunks(slot, new_buffer(CHUNK_BYTES)):
         digest.feed(raw)
     return digest.text()

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ostate.errors import StoreError
-from ostate.files import is_remote
+from ostate.files import is_remote, new_buffer
 from ostate.model import Finding, NamedState, Part, TensorRef
 from ostate.publish import beside, cannot_write, publish, refuse_targets
 from ostate.values import Summary
 
 from . import header, manifest
-from .copying import copy, new_buffer, shift, write_at
+from .copying import CHUNK_BYTES, copy, shift, write_at
 from .plan import SHARD_BYTES, Plan, check_names, cut, index_path, plan, shard_path
 
 Summaries = Mapping[tuple[str, str], Summary]
@@ -110,7 +110,7 @@ def _fill(
     opened: list[tuple[int, Plan, int, dict[tuple[str, str], str]]] = []
     summaries: dict[tuple[str, str], Summary] = {}
     found: tuple[Finding, ...] = ()
-    buffer = new_buffer()
+    buffer = new_buffer(CHUNK_BYTES)  # one for all: fresh memory costs the system a fault a page
     try:
         for number, (names, path) in enumerate(zip(shards, paths), start=1):
             layout = plan(state, names, keep=keep_dtype)
