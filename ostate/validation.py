@@ -39,13 +39,18 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Call
     Raises:
         ReadError: nothing there.
     """
-    found = store.validate(path, deep)
+    found = store.validate(path)
     if any(finding.severity == "error" for finding in found):
+        found = store.validate(path, deep) if deep else found
         return Validation(path=os.fspath(path), deep=deep, state=None, findings=tuple(found))
     state = store.load(path)
     found += checks.structure(replace(as_raw(state), findings=()))
     if deep:
-        found += checks.values(state, progress)[1]
+        digested, damaged = store.digested(path)
+        judged = checks.judged(digested, progress)  # first, since that is what reads the bytes
+        if broken := damaged():
+            return Validation(path=os.fspath(path), deep=deep, state=None, findings=tuple(broken))
+        found += judged
     return Validation(path=os.fspath(path), deep=deep, state=state, findings=tuple(found))
 
 

@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from .copies import copies
 from .rules import RULES
-from .run import explain, refuse, run, structure, values, while_copying
+from .run import explain, judged, refuse, run, structure, values, while_copying
 
-__all__ = ["RULES", "copies", "explain", "refuse", "run", "structure", "values", "while_copying"]
+__all__ = ["RULES", "copies", "explain", "judged", "refuse", "run", "structure", "values", "while_copying"]

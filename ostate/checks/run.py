@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Any
 from ostate.errors import CheckError
 from ostate.model import Finding, Group, RawState
 from ostate.optimizers import OPTIMIZERS
-from ostate.values import Meter, Summary
+from ostate.values import Summary
 
-from .facts import SECOND, Measured, Numbers, Row, Structure, structure_of
-from .numbers import UNDERFLOW, bound
+from .facts import Measured, Numbers, Row, Structure, structure_of
+from .measuring import Progress, measure
 from .rules import NUMBERS, RULES, STRUCTURE, name_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ostate.model import Adapter, NamedState
 
 Summaries = Mapping[tuple[str, str], Summary]
-Progress = Callable[[int], None]
 
 
 def explain(rule: str) -> str:
@@ -85,9 +82,18 @@ def values(state: RawState | NamedState, progress: Progress | None = None) -> tu
     Returns:
         slot -> counts and ranges over all parameters; and what the rules say of them.
     """
-    rows = _raw_rows(state) if isinstance(state, RawState) else tuple(one.row for one in _named_rows(state, {}))
-    measured = tuple(_measure(row, progress) for row in rows)
+    measured = _measured(state, progress, table=True)
     return _table(measured), _numbers(Numbers(measured, OPTIMIZERS.get(state.optimizer), exact=True))
+
+
+def judged(state: RawState | NamedState, progress: Progress | None = None) -> list[Finding]:
+    """Stream once over every number, as `values`; return what the rules say, and no counts."""
+    return _numbers(Numbers(_measured(state, progress, table=False), OPTIMIZERS.get(state.optimizer), exact=True))
+
+
+def _measured(state: RawState | NamedState, progress: Progress | None, *, table: bool) -> tuple[Measured, ...]:
+    rows = _raw_rows(state) if isinstance(state, RawState) else tuple(one.row for one in _named_rows(state, {}))
+    return tuple(measure(row, progress, table=table) for row in rows)
 
 
 def _structure(seen: Structure) -> list[Finding]:
@@ -111,60 +117,6 @@ def _named_rows(named: NamedState, seen: Summaries) -> tuple[Measured, ...]:
         row = Row(name, True, entry, named.groups[parameter.group].hyper, parameter.step)
         rows.append(Measured(row, {slot: seen[name, slot] for slot in parameter.slots if (name, slot) in seen}))
     return tuple(rows)
-
-
-def _measure(row: Row, progress: Progress | None) -> Measured:
-    """Read one parameter's slots; both Adam moments side by side."""
-    slots = row.entry.slots
-    eps = row.hyper.get("eps")
-    tiny = float(eps) ** 2 if isinstance(eps, (int, float)) else 0.0
-    meters = {slot: Meter(exact=True, tiny=tiny if slot in SECOND else 0.0) for slot in slots}
-    pair = ("exp_avg", "exp_avg_sq")
-    together = set(pair) <= set(slots) and slots[pair[0]].shape == slots[pair[1]].shape
-    unbounded = unpaired = 0
-    if together:
-        limit = bound(row.hyper)
-        for m, v in _side_by_side(slots[pair[0]].chunks(), slots[pair[1]].chunks()):
-            meters[pair[0]].add(m)
-            meters[pair[1]].add(v)
-            over, lost = _compare(m, v, limit)
-            unbounded, unpaired = unbounded + over, unpaired + lost
-            if progress is not None:
-                progress(m.nbytes + v.nbytes)
-    for slot in slots:
-        if together and slot in pair:
-            continue
-        for chunk in slots[slot].chunks():
-            meters[slot].add(chunk)
-            if progress is not None:
-                progress(chunk.nbytes)
-    return Measured(row, {slot: meter.summary() for slot, meter in meters.items()}, unbounded, unpaired)
-
-
-def _side_by_side(left: Iterable[np.ndarray], right: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """Pair chunks of two streams of the same length, cut where either is cut."""
-    ours, theirs = iter(left), iter(right)
-    a = b = None
-    while True:
-        a = next(ours, None) if a is None or not a.size else a
-        b = next(theirs, None) if b is None or not b.size else b
-        if a is None or b is None:
-            return
-        size = min(a.size, b.size)
-        yield a[:size], b[:size]
-        a, b = a[size:], b[size:]
-
-
-def _compare(m: np.ndarray, v: np.ndarray, limit: float | None) -> tuple[int, int]:
-    import numpy as np
-
-    size = np.abs(m)
-    unpaired = int(np.count_nonzero((v == 0) & (size > 0)))
-    if limit is None:
-        return 0, unpaired
-    with np.errstate(invalid="ignore"):
-        over = size > np.sqrt(np.maximum(v, 0)) * (limit * 1.01) + UNDERFLOW
-    return int(np.count_nonzero(over)), unpaired
 
 
 def _table(rows: Sequence[Measured]) -> dict[str, dict[str, float | int]]:

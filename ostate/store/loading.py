@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ostate.errors import ReadError, StoreError
 from ostate.files import is_remote, read_at, size_of
-from ostate.model import NamedState, TensorRef
+from ostate.model import NamedState, Slot, TensorRef
 
 from . import header, manifest
 from .plan import index_path
 
+Wrap = Callable[[TensorRef, str], Slot]
+"""Makes the slot from a stored tensor and the digest that the manifest has of it."""
 
-def load(path: str | os.PathLike[str]) -> NamedState:
+
+def load(path: str | os.PathLike[str], *, wrap: Wrap | None = None) -> NamedState:
     """Return the state that `path` holds: a file, an index of several, or a folder with one of them. No number is read.
+
+    Args:
+        path: where it is.
+        wrap: makes the slots; None: they are the stored tensors.
 
     Raises:
         ReadError: no such file.
@@ -29,7 +36,7 @@ def load(path: str | os.PathLike[str]) -> NamedState:
     for head in heads:
         rows = parsed(head)
         try:
-            parts.append(_state(rows, head))
+            parts.append(_state(rows, head, wrap or _with_crc32))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             fix = "see `ostate validate`"
             raise StoreError(f"the manifest does not fit the tensors: {type(error).__name__} {error}", where=head.path, fix=fix) from error
@@ -122,14 +129,16 @@ def parsed(head: header.Head) -> dict[str, Any]:
     return dict(rows)
 
 
-def _state(rows: Mapping[str, Any], head: header.Head) -> NamedState:
-    slots = {name: {slot: _slot(name, slot, row, head) for slot in row["slots"]} for name, row in rows["parameters"].items()}
+def _state(rows: Mapping[str, Any], head: header.Head, wrap: Wrap) -> NamedState:
+    slots = {
+        name: {slot: wrap(head.tensors[f"state.{name}.{slot}"], row["digest"][slot]) for slot in row["slots"]}
+        for name, row in rows["parameters"].items()
+    }
     return manifest.to_state(rows, slots, head.path)
 
 
-def _slot(name: str, slot: str, row: Mapping[str, Any], head: header.Head) -> TensorRef:
-    ref = head.tensors[f"state.{name}.{slot}"]
-    kind, _, digits = row["digest"][slot].partition(":")
+def _with_crc32(ref: TensorRef, digest: str) -> TensorRef:
+    kind, _, digits = digest.partition(":")
     return replace(ref, crc32=int(digits, 16)) if kind == "crc32" else ref
 
 

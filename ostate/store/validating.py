@@ -145,7 +145,12 @@ def _digests(head: header.Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
         for slot, text in row["digest"].items():
             tensor = head.tensors.get(f"state.{name}.{slot}")
             if tensor is not None and digest_of(tensor, text) != text:
-                yield _error("digest", f"the bytes of {slot} are not those that were written", names=(name,))
+                yield other_bytes(name, slot)
+
+
+def other_bytes(name: str, slot: str) -> Finding:
+    """Return the finding that a slot's bytes are not those that its digest was taken of."""
+    return _error("digest", f"the bytes of {slot} are not those that were written", names=(name,))
 
 
 def _across(place: str, heads: list[header.Head], manifests: list[dict[str, Any]]) -> Iterator[Finding]:

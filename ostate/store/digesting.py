@@ -1,0 +1,93 @@
+"""A named state whose bytes are compared with their digests while someone reads its numbers: one pass for both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ostate.files import new_buffer
+from ostate.model import CHUNK, ITEMSIZE, Finding, NamedState, Slot, TensorRef, decode_numbers
+
+from .copying import Digest, digest_of, raw_chunks
+from .loading import load
+from .validating import other_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(slots=True)
+class Digested:
+    """A stored slot that takes its digest when it is streamed for the first time. Satisfies `Slot`.
+
+    A chunk of that first stream lies in room that the next one takes; whoever keeps numbers copies them.
+    """
+
+    source: TensorRef
+    wanted: str
+    """The manifest's digest."""
+    rooms: list[memoryview]
+    """Free ones; a slot gives its room back when it was streamed."""
+    found: str | None = None
+    started: bool = False
+
+    @property
+    def encoding(self) -> str:
+        """Always `plain`."""
+        return self.source.encoding
+
+    @property
+    def dtype(self) -> str:
+        """The stored dtype."""
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+        return self.source.shape
+
+    def read(self) -> np.ndarray:
+        """Return the values."""
+        return self.source.read()
+
+    def with_shape(self, shape: tuple[int, ...]) -> Slot:
+        """Return the numbers under another shape, without a digest."""
+        return self.source.with_shape(shape)
+
+    def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:
+        """Yield the values flat, in C order."""
+        if self.started:
+            yield from self.source.chunks(elements)
+            return
+        self.started = True
+        room = self.rooms.pop() if self.rooms else new_buffer(CHUNK * 8)
+        digest = Digest(sha256=self.wanted.startswith("sha256"))
+        for raw in raw_chunks(self.source, room[: min(elements, CHUNK) * ITEMSIZE[self.dtype]]):
+            digest.feed(raw)
+            yield decode_numbers(raw, self.dtype)  # type: ignore[arg-type]
+        self.found = digest.text()
+        self.rooms.append(room)
+
+    @property
+    def sound(self) -> bool:
+        """True when the bytes are those that were written; they are read now where nobody streamed to the end."""
+        return (self.found or digest_of(self.source, self.wanted)) == self.wanted
+
+
+def digested(path: str | os.PathLike[str]) -> tuple[NamedState, Callable[[], list[Finding]]]:
+    """Return the state in a sound named file, and what to ask once its numbers were read: the slots whose bytes are not those that were written.
+
+    Raises:
+        ReadError: no such file.
+        StoreError: not a sound named file.
+    """
+    rooms: list[memoryview] = []
+    state = load(path, wrap=lambda tensor, digest: Digested(tensor, digest, rooms))
+
+    def damaged() -> list[Finding]:
+        slots = [(name, slot, value) for name, parameter in state.parameters.items() for slot, value in parameter.slots.items()]
+        return [other_bytes(name, slot) for name, slot, value in slots if isinstance(value, Digested) and not value.sound]
+
+    return state, damaged
