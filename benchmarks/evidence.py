@@ -13,7 +13,6 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +118,7 @@ def measure(folder: Path, keys: list[str]) -> dict[str, Any]:
     """Shuffle the positions, recover their names with nothing but the numbers, and say how it went."""
     raw, adapter = formats.read(str(folder / "optimizer.pt")), formats.read_adapter(str(folder))
     order = np.random.default_rng(0).permutation(len(keys))
-    raw = replace(raw, entries=tuple(replace(raw.entries[old], position=new) for new, old in enumerate(order)))
+    raw = raw._replace(entries=tuple(raw.entries[old]._replace(position=new) for new, old in enumerate(order)))
     truth = [keys[old] for old in order]
     clock = time.process_time()
     tables = gather(raw, adapter, previous=None, base=None)

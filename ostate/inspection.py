@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -145,7 +144,7 @@ def open_state(path: str, *, state: str | None = None, optimizer: int | None = N
     if checksum:
         from .formats import checksums
 
-        return replace(raw, findings=(*raw.findings, checksums.check(raw)))
+        return raw._replace(findings=(*raw.findings, checksums.check(raw)))
     return raw
 
 

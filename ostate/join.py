@@ -74,7 +74,7 @@ def as_raw(state: NamedState) -> RawState:
     known = [state.parameters[name].position for name in names]
     at = dict(zip(names, known if sorted(p for p in known if p is not None) == list(range(len(names))) else range(len(names))))
     entries = [_entry(state.parameters[name], position or 0) for name, position in at.items()]
-    groups = [replace(group, positions=tuple(at[name] or 0 for name in group.names or ())) for group in state.groups]
+    groups = [group._replace(positions=tuple(at[name] or 0 for name in group.names or ())) for group in state.groups]
     return RawState(
         source=state.path or "",
         layout="named",
@@ -110,7 +110,7 @@ def _index_of(path: str) -> SourceFile:
 def _with_step(entry: Entry, optimizer: str, groups: list[Group]) -> Entry:
     """Take the step from the group, for optimizers that keep it there."""
     hyper: Mapping[str, Any] = next((group.hyper for group in groups if group.index == entry.group), {})
-    return replace(entry, step=step_of(OPTIMIZERS[optimizer], entry.step, hyper)) if optimizer in OPTIMIZERS else entry
+    return entry._replace(step=step_of(OPTIMIZERS[optimizer], entry.step, hyper)) if optimizer in OPTIMIZERS else entry
 
 
 def _left_out(raw: RawState, ordering: Ordering) -> tuple[int, ...]:
@@ -119,7 +119,7 @@ def _left_out(raw: RawState, ordering: Ordering) -> tuple[int, ...]:
 
 def _named_group(group: Group, ordering: Ordering, kept: set[int | None]) -> Group:
     positions = tuple(position for position in group.positions if position in kept)
-    return replace(group, positions=positions, names=tuple(name for position in positions if (name := ordering.names[position]) is not None))
+    return group._replace(positions=positions, names=tuple(name for position in positions if (name := ordering.names[position]) is not None))
 
 
 def _with_overrides(group: Group, given: Mapping[str, Any], source: str) -> Group:
@@ -134,7 +134,7 @@ def _with_overrides(group: Group, given: Mapping[str, Any], source: str) -> Grou
                 f"--{key} {wanted} contradicts the file, which has {there}", where=f"{source}: group {group.index}", fix=f"leave --{key} out"
             )
         hyper[key] = wanted
-    return replace(group, hyper=hyper)
+    return group._replace(hyper=hyper)
 
 
 def _equal(there: Any, wanted: Any) -> bool:

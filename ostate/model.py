@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .tensors import CHUNK, ITEMSIZE, Part, Slot, TensorRef, decode_numbers
 
@@ -23,10 +23,10 @@ __all__ = [
 
 Severity = Literal["note", "warning", "error"]
 Hyper = Mapping[str, Any]
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(NamedTuple):
     """A fact worth a person's attention. `text` says what, `fix` what to do."""
 
     rule: str
@@ -37,8 +37,7 @@ class Finding:
     """The parameters (or positions, as `position 7`) it is about; empty: the whole state."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """A file that was read, and the digest of its index (pickle and zip directory, or header), not of its tensors."""
 
     path: str
@@ -46,18 +45,17 @@ class SourceFile:
     index_sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """What the file holds for one position. A position without state (frozen, or never stepped) has no slots."""
 
     position: int
     key: int | str
     """As written in the file."""
     group: int
-    slots: Mapping[str, Slot] = field(default_factory=dict)
+    slots: Mapping[str, Slot] = NOTHING
     """Tensors only, under torch's slot names; `step` is not among them."""
     step: float | None = None
-    scalars: Mapping[str, Any] = field(default_factory=dict)
+    scalars: Mapping[str, Any] = NOTHING
     """Other plain values of the entry."""
     name: str | None = None
     """A name that the file itself records, exactly as it stands there."""
@@ -77,20 +75,18 @@ class Entry:
         return None if self.shape is None else math.prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Group(NamedTuple):
     """One of `param_groups`: its positions in order, and its plain hyperparameters as the file has them."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a group for
     positions: tuple[int, ...]
-    hyper: Hyper = field(default_factory=dict)
+    hyper: Hyper = NOTHING
     """`lr`, `initial_lr`, `betas`, `eps`, `weight_decay`, `amsgrad`, …; never `params` or `param_names`."""
     names: tuple[str, ...] | None = None
     """`param_names`, where recorded."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawState:
+class RawState(NamedTuple):
     """An optimizer state exactly as stored: positions, no names guessed, no number decoded."""
 
     source: str
@@ -105,11 +101,11 @@ class RawState:
     """The row of `optimizers.OPTIMIZERS`."""
     recorded: str | None = None
     """Where `Entry.name` comes from (`param_names`, `name-keyed`, `dcp`, `param_shapes`, a sidecar's file name); None: no names in the file."""
-    weights: Mapping[str, TensorRef] = field(default_factory=dict)
+    weights: Mapping[str, TensorRef] = NOTHING
     """Named model weights that lie within the same checkpoint (Lightning `state_dict`, DCP `model.`)."""
-    master: Mapping[int, Slot] = field(default_factory=dict)
+    master: Mapping[int, Slot] = NOTHING
     """Position -> fp32 master weights kept in the state (ZeRO)."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = NOTHING
     """`global_step`, `transformers_version`, `peft_version`, `world_size`, `folder` (the checkpoint folder), … where known."""
     findings: tuple[Finding, ...] = ()
     """What reading itself noticed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from . import checks, store
@@ -44,7 +44,7 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Call
         found = store.validate(path, deep) if deep else found
         return Validation(path=os.fspath(path), deep=deep, state=None, findings=tuple(found))
     state = store.load(path)
-    found += checks.structure(replace(as_raw(state), findings=()))
+    found += checks.structure(as_raw(state)._replace(findings=()))
     if deep:
         digested, damaged = store.digested(path)
         judged = checks.judged(digested, progress)  # first, since that is what reads the bytes

@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ostate.errors import OstateError
 from ostate.model import RawState
 from ostate.program import Options
 from tests import real
+from tests.records import replace
 
 Origin = dict[int, frozenset[str]]
 """Position -> names whose numbers lie there now."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 
 from ostate.model import Finding, RawState, Slot, TensorRef
 
@@ -35,7 +34,7 @@ def copies(raw: RawState) -> list[Finding]:
             if digest is not None:
                 same[digest].append(row)
     rule = name_of(parameters_are_copies)
-    return [replace(finding, rule=rule) for finding in written_over([rows for rows in same.values() if len(rows) > 1])]
+    return [finding._replace(rule=rule) for finding in written_over([rows for rows in same.values() if len(rows) > 1])]
 
 
 def _moments(row: Row) -> list[Slot]:

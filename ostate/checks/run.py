@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ostate.errors import CheckError
@@ -38,7 +37,7 @@ def run(raw: RawState, named: NamedState, adapter: Adapter | None = None) -> lis
     for name, parameter in named.parameters.items():
         if parameter.position is not None:
             names[parameter.position] = name
-    groups = tuple(replace(group, hyper=_hyper(named, group)) for group in raw.groups)
+    groups = tuple(group._replace(hyper=_hyper(named, group)) for group in raw.groups)
     return [*named.findings, *_structure(structure_of(raw, adapter, names=names, groups=groups))]
 
 
@@ -97,11 +96,11 @@ def _measured(state: RawState | NamedState, progress: Progress | None, *, table:
 
 
 def _structure(seen: Structure) -> list[Finding]:
-    return [replace(finding, rule=name_of(rule)) for rule in STRUCTURE for finding in rule(seen)]
+    return [finding._replace(rule=name_of(rule)) for rule in STRUCTURE for finding in rule(seen)]
 
 
 def _numbers(seen: Numbers) -> list[Finding]:
-    return [replace(finding, rule=name_of(rule)) for rule in NUMBERS for finding in rule(seen)]
+    return [finding._replace(rule=name_of(rule)) for rule in NUMBERS for finding in rule(seen)]
 
 
 def _raw_rows(raw: RawState) -> tuple[Row, ...]:

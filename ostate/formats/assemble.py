@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..errors import ReadError
@@ -76,11 +75,11 @@ def assemble(
         master=master,
     )
     entries = tuple(_shaped(entry, shapes or {}, flat, source) for entry in raw.entries)
-    return replace(raw, entries=entries, recorded=recorded if raw.recorded == "name-keyed" and recorded else raw.recorded)
+    return raw._replace(entries=entries, recorded=recorded if raw.recorded == "name-keyed" and recorded else raw.recorded)
 
 
 def _shaped(entry: Entry, shapes: Mapping[str, tuple[int, ...]], flat: bool, source: str) -> Entry:
     known = shapes.get(entry.name) if entry.name is not None else None
     if known is not None and entry.shape not in {known, None}:
         raise ReadError(f"{entry.name} has the shape {known} on record, its state {entry.shape}", where=source, fix="copy the checkpoint again")
-    return replace(entry, shape=entry.shape if known is None else known, flat=flat and known is None and entry.has_state)
+    return entry._replace(shape=entry.shape if known is None else known, flat=flat and known is None and entry.has_state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
@@ -37,7 +36,7 @@ class Reader(NamedTuple):
     def read(self, seen: Peek, optimizer: int | None) -> RawState:
         """Return the state exactly as stored."""
         state: RawState = self._module.read(seen.path if self.folder else seen, optimizer=optimizer)
-        return replace(state, source=seen.asked, facts={**seen.facts, **state.facts})
+        return state._replace(source=seen.asked, facts={**seen.facts, **state.facts})
 
     @property
     def _module(self) -> ModuleType:

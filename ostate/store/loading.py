@@ -148,7 +148,7 @@ def _joined(parts: Sequence[NamedState], path: str) -> NamedState:
     for index, group in enumerate(first.groups):
         names = tuple(name for part in parts for name in part.groups[index].names or ())
         positions = tuple(position for part in parts for position in part.groups[index].positions)
-        groups.append(replace(group, names=names, positions=positions))
+        groups.append(group._replace(names=names, positions=positions))
     parameters = {name: parameter for part in parts for name, parameter in part.parameters.items()}
     ordering = first.ordering
     if ordering is not None:

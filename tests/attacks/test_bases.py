@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import tracemalloc
-from dataclasses import replace
 
 import pytest
 
@@ -17,6 +16,7 @@ from ostate.errors import OrderingError
 from ostate.ordering import limits
 from ostate.ordering.parameters import Layout
 from tests import real
+from tests.records import replace
 
 skeleton = importlib.import_module("ostate.ordering.skeleton")  # the package gives the function of that name
 CASE = "llama_qv"

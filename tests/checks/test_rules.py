@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -12,6 +10,7 @@ from ostate.errors import CheckError
 from ostate.join import named_state
 from ostate.model import Ordering
 from tests import real
+from tests.records import replace
 
 from .made import read, state_dict
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from ostate.exporters import EXPORTERS
 from ostate.migration import Filled
 from ostate.store.validating import schema
 from tests import real
+from tests.records import replace
 
 
 def run(*arguments):

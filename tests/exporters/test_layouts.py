@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from ostate import formats, store
 from ostate.errors import ExportError, StoreError
 from ostate.exporters import EXPORTERS
 from ostate.exporting import export
+from tests.records import replace
 
 from .consumers import bergson_normalizers, dattri_optimizer, less_moments, ota_preconditioner, universal_moments
 

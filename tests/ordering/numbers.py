@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from ostate import formats
 from ostate.model import Adapter, Entry, Group, RawState
 from ostate.ordering.keys import adapter_key
 from tests import real
+from tests.records import replace
 
 
 @dataclass(frozen=True)

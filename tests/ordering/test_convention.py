@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from ostate.ordering.convention import family_of, in_order
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
+from tests.records import replace
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 REF = TensorRef(dtype="F32", shape=(1,), parts=())
@@ -117,7 +117,7 @@ def test_a_saved_module_that_the_configuration_no_longer_lists_makes_no_claim(tm
     adapter = made.adapter()
     found, _ = claims(Question(raw=made.raw, adapter=adapter), ["adapter-order"])
     assert [list(claim.names) for claim in found] == [made.flat]
-    unlisted = dataclasses.replace(adapter, config={**adapter.config, "modules_to_save": ["score"]})
+    unlisted = replace(adapter, config={**adapter.config, "modules_to_save": ["score"]})
     found, lost = claims(Question(raw=made.raw, adapter=unlisted), ["adapter-order", "convention"])
     assert found == []
     assert any("does not tell" in reason["reason"] for reason in lost)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from ostate.weights import base_weights
 from tests import trained
 from tests.ordering import runs
 from tests.ordering.numbers import Held, Known
+from tests.records import replace
 
 CAUSAL = {"task_type": "CAUSAL_LM"}
 KINDS: dict[str, tuple[Callable[[], Any], dict[str, Any], int]] = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +10,7 @@ from ostate.model import Adapter
 from ostate.ordering.evidence import verify
 from ostate.ordering.recover import recover
 from tests.ordering.numbers import Held, Known, Toy, trained
+from tests.records import replace
 
 A, B = range(6), range(6, 12)
 """Positions of a toy's factors."""

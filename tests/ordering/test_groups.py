@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from ostate.ordering.refute import refute_groups
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, llama, opt
+from tests.records import replace
 
 Model = torch.nn.Module
 Groups = list[dict[str, Any]]
@@ -204,7 +204,7 @@ def test_sorted_names_are_among_the_guesses(with_base: bool):
     case = real.case("plain_sorted_names")
     raw, adapter = read(str(case.state)), read_adapter(str(case.adapter))
     if not with_base:
-        adapter = dataclasses.replace(adapter, config={})
+        adapter = replace(adapter, config={})
     found = guesses(Question(raw=raw, adapter=adapter, base=str(case.base) if with_base else None))
     assert {claim.source for claim in found} == {"convention"}
     assert [row["name"] for row in case.truth] in [list(claim.names) for claim in found]
@@ -243,8 +243,8 @@ def test_state_at_a_frozen_position_refutes(tmp_path: Path):
     made = tiny.write(tmp_path, model, all_parameters(model, tmp_path))
     raw = made.raw
     trained = next(entry for entry in raw.entries if entry.has_state)
-    moved = tuple(dataclasses.replace(entry, slots=trained.slots, shape=entry.shape) if entry.position == 0 else entry for entry in raw.entries)
-    found, lost = claims(Question(raw=dataclasses.replace(raw, entries=moved), adapter=made.adapter(), base=str(made.folder / "base")))
+    moved = tuple(replace(entry, slots=trained.slots, shape=entry.shape) if entry.position == 0 else entry for entry in raw.entries)
+    found, lost = claims(Question(raw=replace(raw, entries=moved), adapter=made.adapter(), base=str(made.folder / "base")))
     assert tiny.from_skeleton(found) == []
     assert any("is frozen" in loser["reason"] for loser in lost)
 
@@ -253,8 +253,8 @@ def test_a_version_stamp_prefers_trainers_own_era():
     case = real.case("llama_save_norms@tf457")
     raw = read(str(case.state))
     adapter = read_adapter(str(case.adapter))
-    stamped = dataclasses.replace(adapter, facts={"transformers_version": "4.57.1"})
-    by_trainer = dataclasses.replace(raw, facts={**raw.facts, "global_step": 5})
+    stamped = replace(adapter, facts={"transformers_version": "4.57.1"})
+    by_trainer = replace(raw, facts={**raw.facts, "global_step": 5})
     with_stamp, _ = claims(Question(raw=by_trainer, adapter=stamped, base=str(case.base)), ["skeleton"])
     without, _ = claims(Question(raw=by_trainer, adapter=adapter, base=str(case.base)), ["skeleton"])
     assert [claim.preferred for claim in with_stamp] == [True]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from ostate.ordering.keys import match_all
 from ostate.ordering.masters import TEST, with_masters
 from ostate.program import Options, read
 from tests import real
+from tests.records import replace
 
 
 class Numbers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ostate.model import Question, RawState
 from ostate.ordering import claims
 from ostate.ordering.names_file import read_names
 from tests import real
+from tests.records import replace
 
 SOURCES = ["recorded", "given"]
 
@@ -29,8 +29,8 @@ def _truth(name: str) -> list[str]:
 
 
 def _renamed(raw: RawState, names: list[str]) -> RawState:
-    entries = tuple(dataclasses.replace(entry, name=name) for entry, name in zip(raw.entries, names))
-    return dataclasses.replace(raw, entries=entries, recorded="param_names")
+    entries = tuple(replace(entry, name=name) for entry, name in zip(raw.entries, names))
+    return replace(raw, entries=entries, recorded="param_names")
 
 
 def test_param_names_are_a_claim_with_keys():
@@ -45,7 +45,7 @@ def test_names_without_the_adapters_name_get_it_back():
     question = _question("llama_qv")
     truth = _truth("llama_qv")
     raw = _renamed(question.raw, [name.replace(".default.", ".") for name in truth])
-    found, _ = claims(dataclasses.replace(question, raw=raw), SOURCES)
+    found, _ = claims(replace(question, raw=raw), SOURCES)
     assert list(found[0].names) == truth
 
 
@@ -53,14 +53,14 @@ def test_wrapped_names_lose_their_wrappers():
     question = _question("llama_qv")
     truth = _truth("llama_qv")
     raw = _renamed(question.raw, [f"module._orig_mod.{name}" for name in truth])
-    found, _ = claims(dataclasses.replace(question, raw=raw), SOURCES)
+    found, _ = claims(replace(question, raw=raw), SOURCES)
     assert list(found[0].names) == truth
 
 
 def test_names_of_another_model_stand_without_keys_and_it_is_said():
     question = _question("llama_qv")
     raw = _renamed(question.raw, [f"other.{at}" for at in range(12)])
-    found, lost = claims(dataclasses.replace(question, raw=raw), SOURCES)
+    found, lost = claims(replace(question, raw=raw), SOURCES)
     assert set(found[0].keys) == {None}
     assert "none of these names is in the adapter file" in lost[0]["reason"]
 
@@ -69,7 +69,7 @@ def test_a_recorded_name_of_another_shape_is_refuted():
     question = _question("llama_qv")
     truth = _truth("llama_qv")
     swapped = [truth[1], truth[0], *truth[2:]]  # lora_A and lora_B
-    found, lost = claims(dataclasses.replace(question, raw=_renamed(question.raw, swapped)), SOURCES)
+    found, lost = claims(replace(question, raw=_renamed(question.raw, swapped)), SOURCES)
     assert found == []
     assert "position 0 has shape [4, 32]" in lost[0]["reason"]
 
@@ -77,7 +77,7 @@ def test_a_recorded_name_of_another_shape_is_refuted():
 def test_a_name_that_stands_twice_is_refuted():
     question = _question("llama_qv")
     truth = _truth("llama_qv")
-    found, lost = claims(dataclasses.replace(question, raw=_renamed(question.raw, [truth[0], truth[1], truth[0], *truth[3:]])), SOURCES)
+    found, lost = claims(replace(question, raw=_renamed(question.raw, [truth[0], truth[1], truth[0], *truth[3:]])), SOURCES)
     assert found == []
     assert "two positions have the name" in lost[0]["reason"]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from ostate.errors import Ambiguous, Contradiction
 from ostate.model import Claim, Entry, Evidence, Group, RawState, TensorRef
 from ostate.ordering.resolve import Court, resolve
+from tests.records import replace
 
 SLOT = TensorRef(dtype="F32", shape=(2,), parts=())
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -14,6 +12,7 @@ from ostate.ordering.reading import Reader
 from ostate.ordering.rows import Rows
 from ostate.ordering.sides import Early, side
 from tests.ordering.numbers import Held, Toy, trained
+from tests.records import replace
 
 MODULE = Module("0", "0.lora_B.weight", "0.lora_A.weight", False, 1)
 TURNED = replace(MODULE, flipped=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from ostate.ordering.keys import live_name
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
+from tests.records import replace
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -148,7 +148,7 @@ def test_an_adapter_of_another_size_stands_aside_with_both_shapes(tmp_path: Path
 
 def test_no_configuration_at_hand_says_what_to_pass(tmp_path: Path):
     case = real.case("llama_qv")
-    adapter = dataclasses.replace(read_adapter(str(case.adapter)), config={"base_model_name_or_path": "nobody/nothing", "peft_type": "LORA"})
+    adapter = replace(read_adapter(str(case.adapter)), config={"base_model_name_or_path": "nobody/nothing", "peft_type": "LORA"})
     found, lost = claims(Question(raw=read(str(case.state)), adapter=adapter), ["skeleton"])
     assert found == []
     assert "'nobody/nothing' is no local folder and not in the local cache: pass --base DIR" in lost[0]["reason"]
@@ -168,7 +168,7 @@ def test_the_configuration_is_found_in_the_local_cache_of_the_hub(tmp_path: Path
     (place / "snapshots" / "abc").mkdir(parents=True)
     shutil.copy(case.base / "config.json", place / "snapshots" / "abc" / "config.json")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    adapter = dataclasses.replace(read_adapter(str(case.adapter)), config={"base_model_name_or_path": "some/model"})
+    adapter = replace(read_adapter(str(case.adapter)), config={"base_model_name_or_path": "some/model"})
     found = base.find_config(Question(raw=read(str(case.state)), adapter=adapter))
     assert found[1] == str(place / "snapshots" / "abc" / "config.json")
 
@@ -193,7 +193,7 @@ def test_an_adapter_that_transformers_itself_added_has_names_without_pefts_prefi
 def test_dora_of_peft_0_9_to_0_11_has_one_name_in_every_claim(tmp_path: Path):
     model = peft.get_peft_model(llama(), _lora(use_dora=True))
     made = tiny.write(tmp_path, model, tiny.trainables(model))
-    old = dataclasses.replace(made.adapter(), facts={"peft_version": "0.11.1"})
+    old = replace(made.adapter(), facts={"peft_version": "0.11.1"})
     names = {claim.names for claim in made.ask(old)[0]}
     assert names == {tuple(name.removesuffix(".weight") if "magnitude" in name else name for name in made.flat)}
 

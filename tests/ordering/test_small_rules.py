@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +18,7 @@ from ostate.ordering.match import Scores
 from ostate.ordering.recorded import recorded
 from ostate.ordering.refute import fits, refute_groups, refute_positions
 from ostate.ordering.resolve import Court, resolve, with_partners
+from tests.records import replace
 
 convention = importlib.import_module("ostate.ordering.convention")  # the package may give functions of these names
 judge = importlib.import_module("ostate.ordering.judge")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from ostate import formats
 from ostate.ordering import evidence, laws, recover, tables
+from tests.records import replace
 from tests.test_costs import checkpoint
 
 

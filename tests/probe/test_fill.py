@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 
 from ostate.errors import ProbeError
 from ostate.probe import AdamPreconditioner, fill, filled, lora_adamw
+from tests.records import replace
 
 from .training import batch, edited, named_state, slot, tiny_lora, train, trainables
 

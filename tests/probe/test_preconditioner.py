@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from benchmarks.seed_loop import seed_apply
 from ostate.errors import ProbeError
 from ostate.model import Group, NamedParameter, NamedState
 from ostate.probe import AdamPreconditioner, Guards, adam_preconditioner, lora_adamw
+from tests.records import replace
 
 from .training import ArraySlot, batch, edited, named_state, slot, tiny_lora, train, trainables
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ import torch
 from benchmarks.seed_loop import seed_apply
 from ostate.errors import ProbeError
 from ostate.probe import AdamPreconditioner, GradientMean, Guards, delta_h1, eval_mode, importance_weights, lora_adamw
+from tests.records import replace
 
 from .training import ArraySlot, batch, edited, tiny_lora, trainables
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from ostate.cli import main
 from ostate.errors import ProbeError
 from ostate.probe import protocol
 from ostate.probe.protocol import Record, Settings, read_records, read_settings
+from tests.records import replace
 
 from .training import batch, edited
 

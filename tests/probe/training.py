@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from ostate.model import Group, NamedParameter, NamedState
+from tests.records import replace
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,6 @@ def real(name: str) -> tuple[RawState, Adapter, list[str | None], NamedState]:
 
 
 def _with(state: NamedState, finding: Finding) -> NamedState:
-    from dataclasses import replace
+    from tests.records import replace
 
     return replace(state, findings=(*state.findings, finding))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 
@@ -16,6 +15,7 @@ from ostate.report import svg
 from ostate.report.figures import Heat, Lines, Matrix, Ridges
 from ostate.report.numbers import measure
 from ostate.report.page import Subject, html
+from tests.records import replace
 from tests.report.states import real
 
 VOID = {"meta", "link", "br"}

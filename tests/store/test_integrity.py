@@ -98,7 +98,7 @@ def test_a_flipped_byte_in_the_index_or_a_shard_is_found(state, tmp_path):
 
 
 def test_a_shard_of_another_state_is_found(state, tmp_path):
-    from dataclasses import replace
+    from tests.records import replace
 
     result = store.write(state, tmp_path / "a.safetensors", max_shard_bytes=700)
     other = store.write(replace(state, optimizer_class="other.AdamW"), tmp_path / "b.safetensors", max_shard_bytes=700)

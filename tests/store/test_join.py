@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +12,7 @@ from ostate.join import as_raw, named_state
 from ostate.model import Adapter, Ordering
 from tests import real
 from tests.checks.made import SHAPES, read, state_dict
+from tests.records import replace
 
 NAMES = tuple(f"layers.{i}.weight" for i in range(len(SHAPES)))
 

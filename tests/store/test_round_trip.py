@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from safetensors import safe_open
 from ostate import store
 from ostate.model import Finding
 from ostate.store.validating import schema
+from tests.records import replace
 
 from .made import SHAPES, laid_out, trained
 

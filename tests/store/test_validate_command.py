@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +11,7 @@ from jsonschema import Draft202012Validator
 from ostate import store
 from ostate.cli import main
 from ostate.store.validating import schema
+from tests.records import replace
 
 from .made import big
 
