@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ReadError
-from .files import announce
+from .files import announce, new_buffer
 from .inspection import open_state, plain, stored_bytes
 from .model import Hyper, NamedState, RawState, Slot
 from .ordering.keys import strip_wrappers
 from .store import load
+from .values import PIECE, side_by_side, stream
 
 if TYPE_CHECKING:
     import numpy as np
 
 IGNORED = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """Hyperparameters that change how torch computes, not what."""
+Rooms = tuple[memoryview, memoryview]
+_SUMMED = 1 << 14
+"""Numbers added up at a time: as float64 of both sides they fill half a core's own cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Gap:
     relative: float
     """|b - a| / |a| (Euclidean); inf where a is zero and b is not; nan where either is not finite."""
     cosine: float
-    """Between a and b as vectors; nan where one is zero."""
+    """Between a and b as vectors; 1 where they are equal, nan where one is zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +99,11 @@ def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int], None]
     pairs = [(ours[name], theirs[name]) for name in common]
     gaps: list[Gap] = []
     cold = [True, True]
+    rooms = new_buffer(8 * PIECE), new_buffer(8 * PIECE)
     for one, other in pairs if values else ():
         for slot in one.slots:
             if slot in other.slots and one.slots[slot].shape == other.slots[slot].shape:
-                gap, zero_a, zero_b = _gap(one.name, slot, one.slots[slot], other.slots[slot], progress)
+                gap, zero_a, zero_b = _gap(one.name, slot, one.slots[slot], other.slots[slot], rooms, progress)
                 gaps.append(gap)
                 cold = [cold[0] and zero_a, cold[1] and zero_b]
     return Difference(
@@ -175,46 +180,43 @@ def _hyper(pairs: list[tuple[Item, Item]]) -> tuple[tuple[str, Any, Any, int], .
     return tuple((key, x, y, count) for key, x, y, count in sorted(counted.values(), key=lambda row: -row[3]))
 
 
-def _gap(name: str, slot: str, a: Slot, b: Slot, progress: Callable[[int], None] | None) -> tuple[Gap, bool, bool]:
-    """Read both once; return how far they lie apart, and whether each is all zero."""
+def _gap(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms, progress: Callable[[int], None] | None) -> tuple[Gap, bool, bool]:
+    """Return how far two slots lie apart, and whether each is all zero. Only what differs is read twice."""
+    zero = True
+    for x, y in side_by_side(stream(a, rooms[0]), stream(b, rooms[1])):
+        if not _same(x, y):
+            return _apart(name, slot, a, b, rooms, progress)
+        zero = zero and not x.any()
+        if progress is not None:
+            progress(x.nbytes + y.nbytes)
+    return Gap(name=name, slot=slot, equal=True, relative=0.0, cosine=math.nan if zero else 1.0), zero, zero
+
+
+def _apart(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms, progress: Callable[[int], None] | None) -> tuple[Gap, bool, bool]:
+    """Add up, in float64, what the distance and the angle between two slots that differ are made of."""
     import numpy as np
 
-    equal = True
     dot = norm_a = norm_b = apart = 0.0
-    for x, y in _side_by_side(a.chunks(), b.chunks()):
-        same = x.dtype == y.dtype and np.array_equal(x.view(f"u{x.itemsize}"), y.view(f"u{y.itemsize}"))
-        equal = equal and same
+    for x, y in side_by_side(stream(a, rooms[0]), stream(b, rooms[1])):
         with np.errstate(invalid="ignore", over="ignore"):
-            left = x.astype(np.float64)
-            square = float(left @ left)
-            norm_a += square
-            if same:
-                norm_b += square
-                dot += square
-                apart += 0.0 * square  # NaN where the numbers are not finite
-            else:
-                right = y.astype(np.float64)
+            for at in range(0, x.size, _SUMMED):
+                left = x[at : at + _SUMMED].astype(np.float64)
+                right = y[at : at + _SUMMED].astype(np.float64)
+                norm_a += float(left @ left)
                 norm_b += float(right @ right)
                 dot += float(left @ right)
                 left -= right
                 apart += float(left @ left)
         if progress is not None:
             progress(x.nbytes + y.nbytes)
-    relative = 0.0 if equal or apart == 0 else math.inf if norm_a == 0 else math.sqrt(apart / norm_a)
+    relative = 0.0 if apart == 0 else math.inf if norm_a == 0 else math.sqrt(apart / norm_a)
     cosine = dot / math.sqrt(norm_a) / math.sqrt(norm_b) if norm_a > 0 and norm_b > 0 else math.nan
-    return Gap(name=name, slot=slot, equal=equal, relative=relative, cosine=cosine), norm_a == 0, norm_b == 0
+    return Gap(name=name, slot=slot, equal=False, relative=relative, cosine=cosine), norm_a == 0, norm_b == 0
 
 
-def _side_by_side(left: Iterator[np.ndarray], right: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    a = b = None
-    while True:
-        a = next(left, None) if a is None or not a.size else a
-        b = next(right, None) if b is None or not b.size else b
-        if a is None or b is None:
-            return
-        size = min(a.size, b.size)
-        yield a[:size], b[:size]
-        a, b = a[size:], b[size:]
+def _same(x: np.ndarray, y: np.ndarray) -> bool:
+    """True when two chunks are of one type and hold the same bits."""
+    return x.dtype == y.dtype and bool((x.view(f"u{x.itemsize}") == y.view(f"u{y.itemsize}")).all())
 
 
 def _width(gap: Gap) -> tuple[bool, float]:

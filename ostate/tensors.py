@@ -213,7 +213,7 @@ def _read_part(ref: TensorRef, part: Part) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(values, part.sizes, steps).copy()
 
 
-def decode_numbers(raw: bytes, dtype: str, swapped: bool = False) -> np.ndarray:
+def decode_numbers(raw: bytes | memoryview, dtype: str, swapped: bool = False) -> np.ndarray:
     """Return the flat numbers that `raw` holds: float32 for float16, bfloat16 and 8-bit floats, else the stored type."""
     import numpy as np
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from .model import Slot
+from .files import read_into
+from .model import ITEMSIZE, Slot, TensorRef, decode_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +121,31 @@ class Meter:
             tiny=self._tiny if self._exact else None,
             whole=self._whole and finite > 0 and self._high >= 16,
         )
+
+
+PIECE = 1 << 16
+"""Elements read at a time for rules and comparisons: two streams and what is made of them stay in a core's own cache."""
+
+
+def stream(slot: Slot, room: memoryview) -> Iterator[np.ndarray]:
+    """Yield a slot's numbers flat, in C order, at most `PIECE` at a time where the layout allows it.
+
+    Those of one run of bytes lie in `room` (`new_buffer(8 * PIECE)`), each chunk over the one before: whoever keeps numbers copies them.
+
+    Raises:
+        ReadError: the source cannot be read.
+    """
+    run = slot.run if isinstance(slot, TensorRef) else None
+    if run is None:
+        yield from slot.chunks(PIECE)
+        return
+    file, offset = run
+    size = math.prod(slot.shape) * ITEMSIZE[slot.dtype]
+    step = PIECE * ITEMSIZE[slot.dtype]
+    for at in range(0, size, step):
+        raw = room[: min(step, size - at)]
+        read_into(file, offset + at, raw)
+        yield decode_numbers(raw, slot.dtype)
 
 
 def side_by_side(left: Iterator[np.ndarray], right: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

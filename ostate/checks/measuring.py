@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ostate.values import Meter, side_by_side
+from ostate.values import PIECE, Meter, side_by_side
 
 from .facts import SECOND, Measured, Row
 from .numbers import UNDERFLOW, bound
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 Progress = Callable[[int], None]
-_PIECE = 1 << 16
-"""Elements: 256 KB of each moment."""
 _SLACK = 1.01
 """What rounding may add to a moment."""
 
@@ -37,7 +35,7 @@ def measure(row: Row, progress: Progress | None, *, table: bool) -> Measured:
     unbounded = unpaired = 0
     if together:
         limit = bound(row.hyper)
-        for m, v in side_by_side(slots[pair[0]].chunks(_PIECE), slots[pair[1]].chunks(_PIECE)):
+        for m, v in side_by_side(slots[pair[0]].chunks(PIECE), slots[pair[1]].chunks(PIECE)):
             meters[pair[0]].add(m)
             low, high = meters[pair[1]].add(v)
             unpaired += _unpaired(m, v) if low <= 0 else 0
@@ -47,7 +45,7 @@ def measure(row: Row, progress: Progress | None, *, table: bool) -> Measured:
     for slot in slots:
         if together and slot in pair:
             continue
-        for chunk in slots[slot].chunks(_PIECE):
+        for chunk in slots[slot].chunks(PIECE):
             meters[slot].add(chunk)
             if progress is not None:
                 progress(chunk.nbytes)
@@ -80,4 +78,4 @@ def _may_exceed(m: np.ndarray, v: np.ndarray, limit: float, high: float) -> bool
     import numpy as np
 
     factor = (limit * _SLACK) ** 2 * (1 - 1e-5)
-    return high * factor > 1e38 or bool((m * m > v * np.float32(factor)).any())
+    return max(high, 1) * factor > 1e38 or bool((m * m > v * np.float32(factor)).any())

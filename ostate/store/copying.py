@@ -78,7 +78,7 @@ def _pieces(job: Job, buffer: memoryview) -> Iterator[tuple[Raw, np.ndarray]]:
             yield encode(values, job.tensor.dtype), values
         return
     for raw in raw_chunks(source, buffer):
-        yield raw, decode_numbers(raw, source.dtype)  # type: ignore[arg-type]
+        yield raw, decode_numbers(raw, source.dtype)
 
 
 def raw_chunks(source: TensorRef, buffer: memoryview) -> Iterator[memoryview]:

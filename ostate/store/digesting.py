@@ -20,18 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Digested:
-    """A stored slot that takes its digest when it is streamed for the first time. Satisfies `Slot`.
+    """A stored slot that takes its digest while it is streamed. Satisfies `Slot`.
 
-    A chunk of that first stream lies in room that the next one takes; whoever keeps numbers copies them.
+    A chunk lies in room that the stream's next one takes; whoever keeps numbers copies them.
     """
 
     source: TensorRef
     wanted: str
     """The manifest's digest."""
     rooms: list[memoryview]
-    """Free ones; a slot gives its room back when it was streamed."""
+    """Free ones; a stream has one of its own and gives it back at its end."""
     found: str | None = None
-    started: bool = False
 
     @property
     def encoding(self) -> str:
@@ -58,15 +57,11 @@ class Digested:
 
     def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:
         """Yield the values flat, in C order."""
-        if self.started:
-            yield from self.source.chunks(elements)
-            return
-        self.started = True
         room = self.rooms.pop() if self.rooms else new_buffer(CHUNK * 8)
         digest = Digest(sha256=self.wanted.startswith("sha256"))
         for raw in raw_chunks(self.source, room[: min(elements, CHUNK) * ITEMSIZE[self.dtype]]):
             digest.feed(raw)
-            yield decode_numbers(raw, self.dtype)  # type: ignore[arg-type]
+            yield decode_numbers(raw, self.dtype)
         self.found = digest.text()
         self.rooms.append(room)
 
