@@ -133,40 +133,57 @@ def balance(left: Array, right: Array, *drifts: Array) -> Array:
 
     Source: docs/evidence.md, "Balance".
     """
-    sides = [np.asarray(left, np.float64), np.asarray(right, np.float64)]
-    sides.append(sides[0] - sides[1])
+    sides = [np.asarray(side, np.float64)[..., None, :] for side in (left, right)]
     spans = [np.asarray(drift, np.float64) / (np.linalg.norm(drift, axis=-1, keepdims=True) + TINY) for drift in drifts if drift.shape[-2]]
-    shape = sides[2].shape[:-1]
-    squares = np.stack([np.broadcast_to(np.einsum("...q,...q->...", side, side), shape) for side in sides], axis=-1)
+    shape = np.broadcast_shapes(left.shape[:-1], right.shape[:-1])
+    squares = np.empty((3, *shape))
+    squares[0], squares[1] = (np.einsum("...q,...q->...", side, side)[..., 0] for side in sides)
+    squares[2] = squares[0] + squares[1] - 2 * _inner(*sides)[..., 0, 0]
     if spans:
-        sizes = [span.shape[-2] for span in spans]
-        gram, along = np.empty((*shape, sum(sizes), sum(sizes))), np.empty((*shape, sum(sizes), 3))
-        ends = np.cumsum([0, *sizes])
+        ends = np.cumsum([0, *(span.shape[-2] for span in spans)])
+        gram, along = np.empty((ends[-1], ends[-1], *shape)), np.empty((ends[-1], 3, *shape))
         for i, one in enumerate(spans):
             for j, two in enumerate(spans):
-                gram[..., ends[i] : ends[i + 1], ends[j] : ends[j + 1]] = np.einsum("...dq,...eq->...de", one, two)
+                gram[ends[i] : ends[i + 1], ends[j] : ends[j + 1]] = np.moveaxis(_inner(one, two), (-2, -1), (0, 1))
             for side in range(2):
-                along[..., ends[i] : ends[i + 1], side] = np.einsum("...dq,...q->...d", one, sides[side])
-        along[..., 2] = along[..., 0] - along[..., 1]
+                along[ends[i] : ends[i + 1], side] = np.moveaxis(_inner(one, sides[side])[..., 0], -1, 0)
+        along[:, 2] = along[:, 0] - along[:, 1]
         squares -= _within(gram, along)
     norms = np.sqrt(np.maximum(squares, 0))
-    size = norms[..., 0] + norms[..., 1]
-    return np.asarray(-np.log((norms[..., 2] + FLOOR * size + TINY) / (size + TINY)))
+    size = norms[0] + norms[1]
+    return np.asarray(-np.log((norms[2] + FLOOR * size + TINY) / (size + TINY)))
+
+
+def _inner(one: Array, two: Array) -> Array:
+    """Return the products of vectors (..., d, q) with vectors (..., e, q) -> (..., d, e), leading axes broadcast.
+
+    Of two leading axes one is often broadcast: those are a few large products in place of many small ones.
+    """
+    if one.ndim == two.ndim == 4:
+        if one.shape[1] == 1:
+            found = two.reshape(len(two), two.shape[1] * two.shape[2], two.shape[3]) @ one[:, 0].swapaxes(1, 2)
+            return np.asarray(found.reshape(len(found), *two.shape[1:3], one.shape[2]).swapaxes(2, 3))
+        if two.shape[1] == 1:
+            return np.asarray(_inner(two, one).swapaxes(2, 3))
+        if len(one) == 1 or len(two) == 1:
+            return np.asarray(_inner(one.swapaxes(0, 1), two.swapaxes(0, 1)).swapaxes(0, 1))
+    return np.asarray(np.einsum("...dq,...eq->...de", one, two))
 
 
 def _within(gram: Array, along: Array) -> Array:
-    """Return the squared norms (..., c) of the projections on the span of d vectors, from their products (..., d, d) and (..., d, c).
+    """Return the squared norms (c, ...) of the projections on the span of d vectors, from their products (d, d, ...) and (d, c, ...).
 
     Elimination over all problems at once; both inputs are used up.
     """
-    found = np.zeros_like(along[..., 0, :])
-    for first in range(gram.shape[-1]):
-        pivot = gram[..., first, first, None] + 1e-9  # vectors that are nearly in the span of those before add nothing
-        found += along[..., first, :] ** 2 / pivot
-        factor = gram[..., first + 1 :, first] / pivot
-        along[..., first + 1 :, :] -= factor[..., None] * along[..., None, first, :]
-        gram[..., first + 1 :, first + 1 :] -= factor[..., None] * gram[..., None, first, first + 1 :]
-    return found
+    found = np.zeros_like(along[0])
+    for first in range(len(gram)):
+        pivot = gram[first, first] + 1e-9  # vectors that are nearly in the span of those before add nothing
+        found += along[first] ** 2 / pivot
+        for later in range(first + 1, len(gram)):
+            factor = gram[later, first] / pivot
+            along[later] -= factor * along[first]
+            gram[later, first + 1 :] -= factor * gram[first, first + 1 :]
+    return np.asarray(found)
 
 
 FLOOR = 1e-6

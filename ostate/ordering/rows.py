@@ -102,9 +102,10 @@ class MomentRows:
         """The size of the first moment so far."""
         return self._first.top
 
-    def take(self, count: int, out: Array | None = None) -> tuple[Array, Array, Array]:
-        """Return the next `count` rows of m, sqrt(v) and u, each (count, columns); u in `out` where given."""
-        m, root = self._first.take(count), self._second.unchecked(count)
+    def take(self, count: int, place: Array | None = None) -> tuple[Array, Array, Array]:
+        """Return the next `count` rows of m, sqrt(v) and u, each (count, columns): in `place`, (3, count, columns), where given."""
+        first, second, out = (None, None, None) if place is None else place
+        m, root = self._first.take(count, first), self._second.unchecked(count, second)
         with np.errstate(invalid="ignore"):
             np.sqrt(root, out=root)  # NaN where a second moment is negative, which no optimizer makes
         flat = root.reshape(-1)

@@ -89,16 +89,25 @@ def fit(values: Array, *, floor: float, trim: bool = False) -> Fit:
     """
     if values.size == 0:
         return Fit(0.0, floor)
-    loc = float(np.median(values))
-    middle = 1.4826 * float(np.median(np.abs(values - loc)))
-    reach = (float(np.quantile(values, 0.99)) - loc) / 2.33 if values.size >= ENOUGH else float(np.std(_trimmed(values, loc) if trim else values))
+    loc = quantile(values, 0.5)
+    middle = 1.4826 * quantile(np.abs(values - loc), 0.5)
+    reach = (quantile(values, 0.99) - loc) / 2.33 if values.size >= ENOUGH else float(np.std(_trimmed(values, loc) if trim else values))
     scale = max(middle, reach, floor)
-    start = min(loc + FROM * scale, float(np.quantile(values, 1 - SHARE)))
+    start = min(loc + FROM * scale, quantile(values, 1 - SHARE))
     excess = values[values > start] - start
     if excess.size < FEW:
         return Fit(loc, scale)
     rate = 1 / (float(excess.mean()) * (1 + 2 / math.sqrt(excess.size)))
     return Fit(loc, scale, min(rate, STEEPEST / scale), start)
+
+
+def quantile(values: Array, share: float) -> float:
+    """Return what np.quantile does of a flat array, NaN where one is. That one, and np.median, import numpy.ma, for 15 ms."""
+    at = (values.size - 1) * share
+    low = int(at)
+    part = np.partition(values, (low, min(low + 1, values.size - 1), values.size - 1))
+    one, two = float(part[low]), float(part[min(low + 1, values.size - 1)])
+    return float("nan") if np.isnan(part[-1]) else one + (two - one) * (at - low)
 
 
 def _trimmed(values: Array, loc: float) -> Array:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ostate.ordering import laws
 from ostate.ordering.modules import Module
 from ostate.ordering.reading import Plan, Reader
 from ostate.ordering.rows import MomentRows, Rows
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 STRIP = 32 << 20
 """Bytes of strips held at a time."""
 PIECE = 1 << 18
-"""Numbers of a tensor read at a time where it is thinned while it is read."""
+"""Numbers of a tensor read at a time where it is thinned at once: as many as stay in cache."""
+TOLD = 1 << 16
+"""Numbers of a zero factor by which displacement is told at the first look: the null deviation of a cosine is then 1/256 or less."""
 BATCH = 16
 """Positions whose thinned moments are held at a time."""
 
@@ -54,6 +57,7 @@ class Side:
     """(p, 2, q): u^T m or m u^T, and what noise leaves of it, the diagonal of sums of sqrt(v)."""
     width: int
     numel: int
+    """Elements that displacement is told by: of a whole factor, but for the first look."""
     unit: float
 
 
@@ -80,10 +84,52 @@ class _Task:
     def moments(self, plan: Plan) -> list[MomentRows]:
         return [self.reader.moments(position, self.keys[0], plan) for position in self.positions]
 
-    def strip(self, rows: int, columns: int) -> int:
-        """Return how many of so many rows to hold of every tensor at a time: all of them where every range read costs a journey."""
+    @property
+    def every(self) -> int:
+        """One of so many rows tells of displacement: at the first look of many mixtures fewer than all, as long as they hold TOLD numbers."""
+        return max(1, self.width * self.length // TOLD) if self.reader.thin == laws.THIN[0] else 1
+
+    def strip(self, rows: int, columns: float, most: int) -> int:
+        """Return how many of so many rows, `most` at most, to hold of every tensor at a time, where `columns` numbers are held of each.
+
+        All of them where every range read costs a journey.
+        """
+        if self.reader.far:
+            return rows
         tensors = len(self.keys) + len(self.positions)
-        return rows if self.reader.far else max(1, min(rows, STRIP // (4 * columns * tensors)))
+        strips = -(-rows // max(1, min(most, int(STRIP // (4 * columns * tensors)))))
+        return -(-rows // strips)  # all of one size
+
+
+class _Strip:
+    """The same rows of all factors and moments of a side: what is left of each, to be multiplied, and a place to read one pair of them."""
+
+    def __init__(self, task: _Task, sums: Sums, count: int, every: int, place: Array) -> None:
+        """Make room.
+
+        Args:
+            task: what is compared.
+            sums: where it is added up.
+            count: rows.
+            every: one of so many rows tells of displacement.
+            place: (5, at least count, width), the same for all strips.
+        """
+        told, keys, positions = -(-count // every), len(task.keys), len(task.positions)
+        self.count, self.told, self.place, self.ones = count, told, place[:, :count], np.ones(count, np.float32)
+        self.weights = np.empty((sums.blocks, count, keys, sums.mixer.rows), np.float32)
+        self.moments = np.empty((sums.blocks, count, positions, sums.mixer.rows), np.float32)
+        self.moved = np.empty((sums.blocks, told, keys, sums.mixer.rows), np.float32) if task.earlier is not None else self.weights[:, :told]
+        self.updates = np.empty((sums.blocks, told, positions, sums.right.shape[-1]), np.float32) if task.displaced else None
+        """None where displacement is not compared."""
+        whole = told if task.displaced and sums.front is not None else 0  # thinned factors do not tell the inner products of whole ones
+        self.whole_moved, self.whole_updates = (np.empty((tensors, whole, task.width), np.float32) for tensors in (keys, positions))
+
+    def add_to(self, sums: Sums) -> None:
+        """Multiply."""
+        sums.add_strip(self.weights, self.moments, self.moved if self.updates is not None else None, self.updates)
+        sums.told += self.told
+        if self.whole_moved.size:
+            sums.inner += self.whole_moved.reshape(len(self.whole_moved), -1) @ self.whole_updates.reshape(len(self.whole_updates), -1).T
 
 
 def side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: Module, early: Early) -> Side:
@@ -110,7 +156,8 @@ def side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions:
     unit = np.float32(1 / (top or 1.0))
     cosine, spread = sums.displacement() if task.displaced else (np.zeros((0, 0), np.float32),) * 2
     products = sums.products(task.decays, unit)
-    return Side(row, positions, cosine, spread, products, sums.drift(unit), task.width, task.width * task.length, float(unit))
+    told = task.width * (sums.told or task.length)
+    return Side(row, positions, cosine, spread, products, sums.drift(unit), task.width, told, float(unit))
 
 
 def features_of(reader: Reader, key: str, position: int, module: Module, *, displaced: bool) -> Array:
@@ -132,101 +179,89 @@ def _prepare(reader: Reader, earlier: Reader | None, keys: Sequence[str], positi
 
 
 def _by_strips(task: _Task, sums: Sums, features: Mapping[tuple[int, int], Features], *, turned: bool) -> float:
-    """Add up strips of the n columns of all factors and moments; returns the largest first moment."""
-    strip = task.length if turned else task.strip(task.length, task.width)
-    plan = Plan(task.width, strip, turned)
+    """Add up strips of the n columns of all factors and moments; returns the largest first moment.
+
+    The moments that a claim gives a weight are read right after it, while it is in cache.
+    """
+    every = 1 if turned or sums.front is None else task.every
+    columns = sums.blocks * sums.mixer.rows + (task.width / every if task.displaced and sums.front is not None else 0)
+    strip = task.length if turned else task.strip(task.length, columns, PIECE // task.width)
+    plan, place = Plan(task.width, strip, turned), np.empty((5, strip, task.width), np.float32)
     weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
-    whole = task.displaced and sums.front is not None  # thinned factors do not tell the inner products of whole ones
+    claimed: dict[int, list[tuple[int, Features]]] = {}
+    for (index, column), each in features.items():
+        claimed.setdefault(index, []).append((column, each))
+    alone = sorted(set(range(len(moments))) - {column for _, column in features})
     for at in range(0, task.length, strip):
-        count = min(strip, task.length - at)
-        thin, thin_moved, raw = _weight_strip(task, sums, weights, starts, count, keep=whole or bool(features))
-        thin_m, thin_u, raw_u = _moment_strip(task, sums, moments, features, raw, thin, keep=whole)
-        sums.add_strip(thin, thin_m, thin_moved, thin_u)
-        if whole:
-            sums.inner += raw.reshape(len(raw), -1) @ raw_u.reshape(len(raw_u), -1).T
+        held = _Strip(task, sums, min(strip, task.length - at), every, place)
+        for index, rows in enumerate(weights):
+            weight, front = _weigh(task, sums, held, index, rows, starts[index] if starts else None)
+            for column, each in claimed.get(index, ()):
+                root, u, along, end = _measure(sums, held, column, moments[column])
+                each.add(weight, root, u, (front, along, end), square=rows.square, room=held.place[4])
+        for column in alone:
+            _measure(sums, held, column, moments[column])
+        held.add_to(sums)
     sums.forget([not rows.finite for rows in weights], [not pair.finite for pair in moments])
     return max(pair.top for pair in moments)
 
 
-def _weight_strip(
-    task: _Task, sums: Sums, weights: Sequence[Rows], starts: Sequence[Rows], count: int, *, keep: bool
-) -> tuple[Array, Array | None, Array]:
-    """Return the next strip of all weights thinned, of their displacements thinned (None: not compared), and of displacements whole where kept."""
-    thin = np.empty((sums.blocks, count, len(weights), sums.mixer.rows), np.float32)
-    thin_moved = np.empty_like(thin) if starts else thin
-    raw = np.empty((len(weights) if keep else 0, count, task.width), np.float32)
-    for index, rows in enumerate(weights):
-        weight = rows.take(count, raw[index] if keep else None)
-        thin[:, :, index] = sums.thinned(weight, sums.front)
-        if task.decays.any():
-            sums.own[index] += thin[:, :, index].transpose(0, 2, 1) @ sums.thinned(weight, sums.back)
-        square = rows.square
-        if starts:
-            weight -= starts[index].take(count)
-            thin_moved[:, :, index] = sums.thinned(weight, sums.front)
-            rows.finite = rows.finite and starts[index].finite
-            square = float(np.vdot(weight, weight))
-        sums.moved[index] += square
-    return thin, thin_moved if task.displaced else None, raw
+def _weigh(task: _Task, sums: Sums, held: _Strip, index: int, rows: Rows, start: Rows | None) -> tuple[Array, Array]:
+    """Take in the next strip of a weight, and its displacement; returns it whole and thinned."""
+    weight = rows.take(held.count, held.place[0])
+    front = held.weights[:, :, index] = sums.thinned(weight, sums.front)
+    if task.decays.any():
+        sums.own[index] += front.transpose(0, 2, 1) @ sums.thinned(weight, sums.back)
+    moved = weight[: held.told]
+    if start is not None:
+        moved = (weight - start.take(held.count))[: held.told]
+        held.moved[:, :, index] = sums.thinned(moved, sums.front)
+        rows.finite = rows.finite and start.finite
+    if held.updates is not None:
+        sums.moved[index] += np.vdot(moved, moved)
+    if held.whole_moved.size:
+        held.whole_moved[index] = moved
+    return weight, front
 
 
-def _moment_strip(
-    task: _Task,
-    sums: Sums,
-    moments: Sequence[MomentRows],
-    features: Mapping[tuple[int, int], Features],
-    weights: Array,
-    thin: Array,
-    *,
-    keep: bool,
-) -> tuple[Array, Array | None, Array]:
-    """Return the next strip of all first moments thinned, of the update directions thinned (None: not compared), and of them whole where kept.
-
-    Features are added to on the way, from the same strip of the weights, whole and thinned.
-    """
-    count = thin.shape[1]
-    thin_m = np.empty((sums.blocks, count, len(moments), sums.mixer.rows), np.float32)
-    thin_u = np.empty((*thin_m.shape[:-1], sums.right.shape[-1]), np.float32) if task.displaced else None
-    raw = np.empty((len(moments) if keep else 0, count, task.width), np.float32)
-    ready = {column: (index, each) for (index, column), each in features.items()}
-    ones = np.ones(count, np.float32)
-    for column, pair in enumerate(moments):
-        m, root, u = pair.take(count, raw[column] if keep else None)
-        end = thin_m[:, :, column] = sums.thinned(m, sums.back)
-        along = sums.thinned(u, sums.front)
-        sums.along[column] += along.transpose(0, 2, 1) @ end
-        sums.roots[column] += ones @ root
-        if thin_u is not None:
-            thin_u[:, :, column] = sums.thinned(u, sums.few)
-            sums.updates[column] += np.vdot(u, u)
-        if column in ready:
-            index, each = ready[column]
-            each.add(weights[index], root, u, (thin[:, :, index], along, end))
-    return thin_m, thin_u, raw
+def _measure(sums: Sums, held: _Strip, column: int, pair: MomentRows) -> tuple[Array, Array, Array, Array]:
+    """Take in the next strip of a position's moments; returns sqrt(v) and u whole, then u and m thinned."""
+    m, root, u = pair.take(held.count, held.place[1:4])
+    end = held.moments[:, :, column] = sums.thinned(m, sums.back)
+    along = sums.thinned(u, sums.front)
+    sums.along[column] += along.transpose(0, 2, 1) @ end
+    sums.roots[column] += held.ones @ root
+    if held.updates is not None:
+        told = u[: held.told]
+        held.updates[:, :, column] = sums.thinned(told, sums.few)
+        sums.updates[column] += np.vdot(told, told)
+        if held.whole_updates.size:
+            held.whole_updates[column] = told
+    return root, u, along, end
 
 
 def _by_tensors(task: _Task, sums: Sums) -> float:
     """Add up factors stored (w, n), expert by expert; returns the largest first moment. What is left of all weights is held, and of a few moments."""
     rank = task.width // sums.blocks
     piece = rank if sums.front is None else max(1, min(rank, PIECE // task.length))
-    plan = Plan(task.length, piece)
+    plan, place = Plan(task.length, piece), np.empty((3, piece, task.length), np.float32)
     weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
     for block in range(sums.blocks):
-        thin = np.zeros((len(weights), sums.mixer.rows, task.length), np.float32)
-        thin_moved = np.zeros_like(thin) if starts else None
+        thin = np.empty((len(weights), sums.mixer.rows, task.length), np.float32)
+        thin_moved = np.empty_like(thin) if starts else None
+        second = np.empty((sums.mixer.rows if task.decays.any() else 0, task.length), np.float32)
         for index, rows in enumerate(weights):
-            second = np.zeros((sums.mixer.rows if task.decays.any() else 0, task.length), np.float32)
             for at in range(0, rank, piece):
-                weight = rows.take(min(piece, rank - at))
-                thin[index] += sums.mixed(weight, sums.front, at)
+                weight = rows.take(min(piece, rank - at), place[0, : rank - at])
+                sums.mix(thin[index], weight, sums.front, at)
                 if len(second):
-                    second += sums.mixed(weight, sums.back, at)
+                    sums.mix(second, weight, sums.back, at)
                 if thin_moved is not None:
-                    thin_moved[index] += sums.mixed(weight - starts[index].take(len(weight)), sums.front, at)
+                    sums.mix(thin_moved[index], weight - starts[index].take(len(weight)), sums.front, at)
                     rows.finite = rows.finite and starts[index].finite
             sums.own[index, block] = thin[index] @ second.T if len(second) else 0
         for first in range(0, len(moments), BATCH):
-            _moment_batch(task, sums, moments[first : first + BATCH], first, block, piece, thin, thin_moved)
+            _moment_batch(task, sums, moments[first : first + BATCH], first, block, place, thin, thin_moved)
     if task.displaced:
         _whole_products(task, sums)
     sums.forget([not rows.finite for rows in weights], [not pair.finite for pair in moments])
@@ -234,28 +269,28 @@ def _by_tensors(task: _Task, sums: Sums) -> float:
 
 
 def _moment_batch(
-    task: _Task, sums: Sums, moments: Sequence[MomentRows], first: int, block: int, piece: int, weights: Array, moved: Array | None
+    task: _Task, sums: Sums, moments: Sequence[MomentRows], first: int, block: int, place: Array, weights: Array, moved: Array | None
 ) -> None:
     """Multiply one expert's moments of a few positions, from `first` on, with what is left of all weights."""
-    rank = task.width // sums.blocks
-    thin_m = np.zeros((len(moments), sums.mixer.rows, task.length), np.float32)
-    thin_u = np.zeros((len(moments), sums.right.shape[-1], task.length), np.float32) if moved is not None else None
+    rank, piece = task.width // sums.blocks, place.shape[1]
+    thin_m = np.empty((len(moments), sums.mixer.rows, task.length), np.float32)
+    thin_u = np.empty((len(moments), sums.right.shape[-1], task.length), np.float32) if moved is not None else None
+    along, ones = np.empty_like(thin_m[0]), np.ones(task.length, np.float32)
     for index, pair in enumerate(moments):
-        along = np.zeros_like(thin_m[0])
         for at in range(0, rank, piece):
-            m, root, u = pair.take(min(piece, rank - at))
-            thin_m[index] += sums.mixed(m, sums.back, at)
-            along += sums.mixed(u, sums.front, at)
+            m, root, u = pair.take(min(piece, rank - at), place[:, : rank - at])
+            sums.mix(thin_m[index], m, sums.back, at)
+            sums.mix(along, u, sums.front, at)
             if thin_u is not None:
-                thin_u[index] += sums.mixed(u, sums.few, at)
-            sums.roots[first + index, block * rank + at :][: len(root)] = root.sum(axis=1)
+                sums.mix(thin_u[index], u, sums.few, at)
+            sums.roots[first + index, block * rank + at :][: len(root)] = root @ ones
         sums.along[first + index, block] = along @ thin_m[index].T
     sums.add_batch(block, first, weights, thin_m, moved, thin_u)
 
 
 def _whole_products(task: _Task, sums: Sums) -> None:
     """Add up inner products and norms of whole displacements and update directions stored (w, n): a second reading."""
-    strip = task.strip(task.width, task.length)
+    strip = task.strip(task.width, task.length, task.width)
     plan = Plan(task.length, strip)
     weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
     for at in range(0, task.width, strip):

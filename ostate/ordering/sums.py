@@ -43,6 +43,8 @@ class Sums:
         self.inner = np.zeros((len(keys), len(positions)))
         self.moved, self.updates = np.zeros(len(keys)), np.zeros(len(positions))
         """Squared norms of displacements and of update directions."""
+        self.told = 0
+        """Rows of each that these were added up over."""
         self.along: Array = np.zeros((len(positions), self.blocks, mixer.rows, mixer.rows), np.float32)
         self.roots: Array = np.zeros((len(positions), width), np.float32)
         self.own: Array = np.zeros((len(keys), self.blocks, mixer.rows, mixer.rows), np.float32)
@@ -58,9 +60,14 @@ class Sums:
         """Return what a mixture leaves of rows (c, w) of a factor stored (n, w): (blocks, c, q)."""
         return self.by_expert(rows) if mixture is None else (rows @ mixture.T)[None]
 
-    def mixed(self, rows: Array, mixture: Array | None, at: int) -> Array:
-        """Return what a mixture leaves of rows (c, n) from `at` on of a factor stored (w, n): (q, n), to be added up."""
-        return rows if mixture is None else mixture[:, at : at + len(rows)] @ rows
+    def mix(self, out: Array, rows: Array, mixture: Array | None, at: int) -> None:
+        """Add to `out`, (q, n), what a mixture leaves of rows (c, n) from `at` on of a factor stored (w, n); the first ones replace it."""
+        if mixture is None:
+            out[...] = rows
+        elif at == 0:
+            np.matmul(mixture[:, : len(rows)], rows, out=out)
+        else:
+            out += mixture[:, at : at + len(rows)] @ rows
 
     def add_strip(self, weights: Array, moments: Array, moved: Array | None, updates: Array | None) -> None:
         """Multiply thinned strips, each (blocks, c, k or p, q)."""
@@ -138,18 +145,21 @@ class Features:
         self._square, self._count = 0.0, 0
         self._found: Array = np.zeros((sums.blocks, 2 * rows, (3 if displaced else 1) * rows), np.float32)
 
-    def add(self, weight: Array, root: Array, u: Array, thin: tuple[Array, Array, Array]) -> None:
-        """Take in rows (c, w) of Z, sqrt(v) and u, and what is left of Z, u (in front) and m (behind)."""
+    def add(self, weight: Array, root: Array, u: Array, thin: tuple[Array, Array, Array], *, square: float, room: Array) -> None:
+        """Take in rows (c, w) of Z, sqrt(v) and u, and what is left of Z, u (in front) and m (behind).
+
+        `square` is ||Z||^2. `room` is as large as Z; it and sqrt(v) are used up.
+        """
         sums = self._sums
-        self._square, self._count = self._square + float(np.vdot(weight, weight)), self._count + weight.size
+        self._square, self._count = self._square + square, self._count + weight.size
         start, along, end = thin
         ends = [end]
         if self._displaced:
-            one = root * weight
-            two = u * u
-            two *= u
-            two *= root
-            ends += [sums.thinned(one, sums.back), sums.thinned(two, sums.back)]
+            np.multiply(u, u, out=room)
+            room *= u
+            room *= root
+            root *= weight
+            ends += [sums.thinned(root, sums.back), sums.thinned(room, sums.back)]
         self._found += np.concatenate([start, along], axis=-1).transpose(0, 2, 1) @ np.concatenate(ends, axis=-1)
 
     def total(self) -> Array:

@@ -37,7 +37,7 @@ class PairClass:
     other_positions: tuple[int, ...]
     rank: int
     numel: int
-    """Elements of the zero factor."""
+    """Elements of the zero factor that displacement is told by."""
     other_numel: int
     cosine: Array
     """(k, z): displacement against update direction."""
@@ -306,7 +306,7 @@ def _profiles(reader: Reader, lone: Sequence[Lone], pairs: Sequence[PairClass]) 
     for each in lone:
         for pair in pairs:
             tied = [(key, module.zero) for key in each.keys if (module := module_of(key, pair.modules)) is not None]
-            rows = pair.numel // pair.width
+            rows = reader.adapter.tensors[pair.modules[0].zero].numel // pair.width
             if tied and each.numel == rows and enough_rows(rows):
                 vectors = np.stack([reader.second_moment(position).reshape(-1) for position in each.positions])
                 first = pair.modules[0]
