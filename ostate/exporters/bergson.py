@@ -7,16 +7,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ostate.errors import ExportError
-from ostate.model import Finding, NamedParameter, NamedState
+from ostate.model import CHUNK, Finding, NamedParameter, NamedState, Slot
 
+from .archive import save
 from .base import Exporter, Wishes, groups_of, lost_groups, lost_packing, lost_slots
-from .tensors import tensor
+from .tensors import Number
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KEPT = ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col")
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """A slot's numbers divided by one number in float64, then float32. Satisfies `Slot`."""
+
+    source: Slot
+    by: float
+    encoding: str = "plain"
+    dtype: str = "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The source's shape."""
+        return self.source.shape
+
+    def read(self) -> np.ndarray:
+        """Return the values, float32."""
+        return self._of(self.source.read())
+
+    def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:
+        """Yield the values flat, in C order."""
+        for chunk in self.source.chunks(elements):
+            yield self._of(chunk)
+
+    def with_shape(self, shape: tuple[int, ...]) -> Divided:
+        """Return the same under another shape."""
+        return replace(self, source=self.source.with_shape(shape))
+
+    def _of(self, values: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        with np.errstate(over="ignore"):
+            return (values.astype(np.float64) / self.by).astype(np.float32)
 
 
 def write(state: NamedState, place: Path, wishes: Wishes) -> None:
@@ -25,24 +64,22 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:
     Raises:
         ExportError: `v_hat` where a step or beta2 is not known.
     """
-    import torch
-
     made: dict[str, Any] = {"state": {}, "param_groups": []}
     names = [name for group in groups_of(state, wishes) for name in group if name in state.parameters]
     for position, name in enumerate(names):
         parameter = state.parameters[name]
-        entry: dict[str, Any] = {slot: tensor(parameter.slots[slot]) for slot in KEPT if slot in parameter.slots}
+        entry: dict[str, Any] = {slot: parameter.slots[slot] for slot in KEPT if slot in parameter.slots}
         if not entry:
             continue
         if wishes.v_hat and "exp_avg_sq" in entry:
-            entry["exp_avg_sq"] = entry["exp_avg_sq"].double().div(_correction(state, parameter)).float()
+            entry["exp_avg_sq"] = Divided(entry["exp_avg_sq"], _correction(state, parameter))
         if parameter.step is not None:
-            entry["step"] = torch.tensor(parameter.step)
+            entry["step"] = Number(parameter.step)
         made["state"][position] = {**entry, "param_name": parameter.adapter_key or name}
     first = next((group.hyper for group in state.groups if group.names), {})
     hyper = {key: first[key] for key in ("betas", "eps") if first.get(key) is not None}
     made["param_groups"].append({"params": list(range(len(names))), **hyper})
-    torch.save(made, place)
+    save(made, place)
 
 
 def _correction(state: NamedState, parameter: NamedParameter) -> float:

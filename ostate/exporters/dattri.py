@@ -11,16 +11,15 @@ from pathlib import Path
 
 from ostate.model import Finding, NamedState
 
+from .archive import save
 from .base import Exporter, Wishes, groups_of, lost_packing
 from .tensors import numbered
 
 
 def write(state: NamedState, place: Path, wishes: Wishes) -> None:
     """Write both files; the state dict without `param_names`, which the list beside it replaces."""
-    import torch
-
     place.mkdir()
-    torch.save(numbered(state, wishes, names=False), place / "optimizer.pt")
+    save(numbered(state, wishes, names=False), place / "optimizer.pt")
     names = [name for group in groups_of(state, wishes) for name in group]
     (place / "param_names.json").write_text(json.dumps(names, indent=1, ensure_ascii=False))
 

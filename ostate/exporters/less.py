@@ -11,6 +11,7 @@ from pathlib import Path
 from ostate.errors import ExportError
 from ostate.model import Finding, NamedState
 
+from .archive import save
 from .base import Exporter, Wishes, lost_packing
 from .tensors import named
 
@@ -21,12 +22,10 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:
     Raises:
         ExportError: a parameter lacks one of the two moments, which LESS asks of each.
     """
-    import torch
-
     lacking = [name for name, p in state.parameters.items() if not {"exp_avg", "exp_avg_sq"} <= set(p.slots)]
     if lacking:
         raise ExportError("LESS wants exp_avg and exp_avg_sq of every parameter", where=", ".join(lacking[:3]), fix="use --to torch")
-    torch.save(named(state, wishes), place)
+    save(named(state, wishes), place)
 
 
 def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001

@@ -1,22 +1,71 @@
-"""Slots as torch tensors: mapped from their file where they lie in one run, read otherwise."""
+"""State dicts with slots in place of tensors, and slots as torch tensors: mapped from their file where they lie in one run, read otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ostate.files import is_remote
-from ostate.model import NamedParameter, NamedState, Slot, TensorRef
+from ostate.model import CHUNK, NamedParameter, NamedState, Slot, TensorRef
 from ostate.optimizers import OPTIMIZERS
 
 from .base import MARKS, Wishes, groups_of
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 _MAPPED = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 _TENSORS = frozenset({"mu_product", "eta", "mu"})
 """Single numbers that torch's NAdam and ASGD change in place, so they must be 0-d tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A 0-d float32, as torch keeps a step. Satisfies `Slot`."""
+
+    value: float
+    shape: tuple[int, ...] = ()
+    encoding: str = "plain"
+    dtype: str = "F32"
+
+    @property
+    def raw(self) -> bytes:
+        """Its four bytes; infinite beyond float32, as `torch.tensor` makes it."""
+        try:
+            return struct.pack("<f", self.value)
+        except OverflowError:
+            return struct.pack("<f", math.copysign(math.inf, self.value))
+
+    def read(self) -> np.ndarray:
+        """Return the value, 0-d."""
+        import numpy as np
+
+        return np.frombuffer(self.raw, "<f4").reshape(self.shape)
+
+    def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:  # noqa: ARG002
+        """Yield the value, flat."""
+        yield self.read().reshape(-1)
+
+    def with_shape(self, shape: tuple[int, ...]) -> Number:
+        """Return the same under another shape of one element."""
+        return Number(self.value, shape)
+
+
+def with_tensors(value: Any) -> Any:
+    """Return a state dict with torch's tensors in place of slots, for those who hand it to torch.
+
+    Raises:
+        ReadError: a source cannot be read.
+    """
+    if isinstance(value, dict):
+        return {key: with_tensors(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(with_tensors(item) for item in value)
+    return tensor(value) if hasattr(value, "chunks") else value
 
 
 def tensor(slot: Slot) -> torch.Tensor:
@@ -38,16 +87,13 @@ def tensor(slot: Slot) -> torch.Tensor:
 
 def entry(parameter: NamedParameter, *, step: bool = True) -> dict[str, Any]:
     """Return a parameter's entry as torch's optimizers keep it: step first, then slots, then single numbers."""
-    import torch
-
     made: dict[str, Any] = {}
     if step and parameter.step is not None:
-        made["step"] = torch.tensor(parameter.step, dtype=torch.float32)
-    for slot, value in parameter.slots.items():
-        made[slot] = tensor(value)
+        made["step"] = Number(parameter.step)
+    made |= parameter.slots
     for key, value in parameter.scalars.items():
         if key not in MARKS:
-            made[key] = torch.tensor(float(value)) if key in _TENSORS else value
+            made[key] = Number(float(value)) if key in _TENSORS else value
     return made
 
 
@@ -66,7 +112,7 @@ def hyper_of(state: NamedState, names: tuple[str, ...], index: int) -> Mapping[s
 
 
 def numbered(state: NamedState, wishes: Wishes, *, names: bool) -> dict[str, Any]:
-    """Return a state dict by position, as `optimizer.state_dict()` gives it.
+    """Return a state dict by position, as `optimizer.state_dict()` gives it, with slots for tensors.
 
     Args:
         state: what to number.
@@ -86,7 +132,7 @@ def numbered(state: NamedState, wishes: Wishes, *, names: bool) -> dict[str, Any
 
 
 def named(state: NamedState, wishes: Wishes) -> dict[str, Any]:
-    """Return a state dict by name, as FSDP's full state dict and torch.distributed.checkpoint have it."""
+    """Return a state dict by name, as FSDP's full state dict and torch.distributed.checkpoint have it, with slots for tensors."""
     made: dict[str, Any] = {"state": {}, "param_groups": []}
     for index, group in enumerate(groups_of(state, wishes)):
         made["param_groups"].append({**hyper_of(state, group, index), "params": list(group)})

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from ostate.model import Finding, NamedState
 
+from .archive import save
 from .base import Exporter, Wishes, lost_packing
 from .tensors import numbered
 
 
 def write(state: NamedState, place: Path, wishes: Wishes) -> None:
     """Write positions, each group with its `param_names`."""
-    import torch
-
-    torch.save(numbered(state, wishes, names=True), place)
+    save(numbered(state, wishes, names=True), place)
 
 
 def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
