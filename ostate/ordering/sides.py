@@ -28,8 +28,8 @@ STRIP = 32 << 20
 """Bytes of strips held at a time."""
 PIECE = 1 << 18
 """Numbers of a tensor read at a time where it is thinned at once: as many as stay in cache."""
-TOLD = 1 << 16
-"""Numbers of a zero factor by which displacement is told at the first look: the null deviation of a cosine is then 1/256 or less."""
+TOLD = 1 << 15
+"""Numbers of a zero factor by which displacement is told at the first look: the null deviation of a cosine is then 1/181 or less."""
 BATCH = 16
 """Positions whose thinned moments are held at a time."""
 
@@ -102,31 +102,36 @@ class _Task:
 
 
 class _Strip:
-    """The same rows of all factors and moments of a side: what is left of each, to be multiplied, and a place to read one pair of them."""
+    """The same rows of all factors and moments of a side: what is left of each, to be multiplied, and a place to read one pair of them.
 
-    def __init__(self, task: _Task, sums: Sums, count: int, every: int, place: Array) -> None:
-        """Make room.
+    The arrays are made once for all strips: memory that was never touched costs more than what is done with it.
+    """
 
-        Args:
-            task: what is compared.
-            sums: where it is added up.
-            count: rows.
-            every: one of so many rows tells of displacement.
-            place: (5, at least count, width), the same for all strips.
-        """
-        told, keys, positions = -(-count // every), len(task.keys), len(task.positions)
-        self.count, self.told, self.place, self.ones = count, told, place[:, :count], np.ones(count, np.float32)
-        self.weights = np.empty((sums.blocks, count, keys, sums.mixer.rows), np.float32)
-        self.moments = np.empty((sums.blocks, count, positions, sums.mixer.rows), np.float32)
-        self.moved = np.empty((sums.blocks, told, keys, sums.mixer.rows), np.float32) if task.earlier is not None else self.weights[:, :told]
-        self.updates = np.empty((sums.blocks, told, positions, sums.right.shape[-1]), np.float32) if task.displaced else None
-        """None where displacement is not compared."""
-        whole = told if task.displaced and sums.front is not None else 0  # thinned factors do not tell the inner products of whole ones
-        self.whole_moved, self.whole_updates = (np.empty((tensors, whole, task.width), np.float32) for tensors in (keys, positions))
+    def __init__(self, task: _Task, sums: Sums, most: int, every: int) -> None:
+        """Make room for `most` rows; one of `every` so many tells of displacement."""
+        keys, positions, kept, few = len(task.keys), len(task.positions), sums.mixer.rows, sums.right.shape[-1]
+        told = -(-most // every)
+        moved, updates = told if task.earlier is not None else 0, told if task.displaced else 0
+        whole = updates if sums.front is not None else 0  # thinned factors do not tell the inner products of whole ones
+        shapes = (most, keys, kept), (most, positions, kept), (moved, keys, kept), (updates, positions, few)
+        self._all = [np.empty((sums.blocks, *shape), np.float32) for shape in shapes]
+        self._whole = [np.empty((tensors, whole, task.width), np.float32) for tensors in (keys, positions)]
+        self._every, self._place = every, np.empty((5, most, task.width), np.float32)
+        self.cut(most)
+
+    def cut(self, count: int) -> None:
+        """Be a strip of so many rows."""
+        told = -(-count // self._every)
+        self.count, self.told, self.place, self.ones = count, told, self._place[:, :count], np.ones(count, np.float32)
+        weights, moments, moved, updates = self._all
+        self.weights, self.moments = weights[:, :count], moments[:, :count]
+        self.moved, self.updates = (moved if moved.size else weights)[:, :told], updates[:, :told] if updates.size else None
+        """Displacements and update directions; None where they are not compared."""
+        self.whole_moved, self.whole_updates = (whole[:, :told] for whole in self._whole)
 
     def add_to(self, sums: Sums) -> None:
         """Multiply."""
-        sums.add_strip(self.weights, self.moments, self.moved if self.updates is not None else None, self.updates)
+        sums.add_strip(self.weights, self.moments, self.moved, self.updates, first=not sums.told)
         sums.told += self.told
         if self.whole_moved.size:
             sums.inner += self.whole_moved.reshape(len(self.whole_moved), -1) @ self.whole_updates.reshape(len(self.whole_updates), -1).T
@@ -186,14 +191,14 @@ def _by_strips(task: _Task, sums: Sums, features: Mapping[tuple[int, int], Featu
     every = 1 if turned or sums.front is None else task.every
     columns = sums.blocks * sums.mixer.rows + (task.width / every if task.displaced and sums.front is not None else 0)
     strip = task.length if turned else task.strip(task.length, columns, PIECE // task.width)
-    plan, place = Plan(task.width, strip, turned), np.empty((5, strip, task.width), np.float32)
+    plan, held = Plan(task.width, strip, turned), _Strip(task, sums, strip, every)
     weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
     claimed: dict[int, list[tuple[int, Features]]] = {}
     for (index, column), each in features.items():
         claimed.setdefault(index, []).append((column, each))
     alone = sorted(set(range(len(moments))) - {column for _, column in features})
     for at in range(0, task.length, strip):
-        held = _Strip(task, sums, min(strip, task.length - at), every, place)
+        held.cut(min(strip, task.length - at))
         for index, rows in enumerate(weights):
             weight, front = _weigh(task, sums, held, index, rows, starts[index] if starts else None)
             for column, each in claimed.get(index, ()):
@@ -250,6 +255,7 @@ def _by_tensors(task: _Task, sums: Sums) -> float:
         thin = np.empty((len(weights), sums.mixer.rows, task.length), np.float32)
         thin_moved = np.empty_like(thin) if starts else None
         second = np.empty((sums.mixer.rows if task.decays.any() else 0, task.length), np.float32)
+        left = np.empty((min(BATCH, len(moments)), sums.mixer.rows, task.length), np.float32)
         for index, rows in enumerate(weights):
             for at in range(0, rank, piece):
                 weight = rows.take(min(piece, rank - at), place[0, : rank - at])
@@ -261,7 +267,7 @@ def _by_tensors(task: _Task, sums: Sums) -> float:
                     rows.finite = rows.finite and starts[index].finite
             sums.own[index, block] = thin[index] @ second.T if len(second) else 0
         for first in range(0, len(moments), BATCH):
-            _moment_batch(task, sums, moments[first : first + BATCH], first, block, place, thin, thin_moved)
+            _moment_batch(task, sums, moments[first : first + BATCH], first, block, place, left, thin, thin_moved)
     if task.displaced:
         _whole_products(task, sums)
     sums.forget([not rows.finite for rows in weights], [not pair.finite for pair in moments])
@@ -269,11 +275,10 @@ def _by_tensors(task: _Task, sums: Sums) -> float:
 
 
 def _moment_batch(
-    task: _Task, sums: Sums, moments: Sequence[MomentRows], first: int, block: int, place: Array, weights: Array, moved: Array | None
+    task: _Task, sums: Sums, moments: Sequence[MomentRows], first: int, block: int, place: Array, left: Array, weights: Array, moved: Array | None
 ) -> None:
-    """Multiply one expert's moments of a few positions, from `first` on, with what is left of all weights."""
-    rank, piece = task.width // sums.blocks, place.shape[1]
-    thin_m = np.empty((len(moments), sums.mixer.rows, task.length), np.float32)
+    """Multiply one expert's moments of a few positions, from `first` on, with what is left of all weights; `place` and `left` are room."""
+    rank, piece, thin_m = task.width // sums.blocks, place.shape[1], left[: len(moments)]
     thin_u = np.empty((len(moments), sums.right.shape[-1], task.length), np.float32) if moved is not None else None
     along, ones = np.empty_like(thin_m[0]), np.ones(task.length, np.float32)
     for index, pair in enumerate(moments):

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
 
 
+_TOGETHER = 256
+"""Rows of a table that are added to at a time: they stay in cache."""
+
+
 class Sums:
     """K keys of one shape and kind against P positions. q numbers are left of each factor's r rows, in each of `blocks` experts."""
 
@@ -69,11 +73,11 @@ class Sums:
         else:
             out += mixture[:, at : at + len(rows)] @ rows
 
-    def add_strip(self, weights: Array, moments: Array, moved: Array | None, updates: Array | None) -> None:
+    def add_strip(self, weights: Array, moments: Array, moved: Array, updates: Array | None, *, first: bool) -> None:
         """Multiply thinned strips, each (blocks, c, k or p, q)."""
-        _multiply(self.left, weights, moments)
-        if moved is not None and updates is not None:
-            _multiply(self.right, moved, updates)
+        _multiply(self.left, weights, moments, first=first)
+        if updates is not None:
+            _multiply(self.right, moved, updates, first=first)
 
     def add_batch(self, block: int, first: int, weights: Array, moments: Array, moved: Array | None, updates: Array | None) -> None:
         """Multiply what is left of one expert's factors, (k, q, n), and of the moments of a few positions, from `first` on."""
@@ -126,10 +130,15 @@ class Sums:
         self.along[columns], self.roots[columns] = 0, 0
 
 
-def _multiply(table: Array, ones: Array, twos: Array) -> None:
+def _multiply(table: Array, ones: Array, twos: Array, *, first: bool) -> None:
     blocks, count = ones.shape[:2]
-    product = ones.reshape(blocks, count, -1).transpose(0, 2, 1) @ twos.reshape(blocks, count, -1)
-    table += product.reshape(table.shape)
+    flat, one, two = table.reshape(blocks, table.shape[1] * table.shape[2], -1), ones.reshape(blocks, count, -1), twos.reshape(blocks, count, -1)
+    for at in range(0, flat.shape[1], _TOGETHER):
+        some = one[..., at : at + _TOGETHER].transpose(0, 2, 1)
+        if first:
+            np.matmul(some, two, out=flat[:, at : at + _TOGETHER])
+        else:
+            flat[:, at : at + _TOGETHER] += some @ two
 
 
 class Features:
