@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import formats
 from .errors import ReadError
 from .files import announce, new_buffer
 from .inspection import open_state, plain, stored_bytes
@@ -128,8 +129,7 @@ def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int], None]
 
 
 def _open(path: str) -> RawState | NamedState:
-    raw = open_state(path)
-    return load(path) if raw.layout == "named" else raw
+    return load(path) if formats.is_named(path) else open_state(path)
 
 
 def _matched(a: RawState | NamedState, b: RawState | NamedState, a_path: str, b_path: str) -> tuple[dict[str, Item], dict[str, Item], str]:
