@@ -11,7 +11,6 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from .errors import ReadError
@@ -204,14 +203,16 @@ def _descriptor(path: str) -> int:
     return descriptor
 
 
-@dataclass
 class _Object:
-    handle: Any
-    size: int
-    start: int = 0
-    buffer: bytes = b""
-    end: int = -1
-    """Where the last read stopped."""
+    __slots__ = ("buffer", "end", "handle", "size", "start")
+
+    def __init__(self, handle: Any, size: int) -> None:
+        self.handle = handle
+        self.size = size
+        self.start = 0
+        self.buffer = b""
+        self.end = -1
+        """Where the last read stopped."""
 
 
 _remote: OrderedDict[str, _Object] = OrderedDict()

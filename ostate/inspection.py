@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -237,9 +238,7 @@ def as_document(seen: Inspection) -> dict[str, Any]:
                 "name": entry.name,
                 "shape": list(entry.shape) if entry.shape is not None else None,
                 "step": plain(entry.step),
-                "slots": {
-                    name: {"dtype": stored_dtype(slot), "encoding": slot.encoding, "shape": list(slot.shape)} for name, slot in entry.slots.items()
-                },
+                "slots": {name: _slot_document(stored_dtype(slot), slot.encoding, slot.shape) for name, slot in entry.slots.items()},
             }
             for entry in raw.entries
         ],
@@ -257,6 +256,11 @@ def as_document(seen: Inspection) -> dict[str, Any]:
         "values": plain(dict(seen.values)) or None,
         "findings": [finding_document(finding) for finding in seen.findings],
     }
+
+
+@cache  # a state has thousands of slots, of a few kinds
+def _slot_document(dtype: str, encoding: str, shape: tuple[int, ...]) -> Mapping[str, Any]:
+    return {"dtype": dtype, "encoding": encoding, "shape": list(shape)}
 
 
 def finding_document(finding: Finding) -> dict[str, Any]:

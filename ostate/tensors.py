@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import ReadError
 from .files import read_at
 
 if TYPE_CHECKING:
     import numpy as np
+    from typing_extensions import Self
 
 ITEMSIZE: dict[str, int] = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "F8_E8M0": 1,
@@ -56,20 +56,45 @@ class Slot(Protocol):
         """Return the same numbers under another shape of the same number of elements."""
 
 
-@dataclass(slots=True, unsafe_hash=True)  # nobody changes one; frozen, it would take three times as long to make, and a state has thousands
-class Part:
+class _Fields:
+    """Equality, hash, text and `_replace` by `__slots__`.
+
+    What a dataclass would give; but making one costs every command a millisecond, and a frozen one takes three times as long to fill. A state
+    has thousands of these, and nobody changes one.
+    """
+
+    __slots__: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, name) for name in self.__slots__))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+    def _replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        return type(self)(**{**{name: getattr(self, name) for name in self.__slots__}, **changes})
+
+
+class Part(_Fields):
     """A piece of a tensor in a file: a strided view of `sizes` that lies at `starts` in the whole.
 
     A part whose `starts` has one entry addresses the flattened tensor, whatever the tensor's rank.
     """
 
-    file: str
-    offset: int
-    """Bytes from the start of the file to the first element."""
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-    """In elements."""
-    starts: tuple[int, ...]
+    __slots__ = ("file", "offset", "sizes", "starts", "strides")
+
+    def __init__(self, file: str, offset: int, sizes: tuple[int, ...], strides: tuple[int, ...], starts: tuple[int, ...]) -> None:
+        self.file = file
+        self.offset = offset
+        """Bytes from the start of the file to the first element."""
+        self.sizes = sizes
+        self.strides = strides
+        """In elements."""
+        self.starts = starts
 
     @property
     def contiguous(self) -> bool:
@@ -82,17 +107,19 @@ class Part:
         return True
 
 
-@dataclass(slots=True, unsafe_hash=True)  # as `Part`
-class TensorRef:
+class TensorRef(_Fields):
     """A stored tensor: where its bytes lie. Nothing is read until someone asks. Satisfies `Slot`."""
 
-    dtype: str
-    shape: tuple[int, ...]
-    parts: tuple[Part, ...]
-    swapped: bool = False
-    """True when the file is big-endian."""
-    crc32: int | None = None
-    """CRC32 of exactly these bytes, where the file's own directory records it."""
+    __slots__ = ("crc32", "dtype", "parts", "shape", "swapped")
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], parts: tuple[Part, ...], swapped: bool = False, crc32: int | None = None) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.parts = parts
+        self.swapped = swapped
+        """True when the file is big-endian."""
+        self.crc32 = crc32
+        """CRC32 of exactly these bytes, where the file's own directory records it."""
 
     @property
     def encoding(self) -> str:
@@ -123,7 +150,7 @@ class TensorRef:
             return self
         if math.prod(shape) != self.numel:
             raise ReadError(f"{self.numel} elements cannot take the shape {shape}")
-        return replace(self, shape=shape, parts=tuple(_flat_parts(self)))
+        return self._replace(shape=shape, parts=tuple(_flat_parts(self)))
 
     def read(self) -> np.ndarray:
         """Return the values in the logical shape: float32 for float16, bfloat16 and 8-bit floats, else the stored type."""
@@ -196,7 +223,7 @@ def _flat_parts(ref: TensorRef) -> list[Part]:
             start = part.starts[0] * math.prod(ref.shape[1:]) if part.starts else 0
         else:
             raise ReadError("the part does not span whole rows", where=part.file)
-        runs.append(replace(part, sizes=(math.prod(part.sizes),), strides=(1,), starts=(start,)))
+        runs.append(part._replace(sizes=(math.prod(part.sizes),), strides=(1,), starts=(start,)))
     return runs
 
 

@@ -12,8 +12,8 @@ from ostate.optimizers import PACKINGS
 
 from .facts import FIRST, Row, Structure, plural, say
 
-_EXPERT = re.compile(r"(^|[._])experts?([._]|$)")
-_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+_EXPERT = r"(^|[._])experts?([._]|$)"
+_LAYER = r"(?:^|\.)(\d+)\."
 
 
 def no_state_at_all(seen: Structure) -> Iterator[Finding]:
@@ -164,10 +164,8 @@ def shapes_disagree(seen: Structure) -> Iterator[Finding]:
 
 def step_is_missing(seen: Structure) -> Iterator[Finding]:
     """Without the number of steps the second moment cannot be freed from its bias: v / (1 - beta2**step)."""
-    if seen.spec is None or seen.spec.step == "none" or not seen.spec.probed:
-        return
     rows = [row for row in seen.with_state if row.step is None]
-    if rows:
+    if rows and seen.spec is not None and seen.spec.step != "none" and seen.spec.probed:
         yield say(
             "warning",
             f"{plural(len(rows), 'parameter')} have no step: bias correction is not possible",
@@ -202,11 +200,11 @@ def steps_differ(seen: Structure) -> Iterator[Finding]:
 
 def _explained(rows: list[Row], behind: list[Row]) -> bool:
     """True for experts, and where whole layers share one step."""
-    if all(_EXPERT.search(row.label) for row in behind):
+    if all(re.search(_EXPERT, row.label) for row in behind):
         return True
     by_layer: dict[str, set[float | None]] = {}
     for row in rows:
-        layer = _LAYER.search(row.label)
+        layer = re.search(_LAYER, row.label)
         if layer is None:
             if row in behind:
                 return False

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from ostate import __version__
 from ostate.errors import OstateError
 
 from .screen import loudness_options, say_error
+
+gc.set_threshold(50_000)  # nothing dies while modules load; looking for it would take a fortieth of `inspect`
 
 COMMANDS: dict[str, str] = {
     # name -> one line for `ostate --help`; the command lies in ostate/cli/<name>.py as `command`
@@ -78,6 +80,8 @@ def main() -> None:
 
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     _Text = click.ParamType[str]
 else:  # not generic in older releases of click
     _Text = click.ParamType
@@ -95,6 +99,8 @@ class _Path(_Text):
         return text
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         return [CompletionItem(incomplete, type="file")]
 
 

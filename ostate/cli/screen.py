@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -77,9 +76,11 @@ def say(blocks: list[Block], *, err: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     most = 0 if loudness() > 0 else 6
     if is_terminal(stream):
+        from shutil import get_terminal_size
+
         from ostate.report.rich_text import rendered
 
-        width = shutil.get_terminal_size().columns
+        width = get_terminal_size().columns
         _echo(rendered(blocks, width=width, colour=wants_colour(stream), most=most).rstrip("\n"), err=err)
     else:
         from ostate.report.text import plain

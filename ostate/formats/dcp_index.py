@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ostate.errors import ReadError
@@ -223,7 +223,7 @@ def tensor(item: Item) -> TensorRef:
                 fix="this file is from another save: copy the whole folder again",
             )
         dtype, swapped, crc = stored.dtype, stored.swapped, stored.crc32
-        parts += [replace(part, starts=blob.starts or ()) for part in stored.parts]
+        parts += [part._replace(starts=blob.starts or ()) for part in stored.parts]
     return TensorRef(dtype or "F32", item.shape, tuple(parts), swapped, crc if len(parts) == 1 else None)
 
 

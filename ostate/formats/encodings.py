@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ostate.errors import ReadError
 from ostate.model import CHUNK, ITEMSIZE, Hyper, Part, Slot, TensorRef
@@ -29,8 +28,7 @@ _BLOCKS = (256, 2048, 128, 64, 512, 1024, 4096)
 """bitsandbytes' block sizes: 256 since 0.44, 2048 before it; the rest could be asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """A slot stored as codes, a scale for each block of elements, and perhaps a table of what a code means. Satisfies `Slot`."""
 
     encoding: str
@@ -54,7 +52,7 @@ class Packed:
         """Return the same numbers under another shape of the same number of elements."""
         if math.prod(shape) != math.prod(self.shape):
             raise ReadError(f"{math.prod(self.shape)} elements cannot take the shape {shape}")
-        return replace(self, shape=shape)
+        return self._replace(shape=shape)
 
     def read(self) -> np.ndarray:
         """Return the values, float32."""
@@ -209,7 +207,7 @@ def _layer(ref: TensorRef, index: int) -> TensorRef:
         raise ReadError("a tensor of two layers is stored in pieces", where=part.file)
     offset = part.offset + index * part.strides[0] * ITEMSIZE[ref.dtype]
     inner = Part(part.file, offset, part.sizes[1:], part.strides[1:], (0,) * (len(ref.shape) - 1))
-    return replace(ref, shape=ref.shape[1:], parts=(inner,), crc32=None)
+    return ref._replace(shape=ref.shape[1:], parts=(inner,), crc32=None)
 
 
 # ---- torchao ---------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import Any
@@ -13,8 +12,8 @@ from ostate.files import is_file, is_remote, parent, read_at, size_of
 MOST_BYTES = 1 << 26
 _MARKS = ("trainer_state.json", "adapter_config.json")
 _HEAD = 1 << 14
-_STEP = re.compile(r'"global_step":\s*(\d{1,15})\b')
-_README = re.compile(r"\b(PEFT|Transformers)\s*:?\s*v?(\d+\.\d+[\w.]*)")
+_STEP = r'"global_step":\s*(\d{1,15})\b'
+_README = r"\b(PEFT|Transformers)\s*:?\s*v?(\d+\.\d+[\w.]*)"
 
 
 def checkpoint_folder(place: str) -> str:
@@ -37,10 +36,10 @@ def facts_of(folder: str) -> dict[str, Any]:
     if step is not None:
         facts["global_step"] = step
     for file, key in (("config.json", "transformers_version"), ("adapter_config.json", "peft_version")):
-        version = _json(os.path.join(folder, file)).get(key)
+        version = _json(os.path.join(folder, file), key).get(key)
         if type(version) is str:
             facts[key] = version
-    for library, version in _README.findall(_text(os.path.join(folder, "README.md"))):
+    for library, version in re.findall(_README, _text(os.path.join(folder, "README.md"))):
         facts.setdefault(f"{library.lower()}_version", version)
     return facts
 
@@ -48,9 +47,9 @@ def facts_of(folder: str) -> dict[str, Any]:
 def _global_step(path: str) -> int | None:
     """Return the trainer's step; behind a scheme from the file's beginning alone, since the log of a long run takes megabytes."""
     if not is_remote(path):
-        step = _json(path).get("global_step")
+        step = _json(path, "global_step").get("global_step")
         return step if type(step) is int else None
-    found = _STEP.search(_text(path, _HEAD).partition('"log_history"')[0])
+    found = re.search(_STEP, _text(path, _HEAD).partition('"log_history"')[0])
     return int(found.group(1)) if found else None
 
 
@@ -63,11 +62,13 @@ def _text(path: str, most: int | None = None) -> str:
         return ""
 
 
-def _json(path: str) -> dict[str, Any]:
-    """Return the object in the file; nothing where there is none or it is damaged, since facts are never needed."""
+def _json(path: str, key: str) -> dict[str, Any]:
+    """Return the object in the file; nothing where there is none, it is damaged, or nobody wrote `key` there, since facts are never needed."""
     text = _text(path)
-    if not text:
+    if f'"{key}"' not in text:
         return {}
+    import json
+
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -87,7 +87,7 @@ def cut(pieces: Sequence[Piece], shape: tuple[int, ...], where: str) -> Slot:
     parts, at = [], 0
     for piece, ref in zip(pieces, refs):
         for part in _window(ref, piece, where):
-            parts.append(replace(part, starts=(at,)))
+            parts.append(part._replace(starts=(at,)))
             at += part.sizes[0]
     return TensorRef(refs[0].dtype, shape, tuple(parts), refs[0].swapped)
 
@@ -101,5 +101,5 @@ def _window(ref: TensorRef, piece: Piece, where: str) -> Iterator[Part]:
         count = math.prod(part.sizes)
         low, high = max(piece.start - at, 0), min(end - at, count)
         if low < high:
-            yield replace(part, offset=part.offset + low * width, sizes=(high - low,), strides=(1,), starts=(0,))
+            yield part._replace(offset=part.offset + low * width, sizes=(high - low,), strides=(1,), starts=(0,))
         at += count

@@ -28,7 +28,7 @@ _NEVER_END = (
 """Starts and ends of names of files that belong to a checkpoint and hold no state by themselves: not opened when a folder is searched."""
 _PIECES = (".metadata", ".distcp", "_model_states.pt")
 """Files that mean nothing without their folder."""
-_ACCELERATE = re.compile(r"^optimizer(?:_(\d+))?\.(?:bin|pt)$")
+_ACCELERATE = r"^optimizer(?:_(\d+))?\.(?:bin|pt)$"
 
 
 def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, optimizer: int | None) -> tuple[Peek, str, int | None]:
@@ -149,5 +149,5 @@ def _tag(path: str) -> str:
 
 def _numbered(found: list[tuple[Peek, str]], optimizer: int) -> list[tuple[Peek, str]]:
     """Return Accelerate's file of that number: `optimizer.bin` is 0."""
-    marks = [(_ACCELERATE.match(os.path.basename(one.path)), one, row) for one, row in found]
+    marks = [(re.match(_ACCELERATE, os.path.basename(one.path)), one, row) for one, row in found]
     return [(one, row) for mark, one, row in marks if mark is not None and int(mark[1] or 0) == optimizer]

@@ -11,7 +11,6 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ..errors import ReadError
@@ -149,7 +148,7 @@ def _whole(folder: str, key: str, pieces: list[tuple[tuple[int, ...], TensorRef]
             where=folder,
             fix="a shard is missing or from another run: copy the whole folder again",
         )
-    parts: list[Part] = [replace(part, starts=starts) for starts, ref in sorted(distinct.items()) for part in ref.parts]
+    parts: list[Part] = [part._replace(starts=starts) for starts, ref in sorted(distinct.items()) for part in ref.parts]
     return TensorRef(first.dtype, shape, tuple(parts))
 
 

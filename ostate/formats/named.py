@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from ostate.errors import ReadError, UnknownFormat
@@ -30,6 +29,8 @@ def is_named(path: str) -> bool:
 
 
 def _index_is_named(path: str) -> bool:
+    import json
+
     size = size_of(path)
     try:
         shards = json.loads(read_at(path, 0, min(size, MOST_BYTES)))["weight_map"].values()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..errors import ReadError
@@ -85,7 +84,7 @@ def whole(values: Sequence[tuple[str, Inert]], what: str) -> TensorRef:
     for starts, ref in shares:
         if len(ref.shape) != len(shape) or len(starts) != len(shape):
             raise ReadError(f"{what}: a share of shape {ref.shape} of {shape}", where=path, fix=_AGAIN)
-        parts += [replace(part, starts=starts) for part in ref.parts if ref.numel]
+        parts += [part._replace(starts=starts) for part in ref.parts if ref.numel]
     if len(kinds) != 1 or sum(math.prod(part.sizes) for part in parts) != math.prod(shape) or _outside(parts, shape):
         raise ReadError(f"{what}: the shares do not make up the shape {shape}", where=path, fix="a file is from another run: " + _AGAIN)
     dtype, swapped = kinds.pop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -33,6 +32,8 @@ def read_names(path: str) -> list[list[str]]:
         ReadError: something else.
     """
     fix = "remove the file, or write one list of names for each parameter group"
+    import json
+
     size = size_of(path)
     if size > MOST_BYTES:
         raise ReadError(f"a names file of {size} bytes", where=path, fix=fix)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from ostate.digests import sha256_of
@@ -24,8 +23,7 @@ LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
 """LONG1 of torch's magic number, then STOP (torch/serialization.py, MAGIC_NUMBER), after the protocol and perhaps a frame."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class Stored(NamedTuple):
     """What one `torch.save` file holds: plain Python objects with `TensorRef` leaves."""
 
     value: Any
@@ -52,7 +50,7 @@ def load(path: str, *, start: int = 0, length: int | None = None, allowed: Mappi
     head = read_at(path, start, min(size, 512))
     table = Lenient({**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}, strangers=strangers)
     if head[:4] == b"PK\3\4":
-        return replace(_load_zip(path, start, size, table), strangers=tuple(sorted(table.met)))
+        return _load_zip(path, start, size, table)._replace(strangers=tuple(sorted(table.met)))
     if starts_as_legacy(head):
         from .legacy import load_legacy
 

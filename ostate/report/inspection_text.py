@@ -72,11 +72,8 @@ def _groups(document: Mapping[str, Any]) -> Table:
 
 
 def _slots(entries: Sequence[Mapping[str, Any]], full: bool) -> list[Block]:
-    counted: Counter[tuple[str, str, str, str]] = Counter()
-    for entry in entries:
-        for name, slot in entry["slots"].items():
-            shape = "x".join(map(str, slot["shape"])) or "scalar"
-            counted[(name, slot["dtype"], slot["encoding"], shape)] += 1
+    kinds = Counter((name, slot["dtype"], slot["encoding"], *slot["shape"]) for entry in entries for name, slot in entry["slots"].items())
+    counted = {(*kind[:3], "x".join(map(str, kind[3:])) or "scalar"): count for kind, count in kinds.items()}
     ordered = sorted(counted.items(), key=lambda row: (row[0][0], -row[1], row[0][3]))
     shown = ordered if full else ordered[:_ROWS]
     out: list[Block] = [Table(("slot", "dtype", "encoding", "shape", "count"), tuple(cells(*key, count) for key, count in shown))]

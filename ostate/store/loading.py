@@ -139,7 +139,7 @@ def _state(rows: Mapping[str, Any], head: header.Head, wrap: Wrap) -> NamedState
 
 def _with_crc32(ref: TensorRef, digest: str) -> TensorRef:
     kind, _, digits = digest.partition(":")
-    return replace(ref, crc32=int(digits, 16)) if kind == "crc32" else ref
+    return ref._replace(crc32=int(digits, 16)) if kind == "crc32" else ref
 
 
 def _joined(parts: Sequence[NamedState], path: str) -> NamedState:

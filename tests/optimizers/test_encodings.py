@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import bitsandbytes.functional as bnb_functional
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from ostate.errors import ReadError
 from ostate.formats import encodings, torchsave
 from ostate.formats.encodings import DECODERS, Packed
 from ostate.model import TensorRef
+from tests.records import replace
 
 from .live import SHAPES, read, run
 
@@ -266,7 +265,7 @@ def test_codes_that_lie_in_uneven_pieces_meet_their_own_scales(tmp_path):
     codes, scale = torch.randint(0, 256, (700,), dtype=torch.uint8), torch.rand(3)
     table = bnb_functional.create_dynamic_map(signed=True)
     first, second, scales, meaning = saved([codes[:100].clone(), codes[100:].clone(), scale, table], tmp_path)
-    pieces = (dataclasses.replace(first.parts[0], starts=(0,)), dataclasses.replace(second.parts[0], starts=(100,)))
+    pieces = (replace(first.parts[0], starts=(0,)), replace(second.parts[0], starts=(100,)))
     joined = TensorRef("U8", (700,), pieces)
     slot = Packed("bitsandbytes-8bit", (700,), joined, scales, 256, meaning)
     assert same(slot.read(), bnb_functional.dequantize_blockwise(codes, absmax=scale, code=table, blocksize=256))
