@@ -36,7 +36,7 @@ def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mappin
     told = _complete(tables, _by_displacement(tables), fixed)
     starts += [told] if told != claimed or not starts else []
     ends = [improve(tables, paths, start, fixed) for start in starts]
-    best = max(ends, key=lambda end: total(tables, paths, *end))
+    best = max(ends, key=lambda end: total(tables, paths, *end)) if len(ends) > 1 else ends[0]
     if tables.balanced and _unsettled(tables, paths, *best):
         other = improve(tables, paths, _complete(tables, _by_balance(tables), fixed), fixed)
         best = max([best, other], key=lambda end: total(tables, paths, *end))

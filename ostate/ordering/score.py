@@ -22,7 +22,7 @@ TRUST = 1e-4
 RARE = 1e-12
 """The same for unrelated pairs that look true where the null's tail is fitted: r * r numbers that agree to a thousandth are no accident."""
 _TAIL = 5.0
-"""Degrees of freedom of the Student tails."""
+"""Degrees of freedom of the Student tails, whose density is then an inverse cube."""
 ENOUGH = 40
 """Values from which their 99 % quantile is taken as it is."""
 FROM = 1.64
@@ -128,7 +128,8 @@ def log_ratio(x: Array, law: Law) -> Array:
 
 def _student(x: Array, fitted: Fit) -> Array:
     scaled = (x - fitted.loc) / fitted.scale
-    return np.asarray((1 + scaled * scaled / _TAIL) ** (-(_TAIL + 1) / 2) / fitted.scale + 1e-300)
+    core = 1 / (1 + scaled * scaled / _TAIL)
+    return np.asarray(core * core * core / fitted.scale + 1e-300)  # a power takes three times as long
 
 
 def _tailed(x: Array, fitted: Fit) -> Array:
