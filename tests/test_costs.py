@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import ostate
-from ostate import files
+from ostate import files, validation
 
 MB = 1 << 20
 
@@ -105,20 +105,56 @@ def test_verify_reads_every_number_once(tmp_path, monkeypatch):
         assert read.by_name[name] < 1.15 * (folder / name).stat().st_size + 100_000
 
 
-def test_repair_without_evidence_reads_the_state_once_and_holds_a_chunk(tmp_path, monkeypatch):
-    folder = checkpoint(tmp_path / "run", layers=24, wide=4096, rank=8)
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """A state of 12 MB and its named file, without the adapter."""
+    folder = checkpoint(tmp_path_factory.mktemp("named") / "run", layers=24, wide=4096, rank=8)
     (folder / "adapter_model.safetensors").unlink()
     (folder / "adapter_config.json").unlink()
-    ostate.repair(str(folder), str(tmp_path / "first.safetensors"), evidence=False)
+    ostate.repair(str(folder / "optimizer.pt"), str(folder / "out.safetensors"), evidence=False)
+    return folder
+
+
+def test_repair_without_evidence_reads_the_state_once_and_holds_a_chunk(named, tmp_path, monkeypatch):
     read = Read(monkeypatch)
     tracemalloc.start()
-    ostate.repair(str(folder), str(tmp_path / "out.safetensors"), evidence=False)
+    ostate.repair(str(named / "optimizer.pt"), str(tmp_path / "out.safetensors"), evidence=False)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    size = (folder / "optimizer.pt").stat().st_size
+    size = (named / "optimizer.pt").stat().st_size
     assert size > 12 * MB
     assert peak < 4 * MB
     assert read.by_name["optimizer.pt"] < 1.05 * size
+
+
+def test_validate_reads_every_byte_once_for_digests_and_rules(named, monkeypatch):
+    read = Read(monkeypatch)
+    assert validation.validate(named / "out.safetensors", deep=True).sound
+    size = (named / "out.safetensors").stat().st_size
+    assert size <= read.by_name["out.safetensors"] < size + 300_000
+
+
+def test_diff_reads_equal_states_once(named, monkeypatch):
+    read = Read(monkeypatch)
+    assert ostate.diff(str(named / "optimizer.pt"), str(named / "out.safetensors")).same
+    for name in ("optimizer.pt", "out.safetensors"):
+        assert read.by_name[name] < (named / name).stat().st_size + 300_000
+
+
+def test_export_reads_the_state_once_and_holds_a_chunk(named, tmp_path, monkeypatch):
+    read = Read(monkeypatch)
+    tracemalloc.start()
+    ostate.export(named / "out.safetensors", "torch", tmp_path / "optimizer.pt")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * MB
+    assert read.by_name["out.safetensors"] < (named / "out.safetensors").stat().st_size + 300_000
+
+
+@pytest.mark.parametrize("layout", ["torch", "accelerate", "less", "bergson", "dattri"])
+def test_export_imports_neither_torch_nor_numpy(named, tmp_path, layout):
+    words = ["export", str(named / "out.safetensors"), "--to", layout, "-o", str(tmp_path / "out")]
+    assert not HEAVY & set(modules_of(words))
 
 
 HEAVY = {"torch", "scipy", "peft", "transformers", "rich", "jsonschema", "numpy", "matplotlib", "safetensors"}
@@ -130,6 +166,14 @@ ALLOWED = {
 }
 
 
+def modules_of(words):
+    """Run a command in a process of its own; return all that it imported."""
+    script = f"import sys, atexit\natexit.register(lambda: print(*sys.modules, file=sys.stderr))\nfrom ostate.cli import main\nmain({words!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stderr.splitlines()[-1].split()
+
+
 @pytest.mark.parametrize("command", ALLOWED)
 def test_a_command_imports_what_it_needs(command, tmp_path):
     folder = checkpoint(tmp_path / "run", layers=6)
@@ -138,10 +182,7 @@ def test_a_command_imports_what_it_needs(command, tmp_path):
         words.insert(1, str(folder))
     if "repair" in words:
         words += ["-o", str(tmp_path / "out.safetensors")]
-    script = f"import sys, atexit\natexit.register(lambda: print(*sys.modules, file=sys.stderr))\nfrom ostate.cli import main\nmain({words!r})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1), done.stderr
-    modules = done.stderr.splitlines()[-1].split()
+    modules = modules_of(words)
     assert HEAVY & set(modules) <= ALLOWED[command]
     if command in ("--help", "inspect"):
         assert len(modules) < 230
