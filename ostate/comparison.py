@@ -198,6 +198,10 @@ def _apart(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms, progress: Calla
 
     dot = norm_a = norm_b = apart = 0.0
     for x, y in side_by_side(stream(a, rooms[0]), stream(b, rooms[1])):
+        if progress is not None:
+            progress(x.nbytes + y.nbytes)
+        if np.iscomplexobj(x) or np.iscomplexobj(y):  # two real numbers each: what is added up comes to the same
+            x, y = (np.asarray(one, np.complex128).view(np.float64) for one in (x, y))
         with np.errstate(invalid="ignore", over="ignore"):
             for at in range(0, x.size, _SUMMED):
                 left = x[at : at + _SUMMED].astype(np.float64)
@@ -207,8 +211,6 @@ def _apart(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms, progress: Calla
                 dot += float(left @ right)
                 left -= right
                 apart += float(left @ left)
-        if progress is not None:
-            progress(x.nbytes + y.nbytes)
     relative = 0.0 if apart == 0 else math.inf if norm_a == 0 else math.sqrt(apart / norm_a)
     cosine = dot / math.sqrt(norm_a) / math.sqrt(norm_b) if norm_a > 0 and norm_b > 0 else math.nan
     return Gap(name=name, slot=slot, equal=False, relative=relative, cosine=cosine), norm_a == 0, norm_b == 0

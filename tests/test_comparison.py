@@ -98,6 +98,15 @@ def test_float64_is_another_type_and_yet_nowhere_apart(tmp_path):
     assert (gap.equal, gap.relative) == (False, 0.0)
 
 
+def test_complex_numbers_are_compared_with_both_their_parts(tmp_path):
+    x, y = torch.view_as_complex(numbers(18).reshape(9, 2)), torch.view_as_complex(numbers(18, 1).reshape(9, 2))
+    _, gap = only_gap(tmp_path, x, y)
+    a, b = x.numpy().astype("c16"), y.numpy().astype("c16")
+    assert gap.relative == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a), rel=1e-12)
+    assert gap.cosine == pytest.approx(np.vdot(a, b).real / np.linalg.norm(a) / np.linalg.norm(b), rel=1e-12)
+    assert only_gap(tmp_path, x, x.real.clone())[1].relative == pytest.approx(np.linalg.norm(a.imag) / np.linalg.norm(a))
+
+
 def test_the_same_bits_of_another_type_are_other_numbers(tmp_path):
     x = numbers(9)
     assert not only_gap(tmp_path, x, x.view(torch.int32))[1].equal
