@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -186,6 +188,28 @@ def test_a_command_imports_what_it_needs(command, tmp_path):
     assert HEAVY & set(modules) <= ALLOWED[command]
     if command in ("--help", "inspect"):
         assert len(modules) < 230
+
+
+def test_inspect_of_a_file_makes_no_dataclass_and_parses_no_json(tmp_path):
+    state = checkpoint(tmp_path / "run", layers=6) / "optimizer.pt"
+    with_click = subprocess.run([sys.executable, "-c", "import sys, click; print(*sys.modules)"], capture_output=True, text=True, check=True)
+    assert not {"dataclasses", "json", "shutil", "hashlib"} & (set(modules_of(["inspect", str(state)])) - set(with_click.stdout.split()))
+
+
+def instructions(code: str, *words: str | Path) -> int:
+    """Count the instructions of a Python process; its modules are compiled already."""
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-c", code, *words]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run(command[3:], capture_output=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return int(next(line for line in done.stderr.splitlines() if "Collected" in line).split()[-1])
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind counts instructions")
+def test_inspect_takes_no_more_instructions_than_it_did(tmp_path):
+    state = checkpoint(tmp_path / "run", layers=224, wide=8) / "optimizer.pt"  # 448 parameters, as Llama 7B has
+    ratio = instructions("from ostate.cli import main; main()", "inspect", state) / instructions("import click")
+    assert ratio < 2.5
 
 
 def test_recorded_names_build_no_model(tmp_path, monkeypatch):
