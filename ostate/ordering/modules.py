@@ -53,7 +53,7 @@ def modules_of(adapter: Adapter) -> list[Module]:
         if set(keys) != {"A", "B"}:
             continue
         shape_a, shape_b = adapter.tensors[keys["A"]].shape, adapter.tensors[keys["B"]].shape
-        if len(shape_a) < 2 or len(shape_b) < 2 or shape_a[0] != shape_b[1]:
+        if len(shape_a) < 2 or len(shape_b) < 2 or shape_a[0] != shape_b[1] or 0 in (*shape_a, *shape_b):
             continue
         zero, other = (keys["A"], keys["B"]) if embedding else (keys["B"], keys["A"])
         modules.append(Module(rest, zero, other, embedding, _blocks(keys["A"], shape_a[0], adapter.config)))

@@ -98,7 +98,7 @@ class _Task:
             return rows
         tensors = len(self.keys) + len(self.positions)
         strips = -(-rows // max(1, min(most, int(STRIP // (4 * columns * tensors)))))
-        return -(-rows // strips)  # all of one size
+        return -(-rows // max(1, strips))  # all of one size
 
 
 class _Strip:

@@ -53,6 +53,22 @@ def test_l2_decay_inside_the_gradient_is_taken_out(decay):
     assert recover(known.raw, known.adapter).proven == set(known.with_state)
 
 
+@pytest.mark.parametrize(("rank", "width"), [(5, 0), (0, 40), (0, 0)])
+def test_a_module_without_numbers_takes_no_part(rank, width):
+    known, _ = trained(Toy())
+    shapes = {"empty.lora_A.weight": (rank, width), "empty.lora_B.weight": (width, rank)}
+    empty = {key: Held(np.zeros(shape, np.float32)) for key, shape in shapes.items()}
+    more = [
+        replace(known.raw.entries[0], position=len(known.keys) + index, shape=held.shape, slots={"exp_avg": held, "exp_avg_sq": held})
+        for index, held in enumerate(empty.values())
+    ]
+    raw = replace(known.raw, entries=(*known.raw.entries, *more))
+    found = verify([*known.keys, *empty], raw, replace(known.adapter, tensors={**known.adapter.tensors, **empty}))
+    assert found.verdict == "verified"
+    by_shape = set() if rank == width else {12, 13}  # the only ones of their shape
+    assert found.proven == set(known.with_state) | by_shape
+
+
 def test_a_frozen_lora_a_leaves_displacement():
     known, _ = trained(Toy())
     entries = tuple(replace(e, slots={}, shape=None) if e.position in A else e for e in known.raw.entries)
