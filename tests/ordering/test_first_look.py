@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ostate.ordering import laws, sides
+from ostate import formats
+from ostate.ordering import evidence, laws, recover, sides
 from ostate.ordering.modules import Module
 from ostate.ordering.reading import Reader
 from ostate.ordering.score import quantile
 from ostate.ordering.sides import Early, side
-from tests.ordering.numbers import Toy, trained
+from tests.ordering.numbers import Known, Toy, trained
+from tests.test_costs import checkpoint
 
 MODULE = Module("0", "0.lora_B.weight", "0.lora_A.weight", False, 1)
 ROWS, RANK, STEPS = 48, 32, 6
@@ -76,6 +78,21 @@ def test_the_second_look_asks_all_rows(toy, monkeypatch):
 def test_factors_that_stay_whole_tell_displacement_by_all_rows(toy, monkeypatch):
     monkeypatch.setattr(sides, "TOLD", 64)
     assert zero_side(toy, 0)[0].numel == ROWS * RANK
+
+
+def test_what_some_rows_tell_is_right(tmp_path, monkeypatch):
+    folder = checkpoint(tmp_path / "wide", layers=8, rank=32, wide=256)
+    raw, adapter = formats.read(str(folder / "optimizer.pt")), formats.read_adapter(str(folder))
+    known = Known(raw, adapter, tuple(str(entry.name).replace(".default", "") for entry in raw.entries))
+    monkeypatch.setattr(sides, "TOLD", 512)
+    monkeypatch.setattr(laws, "THIN", (8, 8))  # and no second look
+    assert evidence.verify(known.keys, raw, adapter).proven == set(known.with_state)
+    found = evidence.verify(known.swapped(1, 5), raw, adapter)
+    assert {position for position, _, _ in found.contradictions} == {1, 5}
+    mixed = known.shuffled(3)
+    found = recover.recover(mixed.raw, mixed.adapter)
+    assert len(found.proven) > 12
+    assert all(found.order[position] == mixed.keys[position] for position in found.proven)
 
 
 def residual(left, right, *drifts):
