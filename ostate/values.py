@@ -76,7 +76,7 @@ class Meter:
         self._low, self._high = min(self._low, low), max(self._high, high)
         if low <= 0 <= high:  # five times as fast as count_nonzero on floats
             self._zeros += int(np.count_nonzero(values == 0))
-        if self._whole and (low < 0 or high > 255 or (high > 0 and not bool((values == np.rint(values)).all()))):
+        if self._whole and (low < 0 or high > 255 or (high > 0 and not (_are_whole(values[:256]) and _are_whole(values)))):
             self._whole = False
         if self._exact:
             self._count(values, low)
@@ -121,6 +121,12 @@ class Meter:
             tiny=self._tiny if self._exact else None,
             whole=self._whole and finite > 0 and self._high >= 16,
         )
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    import numpy as np
+
+    return bool((values == np.rint(values)).all())
 
 
 PIECE = 1 << 16
