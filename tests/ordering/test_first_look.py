@@ -47,13 +47,15 @@ def numbers(toy, *, moved):
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_the_first_rows_of_each_strip_tell_displacement_and_all_rows_the_rest(toy, moved, monkeypatch):
+@pytest.mark.parametrize(("strip", "last"), [(16, 6), (7, 2)], ids=["even strips", "the last one shorter"])
+def test_the_first_rows_of_each_strip_tell_displacement_and_all_rows_the_rest(toy, moved, strip, last, monkeypatch):
     whole, features = zero_side(toy, 8, moved=moved)
     assert whole.numel == ROWS * RANK
     monkeypatch.setattr(sides, "TOLD", ROWS * RANK // 3)
-    monkeypatch.setattr(sides, "PIECE", 16 * RANK)
+    monkeypatch.setattr(sides, "PIECE", strip * RANK)
     some, same = zero_side(toy, 8, moved=moved)
-    told = [row for row in range(ROWS) if row % 16 < 6]  # a third of 16 rows, rounded up
+    final = (ROWS - 1) // strip
+    told = [row for row in range(ROWS) if row % strip < (last if row // strip == final else -(-strip // 3))]  # a third, rounded up
     assert some.numel == len(told) * RANK
     for name in ("products", "drift"):
         assert np.allclose(getattr(some, name) / some.unit, getattr(whole, name) / whole.unit, rtol=1e-3, atol=1e-6)
