@@ -84,6 +84,7 @@ def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "ostate"
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, axes = plt.subplots(2, len(found), figsize=(3 * len(found), 5), sharey="row")
     for column, (name, rows) in enumerate(found.items()):
@@ -91,6 +92,7 @@ def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
             axis = axes[line, column]
             axis.plot([row["x"] for row in rows], [row[key] for row in rows], "o-", color="#3b6ea5")
             axis.set(xscale="log", yscale="log", xlabel=name.partition(", ")[2] if line else "", title="" if line else name.partition(", ")[0])
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("CPU seconds")
     axes[1, 0].set_ylabel("peak MB")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ostate.model import Entry, Finding, Group, Hyper, RawState, Severity
 from ostate.optimizers import OPTIMIZERS, OptimizerSpec, step_of
-from ostate.values import Summary
 
 if TYPE_CHECKING:
     from ostate.model import Adapter
+    from ostate.values import Summary
 
 SECOND = frozenset({
     "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf", "exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var",
@@ -110,3 +110,11 @@ def structure_of(
 def plural(count: int, what: str) -> str:
     """`1 parameter`, `3 parameters`."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+Rule = Callable[[Structure], Iterator[Finding]] | Callable[[Numbers], Iterator[Finding]]
+
+
+def name_of(rule: Rule) -> str:
+    """Return a rule's name in findings: its function's, with dashes."""
+    return rule.__name__.replace("_", "-")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ostate.model import Finding, Hyper
 
@@ -209,3 +209,19 @@ def moments_are_constant(seen: Numbers) -> Iterator[Finding]:
             "a dummy step or an initialised state: use a trained one",
             flat,
         )
+
+
+NUMBERS: tuple[Callable[[Numbers], Iterator[Finding]], ...] = (
+    values_not_finite,
+    second_moment_is_negative,
+    state_is_cold,
+    parameters_never_moved,
+    second_moment_is_a_copy,
+    parameters_are_copies,
+    second_moment_is_zero_where_the_first_is_not,
+    second_moment_is_below_eps,
+    first_moment_is_out_of_bounds,
+    values_look_like_codes,
+    moments_are_constant,
+)
+"""Rules on one pass over the """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ostate.model import Finding, Hyper, TensorRef
 from ostate.optimizers import PACKINGS
@@ -280,3 +280,26 @@ def adapter_does_not_fit(seen: Structure) -> Iterator[Finding]:
 
 def _size(shape: tuple[int, ...], flat: bool) -> tuple[int, ...]:
     return (math.prod(shape),) if flat else shape
+
+
+STRUCTURE: tuple[Callable[[Structure], Iterator[Finding]], ...] = (
+    no_state_at_all,
+    optimizer_over_frozen_parameters,
+    parameters_without_a_gradient,
+    optimizer_cannot_be_used,
+    optimizer_not_recognised,
+    quantised_moments,
+    codes_posing_as_values,
+    half_precision_moments,
+    slots_missing,
+    shapes_disagree,
+    step_is_missing,
+    step_is_zero,
+    steps_differ,
+    step_against_the_trainer,
+    learning_rate_is_zero,
+    hyperparameters_missing,
+    hyperparameters_out_of_range,
+    adapter_does_not_fit,
+)
+"""Rules that need no number."""

@@ -6,9 +6,8 @@ from collections import defaultdict
 
 from ostate.model import Finding, RawState, Slot, TensorRef
 
-from .facts import FIRST, SECOND, Row, structure_of
+from .facts import FIRST, SECOND, Row, name_of, structure_of
 from .numbers import parameters_are_copies, written_over
-from .rules import name_of
 
 _FEW = 64
 """Numbers that tell most tensors apart, where no checksum does."""
