@@ -39,6 +39,7 @@ def test_a_shuffled_state_gets_its_names_back_from_the_numbers_alone(name):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)  # thousands of swaps: an hour on a busy machine
 @pytest.mark.parametrize("name", LORA)
 def test_a_hundred_shuffles_prove_no_wrong_name(name):
     for seed in range(100):
@@ -57,6 +58,7 @@ def test_a_swap_of_two_factors_is_contradicted_and_both_are_named(name):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)  # thousands of swaps: an hour on a busy machine
 @pytest.mark.parametrize("name", LORA)
 def test_every_swap_of_two_factors_is_contradicted(name):
     """Where both names are proven as they are; none is ever proven where it does not belong, and nobody else is blamed."""
@@ -86,6 +88,7 @@ def test_no_shuffled_claim_is_verified():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)  # thousands of swaps: an hour on a busy machine
 def test_none_of_a_thousand_shuffled_claims_is_verified():
     _no_shuffle_is_verified(case("llama_qv"), 1000)
 
