@@ -16,6 +16,8 @@ from ostate.model import Adapter, Names
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What torch.compile, FSDP1 and activation checkpointing put into a name, wherever they wrap."""
 PEFT_PREFIX = "base_model.model."
+MOST_LEAD = 3
+"""Modules of a program's own that may stand around the model whose adapter was saved."""
 SLOT_ORDER = (
     "base_layer", "lora_A", "lora_B", "lora_E", "lora_ranknum", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_diag",
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
@@ -67,12 +69,31 @@ def _saves_its_embedding(adapter: Adapter) -> bool:
 def match_all(names: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], str]:
     """Return the key of each name, and the adapter's name as the names themselves tell it.
 
-    Names that were recorded carry the adapter's name; where `adapter.name` is only assumed, they are believed.
+    Names that were recorded carry the adapter's name; where `adapter.name` is only assumed, they are believed. Where no name is in the
+    file, the modules around the saved one, which all names then begin with, are left out to look again.
     """
     bare = [strip_wrappers(name) if name is not None else None for name in names]
-    told = adapter.name if adapter.name_known else _told_name([name for name in bare if name], adapter)
-    keys = tuple(_find(name, told, adapter) if name is not None else None for name in bare)
+    keys, told = _matched(bare, adapter)
+    for lead in range(1, MOST_LEAD + 1):
+        if any(keys):
+            break
+        shorter = _without_lead(bare, lead)
+        keys, told = _matched(shorter, adapter) if shorter else (keys, told)
     return keys, told
+
+
+def _matched(bare: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], str]:
+    told = adapter.name if adapter.name_known else _told_name([name for name in bare if name], adapter)
+    return tuple(_find(name, told, adapter) if name is not None else None for name in bare), told
+
+
+def _without_lead(bare: Names, lead: int) -> Names:
+    """Return the names without the first components that all of them share (a LightningModule around the model); nothing where they do not."""
+    parts = [name.split(".", lead) if name is not None else None for name in bare]
+    leads = {tuple(part[:-1]) for part in parts if part is not None}
+    if len(leads) != 1 or any(part is not None and len(part) <= lead for part in parts):
+        return ()
+    return [part[-1] if part is not None else None for part in parts]
 
 
 def live_name(key: str, adapter: Adapter) -> str:

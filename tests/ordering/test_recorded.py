@@ -12,6 +12,7 @@ from ostate.errors import OrderingError
 from ostate.formats import read, read_adapter
 from ostate.model import Question, RawState
 from ostate.ordering import claims
+from ostate.ordering.evidence import verify
 from ostate.ordering.names_file import read_names
 from tests import real
 from tests.records import replace
@@ -55,6 +56,29 @@ def test_wrapped_names_lose_their_wrappers():
     raw = _renamed(question.raw, [f"module._orig_mod.{name}" for name in truth])
     found, _ = claims(replace(question, raw=raw), SOURCES)
     assert list(found[0].names) == truth
+
+
+@pytest.mark.parametrize("lead", ["model.", "net.encoder."])
+def test_modules_around_the_saved_model_stay_in_the_names_and_hide_nothing_from_the_numbers(lead: str):
+    question = _question("named_trainable")
+    truth = _truth("named_trainable")
+    (claim,), lost = claims(replace(question, raw=_renamed(question.raw, [lead + name for name in truth])), SOURCES)
+    assert list(claim.names) == [lead + name for name in truth]
+    assert claim.keys == claims(question, SOURCES)[0][0].keys
+    assert lost == []
+    swapped = [truth[2], truth[1], truth[0], *truth[3:]]
+    raw = _renamed(question.raw, [lead + name for name in swapped])
+    keys = claims(replace(question, raw=raw), SOURCES)[0][0].keys
+    assert verify(keys, raw, question.adapter).verdict == "contradicted"
+
+
+def test_a_lead_that_only_some_names_have_is_none():
+    question = _question("named_trainable")
+    truth = _truth("named_trainable")
+    names = [f"{'left' if at % 2 else 'right'}.{name}" for at, name in enumerate(truth)]
+    (claim,), lost = claims(replace(question, raw=_renamed(question.raw, names)), SOURCES)
+    assert set(claim.keys) == {None}
+    assert lost
 
 
 def test_names_of_another_model_stand_without_keys_and_it_is_said():
