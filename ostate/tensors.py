@@ -56,7 +56,7 @@ class Slot(Protocol):
         """Return the same numbers under another shape of the same number of elements."""
 
 
-class _Fields:
+class Fields:
     """Equality, hash, text and `_replace` by `__slots__`.
 
     What a dataclass would give; but making one costs every command a millisecond, and a frozen one takes three times as long to fill. A state
@@ -79,7 +79,7 @@ class _Fields:
         return type(self)(**{**{name: getattr(self, name) for name in self.__slots__}, **changes})
 
 
-class Part(_Fields):
+class Part(Fields):
     """A piece of a tensor in a file: a strided view of `sizes` that lies at `starts` in the whole.
 
     A part whose `starts` has one entry addresses the flattened tensor, whatever the tensor's rank.
@@ -107,7 +107,7 @@ class Part(_Fields):
         return True
 
 
-class TensorRef(_Fields):
+class TensorRef(Fields):
     """A stored tensor: where its bytes lie. Nothing is read until someone asks. Satisfies `Slot`."""
 
     __slots__ = ("crc32", "dtype", "parts", "shape", "swapped")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ostate.errors import ReadError
-from ostate.model import CHUNK, ITEMSIZE, Hyper, Part, Slot, TensorRef
+from ostate.model import CHUNK, ITEMSIZE, Fields, Hyper, Part, Slot, TensorRef
 from ostate.optimizers import OPTIMIZERS, PACKINGS
 
 from .pickles import Inert
@@ -28,20 +28,32 @@ _BLOCKS = (256, 2048, 128, 64, 512, 1024, 4096)
 """bitsandbytes' block sizes: 256 since 0.44, 2048 before it; the rest could be asked for."""
 
 
-class Packed(NamedTuple):
+class Packed(Fields):
     """A slot stored as codes, a scale for each block of elements, and perhaps a table of what a code means. Satisfies `Slot`."""
 
-    encoding: str
-    shape: tuple[int, ...]
-    codes: TensorRef
-    """One code an element; two in a byte, high half first, where `halves`."""
-    scale: TensorRef
-    """One float a block."""
-    block: int
-    """Elements that share a scale."""
-    table: TensorRef | None = None
-    """What a code means, before scaling; None: the codes are floats themselves."""
-    halves: bool = False
+    __slots__ = ("block", "codes", "encoding", "halves", "scale", "shape", "table")
+
+    def __init__(
+        self,
+        encoding: str,
+        shape: tuple[int, ...],
+        codes: TensorRef,
+        scale: TensorRef,
+        block: int,
+        table: TensorRef | None = None,
+        halves: bool = False,
+    ) -> None:
+        self.encoding = encoding
+        self.shape = shape
+        self.codes = codes
+        """One code an element; two in a byte, high half first, where `halves`."""
+        self.scale = scale
+        """One float a block."""
+        self.block = block
+        """Elements that share a scale."""
+        self.table = table
+        """What a code means, before scaling; None: the codes are floats themselves."""
+        self.halves = halves
 
     @property
     def dtype(self) -> str:
