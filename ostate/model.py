@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .named import Adapter, Claim, Evidence, NamedParameter, NamedState, Ordering, PairScore, Question
 
 __all__ = [
-    "CHUNK", "ITEMSIZE", "Adapter", "Claim", "Entry", "Evidence", "Fields", "Finding", "Group", "Hyper", "NamedParameter", "NamedState", "Names", "Ordering",
-    "PairScore", "Part", "Question", "RawState", "Reader", "Severity", "Slot", "SourceFile", "TensorRef", "decode_numbers",
+    "CHUNK", "ITEMSIZE", "Adapter", "Claim", "Entry", "Evidence", "Fields", "Finding", "Group", "Hyper", "NamedParameter", "NamedState", "Names",
+    "Ordering", "PairScore", "Part", "Question", "RawState", "Reader", "Severity", "Slot", "SourceFile", "TensorRef", "decode_numbers",
 ]  # fmt: skip
 
 Severity = Literal["note", "warning", "error"]
