@@ -243,7 +243,18 @@ OUTSIDE = (_cut, _bytes_changed, _other_adapter, _other_step, _other_step, _wron
 
 
 def origin_of(case: real.Case) -> Origin:
-    return {row.get("index", at): frozenset((row["name"],)) for at, row in enumerate(case.truth)}
+    """Return the true names by position; where the truth has no positions, those whose second moments lie there."""
+    if all("index" in row for row in case.truth):
+        return {row["index"]: frozenset((row["name"],)) for row in case.truth}
+    by_digest = collections.defaultdict(set)
+    for row in case.truth:
+        by_digest[row.get("exp_avg_sq_sha256")].add(row["name"])
+    try:
+        entries = inspection.open_state(str(case.state)).entries
+    except OstateError:
+        return {}
+    held = [(entry.position, entry.slots["exp_avg_sq"].read()) for entry in entries if "exp_avg_sq" in entry.slots]
+    return {position: frozenset(names) for position, values in held if (names := by_digest.get(real.sha256(values)))}
 
 
 def copied(case: real.Case, room: Path) -> Job:

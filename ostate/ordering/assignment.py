@@ -17,10 +17,16 @@ _FEW = 24
 
 
 def assign(scores: Array) -> tuple[Places, Places]:
-    """Return (rows, columns) of the assignment whose scores, (k, p), sum to most; as many as the smaller side has."""
+    """Return (rows, columns) of the assignment whose scores, (k, p), sum to most; as many as the smaller side has.
+
+    A score that is not finite counts as less than any other.
+    """
     turned = scores.shape[0] > scores.shape[1]
     table = np.asarray(scores.T if turned else scores, np.float64)
     rows = np.arange(len(table))
+    finite = np.isfinite(table)
+    if not finite.all():
+        table = np.where(finite, table, table[finite].min(initial=0.0) - 1)
     if not table.size or table.min() == table.max():  # nothing is known yet: as they stand
         columns = rows
     else:

@@ -72,8 +72,8 @@ class Law:
 
     @property
     def speaks(self) -> bool:
-        """True when the two are apart enough to tell anything."""
-        return self.true.loc > self.null.loc + self.null.scale
+        """True when the two are apart enough to tell anything; never where numbers near the end of their range left one without a finite scale."""
+        return self.true.loc > self.null.loc + self.null.scale and math.isfinite(self.true.scale) and math.isfinite(self.true.loc)
 
     @property
     def distance(self) -> float:
@@ -91,7 +91,8 @@ def fit(values: Array, *, floor: float, trim: bool = False) -> Fit:
         return Fit(0.0, floor)
     loc = quantile(values, 0.5)
     middle = 1.4826 * quantile(np.abs(values - loc), 0.5)
-    reach = (quantile(values, 0.99) - loc) / 2.33 if values.size >= ENOUGH else float(np.std(_trimmed(values, loc) if trim else values))
+    with np.errstate(over="ignore"):
+        reach = (quantile(values, 0.99) - loc) / 2.33 if values.size >= ENOUGH else float(np.std(_trimmed(values, loc) if trim else values))
     scale = max(middle, reach, floor)
     start = min(loc + FROM * scale, quantile(values, 1 - SHARE))
     excess = values[values > start] - start
@@ -117,13 +118,14 @@ def _trimmed(values: Array, loc: float) -> Array:
 def log_ratio(x: Array, law: Law) -> Array:
     """Return log f_true / f_null, at least log TRUST, at most -log `alike`; zero everywhere where the law does not speak.
 
-    Above the true location the ratio stays what it is there: more than true is not better than true.
+    Above the true location the ratio stays what it is there: more than true is not better than true. What is no number tells nothing: zero.
     """
     if not law.speaks:
         return np.zeros_like(x)
     at = np.minimum(x, law.true.loc)
     true, null = _student(at, law.true), _tailed(at, law.null)
-    return np.asarray(np.log((1 - TRUST) * true + TRUST * null) - np.log((1 - law.alike) * null + law.alike * true))
+    found = np.log((1 - TRUST) * true + TRUST * null) - np.log((1 - law.alike) * null + law.alike * true)
+    return np.where(np.isfinite(found), found, 0.0)
 
 
 def _student(x: Array, fitted: Fit) -> Array:

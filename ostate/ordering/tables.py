@@ -111,11 +111,15 @@ def settles(found: Evidence, tables: Tables) -> bool:
 
 
 def closer(asked: Callable[[int], tuple[Evidence, bool]], adapter: Adapter) -> Evidence:
-    """Ask (number of mixtures -> what is found, and whether it settles all) with as many mixtures as it takes; tables are forgotten in between."""
-    for thin in widths(adapter):
-        found, settled = asked(thin)
-        if settled:
-            break
+    """Ask (number of mixtures -> what is found, and whether it settles all) with as many mixtures as it takes; tables are forgotten in between.
+
+    Damaged numbers near the end of their range overflow on the way: what is not finite tells nothing, and nobody needs a warning of numpy's.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        for thin in widths(adapter):
+            found, settled = asked(thin)
+            if settled:
+                break
     return found
 
 

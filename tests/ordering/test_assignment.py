@@ -27,6 +27,18 @@ def test_the_assignment_is_as_good_as_scipy_s(shape, lean):
         assert at_most(table) >= best - 1e-9
 
 
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("shape", [(9, 9), (9, 12)])
+def test_what_is_no_number_is_given_to_nobody_who_can_do_without(odd, shape):
+    table = np.random.default_rng(2).standard_normal(shape)
+    table[np.arange(9), np.arange(9)] += 2
+    table[3, 5:], table[4:7, 3] = odd, odd
+    rows, columns = assign(table)
+    assert sorted(set(columns)) == sorted(columns)
+    assert np.isfinite(table[rows, columns]).all()
+    assert len(assign(np.full(shape, odd))[0]) == 9
+
+
 def test_keys_that_are_held_stay_where_they_are():
     table = np.random.default_rng(1).standard_normal((9, 9))
     table[4], table[4, 7] = -1e6, 1e6

@@ -173,6 +173,26 @@ def test_numbers_that_are_not_finite_prove_and_contradict_nothing():
     assert not found.contradictions
 
 
+@pytest.mark.parametrize("slot", ["exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("number", [2.6e33, 3e38, -1e25, np.inf])
+def test_one_number_near_the_end_of_its_range_proves_nothing_wrong(slot, number):
+    """A flipped bit of an exponent: products overflow, and nothing that is then fitted may end in a proof, a warning, or no end at all."""
+    known, _ = trained(Toy())
+
+    def broken(held):
+        values = np.array(held.read(), copy=True)
+        values.flat[3] = number
+        return Held(values)
+
+    for position in (0, 7):
+        entries = tuple(replace(e, slots={**e.slots, slot: broken(e.slots[slot])}) if e.position == position else e for e in known.raw.entries)
+        for found in (
+            verify(known.keys, replace(known.raw, entries=entries), known.adapter),
+            recover(replace(known.raw, entries=entries), known.adapter),
+        ):
+            assert all(found.order[p] == known.keys[p] for p in found.proven)
+
+
 def test_a_name_whose_tensor_the_file_does_not_hold_is_proven_for_nobody():
     known, _ = trained(Toy())
     tensors = {key: ref for key, ref in known.adapter.tensors.items() if not key.startswith("2.")}
