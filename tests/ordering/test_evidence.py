@@ -46,6 +46,7 @@ def test_a_hundred_shuffles_prove_no_wrong_name(name):
         known = case(name).shuffled(seed)
         found = recover(known.raw, known.adapter)
         assert all(found.order[p] == known.keys[p] for p in found.proven)
+        assert all(found.order[p] == known.keys[p] for p in known.factors())
         assert len(set(known.factors()) - found.proven) <= UNSURE.get(name, 0)
 
 
