@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from .tensors import CHUNK, ITEMSIZE, Fields, Part, Slot, TensorRef, decode_numbers
+from .tensors import CHUNK, ITEMSIZE, Fields, Part, Slot, TensorRef, decode_numbers, raw_chunks
 
 if TYPE_CHECKING:
     from .named import Adapter, Claim, Evidence, NamedParameter, NamedState, Ordering, PairScore, Question
 
 __all__ = [
     "CHUNK", "ITEMSIZE", "Adapter", "Claim", "Entry", "Evidence", "Fields", "Finding", "Group", "Hyper", "NamedParameter", "NamedState", "Names",
-    "Ordering", "PairScore", "Part", "Question", "RawState", "Reader", "Severity", "Slot", "SourceFile", "TensorRef", "decode_numbers",
+    "Ordering", "PairScore", "Part", "Question", "RawState", "Reader", "Severity", "Slot", "SourceFile", "TensorRef", "decode_numbers", "raw_chunks",
 ]  # fmt: skip
 
 Severity = Literal["note", "warning", "error"]

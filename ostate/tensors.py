@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import ReadError
-from .files import read_at
+from .files import read_at, read_into
 
 if TYPE_CHECKING:
     import numpy as np
@@ -238,6 +238,21 @@ def _read_part(ref: TensorRef, part: Part) -> np.ndarray:
     values = decode_numbers(read_at(part.file, part.offset, span * size), ref.dtype, ref.swapped)
     steps = tuple(stride * values.itemsize for stride in part.strides)
     return np.lib.stride_tricks.as_strided(values, part.sizes, steps).copy()
+
+
+def raw_chunks(source: TensorRef, buffer: memoryview) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor that is one run; each piece lies in `buffer`, over the one before.
+
+    Raises:
+        ReadError: the file cannot be read.
+    """
+    run = source.run
+    assert run is not None
+    file, offset = run
+    for at in range(0, source.nbytes, len(buffer)):
+        piece = buffer[: min(len(buffer), source.nbytes - at)]
+        read_into(file, offset + at, piece)
+        yield piece
 
 
 def decode_numbers(raw: bytes | memoryview, dtype: str, swapped: bool = False) -> np.ndarray:

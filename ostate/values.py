@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from .files import read_into
-from .model import ITEMSIZE, Slot, TensorRef, decode_numbers
+from .model import ITEMSIZE, Slot, TensorRef, decode_numbers, raw_chunks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,16 +140,10 @@ def stream(slot: Slot, room: memoryview) -> Iterator[np.ndarray]:
     Raises:
         ReadError: the source cannot be read.
     """
-    run = slot.run if isinstance(slot, TensorRef) else None
-    if run is None:
+    if not isinstance(slot, TensorRef) or slot.run is None:
         yield from slot.chunks(PIECE)
         return
-    file, offset = run
-    size = math.prod(slot.shape) * ITEMSIZE[slot.dtype]
-    step = PIECE * ITEMSIZE[slot.dtype]
-    for at in range(0, size, step):
-        raw = room[: min(step, size - at)]
-        read_into(file, offset + at, raw)
+    for raw in raw_chunks(slot, room[: PIECE * ITEMSIZE[slot.dtype]]):
         yield decode_numbers(raw, slot.dtype)
 
 

@@ -17,8 +17,8 @@ from zlib import crc32
 
 from ostate.digests import sha256_of
 from ostate.errors import ExportError
-from ostate.files import new_buffer, read_into
-from ostate.model import ITEMSIZE, Slot, TensorRef
+from ostate.files import new_buffer
+from ostate.model import ITEMSIZE, Slot, TensorRef, raw_chunks
 
 from .pickling import kind_of, pickled
 from .tensors import Number
@@ -95,11 +95,7 @@ def _bytes_of(slot: Slot, buffer: memoryview) -> Iterator[bytes | memoryview]:
     """Yield a slot's bytes as they will lie in the file; those of one run lie in `buffer`, each piece over the one before."""
     kind = kind_of(slot)
     if kind.stored and isinstance(slot, TensorRef) and slot.run is not None:
-        file, offset = slot.run
-        for at in range(0, slot.nbytes, len(buffer)):
-            piece = buffer[: min(len(buffer), slot.nbytes - at)]
-            read_into(file, offset + at, piece)
-            yield piece
+        yield from raw_chunks(slot, buffer)
         return
     for chunk in slot.chunks():
         yield chunk.astype(kind.numpy, copy=False).tobytes()

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ostate.errors import StoreError
-from ostate.files import new_buffer, read_into
-from ostate.model import Slot, TensorRef, decode_numbers
+from ostate.files import new_buffer
+from ostate.model import Slot, TensorRef, decode_numbers, raw_chunks
 from ostate.values import Meter, Summary
 
 from .plan import Job
@@ -79,21 +79,6 @@ def _pieces(job: Job, buffer: memoryview) -> Iterator[tuple[Raw, np.ndarray]]:
         return
     for raw in raw_chunks(source, buffer):
         yield raw, decode_numbers(raw, source.dtype)
-
-
-def raw_chunks(source: TensorRef, buffer: memoryview) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor that is one run; each piece lies in `buffer`, over the one before.
-
-    Raises:
-        ReadError: the file cannot be read.
-    """
-    run = source.run
-    assert run is not None
-    file, offset = run
-    for at in range(0, source.nbytes, len(buffer)):
-        piece = buffer[: min(len(buffer), source.nbytes - at)]
-        read_into(file, offset + at, piece)
-        yield piece
 
 
 def encode(values: np.ndarray, dtype: str) -> bytes:

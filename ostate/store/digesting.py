@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ostate.files import new_buffer
-from ostate.model import CHUNK, ITEMSIZE, Finding, NamedState, Slot, TensorRef, decode_numbers
+from ostate.model import CHUNK, ITEMSIZE, Finding, NamedState, Slot, TensorRef, decode_numbers, raw_chunks
 
-from .copying import Digest, digest_of, raw_chunks
+from .copying import Digest, digest_of
 from .loading import load
 from .validating import other_bytes
 
