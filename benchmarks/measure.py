@@ -19,7 +19,7 @@ from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parent
 PYTHON = sys.executable
-OSTATE = [PYTHON, "-c", "from ostate.cli import main; main()"]
+OSTATE = [PYTHON, "-c", "from ostate.cli import run; run()"]
 """What the installed `ostate` script does."""
 CLICK = [PYTHON, "-c", "import click"]
 MB = 1 << 20

@@ -1,6 +1,6 @@
 """`python -m ostate`."""
 
-from ostate.cli import main
+from ostate.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -208,7 +208,7 @@ def instructions(code: str, *words: str | Path) -> int:
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind counts instructions")
 def test_inspect_takes_no_more_instructions_than_it_did(tmp_path):
     state = checkpoint(tmp_path / "run", layers=224, wide=8) / "optimizer.pt"  # 448 parameters, as Llama 7B has
-    ratio = instructions("from ostate.cli import main; main()", "inspect", state) / instructions("import click")
+    ratio = instructions("from ostate.cli import run; run()", "inspect", state) / instructions("import click")
     assert ratio < 2.5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -77,6 +78,27 @@ def main() -> None:
 
     Every option of a command can come from a variable, too: OSTATE_REPAIR_BASE=base-model.
     """
+
+
+def run() -> None:
+    """Run `main` as a program of its own, and leave at once: what the `ostate` script and `python -m ostate` call.
+
+    Python would take every object apart first, one by one, which is a tenth of `inspect` and of use to nobody. What asked to be called at the
+    end is called; output that cannot be written any more is left to Python's own way out, which says so.
+    """
+    try:
+        main()
+    except SystemExit as leaving:
+        if type(leaving.code) is not int:
+            raise
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
+        except OSError:
+            raise leaving from None
+        atexit._run_exitfuncs()
+        os._exit(leaving.code)
 
 
 if TYPE_CHECKING:

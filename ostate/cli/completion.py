@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from .screen import write
+
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -21,4 +23,4 @@ def command(ctx: click.Context, shell: str) -> None:
     made = get_completion_class(shell)
     if made is None:
         raise click.UsageError(f"click knows no completion for {shell}")
-    click.echo(made(ctx.find_root().command, {}, "ostate", "_OSTATE_COMPLETE").source())
+    write(made(ctx.find_root().command, {}, "ostate", "_OSTATE_COMPLETE").source())

@@ -8,6 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import click
 
 from . import main
+from .screen import write
 
 
 @click.command()
@@ -23,7 +24,7 @@ def command(folder: str) -> None:
     """
     from ostate import demo
 
-    demo.run(folder, click.echo, _run)
+    demo.run(folder, write, _run)
 
 
 def _run(arguments: list[str]) -> tuple[int, str]:

@@ -8,7 +8,7 @@ import click
 
 from . import PATH, finish
 from .options import checksum, naming, options_of
-from .screen import reading
+from .screen import reading, write
 
 
 @click.command()
@@ -39,8 +39,7 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
 
         text = io.StringIO()
         csv.writer(text).writerows([("position", "name", "shape"), *rows])
-        click.echo(text.getvalue(), nl=False)
+        write(text.getvalue().removesuffix("\n"))
     else:
-        for position, name, shape in rows:
-            click.echo(f"{position}\t{name}\t{shape}")
+        write("\n".join(f"{position}\t{name}\t{shape}" for position, name, shape in rows))
     finish(not settled)

@@ -11,7 +11,7 @@ import click
 
 from . import PATH, finish
 from .options import Betas, checksum, naming, options_of
-from .screen import reading, show
+from .screen import reading, show, write
 
 if TYPE_CHECKING:
     from ostate.program import Options
@@ -84,12 +84,12 @@ def _batch(pattern: str, folder: str, options: Options, *, jobs: int, force: boo
 
     def say(one: Outcome) -> None:
         tail = "already done" if one.done else one.reason or f"{one.parameters} parameters, {one.seconds:.1f} s"
-        click.echo(printable(f"{one.verdict:<10}  {one.path}  {tail}"))
+        write(printable(f"{one.verdict:<10}  {one.path}  {tail}"))
 
     outcomes = repair_all(work, options=options, jobs=jobs, force=force, say=say)
     counted = Counter((one.verdict, one.done) for one in outcomes)
     rows = [(verdict, count, "already done" if done else "now") for (verdict, done), count in sorted(counted.items())]
-    click.echo("\n".join(["", *table(rows, ("verdict", "checkpoints", "written"))]))
+    write("\n".join(["", *table(rows, ("verdict", "checkpoints", "written"))]))
     if any(one.verdict == "refused" for one in outcomes):
         sys.exit(3)
     finish(not all(one.settled for one in outcomes))

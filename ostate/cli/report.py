@@ -10,7 +10,7 @@ import click
 
 from . import PATH
 from .options import naming, options_of
-from .screen import loudness, progress
+from .screen import loudness, progress, write
 
 
 @click.command()
@@ -44,4 +44,4 @@ def command(path: tuple[str, ...], force: bool, out: str, **chosen: Any) -> None
     finally:
         temporary.unlink(missing_ok=True)
     if loudness() >= 0:
-        click.echo(f"wrote {click.format_filename(out)}: {len(path)} {'state' if len(path) == 1 else 'states'}")
+        write(f"wrote {click.format_filename(out)}: {len(path)} {'state' if len(path) == 1 else 'states'}")

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from errno import EPIPE
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
@@ -60,7 +61,7 @@ def show(document: Mapping[str, Any], blocks: Blocks, *, as_json: bool = False) 
     if as_json:
         from ostate.report.json_text import as_json as text_of
 
-        click.echo(text_of(document))
+        write(text_of(document))
         return
     said = blocks(document, full=loudness() > 0)
     if loudness() < 0:
@@ -81,11 +82,11 @@ def say(blocks: list[Block], *, err: bool = False) -> None:
         from ostate.report.rich_text import rendered
 
         width = get_terminal_size().columns
-        _echo(rendered(blocks, width=width, colour=wants_colour(stream), most=most).rstrip("\n"), err=err)
+        write(rendered(blocks, width=width, colour=wants_colour(stream), most=most).rstrip("\n"), err=err)
     else:
         from ostate.report.text import plain
 
-        _echo("\n".join(plain(blocks, most=most)), err=err)
+        write("\n".join(plain(blocks, most=most)), err=err)
 
 
 def say_error(error: OstateError) -> None:
@@ -102,7 +103,7 @@ def say_error(error: OstateError) -> None:
         import traceback
 
         lines += ["", *(printable(line) for whole in traceback.format_exception(error) for line in whole.splitlines())]
-    _echo("\n".join(lines), err=True)
+    write("\n".join(lines), err=True)
 
 
 def _cut(text: str) -> str:
@@ -110,14 +111,16 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 4 :]}"
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Tell whether a person looks at the stream; FORCE_COLOR says yes, TERM=dumb no."""
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether a person looks at the stream; FORCE_COLOR says yes, TERM=dumb no. A stream that was closed (`>&-`) has nobody."""
+    if stream is None:
+        return False
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def wants_colour(stream: TextIO) -> bool:
+def wants_colour(stream: TextIO | None) -> bool:
     """Tell whether colour may be used (https://no-color.org: any value that is not empty forbids it)."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
@@ -133,7 +136,7 @@ def progress(title: str, *, unit: str = "bytes") -> Iterator[Step | None]:
     Yields:
         What the work calls with (done, total), a total of 0 while it is not known; None where nobody would see it.
     """
-    if loudness() < 0 or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if loudness() < 0 or sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
         return
     from threading import Timer
@@ -164,8 +167,18 @@ def reading(title: str) -> Iterator[None]:
             yield
 
 
-def _echo(text: str, *, err: bool) -> None:
-    """Print; a stream that cannot write a sign gets its escape instead of a crash."""
+def write(text: str, *, err: bool = False) -> None:
+    """Print, and end the line; a stream that cannot write a sign gets its escape instead of a crash.
+
+    Raises:
+        OstateError: standard output cannot be written: a full disk. A reader that went away (`| head`) is left to click.
+    """
     stream = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, color=wants_colour(stream) or None)
+    try:
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err, color=wants_colour(stream) or None)
+    except OSError as error:
+        if err or error.errno == EPIPE:
+            raise
+        fix = "make room, or print elsewhere; files that were asked for are written whole or not at all"
+        raise OstateError(f"the output cannot be written: {error.strerror}", where="standard output", fix=fix) from error
