@@ -4,8 +4,6 @@ Words: *position* is the integer id in the file, *slot* a per-parameter tensor s
 *name* the live `named_parameters()` name, *key* the adapter file's key. numpy is imported only where numbers are read.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType

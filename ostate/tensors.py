@@ -36,7 +36,7 @@ class Slot(Protocol):
 
     @property
     def encoding(self) -> str:
-        """`plain`, or the row of `formats.encodings.DECODERS` that packs it."""
+        """`plain`, or the row of `optimizers.PACKINGS` that packs it."""
 
     @property
     def dtype(self) -> str:
@@ -111,6 +111,7 @@ class TensorRef(Fields):
     """A stored tensor: where its bytes lie. Nothing is read until someone asks. Satisfies `Slot`."""
 
     __slots__ = ("crc32", "dtype", "parts", "shape", "swapped")
+    encoding = "plain"
 
     def __init__(self, dtype: str, shape: tuple[int, ...], parts: tuple[Part, ...], swapped: bool = False, crc32: int | None = None) -> None:
         self.dtype = dtype
@@ -120,11 +121,6 @@ class TensorRef(Fields):
         """True when the file is big-endian."""
         self.crc32 = crc32
         """CRC32 of exactly these bytes, where the file's own directory records it."""
-
-    @property
-    def encoding(self) -> str:
-        """Always `plain`."""
-        return "plain"
 
     @property
     def numel(self) -> int:

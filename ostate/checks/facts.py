@@ -1,9 +1,6 @@
-"""What rules look at: the structure of a state, and the ranges of its numbers; positions are called by their names where known."""
-
-from __future__ import annotations
+"""What rules on the index look at: the structure of a state; positions are called by their names where known."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ostate.model import Entry, Finding, Group, Hyper, RawState, Severity
@@ -11,7 +8,6 @@ from ostate.optimizers import OPTIMIZERS, OptimizerSpec, step_of
 
 if TYPE_CHECKING:
     from ostate.model import Adapter
-    from ostate.values import Summary
 
 SECOND = frozenset({
     "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf", "exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var",
@@ -42,40 +38,14 @@ class Structure(NamedTuple):
     optimizer: str
     spec: OptimizerSpec | None
     facts: Mapping[str, Any]
-    adapter: Adapter | None
+    adapter: "Adapter | None"
     naming: bool
     """True when the names are settled (`repair`); False when the file is only looked at."""
 
     with_state: tuple[Row, ...] = ()
     """Rows that hold a tensor."""
-
-
-class Measured(NamedTuple):
-    """One parameter's numbers."""
-
-    row: Row
-    slots: Mapping[str, Summary]
-    unbounded: int = 0
-    """Elements whose first moment is larger than Adam allows; counted only when both moments were read side by side."""
-    unpaired: int = 0
-    """Elements with a first moment and no second; 0 also when not counted."""
-
-
-class Numbers(NamedTuple):
-    """A state whose numbers were all read once."""
-
-    rows: tuple[Measured, ...]
-    spec: OptimizerSpec | None
-    exact: bool = False
-    """True when tiny and negative numbers and pairs of moments were counted too."""
-    facts: Mapping[str, Any] = MappingProxyType({})
-
-    def second(self) -> Iterator[tuple[Row, str, Summary]]:
-        """Yield every second moment."""
-        for measured in self.rows:
-            for slot, summary in measured.slots.items():
-                if slot in SECOND:
-                    yield measured.row, slot, summary
+    stored: frozenset[tuple[str, str]] = frozenset()
+    """(encoding, dtype) of every slot."""
 
 
 def say(severity: Severity, text: str, fix: str = "", rows: Sequence[Row] = ()) -> Finding:
@@ -84,7 +54,7 @@ def say(severity: Severity, text: str, fix: str = "", rows: Sequence[Row] = ()) 
 
 
 def structure_of(
-    raw: RawState, adapter: Adapter | None, *, names: Sequence[str | None] | None = None, groups: Sequence[Group] | None = None
+    raw: RawState, adapter: "Adapter | None", *, names: Sequence[str | None] | None = None, groups: Sequence[Group] | None = None
 ) -> Structure:
     """Return what the rules look at.
 
@@ -103,8 +73,9 @@ def structure_of(
         own = hyper.get(entry.group, {})
         step = entry.step if spec is None else step_of(spec, entry.step, own)
         rows.append(Row(name or f"position {entry.position}", name is not None, entry, own, step))
-    there = tuple(row for row in rows if row.entry.has_state)
-    return Structure(tuple(rows), chosen, raw.optimizer, spec, raw.facts, adapter, names is not None, there)
+    there = tuple([row for row in rows if row.entry.slots])
+    stored = frozenset([(slot.encoding, slot.dtype) for row in there for slot in row.entry.slots.values()])
+    return Structure(tuple(rows), chosen, raw.optimizer, spec, raw.facts, adapter, names is not None, there, stored)
 
 
 def plural(count: int, what: str) -> str:
@@ -112,9 +83,7 @@ def plural(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-Rule = Callable[[Structure], Iterator[Finding]] | Callable[[Numbers], Iterator[Finding]]
 
-
-def name_of(rule: Rule) -> str:
+def name_of(rule: Callable[..., Iterator[Finding]]) -> str:
     """Return a rule's name in findings: its function's, with dashes."""
     return rule.__name__.replace("_", "-")

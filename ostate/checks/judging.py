@@ -11,7 +11,8 @@ from ostate.model import Finding, RawState
 from ostate.optimizers import OPTIMIZERS
 from ostate.values import Summary
 
-from .facts import Measured, Numbers, Row, name_of, structure_of
+from .facts import Row, name_of, structure_of
+from .measured import Measured, Numbers
 from .measuring import Progress, measure
 from .numbers import NUMBERS
 from .rules import RULES

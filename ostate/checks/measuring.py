@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ostate.values import PIECE, Meter, side_by_side
 
-from .facts import SECOND, Measured, Row
+from .facts import SECOND, Row
+from .measured import Measured
 from .numbers import UNDERFLOW, bound
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ostate.model import Finding, Hyper
 
-from .facts import FIRST, SECOND, Measured, Numbers, Row, plural, say
+from .facts import FIRST, SECOND, Row, plural, say
+from .measured import Measured, Numbers
 
 BOUNDED = frozenset({"adam", "adam_late_eps", "radam"})
 """Rows of `SECOND_MOMENTS` whose moments are plain running means of g and g**2."""

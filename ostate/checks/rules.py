@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from .facts import Rule, name_of
+from collections.abc import Callable, Iterator
+
+from ostate.model import Finding
+
+from .facts import Structure, name_of
+from .measured import Numbers
 from .numbers import NUMBERS
 from .structure import STRUCTURE
 
+Rule = Callable[[Structure], Iterator[Finding]] | Callable[[Numbers], Iterator[Finding]]
 _ALL: tuple[Rule, ...] = (*STRUCTURE, *NUMBERS)
 RULES: dict[str, Rule] = {name_of(rule): rule for rule in _ALL}
 """Every rule by its name in findings."""

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from ostate.model import Finding, Hyper, TensorRef
-from ostate.optimizers import PACKINGS
 
 from .facts import FIRST, Row, Structure, plural, say
 
@@ -84,9 +83,11 @@ def optimizer_not_recognised(seen: Structure) -> Iterator[Finding]:
 
 def quantised_moments(seen: Structure) -> Iterator[Finding]:
     """Moments packed into few bits are decoded, but what was rounded away stays away: small second moments become zero or double."""
-    packed = [row for row in seen.with_state if any(slot.encoding != "plain" for slot in row.entry.slots.values())]
-    if packed:
-        kinds = sorted({slot.encoding for row in packed for slot in row.entry.slots.values() if slot.encoding != "plain"})
+    kinds = sorted({encoding for encoding, _ in seen.stored if encoding != "plain"})
+    if kinds:
+        from ostate.optimizers import PACKINGS
+
+        packed = [row for row in seen.with_state if any(slot.encoding != "plain" for slot in row.entry.slots.values())]
         known = [f"{kind}: {PACKINGS[kind].cost}" if kind in PACKINGS else kind for kind in kinds]
         yield say(
             "warning",
@@ -99,8 +100,9 @@ def quantised_moments(seen: Structure) -> Iterator[Finding]:
 
 def codes_posing_as_values(seen: Structure) -> Iterator[Finding]:
     """8-bit codes mean nothing without their table and scales; read as numbers they pass every check of shape."""
-    bare = [row for row in seen.with_state if any(slot.encoding == "plain" and slot.dtype in {"U8", "I8"} for slot in row.entry.slots.values())]
-    if bare:
+    codes = {("plain", "U8"), ("plain", "I8")}
+    if codes & seen.stored:
+        bare = [row for row in seen.with_state if any((slot.encoding, slot.dtype) in codes for slot in row.entry.slots.values())]
         yield say(
             "error",
             f"{plural(len(bare), 'parameter')}: 8-bit codes without the table that gives them meaning",
@@ -115,6 +117,8 @@ def half_precision_moments(seen: Structure) -> Iterator[Finding]:
         ("F16", "second moments below 6e-8 are zero in float16"),
         ("BF16", "in bfloat16 a second moment cannot decay: v * beta2 rounds back to v"),
     ):
+        if ("plain", dtype) not in seen.stored:
+            continue
         rows = [row for row in seen.with_state if _second_dtype(row) == dtype and (dtype == "F16" or _beta2(row.hyper) > 1 - 2**-9)]
         if rows:
             yield say("warning", f"{text} ({plural(len(rows), 'parameter')})", "keep trained parameters, and so their moments, in float32", rows)
@@ -153,11 +157,13 @@ def _factored(rows: list[Row]) -> bool:
 
 def shapes_disagree(seen: Structure) -> Iterator[Finding]:
     """Both moments have their parameter's shape; where they differ, one belongs to another parameter."""
-    rows = []
-    for row in seen.with_state:
-        slots = row.entry.slots
-        if any(first in slots and second in slots and slots[first].shape != slots[second].shape for second, first in FIRST.items()):
-            rows.append(row)
+    differ = {
+        row.entry.position
+        for second, first in FIRST.items()
+        for row in seen.with_state
+        if second in (slots := row.entry.slots) and first in slots and slots[first].shape != slots[second].shape
+    }
+    rows = [row for row in seen.with_state if row.entry.position in differ] if differ else []
     if rows and (seen.spec is None or seen.spec.moment not in {"blocks", "projected"}):
         yield say("error", f"the moments of {plural(len(rows), 'parameter')} differ in shape", "the file was put together wrongly: use another", rows)
 

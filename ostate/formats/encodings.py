@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ostate.errors import ReadError
 from ostate.model import CHUNK, ITEMSIZE, Fields, Hyper, Part, Slot, TensorRef
-from ostate.optimizers import OPTIMIZERS, PACKINGS
+from ostate.optimizers import OPTIMIZERS
 
 from .pickles import Inert
 
@@ -101,10 +101,6 @@ def _scaled(values: np.ndarray, scale: np.ndarray, at: int, block: int) -> np.nd
     return np.asarray(values * spread)
 
 
-DECODERS = PACKINGS
-"""By `Slot.encoding`; `plain` slots need none."""
-
-
 def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
     """Return the entry's tensors as slots under torch's names, and its plain numbers.
 
@@ -122,14 +118,18 @@ def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
     """
     slots: dict[str, Slot] = {}
     scalars: dict[str, Any] = {}
-    flat = {key: value for key, value in entry.items() if key != _WRAPPED}
-    wrapped = entry.get(_WRAPPED)
-    packed: dict[str, object] = dict(wrapped) if isinstance(wrapped, Mapping) else {}
-    packed.update({key: flat.pop(key) for key in list(flat) if key in _BNB_SLOTS})
-    if packed:
-        _bitsandbytes(packed, hyper or {}, slots, scalars)
-    for key, value in flat.items():
-        _put(key, value, slots, scalars)
+    if not _BNB.isdisjoint(entry):
+        wrapped = entry.get(_WRAPPED)
+        packed: dict[str, object] = dict(wrapped) if isinstance(wrapped, Mapping) else {}
+        packed.update({key: value for key, value in entry.items() if key in _BNB_SLOTS})
+        entry = {key: value for key, value in entry.items() if key not in _BNB}
+        if packed:
+            _bitsandbytes(packed, hyper or {}, slots, scalars)
+    for key, value in entry.items():
+        if type(value) is TensorRef and key not in _SINGLE:
+            slots[key] = value
+        else:
+            _put(key, value, slots, scalars)
     return slots, scalars
 
 
@@ -154,6 +154,7 @@ def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any
 # ---- bitsandbytes ----------------------------------------------------------------------------------------------------------------
 
 _BNB_SLOTS = {"state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2", "max1", "max2", "new_max1", "new_max2", "unorm_vec", "gnorm_vec"}
+_BNB = {_WRAPPED, *_BNB_SLOTS}
 
 
 def _bitsandbytes(packed: Mapping[str, object], hyper: Hyper, slots: dict[str, Slot], scalars: dict[str, Any]) -> None:

@@ -251,7 +251,7 @@ def _contents(
     state: Mapping[Any, Any], keys: Sequence[Key], of_group: Sequence[int], hypers: Sequence[Mapping[str, Any]], where: str
 ) -> Iterator[tuple[dict[str, Slot], dict[str, Any]]]:
     """Yield (slots, scalars) by position."""
-    seen: dict[tuple[int, str], float] = {}
+    seen: dict[Any, float] = {}
     for key, group in zip(keys, of_group):
         entry = state.get(key)
         if entry is None or entry == {}:
@@ -271,7 +271,7 @@ def _contents(
         yield slots, scalars
 
 
-def _step(step: Any, seen: dict[tuple[int, str], float]) -> Any:
+def _step(step: Any, seen: dict[Any, float]) -> Any:
     """Return the step as a number.
 
     A step lies between the tensors of its parameter, so reading each costs a request on a remote path. CRC32 is one-to-one on four
@@ -279,14 +279,15 @@ def _step(step: Any, seen: dict[tuple[int, str], float]) -> Any:
     """
     if type(step) is not TensorRef:
         return plain_number(step)
+    mark = step.crc32, step.dtype, step.shape
+    if mark in seen:
+        return seen[mark]
     if step.numel != 1:
         return step
-    if step.crc32 is None or step.nbytes != 4:
-        return step.item()
-    mark = (step.crc32, step.dtype)
-    if mark not in seen:
-        seen[mark] = step.item()
-    return seen[mark]
+    value = step.item()
+    if step.crc32 is not None and step.nbytes == 4:
+        seen[mark] = value
+    return value
 
 
 def _entries(

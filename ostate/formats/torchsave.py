@@ -15,7 +15,7 @@ from .pickles import TORCH_GLOBALS, unpickle
 from .records import Named
 from .strangers import Lenient
 from .tensors import REBUILD, REBUILD_V2, STORAGES, Storage, leaper
-from .zips import ZipIndex
+from .zips import Member, ZipIndex
 
 MOST_BYTES = 1 << 25
 """Bytes of the pickle within a file: 300,000 tensors, LoRA on each expert of the largest mixtures. Torch writes no values into it."""
@@ -89,10 +89,9 @@ def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> S
     if order not in {b"little", b"big"}:
         raise ReadError(f"byte order {order!r}", where=path, fix="copy the file again")
     crc = _crc_kept(path, data, index.members[pickles[0]][2])
-    room = f"{prefix}data/"
-    places = {name[len(room) :].encode(): member for name, member in index.members.items() if name.startswith(room)}
-    find = _storages(path, places, swapped=order == b"big", crc=crc)
-    leaps = (REBUILD_V2, leaper(path, places, swapped=order == b"big", crc=crc))
+    places = f"{prefix}data/", index.members
+    find = _storages(path, *places, swapped=order == b"big", crc=crc)
+    leaps = (REBUILD_V2, leaper(path, *places, swapped=order == b"big", crc=crc))
     value = unpickle(data, where=f"{path}: data.pkl", persistent=find, allowed=table, leaps=leaps)
     return Stored(value=value, source=SourceFile(path=path, size=length, index_sha256=sha256_of(data, index.directory)))
 
@@ -110,12 +109,12 @@ def _crc_kept(path: str, data: bytes, recorded: int) -> bool:
     return False
 
 
-def _storages(path: str, places: Mapping[bytes, tuple[int, int, int]], *, swapped: bool, crc: bool) -> Callable[[Any], Storage]:
+def _storages(path: str, room: str, members: Mapping[str, Member], *, swapped: bool, crc: bool) -> Callable[[Any], Storage]:
     def persistent(asked: Any) -> Storage:
         kind, key, count = asked_storage(asked)
-        if key.encode() not in places:
+        if room + key not in members:
             raise ReadError(f"the storage {key} is missing from the archive", where=path, fix="copy the file again")
-        offset, size, checksum = places[key.encode()]
+        offset, size, checksum = members[room + key]
         if not 0 <= count * ITEMSIZE[kind] <= size:
             raise ReadError(f"the storage {key} has {size} bytes, {count} x {kind} are asked for", where=path, fix="copy the file again")
         return Storage(path, offset, size, kind, checksum if crc else None, swapped)

@@ -18,7 +18,8 @@ MOST_DIRECTORY = 1 << 28
 _END = Struct("<4sHHHHIIH")
 _END64 = Struct("<4sQHHIIQQQQ")
 _LOCATOR64 = Struct("<4sIQI")
-_CENTRAL = Struct("<4sHHHHHHIIIHHHHHII")
+_CENTRAL = Struct("<4s4xHH4xIIIHHH8xI")
+"""Signature, flags, method, CRC32, packed size, size, lengths of name, extra field and comment, position of the local header."""
 _LOCAL = Struct("<4sHHHHHIIIHH")
 _FULL32 = 0xFFFFFFFF
 _TAIL = _END.size + 65535
@@ -29,8 +30,8 @@ _DAMAGED = "the copy is incomplete or damaged: copy it again"
 
 Member = tuple[int, int, int]
 """A stored member: first byte of its data from the start of the file, bytes, CRC32."""
-_Listed = tuple[str, int, int, int, int]
-"""Name, position of the header, size, CRC32, flags."""
+_Listed = tuple[str, int, int, int, int, int]
+"""Name, position of the header, least position of the data, size, CRC32, flags."""
 
 
 class ZipIndex:
@@ -103,19 +104,19 @@ class ZipIndex:
         for _ in range(count):
             if at + _CENTRAL.size > len(raw):
                 raise ReadError("the archive's directory ends early", where=self.path, fix=_DAMAGED)
-            signature, _, _, flags, method, _, _, crc, packed, size, named, extra, comment, _, _, _, header = unpack(raw, at)
+            signature, flags, method, crc, packed, size, named, extra, comment, header = unpack(raw, at)
             after = at + 46 + named
             name = raw[at + 46 : after].decode("utf-8", "replace")
             if packed == _FULL32 or size == _FULL32 or header == _FULL32:
                 size, packed, header = self._zip64(raw[after : after + extra], size, packed, header)
-            if signature != b"PK\1\2" or len(name) == 0:
+            if signature != b"PK\1\2" or not name:
                 raise ReadError("the archive's directory is damaged", where=self.path, fix=_DAMAGED)
             if method or flags & 0x2041 or packed != size:
                 how = "encrypted" if flags & 0x2041 else "compressed"
                 raise ReadError(f"the member {name!r} is {how}; torch.save never does that", where=self.path, fix="save it again with torch.save")
             if "\\" in name or name[0] == "/" or (".." in name and ".." in name.split("/")):
                 raise ReadError(f"a member named {name!r} points outside the archive", where=self.path, fix="do not use this file")
-            listed.append((name, header, size, crc, flags))
+            listed.append((name, header, header + 30 + named, size, crc, flags))
             at = after + extra + comment
         if at != len(raw):
             raise ReadError("the archive's directory lists more than it counts", where=self.path, fix=_DAMAGED)
@@ -145,12 +146,11 @@ class ZipIndex:
         usual = all(map(lt, headers, headers[1:])) and self._alignment(listed) == b"64"
         members: dict[str, Member] = {}
         for one in reversed(listed) if usual else sorted(listed, key=_header, reverse=True):
-            name, header, size, crc, flags = one
-            least = header + 30 + len(name.encode())
-            wide = size >= _FULL32 or header >= _FULL32
-            offset = (least + 4 + 63 + (4 + 16 * (size >= _FULL32) + 8 * (header >= _FULL32) if wide else 0)) & -64
+            name, header, least, size, crc, flags = one
+            wide = 4 + 16 * (size >= _FULL32) + 8 * (header >= _FULL32) if size >= _FULL32 or header >= _FULL32 else 0
+            offset = (least + 4 + wide + 63) & -64
             if not usual or end - size - offset not in _DESCRIPTORS[flags & 8]:
-                offset = self._read_header(one, least)
+                offset = self._read_header(one)
             if offset < least or offset + size > end:
                 raise ReadError(f"the member {name!r} overlaps another, or reaches past the end", where=self.path, fix=_DAMAGED)
             if name in members:
@@ -163,13 +163,12 @@ class ZipIndex:
         """Return what torch recorded as its alignment; releases that record none use 64."""
         for one in listed[:8]:
             if one[0].endswith("/.storage_alignment"):
-                offset = self._read_header(one, one[1] + 30 + len(one[0].encode()))
-                return self._bytes(offset, min(one[2], 16))
+                return self._bytes(self._read_header(one), min(one[3], 16))
         return b"64"
 
-    def _read_header(self, one: _Listed, least: int) -> int:
+    def _read_header(self, one: _Listed) -> int:
         """Return the data's position as the local header has it, checked against the directory."""
-        name, header, listed_size, listed_crc, flags = one
+        name, header, least, listed_size, listed_crc, flags = one
         raw = self._bytes(header, least - header)
         signature, _, _, method, _, _, crc, _, size, named, extra = _LOCAL.unpack_from(raw)
         same = (flags & 8 and not size) or size in {listed_size, _FULL32}

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .packings import PACKINGS, Packing
 from .recognise import recognise
 from .rows import OPTIMIZERS
 from .shapes import parameter_shape
@@ -15,6 +15,7 @@ from .spec import OptimizerSpec, step_of
 
 if TYPE_CHECKING:
     from .moments import SECOND_MOMENTS, Form, Moment, divisor, form_of, second_moment
+    from .packings import PACKINGS, Packing
 
 __all__ = [
     "OPTIMIZERS",
@@ -32,13 +33,14 @@ __all__ = [
     "step_of",
 ]
 
-_MOMENTS = ("SECOND_MOMENTS", "Form", "Moment", "divisor", "form_of", "second_moment")
-"""What needs the numbers, imported when it is asked for."""
+_LATER = {
+    **dict.fromkeys(("SECOND_MOMENTS", "Form", "Moment", "divisor", "form_of", "second_moment"), "moments"),
+    **dict.fromkeys(("PACKINGS", "Packing"), "packings"),
+}
+"""What a look at the index does not need, imported when it is asked for: name -> module."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MOMENTS:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import moments
-
-    return getattr(moments, name)
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

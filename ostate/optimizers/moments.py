@@ -60,8 +60,6 @@ class Form(NamedTuple):
     """RAdam: the length of the moving average above which a step is divided by v at all."""
     why_not: str = ""
     """Where `v` is None: why."""
-    needs: tuple[str, ...] = ()
-    """Group keys it uses."""
     approximate: str = ""
     """What is lost, where v is a reconstruction."""
 
@@ -181,21 +179,20 @@ def _blocks(kept: Kept) -> np.ndarray:
     return np.repeat(means, count // means.size).reshape(kept.shape)
 
 
-_ADAM_NEEDS = ("betas", "eps")
 _FACTORED_LOSS = "v is rebuilt from its row and column means"
 _UNTIL = "refused in the first steps, where RAdam does not divide"
 SECOND_MOMENTS: dict[str, Form] = {
-    "adam": Form(formula="sqrt(v / (1 - beta2^t)) + eps; v = exp_avg_sq, with amsgrad max_exp_avg_sq", v=_adam, needs=_ADAM_NEEDS),
-    "adam_late_eps": Form(formula="(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t)", v=_adam, eps="late", needs=_ADAM_NEEDS),
+    "adam": Form(formula="sqrt(v / (1 - beta2^t)) + eps; v = exp_avg_sq, with amsgrad max_exp_avg_sq", v=_adam),
+    "adam_late_eps": Form(formula="(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t)", v=_adam, eps="late"),
     "radam": Form(
-        formula=f"(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t); {_UNTIL}", v=_adam, eps="late", length=5.0, needs=_ADAM_NEEDS,
+        formula=f"(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t); {_UNTIL}", v=_adam, eps="late", length=5.0,
     ),
-    "radam_schedulefree": Form(formula=f"sqrt(exp_avg_sq / (1 - beta2^t)) + eps; {_UNTIL}", v=_adam, length=4.0, needs=_ADAM_NEEDS),
-    "debiased": Form(formula="sqrt(exp_avg_sq) + eps; the average is kept without bias", v=_adam, corrected=False, needs=("eps",)),
+    "radam_schedulefree": Form(formula=f"sqrt(exp_avg_sq / (1 - beta2^t)) + eps; {_UNTIL}", v=_adam, length=4.0),
+    "debiased": Form(formula="sqrt(exp_avg_sq) + eps; the average is kept without bias", v=_adam, corrected=False),
     "adamax": Form(formula="exp_inf; a running maximum of the size of g, no correction", v=_adamax, corrected=False, eps="inside"),
-    "adagrad": Form(formula="sqrt(sum) + eps; no correction", v=_adagrad, corrected=False, needs=("eps",)),
+    "adagrad": Form(formula="sqrt(sum) + eps; no correction", v=_adagrad, corrected=False),
     "rmsprop": Form(
-        formula="sqrt(square_avg) + eps; centered: v = square_avg - grad_avg^2; no correction", v=_rmsprop, corrected=False, needs=("eps",),
+        formula="sqrt(square_avg) + eps; centered: v = square_avg - grad_avg^2; no correction", v=_rmsprop, corrected=False,
     ),
     "factored": Form(
         formula="sqrt(r c^T / mean(r)); one-dimensional: v = exp_avg_sq; no correction", v=_factored, corrected=False, eps="inside",
@@ -203,10 +200,10 @@ SECOND_MOMENTS: dict[str, Form] = {
     ),
     "factored_torch": Form(
         formula="sqrt(max(r c^T / mean(r), eps1^2)); one-dimensional: v = variance; no correction", v=_factored_torch, corrected=False,
-        eps="inside", needs=("eps",), approximate=_FACTORED_LOSS,
+        eps="inside", approximate=_FACTORED_LOSS,
     ),
     "blocks": Form(
-        formula="sqrt(vmean / (1 - beta2^t)) + eps; one vmean a block", v=_blocks, needs=("beta2", "eps"),
+        formula="sqrt(vmean / (1 - beta2^t)) + eps; one vmean a block", v=_blocks,
         approximate="v is one mean for a block of elements",
     ),
     "transformed": Form(formula="-", why_not="its second moment is of a gradient that was first multiplied by (A A^T)^-1"),

@@ -1,7 +1,5 @@
 """What is known of one optimizer: a row of `OPTIMIZERS`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -14,6 +12,14 @@ Shape = Literal["param", "flat", "row", "col", "row1", "col1", "block", "other"]
 `param` the same; `flat` the same number of elements; `row` without the last axis; `col` without the one before it; `row1`, `col1`
 the same with that axis kept as 1; `block` one number for a block of elements; `other` says nothing of the parameter.
 """
+
+
+_NEEDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("adam", "adam_late_eps", "radam", "radam_schedulefree"), ("betas", "eps")),
+    **dict.fromkeys(("debiased", "adagrad", "rmsprop", "factored_torch"), ("eps",)),
+    "blocks": ("beta2", "eps"),
+}
+"""Row of `SECOND_MOMENTS` -> group keys that it uses; here, because a state is asked for them without a number being read."""
 
 
 class OptimizerSpec(NamedTuple):
@@ -60,9 +66,7 @@ class OptimizerSpec(NamedTuple):
     @property
     def needs(self) -> tuple[str, ...]:
         """Group keys that the formula of the second moment uses."""
-        from .moments import SECOND_MOMENTS
-
-        return SECOND_MOMENTS[self.moment].needs
+        return _NEEDS.get(self.moment, ())
 
 
 def step_of(spec: OptimizerSpec, entry_step: float | None, hyper: Hyper) -> float | None:

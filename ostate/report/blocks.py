@@ -1,7 +1,5 @@
 """What a command has to say, before anyone decides how it looks: lines, facts, tables, findings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 

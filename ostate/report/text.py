@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from ostate.report.blocks import Block, Facts, Found, Line, Table
@@ -96,9 +97,10 @@ def shorten(names: Sequence[str], most: int = 6) -> str:
     Names that differ in one dotted component are joined, component by component; what cannot be joined is listed, at most `most` of them (0: all).
     """
     folded = {tuple(name.split(".")) for name in names}
-    width = max((len(parts) for parts in folded), default=0)
+    width = max(map(len, folded), default=0)
+    several = [len(set(parts)) > 1 for parts in zip_longest(*folded)]  # folding one column changes no other
     for column in range(width):
-        if len({parts[column : column + 1] for parts in folded}) > 1:
+        if several[column]:
             folded = _fold(folded, column)
     texts = sorted(".".join(parts) for parts in folded)
     more = len(texts) - most if most else 0
@@ -107,16 +109,14 @@ def shorten(names: Sequence[str], most: int = 6) -> str:
 
 def _fold(names: set[tuple[str, ...]], column: int) -> set[tuple[str, ...]]:
     by_rest: dict[tuple[str, ...], set[str]] = {}
-    short = set()
-    for parts in names:
-        if column < len(parts):
-            by_rest.setdefault((*parts[:column], *parts[column + 1 :]), set()).add(parts[column])
-        else:
-            short.add(parts)
-    return short | {(*rest[:column], _joined(values), *rest[column:]) for rest, values in by_rest.items()}
+    short = {parts for parts in names if len(parts) <= column}
+    for parts in names - short if short else names:
+        by_rest.setdefault(parts[:column] + parts[column + 1 :], set()).add(parts[column])
+    joined = {values: _joined(values) for values in set(map(frozenset, by_rest.values()))}  # every layer has the same modules
+    return short | {(*rest[:column], joined[frozenset(values)], *rest[column:]) for rest, values in by_rest.items()}
 
 
-def _joined(values: set[str]) -> str:
+def _joined(values: frozenset[str]) -> str:
     if len(values) == 1:
         return next(iter(values))
     if all(_WHOLE.fullmatch(value) for value in values):

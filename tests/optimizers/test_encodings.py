@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from ostate.errors import ReadError
 from ostate.formats import encodings, torchsave
-from ostate.formats.encodings import DECODERS, Packed
+from ostate.formats.encodings import Packed
 from ostate.model import TensorRef
+from ostate.optimizers import PACKINGS
 from tests.records import replace
 
 from .live import SHAPES, read, run
@@ -236,7 +237,7 @@ def test_the_error_the_table_expects_is_the_one_a_trained_state_shows(kind, tmp_
     decoded = read(ours.state_dict(), tmp_path).slots[0]["exp_avg_sq"]
     v = true.state[plain]["exp_avg_sq"].numpy()
     median = float(np.median(np.abs(decoded.read() - v) / v))
-    row = DECODERS[kind]
+    row = PACKINGS[kind]
     assert row.relative_error / 3 < median < row.relative_error * 3
     assert decoded.block == row.block
     if row.bits == 4:
@@ -245,7 +246,7 @@ def test_the_error_the_table_expects_is_the_one_a_trained_state_shows(kind, tmp_
 
 
 def test_every_encoding_that_a_slot_can_carry_has_a_row():
-    assert {*TORCHAO.values(), "bitsandbytes-8bit", "bitsandbytes-8bit-tensor"} == set(DECODERS)
+    assert {*TORCHAO.values(), "bitsandbytes-8bit", "bitsandbytes-8bit-tensor"} == set(PACKINGS)
 
 
 def test_a_plain_reference_satisfies_the_same_protocol(tmp_path):

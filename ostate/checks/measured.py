@@ -1,0 +1,42 @@
+"""What rules on numbers look at: ranges and counts, told by one pass over every number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ostate.optimizers import OptimizerSpec
+
+from .facts import SECOND, Row
+
+if TYPE_CHECKING:
+    from ostate.values import Summary
+
+
+class Measured(NamedTuple):
+    """One parameter's numbers."""
+
+    row: Row
+    slots: Mapping[str, Summary]
+    unbounded: int = 0
+    """Elements whose first moment is larger than Adam allows; counted only when both moments were read side by side."""
+    unpaired: int = 0
+    """Elements with a first moment and no second; 0 also when not counted."""
+
+
+class Numbers(NamedTuple):
+    """A state whose numbers were all read once."""
+
+    rows: tuple[Measured, ...]
+    spec: OptimizerSpec | None
+    exact: bool = False
+    """True when tiny and negative numbers and pairs of moments were counted too."""
+    facts: Mapping[str, Any] = MappingProxyType({})
+
+    def second(self) -> Iterator[tuple[Row, str, Summary]]:
+        """Yield every second moment."""
+        for measured in self.rows:
+            for slot, summary in measured.slots.items():
+                if slot in SECOND:
+                    yield measured.row, slot, summary
