@@ -14,7 +14,7 @@ from .inspection import open_state, plain, stored_bytes
 from .model import Hyper, NamedState, RawState, Slot
 from .ordering.keys import strip_wrappers
 from .store import load
-from .values import PIECE, side_by_side, stream
+from .values import side_by_side, stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 IGNORED = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """Hyperparameters that change how torch computes, not what."""
 Rooms = tuple[memoryview, memoryview]
+_PIECE = 1 << 17
+"""Elements read at a time of each side."""
 _SUMMED = 1 << 14
 """Numbers added up at a time: as float64 of both sides they fill half a core's own cache."""
 
@@ -100,7 +102,7 @@ def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int], None]
     pairs = [(ours[name], theirs[name]) for name in common]
     gaps: list[Gap] = []
     cold = [True, True]
-    rooms = new_buffer(8 * PIECE), new_buffer(8 * PIECE)
+    rooms = new_buffer(8 * _PIECE), new_buffer(8 * _PIECE)
     for one, other in pairs if values else ():
         for slot in one.slots:
             if slot in other.slots and one.slots[slot].shape == other.slots[slot].shape:
@@ -218,7 +220,10 @@ def _apart(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms, progress: Calla
 
 def _same(x: np.ndarray, y: np.ndarray) -> bool:
     """True when two chunks are of one type and hold the same bits."""
-    return x.dtype == y.dtype and bool((x.view(f"u{x.itemsize}") == y.view(f"u{y.itemsize}")).all())
+    if x.dtype != y.dtype:
+        return False
+    bits = "u8" if x.flags.c_contiguous and y.flags.c_contiguous and x.nbytes % 8 == 0 else f"u{x.itemsize}"
+    return bool((x.view(bits) == y.view(bits)).all())
 
 
 def _width(gap: Gap) -> tuple[bool, float]:

@@ -134,15 +134,21 @@ def read_at(path: str, offset: int, length: int) -> bytes:
     return data
 
 
-def read_into(path: str, offset: int, view: memoryview) -> None:
+def read_into(path: str, offset: int, view: memoryview, *, on: bool = False) -> None:
     """Fill `view` from `offset`: `read_at` without a new buffer, for whoever reads much.
+
+    Args:
+        path: the file.
+        offset: first byte.
+        view: where to.
+        on: this goes on with what was begun a moment ago; whether another file lies under that name now is not asked again.
 
     Raises:
         ReadError: the file is shorter, is gone, or cannot be read.
     """
     done = 0
     if not is_remote(path):
-        descriptor = _descriptor(path)
+        descriptor = _descriptor(path, on=on)
         try:
             while done < len(view):
                 count = os.preadv(descriptor, [view[done:]], offset + done)
@@ -184,11 +190,13 @@ def _read_local(path: str, offset: int, length: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _descriptor(path: str) -> int:
+def _descriptor(path: str, *, on: bool = False) -> int:
+    known = _local.get(path)
+    if on and known is not None:
+        return known[0]
     try:
         seen = os.stat(path)
         identity = (seen.st_dev, seen.st_ino)
-        known = _local.get(path)
         if known is not None:
             if known[1] == identity:
                 _local.move_to_end(path)

@@ -209,8 +209,8 @@ def step_text(entries: tuple[Entry, ...]) -> str:
     return f"{steps[0]:g}" if len(steps) == 1 else f"{steps[0]:g} to {steps[-1]:g}"
 
 
-def as_document(seen: Inspection) -> dict[str, Any]:
-    """Return the JSON document that schemas/inspect-v1.schema.json describes."""
+def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
+    """Return the JSON document that schemas/inspect-v1.schema.json describes; text says nothing of the files' `digests`, and leaves them out."""
     raw = seen.raw
     return {
         "document": "ostate-inspect",
@@ -218,7 +218,7 @@ def as_document(seen: Inspection) -> dict[str, Any]:
         "source": raw.source,
         "layout": raw.layout,
         "optimizer": raw.optimizer,
-        "files": [{"path": file.path, "size": file.size, "index_sha256": file.index_sha256} for file in raw.files],
+        "files": [{"path": file.path, "size": file.size, "index_sha256": file.index_sha256 if digests else None} for file in raw.files],
         "positions": len(raw.entries),
         "with_state": sum(1 for entry in raw.entries if entry.has_state),
         "names": raw.recorded,

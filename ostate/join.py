@@ -104,7 +104,7 @@ def _entry(parameter: NamedParameter, position: int) -> Entry:
 def _index_of(path: str) -> SourceFile:
     size = size_of(path)
     length = size if path.endswith(".json") else 8 + int.from_bytes(read_at(path, 0, 8), "little")
-    return SourceFile(path=path, size=size, index_sha256=hashlib.sha256(read_at(path, 0, length)).hexdigest())
+    return SourceFile(path, size, hashlib.sha256(read_at(path, 0, length)).hexdigest())
 
 
 def _with_step(entry: Entry, optimizer: str, groups: list[Group]) -> Entry:

@@ -35,12 +35,25 @@ class Finding(NamedTuple):
     """The parameters (or positions, as `position 7`) it is about; empty: the whole state."""
 
 
-class SourceFile(NamedTuple):
+class SourceFile(Fields):
     """A file that was read, and the digest of its index (pickle and zip directory, or header), not of its tensors."""
 
-    path: str
-    size: int
-    index_sha256: str
+    __slots__ = ("index", "path", "size")
+
+    def __init__(self, path: str, size: int, index: str | tuple[bytes, ...]) -> None:
+        self.path = path
+        self.size = size
+        self.index = index
+        """The digest, or the pieces of the index that it is taken of when someone asks: a printed line never does."""
+
+    @property
+    def index_sha256(self) -> str:
+        """SHA-256 of the index, in hexadecimal digits."""
+        if not isinstance(self.index, str):
+            from .digests import sha256_of
+
+            self.index = sha256_of(*self.index)
+        return self.index
 
 
 class Entry(NamedTuple):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
-import shutil
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -69,7 +68,27 @@ def _same(target: Path, source: str) -> bool:
 
 def beside(path: Path) -> Path:
     """Return a temporary name in the same folder, which no other process takes."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Ask for the room of a new file at once, where the file system can: a full disk is told before a byte is written, and writing costs less.
+
+    Through the system's own `fallocate(2)`: `os.posix_fallocate` writes into every block of a file system that has none, a slow one over a network.
+
+    Raises:
+        OSError: there is no room for it, or it may not become that large.
+    """
+    if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
+        return
+    import ctypes
+
+    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    if fallocate is None:
+        return
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    if fallocate(descriptor, 0, 0, size) and ctypes.get_errno() in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def publish(temporary: Sequence[Path], finals: Sequence[Path], stale: Sequence[Path], *, force: bool) -> None:
@@ -103,6 +122,8 @@ def publish_folder(temporary: Path, final: Path, *, force: bool) -> None:
     Raises:
         StoreError: it exists, and `force` was not given.
     """
+    import shutil
+
     old = beside(final)
     if final.exists() and force:
         final.rename(old)

@@ -247,7 +247,7 @@ def raw_chunks(source: TensorRef, buffer: memoryview) -> Iterator[memoryview]:
     file, offset = run
     for at in range(0, source.nbytes, len(buffer)):
         piece = buffer[: min(len(buffer), source.nbytes - at)]
-        read_into(file, offset + at, piece)
+        read_into(file, offset + at, piece, on=at > 0)
         yield piece
 
 

@@ -133,7 +133,7 @@ PIECE = 1 << 16
 
 
 def stream(slot: Slot, room: memoryview) -> Iterator[np.ndarray]:
-    """Yield a slot's numbers flat, in C order, at most `PIECE` at a time where the layout allows it.
+    """Yield a slot's numbers flat, in C order, at most an eighth of `room`'s bytes at a time where the layout allows it.
 
     Those of one run of bytes lie in `room` (`new_buffer(8 * PIECE)`), each chunk over the one before: whoever keeps numbers copies them.
 
@@ -141,9 +141,9 @@ def stream(slot: Slot, room: memoryview) -> Iterator[np.ndarray]:
         ReadError: the source cannot be read.
     """
     if not isinstance(slot, TensorRef) or slot.run is None:
-        yield from slot.chunks(PIECE)
+        yield from slot.chunks(len(room) // 8)
         return
-    for raw in raw_chunks(slot, room[: PIECE * ITEMSIZE[slot.dtype]]):
+    for raw in raw_chunks(slot, room[: len(room) // 8 * ITEMSIZE[slot.dtype]]):
         yield decode_numbers(raw, slot.dtype)
 
 

@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"errors"},
     "quiet": set(),
     "tensors": {"errors", "files"},
-    "model": {"errors", "files", "named", "tensors"},
+    "model": {"digests", "errors", "files", "named", "tensors"},
     "named": {"errors", "files", "model", "tensors"},
     "optimizers": BASE,
     "formats": BASE | {"optimizers"},

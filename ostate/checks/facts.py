@@ -83,7 +83,6 @@ def plural(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-
 def name_of(rule: Callable[..., Iterator[Finding]]) -> str:
     """Return a rule's name in findings: its function's, with dashes."""
     return rule.__name__.replace("_", "-")

@@ -16,7 +16,7 @@ from ostate.errors import OstateError
 
 from .screen import loudness_options, say_error
 
-gc.set_threshold(50_000)  # nothing dies while modules load; looking for it would take a fortieth of `inspect`
+gc.set_threshold(500_000)  # nothing dies while modules load and an index is read; looking for it would take a twentieth of `repair`
 
 COMMANDS: dict[str, str] = {
     # name -> one line for `ostate --help`; the command lies in ostate/cli/<name>.py as `command`

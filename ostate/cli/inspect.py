@@ -35,5 +35,5 @@ def command(path: str, adapter: str | None, values: bool, state: str | None, opt
     with Paused():
         with progress("reading") as step:
             seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer, checksum=checksum, progress=step)
-        show(inspection.as_document(seen), inspection_text.blocks, as_json=as_json)
+        show(inspection.as_document(seen, digests=as_json), inspection_text.blocks, as_json=as_json)
     finish(any(finding.severity != "note" for finding in seen.findings))

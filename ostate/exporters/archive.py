@@ -19,12 +19,13 @@ from ostate.digests import sha256_of
 from ostate.errors import ExportError
 from ostate.files import new_buffer
 from ostate.model import ITEMSIZE, Slot, TensorRef, raw_chunks
+from ostate.publish import reserve
 
 from .pickling import kind_of, pickled
 from .tensors import Number
 
 _ALIGNMENT = 64
-_CHUNK = 1 << 18
+_CHUNK = 1 << 20
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 _LOCAL = Struct("<4sHHHHHIIIHH")
 _CENTRAL = Struct("<4sHHHHHHIIIHHHHHII")
@@ -56,12 +57,14 @@ def save(value: Any, place: Path) -> None:
     pickle, slots = pickled(value)
     buffer = new_buffer(_CHUNK)
     with place.open("xb") as file:
+        reserve(file.fileno(), sum(math.prod(slot.shape) * ITEMSIZE[kind_of(slot).dtype] for slot in slots if not isinstance(slot, Number)))
         members = [_small(file, "data.pkl", pickle), _small(file, "byteorder", b"little")]
         for key, slot in enumerate(slots):
             members.append(_small(file, f"data/{key}", slot.raw) if isinstance(slot, Number) else _large(file, f"data/{key}", slot, buffer))
         mark = str(int(sha256_of(pickle), 16))[:40].encode()
         members += [_small(file, "version", b"3\n"), _small(file, ".data/serialization_id", mark)]
         _close(file, members)
+        file.truncate()
 
 
 def _small(file: BinaryIO, name: str, raw: bytes) -> _Member:

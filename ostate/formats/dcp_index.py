@@ -195,14 +195,14 @@ def _check_files(items: Mapping[str, Item], where: str, size: int, digest: str) 
     for item in items.values():
         for blob in item.blobs:
             needed[blob.file] = max(needed.get(blob.file, 0), blob.offset + blob.length)
-    files = [SourceFile(path=where, size=size, index_sha256=digest)]
+    files = [SourceFile(where, size, digest)]
     for file, end in sorted(needed.items()):
         if not is_file(file):
             raise ReadError("a file of the checkpoint is missing", where=file, fix="copy the whole folder, the files of every process")
         there = size_of(file)
         if there < end:
             raise ReadError(f"the file ends early: {end} bytes wanted, {there} there", where=file, fix="copy it again")
-        files.append(SourceFile(path=file, size=there, index_sha256=digest))
+        files.append(SourceFile(file, there, digest))
     return tuple(files)
 
 

@@ -128,6 +128,8 @@ def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
     for key, value in entry.items():
         if type(value) is TensorRef and key not in _SINGLE:
             slots[key] = value
+        elif type(value) is float:
+            scalars[key] = value
         else:
             _put(key, value, slots, scalars)
     return slots, scalars

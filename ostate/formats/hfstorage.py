@@ -130,7 +130,7 @@ def _source(path: str) -> SourceFile:
     import hashlib
 
     length = int.from_bytes(read_at(path, 0, 8), "little")
-    return SourceFile(path=path, size=size_of(path), index_sha256=hashlib.sha256(read_at(path, 0, 8 + length)).hexdigest())
+    return SourceFile(path, size_of(path), hashlib.sha256(read_at(path, 0, 8 + length)).hexdigest())
 
 
 def _whole(folder: str, key: str, pieces: list[tuple[tuple[int, ...], TensorRef]]) -> TensorRef:

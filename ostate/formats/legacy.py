@@ -74,7 +74,7 @@ def _load(path: str, start: int, length: int, data: bytes, table: Mapping[str, A
 
     value, _ = unpickle_at(data, first, where=path, persistent=find, allowed=table)
     digest = hashlib.sha256(data[:at]).hexdigest()
-    return value, SourceFile(path=path, size=length, index_sha256=digest)
+    return value, SourceFile(path, length, digest)
 
 
 def _is_module(asked: Any) -> bool:

@@ -70,6 +70,15 @@ class Machine:
         self.stack = self.marks.pop()
         return items
 
+    def counted(self) -> None:
+        """Make sure that the memo holds all that was put: MEMOIZE gives the next number, and a leap leaves some out.
+
+        Raises:
+            KeyError: something may have been leapt over.
+        """
+        if self.leap is not _stay:
+            raise KeyError(len(self.memo))
+
     def spend(self) -> None:
         """Count one more container."""
         self.budget -= 1

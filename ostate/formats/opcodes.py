@@ -21,6 +21,7 @@ MOST_INT_BYTES = 128
 
 _FLOAT = Struct(">d").unpack_from
 _INT = Struct("<i").unpack_from
+_UINT = Struct("<I").unpack_from
 
 
 def _operand(m: Machine, at: int, width: int) -> tuple[bytes, int]:
@@ -122,9 +123,13 @@ def _long(width: int) -> Callable[[Machine, int], int]:
 
 def _text(width: int) -> Callable[[Machine, int], int]:
     def push(m: Machine, at: int) -> int:
-        raw, at = _operand(m, at, width)
-        m.stack.append(raw.decode("utf-8"))
-        return at
+        data = m.data
+        start = at + width
+        end = start + int.from_bytes(data[at:start], "little")
+        if end > len(data):
+            raise IndexError("a length reaches past the end")
+        m.stack.append(str(data[start:end], "utf-8"))
+        return end
 
     return push
 
@@ -269,7 +274,7 @@ def _get1(m: Machine, at: int) -> int:
 
 
 def _get4(m: Machine, at: int) -> int:
-    value = m.memo[int.from_bytes(m.data[at : at + 4], "little")]
+    value = m.memo[_UINT(m.data, at)[0]]
     if value is m.before:
         after = m.leap(m, at + 4)
         if after > 0:
@@ -290,7 +295,7 @@ def _put1(m: Machine, at: int) -> int:
 
 
 def _put4(m: Machine, at: int) -> int:
-    _put(m, int.from_bytes(m.data[at : at + 4], "little"))
+    _put(m, _UINT(m.data, at)[0])
     return at + 4
 
 
@@ -302,14 +307,15 @@ def _put_line(m: Machine, at: int) -> int:
 
 def _put(m: Machine, index: int) -> None:
     """Remember the top of the stack; a number is given once, so that what a number means never changes."""
-    value = m.stack[-1]
-    if m.memo.setdefault(index, value) is not value:
+    value, memo = m.stack[-1], m.memo
+    if memo.setdefault(index, value) is not value:
         raise Refusal("a memo number is used twice")
-    if len(m.memo) > m.room:
+    if len(memo) > m.room:
         raise Refusal("more memo numbers than a file of this size can mean")
 
 
 def _memoize(m: Machine, at: int) -> int:
+    m.counted()
     _put(m, len(m.memo))
     return at
 

@@ -7,7 +7,7 @@ data from the arguments, anything else is the value itself. A name without a row
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ostate.errors import OstateError, ReadError, UnsafePickle
@@ -25,6 +25,7 @@ MOST_BYTES = 1 << 28
 """Bytes of a pickle: the metadata of 70 billion parameters on 512 ranks."""
 
 ENDS_EARLY = "the pickle ends early"
+Leap = Callable[[Machine, int], int]
 
 DTYPES: dict[str, str] = {
     "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
@@ -43,7 +44,7 @@ def unpickle(
     where: str,
     persistent: Callable[[Any], Any] | None = None,
     allowed: Mapping[str, Any] | None = None,
-    leaps: tuple[str, Callable[[Machine, int], int]] | None = None,
+    leaps: tuple[str, Sequence[Leap]] | None = None,
 ) -> Any:
     """Return what one whole pickle holds, as plain data.
 
@@ -52,17 +53,19 @@ def unpickle(
         where: file and place, for messages.
         persistent: answers a persistent id.
         allowed: full name of a global -> what stands in for it.
-        leaps: a global's full name, and what reads a call of it in one go (`Machine.leap`).
+        leaps: a global's full name, and what reads a call of it in one go (`Machine.leap`); the next is tried where one left out what the
+            pickle refers to later.
 
     Raises:
         UnsafePickle: a global without a row in `allowed`, or a call, key or opcode that plain data never needs.
         ReadError: the pickle is damaged.
     """
-    if leaps is not None:
+    function, ways = leaps or ("", ())
+    for leap in ways:
         try:
-            return _run(data, 0, where, persistent, allowed, leaps)[0]
-        except KeyError:  # a reference to a part of what was leapt over
-            pass
+            return _run(data, 0, where, persistent, allowed, (function, leap))[0]
+        except KeyError:  # a reference to what was leapt over
+            continue
     return unpickle_at(data, 0, where=where, persistent=persistent, allowed=allowed)[0]
 
 
@@ -92,7 +95,7 @@ def _run(
     where: str,
     persistent: Callable[[Any], Any] | None,
     allowed: Mapping[str, Any] | None,
-    leaps: tuple[str, Callable[[Machine, int], int]] | None,
+    leaps: tuple[str, Leap] | None,
 ) -> tuple[Any, int]:
     """Run the machine; every known failure but a KeyError becomes a `ReadError` here, and nowhere else."""
     if len(data) > MOST_BYTES:

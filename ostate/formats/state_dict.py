@@ -303,7 +303,7 @@ def _entries(
             scalars["step"], step = step, None
         scalars.pop("param_name", None)
         shape = parameter_shape({slot: value.shape for slot, value in slots.items()}, kind) if slots else None
-        yield Entry(position=position, key=key, group=group, slots=slots, step=step, scalars=scalars, name=name, shape=shape)
+        yield Entry(position, key, group, slots, step, scalars, name, shape)
 
 
 def _wrong_steps(entries: Sequence[Entry]) -> Iterator[Finding]:

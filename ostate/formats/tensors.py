@@ -134,16 +134,17 @@ _NONE = _Form(1 << 63)
 """Left to the slow way, which says what is wrong."""
 
 
-def leaper(path: str, room: str, members: Mapping[str, Member], *, swapped: bool, crc: bool) -> Callable[[Machine, int], int]:
+def leaper(path: str, room: str, members: Mapping[str, Member], *, swapped: bool, crc: bool, remember: bool = False) -> Callable[[Machine, int], int]:
     """Return the function that reads one tensor's record, and those that follow with a key between (`exp_avg`, then `exp_avg_sq`).
 
     `members` are the archive's, and those under `room` its storages. The function is given the position after the one that rebuilds the first
-    tensor, and returns the position after the last record, or -1 where the first is not of the usual form.
+    tensor, and returns the position after the last record, or -1 where the first is not of the usual form. A tensor that stands in the pickle
+    twice is known by its memo number the second time; that is rare, and all of them are kept by their numbers only where asked to `remember`.
     """
     forms: dict[tuple[bytes, ...], _Form] = {}
 
     def leap(m: Machine, at: int) -> int:
-        data, memo, stack, end = m.data, m.memo, m.stack, -1
+        data, memo, stack, before, end = m.data, m.memo, m.stack, m.before, -1
         while True:
             match = _RECORD(data, at)
             if match is None:
@@ -160,10 +161,11 @@ def leaper(path: str, room: str, members: Mapping[str, Member], *, swapped: bool
                 stack.append(memo[data[end + 1]])
             ref = TensorRef(dtype, shape, (Part(path, place + skipped, shape, stride, starts),), swapped, crc32 if size == whole else None)
             stack.append(ref)
-            put = match[8]
-            memo[put[1] if len(put) == 2 else int.from_bytes(put[1:], "little")] = ref
+            if remember:
+                put = match[8]
+                memo[put[1] if len(put) == 2 else int.from_bytes(put[1:], "little")] = ref
             end = match.end()
-            if data[end] != _BINGET or data[end + 2] != _BINGET or memo.get(data[end + 3]) is not m.before:
+            if data[end] != _BINGET or data[end + 2] != _BINGET or memo.get(data[end + 3]) is not before:
                 return end
             at = end + 4
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from ostate.digests import sha256_of
 from ostate.errors import ReadError
 from ostate.files import read_at, size_of
 from ostate.model import ITEMSIZE, SourceFile
@@ -32,7 +31,15 @@ class Stored(NamedTuple):
     """Classes of a person's own that it asks for, where they were let through."""
 
 
-def load(path: str, *, start: int = 0, length: int | None = None, allowed: Mapping[str, Any] | None = None, strangers: bool = False) -> Stored:
+def load(
+    path: str,
+    *,
+    start: int = 0,
+    length: int | None = None,
+    allowed: Mapping[str, Any] | None = None,
+    strangers: bool = False,
+    digest: bool = True,
+) -> Stored:
     """Return the contents of a file that torch.save wrote, zip or legacy, whole or at `start` of a larger file.
 
     Args:
@@ -41,6 +48,7 @@ def load(path: str, *, start: int = 0, length: int | None = None, allowed: Mappi
         length: bytes of the archive; None: to the end of the file.
         allowed: full name of a global -> what stands in for it; None: `TORCH_GLOBALS`.
         strangers: keep classes of a person's own as records and name them, where the file is more than a state.
+        digest: take the index's digest now, and not when it is asked for, which keeps the index: of one file, not of a thousand ranks'.
 
     Raises:
         UnsafePickle: the file asks for a class outside the allow-list.
@@ -50,7 +58,10 @@ def load(path: str, *, start: int = 0, length: int | None = None, allowed: Mappi
     head = read_at(path, start, min(size, 512))
     table = Lenient({**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}, strangers=strangers)
     if head[:4] == b"PK\3\4":
-        return _load_zip(path, start, size, table)._replace(strangers=tuple(sorted(table.met)))
+        value, source = _load_zip(path, start, size, table)
+        if digest:
+            source = SourceFile(path, size, source.index_sha256)
+        return Stored(value, source, tuple(sorted(table.met)))
     if starts_as_legacy(head):
         from .legacy import load_legacy
 
@@ -76,7 +87,7 @@ def _what_else(head: bytes) -> str:
     return "no torch.save file"
 
 
-def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> Stored:
+def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> tuple[Any, SourceFile]:
     index = ZipIndex(path, start, length)
     pickles = [name for name in index.members if name.endswith("data.pkl") and name.count("/") < 2 and name.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1:
@@ -91,9 +102,9 @@ def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> S
     crc = _crc_kept(path, data, index.members[pickles[0]][2])
     places = f"{prefix}data/", index.members
     find = _storages(path, *places, swapped=order == b"big", crc=crc)
-    leaps = (REBUILD_V2, leaper(path, *places, swapped=order == b"big", crc=crc))
-    value = unpickle(data, where=f"{path}: data.pkl", persistent=find, allowed=table, leaps=leaps)
-    return Stored(value=value, source=SourceFile(path=path, size=length, index_sha256=sha256_of(data, index.directory)))
+    leaps = [leaper(path, *places, swapped=order == b"big", crc=crc, remember=remember) for remember in (False, True)]
+    value = unpickle(data, where=f"{path}: data.pkl", persistent=find, allowed=table, leaps=(REBUILD_V2, leaps))
+    return value, SourceFile(path, length, (data, index.directory))
 
 
 def _crc_kept(path: str, data: bytes, recorded: int) -> bool:

@@ -23,9 +23,10 @@ def parameter_shape(shapes: Mapping[str, tuple[int, ...]], optimizer: str = "unk
     rules = spec.slots if spec is not None else _RULES
     found: dict[Shape, tuple[int, ...]] = {}
     for slot, shape in shapes.items():
-        found.setdefault(rules.get(slot.partition(".")[0], "other"), shape)
-    if "param" in found:
-        return found["param"]
+        rule = rules.get(slot) or rules.get(slot.partition(".")[0], "other")
+        if rule == "param":
+            return shape
+        found.setdefault(rule, shape)
     if "row" in found and "col" in found and found["col"]:
         return (*found["row"], found["col"][-1])
     if "row1" in found and "col1" in found and found["col1"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -16,10 +15,12 @@ from ostate.values import Meter, Summary
 from .plan import Job
 
 if TYPE_CHECKING:
+    import hashlib
+
     import numpy as np
 
-CHUNK_BYTES = 1 << 19
-"""What a core's own cache holds."""
+CHUNK_BYTES = 1 << 20
+"""Bytes copied at a time: few enough to stay in a cache, and enough for the system to take large pages."""
 Raw = bytes | memoryview
 
 
@@ -27,7 +28,7 @@ class Digest:
     """CRC32 or SHA-256 of what is fed to it, as the manifest writes it."""
 
     def __init__(self, *, sha256: bool) -> None:
-        self._sha = hashlib.sha256() if sha256 else None
+        self._sha = _sha256() if sha256 else None
         self._crc = 0
 
     def feed(self, raw: Raw) -> None:
@@ -40,6 +41,12 @@ class Digest:
     def text(self) -> str:
         """Return `crc32:0a1b2c3d` or `sha256:…`."""
         return f"sha256:{self._sha.hexdigest()}" if self._sha is not None else crc_text(self._crc)
+
+
+def _sha256() -> hashlib._Hash:
+    import hashlib
+
+    return hashlib.sha256()
 
 
 def crc_text(crc: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ostate.errors import StoreError
 from ostate.files import is_remote, new_buffer
 from ostate.model import Finding, NamedState, Part, TensorRef
-from ostate.publish import beside, cannot_write, publish, refuse_targets
+from ostate.publish import beside, cannot_write, publish, refuse_targets, reserve
 from ostate.values import Summary
 
 from . import header, manifest
@@ -120,6 +120,7 @@ def _fill(
             temporary.append(beside(path))
             descriptor = os.open(temporary[-1], os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
             opened.append((descriptor, layout, room, digests))
+            reserve(descriptor, room + layout.nbytes)
             write_at(descriptor, layout.steps, room + layout.steps_at)
             for job in layout.jobs:
                 digests[job.name, job.slot], seen = copy(job, descriptor, room, buffer, sha256=sha256, measure=check is not None)
