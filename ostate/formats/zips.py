@@ -30,8 +30,8 @@ _DAMAGED = "the copy is incomplete or damaged: copy it again"
 
 Member = tuple[int, int, int]
 """A stored member: first byte of its data from the start of the file, bytes, CRC32."""
-_Listed = tuple[str, int, int, int, int, int]
-"""Name, position of the header, least position of the data, size, CRC32, flags."""
+_Listed = tuple[str, int, int, int, int, int, int]
+"""Name, position of the header, least position of the data, where torch puts the data, size, CRC32, flags."""
 
 
 class ZipIndex:
@@ -49,7 +49,7 @@ class ZipIndex:
         self.size = size_of(path) - start if length is None else length
         self.tail = b""
         count, self.directory, at = self._find_directory()
-        self.members = self._place(self._list(count), at)
+        self.members = self._members(count, at)
 
     def __contains__(self, name: str) -> bool:
         return name in self.members
@@ -97,10 +97,24 @@ class ZipIndex:
             raise ReadError("the archive's directory does not lie where its end record says", where=self.path, fix=_DAMAGED)
         return count, self._bytes(start, size), start
 
-    def _list(self, count: int) -> list[_Listed]:
-        """Return what the central directory lists, each member checked."""
+    def _members(self, count: int, end: int) -> dict[str, Member]:
+        """Return where each member's data lies.
+
+        Reading each member's own header would be a request a tensor on a remote path. Torch lists members as they lie, starts each one's
+        data at the next multiple of 64 and ends it, with a descriptor, where the next member begins: where all that holds, no header is read.
+        """
+        listed, tight = self._list(count, end)
+        if tight and self._alignment(listed) == b"64":
+            members = {name: (self.start + offset, size, crc) for name, _, _, offset, size, crc, _ in listed}
+            if len(members) == count:
+                return members
+        return self._place(listed, end)
+
+    def _list(self, count: int, end: int) -> tuple[list[_Listed], bool]:
+        """Return what the central directory lists, each member checked; True when each ends, laid out as torch does, where the next begins."""
         raw, at, unpack = self.directory, 0, _CENTRAL.unpack_from
         listed: list[_Listed] = []
+        tight, ended, between = True, 0, _DESCRIPTORS[0]
         for _ in range(count):
             if at + _CENTRAL.size > len(raw):
                 raise ReadError("the archive's directory ends early", where=self.path, fix=_DAMAGED)
@@ -116,11 +130,17 @@ class ZipIndex:
                 raise ReadError(f"the member {name!r} is {how}; torch.save never does that", where=self.path, fix="save it again with torch.save")
             if "\\" in name or name[0] == "/" or (".." in name and ".." in name.split("/")):
                 raise ReadError(f"a member named {name!r} points outside the archive", where=self.path, fix="do not use this file")
-            listed.append((name, header, header + 30 + named, size, crc, flags))
+            if header - ended not in between:
+                tight = False
+            least = header + 30 + named
+            wide = 4 + 16 * (size >= _FULL32) + 8 * (header >= _FULL32) if size >= _FULL32 or header >= _FULL32 else 0
+            offset = (least + 4 + wide + 63) & -64
+            ended, between = offset + size, _DESCRIPTORS[flags & 8]
+            listed.append((name, header, least, offset, size, crc, flags))
             at = after + extra + comment
         if at != len(raw):
             raise ReadError("the archive's directory lists more than it counts", where=self.path, fix=_DAMAGED)
-        return listed
+        return listed, tight and end - ended in between
 
     def _zip64(self, extra: bytes, *fields: int) -> tuple[int, ...]:
         """Return (size, packed size, header) with those that are full replaced from the zip64 extra field."""
@@ -136,19 +156,12 @@ class ZipIndex:
         raise ReadError("a large member without its zip64 sizes", where=self.path, fix=_DAMAGED)
 
     def _place(self, listed: list[_Listed], end: int) -> dict[str, Member]:
-        """Return where each member's data lies.
-
-        Reading each member's own header would be a request a tensor on a remote path. Torch lists members as they lie, starts each one's
-        data at the next multiple of 64 and ends it, with a descriptor, where the next member begins: where both hold, the header is not
-        read. Where they do not, it is read and held to the directory.
-        """
+        """Return where each member's data lies, by the header of each one that does not lie as torch puts it, held to the directory."""
         headers = [one[1] for one in listed]
         usual = all(map(lt, headers, headers[1:])) and self._alignment(listed) == b"64"
         members: dict[str, Member] = {}
         for one in reversed(listed) if usual else sorted(listed, key=_header, reverse=True):
-            name, header, least, size, crc, flags = one
-            wide = 4 + 16 * (size >= _FULL32) + 8 * (header >= _FULL32) if size >= _FULL32 or header >= _FULL32 else 0
-            offset = (least + 4 + wide + 63) & -64
+            name, header, least, offset, size, crc, flags = one
             if not usual or end - size - offset not in _DESCRIPTORS[flags & 8]:
                 offset = self._read_header(one)
             if offset < least or offset + size > end:
@@ -163,12 +176,12 @@ class ZipIndex:
         """Return what torch recorded as its alignment; releases that record none use 64."""
         for one in listed[:8]:
             if one[0].endswith("/.storage_alignment"):
-                return self._bytes(self._read_header(one), min(one[3], 16))
+                return self._bytes(self._read_header(one), min(one[4], 16))
         return b"64"
 
     def _read_header(self, one: _Listed) -> int:
         """Return the data's position as the local header has it, checked against the directory."""
-        name, header, least, listed_size, listed_crc, flags = one
+        name, header, least, _, listed_size, listed_crc, flags = one
         raw = self._bytes(header, least - header)
         signature, _, _, method, _, _, crc, _, size, named, extra = _LOCAL.unpack_from(raw)
         same = (flags & 8 and not size) or size in {listed_size, _FULL32}

@@ -15,6 +15,7 @@ import pytest
 
 from ostate import store
 from ostate.errors import OstateError, StoreError
+from ostate.publish import reserve
 
 from .made import big, laid_out, trained
 
@@ -240,3 +241,17 @@ def test_a_writer_killed_two_hundred_times_never_leaves_half_a_file(tmp_path, ar
     absent, there = killed(tmp_path, 200, **arguments)
     assert absent > 20
     assert there > 20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fallocate(2)")
+def test_room_is_asked_for_at_once_and_a_file_too_large_is_told_before_a_byte_is_written(tmp_path):
+    with open(tmp_path / "x", "wb") as file:
+        reserve(file.fileno(), 1 << 20)
+        with pytest.raises(OSError, match=r"large|space"):
+            reserve(file.fileno(), 1 << 60)
+    assert (tmp_path / "x").stat().st_size in {0, 1 << 20}  # 0 where the file system cannot
+
+
+def test_a_file_system_that_cannot_promise_room_is_written_as_ever():
+    with open(os.devnull, "wb") as file:
+        reserve(file.fileno(), 1 << 20)
