@@ -14,6 +14,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import made
@@ -84,6 +85,26 @@ def repairing(folder: Path, out: Path, rounds: int) -> Measured:
     return "repair", found, "cp"
 
 
+def cold(folder: Path, out: Path, rounds: int) -> Measured:
+    """The same by the clock, with nothing of the source in the page cache and all of the output on the disk."""
+    state, alone = folder / "optimizer.pt", folder / "cold"
+    alone.mkdir()
+    os.link(state, alone / "optimizer.pt")
+
+    def evict() -> None:
+        measure.forget(out)()
+        os.sync()
+        with state.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    tasks = [
+        Task("cp, then sync", ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", state, out], evict),
+        Task("repair --no-evidence, cold", [*OSTATE, "-q", "repair", alone, "--no-evidence", "-o", out], evict, (1,)),
+    ]
+    costs = {name: [replace(cost, cpu=cost.wall) for cost in seen] for name, seen in measure.alternately(tasks, rounds).items()}
+    return "cold, by the clock (no CPU here)", measure.rows(costs, "cp, then sync", {"repair --no-evidence, cold": (1.3, 60)}), "cp, then sync"
+
+
 def spoil(state: Path) -> None:
     """Put a NaN into every 256 KB of the file's tensors."""
     with state.open("r+b") as file:
@@ -118,7 +139,7 @@ def main() -> int:
     parser = measure.options(__doc__)
     parser.add_argument("--rank", type=int)
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--only", help="start, inspect, repair or read")
+    parser.add_argument("--only", help="start, inspect, read, cold or repair")
     options = parser.parse_args()
     rank = options.rank or (4 if options.small else 64)
     rounds = min(options.rounds, 3) if options.small else options.rounds
@@ -132,7 +153,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ostate-pyc-") as cache:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ.update(PYTHONPYCACHEPREFIX=cache, XDG_CACHE_HOME=cache)
-        wanted: Sequence[str] = [options.only] if options.only else ["start", "inspect", "read", "repair"]
+        wanted: Sequence[str] = [options.only] if options.only else ["start", "inspect", "read", "cold", "repair"]
         if "start" in wanted:
             show(startup(3 * rounds))
         if set(wanted) == {"start"}:
@@ -142,6 +163,7 @@ def main() -> int:
             steps: dict[str, Callable[[], Measured]] = {
                 "inspect": lambda: inspecting(folder, rounds),
                 "read": lambda: reading(folder, out, rounds),
+                "cold": lambda: cold(folder, out, rounds),
                 "repair": lambda: repairing(folder, out, rounds),
             }
             if "read" in wanted:
