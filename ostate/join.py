@@ -28,6 +28,7 @@ def named_state(
     step: int | None = None,
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
+    digest: bool = True,
 ) -> NamedState:
     """Give every position that has a name and state its name; nothing is read but the adapter's digest.
 
@@ -38,6 +39,7 @@ def named_state(
         step: updates taken, where the file does not say.
         betas: decay rates, where the file does not say.
         eps: in units of the gradient, where the file does not say.
+        digest: take the SHA-256 of the adapter file, which reads all of it.
 
     Raises:
         OrderingError: names and positions do not fit each other.
@@ -62,7 +64,7 @@ def named_state(
         groups=tuple(_named_group(group, ordering, kept) for group in groups),
         parameters=parameters,
         ordering=replace(ordering, left_out=ordering.left_out or _left_out(raw, ordering)),
-        adapter={} if adapter is None else adapter_facts(adapter),
+        adapter={} if adapter is None else adapter_facts(adapter, digest=digest),
         source=_source(raw),
         findings=(*raw.findings, *_filled(raw, given)),
     )
@@ -201,8 +203,8 @@ def _source(raw: RawState) -> dict[str, Any]:
     return {"layout": raw.layout, "files": tuple(rows)}
 
 
-def adapter_facts(adapter: Adapter) -> dict[str, Any]:
-    """Return the manifest's `adapter`; reads the adapter file once for its digest."""
+def adapter_facts(adapter: Adapter, *, digest: bool) -> dict[str, Any]:
+    """Return the manifest's `adapter`; reads the adapter file once for its `digest`."""
     rank = adapter.config.get("r")
     base = adapter.config.get("base_model_name_or_path")
     peft_type = adapter.config.get("peft_type")
@@ -212,7 +214,7 @@ def adapter_facts(adapter: Adapter) -> dict[str, Any]:
         "r": rank if isinstance(rank, int) else None,
         "base_model": base if isinstance(base, str) else None,
         "file": PurePath(adapter.file).name,
-        "sha256": _sha256(adapter.file) if is_file(adapter.file) else None,
+        "sha256": _sha256(adapter.file) if digest and is_file(adapter.file) else None,
     }
 
 

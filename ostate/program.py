@@ -100,7 +100,7 @@ def repair(
         announce(lambda: stored_bytes(raw))
     _refuse_copies(raw, options)
     found = order_of(raw, adapter, options)
-    named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps)
+    named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
     findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter))
     checks.refuse(findings, path)
     named = replace(named, findings=findings)
