@@ -123,13 +123,9 @@ def _long(width: int) -> Callable[[Machine, int], int]:
 
 def _text(width: int) -> Callable[[Machine, int], int]:
     def push(m: Machine, at: int) -> int:
-        data = m.data
-        start = at + width
-        end = start + int.from_bytes(data[at:start], "little")
-        if end > len(data):
-            raise IndexError("a length reaches past the end")
-        m.stack.append(str(data[start:end], "utf-8"))
-        return end
+        raw, at = _operand(m, at, width)
+        m.stack.append(raw.decode("utf-8"))
+        return at
 
     return push
 
