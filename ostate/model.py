@@ -4,6 +4,8 @@ Words: *position* is the integer id in the file, *slot* a per-parameter tensor s
 *name* the live `named_parameters()` name, *key* the adapter file's key. numpy is imported only where numbers are read.
 """
 
+# No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -49,11 +51,11 @@ class SourceFile(Fields):
     @property
     def index_sha256(self) -> str:
         """SHA-256 of the index, in hexadecimal digits."""
-        if not isinstance(self.index, str):
-            from .digests import sha256_of
+        if isinstance(self.index, str):
+            return self.index
+        from .digests import sha256_of
 
-            self.index = sha256_of(*self.index)
-        return self.index
+        return sha256_of(*self.index)
 
 
 class Entry(NamedTuple):

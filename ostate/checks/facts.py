@@ -1,5 +1,7 @@
 """What rules on the index look at: the structure of a state; positions are called by their names where known."""
 
+# No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 

@@ -5,6 +5,8 @@ tensor; matched as one regular expression they cost a fifth of what they cost on
 part of a record, is read the slow way.
 """
 
+# No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
+
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """What is known of one optimizer: a row of `OPTIMIZERS`."""
 
+# No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
+
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple

@@ -1,5 +1,7 @@
 """What a command has to say, before anyone decides how it looks: lines, facts, tables, findings."""
 
+# No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
+
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
