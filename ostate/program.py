@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from . import checks, formats, ordering, store
 from .errors import CheckError, ReadError
-from .files import announce
+from .files import announce, recorded
 from .formats.adapters import for_state
 from .inspection import finding_document, not_in_adapter, open_state, stored_bytes
 from .join import named_state
@@ -93,21 +94,28 @@ def repair(
     """
     options = replace(options or Options(), **more)
     if out is not None:
-        store.check_target(out, force=force, inputs=(path, options.adapter))
-    raw, adapter = read(path, options)
-    _refuse_the_unusable(raw)
-    if out is not None:
-        announce(lambda: stored_bytes(raw))
-    _refuse_copies(raw, options)
-    found = order_of(raw, adapter, options)
-    named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
+        store.check_target(out, force=force, inputs=_given(path, options))
+    with recorded() as inputs:
+        raw, adapter = read(path, options)
+        _refuse_the_unusable(raw)
+        if out is not None:
+            announce(lambda: stored_bytes(raw))
+        _refuse_copies(raw, options)
+        found = order_of(raw, adapter, options)
+        named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
     findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter))
     checks.refuse(findings, path)
     named = replace(named, findings=findings)
     if out is None:
         return Repaired(named=named, ordering=found, findings=findings, out=())
-    written = store.write(named, out, force=force, check=checks.while_copying(named), keep_dtype=keep_dtype, sha256=sha256)
+    written = store.write(named, out, force=force, check=checks.while_copying(named), keep_dtype=keep_dtype, sha256=sha256, inputs=inputs)
     return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files))
+
+
+def _given(path: str, options: Options) -> tuple[str | None, ...]:
+    """Return the paths that a person typed, and the configuration that `--base` stands for: refused as outputs before anything is read."""
+    base = None if options.base is None else os.path.join(options.base, "config.json")
+    return path, options.adapter, options.model, options.order, options.previous, options.base, base
 
 
 def _refuse_the_unusable(raw: RawState) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ostate.errors import OrderingError
-from ostate.files import is_remote
+from ostate.errors import OrderingError, ReadError
+from ostate.files import is_remote, read_at, size_of
 from ostate.model import Adapter, Question
 
 MOST_BYTES = 4 << 20
@@ -82,8 +82,7 @@ def _read(path: str) -> dict[str, Any] | None:
     try:
         if not os.path.isfile(path) or os.path.getsize(path) > MOST_BYTES:
             return None
-        with open(path, encoding="utf-8") as stream:
-            config = json.load(stream)
-    except (OSError, ValueError, RecursionError):
+        config = json.loads(read_at(path, 0, size_of(path)).decode("utf-8"))
+    except (OSError, ReadError, ValueError, RecursionError):
         return None
     return config if isinstance(config, dict) else None

@@ -9,13 +9,13 @@ from ostate.publish import check_target
 
 from .loading import load
 from .plan import shard_path
-from .writing import Written, write, write_index
+from .writing import Written, sources_of, write, write_index
 
 if TYPE_CHECKING:
     from .digesting import digested
     from .validating import validate
 
-__all__ = ["Written", "check_target", "digested", "load", "shard_path", "validate", "write", "write_index"]
+__all__ = ["Written", "check_target", "digested", "load", "shard_path", "sources_of", "validate", "write", "write_index"]
 
 _LATER = {"digested": "digesting", "validate": "validating"}
 """What reads a file again, imported when it is asked for: name -> module."""
