@@ -11,8 +11,7 @@ from typing import Any
 
 from .errors import CheckError, OrderingError
 from .files import is_file, read_at, size_of
-from .model import Adapter, Entry, Finding, Group, NamedParameter, NamedState, Ordering, RawState, Slot, SourceFile
-from .named import positions_of
+from .model import Adapter, Entry, Finding, Group, NamedParameter, NamedState, Ordering, RawState, Slot, SourceFile, positions_of
 from .optimizers import OPTIMIZERS, step_of
 
 CLASSES = {

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from .tensors import CHUNK, ITEMSIZE, Fields, Part, Slot, TensorRef, decode_numbers, raw_chunks
 
 if TYPE_CHECKING:
-    from .named import Adapter, Claim, Evidence, NamedParameter, NamedState, Ordering, PairScore, Question
+    from .named import Adapter, Claim, Evidence, NamedParameter, NamedState, Ordering, PairScore, Question, positions_of
 
 __all__ = [
     "CHUNK", "ITEMSIZE", "Adapter", "Claim", "Entry", "Evidence", "Fields", "Finding", "Group", "Hyper", "NamedParameter", "NamedState", "Names",
-    "Ordering", "PairScore", "Part", "Question", "RawState", "Reader", "Severity", "Slot", "SourceFile", "TensorRef", "decode_numbers", "raw_chunks",
+    "Ordering", "PairScore", "Part", "Question", "RawState", "Reader", "Severity", "Slot", "SourceFile", "TensorRef", "decode_numbers", "positions_of",
+    "raw_chunks",
 ]  # fmt: skip
 
 Severity = Literal["note", "warning", "error"]
@@ -122,9 +123,13 @@ class RawState(NamedTuple):
     """`global_step`, `transformers_version`, `peft_version`, `world_size`, `folder` (the checkpoint folder), … where known."""
     findings: tuple[Finding, ...] = ()
     """What reading itself noticed."""
+    read: str = ""
+    """The file, or the folder of a layout that is one, which was read of what `source` holds."""
+    not_read: tuple[str, ...] = ()
+    """Other states in the folder that was asked for, as paths within it."""
 
 
-_NAMED = ("Adapter", "Claim", "Evidence", "NamedParameter", "NamedState", "Ordering", "PairScore", "Question")
+_NAMED = ("Adapter", "Claim", "Evidence", "NamedParameter", "NamedState", "Ordering", "PairScore", "Question", "positions_of")
 """What `named` holds."""
 Reader = Callable[[str], RawState]
 Names = Sequence[str | None]

@@ -56,6 +56,10 @@ class Repaired:
     findings: tuple[Finding, ...]
     out: tuple[str, ...]
     """Files written; empty for a dry run."""
+    read: str = ""
+    """The state that was read, a file or a folder."""
+    not_read: tuple[str, ...] = ()
+    """Other states in the folder that was asked for."""
 
     @property
     def settled(self) -> bool:
@@ -107,9 +111,9 @@ def repair(
     checks.refuse(findings, path)
     named = replace(named, findings=findings)
     if out is None:
-        return Repaired(named=named, ordering=found, findings=findings, out=())
+        return Repaired(named=named, ordering=found, findings=findings, out=(), read=raw.read, not_read=raw.not_read)
     written = store.write(named, out, force=force, check=checks.while_copying(named), keep_dtype=keep_dtype, sha256=sha256, inputs=inputs)
-    return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files))
+    return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files), read=raw.read, not_read=raw.not_read)
 
 
 def _given(path: str, options: Options) -> tuple[str | None, ...]:
@@ -357,6 +361,8 @@ def repair_document(path: str, done: Repaired) -> dict[str, Any]:
         "document": "ostate-repair",
         "version": 1,
         "source": path,
+        "read": done.read or path,
+        "not_read": list(done.not_read),
         "out": list(done.out),
         "optimizer": done.named.optimizer,
         "parameters": len(done.named.parameters),

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import formats
 from .errors import ExportError
 from .join import as_raw
-from .model import Adapter, NamedState, Question
-from .named import positions_of
+from .model import Adapter, NamedState, Question, positions_of
 from .ordering import base, keys
 from .ordering.groups import RULES
 from .ordering.names_file import read_names

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ostate.model import RawState
 
 from .collector import Paused
-from .folders import find_state
+from .folders import choice, find_state, others
 from .peek import Peek
 from .readers import Reader
 
@@ -53,7 +53,9 @@ def read(path: str, *, state: str | None = None, optimizer: int | None = None) -
     """
     with Paused():
         seen, row, optimizer = find_state(path, READERS, state=state, optimizer=optimizer)
-        return READERS[row].read(seen, optimizer)
+        raw = READERS[row].read(seen, optimizer)
+        not_read = others(seen, [file.path for file in raw.files], READERS) if state is None else ()
+        return raw._replace(read=seen.path, not_read=not_read, findings=(*raw.findings, *choice(seen, not_read)))
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,7 @@ from typing import Any
 
 from ostate.errors import ReadError, StoreError
 from ostate.files import is_remote, read_at, size_of
-from ostate.model import NamedState, Slot, TensorRef
-from ostate.named import positions_of
+from ostate.model import NamedState, Slot, TensorRef, positions_of
 
 from . import header, manifest
 from .plan import index_path
