@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHUNK", "ITEMSIZE", "Adapter", "Claim", "Entry", "Evidence", "Fields", "Finding", "Group", "Hyper", "NamedParameter", "NamedState", "Names",
-    "Ordering", "PairScore", "Part", "Question", "RawState", "Reader", "Severity", "Slot", "SourceFile", "TensorRef", "decode_numbers", "positions_of",
-    "raw_chunks",
+    "Ordering", "PairScore", "Part", "Question", "RawState", "Reader", "Severity", "Slot", "SourceFile", "TensorRef", "decode_numbers",
+    "positions_of", "raw_chunks",
 ]  # fmt: skip
 
 Severity = Literal["note", "warning", "error"]

@@ -135,7 +135,7 @@ def _below(seen: Peek, name: str) -> Peek:
 
 
 def _indexed(seen: Peek, folders: Sequence[str]) -> list[str]:
-    """Return the folders that the folder's own index names: DeepSpeed's `latest`; or Trainer's state by its step, where Trainer wrote no optimizer here."""
+    """Return the folders that the index names: `latest`; or the step of Trainer's state, where Trainer wrote no optimizer here."""
     tags = [tag for tag in tags_of(seen) if tag in folders]
     if tags or TRAINER not in seen.names or any(file in seen.names for file in _TRAINERS_FILES):
         return tags
