@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ostate.errors import ProbeError
 from ostate.model import Finding, NamedParameter, NamedState, Severity
 
+from . import same_run
 from .fsdp1 import fill_fsdp1, is_fsdp1
 from .live import kind_of_optimizer, put
 from .names import Match, match, plain_name, trainable
@@ -73,6 +74,7 @@ def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, 
     """Build torch.optim.AdamW over everything that requires grad (LoRA, modules_to_save, biases), filled by name.
 
     One group for each of the state's groups, parameters in the model's order, with the file's betas, eps, weight_decay and amsgrad.
+    Moments that are not those of the model's LoRA weights (another run's adapter was loaded, or none) are a warning among `Filled.findings`.
 
     Args:
         model: the model with its adapter, loaded trainable; wrapped, sharded or neither.
@@ -101,7 +103,7 @@ def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, 
         )
     switches = {key: value for key, value in options.items() if key not in _OF_THE_FILE}
     optimizer = torch.optim.AdamW(_groups(found, state, lr, options), **switches)
-    _fill(optimizer, state, found, strict=strict)
+    _fill(optimizer, state, found, strict=strict, notes=[*same_run.findings(state, model, found.parameters, found.entries)])
     return optimizer
 
 
@@ -109,6 +111,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
     """Fill the Adam state of an optimizer made elsewhere, by name.
 
     Knows torch's Adam and AdamW (plain, foreach, fused, capturable) and bitsandbytes' 32-bit ones; on one device, DDP, FSDP2 and FSDP1.
+    As with `lora_adamw`, the state of another run is a warning; sharded weights are not compared.
 
     Args:
         optimizer: its parameters are parameters of `model`.
@@ -132,7 +135,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
     if is_fsdp1(model):
         return _fill_wrapped(optimizer, model, state)
     found = match(model, state, wanted)
-    notes = _adopt_hyper(optimizer, state, found, hyper)
+    notes = [*same_run.findings(state, model, found.parameters, found.entries), *_adopt_hyper(optimizer, state, found, hyper)]
     return _fill(optimizer, state, found, strict=strict, notes=notes)
 
 
@@ -219,7 +222,7 @@ def _fill_wrapped(optimizer: Optimizer, model: nn.Module, state: NamedState) -> 
     return _report(optimizer, state, found, tally, [])
 
 
-def _fill(optimizer: Optimizer, state: NamedState, found: Match, *, strict: bool, notes: list[Finding] | None = None) -> Filled:
+def _fill(optimizer: Optimizer, state: NamedState, found: Match, *, strict: bool, notes: list[Finding]) -> Filled:
     if strict and found.missing:
         raise ProbeError(f"{len(found.missing)} of {len(found.parameters)} parameters have no entry in the state", where=", ".join(found.missing[:3]))
     kind = kind_of_optimizer(optimizer)
@@ -228,7 +231,7 @@ def _fill(optimizer: Optimizer, state: NamedState, found: Match, *, strict: bool
     for name, parameter in found.parameters:
         if name in found.entries:
             _fill_one(optimizer, kind, parameter, state.parameters[found.entries[name]], place_in[id(parameter)], tally)
-    return _report(optimizer, state, found, tally, notes or [])
+    return _report(optimizer, state, found, tally, notes)
 
 
 def _report(optimizer: Optimizer, state: NamedState, found: Match, tally: _Tally, notes: list[Finding]) -> Filled:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from ostate.errors import ProbeError, ProbeTypeError
 from ostate.model import Finding, NamedState
 
-from . import moments
+from . import moments, same_run
 from .diagonal import Diagonal, build
 from .formulas import less_update, next_step_update
 from .guards import Guards
@@ -89,6 +89,7 @@ class AdamPreconditioner:
             raise ProbeError("there is no parameter to precondition")
         self.ranks = Ranks.of([item.parameter for item in items if item.parameter is not None])
         self.layout = Layout.of([(item.name, item.parameter, item.place.shape, item.device, item.dtype) for item in items])
+        self._of_state = self._compared(items)
         self.refresh(items)
         if self.optimizer is not None:
             self._follow(self.optimizer)
@@ -97,6 +98,13 @@ class AdamPreconditioner:
         if self.optimizer is not None:
             return moments.of_optimizer(self.optimizer, self._model, self.checkpoint_step)
         return moments.of_state(cast(NamedState, self._state), self._model, self._device, self.checkpoint_step, self._hyper)
+
+    def _compared(self, items: Sequence[Moments]) -> tuple[Finding, ...]:
+        """Return whether a named state is of the live model's run; an optimizer was compared when it was filled."""
+        if self._state is None or self._model is None:
+            return ()
+        live = [(item.name, item.parameter) for item in items if item.parameter is not None]
+        return same_run.findings(self._state, self._model, live, {item.name: item.entry for item in items if item.entry is not None})
 
     def _follow(self, optimizer: Optimizer) -> None:
         me = ref(self)
@@ -119,7 +127,7 @@ class AdamPreconditioner:
         self._items = items if items is not None else self._moments()
         self._diagonal: Diagonal = build(self._items, self.layout, self.ranks, self.guards, _PRECISION[self.precision])
         self._stats: dict[str, Any] | None = None
-        self.findings: tuple[Finding, ...] = (*findings_of(self._diagonal, self.guards), *moments.findings(self._items))
+        self.findings: tuple[Finding, ...] = (*self._of_state, *findings_of(self._diagonal, self.guards), *moments.findings(self._items))
         for finding in self.findings:
             if finding.severity != "note" and finding.rule not in self._warned:
                 self._warned.add(finding.rule)
