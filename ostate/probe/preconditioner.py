@@ -103,8 +103,12 @@ class AdamPreconditioner:
         """Return whether a named state is of the live model's run; an optimizer was compared when it was filled."""
         if self._state is None or self._model is None:
             return ()
-        live = [(item.name, item.parameter) for item in items if item.parameter is not None]
-        return same_run.findings(self._state, self._model, live, {item.name: item.entry for item in items if item.entry is not None})
+        known = {item.name: item for item in items if item.entry is not None}
+        live = [(item.name, item.parameter) for item in known.values() if item.parameter is not None]
+        pairs = same_run.chosen(self._state, self._model, live, {name: str(item.entry) for name, item in known.items()})
+        read = {(name, slot): value for name, slot in same_run.wanted(pairs) if (value := known[name].read(slot)) is not None}
+        steps = [known[name].step or 0.0 for pair in pairs for name in pair]
+        return same_run.findings(pairs, live, read, step=min(steps, default=None))
 
     def _follow(self, optimizer: Optimizer) -> None:
         me = ref(self)

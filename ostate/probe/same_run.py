@@ -65,8 +65,8 @@ class Comparison(NamedTuple):
     """True when every lora_B is zero."""
 
 
-def findings(state: NamedState, model: nn.Module, parameters: Sequence[tuple[str, Tensor]], entries: Mapping[str, str]) -> tuple[Finding, ...]:
-    """Return a warning when the moments are of another run than the live weights; nothing where they fit, or where nothing can be told.
+def chosen(state: NamedState, model: nn.Module, parameters: Sequence[tuple[str, Tensor]], entries: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the live names of lora_A and lora_B of the modules to compare: those to which both laws apply, enough of them, spread over the model.
 
     Args:
         state: the named state.
@@ -77,11 +77,37 @@ def findings(state: NamedState, model: nn.Module, parameters: Sequence[tuple[str
     live = {name: parameter for name, parameter in parameters if name in entries}
     names = list(_pairs(state, model, live, entries))
     if not names:
+        return []
+    rank = min(live[a].shape[0] for a, _ in names)
+    each = (math.lgamma(rank + 1) + rank * math.log(2)) / math.log(10)
+    count = min(len(names), _MOST, max(_FEWEST, math.ceil(_WANTED_DIGITS / each)))
+    return [names[at * len(names) // count] for at in range(count)]
+
+
+def wanted(names: Sequence[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    """Return (live name, slot) of the moments that `findings` asks for."""
+    return frozenset((name, slot) for a, b in names for name, slot in ((a, "exp_avg"), (b, "exp_avg"), (b, "exp_avg_sq")))
+
+
+def findings(
+    names: Sequence[tuple[str, str]], parameters: Sequence[tuple[str, Tensor]], moments: Mapping[tuple[str, str], Tensor], *, step: float | None
+) -> tuple[Finding, ...]:
+    """Return a warning when the moments are of another run than the live weights; nothing where they fit, or where nothing can be told.
+
+    Args:
+        names: as `chosen` gives them.
+        parameters: (plain live name, parameter).
+        moments: (live name, slot) -> numbers, for all that are `wanted`.
+        step: the fewest updates that any of these parameters took; None: unknown.
+    """
+    if not names:
         return ()
-    found = compare([_read(state, live, entries, a, b) for a, b in _few(names, live)])
+    live = dict(parameters)
+    found = compare(
+        [_pair(live[a].detach(), live[b].detach(), moments[a, "exp_avg"], moments[b, "exp_avg"], moments[b, "exp_avg_sq"]) for a, b in names]
+    )
     if found.untrained:
-        steps = [state.parameters[entries[name]].step for _, name in names]
-        if any(step is None or step <= _FIRST_STEPS for step in steps):
+        if step is None or step <= _FIRST_STEPS:
             return ()
         text = "every lora_B of the live model is zero, and the state has taken steps: no trained adapter was loaded"
         return (Finding(rule="state-of-another-run", severity="warning", text=text, fix=_FIX),)
@@ -163,20 +189,7 @@ def _rank(model: nn.Module, name: str) -> int | None:
     return ranks.get(rest.removesuffix(".weight")) if isinstance(ranks, Mapping) else None
 
 
-def _few(names: Sequence[tuple[str, str]], live: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """Return enough pairs, spread over the model."""
-    rank = min(live[a].shape[0] for a, _ in names)
-    each = (math.lgamma(rank + 1) + rank * math.log(2)) / math.log(10)
-    count = min(len(names), _MOST, max(_FEWEST, math.ceil(_WANTED_DIGITS / each)))
-    return [names[at * len(names) // count] for at in range(count)]
-
-
-def _read(state: NamedState, live: Mapping[str, Tensor], entries: Mapping[str, str], a: str, b: str) -> Pair:
-    rank = live[a].shape[0]
-
-    def slot(name: str, which: str, shape: tuple[int, int]) -> Tensor:
-        return torch.tensor(state.tensor(entries[name], which).reshape(shape), dtype=torch.float64)
-
-    wide, tall = (rank, live[a].numel() // rank), (live[b].shape[0], rank)
-    factor_a, factor_b = (live[name].detach().to("cpu", torch.float64).reshape(shape) for name, shape in ((a, wide), (b, tall)))
-    return Pair(factor_a, factor_b, slot(a, "exp_avg", wide), slot(b, "exp_avg", tall), slot(b, "exp_avg_sq", tall))
+def _pair(a: Tensor, b: Tensor, m_a: Tensor, m_b: Tensor, v_b: Tensor) -> Pair:
+    rank = a.shape[0]
+    wide, tall = (rank, a.numel() // rank), (b.shape[0], rank)
+    return Pair(*(tensor.to("cpu", torch.float64).reshape(shape) for tensor, shape in ((a, wide), (b, tall), (m_a, wide), (m_b, tall), (v_b, tall))))
