@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
 JOINS = {
     "batch",
     "commands",
+    "choosing",
     "demo",
     "comparison",
     "exporting",
