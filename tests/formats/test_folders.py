@@ -259,16 +259,18 @@ def test_commands_print_which_state_was_read_and_which_were_not(tmp_path, optimi
 
     from ostate.cli import main
 
-    (tmp_path / "older").mkdir()
-    shutil.copy(tmp_path / "optimizer.pt", tmp_path / "older/optimizer.pt")
-    names = [f"layer{index}" for index in range(len(formats.read(str(tmp_path)).entries))]
+    place = tmp_path / "runs" / "one" / "last"
+    (place / "older").mkdir(parents=True)
+    for folder in (place, place / "older"):
+        shutil.copy(tmp_path / "optimizer.pt", folder)
+    names = [f"layer{index}" for index in range(len(formats.read(str(place)).entries))]
     (tmp_path / "order.txt").write_text("\n".join(names))
     arguments = [str(tmp_path / word) if word.endswith(".txt") else word for word in command]
-    done = CliRunner().invoke(main, [*arguments, str(tmp_path), *(["--json"] if as_json else [])], catch_exceptions=False)
+    done = CliRunner().invoke(main, [*arguments, str(place), *(["--json"] if as_json else [])], catch_exceptions=False)
     if as_json:
         document = json.loads(done.stdout)
-        assert (document["read"], document["not_read"]) == (str(tmp_path / "optimizer.pt"), [os.path.join("older", "optimizer.pt")])
+        assert (document["read"], document["not_read"]) == (str(place / "optimizer.pt"), [os.path.join("older", "optimizer.pt")])
     else:
         lines = [line.split() for line in done.stdout.splitlines()]
-        assert ["read", str(tmp_path / "optimizer.pt")] in lines
+        assert ["read", str(place / "optimizer.pt")] in lines
         assert ["not", "read", os.path.join("older", "optimizer.pt")] in lines
