@@ -32,8 +32,8 @@ def command(path: tuple[str, ...], force: bool, out: str, **chosen: Any) -> None
         ostate report step-100.ostate.safetensors step-500.ostate.safetensors -o run.html
     """
     from ostate import plot
-    from ostate.files import recorded
-    from ostate.publish import refuse_inputs
+    from ostate.core.atomic import refuse_inputs
+    from ostate.core.files import recorded
 
     if os.path.exists(out) and not force:
         raise click.UsageError(f"'{out}' exists: give another name, or --force to replace it")
