@@ -14,6 +14,7 @@ from ostate.core.files import is_folder
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
+from ostate.errors import ReadError
 
 from . import adapter_files
 from .adapters import adapter_from_weights, for_state, read_adapter
@@ -55,9 +56,18 @@ def candidates(raw: RawState, *, adapter: str | None = None, model: str | None =
     if found.adapters:
         return found
     beside = adapter_files.to_the_side(raw)
-    if beside:
-        return Candidates(tuple(_fitting(raw, [read_adapter(path) for path in beside])), seen=tuple(beside), on_trial=True)
+    readable = [adapter for path in beside if (adapter := _of_a_neighbour(path)) is not None]
+    if readable:
+        return Candidates(tuple(_fitting(raw, readable)), seen=tuple(beside), on_trial=True)
     return Candidates(seen=tuple(path for folder in adapter_files.folders_of(raw) for path in adapter_files.weight_files(folder)))
+
+
+def _of_a_neighbour(path: str) -> Adapter | None:
+    """Return the adapter beside a checkpoint; None where it is damaged or not yet written whole, which is no matter of this checkpoint's."""
+    try:
+        return read_adapter(path)
+    except ReadError:
+        return None
 
 
 def find_adapter(raw: RawState, *, name: str | None = None) -> Adapter | None:
