@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ostate.model import Adapter, Claim, Entry, Group, Question, RawState
+from ostate.core.naming import Adapter, Claim, Question
+from ostate.core.state import Entry, Group, RawState
 from ostate.ordering import family
 from ostate.ordering.keys import adapter_key
 from tests.ordering.tiny import CAUSAL, Made, llama, trainables, write

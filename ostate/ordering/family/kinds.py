@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
-from ostate.model import Adapter
+from ostate.core.lora_modules import modules_of
+from ostate.core.naming import Adapter
 
-from ..convention import FAMILIES
-from ..modules import modules_of
+from ..sources.convention import FAMILIES
 from .layers import Arrangement
 from .levels import Arrange, Level, Pattern, rearranged, short_labels, star
 from .names import inner_part
