@@ -78,6 +78,8 @@ def optimizer_not_recognised(seen: Structure) -> Iterator[Finding]:
     if seen.spec is None and seen.with_state:
         slots = sorted({slot for row in seen.with_state for slot in row.entry.slots})
         yield say("warning", f"the optimizer is not known; its slots are {', '.join(slots[:8])}", "tell us which optimizer wrote it")
+    elif seen.spec is not None and seen.spec.assumed:
+        yield say("warning", seen.spec.assumed, "where it is of Adam's kind, say so to the probe: --as adamw")
     elif seen.spec is not None and seen.spec.caution:
         yield say("note", seen.spec.caution)
 

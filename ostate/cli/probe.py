@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -28,6 +29,7 @@ from .screen import is_terminal, loudness, show
 @click.option("--eta", type=float, help="Learning rate. Default: the state's lr, or its initial_lr where lr is 0.")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="YAML with `importance:` checkpoint_step, …")
 @click.option("--max-scale", type=float, help="A fixed cap on the scale. Default: 1e3 times its median.")
+@click.option("--as", "taken_as", metavar="OPTIMIZER", help="The optimizer that the moments are of, where it was only assumed: adamw.")
 @click.option("--device", default="cpu", show_default=True, help="Where the model runs, e.g. cuda.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the model's weights.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/probe-v1.schema.json).")
@@ -41,6 +43,7 @@ def command(
     eta: float | None,
     config: Path | None,
     max_scale: float | None,
+    taken_as: str | None,
     device: str,
     dtype: str,
     as_json: bool,
@@ -59,11 +62,16 @@ def command(
     import torch
 
     from ostate import load
+    from ostate.optimizers import OPTIMIZERS
     from ostate.probe import Guards, protocol
     from ostate.report import probe_text
 
     settings = protocol.read_settings(str(config)) if config else None
     named = load(str(state))
+    if taken_as is not None:
+        if taken_as not in OPTIMIZERS:
+            raise click.BadParameter(f"{taken_as} is no row of docs/optimizers.md, such as adamw", param_hint="--as")
+        named = replace(named, optimizer=taken_as)
     with _silent():
         model = protocol.load_model(str(model_dir), str(adapter), dtype=getattr(torch, dtype), device=device)
         tokenize = _tokenizer(model_dir)

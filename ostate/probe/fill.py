@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ostate.errors import ProbeError
 from ostate.model import Finding, NamedParameter, NamedState, Severity
+from ostate.optimizers import confirmed, fits_adamw
 
 from .fsdp1 import fill_fsdp1, is_fsdp1
 from .live import kind_of_optimizer, put
@@ -99,6 +100,7 @@ def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, 
             where=state.path or "the named state",
             fix="Adam preconditioning needs a state of Adam or AdamW",
         )
+    _check_form(state)
     switches = {key: value for key, value in options.items() if key not in _OF_THE_FILE}
     optimizer = torch.optim.AdamW(_groups(found, state, lr, options), **switches)
     _fill(optimizer, state, found, strict=strict)
@@ -121,6 +123,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
         ProbeError: an entry fits no parameter or has another shape; the optimizer is of another family; the file's hyperparameters differ
             within one live group.
     """
+    _check_form(state)
     live = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
     wanted = []
     for group in optimizer.param_groups:
@@ -134,6 +137,17 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
     found = match(model, state, wanted)
     notes = _adopt_hyper(optimizer, state, found, hyper)
     return _fill(optimizer, state, found, strict=strict, notes=notes)
+
+
+def _check_form(state: NamedState) -> None:
+    """Refuse a second moment that AdamW would divide by in another way than the optimizer that made it."""
+    confirmed(state.optimizer)
+    if not fits_adamw(state.optimizer):
+        raise ProbeError(
+            f"the state is of {state.optimizer}, whose second moment is not used as AdamW uses its own",
+            where=state.path or "the named state",
+            fix="give the named state itself: AdamPreconditioner(state, model=model)",
+        )
 
 
 def filled(optimizer: Optimizer) -> Filled | None:

@@ -246,7 +246,7 @@ def test_the_error_the_table_expects_is_the_one_a_trained_state_shows(kind, tmp_
 
 
 def test_every_encoding_that_a_slot_can_carry_has_a_row():
-    assert {*TORCHAO.values(), "bitsandbytes-8bit", "bitsandbytes-8bit-tensor"} == set(PACKINGS)
+    assert {*TORCHAO.values(), "bitsandbytes-8bit", "bitsandbytes-8bit-tensor", "auto8bit"} == set(PACKINGS)
 
 
 def test_a_plain_reference_satisfies_the_same_protocol(tmp_path):

@@ -14,6 +14,7 @@ from ostate.optimizers.recognise import fitting
 from tests import real
 
 from .live import read, run
+from .others import RETYPED, WRITTEN
 from .recorded import RECORDED
 
 OPT = torch.optim
@@ -127,5 +128,5 @@ def test_no_two_rows_answer_with_equal_weight(name):
 
 def test_every_row_is_reached_by_a_test():
     reached = set(LIVE) | {row for row, *_ in RECORDED.values()}
-    reached |= {"sparse_adam", "muon", "adam_torchao", "adafactor", "one_state_bnb"}
+    reached |= {"sparse_adam", "muon", "adam_torchao", "adafactor", "one_state_bnb"} | {row for row, _ in WRITTEN.values()} | set(RETYPED)
     assert reached == set(OPTIMIZERS)
