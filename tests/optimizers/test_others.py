@@ -78,6 +78,14 @@ def test_a_state_whose_moments_lie_deep_is_never_called_empty(tmp_path):
     assert not any("no-state" in rule or "state-is-empty" in rule for rule in rules)
 
 
+def test_a_packed_learning_rate_is_no_packed_moment(tmp_path):
+    for row, said in (("automagic", False), ("adam_aitk", True)):
+        rewrite, group = RETYPED[row][0]
+        torch.save(retyped(run(torch.optim.AdamW).optimizer.state_dict(), rewrite, group), tmp_path / "optimizer.pt")
+        rules = {finding.rule for finding in ostate.inspect(str(tmp_path / "optimizer.pt")).findings}
+        assert ("quantised-moments" in rules) == said
+
+
 def test_a_second_moment_of_eight_bits_is_divided_by_as_it_stands(tmp_path):
     rewrite, group = RETYPED["adam_aitk"][0]
     live = run(torch.optim.AdamW, steps=20)
