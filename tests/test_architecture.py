@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "named": {"errors", "files", "model", "tensors"},
     "optimizers": BASE,
     "formats": BASE | {"optimizers"},
+    "evidence": BASE | {"optimizers"},
     "ordering": BASE | {"optimizers"},
     "values": BASE,
     "publish": BASE,
@@ -36,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
 """Room -> rooms it may import. What joins rooms (repair, cli and their like) may import any room but cli."""
 JOINS = {
     "batch",
+    "choosing",
     "demo",
     "comparison",
     "exporting",
