@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import ostate
-from ostate.checks.facts import structure_of
+from ostate.checks.context import structure_of
 from ostate.checks.structure import optimizer_not_recognised
-from ostate.formats.hyper import plain_hyper
 from ostate.optimizers import OPTIMIZERS, second_moment, step_of
 from ostate.optimizers.slots import first_moment
 from ostate.optimizers.slots import second_moment as second_slot
+from ostate.read.hyper import plain_hyper
 
 from .live import read, run
 from .others import RETYPED, WRITTEN, auto8bit, retyped
