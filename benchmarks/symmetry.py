@@ -1,6 +1,6 @@
 """Draw what the proof rests on: one module with its own moments and with another's, and how all 384 gauges fit.
 
-    python benchmarks/symmetry.py        # seconds; writes docs/pictures/symmetry.svg
+python benchmarks/symmetry.py        # seconds; writes docs/pictures/symmetry.svg
 """
 
 from __future__ import annotations
