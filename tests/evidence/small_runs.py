@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ostate.commands.repair import Options, order_of
+from ostate.core.naming import Adapter, Ordering
+from ostate.core.state import Entry, Group, RawState
 from ostate.errors import Ambiguous, Contradiction
 from ostate.evidence.gauge import Products
-from ostate.model import Adapter, Entry, Group, Ordering, RawState
-from ostate.program import Options, order_of
-from tests.ordering.numbers import Held
+from tests.evidence.numbers import Held
 
 INTO, OUT = 12, 10
 BETAS, EPS = (0.9, 0.999), 1e-8
