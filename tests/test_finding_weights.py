@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ostate.commands.repair import repair
 from ostate.errors import OstateError
-from ostate.formats import read
-from ostate.program import repair
-from ostate.weights import candidates
+from ostate.read import read
+from ostate.read.weights import candidates
 from tests import trained
 from tests.test_choosing import live, lora, steps, tuned
 
