@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import formats
+from .core.names import plain_names, twins
 from .errors import ReadError
 from .files import announce, new_buffer
 from .inspection import open_state, plain, stored_bytes
 from .model import Hyper, NamedState, RawState, Slot
-from .ordering.keys import strip_wrappers
 from .store import load
 from .values import side_by_side, stream
 
@@ -155,9 +155,10 @@ def _by_name(state: RawState | NamedState) -> dict[str, Item] | None:
     if not held or any(entry.name is None for entry in held):
         return None
     hyper = {group.index: group.hyper for group in state.groups}
-    return {
-        (name := strip_wrappers(entry.name or "")): Item(name, entry.shape, entry.step, entry.slots, hyper.get(entry.group, {})) for entry in held
-    }
+    names = plain_names([entry.name or "" for entry in held])
+    if same := twins(names):
+        raise ReadError(f"two positions are called {same[0]!r}", where=state.source, fix="save the state again under names of their own")
+    return {name: Item(name, entry.shape, entry.step, entry.slots, hyper.get(entry.group, {})) for name, entry in zip(names, held)}
 
 
 def _by_position(state: RawState | NamedState) -> dict[str, Item] | None:

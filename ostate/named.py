@@ -36,8 +36,15 @@ class Adapter:
     """The adapter's name in the live model, as far as known."""
     name_known: bool = False
     """True when something told the name (`--adapter-name`, a subfolder, recorded names); False: the default is assumed."""
+    cut: str = ""
+    """What every key begins with and no live name does: `module.` of a whole model that was saved from its wrapper; `base_model.model.` or
+    `unet.` where names that the checkpoint records lack it."""
     siblings: tuple[str, ...] = ()
     """Folders of other adapters that the same checkpoint holds."""
+    assumed: tuple[str, ...] = ()
+    """What of the live names was guessed and not read (the adapter's name, a prefix), a plain sentence each."""
+    contested: tuple[str, ...] = ()
+    """Those of `assumed` where another reading is as good: names that rest on one are not proven."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """`peft_version`, … where known."""
 

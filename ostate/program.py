@@ -15,6 +15,7 @@ from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
 from .optimizers import OPTIMIZERS
 from .ordering import keys, masters, resolve
+from .ordering.live_form import with_live_form
 from .weights import base_weights, find_adapter, own_weights
 
 
@@ -141,11 +142,11 @@ def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawSt
     if raw.layout == "named" and not named_too:
         raise ReadError("this file has its names already", where=path, fix="use `ostate verify`, `validate` or `export` on it")
     if options.adapter is not None:
-        return raw, for_state(formats.read_adapter(options.adapter, name=options.adapter_name), raw)
+        return raw, with_live_form(for_state(formats.read_adapter(options.adapter, name=options.adapter_name), raw), raw)
     if options.model is not None:
         return raw, formats.read_adapter(options.model)
     found = find_adapter(raw, name=options.adapter_name)
-    return raw, for_state(found, raw) if found is not None else None
+    return raw, with_live_form(for_state(found, raw), raw) if found is not None else None
 
 
 def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Ordering:

@@ -79,7 +79,7 @@ def save(optimizer: Optimizer, model: nn.Module, path: str | os.PathLike[str], *
         What `ostate.load` takes.
 
     Raises:
-        ProbeError: the optimizer holds a parameter that the model does not have; it never stepped.
+        ProbeError: the optimizer holds a parameter that the model does not have; two parameters end under one name; it never stepped.
         StoreError: the file cannot be written; on every rank when it is so on one.
     """
     import torch.distributed as dist
@@ -134,17 +134,17 @@ def _worst(problem: str) -> str:
 
 
 def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
-    from .probe.names import plain_name
+    from .core.names import first_names
 
-    names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
+    names = first_names(model, error=ProbeError)
     out = []
     for group, line in enumerate(optimizer.param_groups):
         for parameter in line["params"]:
-            if parameter not in names:
+            if id(parameter) not in names:
                 raise ProbeError("the optimizer holds a parameter that the model does not have", fix="give the model that it was made for")
             state = optimizer.state.get(parameter)
             if state:
-                out.append(_Held(names[parameter], group, sum(len(g["params"]) for g in optimizer.param_groups[:group]), parameter, state))
+                out.append(_Held(names[id(parameter)], group, sum(len(g["params"]) for g in optimizer.param_groups[:group]), parameter, state))
     if not out:
         raise ProbeError("the optimizer has no state to save", fix="it never stepped")
     return _numbered(optimizer, out)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import formats
+from .core.names import first_names, plain_names, renamed_adapter, twins
 from .errors import ExportError
 from .join import as_raw
 from .model import Adapter, NamedState, Question
-from .ordering import base, keys
+from .ordering import base
 from .ordering.groups import RULES
 from .ordering.names_file import read_names
 from .ordering.norms import LAST
@@ -67,20 +68,34 @@ def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "file", ba
 def _of_lists(wanted: Iterable[Any], grouping: Grouping) -> Target:
     rows = list(wanted)
     if rows and all(isinstance(row, (list, tuple)) for row in rows):
-        groups = tuple(tuple(keys.strip_wrappers(name) for name in row) for row in rows)
+        plain = iter(_plain([name for row in rows for name in row]))
+        groups = tuple(tuple(next(plain) for _ in row) for row in rows)
         if len(groups) > 1 or grouping == "one":
             return Target(groups=groups, order=tuple(name for group in groups for name in group))
         rows = list(groups[0])
-    return _grouped([Parameter(name=keys.strip_wrappers(str(name))) for name in rows], grouping, {}, None)
+    return _grouped([Parameter(name=name) for name in _plain(rows)], grouping, {}, None)
+
+
+def _plain(names: Sequence[Any]) -> list[str]:
+    """Return the names without wrappers' segments.
+
+    Raises:
+        ExportError: two of them are one then.
+    """
+    plain = plain_names([str(name) for name in names])
+    if same := twins(plain):
+        raise ExportError(f"two parameters are called {same[0]!r}", where="--for", fix="give each parameter a name of its own")
+    return plain
 
 
 def _of_model(model: torch.nn.Module) -> list[Parameter]:
     modules = dict(model.named_modules())
     rows = []
+    plain = first_names(model, error=ExportError)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kinds = frozenset(kind.__name__ for kind in type(modules[name.rpartition(".")[0]]).__mro__ if kind.__name__.endswith(_NORMS))
-            rows.append(Parameter(name=keys.strip_wrappers(name), shape=tuple(parameter.shape), classes=kinds))
+            rows.append(Parameter(name=plain[id(parameter)], shape=tuple(parameter.shape), classes=kinds))
     if not rows:
         raise ExportError("the model has no parameter that requires grad", fix="PeftModel.from_pretrained(…, is_trainable=True)")
     return rows
@@ -117,11 +132,7 @@ def _renamed(name: str, adapter: Adapter, state: NamedState) -> str:
     there = state.adapter.get("name")
     if not adapter.name_known or not isinstance(there, str) or there == adapter.name:
         return name
-    parts = name.split(".")
-    for at in range(1, len(parts)):
-        if parts[at] == there and ("lora_" in parts[at - 1] or parts[at - 1] == "modules_to_save"):
-            parts[at] = adapter.name
-    return ".".join(parts)
+    return renamed_adapter(name, there, adapter.name)
 
 
 def _grouped(rows: Sequence[Parameter], grouping: Grouping, known: Mapping[str, str], adapter: Adapter | None) -> Target:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ostate.core.names import leading_modules, plain_names, with_adapter
 from ostate.errors import ReadError
 from ostate.files import absolute, is_file, is_folder, names_in, parent, read_at, size_of
 from ostate.model import Adapter, RawState, TensorRef
@@ -25,9 +26,6 @@ MODEL_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin
 """Whole models, shards first."""
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
-
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""What torch.compile, FSDP1 and activation checkpointing put into a name; DDP puts `module` before it."""
 
 MOST_JSON = 1 << 25
 """Bytes of a configuration or an index of shards; the largest in use have ten million."""
@@ -55,14 +53,16 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
     if not tensors:
         raise ReadError("the file holds no tensors", where=file, fix="give the folder or file of the trained weights")
     config = _config_beside(file)
+    kind = kind_of(tensors, config)
     told, subfolder = _name_of(home, name)
     return Adapter(
         path=path,
         file=file,
-        kind=kind_of(tensors, config),
+        kind=kind,
         tensors=tensors,
         ordered=ordered,
         config=config,
+        cut=leading_modules(tensors) if kind in ("model", "torchtune") else "",
         name=told or "default",
         name_known=told is not None,
         siblings=tuple(_siblings(os.path.dirname(home) if subfolder else folder or ".", home)),
@@ -82,7 +82,7 @@ def joined(adapter: Adapter) -> Adapter:
         above = absolute(folder) == parent(parent(adapter.file))
         name = "default" if above else os.path.basename(absolute(folder))
         for key, ref in other.tensors.items():
-            tensors[named_in_key(key, name)] = ref
+            tensors[with_adapter(key, name)] = ref
     return replace(adapter, tensors=tensors)
 
 
@@ -92,18 +92,12 @@ def for_state(adapter: Adapter, raw: RawState) -> Adapter:
     return joined(adapter) if adapter.siblings and trained > len(adapter.tensors) else adapter
 
 
-def named_in_key(key: str, name: str) -> str:
-    """Return the key with the adapter's name where PEFT took it out: before a last `weight` or `bias`, else at the end."""
-    head, dot, last = key.rpartition(".")
-    return f"{head}.{name}.{last}" if dot and last in ("weight", "bias") else f"{key}.{name}"
-
-
 def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: str | None = None, ordered: bool = True) -> Adapter:
     """Return the adapter that a checkpoint holds within itself (Lightning's `state_dict`, DCP's `model.`): keys are live names.
 
     What wrappers put into the names is taken out, as it is from the names of a state.
     """
-    bare = {without_wrappers(key): key for key in weights}
+    bare = dict(zip(plain_names(list(weights)), weights))
     if len(bare) == len(weights) and bare.keys() != weights.keys():
         weights = Deferred(bare, weights.__getitem__)
     return Adapter(
@@ -115,14 +109,6 @@ def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: s
         name=name or "default",
         name_known=name is not None,
     )
-
-
-def without_wrappers(name: str) -> str:
-    """Return the name without what DDP, FSDP, torch.compile, Lightning and activation checkpointing put into it."""
-    parts = [part for part in name.split(".") if part not in _WRAPPERS]
-    while len(parts) > 1 and parts[0] == "module":
-        parts = parts[1:]
-    return ".".join(parts)
 
 
 def kind_of(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -279,13 +265,18 @@ def _text(path: str) -> str:
 
 
 def _facts(home: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the library versions that the configuration or the model cards tell."""
+    """Return the library versions that the configuration or the model cards tell, and `saved_by: peft` where PeftModel itself wrote them."""
     facts: dict[str, Any] = {}
+    by_peft = config.get("inference_mode") is True or isinstance(config.get("auto_mapping"), Mapping)
     for folder in (home, os.path.dirname(home)):
         card = os.path.join(folder, "README.md")
         if is_file(card):
-            for library, version in _README_VERSION.findall(_text(card)):
+            text = _text(card)
+            by_peft = by_peft or "library_name: peft" in text
+            for library, version in _README_VERSION.findall(text):
                 facts.setdefault(f"{library.lower()}_version", version.rstrip("."))
+    if by_peft:
+        facts["saved_by"] = "peft"  # PeftModel.save_pretrained alone turns inference_mode on, fills auto_mapping and writes this card
     if isinstance(config.get("peft_version"), str):
         facts["peft_version"] = config["peft_version"]
     return facts

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ostate.core.names import is_tuned, strip_wrappers
 from ostate.model import Adapter, Claim, Question
 
 from .convention import PLACES
 from .from_keys import claims_of_keys, trained_keys
-from .keys import SLOTS, strip_wrappers
 from .refute import Refused, refused
 
 _FIRST = frozenset(word for row in PLACES[:2] for word in row)
@@ -34,7 +34,7 @@ def definition_order(keys: Sequence[str], adapter: Adapter) -> list[str] | str:
     """Return the keys in the model's order of definition, or why the file's order does not tell it."""
     if adapter.kind in ("model", "torchtune"):
         return list(keys)  # a whole state dict: nothing was appended
-    tuned = [key for key in keys if not SLOTS.isdisjoint(key.split(".")) or adapter.kind == "diffusers"]
+    tuned = [key for key in keys if is_tuned(key) or adapter.kind == "diffusers"]
     first = [key for key in keys if key not in tuned and _module(key) in _FIRST]
     last = [key for key in keys if key not in tuned and (_module(key) in _LAST or not _LAST.isdisjoint(key.split(".")[2:4]))]
     biases = [key for key in keys if _is_bias(key) and key not in first and key not in last]
@@ -50,7 +50,7 @@ def definition_order(keys: Sequence[str], adapter: Adapter) -> list[str] | str:
 
 
 def _is_bias(key: str) -> bool:
-    return key.endswith(".bias") and SLOTS.isdisjoint(key.split("."))
+    return key.endswith(".bias") and not is_tuned(key)
 
 
 def _module(key: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ostate.core.names import SAVED, is_tuned
 from ostate.model import Adapter, Claim, Question
 
-from .keys import SLOTS, live_name, told_name
+from .keys import live_name, told_name
 from .parameters import Layout, Parameter
 from .placing import claims_of, claims_over_state
 from .refute import Refused, refused
@@ -30,8 +31,7 @@ def _frozen(key: str) -> bool:
 
 
 def _is_tuner(key: str) -> bool:
-    parts = key.split(".")
-    return not SLOTS.isdisjoint(parts) or "modules_to_save" in parts or key.endswith((".lora_a.weight", ".lora_b.weight"))
+    return is_tuned(key) or SAVED in key.split(".") or key.endswith((".lora_a.weight", ".lora_b.weight"))
 
 
 def claims_of_keys(source: str, rule: str, keys: Sequence[str], question: Question) -> tuple[list[Claim], list[Refused]]:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ostate.core.names import first_names
 from ostate.errors import ProbeError
 from ostate.model import Finding, NamedParameter, NamedState, Severity
 
 from .fsdp1 import fill_fsdp1, is_fsdp1
 from .live import kind_of_optimizer, put
-from .names import Match, match, plain_name, trainable
+from .names import Match, match, trainable
 from .shards import like_parameter, local, place_of, read_local
 
 log = logging.getLogger("ostate.probe")
@@ -121,7 +122,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
         ProbeError: an entry fits no parameter or has another shape; the optimizer is of another family; the file's hyperparameters differ
             within one live group.
     """
-    live = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
+    live = first_names(model, error=ProbeError)
     wanted = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -210,8 +211,8 @@ def _adopt_hyper(optimizer: Optimizer, state: NamedState, found: Match, adopt: b
 
 def _fill_wrapped(optimizer: Optimizer, model: nn.Module, state: NamedState) -> Filled:
     entries, count = fill_fsdp1(optimizer, model, state, _SLOTS)
-    live = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
-    names = {parameter: live[parameter] for group in optimizer.param_groups for parameter in group["params"]}
+    live = first_names(model, error=ProbeError)
+    names = {parameter: live[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]}
     tally = _Tally(
         with_v=len(entries), with_step=sum(state.parameters[entry].step is not None for entry in entries.values()), bytes_read=count, flat=True
     )

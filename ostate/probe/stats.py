@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from ostate.core.names import kind_of
 from ostate.model import Finding
 
 from .diagonal import Diagonal, Row, bias_correction
 from .guards import Guards
 from .layout import Layout, chunks
 from .moments import Moments
-from .names import kind_of
 from .shards import Ranks
 
 _WORST = 5

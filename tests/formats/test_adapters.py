@@ -69,7 +69,7 @@ def test_a_bin_adapter_keeps_its_order(tmp_path: Path):
 def test_the_model_card_tells_the_releases(tmp_path: Path):
     folder = _adapter(tmp_path, {"peft_type": "LORA"})
     _card(folder)
-    assert read_adapter(str(folder)).facts == {"peft_version": "0.15.2", "transformers_version": "4.51.3"}
+    assert read_adapter(str(folder)).facts == {"peft_version": "0.15.2", "transformers_version": "4.51.3", "saved_by": "peft"}
 
 
 def test_an_adapter_alone_in_trainers_subfolder_has_its_name(tmp_path: Path):
