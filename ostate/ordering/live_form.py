@@ -17,16 +17,22 @@ from .keys import live_name
 
 
 def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
-    """Return the adapter with what is to be taken off its keys, or with the assumption that nothing is."""
+    """Return the adapter with what is to be taken off its keys, or with the assumption that nothing is.
+
+    The assumption is contested where transformers may have written the file. A file that neither library wrote comes from a program that gathered
+    PeftModel's own state dict: transformers' models give keys without the prefix to whoever saves them by hand.
+    """
     lead = _lead(adapter)
     if not lead or adapter.cut:
         return adapter
     kept = _is_recorded(adapter, lead, raw)
-    if kept is None and lead == PEFT_PREFIX and adapter.facts.get("saved_by") == "peft":
-        kept = True
+    saved_by = adapter.facts.get("saved_by") if lead == PEFT_PREFIX else None
+    if kept is None and saved_by == "peft":
+        return adapter
     if kept is None:
         text = f"the prefix {lead} is taken from the adapter's keys; the live model may lack it"
-        return replace(adapter, assumed=(*adapter.assumed, text), contested=(*adapter.contested, text))
+        contested = adapter.contested if saved_by == "hand" else (*adapter.contested, text)
+        return replace(adapter, assumed=(*adapter.assumed, text), contested=contested)
     return replace(adapter, cut="" if kept else lead)
 
 

@@ -58,8 +58,10 @@ def told(source: str, rule: str, names: Names, raw: RawState, adapter: Adapter |
     """
     bare, keys = _read_as(names, raw, adapter)
     lost = []
+    from_keys = False
     if adapter is not None:
-        bare = live_names(bare, keys, adapter)
+        live = live_names(bare, keys, adapter)
+        from_keys, bare = live != bare, live
         if not any(keys):
             lost = [refused(source, rule, "none of these names is in the adapter file, so the numbers cannot be asked; another model's adapter?")]
     for word, column in (("name", bare), ("key", keys)):
@@ -73,7 +75,7 @@ def told(source: str, rule: str, names: Names, raw: RawState, adapter: Adapter |
     why = refute_positions(raw, bare, keys, [None] * len(bare), adapter)
     if why:
         return [], [refused(source, rule, why)]
-    return [Claim(source=source, rule=rule, names=tuple(bare), keys=keys)], lost  # type: ignore[arg-type]
+    return [Claim(source=source, rule=rule, names=tuple(bare), keys=keys, from_keys=from_keys)], lost  # type: ignore[arg-type]
 
 
 def _read_as(names: Names, raw: RawState, adapter: Adapter | None) -> tuple[list[str | None], tuple[str | None, ...]]:

@@ -15,6 +15,7 @@ from typing import Any
 from ostate.errors import ReadError, StoreError
 from ostate.files import read_at, size_of
 from ostate.model import Finding, TensorRef
+from ostate.optimizers.slots import PARAM_SHAPED
 
 from . import header, manifest
 from .copying import digest_of
@@ -82,9 +83,9 @@ def _membership(rows: Mapping[str, Any]) -> Iterator[Finding]:
     twice = tuple(sorted({name for name in grouped if grouped.count(name) > 1})) if len(set(grouped)) != len(grouped) else ()
     if twice:
         yield _error("group-membership", "names that stand in two groups", names=twice)
-    stray = tuple(sorted(set(grouped) ^ set(rows["parameters"])))
+    stray = tuple(sorted(set(rows["parameters"]) - set(grouped)))
     if stray:
-        yield _error("group-membership", "names that stand in a group or among the parameters, but not in both", names=stray)
+        yield _error("group-membership", "parameters that stand in no group", names=stray)
     members = [set(group["names"]) for group in rows["groups"]]
     wrong = tuple(name for name, row in rows["parameters"].items() if not (row["group"] < len(members) and name in members[row["group"]]))
     if wrong:
@@ -106,15 +107,11 @@ def _tensors(head: header.Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
             yield _error("digest", "a digest is missing, or one too many", names=(name,))
         for slot in row["slots"]:
             tensor = head.tensors.get(f"state.{name}.{slot}")
-            if tensor is not None and slot in SAME_SHAPE and tensor.shape != tuple(row["shape"]):
+            if tensor is not None and slot in PARAM_SHAPED and tensor.shape != tuple(row["shape"]):
                 yield _error("shape", f"{slot} has shape {list(tensor.shape)}, its parameter {row['shape']}", names=(name,))
         step = head.tensors.get(f"state.{name}.step")
         if step is not None and row["step"] is not None and not _is_step(step, row["step"]):
             yield _error("step", f"the step tensor is not the manifest's {row['step']}", names=(name,))
-
-
-SAME_SHAPE = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg"})
-"""Slots that always have their parameter's shape; others may be factored."""
 
 
 def _is_step(tensor: TensorRef, step: float) -> bool:
@@ -160,7 +157,7 @@ def _across(place: str, heads: list[header.Head], manifests: list[dict[str, Any]
     shards = [rows.get("shard") for rows in manifests]
     if shards != [{"index": number, "of": len(heads)} for number in range(1, len(heads) + 1)]:
         yield _error("index", "the files are not the parts 1 to n of one state")
-    names = [name for rows in manifests for name in rows["parameters"]]
+    names = [name for rows in manifests for group in rows["groups"] for name in group["names"]]
     if len(set(names)) != len(names):
         yield _error("index", "a parameter stands in two files")
     common = [{key: value for key, value in rows.items() if key not in {"parameters", "shard", "groups"}} for rows in manifests]

@@ -35,7 +35,7 @@ def _card(folder: Path, version: str = "0.15.2") -> None:
 def test_a_peft_folder_is_read_without_reading_a_tensor(tmp_path: Path):
     found = read_adapter(str(_adapter(tmp_path)))
     assert (found.kind, found.ordered, found.name, found.name_known, found.siblings) == ("peft", False, "default", False, ())
-    assert found.facts == {"peft_version": "0.21.2"}
+    assert found.facts == {"peft_version": "0.21.2", "saved_by": "hand"}
     for key, values in TENSORS.items():
         assert found.tensors[key].shape == values.shape
         assert np.array_equal(found.tensors[key].read(), values)
@@ -78,7 +78,8 @@ def test_an_adapter_alone_in_trainers_subfolder_has_its_name(tmp_path: Path):
     (checkpoint / "trainer_state.json").write_text("{}")
     for path in (checkpoint, checkpoint / "french"):
         found = read_adapter(str(path))
-        assert (found.name, found.name_known, found.siblings) == ("french", True, ())
+        assert (found.name, found.name_known, found.siblings) == ("french", False, ())
+        assert found.contested == found.assumed == ("the adapter is called 'french', as its folder is",)
 
 
 def test_an_adapter_in_pefts_subfolder_has_its_name(tmp_path: Path):

@@ -199,7 +199,24 @@ def test_an_order_made_by_hand_is_not_believed_in_part():
 
 
 def test_claims_that_differ_only_where_there_is_no_state_are_one():
-    heard = {"abc": proves((0, 1)), "abd": proves((0, 1))}
-    heard = {name: replace(evidence, undecided=()) for name, evidence in heard.items()}
+    heard = {"ab-": replace(proves((0, 1)), undecided=())}
     found = resolve(court(heard, raw=state(without=(2,))), [claim("abc"), claim("abd")])
     assert found.verdict == "verified"
+    assert found.names == ("a", "b", None), "no number can decide between c and d"
+
+
+def test_a_claim_that_says_nothing_of_a_position_without_state_leaves_its_name_to_another():
+    heard = {"abc": replace(proves((0, 1)), undecided=())}
+    assert resolve(court(heard, raw=state(without=(2,))), [claim("ab-"), claim("abc")]).names == ("a", "b", "c")
+
+
+def test_a_state_without_moments_keeps_apart_the_orders_that_its_shapes_allow():
+    silent = replace(SILENT, undecided=())
+    asked = court({"abc": silent, "bac": silent}, raw=state(without=(0, 1, 2)))
+    with pytest.raises(Ambiguous, match=r"'a'.*'b'"):
+        resolve(asked, [claim("abc"), claim("bac")])
+
+
+def test_given_names_that_differ_from_recorded_ones_where_there_is_no_state_are_refused():
+    with pytest.raises(Ambiguous, match="position 2"):
+        resolve(court({"abc": proves((0, 1))}, raw=state(without=(2,))), [claim("abc", "recorded"), claim("abd", "given")])
