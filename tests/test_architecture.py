@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "ordering": BASE | {"optimizers"},
     "values": BASE,
     "publish": BASE,
-    "join": BASE | {"optimizers"},
+    "join": BASE | {"named", "optimizers"},
     "checks": BASE | {"optimizers", "values"},
     "store": BASE | {"optimizers", "publish", "schemas", "values"},
     "exporters": BASE | {"optimizers", "publish"},
