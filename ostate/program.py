@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import checks, formats, ordering, store
+from . import checks, choosing, formats, ordering, store
 from .errors import CheckError, ReadError
 from .files import announce
-from .formats.adapters import for_state
 from .inspection import finding_document, not_in_adapter, open_state, stored_bytes
 from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
 from .optimizers import OPTIMIZERS
-from .ordering import assumed, keys, masters, resolve
+from .ordering import assumed, keys, masters, modules, resolve
 from .ordering.live_form import with_live_form
-from .weights import base_weights, find_adapter, own_weights
+from .weights import Candidates, base_weights, candidates, own_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +63,8 @@ class Repaired:
         return proven and all(finding.severity == "note" for finding in self.findings)
 
 
+MOST_LISTED = 6
+"""Files that one message lists."""
 TOLD = ("recorded", "given")
 """Sources that outrank every inference: where one of them speaks, no model is built to ask it."""
 
@@ -95,12 +96,12 @@ def repair(
     options = replace(options or Options(), **more)
     if out is not None:
         store.check_target(out, force=force, inputs=(path, options.adapter))
-    raw, adapter = read(path, options)
+    raw, beside = opened(path, options)
     _refuse_the_unusable(raw)
     if out is not None:
         announce(lambda: stored_bytes(raw))
     _refuse_copies(raw, options)
-    found = order_of(raw, adapter, options)
+    adapter, found = order_among(raw, beside, options)
     named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
     findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter))
     checks.refuse(findings, path)
@@ -138,26 +139,37 @@ def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawSt
     Raises:
         ReadError: not readable; or a named file where only an unnamed one makes sense.
     """
+    raw, found = opened(path, options, named_too=named_too)
+    return raw, found.adapters[0] if found.adapters and not found.on_trial else None
+
+
+def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[RawState, Candidates]:
+    """Return the state, and all weights that may go with it.
+
+    Raises:
+        ReadError: not readable; or a named file where only an unnamed one makes sense.
+    """
     raw = open_state(path, state=options.state, optimizer=options.optimizer, checksum=options.checksum)
     if raw.layout == "named" and not named_too:
         raise ReadError("this file has its names already", where=path, fix="use `ostate verify`, `validate` or `export` on it")
-    if options.adapter is not None:
-        return raw, with_live_form(for_state(formats.read_adapter(options.adapter, name=options.adapter_name), raw), raw)
-    if options.model is not None:
-        return raw, formats.read_adapter(options.model)
-    found = find_adapter(raw, name=options.adapter_name)
-    return raw, with_live_form(for_state(found, raw), raw) if found is not None else None
+    found = candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
+    return raw, found._replace(adapters=tuple(with_live_form(adapter, raw) for adapter in found.adapters))
 
 
-def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Ordering:
-    """Return the names that stand, by claims and numbers, or refuse."""
+def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
+    """Return the adapter that goes with the state, and the names that stand with it, or refuse."""
+    return choosing.settle(found, lambda adapter: order_of(raw, adapter, options, near=found.seen))
+
+
+def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: Sequence[str] = ()) -> Ordering:
+    """Return the names that stand, by claims and numbers, or refuse. `near`: weight files to tell of where there is no adapter."""
     previous = formats.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
     question = Question(raw=raw, adapter=adapter, base=options.base, order=options.order, adapter_name=options.adapter_name, previous=previous)
     claims, rejected = ordering.claims(question, TOLD)
     if not claims:
         claims, rejected = ordering.claims(question)
     base = base_weights(options.base) if options.base is not None else None
-    numbers = _Numbers(raw, adapter, _why_silent(adapter, options), previous, base)
+    numbers = _Numbers(raw, adapter, _why_silent(adapter, options, near), previous, base)
     court = resolve.Court(
         raw=raw,
         verify=numbers.verify,
@@ -203,17 +215,21 @@ class _Numbers:
             return _silence(self.raw, self.unheard or "there are no weights to compare with")
         weights = self.adapter.tensors.values()
         announce(lambda: stored_bytes(self.raw) + sum(tensor.nbytes for tensor in weights))
-        heard = question(self.adapter)
+        why = modules.untrained(self.adapter)
+        heard = question(self.adapter) if why is None else _silence(self.raw, why)
         if heard.proven or heard.verdict != "silent" or not self.raw.weights:
             return heard
         own = own_weights(self.raw, self.adapter, lambda key: keys.live_name(key, self.adapter) if self.adapter else key)
         return question(own) if own is not None else heard
 
 
-def _why_silent(adapter: Adapter | None, options: Options) -> str | None:
+def _why_silent(adapter: Adapter | None, options: Options, near: Sequence[str]) -> str | None:
     if not options.evidence:
         return "--no-evidence was given"
-    return "no adapter was found: give --adapter" if adapter is None else None
+    if adapter is not None:
+        return None
+    listed = f"; weights that lie near: {', '.join(near[:MOST_LISTED])}" if near else ""
+    return f"no adapter was found: give --adapter{listed}"
 
 
 def _silence(raw: RawState, reason: str) -> Evidence:
@@ -223,7 +239,7 @@ def _silence(raw: RawState, reason: str) -> Evidence:
 
 def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -> list[Finding]:
     """Say aloud what is not proven."""
-    said = [finding for finding in found.findings if finding.rule == assumed.RULE]
+    said = [finding for finding in found.findings if finding.rule in (assumed.RULE, *choosing.RULES)]
     spelled = {name for finding in said if finding.severity == "warning" for name in finding.names}
     told = adapter is not None and found.source in TOLD
     lacking = {name for name, key in zip(found.names, found.keys) if told and key is None}
@@ -272,9 +288,9 @@ def verify(path: str, *, options: Options | None = None, **more: Any) -> Orderin
         CheckError: one parameter's moments stand twice.
     """
     options = replace(options or Options(), **more)
-    raw, adapter = read(path, options, named_too=True)
+    raw, beside = opened(path, options, named_too=True)
     _refuse_copies(raw, options)
-    found = order_of(raw, adapter, options)
+    _, found = order_among(raw, beside, options)
     compared = tuple(finding for finding in raw.findings if finding.rule == "checksums")
     return replace(found, findings=(*compared, *found.findings))
 
@@ -297,9 +313,9 @@ def names_and_order(path: str, *, options: Options) -> tuple[list[tuple[int, str
         OrderingError: no order can be settled.
         CheckError: one parameter's moments stand twice.
     """
-    raw, adapter = read(path, options, named_too=True)
+    raw, beside = opened(path, options, named_too=True)
     _refuse_copies(raw, options)
-    found = order_of(raw, adapter, options)
+    _, found = order_among(raw, beside, options)
     rows = [(entry.position, name, shape_text(entry.shape)) for entry, name in zip(raw.entries, found.names) if name is not None]
     return rows, found
 

@@ -57,33 +57,42 @@ def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "file", ba
         rows = _of_model(wanted)
         return _grouped(rows, grouping, {}, None)
     if not isinstance(wanted, (str, os.PathLike)):
-        return _of_lists(wanted, grouping)
+        return _of_lists(wanted, grouping, state)
     path = os.fspath(wanted)
     if path.endswith((".json", ".txt")) and not path.endswith("adapter_config.json"):
-        return _of_lists(read_names(path), grouping)
+        return _of_lists(read_names(path), grouping, state)
     adapter = formats.read_adapter(path)
     rows, known = _of_adapter(state, adapter, base_model)
     return _grouped(rows, grouping, known, adapter)
 
 
-def _of_lists(wanted: Iterable[Any], grouping: Grouping) -> Target:
+def of_names(names: Sequence[str], grouping: Grouping) -> Target:
+    """Return the target that has exactly these names."""
+    return _grouped([Parameter(name=name) for name in names], grouping, {}, None)
+
+
+def _of_lists(wanted: Iterable[Any], grouping: Grouping, state: NamedState) -> Target:
     rows = list(wanted)
     if rows and all(isinstance(row, (list, tuple)) for row in rows):
-        plain = iter(_plain([name for row in rows for name in row]))
+        plain = iter(_plain([name for row in rows for name in row], state))
         groups = tuple(tuple(next(plain) for _ in row) for row in rows)
         if len(groups) > 1 or grouping == "one":
             return Target(groups=groups, order=tuple(name for group in groups for name in group))
-        rows = list(groups[0])
-    return _grouped([Parameter(name=name) for name in _plain(rows)], grouping, {}, None)
+        return of_names(groups[0], grouping)
+    return of_names(_plain(rows, state), grouping)
 
 
-def _plain(names: Sequence[Any]) -> list[str]:
-    """Return the names without wrappers' segments.
+def _plain(names: Sequence[Any], state: NamedState) -> list[str]:
+    """Return the names without wrappers' segments; as they are where the state has them so.
 
     Raises:
         ExportError: two of them are one then.
     """
-    plain = plain_names([str(name) for name in names])
+    own = set(state.names)
+    whole = [str(name) for name in names]
+    plain = plain_names(whole)
+    if sum(name in own for name in whole) > sum(name in own for name in plain):
+        plain = whole
     if same := twins(plain):
         raise ExportError(f"two parameters are called {same[0]!r}", where="--for", fix="give each parameter a name of its own")
     return plain

@@ -59,7 +59,7 @@ def test_modules_can_be_renamed(llama_state, tmp_path):
     new = A.replace("self_attn.q_proj", "attention.q")
     assert np.array_equal(state.tensor(new, "exp_avg"), llama_state.tensor(A, "exp_avg"))
     assert findings["migration-kept"].text.startswith("168")
-    with pytest.raises(ExportError, match="two parameters are called"):
+    with pytest.raises(ExportError, match="two parameters would be called"):
         moved(llama_state, tmp_path, rename=[(r"layers\.\d+", "layers.0")])
     with pytest.raises(ExportError, match="not a regular expression"):
         moved(llama_state, tmp_path, rename=[("(", "x")])
