@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ostate.model import Claim, Names, Question, RawState
 
-from .groups import RULES, Cut, Rule, preferred
+from .groups import RULES, Cut, Rule, cuts_alike, preferred
 from .norms import Span, Version
 from .parameters import Layout, Parameter
 from .refute import Refused, positions_of, refused, refute_groups, refute_positions
@@ -24,7 +24,7 @@ def claims_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Ref
 
     Rules that give the same order become one claim that lists them. Guesses are tried only where no other rule fits.
     """
-    sure = _try_all([rule for rule in RULES if not rule.guess], layout, question)
+    sure = placements([rule for rule in RULES if not rule.guess], layout, question)
     if sure[0]:
         return _as_claims(layout, question, *sure)
     claims, lost = guesses_of(layout, question)
@@ -33,7 +33,7 @@ def claims_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Ref
 
 def guesses_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return the orders that programs make by hand, as conventions: worth asking the numbers about, never worth believing without them."""
-    guessed = _try_all([rule for rule in RULES if rule.guess], layout, question)
+    guessed = placements([rule for rule in RULES if rule.guess], layout, question)
     if len(guessed[0]) > MOST_GUESSES:
         return [], [refused(layout.source, "guessed groups", f"{len(guessed[0])} ways fit, too many to tell anything")]
     return _as_claims(layout, question, *guessed, guess=True)
@@ -60,17 +60,22 @@ def claims_over_state(layout: Layout, question: Question) -> tuple[list[Claim], 
     return [Claim(source=layout.source, rule=rule, names=tuple(names), keys=tuple(keys))], []  # type: ignore[arg-type]
 
 
-def _try_all(rules: Sequence[Rule], layout: Layout, question: Question) -> tuple[dict[Placed, list[Rule]], dict[str, list[Rule]]]:
+def placements(rules: Sequence[Rule], layout: Layout, question: Question) -> tuple[dict[Placed, list[Rule]], dict[str, list[Rule]]]:
+    """Return every order that some rule gives and nothing refutes, with its rules, and the reasons against the others."""
     fits: dict[Placed, list[Rule]] = {}
     fails: dict[str, list[Rule]] = {}
+    present = frozenset[str]().union(*{parameter.classes for parameter in layout.parameters})
+    known: dict[tuple[object, ...], list[Placed | str]] = {}
     for rule in rules:
-        outcomes = list(_lay_out(layout, rule, question))
-        placed = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+        alike = cuts_alike(rule, present)
+        if alike not in known:
+            known[alike] = list(_lay_out(layout, rule, question))
+        placed = [outcome for outcome in known[alike] if not isinstance(outcome, str)]
         for outcome in placed:
             if rule not in fits.setdefault(outcome, []):
                 fits[outcome].append(rule)
         if not placed:
-            reason = next((outcome for outcome in outcomes if isinstance(outcome, str)), "it makes no groups of these sizes")
+            reason = next((outcome for outcome in known[alike] if isinstance(outcome, str)), "it makes no groups of these sizes")
             fails.setdefault(reason, []).append(rule)
     return fits, fails
 
@@ -79,6 +84,9 @@ def _lay_out(layout: Layout, rule: Rule, question: Question) -> Iterator[Placed 
     """Yield every way the rule may place the layout's parameters, or why one cannot be."""
     raw = question.raw
     sizes = [len(group.positions) for group in raw.groups]
+    if rule.groups is not None and rule.groups != len(sizes):
+        yield refute_groups(raw, [0] * rule.groups) or ""
+        return
     for cuts in rule.split(layout.parameters, sizes):
         no_decay = [index for index, cut in enumerate(cuts) if not cut.decays]
         why = refute_groups(raw, [len(cut.parameters) for cut in cuts], no_decay, _same_rates(cuts))

@@ -16,6 +16,7 @@ from ostate.core.names import first_names, strip_wrappers
 from ostate.errors import ProbeError
 from ostate.model import Finding, NamedParameter, NamedState, Severity
 
+from . import same_run
 from .fsdp1 import fill_fsdp1, is_fsdp1
 from .live import kind_of_optimizer, put
 from .names import Match, match, trainable
@@ -68,12 +69,16 @@ class _Tally:
     lost: dict[str, int] = field(default_factory=dict)
     no_m: list[str] = field(default_factory=list)
     stamps: dict[Tensor, tuple[int, int]] = field(default_factory=dict)
+    keep: frozenset[tuple[str, str]] = frozenset()
+    """(live name, slot) of the moments that are compared with the live weights."""
+    kept: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
 
 def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, strict: bool = False, **options: Any) -> torch.optim.AdamW:
     """Build torch.optim.AdamW over everything that requires grad (LoRA, modules_to_save, biases), filled by name.
 
     One group for each of the state's groups, parameters in the model's order, with the file's betas, eps, weight_decay and amsgrad.
+    Moments that are not those of the model's LoRA weights (another run's adapter was loaded, or none) are a warning among `Filled.findings`.
 
     Args:
         model: the model with its adapter, loaded trainable; wrapped, sharded or neither.
@@ -102,7 +107,7 @@ def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, 
         )
     switches = {key: value for key, value in options.items() if key not in _OF_THE_FILE}
     optimizer = torch.optim.AdamW(_groups(found, state, lr, options), **switches)
-    _fill(optimizer, state, found, strict=strict)
+    _fill(optimizer, model, state, found, strict=strict, notes=[])
     return optimizer
 
 
@@ -110,6 +115,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
     """Fill the Adam state of an optimizer made elsewhere, by name.
 
     Knows torch's Adam and AdamW (plain, foreach, fused, capturable) and bitsandbytes' 32-bit ones; on one device, DDP, FSDP2 and FSDP1.
+    As with `lora_adamw`, the state of another run is a warning; sharded weights are not compared.
 
     Args:
         optimizer: its parameters are parameters of `model`.
@@ -134,7 +140,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
         return _fill_wrapped(optimizer, model, state)
     found = match(model, state, wanted)
     notes = _adopt_hyper(optimizer, state, found, hyper)
-    return _fill(optimizer, state, found, strict=strict, notes=notes)
+    return _fill(optimizer, model, state, found, strict=strict, notes=notes)
 
 
 def filled(optimizer: Optimizer) -> Filled | None:
@@ -220,16 +226,19 @@ def _fill_wrapped(optimizer: Optimizer, model: nn.Module, state: NamedState) -> 
     return _report(optimizer, state, found, tally, [])
 
 
-def _fill(optimizer: Optimizer, state: NamedState, found: Match, *, strict: bool, notes: list[Finding] | None = None) -> Filled:
+def _fill(optimizer: Optimizer, model: nn.Module, state: NamedState, found: Match, *, strict: bool, notes: list[Finding]) -> Filled:
     if strict and found.missing:
         raise ProbeError(f"{len(found.missing)} of {len(found.parameters)} parameters have no entry in the state", where=", ".join(found.missing[:3]))
     kind = kind_of_optimizer(optimizer)
-    tally = _Tally()
+    pairs = same_run.chosen(state, model, found.parameters, found.entries)
+    tally = _Tally(keep=same_run.wanted(pairs))
     place_in = {id(p): (at, index) for at, group in enumerate(optimizer.param_groups) for index, p in enumerate(group["params"])}
     for name, parameter in found.parameters:
         if name in found.entries:
-            _fill_one(optimizer, kind, parameter, state.parameters[found.entries[name]], place_in[id(parameter)], tally)
-    return _report(optimizer, state, found, tally, notes or [])
+            _fill_one(optimizer, kind, (name, parameter), state.parameters[found.entries[name]], place_in[id(parameter)], tally)
+    steps = [state.parameters[found.entries[name]].step or 0.0 for pair in pairs for name in pair]
+    notes = [*notes, *same_run.findings(pairs, found.parameters, tally.kept, step=min(steps, default=None))]
+    return _report(optimizer, state, found, tally, notes)
 
 
 def _report(optimizer: Optimizer, state: NamedState, found: Match, tally: _Tally, notes: list[Finding]) -> Filled:
@@ -253,7 +262,8 @@ def _report(optimizer: Optimizer, state: NamedState, found: Match, tally: _Tally
     return report
 
 
-def _fill_one(optimizer: Optimizer, kind: str, parameter: Tensor, entry: NamedParameter, at: tuple[int, int], tally: _Tally) -> None:
+def _fill_one(optimizer: Optimizer, kind: str, live: tuple[str, Tensor], entry: NamedParameter, at: tuple[int, int], tally: _Tally) -> None:
+    name, parameter = live
     place = place_of(parameter)
     own = local(parameter.detach())
     moments: dict[str, Tensor] = {}
@@ -263,6 +273,8 @@ def _fill_one(optimizer: Optimizer, kind: str, parameter: Tensor, entry: NamedPa
         values, count = read_local(entry.slots[slot], place)
         tally.bytes_read += count
         exact = torch.from_numpy(values)
+        if (name, slot) in tally.keep:
+            tally.kept[name, slot] = exact
         cast = torch.empty_like(own, dtype=own.dtype if kind == "torch" else torch.float32).copy_(exact)
         if cast.dtype not in (torch.float32, torch.float64):
             lost = int(((exact != 0) & (cast.cpu() == 0)).sum())

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ostate.errors import ProbeError
+from ostate.errors import ProbeError, ProbeTypeError
 from ostate.model import Finding, NamedState
 
-from . import moments
+from . import moments, same_run
 from .diagonal import Diagonal, build
 from .formulas import less_update, next_step_update
 from .guards import Guards
@@ -35,6 +35,7 @@ class AdamPreconditioner:
         source: an optimizer (best one from `lora_adamw` or `fill`), or a `NamedState`.
         logger: where warnings go, each once; None: `ostate.probe`.
         checkpoint_step: the step of parameters whose state has none.
+        optimizer: the same as an optimizer for `source`, by keyword.
         model: the live model: gives names to an optimizer's parameters, and picks the trainables of a named state.
         guards: what happens where v cannot be trusted; `Guards.seed()` for a fixed cap of 1e3.
         form: `frozen` g * P with v_hat at the state's own step; `next_step` what torch's AdamW would do with g at t + 1; `less` LESS's form.
@@ -44,14 +45,19 @@ class AdamPreconditioner:
         eps: likewise.
 
     On a sharded model, building it and `stats` are collective: every rank calls them.
+
+    Raises:
+        ProbeTypeError: an argument that is not of the kind said above, such as a configuration in the logger's place.
+        ProbeError: nothing to precondition, or a state that does not fit.
     """
 
     def __init__(
         self,
-        source: Optimizer | NamedState,
-        logger: logging.Logger | None = None,
+        source: Optimizer | NamedState | None = None,
+        logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
         checkpoint_step: float | None = None,
         *,
+        optimizer: Optimizer | None = None,
         model: nn.Module | None = None,
         guards: Guards | None = None,
         form: Form = "frozen",
@@ -64,6 +70,8 @@ class AdamPreconditioner:
             raise ProbeError(f"form must be frozen, next_step or less, not {form!r}")
         if precision not in _PRECISION:
             raise ProbeError(f"precision must be float32 or float64, not {precision!r}")
+        source = _source(source, optimizer)
+        _refuse_other_kinds(logger, checkpoint_step, guards)
         self.guards = guards or Guards()
         self.form = form
         self.precision = precision
@@ -81,6 +89,7 @@ class AdamPreconditioner:
             raise ProbeError("there is no parameter to precondition")
         self.ranks = Ranks.of([item.parameter for item in items if item.parameter is not None])
         self.layout = Layout.of([(item.name, item.parameter, item.place.shape, item.device, item.dtype) for item in items])
+        self._of_state = self._compared(items)
         self.refresh(items)
         if self.optimizer is not None:
             self._follow(self.optimizer)
@@ -89,6 +98,17 @@ class AdamPreconditioner:
         if self.optimizer is not None:
             return moments.of_optimizer(self.optimizer, self._model, self.checkpoint_step)
         return moments.of_state(cast(NamedState, self._state), self._model, self._device, self.checkpoint_step, self._hyper)
+
+    def _compared(self, items: Sequence[Moments]) -> tuple[Finding, ...]:
+        """Return whether a named state is of the live model's run; an optimizer was compared when it was filled."""
+        if self._state is None or self._model is None:
+            return ()
+        known = {item.name: item for item in items if item.entry is not None}
+        live = [(item.name, item.parameter) for item in known.values() if item.parameter is not None]
+        pairs = same_run.chosen(self._state, self._model, live, {name: str(item.entry) for name, item in known.items()})
+        read = {(name, slot): value for name, slot in same_run.wanted(pairs) if (value := known[name].read(slot)) is not None}
+        steps = [known[name].step or 0.0 for pair in pairs for name in pair]
+        return same_run.findings(pairs, live, read, step=min(steps, default=None))
 
     def _follow(self, optimizer: Optimizer) -> None:
         me = ref(self)
@@ -111,7 +131,7 @@ class AdamPreconditioner:
         self._items = items if items is not None else self._moments()
         self._diagonal: Diagonal = build(self._items, self.layout, self.ranks, self.guards, _PRECISION[self.precision])
         self._stats: dict[str, Any] | None = None
-        self.findings: tuple[Finding, ...] = (*findings_of(self._diagonal, self.guards), *moments.findings(self._items))
+        self.findings: tuple[Finding, ...] = (*self._of_state, *findings_of(self._diagonal, self.guards), *moments.findings(self._items))
         for finding in self.findings:
             if finding.severity != "note" and finding.rule not in self._warned:
                 self._warned.add(finding.rule)
@@ -142,19 +162,39 @@ class AdamPreconditioner:
             gradient: of the parameter's shape (a DTensor where it is one); leading batch dimensions allowed on plain tensors.
 
         Raises:
-            ProbeError: unknown parameter (unless the guards say identity), or another shape.
+            ProbeError: unknown parameter (unless the guards say identity), another shape, or a parameter in the gradient's place.
         """
-        member = self.layout.find(parameter)
-        if member is None and self.guards.unknown == "identity":
+        member, gradient = self._sorted(parameter, gradient)
+        if member is None:
             self._warn_once("unknown-parameter", "a gradient came for a parameter that the optimizer does not hold: left as it is")
             return gradient
-        member = self.layout.member(parameter) if member is None else member
         own = self.layout.local_of(member, gradient)
         lead = own.shape[: own.ndim - len(member.shape)]
         out = self._one(member, own.reshape(*lead, member.stop - member.start)).view(own.shape)
         return like_parameter(out, member.parameter) if is_sharded(gradient) and member.parameter is not None else out
 
     apply_preconditioner = apply
+
+    def _sorted(self, parameter: Any, gradient: Any) -> tuple[Member | None, Tensor]:
+        """Return (member or None where the guards let an unknown parameter pass, gradient), whichever way round the two were given.
+
+        Some programs call `apply_preconditioner(gradient, parameter)`. A parameter handed back as if it were its gradient would go unnoticed, so
+        the order is taken from what the two are, and where that does not tell, refused.
+        """
+        member, other = self.layout.find(parameter), self.layout.find(gradient) if isinstance(gradient, (Tensor, str)) else None
+        if member is None and other is not None:
+            member, gradient = other, parameter
+            self._warn_once("arguments-swapped", "apply was given (gradient, parameter): taken as (parameter, gradient)")
+        elif other is not None:
+            raise ProbeError("a parameter was given in the gradient's place", where=other.name, fix="give its gradient: parameter.grad")
+        elif member is None:
+            if self.guards.unknown != "identity":
+                self.layout.member(parameter)  # says what it does not know
+            gradient = _gradient_of_unknown(parameter, gradient)
+        if not isinstance(gradient, Tensor):
+            what = f"the gradient is a {type(gradient).__name__}, not a tensor"
+            raise ProbeTypeError(what, where=member.name if member else "apply", fix="a parameter that took no part has no gradient: leave it out")
+        return member, gradient
 
     def apply_all(self, gradients: Gradients, *, out: Tensor | list[Tensor] | None = None) -> Any:
         """Precondition many gradients at once.
@@ -265,3 +305,54 @@ class AdamPreconditioner:
         if rule not in self._warned:
             self._warned.add(rule)
             self.logger.warning("%s", text)
+
+
+def _source(source: Any, optimizer: Any) -> Optimizer | NamedState:
+    """Return what the moments come from, given by place or by keyword.
+
+    Raises:
+        ProbeTypeError: neither or both, or something that keeps no moments.
+    """
+    if (source is None) == (optimizer is None):
+        raise ProbeTypeError("one optimizer or one named state is wanted", where="AdamPreconditioner", fix="AdamPreconditioner(optimizer)")
+    found = optimizer if source is None else source
+    if not isinstance(found, (Optimizer, NamedState)):
+        fix = "ostate.load(path) gives a named state" if isinstance(found, str) else "give a torch.optim.Optimizer or a named state"
+        raise ProbeTypeError(f"a {type(found).__name__} keeps no moments", where="AdamPreconditioner", fix=fix)
+    return found
+
+
+def _refuse_other_kinds(logger: Any, checkpoint_step: Any, guards: Any) -> None:
+    """Name the argument that stands in another's place: programs differ in the order of these three.
+
+    Raises:
+        ProbeTypeError: one of them is of another kind.
+    """
+    rows = (
+        ("logger", logger, (logging.Logger, logging.LoggerAdapter), "a logging.Logger"),
+        ("checkpoint_step", checkpoint_step, (int, float), "a number"),
+        ("guards", guards, (Guards,), "a Guards"),
+    )
+    for name, value, kinds, wanted in rows:
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            what = f"{name} must be {wanted}, not a {type(value).__name__}"
+            raise ProbeTypeError(what, where="AdamPreconditioner", fix="AdamPreconditioner(optimizer, logger=…, checkpoint_step=…, guards=…)")
+
+
+def _gradient_of_unknown(first: Any, second: Any) -> Any:
+    """Return which of two tensors is the gradient, where neither is a parameter that is known.
+
+    Raises:
+        ProbeError: nothing tells.
+    """
+    if not isinstance(first, Tensor) or (_is_parameter(first) and not _is_parameter(second)):
+        return second
+    if _is_parameter(second) and not _is_parameter(first):
+        return first
+    raise ProbeError(
+        "neither of the two tensors is a known parameter, and nothing tells which of them is the gradient", fix="apply(parameter, gradient)"
+    )
+
+
+def _is_parameter(value: Any) -> bool:
+    return isinstance(value, Tensor) and (isinstance(value, nn.Parameter) or (value.is_leaf and value.requires_grad))

@@ -182,6 +182,7 @@ def run(
     eta: float | None = None,
     settings: Settings | None = None,
     guards: Guards | None = None,
+    known: Sequence[Finding] = (),
 ) -> ProbeReport:
     """Run the protocol: fill, stats, the tiny probe, the verdict.
 
@@ -194,6 +195,7 @@ def run(
         eta: learning rate; None: the state's lr, or its initial_lr where the schedule had ended at 0.
         settings: checkpoint_step and the coverage threshold.
         guards: all other choices.
+        known: what is known already, of the files; it is reported with the rest.
 
     Raises:
         ProbeError: too few records, no eta, or a state that does not fit the model.
@@ -223,7 +225,7 @@ def run(
         coverage_step=stats["coverage_step"],
         eta_from=eta_from,
         preconditioner=pre,
-        findings=_once((*fill_findings, *pre.findings, *result.findings, *_ignored(settings))),
+        findings=_once((*known, *fill_findings, *pre.findings, *result.findings, *_ignored(settings))),
     )
 
 
