@@ -75,7 +75,7 @@ def _silent() -> Iterator[None]:
     """Keep what transformers says while it loads off the screen: its warnings always, its progress bar where nobody would see it."""
     from transformers.utils import logging
 
-    from ostate.quiet import quiet
+    from ostate.core.quiet import quiet
 
     if loudness() < 0 or not is_terminal(sys.stderr):
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]

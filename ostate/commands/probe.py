@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ostate import formats
+from ostate import read as formats
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding, Severity
 from ostate.errors import Contradiction
-from ostate.join import adapter_facts
-from ostate.model import Finding, NamedState, Severity
-from ostate.program import verify
+from ostate.ordering.join import adapter_facts
 from ostate.store import load
 
+from .repair import verify
+
 if TYPE_CHECKING:
-    from ostate.probe.protocol import ProbeReport
+    from ostate.probe.measure.protocol import ProbeReport
 
 _FIX = "give the adapter that was saved with this state: same run, same step"
 
@@ -44,7 +46,7 @@ def probe(
         device: where the model runs.
         dtype: of the model's weights.
         tokenize: text to ids, for data that holds text.
-        more: for `ostate.probe.protocol.run`: batch_e, batch_u, eta, guards.
+        more: for `ostate.probe.measure.protocol.run`: batch_e, batch_u, eta, guards.
 
     Raises:
         Contradiction: the state is of another run than the adapter.
@@ -52,7 +54,7 @@ def probe(
     """
     import torch
 
-    from ostate.probe import protocol
+    from ostate.probe.measure import protocol
 
     named = load(files.state)
     own, known = of_this_adapter(named, files.state, files.adapter)

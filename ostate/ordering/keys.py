@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ostate.core.names import CONTAINERS, PEFT_PREFIX, SAVED, component, spelled, strip_wrappers, without_adapter, without_inner, without_lead
-from ostate.model import Adapter, Names
+from ostate.core.naming import Adapter
+from ostate.core.state import Names
 
 MOST_LEAD = 3
 """Modules of a program's own that may stand around the model whose adapter was saved."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ostate.core.names import PEFT_PREFIX, any_adapter, component, plain_names
-from ostate.model import Adapter, RawState
+from ostate.core.naming import Adapter
+from ostate.core.state import RawState
 
 from .keys import live_name
 

@@ -19,8 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ostate.core.names import twins
+from ostate.core.naming import Claim, Evidence, Ordering
+from ostate.core.state import Finding, RawState
 from ostate.errors import Ambiguous, Contradiction
-from ostate.model import Claim, Evidence, Finding, Ordering, RawState
 
 Verify = Callable[[Claim], Evidence]
 Recover = Callable[[], Evidence]

@@ -20,9 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ostate.model import Finding, NamedState
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
 
-from .shards import is_sharded
+from .precondition.shards import is_sharded
 
 DRAWS = 10_000
 SMALLEST_CHANCE = 1e-3

@@ -9,7 +9,8 @@ import pkgutil
 import pytest
 
 from ostate.core.names import CONTAINERS, strip_wrappers
-from ostate.model import Adapter, TensorRef
+from ostate.core.naming import Adapter
+from ostate.core.tensors import TensorRef
 from ostate.ordering.keys import adapter_key, live_name, live_names, match_all
 
 P = "base_model.model.model.layers.0.self_attn."

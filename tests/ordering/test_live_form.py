@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ostate.commands.repair import Options, names, read, repair, verify
+from ostate.core.naming import Adapter, Evidence
+from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, OrderingError
-from ostate.model import Adapter, Evidence, TensorRef
 from ostate.ordering.keys import live_name
 from ostate.ordering.live_form import with_live_form
 from ostate.ordering.resolve import Court, resolve
-from ostate.program import Options, names, read, repair, verify
 from tests.ordering.test_small_rules import state as three_positions
 from tests.ordering.tiny import CAUSAL, TARGETS, llama
 

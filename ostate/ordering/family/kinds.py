@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from ostate.model import Adapter
+from ostate.core.lora_modules import modules_of
+from ostate.core.naming import Adapter
 
-from ..convention import FAMILIES
-from ..modules import modules_of
+from ..sources.convention import FAMILIES
 from .layers import Arrangement
 from .levels import Level, Pattern, rearranged, short_labels, star
 from .sequence import ClaimRows
