@@ -1,1 +1,1 @@
-"""What every other package uses: names, and nothing of ostate but its errors."""
+"""The data that travels, and the files that it travels through. Imports nothing of ostate but its errors."""
