@@ -107,7 +107,9 @@ def test_recorded_names_are_the_models_own_and_repair_takes_them_as_they_are(sha
     some = data.draw(st.lists(st.sampled_from(list(model.parameters())), min_size=1, unique_by=id))
     optimizer = stepped(some)
     names = true_names(model, some)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as above:
+        folder = f"{above}/run/checkpoint-1"
+        Path(folder).mkdir(parents=True)
         try:
             assert names_of(optimizer, model) == [names]
             record_names(optimizer, model, folder)
@@ -185,6 +187,8 @@ def test_names_that_all_begin_with_module_are_not_recorded_beside_others_that_do
 def test_recorded_names_under_a_wrappers_module_are_read_without_it(tmp_path: Path):
     model = Tree({"weight": "parameter", "a": "parameter"})
     optimizer = stepped(list(model.parameters()))
-    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
-    (tmp_path / "optimizer_param_names.json").write_text(json.dumps([["module.weight", "module.a"]]))
-    assert list(repair(str(tmp_path / "optimizer.pt"), evidence=False).named.parameters) == ["weight", "a"]
+    folder = tmp_path / "run" / "checkpoint-1"
+    folder.mkdir(parents=True)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    (folder / "optimizer_param_names.json").write_text(json.dumps([["module.weight", "module.a"]]))
+    assert list(repair(str(folder / "optimizer.pt"), evidence=False).named.parameters) == ["weight", "a"]

@@ -147,8 +147,10 @@ def state(tmp_path: Path, **weights: torch.Tensor):
     parameter.grad = torch.randn(2, 4)
     optimizer = torch.optim.AdamW([parameter])
     optimizer.step()
-    torch.save({"optimizer": optimizer.state_dict(), **({"model": weights} if weights else {})}, tmp_path / "optimizer.pt")
-    return read(str(tmp_path / "optimizer.pt"), Options(evidence=False))[0]
+    folder = tmp_path / "run" / "checkpoint-1"
+    folder.mkdir(parents=True)
+    torch.save({"optimizer": optimizer.state_dict(), **({"model": weights} if weights else {})}, folder / "optimizer.pt")
+    return read(str(folder / "optimizer.pt"), Options(evidence=False))[0]
 
 
 def test_one_component_stays_in_the_name_and_that_is_assumed(tmp_path: Path):
@@ -176,8 +178,10 @@ def test_two_positions_under_one_name_are_refused_by_names_and_verify_and_repair
     for parameter in parameters:
         parameter.grad = torch.randn(2, 2)
     optimizer.step()
-    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
-    path = str(tmp_path / "optimizer.pt")
+    folder = tmp_path / "run" / "checkpoint-1"
+    folder.mkdir(parents=True)
+    path = str(folder / "optimizer.pt")
+    torch.save(optimizer.state_dict(), path)
     for command in (names, verify, repair):
         with pytest.raises(OrderingError, match=r"positions 0 and 1 the one name 'x\.weight'"):
             command(path, evidence=False)
