@@ -159,6 +159,12 @@ def test_an_adapters_live_names_come_back_from_the_keys_that_peft_wrote(shape, a
         assert list(found.parameters) == true_names(model, some)
 
 
+@pytest.mark.parametrize("name", ["my.adapter", ""])
+def test_a_name_that_no_adapter_can_have_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(OstateError, match="no adapter is called"):
+        read_adapter(str(tmp_path), name=name)
+
+
 def test_a_submodule_called_module_keeps_its_name_and_its_moments(tmp_path: Path):
     model = Tree({"x": {"module": {"weight": "parameter"}, "weight": "parameter"}})
     optimizer = stepped(list(model.parameters()))

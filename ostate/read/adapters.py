@@ -29,6 +29,7 @@ MOST_JSON = 1 << 25
 MOST_CONTAINERS = 500_000
 """Lists and tables in it."""
 
+_PEFT_FACTOR = re.compile(r"\.(lora_[AB]\.(weight|bias)|lora(_linear_layer)?\.(down|up)\.\w+)$")
 _README_VERSION = re.compile(r"^\s*-\s*(PEFT|Transformers|TRL)\s*:?\s*v?(\d+\.\d+[\w.]*)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -40,8 +41,10 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         name: the adapter's name, where the caller knows it; picks the subfolder that PEFT makes for it.
 
     Raises:
-        ReadError: nothing there that can be an adapter, several and no name, or a damaged file.
+        ReadError: a name that no adapter can have; nothing there that can be an adapter, several and no name, or a damaged file.
     """
+    if name is not None and (not name or "." in name):
+        raise ReadError(f"no adapter is called {name!r}: torch refuses such a name of a module", fix="give the name that named_parameters() shows")
     given = is_folder(path)
     file = file_in(path, name) if given else path
     home = os.path.dirname(file) or "."
@@ -51,7 +54,7 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
     config = _config_beside(file)
     kind = kind_of(tensors, config)
     found = name_of(home, name, config)
-    assumed = found.assumed if kind in ("peft", "diffusers") else ()  # the other kinds' names hold no adapter's name
+    assumed = found.assumed if _bears_a_name(kind, tensors) else ()
     return Adapter(
         path=path,
         file=file,
@@ -108,6 +111,11 @@ def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: s
         name=name or "default",
         name_known=name is not None,
     )
+
+
+def _bears_a_name(kind: str, keys: Mapping[str, Any]) -> bool:
+    """True when the live names hold the adapter's name, which the keys lack: peft's, and diffusers' where peft makes the layers."""
+    return kind == "peft" or (kind == "diffusers" and any(_PEFT_FACTOR.search(key) for key in keys))
 
 
 def kind_of(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
