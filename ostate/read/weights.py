@@ -18,6 +18,7 @@ from ostate.errors import ReadError
 
 from . import adapter_files
 from .adapters import adapter_from_weights, for_state, read_adapter
+from .layouts import rank_weights
 
 
 class Candidates(NamedTuple):
@@ -48,6 +49,8 @@ def candidates(raw: RawState, *, adapter: str | None = None, model: str | None =
         return _given(raw, adapter, name)
     if model is not None:
         return Candidates((read_adapter(model),), asked=True)
+    if raw.facts.get("live_weights"):  # of the same save, by live names, in the model's order: nothing about them is guessed
+        return Candidates((adapter_from_weights(rank_weights.trained(raw.weights), path=raw.source, name=name),))
     found = _in_places(raw, adapter_files.of_the_checkpoint(raw), name)
     if not found.adapters and raw.weights:
         return Candidates((adapter_from_weights(raw.weights, path=raw.source, name=name),))

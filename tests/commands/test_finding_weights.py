@@ -16,7 +16,7 @@ from ostate.errors import OstateError
 from ostate.read import read
 from ostate.read.weights import candidates
 from tests import trained
-from tests.test_choosing import live, lora, steps, tuned
+from tests.commands.test_choosing import live, lora, steps, tuned
 
 
 @pytest.fixture(scope="module")
