@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import ExportError
 from .model import CHUNK, Finding, Group, NamedParameter, NamedState, Slot
+from .optimizers.slots import SECOND_MOMENT_SLOTS, row_of, weights_slot
 from .target import Target
 
 if TYPE_CHECKING:
@@ -186,6 +187,11 @@ def _kept(parameter: NamedParameter, name: str, target: Target, told: dict[str, 
         raise ExportError(f"shrank from {list(parameter.shape)} to {list(shape)}", where=name, fix="give --truncate to keep the part that fits")
     if any(slot.shape != parameter.shape for slot in parameter.slots.values()):
         raise ExportError("a factored moment cannot be resized", where=name, fix="use --new sibling under another name")
+    if grown and (slot := weights_slot(parameter)) is not None:
+        raise ExportError(
+            f"grew from {list(parameter.shape)} to {list(shape)}, and its {slot} holds weights, which no state can make", where=name,
+            fix="--rename it away, and give --new absent",
+        )  # fmt: skip
     told["grown" if grown else "cut"].append(name)
     return replace(own, shape=shape, slots={slot: Resized(value, shape) for slot, value in parameter.slots.items()})
 
@@ -197,6 +203,8 @@ def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: Ne
         raise ExportError("the shape of a new parameter is not known", where=name, fix="give --for an adapter folder, or --new absent")
     pattern = kin if kin is not None else next(iter(there.values()), None)
     slots = [slot for slot in (pattern.slots if pattern is not None else ()) if pattern is not None and pattern.slots[slot].shape == pattern.shape]
+    if (held := next((slot for slot in slots if row_of(slot).role == "weights"), None)) is not None:
+        raise ExportError(f"its {held} would hold the parameter's own weights, which no state can make", where=name, fix="give --new absent")
     steps = sorted(parameter.step for parameter in there.values() if parameter.step is not None)
     step = 0.0 if new == "zeros" or not steps else steps[len(steps) // 2]
     filled: dict[str, Slot] = {slot: Filled(shape) for slot in slots or ["exp_avg", "exp_avg_sq"]}
@@ -204,13 +212,10 @@ def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: Ne
         if kin is None:
             raise ExportError("no parameter of its kind to take the second moment from", where=name, fix="give --new zeros")
         step = kin.step if kin.step is not None else step
-        filled = {slot: Filled(shape, _mean(kin.slots[slot]) if slot in _SECOND else 0.0) for slot in slots}
+        filled = {slot: Filled(shape, _mean(kin.slots[slot]) if slot in SECOND_MOMENT_SLOTS else 0.0) for slot in slots}
     return NamedParameter(
         name=name, shape=shape, group=kin.group if kin is not None else 0, slots=filled, step=step, adapter_key=target.keys.get(name)
     )
-
-
-_SECOND = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf"})
 
 
 def _mean(slot: Slot) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ostate.model import Finding, RawState, Slot, TensorRef
+from ostate.optimizers.slots import MOMENT_SLOTS
 
-from .facts import FIRST, SECOND, Row, name_of, structure_of
+from .facts import Row, name_of, structure_of
 from .numbers import parameters_are_copies, written_over
 
 _FEW = 64
@@ -37,7 +38,7 @@ def copies(raw: RawState) -> list[Finding]:
 
 
 def _moments(row: Row) -> list[Slot]:
-    return [slot for name, slot in sorted(row.entry.slots.items()) if name in SECOND or name in FIRST.values()]
+    return [slot for name, slot in sorted(row.entry.slots.items()) if name in MOMENT_SLOTS]
 
 
 def _mark(slot: Slot) -> object:

@@ -11,14 +11,6 @@ from ostate.optimizers import OPTIMIZERS, OptimizerSpec, step_of
 if TYPE_CHECKING:
     from ostate.model import Adapter
 
-SECOND = frozenset({
-    "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf", "exp_avg_sq_row", "exp_avg_sq_col", "row_var", "col_var",
-    "variance", "v", "vmean", "exp_avg_sq_B",
-})  # fmt: skip
-"""Slots that are means, sums or maxima of squares or magnitudes: never below zero."""
-FIRST = {"exp_avg_sq": "exp_avg", "exp_avg_sq_B": "exp_avg_B", "v": "m"}
-"""Second moment -> the first moment beside it."""
-
 
 class Row(NamedTuple):
     """One position with what the rules ask of it."""

@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ostate.optimizers import OptimizerSpec
+from ostate.optimizers.slots import SECOND_MOMENT_SLOTS
 
-from .facts import SECOND, Row
+from .facts import Row
 
 if TYPE_CHECKING:
     from ostate.values import Summary
@@ -38,5 +39,5 @@ class Numbers(NamedTuple):
         """Yield every second moment."""
         for measured in self.rows:
             for slot, summary in measured.slots.items():
-                if slot in SECOND:
+                if slot in SECOND_MOMENT_SLOTS:
                     yield measured.row, slot, summary

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ostate.optimizers.slots import SECOND_MOMENT_SLOTS
 from ostate.values import PIECE, Meter, side_by_side
 
-from .facts import SECOND, Row
+from .facts import Row
 from .measured import Measured
 from .numbers import UNDERFLOW, bound
 
@@ -30,7 +31,7 @@ def measure(row: Row, progress: Progress | None, *, table: bool) -> Measured:
     slots = row.entry.slots
     eps = row.hyper.get("eps")
     tiny = float(eps) ** 2 if isinstance(eps, (int, float)) else 0.0
-    meters = {slot: Meter(exact=True, tiny=tiny if slot in SECOND else 0.0, table=table) for slot in slots}
+    meters = {slot: Meter(exact=True, tiny=tiny if slot in SECOND_MOMENT_SLOTS else 0.0, table=table) for slot in slots}
     pair = ("exp_avg", "exp_avg_sq")
     together = set(pair) <= set(slots) and slots[pair[0]].shape == slots[pair[1]].shape
     unbounded = unpaired = 0

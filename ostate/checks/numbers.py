@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from ostate.model import Finding, Hyper
+from ostate.optimizers.moments import SECOND_MOMENTS
+from ostate.optimizers.slots import FIRST_BESIDE, MOMENT_SLOTS
 
-from .facts import FIRST, SECOND, Row, plural, say
+from .facts import Row, plural, say
 from .measured import Measured, Numbers
 
-BOUNDED = frozenset({"adam", "adam_late_eps", "radam"})
-"""Rows of `SECOND_MOMENTS` whose moments are plain running means of g and g**2."""
 _DIVERGED = "the run diverged or the file is damaged: use an earlier checkpoint"
 
 
@@ -46,7 +46,7 @@ def state_is_cold(seen: Numbers) -> Iterator[Finding]:
 
 
 def _moments(one: Measured) -> list[str]:
-    return [slot for slot in one.slots if slot in SECOND or slot in FIRST.values()]
+    return [slot for slot in one.slots if slot in MOMENT_SLOTS]
 
 
 def _all_zero(one: Measured) -> bool:
@@ -67,7 +67,7 @@ def second_moment_is_a_copy(seen: Numbers) -> Iterator[Finding]:
     """exp_avg equal to exp_avg_sq is a known defect of FSDP's full state dict saved from CPU: one buffer was used for both."""
     same = []
     for one in seen.rows:
-        for second, first in FIRST.items():
+        for second, first in FIRST_BESIDE.items():
             v, m = one.slots.get(second), one.slots.get(first)
             if v is not None and m is not None and v.prints == m.prints and v.zeros < v.elements:
                 same.append(one.row)
@@ -153,7 +153,7 @@ def first_moment_is_out_of_bounds(seen: Numbers) -> Iterator[Finding]:
 
     A state that breaks it has moments of two parameters, or betas that are not those it was trained with.
     """
-    if seen.spec is None or seen.spec.moment not in BOUNDED or seen.spec.caution:
+    if seen.spec is None or not SECOND_MOMENTS[seen.spec.moment].plain_means or seen.spec.caution:
         return
     rows = [one.row for one in seen.rows if _breaks_bound(one)]
     if rows:

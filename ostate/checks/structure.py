@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from ostate.model import Finding, Hyper, TensorRef
+from ostate.optimizers.slots import FIRST_BESIDE
 
-from .facts import FIRST, Row, Structure, plural, say
+from .facts import Row, Structure, plural, say
 
 _EXPERT = r"(^|[._])experts?([._]|$)"
 _LAYER = r"(?:^|\.)(\d+)\."
@@ -159,7 +160,7 @@ def shapes_disagree(seen: Structure) -> Iterator[Finding]:
     """Both moments have their parameter's shape; where they differ, one belongs to another parameter."""
     differ = {
         row.entry.position
-        for second, first in FIRST.items()
+        for second, first in FIRST_BESIDE.items()
         for row in seen.with_state
         if second in (slots := row.entry.slots) and first in slots and slots[first].shape != slots[second].shape
     }

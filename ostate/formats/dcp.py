@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import ReadError, UnknownFormat
 from ..files import absolute, is_file, is_remote, parent, read_at, size_of
 from ..model import RawState, TensorRef
+from ..optimizers.slots import MARKS_BELOW_STATE
 from .assemble import Deferred, Key, assemble
 from .dcp_index import METADATA, Index, Item, read_index, tensor, value
 
@@ -22,7 +23,6 @@ _WEIGHT_FOLDERS = ("pytorch_model_fsdp_{n}", "pytorch_model_fsdp_0", "pytorch_mo
 """Where Accelerate and NeMo Automodel put the model beside `optimizer_N/` or `optim/`."""
 _OPTIMIZER_FOLDER = re.compile(r"optim|optimizer(_\d+)?")
 _MARK = re.compile(r"(?:^|\.)(state|param_groups)\.")
-_LEAVES = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "step", "sum", "state1", "state2")
 _WEIGHT_ROOTS = ("model", "state_dict", "module")
 
 
@@ -38,7 +38,9 @@ def detect(folder: str) -> bool:
     """True for a folder that torch.distributed.checkpoint wrote with an optimizer in it; the index is searched, not unpickled."""
     path = os.path.join(folder, METADATA)
     raw = read_at(path, 0, size_of(path)) if is_file(path) else b""
-    return any(mark in raw for mark in (b"param_groups", *(f".{leaf}".encode() for leaf in _LEAVES), b".exp_avg.", b"optimizer.distributed."))
+    return any(
+        mark in raw for mark in (b"param_groups", *(f".{leaf}".encode() for leaf in MARKS_BELOW_STATE), b".exp_avg.", b"optimizer.distributed.")
+    )
 
 
 def read(folder: str, *, optimizer: int | None = None) -> RawState:
@@ -128,7 +130,7 @@ def _textual_roots(keys: list[str]) -> list[str]:
 
     A model may have a module named `state` of its own, so a root that explains more keys wins, then the longer one.
     """
-    wanted = [key for key in keys if key.rpartition(".")[2] in _LEAVES]
+    wanted = [key for key in keys if key.rpartition(".")[2] in MARKS_BELOW_STATE]
     votes: dict[str, int] = {}
     for key in wanted:
         for match in _MARK.finditer(key):
@@ -151,7 +153,9 @@ def _textual_place(key: str, roots: list[str]) -> _Place | None:
 def _with_moments(found: dict[str, Found]) -> dict[str, Found]:
     """Leave out what only looks like an optimizer: a model below a key called `state`, as MosaicML's Composer puts it."""
     sure = {
-        root: one for root, one in found.items() if one.groups or any(str(leaf[-1]) in _LEAVES for leaves in one.state.values() for leaf in leaves)
+        root: one
+        for root, one in found.items()
+        if one.groups or any(str(leaf[-1]) in MARKS_BELOW_STATE for leaves in one.state.values() for leaf in leaves)
     }
     return sure or found
 

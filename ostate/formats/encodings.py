@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ostate.errors import ReadError
 from ostate.model import CHUNK, ITEMSIZE, Fields, Hyper, Part, Slot, TensorRef
 from ostate.optimizers import OPTIMIZERS
+from ostate.optimizers.slots import SINGLE_NUMBERS
 
 from .pickles import Inert
 
@@ -22,8 +23,6 @@ Stored = Mapping[str, object]
 """One entry of `state`, as the file has it."""
 Decoded = tuple[dict[str, Slot], dict[str, Any]]
 _WRAPPED = "__bnb_optimizer_quant_state__"
-_SINGLE = {"step", "RMS", "mu_product", "eta", "mu", "unorm_vec", "gnorm_vec", "eps_sq", "block_numel", "head_numel", "reduced"}
-"""Entries of these names are one number even where they are tensors."""
 _BLOCKS = (256, 2048, 128, 64, 512, 1024, 4096)
 """bitsandbytes' block sizes: 256 since 0.44, 2048 before it; the rest could be asked for."""
 
@@ -126,7 +125,7 @@ def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
         if packed:
             _bitsandbytes(packed, hyper or {}, slots, scalars)
     for key, value in entry.items():
-        if type(value) is TensorRef and key not in _SINGLE:
+        if type(value) is TensorRef and key not in SINGLE_NUMBERS:
             slots[key] = value
         elif type(value) is float:
             scalars[key] = value
@@ -137,7 +136,7 @@ def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
 
 def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any]) -> None:
     if isinstance(value, TensorRef):
-        if key in _SINGLE and value.numel == 1:
+        if key in SINGLE_NUMBERS and value.numel == 1:
             scalars[key] = value.item()
         else:
             slots[key] = value

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import ReadError
 from ..files import is_file, names_in, read_at, size_of
 from ..model import Finding, Part, RawState, SourceFile, TensorRef
+from ..optimizers.slots import MARKS_BELOW_STATE
 from .assemble import Key, assemble
 from .dcp import optimizers_of
 from .dcp_index import Item
@@ -23,7 +24,7 @@ from .safetensors_file import read_all
 
 _INFO = "DCP_SHARDING_INFO"
 _SHARD = re.compile(r"^shard-(\d+)-model-(\d+)-of-(\d+)\.safetensors$")
-_SLOT = re.compile(rb'"(?:[^"\\]*\.)?state\.[^"\\]+\.(?:exp_avg|exp_avg_sq|momentum_buffer|square_avg|sum)"')
+_SLOT = re.compile(rb'"(?:[^"\\]*\.)?state\.[^"\\]+\.(?:%b)"' % "|".join(MARKS_BELOW_STATE).encode())
 
 
 def detect(folder: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ostate.errors import ReadError, UnknownFormat
 from ostate.model import RawState, TensorRef
+from ostate.optimizers.slots import MARKS_ANYWHERE, SECOND_MOMENT_SLOTS
 
 from .peek import Peek
 from .records import Inert
@@ -18,9 +19,7 @@ from .strangers import noted, refuse_within
 
 MOST_DEPTH = 8
 _PACKED = "__bnb_optimizer_quant_state__"
-_SLOTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "state1", "exp_avg_sq_row")
-"""Slots that tell a state without `param_groups`; Adagrad's `sum` is not among them, since metrics are called so too."""
-_LEAVES = frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"})
+_DOTTED_LEAVES = frozenset({"step", *MARKS_ANYWHERE})
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "model_state", "adapter", "net", "weights")
 _PARTS = ("single_partition_of_fp32_groups", "fp32_flat_groups", "base_optimizer_state")
 """Keys of what one rank of DeepSpeed's ZeRO keeps: its piece of flat buffers, whose positions are groups, not parameters."""
@@ -149,10 +148,10 @@ def _dotted(value: dict[Any, Any]) -> Mapping[str, Any] | None:
     state: dict[str, dict[str, Any]] = {}
     for key, one in value.items():
         name, _, slot = key.rpartition(".") if type(key) is str else ("", "", "")
-        if not name or slot not in _LEAVES or type(one) not in {TensorRef, int, float}:
+        if not name or slot not in _DOTTED_LEAVES or type(one) not in {TensorRef, int, float}:
             return None
         state.setdefault(name, {})[slot] = one
-    return {"state": state, "param_groups": None} if any("exp_avg_sq" in entry for entry in state.values()) else None
+    return {"state": state, "param_groups": None} if any(not SECOND_MOMENT_SLOTS.isdisjoint(entry) for entry in state.values()) else None
 
 
 def _holds_slots(state: dict[Any, Any]) -> bool:
@@ -161,7 +160,7 @@ def _holds_slots(state: dict[Any, Any]) -> bool:
     if type(first) is not dict or not all(type(entry) is dict for entry in state.values()):
         return False
     packed = any(type(entry.get(_PACKED)) is dict for entry in state.values())
-    return packed or any(type(entry.get(slot)) in {TensorRef, Inert} for entry in state.values() for slot in _SLOTS)
+    return packed or any(type(entry.get(slot)) in {TensorRef, Inert} for entry in state.values() for slot in MARKS_ANYWHERE)
 
 
 def _unflattened(flat: dict[Any, Any]) -> Mapping[str, Any] | None:

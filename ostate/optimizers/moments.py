@@ -60,6 +60,10 @@ class Form(NamedTuple):
     """RAdam: the length of the moving average above which a step is divided by v at all."""
     why_not: str = ""
     """Where `v` is None: why."""
+    elementwise: bool = True
+    """True when an element of v needs only its own element of each slot, so that a piece can be taken alone."""
+    plain_means: bool = False
+    """True when both moments are plain running means, of g and of g**2, so that each bounds the other."""
     approximate: str = ""
     """What is lost, where v is a reconstruction."""
 
@@ -182,10 +186,11 @@ def _blocks(kept: Kept) -> np.ndarray:
 _FACTORED_LOSS = "v is rebuilt from its row and column means"
 _UNTIL = "refused in the first steps, where RAdam does not divide"
 SECOND_MOMENTS: dict[str, Form] = {
-    "adam": Form(formula="sqrt(v / (1 - beta2^t)) + eps; v = exp_avg_sq, with amsgrad max_exp_avg_sq", v=_adam),
-    "adam_late_eps": Form(formula="(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t)", v=_adam, eps="late"),
+    "adam": Form(formula="sqrt(v / (1 - beta2^t)) + eps; v = exp_avg_sq, with amsgrad max_exp_avg_sq", v=_adam, plain_means=True),
+    "adam_late_eps": Form(formula="(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t)", v=_adam, eps="late", plain_means=True),
     "radam": Form(
         formula=f"(sqrt(exp_avg_sq) + eps) / sqrt(1 - beta2^t); {_UNTIL}", v=_adam, eps="late", length=5.0,
+        plain_means=True,
     ),
     "radam_schedulefree": Form(formula=f"sqrt(exp_avg_sq / (1 - beta2^t)) + eps; {_UNTIL}", v=_adam, length=4.0),
     "debiased": Form(formula="sqrt(exp_avg_sq) + eps; the average is kept without bias", v=_adam, corrected=False),
@@ -196,14 +201,14 @@ SECOND_MOMENTS: dict[str, Form] = {
     ),
     "factored": Form(
         formula="sqrt(r c^T / mean(r)); one-dimensional: v = exp_avg_sq; no correction", v=_factored, corrected=False, eps="inside",
-        approximate=_FACTORED_LOSS,
+        elementwise=False, approximate=_FACTORED_LOSS,
     ),
     "factored_torch": Form(
         formula="sqrt(max(r c^T / mean(r), eps1^2)); one-dimensional: v = variance; no correction", v=_factored_torch, corrected=False,
-        eps="inside", approximate=_FACTORED_LOSS,
+        eps="inside", elementwise=False, approximate=_FACTORED_LOSS,
     ),
     "blocks": Form(
-        formula="sqrt(vmean / (1 - beta2^t)) + eps; one vmean a block", v=_blocks,
+        formula="sqrt(vmean / (1 - beta2^t)) + eps; one vmean a block", v=_blocks, elementwise=False,
         approximate="v is one mean for a block of elements",
     ),
     "transformed": Form(formula="-", why_not="its second moment is of a gradient that was first multiplied by (A A^T)^-1"),

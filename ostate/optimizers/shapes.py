@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .rows import OPTIMIZERS, OTHERS, PACKED, TORCH
-from .spec import Shape
-
-_RULES: dict[str, Shape] = {slot: rule for spec in (*TORCH.values(), *PACKED.values(), *OTHERS.values()) for slot, rule in spec.slots.items()}
+from .rows import OPTIMIZERS
+from .slots import Shape, row_of
 
 
 def parameter_shape(shapes: Mapping[str, tuple[int, ...]], optimizer: str = "unknown") -> tuple[int, ...] | None:
@@ -20,10 +18,10 @@ def parameter_shape(shapes: Mapping[str, tuple[int, ...]], optimizer: str = "unk
     spec = OPTIMIZERS.get(optimizer)
     if spec is not None and spec.moment == "projected":
         return None
-    rules = spec.slots if spec is not None else _RULES
     found: dict[Shape, tuple[int, ...]] = {}
     for slot, shape in shapes.items():
-        rule = rules.get(slot) or rules.get(slot.partition(".")[0], "other")
+        known = spec is None or slot in spec.slots or slot.partition(".")[0] in spec.slots
+        rule = row_of(slot).shape if known else "other"
         if rule == "param":
             return shape
         found.setdefault(rule, shape)

@@ -2,19 +2,10 @@
 
 # No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from ostate.model import Hyper
-
-Shape = Literal["param", "flat", "row", "col", "row1", "col1", "block", "other"]
-"""How a slot's shape follows from its parameter's.
-
-`param` the same; `flat` the same number of elements; `row` without the last axis; `col` without the one before it; `row1`, `col1`
-the same with that axis kept as 1; `block` one number for a block of elements; `other` says nothing of the parameter.
-"""
-
 
 _NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("adam", "adam_late_eps", "radam", "radam_schedulefree"), ("betas", "eps")),
@@ -31,8 +22,8 @@ class OptimizerSpec(NamedTuple):
     """The classes that write such a state, for people."""
     source: str
     """The file of the library that the row was read from."""
-    slots: Mapping[str, Shape] = MappingProxyType({})
-    """Every tensor an entry may hold, under the names that `formats.encodings.slots_of` gives."""
+    slots: tuple[str, ...] = ()
+    """Every tensor an entry may hold: rows of `SLOTS`, which say what each is and what shape it has."""
     always: tuple[str, ...] = ()
     """Slots that at least one entry of a stepped state holds."""
     scalars: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ostate.errors import ProbeError
 from ostate.model import Hyper, NamedParameter, NamedState, TensorRef
-from ostate.optimizers import OPTIMIZERS, second_moment, step_of
+from ostate.optimizers import OPTIMIZERS, SECOND_MOMENTS, second_moment, step_of
 from ostate.report.parts import Place, places
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ V_FROM, V_TO = -46.0, 12.0
 SCALE_FROM, SCALE_TO = -8.0, 46.0
 CAP = 1e3
 """The probe's clamp: this many times the median scale over all elements."""
-_WHOLE = ("factored", "factored_torch", "blocks")
-"""Rows of SECOND_MOMENTS whose elements depend on each other, so that a chunk cannot be taken alone."""
 _MOST = 1 << 20
 """Elements taken at a time."""
 
@@ -131,7 +129,7 @@ def _of(state: NamedState, parameter: NamedParameter, place: Place) -> Numbers:
     v_counts, scale_counts = _empty(V_FROM, V_TO), _empty(SCALE_FROM, SCALE_TO)
     zeros = bad = tiny = elements = 0
     squares, why_not, moved = 0.0, "", True
-    for tensors, shape in _pieces(parameter, whole=spec is None or spec.moment in _WHOLE):
+    for tensors, shape in _pieces(parameter, whole=spec is None or not SECOND_MOMENTS[spec.moment].elementwise):
         count = math.prod(shape)
         elements += count
         try:

@@ -15,6 +15,7 @@ from typing import Any
 from ostate.errors import ReadError, StoreError
 from ostate.files import read_at, size_of
 from ostate.model import Finding, TensorRef
+from ostate.optimizers.slots import PARAM_SHAPED
 
 from . import header, manifest
 from .copying import digest_of
@@ -106,15 +107,11 @@ def _tensors(head: header.Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
             yield _error("digest", "a digest is missing, or one too many", names=(name,))
         for slot in row["slots"]:
             tensor = head.tensors.get(f"state.{name}.{slot}")
-            if tensor is not None and slot in SAME_SHAPE and tensor.shape != tuple(row["shape"]):
+            if tensor is not None and slot in PARAM_SHAPED and tensor.shape != tuple(row["shape"]):
                 yield _error("shape", f"{slot} has shape {list(tensor.shape)}, its parameter {row['shape']}", names=(name,))
         step = head.tensors.get(f"state.{name}.step")
         if step is not None and row["step"] is not None and not _is_step(step, row["step"]):
             yield _error("step", f"the step tensor is not the manifest's {row['step']}", names=(name,))
-
-
-SAME_SHAPE = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg"})
-"""Slots that always have their parameter's shape; others may be factored."""
 
 
 def _is_step(tensor: TensorRef, step: float) -> bool:

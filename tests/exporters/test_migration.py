@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,3 +158,20 @@ def test_settings_follow_their_names(bias_state, tmp_path):
     state, findings = moved(bias_state, tmp_path, wanted=[rest, decays])
     assert "migration-groups" not in findings
     assert {name: state.hyper(name)["weight_decay"] for name in names} == {name: bias_state.hyper(name)["weight_decay"] for name in names}
+
+
+@pytest.mark.parametrize("new", ["zeros", "cold-step", "sibling"])
+def test_a_slot_that_holds_weights_is_never_made_of_zeros(llama_run, llama_state, tmp_path, new):
+    """schedule-free's z is the parameter itself: zeros in it would pull the weights to zero."""
+    kept = {name: replace(p, slots={"z": p.slots["exp_avg"], "exp_avg_sq": p.slots["exp_avg_sq"]}) for name, p in llama_state.parameters.items()}
+    fewer = replace(llama_state, optimizer="adamw_schedulefree", parameters={name: p for name, p in kept.items() if name != A})
+    with pytest.raises(ExportError, match="its z would hold the parameter's own weights") as error:
+        moved(fewer, tmp_path, wanted=llama_run.fresh(), new=new)
+    assert error.value.fix == "give --new absent"
+
+
+def test_a_slot_that_holds_weights_does_not_grow(llama_run, llama_state, tmp_path):
+    kept = {name: replace(p, slots={"z": p.slots["exp_avg"], "exp_avg_sq": p.slots["exp_avg_sq"]}) for name, p in llama_state.parameters.items()}
+    wider = adapter_with(llama_run, tmp_path / "wider", lambda tensors: {key: np.pad(value, ((0, 1), (0, 0))) for key, value in tensors.items()})
+    with pytest.raises(ExportError, match="its z holds weights"):
+        moved(replace(llama_state, parameters=kept), tmp_path, wanted=wider)
