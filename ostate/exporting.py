@@ -121,10 +121,17 @@ def _weights(state: NamedState, adapter: str) -> dict[str, Slot]:
 def _proof(state: NamedState) -> list[Finding]:
     """Say again what `repair` could not prove."""
     ordering = state.ordering
-    if ordering is None or ordering.verdict in ("verified", "recovered"):
+    if ordering is None:
         return []
+    said = []
+    if ordering.assumed:
+        text = f"whoever loads this by name relies on what was assumed, not read: {'; '.join(ordering.assumed)}"
+        said.append(Finding(rule="export-assumed", severity="note", text=text, fix="--for or --rename spells them otherwise"))
+    if ordering.verdict in ("verified", "recovered"):
+        return said
     text = f"the names are {ordering.verdict}: whoever loads this relies on them"
-    return [Finding(rule="export-unproven", severity="warning", text=text, names=ordering.undecided, fix="see `ostate validate` and `ostate verify`")]
+    fix = "see `ostate validate` and `ostate verify`"
+    return [*said, Finding(rule="export-unproven", severity="warning", text=text, names=ordering.undecided, fix=fix)]
 
 
 def _write(state: NamedState, to: str, out: Path, wishes: Wishes, *, force: bool) -> str:

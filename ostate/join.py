@@ -85,7 +85,7 @@ def as_raw(state: NamedState) -> RawState:
         entries=tuple(sorted(entries, key=lambda entry: entry.position)),
         optimizer=state.optimizer,
         recorded="named",
-        facts={"optimizer_class": state.optimizer_class},
+        facts={"optimizer_class": state.optimizer_class, "assumed": state.ordering.assumed if state.ordering is not None else ()},
         findings=state.findings,
     )
 

@@ -38,6 +38,10 @@ class Adapter:
     """True when something told the name (`--adapter-name`, a subfolder, recorded names); False: the default is assumed."""
     siblings: tuple[str, ...] = ()
     """Folders of other adapters that the same checkpoint holds."""
+    assumed: tuple[str, ...] = ()
+    """What of the live names was guessed and not read (the adapter's name, a prefix), a plain sentence each."""
+    contested: tuple[str, ...] = ()
+    """Those of `assumed` where another reading is as good: names that rest on one are not proven."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """`peft_version`, … where known."""
 
@@ -54,6 +58,8 @@ class Claim:
     keys: tuple[str | None, ...]
     preferred: bool = False
     """True when a version stamp in the checkpoint asks for exactly this rule."""
+    from_keys: bool = True
+    """True when the names were made from the adapter's keys, so that they rest on what was assumed of it; False: somebody wrote them down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +118,10 @@ class Ordering:
     """Losing claims: `source`, `rule`, `reason`."""
     left_out: tuple[int, ...] = ()
     """Positions with state that got no name."""
+    assumed: tuple[str, ...] = ()
+    """What of the names was guessed and not read, a plain sentence each. The numbers prove which adapter key stands where, never these."""
+    from_keys: bool = True
+    """As `Claim.from_keys`."""
     findings: tuple[Finding, ...] = ()
     evidence: Evidence | None = None
     """What the numbers said of it; None for one that was read back from a file."""

@@ -14,7 +14,7 @@ from .inspection import finding_document, not_in_adapter, open_state, stored_byt
 from .join import named_state
 from .model import Adapter, Claim, Evidence, Finding, NamedState, Ordering, Question, RawState, TensorRef
 from .optimizers import OPTIMIZERS
-from .ordering import keys, masters, resolve
+from .ordering import assumed, keys, masters, resolve
 from .weights import base_weights, find_adapter, own_weights
 
 
@@ -166,7 +166,7 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Orderi
         strict=options.strict,
         where=raw.source,
     )
-    return resolve.resolve(court, claims, rejected)
+    return assumed.with_assumed(resolve.resolve(court, claims, rejected), raw, adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,8 @@ def _silence(raw: RawState, reason: str) -> Evidence:
 
 def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -> list[Finding]:
     """Say aloud what is not proven."""
-    said = []
+    said = [finding for finding in found.findings if finding.rule == assumed.RULE]
+    spelled = {name for finding in said if finding.severity == "warning" for name in finding.names}
     told = adapter is not None and found.source in TOLD
     lacking = {name for name, key in zip(found.names, found.keys) if told and key is None}
     strangers = tuple(name for name in found.undecided if name in lacking)
@@ -235,7 +236,7 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -
                 fix="treat them as an assumption; an adapter of the same step, or --previous DIR, lets the numbers speak",
             )
         )
-    elif undecided := tuple(name for name in found.undecided if name not in strangers):
+    elif undecided := tuple(name for name in found.undecided if name not in strangers and name not in spelled):
         said.append(
             Finding(
                 rule="order-undecided",
@@ -284,12 +285,22 @@ def names(path: str, *, options: Options | None = None, **more: Any) -> tuple[li
         OrderingError: no order can be settled.
         CheckError: one parameter's moments stand twice.
     """
-    options = replace(options or Options(), **more)
+    rows, found = names_and_order(path, options=replace(options or Options(), **more))
+    return rows, found.verdict in ("verified", "recovered")
+
+
+def names_and_order(path: str, *, options: Options) -> tuple[list[tuple[int, str, str]], Ordering]:
+    """Return (position, name, shape) for every position that gets a name, and the order they come from.
+
+    Raises:
+        OrderingError: no order can be settled.
+        CheckError: one parameter's moments stand twice.
+    """
     raw, adapter = read(path, options, named_too=True)
     _refuse_copies(raw, options)
     found = order_of(raw, adapter, options)
     rows = [(entry.position, name, shape_text(entry.shape)) for entry, name in zip(raw.entries, found.names) if name is not None]
-    return rows, found.verdict in ("verified", "recovered")
+    return rows, found
 
 
 def shape_text(shape: tuple[int, ...] | None) -> str:
@@ -309,6 +320,7 @@ def ordering_document(found: Ordering) -> dict[str, Any]:
         "margin": found.margin,
         "named": sum(1 for name in found.names if name is not None),
         "undecided": list(found.undecided),
+        "assumed": list(found.assumed),
         "left_out": list(found.left_out),
         "rejected": [dict(loser) for loser in found.rejected],
         "tests": list(heard.used) if heard else [],

@@ -68,5 +68,6 @@ def as_document(done: Validation) -> dict[str, Any]:
         "parameters": len(state.parameters) if state is not None else None,
         "verdict": ordering.verdict if ordering is not None else None,
         "undecided": list(ordering.undecided) if ordering is not None else [],
+        "assumed": list(ordering.assumed) if ordering is not None else [],
         "findings": [finding_document(finding) for finding in done.findings],
     }

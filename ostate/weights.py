@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from .errors import ReadError
 from .files import absolute, is_file, is_folder, names_in, parent
-from .formats.adapters import ADAPTER_FILES, INDEX_FILES, MODEL_FILES, adapter_from_weights, read_adapter
+from .formats.adapter_name import ADAPTER_FILES
+from .formats.adapters import INDEX_FILES, MODEL_FILES, adapter_from_weights, read_adapter
 from .model import Adapter, RawState, TensorRef
 
 _INNER = ("optimizer", "global_step", "recipe_state", "state", "pytorch_model_fsdp", "zero", "optim")

@@ -8,7 +8,7 @@ import click
 
 from . import PATH, finish
 from .options import checksum, naming, options_of
-from .screen import reading, write
+from .screen import reading, say, write
 
 
 @click.command()
@@ -27,11 +27,12 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
         ostate names checkpoint-500
         ostate names checkpoint-500 --csv > names.csv
     """
-    from ostate.program import names
+    from ostate.program import names_and_order
+    from ostate.report.blocks import Line
     from ostate.report.text import printable
 
     with reading("proving"):
-        found, settled = names(path, options=options_of(chosen))
+        found, order = names_and_order(path, options=options_of(chosen))
     rows = [(position, printable(name), shape) for position, name, shape in found]
     if as_csv:
         import csv
@@ -42,4 +43,5 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
         write(text.getvalue().removesuffix("\n"))
     else:
         write("\n".join(f"{position}\t{name}\t{shape}" for position, name, shape in rows))
-    finish(not settled)
+    say([Line(f"assumed, not read: {text}") for text in order.assumed], err=True)
+    finish(order.verdict not in ("verified", "recovered"))

@@ -14,10 +14,9 @@ from ostate.files import absolute, is_file, is_folder, names_in, parent, read_at
 from ostate.model import Adapter, RawState, TensorRef
 
 from . import safetensors_file
+from .adapter_name import ADAPTER_FILES, name_of, siblings_of, text_of
 from .assemble import Deferred
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
-"""What PEFT and torchtune call the file, the one PEFT itself would load first."""
 LORA_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 """What diffusers' pipelines write."""
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -48,24 +47,27 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         ReadError: nothing there that can be an adapter, several and no name, or a damaged file.
     """
     given = is_folder(path)
-    folder = path if given else os.path.dirname(path)
     file = _file_in(path, name) if given else path
     home = os.path.dirname(file) or "."
     tensors, ordered = _tensors(file)
     if not tensors:
         raise ReadError("the file holds no tensors", where=file, fix="give the folder or file of the trained weights")
     config = _config_beside(file)
-    told, subfolder = _name_of(home, name)
+    kind = kind_of(tensors, config)
+    found = name_of(home, name, config)
+    assumed = found.assumed if kind in ("peft", "diffusers") else ()  # the other kinds' names hold no adapter's name
     return Adapter(
         path=path,
         file=file,
-        kind=kind_of(tensors, config),
+        kind=kind,
         tensors=tensors,
         ordered=ordered,
         config=config,
-        name=told or "default",
-        name_known=told is not None,
-        siblings=tuple(_siblings(os.path.dirname(home) if subfolder else folder or ".", home)),
+        name=found.name,
+        name_known=found.told,
+        siblings=tuple(siblings_of(home, found.below)),
+        assumed=assumed,
+        contested=assumed if found.contested else (),
         facts=_facts(home, config),
     )
 
@@ -246,45 +248,13 @@ def _config_beside(file: str) -> Mapping[str, Any]:
     return config
 
 
-def _name_of(home: str, asked: str | None) -> tuple[str | None, bool]:
-    """Return the adapter's name, where something tells it, and whether `home` is the subfolder PEFT made for it.
-
-    PEFT writes every adapter but `default` into a subfolder of its name, and the model card into the folder above.
-    """
-    home = absolute(home)
-    above, own = os.path.split(home)
-    made = own != "default" and not re.fullmatch(r"checkpoint-\d+", own) and _saved_into(above) and not _saved_into(home)
-    return (asked or own, True) if made else (asked, False)
-
-
-def _saved_into(folder: str) -> bool:
-    """True when `save_pretrained` or Trainer was pointed at this folder itself."""
-    if is_file(os.path.join(folder, "trainer_state.json")):
-        return True
-    card = os.path.join(folder, "README.md")
-    return is_file(card) and "library_name: peft" in _text(card)
-
-
-def _siblings(folder: str, home: str) -> Iterator[str]:
-    """Yield the folders of the other adapters that were saved together with the one in `home`."""
-    if not is_folder(folder):
-        return
-    for place in (folder, *(os.path.join(folder, sub) for sub in _subfolders(folder))):
-        if absolute(place) != absolute(home) and _first(place, ADAPTER_FILES):
-            yield place
-
-
-def _text(path: str) -> str:
-    return read_at(path, 0, min(size_of(path), 1 << 20)).decode("utf-8", "replace")
-
-
 def _facts(home: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the library versions that the configuration or the model cards tell."""
     facts: dict[str, Any] = {}
     for folder in (home, os.path.dirname(home)):
         card = os.path.join(folder, "README.md")
         if is_file(card):
-            for library, version in _README_VERSION.findall(_text(card)):
+            for library, version in _README_VERSION.findall(text_of(card)):
                 facts.setdefault(f"{library.lower()}_version", version.rstrip("."))
     if isinstance(config.get("peft_version"), str):
         facts["peft_version"] = config["peft_version"]

@@ -53,15 +53,17 @@ def told(source: str, rule: str, names: Names, raw: RawState, adapter: Adapter |
     bare = [strip_wrappers(name) if name is not None else None for name in names]
     keys: tuple[str | None, ...] = (None,) * len(bare)
     lost = []
+    from_keys = False
     if adapter is not None:
         keys = match_all(bare, adapter)[0]
-        bare = [live_name(name, adapter) if name is not None and is_key_form(name, adapter) else name for name in bare]
+        live = [live_name(name, adapter) if name is not None and is_key_form(name, adapter) else name for name in bare]
+        from_keys, bare = live != bare, live
         if not any(keys):
             lost = [refused(source, rule, "none of these names is in the adapter file, so the numbers cannot be asked; another model's adapter?")]
     why = refute_positions(raw, bare, keys, [None] * len(bare), adapter)
     if why:
         return [], [refused(source, rule, why)]
-    return [Claim(source=source, rule=rule, names=tuple(bare), keys=keys)], lost  # type: ignore[arg-type]
+    return [Claim(source=source, rule=rule, names=tuple(bare), keys=keys, from_keys=from_keys)], lost  # type: ignore[arg-type]
 
 
 def _sidecar(raw: RawState) -> str | None:

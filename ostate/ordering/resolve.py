@@ -232,6 +232,7 @@ def _ordering(court: Court, claim: Claim, evidence: Evidence, verdict: str, lost
         undecided=undecided if verdict in ("partial", "unverified") else (),
         rejected=tuple(lost),
         left_out=left_out,
+        from_keys=claim.from_keys,
         findings=evidence.findings,
         evidence=evidence,
     )

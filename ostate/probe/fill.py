@@ -243,7 +243,7 @@ def _report(optimizer: Optimizer, state: NamedState, found: Match, tally: _Tally
         bytes_read=tally.bytes_read,
         stamps=tally.stamps,
         flat=tally.flat,
-        findings=(*notes, *_findings(state, found, tally, total)),
+        findings=(*notes, *_of_names(state, found), *_findings(state, found, tally, total)),
     )
     for finding in report.findings:
         if finding.severity != "note":
@@ -277,6 +277,16 @@ def _fill_one(optimizer: Optimizer, kind: str, parameter: Tensor, entry: NamedPa
     tally.with_step += entry.step is not None
     v = put(optimizer, kind, parameter, at, moments, entry.step or 0.0)
     tally.stamps[parameter] = (id(v), v._version)
+
+
+def _of_names(state: NamedState, found: Match) -> list[Finding]:
+    """Say what of the state's names was assumed when they were written, and whether the live model has exactly these names."""
+    if state.ordering is None or not state.ordering.assumed:
+        return []
+    other = tuple(live for live, name in found.entries.items() if live != plain_name(name))
+    here = f"{len(other)} of them are spelled otherwise in this model" if other else "this model has exactly these names"
+    text = f"of the state's names something was assumed, not read: {'; '.join(state.ordering.assumed)} ({here})"
+    return [Finding(rule="name-assumed", severity="note", text=text, names=other)]
 
 
 def _findings(state: NamedState, found: Match, tally: _Tally, total: int) -> list[Finding]:

@@ -16,7 +16,7 @@ from ostate.model import Finding, NamedState
 from ostate.report import figures, svg
 from ostate.report.numbers import StateNumbers
 from ostate.report.text import printable, shorten
-from ostate.report.verdict_text import MEANING, TONE
+from ostate.report.verdict_text import TONE, meaning
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 _NO_VERDICT = "this file does not say how its names were settled"
@@ -78,7 +78,7 @@ def _state(subject: Subject, mark: str) -> dict[str, Any]:
     return {
         "path": subject.path,
         "verdict": ordering.verdict if ordering else "unknown",
-        "meaning": MEANING[ordering.verdict] if ordering else _NO_VERDICT,
+        "meaning": meaning(ordering.verdict, ordering.assumed) if ordering else _NO_VERDICT,
         "tone": TONE[ordering.verdict] if ordering else "warning",
         "facts": _facts(subject),
         "rejected": list(dict.fromkeys((loser["rule"], loser["reason"]) for loser in ordering.rejected)) if ordering else [],
@@ -104,6 +104,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
             rows.append(("tests", ", ".join(state.ordering.evidence.used)))
         if state.ordering.undecided:
             rows.append(("not proven", shorten(state.ordering.undecided)))
+        rows += [("assumed", text) for text in state.ordering.assumed]
         if state.ordering.left_out:
             rows.append(("left out", f"{len(state.ordering.left_out)} positions without a name"))
     if state.adapter.get("base_model"):

@@ -15,8 +15,9 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:  
     if document["parameters"] is not None:
         verdict = document["verdict"] or "not recorded"
         left = f", {len(document['undecided'])} names undecided" if document["undecided"] else ""
-        rows = (("optimizer", document["optimizer"]), ("parameters", str(document["parameters"])), ("names", verdict + left))
-        out.append(Facts(rows))
+        rows = [("optimizer", document["optimizer"]), ("parameters", str(document["parameters"])), ("names", verdict + left)]
+        rows += [("assumed", text) for text in document.get("assumed", ())]
+        out.append(Facts(tuple(rows)))
     if document["findings"]:
         out += [Line(), *found(document["findings"])]
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ostate.report.blocks import Block, Facts, Line, Table, Tone, cells, found
@@ -14,6 +14,12 @@ MEANING = {
     "partial": "the numbers prove some names; the others are listed below",
     "unverified": "nothing confirms the names: treat them as an assumption",
 }
+MEANING_ASSUMED = {
+    **MEANING,
+    "verified": "the numbers prove which key of the adapter each position is; part of the live names is assumed",
+    "recovered": "the numbers alone give each position's key in the adapter; part of the live names is assumed",
+}
+"""As `MEANING`, where something of the names was guessed and not read."""
 TONE: dict[str, Tone] = {"verified": "good", "recovered": "good", "partial": "warning", "unverified": "warning"}
 _LOSERS = 4
 """Orders that lost, shown unless all are asked for."""
@@ -29,7 +35,8 @@ def lines(document: Mapping[str, Any]) -> list[str]:
 def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     """Return what one repair or verify document says; `full` leaves nothing out."""
     ordering = document["ordering"]
-    out: list[Block] = [Line(f"{ordering['verdict']}: {MEANING[ordering['verdict']]}", TONE[ordering["verdict"]]), _origin(ordering, full)]
+    out: list[Block] = [Line(f"{ordering['verdict']}: {meaning(ordering['verdict'], ordering['assumed'])}", TONE[ordering["verdict"]])]
+    out.append(_origin(ordering, full))
     if ordering["weakest"] and (full or document["document"] == "ostate-verify"):
         shown = ordering["weakest"][: None if full else _WEAKEST]
         rows = [cells(pair["name"], pair["position"], _short(pair["score"]), pair["rival"] or "-", _short(pair["margin"])) for pair in shown]
@@ -43,11 +50,17 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     return out
 
 
+def meaning(verdict: str, assumed: Sequence[str]) -> str:
+    """Return what a verdict says of the names; where part of them was assumed, that the numbers prove places in the adapter and not that part."""
+    return (MEANING_ASSUMED if assumed else MEANING)[verdict]
+
+
 def _origin(ordering: Mapping[str, Any], full: bool) -> Facts:
     margin = "" if ordering["margin"] is None else f", smallest margin {_short(ordering['margin'])}"
     tests = f" (tests: {', '.join(ordering['tests'])}{margin})" if ordering["tests"] else ""
     rows = [("names", f"{ordering['named']} from {ordering['source']}: {_rule(ordering['rule'], full)}{tests}")]
     losers = [] if ordering["verdict"] == "verified" and not full else ordering["rejected"]
+    rows += [("assumed", text) for text in ordering.get("assumed", ())]
     rows += [("not taken", f"{_rule(loser['rule'], full)}: {loser['reason']}") for loser in losers[: None if full else _LOSERS]]
     if len(losers) > _LOSERS and not full:
         rows.append(("", f"({len(losers) - _LOSERS} more: -v shows all)"))

@@ -117,6 +117,7 @@ def _ordering(ordering: Ordering) -> dict[str, Any]:
         "undecided": list(ordering.undecided),
         "rejected": [dict(loser) for loser in ordering.rejected],
         "left_out": list(ordering.left_out),
+        "assumed": list(ordering.assumed),
     }
 
 
@@ -203,6 +204,7 @@ def _revived_ordering(row: Mapping[str, Any] | None, parameters: Mapping[str, Na
         undecided=tuple(row["undecided"]),
         rejected=tuple(row["rejected"]),
         left_out=tuple(row.get("left_out", ())),
+        assumed=tuple(row.get("assumed", ())),
     )
 
 

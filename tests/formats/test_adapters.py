@@ -78,7 +78,8 @@ def test_an_adapter_alone_in_trainers_subfolder_has_its_name(tmp_path: Path):
     (checkpoint / "trainer_state.json").write_text("{}")
     for path in (checkpoint, checkpoint / "french"):
         found = read_adapter(str(path))
-        assert (found.name, found.name_known, found.siblings) == ("french", True, ())
+        assert (found.name, found.name_known, found.siblings) == ("french", False, ())
+        assert found.contested == found.assumed == ("the adapter is called 'french', as its folder is",)
 
 
 def test_an_adapter_in_pefts_subfolder_has_its_name(tmp_path: Path):

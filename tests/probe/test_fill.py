@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ostate.errors import ProbeError
+from ostate.model import Ordering
 from ostate.probe import AdamPreconditioner, fill, filled, lora_adamw
 from tests.records import replace
 
@@ -210,3 +211,17 @@ def test_amsgrad_takes_the_largest_second_moment(run):
     assert mine.param_groups[0]["amsgrad"]
     want, got = stepped(model, optimizer), stepped(twin, mine)
     assert all(torch.equal(want[name], got[name]) for name in want)
+
+
+def test_what_was_assumed_of_the_names_is_said_with_whether_this_model_has_them(model, state):
+    ordering = Ordering(names=(), keys=(), source="skeleton", verdict="verified", assumed=("the adapter is called `default`",))
+    guessed = replace(state, ordering=ordering)
+    (said,) = [finding for finding in filled(lora_adamw(model, guessed, lr=1e-3)).findings if finding.rule == "name-assumed"]
+    assert "the adapter is called `default`" in said.text
+    assert "exactly these names" in said.text
+    other = {name: name.replace(".default.", ".other.") for name in state.parameters}
+    renamed = replace(guessed, parameters={other[name]: replace(p, name=other[name]) for name, p in state.parameters.items()})
+    renamed = replace(renamed, groups=tuple(replace(g, names=tuple(other[name] for name in g.names)) for g in state.groups))
+    (said,) = [finding for finding in filled(lora_adamw(model, renamed, lr=1e-3)).findings if finding.rule == "name-assumed"]
+    assert "spelled otherwise" in said.text
+    assert len(said.names) == len(state.parameters)

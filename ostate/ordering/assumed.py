@@ -1,0 +1,47 @@
+"""What of the names was guessed and not read: the adapter's name, a prefix. The numbers prove which key stands where, never these."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ostate.model import Adapter, Finding, Ordering, RawState
+
+RULE = "name-assumed"
+_FIX = "say it: --adapter-name N, or --order FILE with the live names; loading by name into one live adapter does not depend on it"
+
+
+def with_assumed(found: Ordering, raw: RawState, adapter: Adapter | None) -> Ordering:
+    """Return the order with what its names rest on beside the positions, and a finding that says so.
+
+    Names that somebody wrote down (recorded, given) assume nothing; names made from the adapter's keys assume what was guessed of the adapter.
+    What was assumed when a named file was written stays assumed. Where another reading is as good, the names are not proven: `verified`
+    and `recovered` become `partial`, and those names are listed as undecided.
+    """
+    assumed, contested = (adapter.assumed, adapter.contested) if found.from_keys and adapter is not None else ((), ())
+    before, contested_before = of_named_file(raw)
+    assumed, contested = tuple(dict.fromkeys((*before, *assumed))), tuple(dict.fromkeys((*contested_before, *contested)))
+    if not assumed:
+        return found
+    names = tuple(name for name, key in zip(found.names, found.keys) if name is not None and key is not None and name != key)
+    names = names or tuple(name for name in found.names if name is not None)
+    said = finding(assumed, contested, names)
+    undecided, verdict = found.undecided, found.verdict
+    if contested:
+        undecided = tuple(name for name in found.names if name is not None and (name in set(names) or name in set(undecided)))
+        verdict = "partial" if verdict in ("verified", "recovered") else verdict
+    return replace(found, assumed=assumed, verdict=verdict, undecided=undecided, findings=(*found.findings, said))
+
+
+def finding(assumed: tuple[str, ...], contested: tuple[str, ...], names: tuple[str, ...]) -> Finding:
+    """Return what says that these names rest on a guess: a warning where another reading is as good, else a note."""
+    text = f"of {len(names)} names something is assumed, not read: {'; '.join(assumed)}"
+    return Finding(rule=RULE, severity="warning" if contested else "note", text=text, fix=_FIX, names=names)
+
+
+def of_named_file(raw: RawState) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what the named file says was assumed when it was written, and how much of it is contested; nothing for other layouts."""
+    if raw.layout != "named":
+        return (), ()
+    assumed = tuple(raw.facts.get("assumed", ()))
+    doubted = any(one.rule == RULE and one.severity == "warning" for one in raw.findings)
+    return assumed, assumed if doubted else ()
