@@ -61,6 +61,11 @@ class Claim:
     from_keys: bool = True
     """True when the names were made from the adapter's keys, so that they rest on what was assumed of it; False: somebody wrote them down."""
 
+    @property
+    def explicit(self) -> bool:
+        """True for names that the file or the user gives: they outrank every inference."""
+        return self.source in ("recorded", "given")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairScore:
@@ -88,11 +93,21 @@ class Evidence:
     order: tuple[str | None, ...] = ()
     """The best assignment found: key by position, None where nothing is assigned."""
     margin: float | None = None
-    """The smallest margin over what was decided; None: nothing was."""
+    """Digits against all other orders together, or of the weakest position where no order is claimed; None: nothing was decided."""
     contradictions: tuple[tuple[int, str, str], ...] = ()
     """(position, claimed key, key the numbers prefer)."""
     weakest: tuple[PairScore, ...] = ()
     """The pairs with the smallest margins, weakest first."""
+    alone: frozenset[int] = frozenset()
+    """Of the proven positions, those whose own numbers suffice, whatever the others are."""
+    apart: tuple[int, ...] = ()
+    """Positions of modules whose numbers stand far from their siblings': not proven."""
+    untrained: tuple[int, ...] = ()
+    """Positions of modules whose moments and zero factor are all zero."""
+    weakest_alternative: tuple[str, float] | None = None
+    """(what, digits): the other order with the least evidence against it; its chance is at most 10^-digits."""
+    open: tuple[tuple[str, float], ...] = ()
+    """(what, digits) of the other orders that the numbers leave possible."""
     foreign: bool = False
     """True when the numbers fit no order at all: another run's adapter."""
     used: tuple[str, ...] = ()
@@ -112,7 +127,12 @@ class Ordering:
     source: str
     verdict: Literal["verified", "recovered", "partial", "unverified"]
     rule: str = ""
+    proof: Literal["each", "order"] | None = None
+    """`each`: every name stands by its own numbers; `order`: they stand as a whole, and `undecided` lists those that do not by themselves."""
+    weakest_alternative: tuple[str, float] | None = None
+    """(what, digits): the other order with the least evidence against it; its chance is at most 10^-digits."""
     margin: float | None = None
+    """Digits against all other orders together: their chance is at most 10^-margin."""
     undecided: tuple[str, ...] = ()
     rejected: tuple[Mapping[str, str], ...] = ()
     """Losing claims: `source`, `rule`, `reason`."""
@@ -125,6 +145,11 @@ class Ordering:
     findings: tuple[Finding, ...] = ()
     evidence: Evidence | None = None
     """What the numbers said of it; None for one that was read back from a file."""
+
+    @property
+    def proven(self) -> bool:
+        """True when every name with state is proven."""
+        return self.verdict in ("verified", "recovered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ostate.model import Adapter, Entry, Hyper, RawState, Slot
 from ostate.optimizers import OPTIMIZERS
+from ostate.optimizers.slots import first_moment, second_moment
 from ostate.ordering import laws
 from ostate.ordering.modules import Module
 from ostate.ordering.rows import Rows, betas_of
@@ -30,6 +31,8 @@ STRIP = 1 << 19
 """Numbers of a tall tensor read at a time."""
 SAMPLE = 256
 """Numbers of a factor that are kept to see whether two modules began alike."""
+OTHER_BASIS = frozenset({"rotated", "projected", "blocks"})
+"""Forms of second moments that are not told element by element in the parameter's own basis."""
 SIGNS = frozenset({"lion", "lion_bnb", "signsgd"})
 """Optimizers whose update is the sign of a mean of gradients."""
 
@@ -78,11 +81,11 @@ class Source:
         return float(hyper.get("weight_decay") or 0.0) * float(remembered)
 
 
-def moments_of(entry: Entry) -> tuple[str | None, str | None]:
-    """Return the slots of an entry that hold its first and second moment, element by element."""
-    first = next((slot for slot in ("exp_avg", "momentum_buffer") if slot in entry.slots), None)
-    second = "exp_avg_sq" if first == "exp_avg" and "exp_avg_sq" in entry.slots else None
-    if first is not None and second is not None and entry.slots[first].shape != entry.slots[second].shape:
+def moments_of(source: Source, entry: Entry) -> tuple[str | None, str | None]:
+    """Return the slots of an entry that hold its first and second moment, element by element; None for one that it does not keep."""
+    first, second = first_moment(entry), second_moment(entry)
+    spec = OPTIMIZERS.get(source.raw.optimizer)
+    if first is None or second is None or entry.slots[first].shape != entry.slots[second].shape or (spec is not None and spec.moment in OTHER_BASIS):
         second = None
     return first, second
 
@@ -97,7 +100,7 @@ def look(source: Source, module: Module, key: str, position: int) -> Side | None
         position: of the state.
     """
     entry, ref = source.raw.entries[position], source.adapter.tensors[key]
-    first, second = moments_of(entry)
+    first, second = moments_of(source, entry)
     if first is None or entry.numel != ref.numel:
         return None
     rows, columns = source.matrix(key)

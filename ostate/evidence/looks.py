@@ -91,7 +91,7 @@ class Looks:
         finite = all(side is None or side.finite for side in (zero, other))
         moment = sum(side.moment for side in (zero, other) if side is not None)
         weight = zero.weight if zero is not None else 0.0
-        if zero is None or other is None or not self.balanced or not finite:
+        if zero is None or other is None or not self.balanced or not finite or not zero.weight or not other.moment:
             return Plain(float("nan"), weight, moment, finite)
         return Plain(_residual(zero, other), weight, moment, finite)
 

@@ -18,7 +18,7 @@ from ostate.evidence.independent import independent
 from ostate.evidence.looks import How, Looks, Place, places_of
 
 if TYPE_CHECKING:
-    from ostate.core.family import Alternative, Exchangeable, Family
+    from ostate.ordering.family import Alternative, Exchangeable, Family
 
 MOST_CHANCE = 1e-6
 """Chances of all other orders together below which an order is verified."""
@@ -35,13 +35,6 @@ class Weighed:
     """The numbers look as they do with a chance of at most 10^-digits if this were the true order."""
     moved: frozenset[int]
     """Positions with state that it names otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Evidence of single positions that needs no module: log10 e-values."""
-
-    by_position: Mapping[int, float]
 
 
 def factor_index(looks: Looks) -> dict[str, int]:
@@ -88,18 +81,25 @@ def _known(place: Place) -> bool:
 def against(other: Alternative, moved: set[int], places: Sequence[Place], index: Mapping[str, int], looks: Looks, single: Mapping[int, float]) -> float:
     """Return the digits against one other order: an e-value over the modules it moves, one of each cycle left out."""
     how: list[How | None] = []
-    sources: list[tuple[int, ...]] = []
+    sources: list[list[int | None]] = []
     for place in places:
-        zero, rest = place.zero in moved, place.other in moved
-        how.append("whole" if zero and (rest or place.other is None) or rest and place.zero is None else "zero" if zero else "other" if rest else None)
-        theirs = [other.keys[p] for p, goes in ((place.zero, zero), (place.other, rest)) if goes and p is not None]
-        sources.append(tuple(index[key] for key in theirs if key is not None and key in index))
+        theirs = [index.get(other.keys[p] or "") for p in (place.zero, place.other) if p is not None and p in moved]
+        kind = _kind(place, moved) if place.module not in theirs else None  # its own two factors exchanged: no gauge tells
+        how.append(kind)
+        sources.append(theirs)
     kept = independent(how, sources)
     ranked: list[Ranked] = []
     for kind in ("whole", "zero", "other"):
-        chosen = [i for i in kept if how[i] == kind and not any(_shared(places, i, j, looks) for j in sources[i])]
+        chosen = [i for i in kept if how[i] == kind and not any(_shared(places, i, j, looks) for j in sources[i] if j is not None)]
         ranked += [each for found in looks.ranked([places[i] for i in chosen], kind) for each in found]  # type: ignore[arg-type]
     return _digits(ranked, [single[p] for p in moved if p in single])
+
+
+def _kind(place: Place, moved: set[int]) -> How | None:
+    zero, rest = place.zero in moved, place.other in moved
+    if zero and (rest or place.other is None) or rest and place.zero is None:
+        return "whole"
+    return "zero" if zero else "other" if rest else None
 
 
 def _shared(places: Sequence[Place], one: int, two: int, looks: Looks) -> bool:
@@ -119,9 +119,9 @@ def _exchanged(group: Exchangeable, places: Sequence[Place], index: Mapping[str,
     """Return the evidence against all exchanges of whole kinds, as one, and against the weakest pair of them, for people."""
     members = [[places[index[key]] for key in kind if key in index] for kind in group.modules]
     ranked = [[each for found in looks.ranked([place for place in kind if _known(place)], "whole") for each in found] for kind in members]
-    digits = [combine.log_evalues(kind) for kind in ranked]
+    digits = [combine.log_mean(combine.log_evalues(kind)) for kind in ranked]
     bound = combine.permutations_bound(digits)
-    weakest = sorted(range(len(group.kinds)), key=lambda i: float(np.max(digits[i])))[:2]
+    weakest = sorted(range(len(group.kinds)), key=lambda i: digits[i])[:2]
     what = f"{group.kinds[weakest[0]]} and {group.kinds[weakest[1]]} exchanged in every layer"
     moved = frozenset(p for kind in members for place in kind for p in (place.zero, place.other) if p is not None)
     return [Weighed(what, max(0.0, -bound), moved)]

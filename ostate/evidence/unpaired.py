@@ -68,7 +68,7 @@ def start_of(key: str, ref: TensorRef, previous: Adapter | None, base: Mapping[s
 
 def _digits(source: Source, ref: TensorRef, start: Slot, position: int) -> float:
     entry = source.raw.entries[position]
-    first, second = moments_of(entry)
+    first, second = moments_of(source, entry)
     if first is None or entry.numel != ref.numel:
         return 0.0
     rows, columns = ref.shape[0], ref.numel // max(ref.shape[0], 1)
