@@ -13,6 +13,7 @@ from typing import Any
 from . import formats, store
 from .errors import ExportError
 from .exporters import EXPORTERS, Wishes
+from .exporters.base import missing_positions
 from .inspection import finding_document
 from .migration import New, migrate
 from .model import Finding, NamedState, Slot
@@ -75,13 +76,11 @@ def export(
         raise ExportError(f"no layout is called {to!r}", fix=f"one of {', '.join([*EXPORTERS, 'ostate'])}")
     given = state if isinstance(state, NamedState) else store.load(state)
     known = len(given.findings)
-    order: tuple[tuple[str, ...], ...] | None = None
     if wanted is not None or rename or groups != "file":
         target = target_of(given, wanted if wanted is not None else _own_names(given, rename), grouping=groups, base_model=base)
         given = migrate(given, target, new=new, rename=rename, truncate=truncate)
-        order = _order(target.groups, target.order, given)
-    wishes = Wishes(order=order, v_hat=v_hat, root=root, weights=_weights(given, adapter) if adapter is not None else {})
-    findings = [*given.findings[known:], *_proof(given), *(() if to == "ostate" else EXPORTERS[to].losses(given, wishes))]
+    wishes = Wishes(v_hat=v_hat, root=root, weights=_weights(given, adapter) if adapter is not None else {})
+    findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *(() if to == "ostate" else EXPORTERS[to].losses(given, wishes))]
     lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]
     if strict and lost:
         raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "leave --strict out to accept it")
@@ -94,23 +93,12 @@ def _own_names(state: NamedState, rename: Sequence[tuple[str, str]]) -> list[str
     import re
 
     names = []
-    for name in state.parameters:
+    for name in state.names:
         for pattern, replacement in rename:
             with suppress(re.error, IndexError):  # said properly where it is carried out
                 name = re.sub(pattern, replacement, name)
         names.append(name)
     return names
-
-
-def _order(groups: tuple[tuple[str, ...], ...] | None, order: tuple[str, ...], state: NamedState) -> tuple[tuple[str, ...], ...]:
-    """Return names by group, those without an entry too."""
-    if groups is not None:
-        return groups
-    absent = set(order) - set(state.parameters)
-    made = [set(group.names or ()) for group in state.groups]
-    if absent and made:
-        made[0] |= absent
-    return tuple(tuple(name for name in order if name in members) for members in made)
 
 
 def _weights(state: NamedState, adapter: str) -> dict[str, Slot]:
@@ -132,6 +120,21 @@ def _proof(state: NamedState) -> list[Finding]:
     text = f"the names are {ordering.verdict}: whoever loads this relies on them"
     fix = "see `ostate validate` and `ostate verify`"
     return [*said, Finding(rule="export-unproven", severity="warning", text=text, names=ordering.undecided, fix=fix)]
+
+
+def _missing(state: NamedState, to: str) -> list[Finding]:
+    """Say that the source had positions that got no name; whoever counts positions cannot load what is left.
+
+    Raises:
+        ExportError: the layout is one of positions.
+    """
+    text = missing_positions(state)
+    if not text:
+        return []
+    fix = "give --for an adapter, a file of names or a live model: the parameters of the optimizer that will load it"
+    if to != "ostate" and EXPORTERS[to].positional:
+        raise ExportError(f"{text}: they got no name, and who loads this counts positions", where=to, fix=fix)
+    return [Finding(rule="export-positions-missing", severity="warning", text=f"{text}: they got no name when the state was repaired", fix=fix)]
 
 
 def _write(state: NamedState, to: str, out: Path, wishes: Wishes, *, force: bool) -> str:

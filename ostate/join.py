@@ -12,6 +12,7 @@ from typing import Any
 from .errors import CheckError, OrderingError
 from .files import is_file, read_at, size_of
 from .model import Adapter, Entry, Finding, Group, NamedParameter, NamedState, Ordering, RawState, Slot, SourceFile
+from .named import positions_of
 from .optimizers import OPTIMIZERS, step_of
 
 CLASSES = {
@@ -57,11 +58,10 @@ def named_state(
         if name in parameters:
             raise OrderingError(f"two positions are called {name!r}", where=f"position {entry.position}", fix="give --order FILE")
         parameters[name] = _parameter(_with_step(entry, raw.optimizer, groups), name, key, adapter, given)
-    kept = {p.position for p in parameters.values()}
     return NamedState(
         optimizer=raw.optimizer,
         optimizer_class=str(raw.facts.get("optimizer_class") or CLASSES.get(raw.optimizer, raw.optimizer)),
-        groups=tuple(_named_group(group, ordering, kept) for group in groups),
+        groups=tuple(_named_group(group, ordering) for group in groups),
         parameters=parameters,
         ordering=replace(ordering, left_out=ordering.left_out or _left_out(raw, ordering)),
         adapter={} if adapter is None else adapter_facts(adapter, digest=digest),
@@ -72,11 +72,13 @@ def named_state(
 
 def as_raw(state: NamedState) -> RawState:
     """Return a named state as positions again, each with its name; the source's positions where they run 0 to n - 1."""
-    names = [name for group in state.groups for name in group.names or ()]
-    known = [state.parameters[name].position for name in names]
-    at = dict(zip(names, known if sorted(p for p in known if p is not None) == list(range(len(names))) else range(len(names))))
-    entries = [_entry(state.parameters[name], position or 0) for name, position in at.items()]
-    groups = [group._replace(positions=tuple(at[name] or 0 for name in group.names or ())) for group in state.groups]
+    at = positions_of(state)
+    group_of = {name: group.index for group in state.groups for name in group.names or ()}
+    entries = [
+        _entry(state.parameters[name], position) if name in state.parameters else Entry(position=position, key=name, group=group_of[name], name=name)
+        for name, position in at.items()
+    ]
+    groups = [group._replace(positions=tuple(at[name] for name in group.names or ())) for group in state.groups]
     return RawState(
         source=state.path or "",
         layout="named",
@@ -119,9 +121,10 @@ def _left_out(raw: RawState, ordering: Ordering) -> tuple[int, ...]:
     return tuple(entry.position for entry, name in zip(raw.entries, ordering.names) if name is None and entry.has_state)
 
 
-def _named_group(group: Group, ordering: Ordering, kept: set[int | None]) -> Group:
-    positions = tuple(position for position in group.positions if position in kept)
-    return group._replace(positions=positions, names=tuple(name for position in positions if (name := ordering.names[position]) is not None))
+def _named_group(group: Group, ordering: Ordering) -> Group:
+    """Return the group with the names of its positions, with state or without: who loads by position counts them all."""
+    named = [(position, name) for position in group.positions if (name := ordering.names[position]) is not None]
+    return group._replace(positions=tuple(position for position, _ in named), names=tuple(name for _, name in named))
 
 
 def _with_overrides(group: Group, given: Mapping[str, Any], source: str) -> Group:
@@ -200,7 +203,7 @@ def _filled(raw: RawState, given: Mapping[str, Any]) -> list[Finding]:
 
 def _source(raw: RawState) -> dict[str, Any]:
     rows = [{"name": PurePath(file.path).name, "size": file.size, "index_sha256": file.index_sha256} for file in raw.files]
-    return {"layout": raw.layout, "files": tuple(rows)}
+    return {"layout": raw.layout, "files": tuple(rows), "positions": tuple(len(group.positions) for group in raw.groups)}
 
 
 def adapter_facts(adapter: Adapter, *, digest: bool) -> dict[str, Any]:

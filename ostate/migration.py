@@ -117,7 +117,7 @@ def migrate(
     Raises:
         ExportError: two parameters get one name, one shrank, or a new one's shape or kin is not known.
     """
-    there = _renamed(state, rename)
+    there, without = _renamed(state, rename)
     by_key = {parameter.adapter_key: name for name, parameter in there.items() if parameter.adapter_key is not None}
     by_place = {_place(name): name for name in there}
     made: dict[str, NamedParameter] = {}
@@ -128,17 +128,19 @@ def migrate(
         if found is not None and found not in used:
             made[name] = _kept(there[found], name, target, told, truncate=truncate)
             used.add(found)
-        elif new == "absent":
+        elif new == "absent" or (name in without and name not in target.shapes):
             told["absent"].append(name)
         else:
             made[name] = _new(name, target, there, new)
             told["made"].append(name)
     told["dropped"] = [parameter.name for name, parameter in there.items() if name not in used]
-    groups, findings = _groups(state, target, made)
+    told["dropped"] += [name for name in without if name not in set(target.order)]
+    groups, findings = _groups(state, target, made, without)
     placed = {name: replace(made[name], group=group.index) for group in groups for name in group.names or () if name in made}
     numbered = {name: replace(parameter, position=None) for name, parameter in placed.items()}
     facts = {**state.adapter, "name": target.adapter.name} if target.adapter is not None and target.adapter.name_known else state.adapter
-    moved = {**state.source, "migration": {"new": new, **{key: tuple(names) for key, names in told.items() if names}}}
+    counts = tuple(len(group.names or ()) for group in groups)
+    moved = {**state.source, "positions": counts, "migration": {"new": new, **{key: tuple(names) for key, names in told.items() if names}}}
     return replace(
         state,
         groups=groups,
@@ -158,19 +160,29 @@ def _place(name: str) -> str:
     return ".".join(part for i, part in enumerate(parts) if part != "base_layer" and i not in (at, at + 1))
 
 
-def _renamed(state: NamedState, rename: Sequence[tuple[str, str]]) -> dict[str, NamedParameter]:
+def _renamed(state: NamedState, rename: Sequence[tuple[str, str]]) -> tuple[dict[str, NamedParameter], dict[str, int]]:
+    """Return the parameters by their new names, and the group of each name without state.
+
+    Raises:
+        ExportError: two get one name, or an expression is none.
+    """
     there: dict[str, NamedParameter] = {}
-    for name, parameter in state.parameters.items():
+    without: dict[str, int] = {}
+    group_of = {name: group.index for group in state.groups for name in group.names or ()}
+    for name in (*state.parameters, *state.without_state):
         wanted = name
         for pattern, replacement in rename:
             try:
                 wanted = re.sub(pattern, replacement, wanted)
             except (re.error, IndexError) as error:
                 raise ExportError(f"not a regular expression that can be used: {error}", where=f"{pattern}={replacement}") from error
-        if wanted in there:
+        if wanted in there or wanted in without:
             raise ExportError(f"two parameters would be called {wanted!r}", where=name, fix="make --rename more exact")
-        there[wanted] = parameter
-    return there
+        if name in state.parameters:
+            there[wanted] = state.parameters[name]
+        else:
+            without[wanted] = group_of[name]
+    return there, without
 
 
 def _kept(parameter: NamedParameter, name: str, target: Target, told: dict[str, list[str]], *, truncate: bool) -> NamedParameter:
@@ -241,9 +253,11 @@ def _layer(name: str) -> int:
     return int(found[1]) if found else -1
 
 
-def _groups(state: NamedState, target: Target, made: Mapping[str, NamedParameter]) -> tuple[tuple[Group, ...], list[Finding]]:
+def _groups(
+    state: NamedState, target: Target, made: Mapping[str, NamedParameter], without: Mapping[str, int]
+) -> tuple[tuple[Group, ...], list[Finding]]:
     """Return the groups of the target; where they join parameters with different settings, the most common stand and a finding says so."""
-    wanted = target.groups if target.groups is not None else _as_in_the_state(state, target, made)
+    wanted = target.groups if target.groups is not None else _as_in_the_state(state, target, made, without)
     groups, findings = [], []
     for index, names in enumerate(wanted):
         settings: dict[str, list[int]] = {}
@@ -256,7 +270,7 @@ def _groups(state: NamedState, target: Target, made: Mapping[str, NamedParameter
             rest = sum(map(len, settings.values())) - max(map(len, settings.values()))
             text = f"group {index} joins parameters of different settings: {rest} of {len(names)} take those of the others"
             findings.append(Finding(rule="migration-groups", severity="warning", text=text, fix="give the groups by a file of lists of names"))
-        groups.append(Group(index=index, positions=(), hyper=hyper, names=tuple(name for name in names if name in made)))
+        groups.append(Group(index=index, positions=(), hyper=hyper, names=tuple(names)))
     return tuple(groups), findings
 
 
@@ -265,8 +279,12 @@ def _settings(state: NamedState, parameter: NamedParameter) -> dict[str, Any]:
     return {key: hyper.get(key) for key in ("lr", "initial_lr", "betas", "eps", "weight_decay", "amsgrad")}
 
 
-def _as_in_the_state(state: NamedState, target: Target, made: Mapping[str, NamedParameter]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(name for name in target.order if name in made and made[name].group == group.index) for group in state.groups)
+def _as_in_the_state(
+    state: NamedState, target: Target, made: Mapping[str, NamedParameter], without: Mapping[str, int]
+) -> tuple[tuple[str, ...], ...]:
+    """Return the names by group: where each stood, and the first group for those that are new."""
+    at = {name: without[name] if name in without else made[name].group if name in made else 0 for name in target.order}
+    return tuple(tuple(name for name in target.order if at[name] == group.index) for group in state.groups)
 
 
 def _findings(told: Mapping[str, Sequence[str]], new: New) -> list[Finding]:
@@ -277,7 +295,7 @@ def _findings(told: Mapping[str, Sequence[str]], new: New) -> list[Finding]:
         "grown": ("note", "{} parameters grew: what is new in them starts at zero"),
         "cut": ("warning", "{} parameters shrank: what no longer fits is gone"),
         "made": ("note", f"{{}} parameters are new: {how.get(new, '')}"),
-        "absent": ("note", "{} parameters are new and get no entry: torch makes one at their first step"),
+        "absent": ("note", "{} parameters have no moments and get no entry: torch makes one at their first step"),
         "dropped": ("note", "{} parameters are not asked for and were left out"),
     }
     return [

@@ -182,7 +182,8 @@ class NamedState:
     optimizer_class: str
     """The class as far as known, e.g. `torch.optim.AdamW`."""
     groups: tuple[Group, ...]
-    """`Group.names` hold the parameters' names; `positions` those of the source."""
+    """`Group.names` hold the parameters' names in the optimizer's order, also of those without an entry in `parameters`, since torch keeps no
+    state of what never got a gradient; `positions` those of the source."""
     parameters: Mapping[str, NamedParameter]
     """In the source's position order."""
     ordering: Ordering | None = None
@@ -198,9 +199,45 @@ class NamedState:
         """Return the hyperparameters of the group that `name` belongs to."""
         return self.groups[self.parameters[name].group].hyper
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all positions in the optimizer's order, group after group, with state or without."""
+        return tuple(name for group in self.groups for name in group.names or ())
+
+    @property
+    def without_state(self) -> tuple[str, ...]:
+        """The names that have no entry in `parameters`."""
+        return tuple(name for name in self.names if name not in self.parameters)
+
+    @property
+    def positions(self) -> int:
+        """How many positions the source had: as recorded in `source["positions"]`, else at least as many as the positions that are known."""
+        recorded = self.source.get("positions")
+        if recorded is not None:
+            return sum(recorded)
+        known = {parameter.position for parameter in self.parameters.values() if parameter.position is not None}
+        left_out = set(self.ordering.left_out) if self.ordering is not None else set()
+        return max(len(self.names), max(known | left_out, default=-1) + 1)
+
+    @property
+    def unnamed(self) -> int:
+        """How many positions of the source have no name here."""
+        return self.positions - len(self.names)
+
     def tensor(self, name: str, slot: str) -> np.ndarray:
         """Return one slot's numbers, float32 (float64 where stored so), in the parameter's shape."""
         return self.parameters[name].slots[slot].read()
+
+
+def positions_of(state: NamedState) -> dict[str, int]:
+    """Return a position for each name: the source's where they fill 0 to n - 1, those without state between them in order; else counted anew."""
+    names = state.names
+    known = {name: position for name, p in state.parameters.items() if (position := p.position) is not None}
+    free = sorted(set(range(len(names))) - set(known.values()))
+    if len(known) < len(state.parameters) or len(free) != len(names) - len(known):
+        return {name: position for position, name in enumerate(names)}
+    between = iter(free)
+    return {name: known[name] if name in known else next(between) for name in names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

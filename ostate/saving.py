@@ -97,7 +97,8 @@ def save(optimizer: Optimizer, model: nn.Module, path: str | os.PathLike[str], *
         found = _parameter(row, keep=owner[row.name] == rank)  # collective where the parameter is sharded
         if found is not None:
             parameters[row.name] = found
-    state = _named(optimizer, parameters)
+    without = _without_state(optimizer, model) if rank == 0 else {}
+    state = _named(optimizer, parameters, without)
     if not several:
         return _write(state, Path(path), 1, 1, force)
     problem = ""
@@ -150,6 +151,15 @@ def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
     return _numbered(optimizer, out)
 
 
+def _without_state(optimizer: Optimizer, model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return (group, position) of the parameters that have no state, since no gradient ever came, by name."""
+    from .probe.names import plain_name
+
+    names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
+    rows = [(group, parameter) for group, line in enumerate(optimizer.param_groups) for parameter in line["params"]]
+    return {names[parameter]: (group, at) for at, (group, parameter) in enumerate(rows) if not optimizer.state.get(parameter)}
+
+
 def _numbered(optimizer: Optimizer, rows: list[_Held]) -> list[_Held]:
     order = {id(p): at for at, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     return [replace(row, position=order[id(row.parameter)]) for row in rows]
@@ -195,14 +205,16 @@ def _parameter(row: _Held, *, keep: bool) -> NamedParameter | None:
 _PACKING = {"qmap1", "qmap2", "absmax1", "absmax2", "unorm_vec"}
 
 
-def _named(optimizer: Optimizer, parameters: dict[str, NamedParameter]) -> NamedState:
+def _named(optimizer: Optimizer, parameters: dict[str, NamedParameter], without: Mapping[str, tuple[int, int]]) -> NamedState:
+    """Return this process's share: its parameters, and on the first one the names of those `without` state, so that no position is lost."""
     from .optimizers import recognise
 
     groups = []
     for index, line in enumerate(optimizer.param_groups):
         hyper = {key: _plain(value) for key, value in line.items() if key not in _SWITCHES}
-        members = [p for p in parameters.values() if p.group == index]
-        groups.append(Group(index=index, positions=tuple(p.position or 0 for p in members), names=tuple(p.name for p in members), hyper=hyper))
+        members = {p.position or 0: p.name for p in parameters.values() if p.group == index}
+        members |= {position: name for name, (group, position) in without.items() if group == index}
+        groups.append(Group(index=index, positions=tuple(sorted(members)), names=tuple(members[at] for at in sorted(members)), hyper=hyper))
     cls = type(_innermost(optimizer))
     seen = {slot for parameter in parameters.values() for slot in parameter.slots}
     family = recognise(seen, {key for group in groups for key in group.hyper}, ("step",)) if seen else "unknown"
@@ -213,7 +225,7 @@ def _named(optimizer: Optimizer, parameters: dict[str, NamedParameter]) -> Named
         optimizer_class=f"{cls.__module__}.{cls.__qualname__}",
         groups=tuple(groups),
         parameters=parameters,
-        source={"layout": "live", "files": []},
+        source={"layout": "live", "files": (), "positions": tuple(len(line["params"]) for line in optimizer.param_groups)},
     )
 
 

@@ -11,6 +11,7 @@ from . import formats
 from .errors import ExportError
 from .join import as_raw
 from .model import Adapter, NamedState, Question
+from .named import positions_of
 from .ordering import base, keys
 from .ordering.groups import RULES
 from .ordering.names_file import read_names
@@ -88,11 +89,10 @@ def _of_model(model: torch.nn.Module) -> list[Parameter]:
 
 def _of_adapter(state: NamedState, adapter: Adapter, base_model: str | None) -> tuple[list[Parameter], dict[str, str]]:
     """Return the adapter's parameters in definition order: as the state has them, or as PEFT builds them."""
-    by_key = {parameter.adapter_key: name for name, parameter in state.parameters.items() if parameter.adapter_key is not None}
+    by_key = {key: name for name, key in _keys_in_source_order(state, adapter).items()}
     shapes = {key: tuple(ref.shape) for key, ref in adapter.tensors.items()}
     if set(shapes) <= set(by_key):
-        rows = [Parameter(name=_renamed(p.name, adapter, state), key=p.adapter_key, shape=shapes[p.adapter_key])
-                for p in _in_source_order(state) if p.adapter_key in shapes]  # fmt: skip
+        rows = [Parameter(name=_renamed(name, adapter, state), key=key, shape=shapes[key]) for key, name in by_key.items() if key in shapes]
         return rows, {row.name: row.key for row in rows if row.key is not None}
     question = Question(raw=as_raw(state), adapter=adapter, base=base_model)
     config = base.find_config(question)
@@ -108,8 +108,15 @@ def _of_adapter(state: NamedState, adapter: Adapter, base_model: str | None) -> 
     return rows, {row.name: row.key for row in rows if row.key is not None}
 
 
-def _in_source_order(state: NamedState) -> list[Any]:
-    return sorted(state.parameters.values(), key=lambda parameter: -1 if parameter.position is None else parameter.position)
+def _keys_in_source_order(state: NamedState, adapter: Adapter) -> dict[str, str]:
+    """Return name -> adapter key in the source's order; names without state too, where it is known at which positions they stand."""
+    known = {name: parameter.adapter_key for name, parameter in state.parameters.items()}
+    if any(parameter.position is None for parameter in state.parameters.values()):
+        return {name: key for name, key in known.items() if key is not None}
+    without = state.without_state
+    known |= dict(zip(without, keys.match_all(without, adapter)[0]))
+    at = positions_of(state)
+    return {name: key for name in sorted(known, key=at.__getitem__) if (key := known[name]) is not None}
 
 
 def _renamed(name: str, adapter: Adapter, state: NamedState) -> str:

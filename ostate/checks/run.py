@@ -22,9 +22,9 @@ def structure(raw: RawState, adapter: Adapter | None = None) -> list[Finding]:
 def run(raw: RawState, named: NamedState, adapter: Adapter | None = None) -> list[Finding]:
     """Return what the index tells of a state whose names are settled; the numbers are judged `while_copying`."""
     names: list[str | None] = [None] * len(raw.entries)
-    for name, parameter in named.parameters.items():
-        if parameter.position is not None:
-            names[parameter.position] = name
+    for group in named.groups:
+        for position, name in zip(group.positions, group.names or ()):
+            names[position] = name
     groups = tuple(group._replace(hyper=_hyper(named, group)) for group in raw.groups)
     return [*named.findings, *_structure(structure_of(raw, adapter, names=names, groups=groups))]
 

@@ -131,7 +131,7 @@ class Comparison:
                 moved = {p for p in self.stated if other.keys[p] != claim.keys[p]}
                 places = places_of(other.keys, looks.modules, self.stated)
                 some = _some(places, moved)
-                if order.against(claim, some, places, index, looks, {}) >= needed:
+                if order.against(claim.keys, some, places, index, looks, {}) >= needed:
                     return other
         return None
 
@@ -176,12 +176,15 @@ class Comparison:
         return {**single, **dict.fromkeys(said.proven, EQUAL)}, said.contradictions
 
     def _silent(self, digits: float, against: tuple[tuple[int, str, str], ...]) -> Evidence:
-        looks = self.looks
-        why = self._untested(looks) or {"gauge": f"no better than chance ({digits:.1f} digits of the {-np.log10(order.MOST_CHANCE):.0f} that it takes)"}
+        needed = -np.log10(order.MOST_CHANCE)
+        why = self._untested(self.looks) or {"gauge": f"no better than chance ({digits:.1f} digits of the {needed:.0f} that it takes)"}
         return Evidence(
-            verdict="contradicted" if against else "silent", undecided=self.stated, contradictions=against, silent=why, used=(),
+            verdict="contradicted" if against else "silent",
+            undecided=self.stated,
+            contradictions=against,
+            silent=why,
             weakest_alternative=(order.EVERYTHING, round(digits, 2)),
-        )  # fmt: skip
+        )
 
     def _used(self, looks: Looks, single: Mapping[int, float]) -> tuple[str, ...]:
         found = []

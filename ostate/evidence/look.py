@@ -7,7 +7,6 @@ any verdict asks for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.floating]
+    Doubles = NDArray[np.float64]
 
 DIMENSIONS = 16
 """Latent dimensions compared: four blocks of four say 10 digits of a module alone."""
@@ -40,13 +40,13 @@ SIGNS = frozenset({"lion", "lion_bnb", "signsgd"})
 class Side(NamedTuple):
     """What is left of one factor and the moments at one position; e experts (1 elsewhere), r latent dimensions; float64."""
 
-    update: Array
+    update: Doubles
     """(e, r, r): sum over n of W u, rows W's latent dimensions."""
-    first: Array
+    first: Doubles
     """(e, r, r): sum over n of W m, rows W's latent dimensions."""
-    drift: Array
+    drift: Doubles
     """(e, r, r): sum over n of u m."""
-    noise: Array
+    noise: Doubles
     """(e, r): sums of sqrt(v)."""
     weight: float
     """Sum of squares of the factor."""
@@ -109,7 +109,9 @@ def look(source: Source, module: Module, key: str, position: int) -> Side | None
     rank = width // module.blocks
     kept = min(rank, DIMENSIONS) if module.blocks == 1 else rank
     sums = _Sums(module.blocks, kept)
-    strips = _tall(rows, columns, kept, module.blocks) if tall else _wide(rows, columns, kept, module.blocks)
+    strip = max(1, STRIP // columns)
+    # tall: (rows to read, all experts at once); wide: (the first rows of the only expert, or all rows of each; which one)
+    strips = [(min(strip, rows - at), None) for at in range(0, rows, strip)] if tall else [(kept, expert) for expert in range(module.blocks)]
     start = source.start.tensors.get(key) if source.start is not None else None
     slots = [ref, entry.slots[first], entry.slots[second] if second else None, start if start is not None and start.shape == ref.shape else None]
     readers = [_reader(slot, ref.shape, columns, tall) for slot in slots]
@@ -125,19 +127,6 @@ def _reader(slot: Slot | None, shape: tuple[int, ...], columns: int, tall: bool)
         return None
     shaped = slot if slot.shape == shape else slot.with_shape(shape)
     return Rows(shaped, columns, strip=max(1, STRIP // columns) if tall else 1)
-
-
-def _tall(rows: int, columns: int, kept: int, blocks: int) -> Iterator[tuple[int, int | None]]:
-    """Yield (rows to read, None: all experts at once)."""
-    strip = max(1, STRIP // columns)
-    for at in range(0, rows, strip):
-        yield min(strip, rows - at), None
-
-
-def _wide(rows: int, columns: int, kept: int, blocks: int) -> Iterator[tuple[int, int | None]]:
-    """Yield (rows to read, expert): the first rows of the only one, or all rows of each."""
-    for expert in range(blocks):
-        yield kept, expert
 
 
 def _latent(part: Array, kept: int, blocks: int, *, tall: bool) -> Array:

@@ -15,7 +15,7 @@ from ostate.ordering.modules import Module
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array = NDArray[np.floating]
+    Array = NDArray[np.float64]
 
 How = Literal["whole", "zero", "other"]
 TOGETHER = 512
@@ -110,7 +110,7 @@ class Looks:
         known = [side for side in sides if side is not None]
         if not known or not all(side.finite for side in known) or not any(side.moment for side in known):
             return 0
-        return known[0].noise.shape[1]
+        return int(known[0].noise.shape[1])
 
     def _rank_some(self, places: Sequence[Place], rank: int, how: How) -> None:
         parts = [self._products(place, rank) for place in places]

@@ -18,7 +18,7 @@ from ostate.evidence.independent import independent
 from ostate.evidence.looks import How, Looks, Place, places_of
 
 if TYPE_CHECKING:
-    from ostate.ordering.family import Alternative, Exchangeable, Family
+    from ostate.ordering.family import Exchangeable, Family
 
 MOST_CHANCE = 1e-6
 """Chances of all other orders together below which an order is verified."""
@@ -59,7 +59,7 @@ def weigh_all(claimed: Keys, names: Keys, family: Family, looks: Looks, single: 
     for other in family.alternatives:
         moved = [p for p in stated if other.keys[p] != claimed[p] or (claimed[p] is None and other.names[p] != names[p])]
         if moved:
-            found.append(Weighed(other.what, against(other, set(moved), places, index, looks, single), frozenset(moved)))
+            found.append(Weighed(other.what, against(other.keys, set(moved), places, index, looks, single), frozenset(moved)))
     for group in family.exchangeable:
         found += _exchanged(group, places, index, looks)
     return found
@@ -78,12 +78,12 @@ def _known(place: Place) -> bool:
     return place.zero is not None or place.other is not None
 
 
-def against(other: Alternative, moved: set[int], places: Sequence[Place], index: Mapping[str, int], looks: Looks, single: Mapping[int, float]) -> float:
+def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mapping[str, int], looks: Looks, single: Mapping[int, float]) -> float:
     """Return the digits against one other order: an e-value over the modules it moves, one of each cycle left out."""
     how: list[How | None] = []
     sources: list[list[int | None]] = []
     for place in places:
-        theirs = [index.get(other.keys[p] or "") for p in (place.zero, place.other) if p is not None and p in moved]
+        theirs = [index.get(other[p] or "") for p in (place.zero, place.other) if p is not None and p in moved]
         kind = _kind(place, moved) if place.module not in theirs else None  # its own two factors exchanged: no gauge tells
         how.append(kind)
         sources.append(theirs)
@@ -97,7 +97,7 @@ def against(other: Alternative, moved: set[int], places: Sequence[Place], index:
 
 def _kind(place: Place, moved: set[int]) -> How | None:
     zero, rest = place.zero in moved, place.other in moved
-    if zero and (rest or place.other is None) or rest and place.zero is None:
+    if (zero and (rest or place.other is None)) or (rest and place.zero is None):
         return "whole"
     return "zero" if zero else "other" if rest else None
 
@@ -132,7 +132,7 @@ def rejected(weighed: Sequence[Weighed]) -> tuple[list[Weighed], float]:
 
     The surest are rejected first, as long as their chances together stay within MOST_CHANCE.
     """
-    spent, left = 0.0, []
+    spent, left = 0.0, list[Weighed]()
     for each in sorted(weighed, key=lambda each: -each.digits):
         chance = 10.0**-each.digits
         if not left and spent + chance <= MOST_CHANCE:
@@ -147,7 +147,7 @@ def alone(places: Sequence[Place], looks: Looks, single: Mapping[int, float]) ->
     found = dict(single)
     whole = looks.ranked(places, "whole")
     for how in ("zero", "other"):
-        tested = looks.ranked(places, how)  # type: ignore[arg-type]
+        tested = looks.ranked(places, how)
         for place, one, both in zip(places, tested, whole):
             position = place.zero if how == "zero" else place.other
             if position is not None:

@@ -5,4 +5,4 @@ from __future__ import annotations
 from .base import Exporter
 from .torch_file import losses, write
 
-EXPORTER = Exporter(text="accelerate: Accelerator.load_state", file="optimizer.bin", write=write, losses=losses)
+EXPORTER = Exporter(text="accelerate: Accelerator.load_state", file="optimizer.bin", write=write, losses=losses, positional=True)

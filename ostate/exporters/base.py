@@ -13,8 +13,6 @@ from ostate.model import Finding, NamedState, Slot
 class Wishes:
     """What a person may ask of an exporter."""
 
-    order: tuple[tuple[str, ...], ...] | None = None
-    """The names of each group of the optimizer that will load it, state or not; None: as in the state."""
     v_hat: bool = False
     """Write the second moment already freed from its bias (bergson's normalizer divides by it as it stands)."""
     root: str = "optim"
@@ -37,11 +35,19 @@ class Exporter:
     """The usual name of the file; None: a folder."""
     write: Write
     losses: Losses
+    positional: bool = False
+    """True where who reads it counts positions: a name that is missing would shift all that follow."""
 
 
-def groups_of(state: NamedState, wishes: Wishes) -> tuple[tuple[str, ...], ...]:
-    """Return the names of every group, as asked for or as the state has them."""
-    return wishes.order if wishes.order is not None else tuple(group.names or () for group in state.groups)
+def groups_of(state: NamedState) -> tuple[tuple[str, ...], ...]:
+    """Return the names of every group in the optimizer's order, with state or without."""
+    return tuple(group.names or () for group in state.groups)
+
+
+def missing_positions(state: NamedState) -> str:
+    """Return `4 of 12 positions are missing`, or nothing where each position of the source has a name."""
+    missing, of = state.unnamed, state.positions
+    return f"{missing} of {of} positions {'is' if missing == 1 else 'are'} missing" if missing else ""
 
 
 def lost_slots(state: NamedState, kept: frozenset[str], who: str) -> Iterator[Finding]:

@@ -65,7 +65,7 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:
         ExportError: `v_hat` where a step or beta2 is not known.
     """
     made: dict[str, Any] = {"state": {}, "param_groups": []}
-    names = [name for group in groups_of(state, wishes) for name in group if name in state.parameters]
+    names = [name for group in groups_of(state) for name in group if name in state.parameters]
     for position, name in enumerate(names):
         parameter = state.parameters[name]
         entry: dict[str, Any] = {slot: parameter.slots[slot] for slot in KEPT if slot in parameter.slots}

@@ -16,11 +16,11 @@ from .base import Exporter, Wishes, groups_of, lost_packing
 from .tensors import numbered
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG001
     """Write both files; the state dict without `param_names`, which the list beside it replaces."""
     place.mkdir()
-    save(numbered(state, wishes, names=False), place / "optimizer.pt")
-    names = [name for group in groups_of(state, wishes) for name in group]
+    save(numbered(state, names=False), place / "optimizer.pt")
+    names = [name for group in groups_of(state) for name in group]
     (place / "param_names.json").write_text(json.dumps(names, indent=1, ensure_ascii=False))
 
 
@@ -29,4 +29,4 @@ def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG
     yield from lost_packing(state)
 
 
-EXPORTER = Exporter(text="dattri-llm: optimizer.pt and the list of names", file=None, write=write, losses=losses)
+EXPORTER = Exporter(text="dattri-llm: optimizer.pt and the list of names", file=None, write=write, losses=losses, positional=True)

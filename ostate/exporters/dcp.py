@@ -18,7 +18,7 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that there is one process only, which is so
-        save({wishes.root: with_tensors(named(state, wishes))}, checkpoint_id=str(place), no_dist=True)
+        save({wishes.root: with_tensors(named(state))}, checkpoint_id=str(place), no_dist=True)
 
 
 def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001

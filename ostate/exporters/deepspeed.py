@@ -15,7 +15,7 @@ from ostate.errors import ExportError
 from ostate.model import Finding, NamedState
 
 from .base import Exporter, Wishes, groups_of, lost_packing, lost_scalars, lost_slots
-from .tensors import hyper_of, tensor
+from .tensors import tensor
 
 KEPT = ("exp_avg", "exp_avg_sq")
 READ_AT = "0.19.8"
@@ -30,14 +30,18 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:
     """
     import torch
 
-    chosen = groups_of(state, wishes)
+    chosen = groups_of(state)
+    if idle := state.without_state:
+        raise ExportError(
+            f"DeepSpeed keeps moments of every parameter, and {len(idle)} have none", where=", ".join(idle[:3]), fix="give them zeros: --for ADAPTER"
+        )
     lacking = [name for group in chosen for name in group if name not in wishes.weights]
     if lacking:
         raise ExportError("DeepSpeed keeps the weights beside the moments", where=", ".join(lacking[:3]), fix="give --adapter DIR with them")
     (place / "zero").mkdir(parents=True)
     for name in (name for group in chosen for name in group):
         _write_one(state, place / "zero", name, wishes)
-    groups: list[dict[str, Any]] = [{**hyper_of(state, names, index), "params": [index]} for index, names in enumerate(chosen)]
+    groups: list[dict[str, Any]] = [{**group.hyper, "params": [index]} for index, group in enumerate(state.groups)]
     made = {"zero_stage": 1, "ds_version": READ_AT, "param_groups": groups}
     torch.save(made, place / "zero" / "optimizer_state.pt")
     torch.save(_model_states(state, chosen, wishes), place / "mp_rank_00_model_states.pt")

@@ -11,9 +11,9 @@ from ostate.model import Finding, NamedState
 from .base import Exporter, Wishes, groups_of
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG001
     """Write a list of lists."""
-    place.write_text(json.dumps([list(group) for group in groups_of(state, wishes)], indent=1, ensure_ascii=False) + "\n")
+    place.write_text(json.dumps([list(group) for group in groups_of(state)], indent=1, ensure_ascii=False) + "\n")
 
 
 def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
@@ -21,4 +21,6 @@ def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG
     yield Finding(rule="export-names-only", severity="note", text="names alone: keep it beside the optimizer.pt that it names")
 
 
-EXPORTER = Exporter(text="names of each group, to keep beside optimizer.pt", file="optimizer_param_names.json", write=write, losses=losses)
+EXPORTER = Exporter(
+    text="names of each group, to keep beside optimizer.pt", file="optimizer_param_names.json", write=write, losses=losses, positional=True
+)

@@ -15,7 +15,7 @@ from .base import Exporter, Wishes, groups_of, lost_hyper, lost_packing, lost_sl
 from .tensors import tensor
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG001
     """Write the second moments alone.
 
     Raises:
@@ -23,7 +23,7 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:
     """
     from safetensors.torch import save_file
 
-    names = [name for group in groups_of(state, wishes) for name in group if name in state.parameters]
+    names = [name for group in groups_of(state) for name in group if name in state.parameters]
     chosen = {state.parameters[name].adapter_key or name: state.parameters[name] for name in names}
     tensors = {key: tensor(parameter.slots["exp_avg_sq"]).contiguous() for key, parameter in chosen.items() if "exp_avg_sq" in parameter.slots}
     if not tensors:

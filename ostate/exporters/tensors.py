@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from ostate.files import is_remote
 from ostate.model import CHUNK, NamedParameter, NamedState, Slot, TensorRef
 from ostate.optimizers import OPTIMIZERS
 
-from .base import MARKS, Wishes, groups_of
+from .base import MARKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,40 +103,32 @@ def step_in_entry(state: NamedState) -> bool:
     return spec is None or spec.step.startswith("entry")
 
 
-def hyper_of(state: NamedState, names: tuple[str, ...], index: int) -> Mapping[str, Any]:
-    """Return the hyperparameters for a group of `names`: those of the first that the state knows, else of the group of that index."""
-    for name in names:
-        if name in state.parameters:
-            return state.hyper(name)
-    return state.groups[min(index, len(state.groups) - 1)].hyper if state.groups else {}
-
-
-def numbered(state: NamedState, wishes: Wishes, *, names: bool) -> dict[str, Any]:
+def numbered(state: NamedState, *, names: bool) -> dict[str, Any]:
     """Return a state dict by position, as `optimizer.state_dict()` gives it, with slots for tensors.
 
     Args:
-        state: what to number.
-        wishes: the groups to number for.
+        state: what to number; a name without state takes its position too.
         names: also record `param_names`.
     """
     made: dict[str, Any] = {"state": {}, "param_groups": []}
     position = 0
-    for index, group in enumerate(groups_of(state, wishes)):
-        ids = list(range(position, position + len(group)))
-        position += len(group)
-        made["param_groups"].append({**hyper_of(state, group, index), "params": ids} | ({"param_names": list(group)} if names else {}))
-        for number, name in zip(ids, group):
+    for group in state.groups:
+        own = group.names or ()
+        ids = list(range(position, position + len(own)))
+        position += len(own)
+        made["param_groups"].append({**group.hyper, "params": ids} | ({"param_names": list(own)} if names else {}))
+        for number, name in zip(ids, own):
             if name in state.parameters and state.parameters[name].slots:
                 made["state"][number] = entry(state.parameters[name], step=step_in_entry(state))
     return made
 
 
-def named(state: NamedState, wishes: Wishes) -> dict[str, Any]:
+def named(state: NamedState) -> dict[str, Any]:
     """Return a state dict by name, as FSDP's full state dict and torch.distributed.checkpoint have it, with slots for tensors."""
     made: dict[str, Any] = {"state": {}, "param_groups": []}
-    for index, group in enumerate(groups_of(state, wishes)):
-        made["param_groups"].append({**hyper_of(state, group, index), "params": list(group)})
-        for name in group:
+    for group in state.groups:
+        made["param_groups"].append({**group.hyper, "params": list(group.names or ())})
+        for name in group.names or ():
             if name in state.parameters and state.parameters[name].slots:
                 made["state"][name] = entry(state.parameters[name], step=step_in_entry(state))
     return made

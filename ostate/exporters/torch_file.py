@@ -12,9 +12,9 @@ from .base import Exporter, Wishes, lost_packing
 from .tensors import numbered
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG001
     """Write positions, each group with its `param_names`."""
-    save(numbered(state, wishes, names=True), place)
+    save(numbered(state, names=True), place)
 
 
 def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
@@ -22,4 +22,6 @@ def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG
     yield from lost_packing(state)
 
 
-EXPORTER = Exporter(text="torch: optimizer.load_state_dict, Trainer.resume_from_checkpoint", file="optimizer.pt", write=write, losses=losses)
+EXPORTER = Exporter(
+    text="torch: optimizer.load_state_dict, Trainer.resume_from_checkpoint", file="optimizer.pt", write=write, losses=losses, positional=True
+)

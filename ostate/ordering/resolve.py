@@ -214,9 +214,8 @@ def _by_agreement(raw: RawState, standing: list[Tested], lost: Rejected, *, stri
         said = {each.claim.names[position] for each in standing if position not in each.evidence.proven}
         if len(said) == 1 and not only_convention:
             keep.add(position)
-    names = tuple(
-        name if position in keep or not entry.has_state else None for position, (name, entry) in enumerate(zip(claim.names, raw.entries))
-    )
+    keep |= {entry.position for entry in raw.entries if not entry.has_state and len({each.claim.names[entry.position] for each in standing}) == 1}
+    names = tuple(name if position in keep else None for position, name in enumerate(claim.names))
     left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
     if left_out:
         _refuse_if_strict(raw, left_out, strict=strict)
@@ -281,7 +280,7 @@ def _findings(claim: Claim, evidence: Evidence) -> list[Finding]:
             Finding(
                 rule="module-stands-apart",
                 severity="warning",
-                text=f"the numbers of {len(names)} names stand far from what those of their siblings show: exchanged by hand, damaged, or trained apart",
+                text=f"the numbers of {len(names)} names are unlike their siblings': exchanged by hand, damaged, or trained apart",
                 fix="check these against the run; `ostate verify` with the adapter of the very same step tells more",
                 names=names,
             )
@@ -294,14 +293,26 @@ def _findings(claim: Claim, evidence: Evidence) -> list[Finding]:
 
 
 def _distinct(claims: Sequence[Claim], raw: RawState) -> list[Claim]:
-    """Claims that say the same of every position with state are one; the preferred of them speaks."""
-    with_state = [entry.position for entry in raw.entries if entry.has_state]
-    seen: dict[tuple[tuple[str | None, str | None], ...], Claim] = {}
+    """Claims that say the same of every position with state are one; the preferred of them speaks.
+
+    Of a position without state, which no number can decide, it keeps the name only where all of them (all preferred ones, where some are) agree.
+    """
+    with_state = [entry.position for entry in raw.entries if entry.has_state] or [entry.position for entry in raw.entries]
+    alike: dict[tuple[tuple[str | None, str | None], ...], list[Claim]] = {}
     for claim in claims:
         said = tuple((claim.names[position], claim.keys[position]) for position in with_state)
-        if said not in seen or (claim.preferred and not seen[said].preferred):
-            seen[said] = claim
-    return list(seen.values())
+        alike.setdefault(said, []).append(claim)
+    return [_agreed(rows) for rows in alike.values()]
+
+
+def _agreed(claims: Sequence[Claim]) -> Claim:
+    """Return the one of these claims that speaks, without the names that the others contradict."""
+    speaking = [claim for claim in claims if claim.preferred] or list(claims)
+    if len(speaking) == 1:
+        return speaking[0]
+    said = [{pair for pair in pairs if pair[0] is not None} for pairs in zip(*(zip(claim.names, claim.keys) for claim in speaking))]
+    agreed = [next(iter(pairs)) if len(pairs) == 1 else (None, None) for pairs in said]
+    return replace(speaking[0], names=tuple(name for name, _ in agreed), keys=tuple(key for _, key in agreed))
 
 
 def _refuse_foreign(evidence: Evidence, raw: RawState) -> None:
@@ -324,7 +335,8 @@ def _refuse_if_strict(raw: RawState, left_out: tuple[int, ...], *, strict: bool)
 
 def _first_difference(one: Claim, other: Claim, raw: RawState) -> int | None:
     for entry in raw.entries:
-        if entry.has_state and one.names[entry.position] != other.names[entry.position]:
+        names = one.names[entry.position], other.names[entry.position]
+        if names[0] != names[1] and (entry.has_state or None not in names):
             return entry.position
     return None
 

@@ -35,7 +35,8 @@ def lines(document: Mapping[str, Any]) -> list[str]:
 def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     """Return what one repair or verify document says; `full` leaves nothing out."""
     ordering = document["ordering"]
-    out: list[Block] = [Line(f"{ordering['verdict']}: {meaning(ordering['verdict'], ordering['assumed'])}", TONE[ordering["verdict"]])]
+    verdict = ordering["verdict"]
+    out: list[Block] = [Line(f"{verdict}: {meaning(verdict, ordering.get('assumed', ()))}", TONE[verdict])]
     out.append(_origin(ordering, full))
     if ordering["weakest"] and (full or document["document"] == "ostate-verify"):
         shown = ordering["weakest"][: None if full else _WEAKEST]

@@ -12,6 +12,7 @@ from typing import Any
 from ostate.errors import ReadError, StoreError
 from ostate.files import is_remote, read_at, size_of
 from ostate.model import NamedState, Slot, TensorRef
+from ostate.named import positions_of
 
 from . import header, manifest
 from .plan import index_path
@@ -154,4 +155,6 @@ def _joined(parts: Sequence[NamedState], path: str) -> NamedState:
     if ordering is not None:
         names_at, keys_at = manifest.by_position(parameters)
         ordering = replace(ordering, names=names_at, keys=keys_at)
-    return replace(first, groups=tuple(groups), parameters=parameters, ordering=ordering, path=path)
+    whole = replace(first, groups=tuple(groups), parameters=parameters, ordering=ordering, path=path)
+    at = positions_of(whole)  # several processes each wrote a share: the groups' order is the positions'
+    return replace(whole, groups=tuple(group._replace(names=tuple(sorted(group.names or (), key=at.__getitem__))) for group in groups))

@@ -71,7 +71,7 @@ def of_state(
         "format_version": VERSION,
         "created_by": creator(),
         "optimizer": {"class": state.optimizer_class, "family": state.optimizer},
-        "groups": [_group(group, chosen) for group in state.groups],
+        "groups": [_group(group, _names_here(group, chosen, state.parameters, first=shard is None or shard[0] == 1)) for group in state.groups],
         "parameters": {name: _parameter(state.parameters[name], digests) for name in names},
         "adapter": plain(dict(state.adapter), "adapter"),
         "source": plain(dict(state.source), "source"),
@@ -86,9 +86,21 @@ def of_state(
     return json.dumps(manifest, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _group(group: Group, chosen: set[str]) -> dict[str, Any]:
-    names = [name for name in group.names or () if name in chosen]
-    return {"names": names, **{key: plain(value, f"group {group.index}: {key}") for key, value in group.hyper.items()}}
+def _names_here(group: Group, chosen: set[str], parameters: Mapping[str, NamedParameter], *, first: bool) -> list[str]:
+    """Return the group's names that this file lists: of its own parameters, and of those without state that follow them (or lead the group)."""
+    leader = next((name for name in group.names or () if name in parameters), None)
+    here = first if leader is None else leader in chosen
+    names = []
+    for name in group.names or ():
+        if name in parameters:
+            here = name in chosen
+        if here:
+            names.append(name)
+    return names
+
+
+def _group(group: Group, names: Sequence[str]) -> dict[str, Any]:
+    return {"names": list(names), **{key: plain(value, f"group {group.index}: {key}") for key, value in group.hyper.items()}}
 
 
 def _parameter(parameter: NamedParameter, digests: Mapping[tuple[str, str], str]) -> dict[str, Any]:
@@ -150,7 +162,7 @@ def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]
     groups = []
     for index, row in enumerate(manifest["groups"]):
         names = tuple(row["names"])
-        positions = tuple(p for name in names if (p := parameters[name].position) is not None)
+        positions = tuple(p for name in names if name in parameters and (p := parameters[name].position) is not None)
         hyper = {key: revived(value) for key, value in row.items() if key != "names"}
         groups.append(Group(index=index, positions=positions, hyper=hyper, names=names))
     for name, parameter in parameters.items():

@@ -145,5 +145,6 @@ def check_names(state: NamedState) -> None:
             raise StoreError("the parameter is not in the group that it names", where=name, fix="report this layout")
         if parameter.step is not None and not 0 <= parameter.step < 3.4e38:
             raise StoreError(f"a step of {parameter.step} is no count of updates", where=name, fix="give --step N")
-    if sorted(grouped) != sorted(state.parameters):
-        raise StoreError("the groups do not hold each parameter once", where=str(state.path or ""), fix="report this layout")
+    if len(set(grouped)) != len(grouped):
+        twice = next(name for name in grouped if grouped.count(name) > 1)
+        raise StoreError("a name stands in the groups twice", where=twice, fix="report this layout")

@@ -83,9 +83,9 @@ def _membership(rows: Mapping[str, Any]) -> Iterator[Finding]:
     twice = tuple(sorted({name for name in grouped if grouped.count(name) > 1})) if len(set(grouped)) != len(grouped) else ()
     if twice:
         yield _error("group-membership", "names that stand in two groups", names=twice)
-    stray = tuple(sorted(set(grouped) ^ set(rows["parameters"])))
+    stray = tuple(sorted(set(rows["parameters"]) - set(grouped)))
     if stray:
-        yield _error("group-membership", "names that stand in a group or among the parameters, but not in both", names=stray)
+        yield _error("group-membership", "parameters that stand in no group", names=stray)
     members = [set(group["names"]) for group in rows["groups"]]
     wrong = tuple(name for name, row in rows["parameters"].items() if not (row["group"] < len(members) and name in members[row["group"]]))
     if wrong:
@@ -157,7 +157,7 @@ def _across(place: str, heads: list[header.Head], manifests: list[dict[str, Any]
     shards = [rows.get("shard") for rows in manifests]
     if shards != [{"index": number, "of": len(heads)} for number in range(1, len(heads) + 1)]:
         yield _error("index", "the files are not the parts 1 to n of one state")
-    names = [name for rows in manifests for name in rows["parameters"]]
+    names = [name for rows in manifests for group in rows["groups"] for name in group["names"]]
     if len(set(names)) != len(names):
         yield _error("index", "a parameter stands in two files")
     common = [{key: value for key, value in rows.items() if key not in {"parameters", "shard", "groups"}} for rows in manifests]

@@ -159,10 +159,9 @@ def test_a_state_goes_from_trainer_to_a_plain_loop(whole):
     named = ostate.load(whole["named"])
     live = dict(model.named_parameters())
     optimizer = torch.optim.AdamW([{"params": [live[name] for name in group.names]} for group in named.groups])
-    from ostate.exporters import Wishes
     from ostate.exporters.tensors import numbered, with_tensors
 
-    optimizer.load_state_dict(with_tensors(numbered(named, Wishes(), names=False)))
+    optimizer.load_state_dict(with_tensors(numbered(named, names=False)))
     wanted, got = steps_of_both(whole, model, optimizer)
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
 

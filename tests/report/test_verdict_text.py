@@ -42,3 +42,11 @@ def test_more_losers_than_fit_are_counted():
 
 def test_a_dry_run_says_that_nothing_was_written():
     assert lines(changed("repair", "out", []))[-1] == "nothing written (--dry-run)"
+
+
+def test_an_assumed_name_is_not_called_proven():
+    document = {**REPAIR, "ordering": {**REPAIR["ordering"], "verdict": "verified", "assumed": ["the adapter is called 'default'"]}}
+    said = "\n".join(lines(document))
+    assert "part of the live names is assumed" in said
+    assert "the adapter is called 'default'" in said
+    assert "prove every name" not in said

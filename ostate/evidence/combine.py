@@ -1,0 +1,72 @@
+"""From ranks to digits: how unlikely is all that was seen, if an alternative order were the true one?"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ostate.evidence.gauge import Ranked
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+EXPONENTS = (1.0, 2.0, 3.0, math.inf)
+"""How steeply an e-value falls with the rank; inf asks for the first rank everywhere. Fixed, and averaged over: none is chosen by the data."""
+
+
+def log_evalues(ranked: Iterable[Ranked]) -> Array:
+    """Return log10 of the product of e-values of independent ranks, one for each of EXPONENTS: sums of these stay e-values.
+
+    f(rank) = rank^-x size / sum_k k^-x has mean 1 where the rank is uniform over 1 … size, and at most 1 where ties are counted up.
+    """
+    found = np.zeros(len(EXPONENTS))
+    for (rank, size), count in Counter(ranked).items():
+        found += count * np.array([_log_evalue(rank, size, exponent) for exponent in EXPONENTS])
+    return found
+
+
+def _log_evalue(rank: int, size: int, exponent: float) -> float:
+    if size == 1:
+        return 0.0
+    if math.isinf(exponent):
+        return math.log10(size) if rank == 1 else -math.inf
+    total = float((np.arange(1, size + 1, dtype=np.float64) ** -exponent).sum())
+    return math.log10(size / total) - exponent * math.log10(rank)
+
+
+def log_mean(log_values: Array) -> float:
+    """Return log10 of the mean over EXPONENTS of 10^log_values: the mean of e-values is one."""
+    largest = float(log_values.max())
+    return largest + math.log10(float((10.0 ** (log_values - largest)).mean()))
+
+
+def digits(ranked: Sequence[Ranked]) -> float:
+    """Return the digits against an alternative under which these ranks are independent and uniform: its chance is at most 10^-digits.
+
+    P(e >= 1 / a) <= a for every e-value (Markov).
+    """
+    return max(0.0, log_mean(log_evalues(ranked)))
+
+
+def permutations_bound(log_evalues_by_kind: Sequence[float]) -> float:
+    """Return log10 of the sum, over all orders of K exchangeable kinds but the claimed one, of a bound on each one's chance; at most 0.
+
+    A permutation's bound is the product of w_k = 1 / e_k over the kinds that it moves, less one of each cycle: the first, as the kinds stand.
+    Built up kind by kind, the k-th kind either opens a cycle, and is its first, or stands behind one of the k - 1 before it, with w_k. So the
+    sum over all permutations is the product of 1 + (k - 1) w_k, exactly.
+
+    Args:
+        log_evalues_by_kind: log10 e_k, in an order fixed beforehand.
+    """
+    total = 0.0
+    for before, log_evalue in enumerate(log_evalues_by_kind):
+        total += math.log1p(before * 10.0 ** min(-log_evalue, 300.0))
+    if total <= 0:
+        return -math.inf
+    return min(0.0, math.log10(math.expm1(total))) if total < 1 else 0.0

@@ -1,0 +1,261 @@
+"""Exact tests of whether moments stand in their key's gauge.
+
+The r latent dimensions of a LoRA pair have no names of their own: for a signed permutation g the model stays the same under A -> g A,
+B -> B g^T, elementwise optimizers carry the change along, and a start with independent symmetric rows (B zero) has the same law before and
+after. So each module has a gauge of its own, drawn at its start. Moments of another module stand in a gauge that is uniformly random relative
+to this one's; moments of this module stand in this one's. Let g act on the moments, and ask how many g fit better than none: under
+"another's moments" the answer is uniform over 1 … |group|. Nothing is fitted.
+
+Blocks. A group of 2^r r! elements is too large from r = 6 on, so g acts within blocks of latent dimensions. Write the relative gauge as h = x c
+with x block diagonal and c a fixed choice from x's coset: given c, x is uniform, its blocks x_b independent. The (b, b) parts of D h^T, L h^T,
+h R and h (.) h^T are those of D c^T, L c^T, c R and c (.) c^T, turned by x_b alone. So a statistic of the (b, b) parts has a rank that depends on
+x_b alone: uniform, and independent from block to block, given c and therefore without it.
+
+Source: docs/evidence.md, "The symmetry"; randomisation tests: Lehmann & Romano, Testing Statistical Hypotheses, 15.2.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+BLOCK = 4
+"""Latent dimensions that signed permutations mix: 384 elements, 2.6 digits a block. Rank 5 stays whole: 3,840."""
+SIGNED = 8
+"""Latent dimensions whose signs alone are turned together: 256 elements."""
+PROJECTED = 2
+"""In blocks up to this size the four drift directions would leave nothing of L and R."""
+FLOOR = 1e-3
+"""Smallest residual told apart from zero, and smallest spread of a statistic over the group told apart from none: far above rounding."""
+TIE = 1e-6
+"""In standard deviations of the statistic; what is no farther below the identity's counts as equal to it. Rounding is below 1e-9."""
+RIDGE = 1e-9
+"""Added to the Gram matrix of the drift directions, each of norm 1: directions that depend on each other add nothing."""
+TOGETHER = 200_000
+"""Values of a statistic that are held at a time: 1.6 MB an array."""
+
+
+class Ranked(NamedTuple):
+    """Where the claimed gauge stands among all of a group."""
+
+    rank: int
+    """Elements whose statistic is at least the identity's, itself included. Ties count, so 1 is best."""
+    size: int
+    """Elements of the group."""
+
+
+class Products(NamedTuple):
+    """What one look at B modules of one rank leaves, float64; zeros for what is not known.
+
+    The first index of L and D belongs to the weight, the second to the moment; of R the other way round.
+    """
+
+    displacement: Array
+    """D = -B^T u_B, (B, r, r); zeros where the start of the zero factor is not known."""
+    left: Array
+    """L = B^T m_B, (B, r, r)."""
+    right: Array
+    """R = m_A A^T, (B, r, r)."""
+    zero_drift: Array
+    """u_B^T m_B, (B, r, r), both indices the moment's."""
+    other_drift: Array
+    """m_A u_A^T, (B, r, r), both indices the moment's."""
+    zero_noise: Array
+    """Column sums of sqrt(v_B), (B, r)."""
+    other_noise: Array
+    """Row sums of sqrt(v_A), (B, r)."""
+
+    def block(self, chosen: slice, modules: slice) -> Products:
+        """Return the (chosen, chosen) parts of some modules."""
+        return Products(*(part[modules, chosen] if part.ndim == 2 else part[modules, chosen, chosen] for part in self))
+
+
+class _Group(NamedTuple):
+    """A group of signed permutations g of a few dimensions, as far as one of each pair (g, -g): the identity is the first."""
+
+    linear: Array
+    """g_ab, (half, b * b)."""
+    products: Array
+    """g_i g_j for i <= j, as far as they are not zero for every element, (half, q)."""
+    pairs: tuple[NDArray[np.intp], NDArray[np.intp]]
+    """The q pairs (i, j) of flat indices."""
+
+
+def whole(products: Products, *, signs_only: bool = False) -> list[tuple[Ranked, ...]]:
+    """Return one rank per block of each module, for "both factors' moments stand in one other gauge": m_B -> m_B g^T, m_A -> g m_A.
+
+    D, L, R become D g^T, L g^T, g R, and the drifts g (.) g^T. Statistic: trace D g^T, and -log of the residual of balance with the drift
+    directions projected out in blocks larger than 2, each standardised over the group, added. Balance says nothing in blocks of one dimension.
+
+    Args:
+        products: of B modules of one rank, each at the place it is claimed for.
+        signs_only: g is diagonal, for starts whose latent dimensions are not exchangeable (PiSSA, OLoRA, EVA: singular values in order).
+    """
+    return _ranked(products, _whole, signs_only=signs_only)
+
+
+def zero(products: Products, *, signs_only: bool = False) -> list[tuple[Ranked, ...]]:
+    """Return the same for "only the zero factor's moments are another's": D g^T, L g^T, R held."""
+    return _ranked(products, _zero, signs_only=signs_only)
+
+
+def other(products: Products, *, signs_only: bool = False) -> list[tuple[Ranked, ...]]:
+    """Return the same for "only the other factor's moments are another's": g R, L held."""
+    return _ranked(products, _other, signs_only=signs_only)
+
+
+def blocks_of(rank: int, *, signs_only: bool = False) -> list[slice]:
+    """Return the blocks into which r latent dimensions are cut."""
+    most = SIGNED if signs_only else BLOCK + (rank == BLOCK + 1)
+    return [slice(start, min(start + most, rank)) for start in range(0, rank, most)]
+
+
+def _ranked(products: Products, statistic: Callable[[Products, _Group], Array], *, signs_only: bool) -> list[tuple[Ranked, ...]]:
+    count, rank = products.left.shape[:2]
+    columns = []
+    for chosen in blocks_of(rank, signs_only=signs_only):
+        group = _group(chosen.stop - chosen.start, signs_only)
+        size = 2 * len(group.linear)
+        ranks: list[int] = []
+        for modules in _batches(count, size):
+            values = statistic(_scaled(products.block(chosen, modules)), group)
+            ranks += (values >= values[:, :1] - TIE).sum(axis=1).tolist()
+        columns.append([Ranked(found, size) for found in ranks])
+    return list(zip(*columns))
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    step = max(TOGETHER // size, 1)
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+@lru_cache(maxsize=16)
+def _group(size: int, signs_only: bool) -> _Group:
+    orders = [tuple(range(size))] if signs_only else list(itertools.permutations(range(size)))
+    signs = np.array([(1, *rest) for rest in itertools.product((1, -1), repeat=size - 1)], np.float64)
+    elements = np.zeros((len(orders), len(signs), size, size))
+    for element, order in zip(elements, orders):
+        element[:, np.arange(size), order] = signs
+    linear = elements.reshape(-1, size * size)
+    one, two = np.triu_indices(size * size)
+    products = linear[:, one] * linear[:, two]
+    used = products.any(axis=0)
+    return _Group(linear, np.ascontiguousarray(products[:, used]), (one[used], two[used]))
+
+
+def _scaled(parts: Products) -> Products:
+    """Return the parts in units of their own size, L and R in a common one; zeros where a number is not finite."""
+    displacement, left, right, *drifts = (np.where(np.isfinite(part).all(axis=_inner(part), keepdims=True), part, 0.0) for part in parts)
+    common = np.maximum(_norm(left), _norm(right))
+    known = (_norm(left) > 0) & (_norm(right) > 0)
+    sides = (np.divide(side, common, out=np.zeros_like(side), where=known) for side in (left, right))
+    return Products(_unit(displacement), *sides, *(_unit(drift) for drift in drifts))
+
+
+def _inner(part: Array) -> tuple[int, ...]:
+    return tuple(range(1, part.ndim))
+
+
+def _norm(part: Array) -> Array:
+    largest = np.abs(part).max(axis=_inner(part), keepdims=True)  # squares of 1e-200 would vanish
+    scaled = np.divide(part, largest, out=np.zeros_like(part), where=largest > 0)
+    return np.asarray(largest * np.sqrt((scaled * scaled).sum(axis=_inner(part), keepdims=True)))
+
+
+def _unit(part: Array) -> Array:
+    size = _norm(part)
+    return np.divide(part, size, out=np.zeros_like(part), where=size > 0)
+
+
+def _standardised(values: Array, mean: Array | float) -> Array:
+    """Return values (B, half) less their mean over the group, in standard deviations, near zero where they hardly differ."""
+    centred = values - mean
+    return np.asarray(centred / np.sqrt((centred * centred).mean(axis=1, keepdims=True) + FLOOR**2))
+
+
+def _along(matrices: Array, group: _Group) -> Array:
+    """Return <g, M> for matrices (..., b, b) -> (..., half)."""
+    return np.asarray(matrices.reshape(*matrices.shape[:-2], -1) @ group.linear.T)
+
+
+def _whole(parts: Products, group: _Group) -> Array:
+    """Return the statistic (B, |group|): of all g, then of all -g, for which balance is the same and displacement the opposite."""
+    moved = _standardised(_along(parts.displacement, group), 0.0)
+    balance = _balance(parts, group)
+    balance = _standardised(balance, balance.mean(axis=1, keepdims=True))
+    return np.concatenate([balance + moved, balance - moved], axis=1)
+
+
+def _balance(parts: Products, group: _Group) -> Array:
+    """Return -log of the residual of L g^T = g R, (B, half).
+
+    All that depends on g is linear in it, <L g^T, g Q g^T> = <g, L Q^T> and <g R, g Q g^T> = <g, R^T Q>, but for one quadratic form <L g^T, g R>.
+    """
+    left, right = parts.left, parts.right
+    cross = _quadratic(left, right, group)
+    lefts, rights = (np.repeat((side * side).sum(axis=(1, 2))[:, None], cross.shape[1], axis=1) for side in (left, right))
+    nothing = FLOOR**2 * (lefts[:, :1] + rights[:, :1])
+    if left.shape[1] > PROJECTED:
+        spans = _directions(parts)
+        ones, twos = _along(left[:, None] @ spans.swapaxes(2, 3), group), _along(right.swapaxes(1, 2)[:, None] @ spans, group)
+        lefts -= np.einsum("bdg,bdg->bg", ones, ones)
+        rights -= np.einsum("bdg,bdg->bg", twos, twos)
+        cross -= np.einsum("bdg,bdg->bg", ones, twos)
+    return _log_residual(lefts, rights, cross, nothing)
+
+
+def _log_residual(lefts: Array, rights: Array, cross: Array, nothing: Array) -> Array:
+    """Return -log |l - r| / (|l| + |r|) from |l|^2, |r|^2 and <l, r>, with floors: what is as small as `nothing` is as good as unrelated."""
+    lefts, rights = np.maximum(lefts, 0) + nothing, np.maximum(rights, 0) + nothing
+    size = lefts + rights + 2 * np.sqrt(lefts * rights)
+    apart = np.maximum(lefts + rights - 2 * cross, 0) + FLOOR**2 * size + 2 * nothing
+    return np.asarray(0.5 * np.log((size + TINY) / (apart + TINY)))
+
+
+TINY = 1e-300
+
+
+def _quadratic(left: Array, right: Array, group: _Group) -> Array:
+    """Return <L g^T, g R> = sum over a, b, c, d of g_ab g_cd L_cb R_da, (B, half)."""
+    size = left.shape[1]
+    one, two = group.pairs
+    a, b, c, d = one // size, one % size, two // size, two % size
+    found = left[:, c, b] * right[:, d, a]
+    found += np.where(one != two, left[:, a, d] * right[:, b, c], 0.0)
+    return np.asarray(found @ group.products.T)
+
+
+def _directions(parts: Products) -> Array:
+    """Return orthonormal matrices (B, 4, b, b) that span the drift's directions, shorter where they depend on each other."""
+    eye = np.eye(parts.left.shape[1])
+    spans = np.stack([parts.zero_drift, parts.other_drift, parts.zero_noise[:, :, None] * eye, parts.other_noise[:, :, None] * eye], axis=1)
+    flat = spans.reshape(*spans.shape[:2], -1)
+    values, vectors = np.linalg.eigh(flat @ flat.swapaxes(1, 2))
+    turned = vectors.swapaxes(1, 2) @ flat / np.sqrt(np.maximum(values, 0) + RIDGE)[:, :, None]
+    return np.asarray(turned.reshape(spans.shape))
+
+
+def _zero(parts: Products, group: _Group) -> Array:
+    moved = _standardised(_along(parts.displacement, group), 0.0)
+    return _odd(moved + _standardised(_along(_product(parts.right.swapaxes(1, 2), parts.left), group), 0.0))
+
+
+def _other(parts: Products, group: _Group) -> Array:
+    return _odd(_standardised(_along(_product(parts.left, parts.right.swapaxes(1, 2)), group), 0.0))
+
+
+def _product(one: Array, two: Array) -> Array:
+    return _unit(one @ two)
+
+
+def _odd(values: Array) -> Array:
+    return np.concatenate([values, -values], axis=1)

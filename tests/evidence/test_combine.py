@@ -1,0 +1,75 @@
+"""E-values have mean 1 under the uniform null; bounds over orders are compared with every order written out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from ostate.evidence.combine import digits, log_evalues, log_mean, permutations_bound
+from ostate.evidence.gauge import Ranked
+
+
+@pytest.mark.parametrize("size", [2, 8, 384, 3840])
+def test_every_e_value_has_mean_one_over_the_ranks(size):
+    values = np.array([10.0 ** log_evalues([Ranked(rank, size)]) for rank in range(1, size + 1)])
+    np.testing.assert_allclose(values.mean(axis=0), 1.0, rtol=1e-9)
+
+
+def test_ties_counted_up_only_lower_it():
+    """Ranks of two elements that tie are both the larger one."""
+    values = np.array([10.0 ** log_evalues([Ranked(rank, 8)]) for rank in (2, 2, 3, 5, 5, 6, 7, 8)])
+    assert (values.mean(axis=0) < 1).all()
+
+
+def test_digits_are_no_more_than_chance_allows():
+    """Every outcome of three modules at rank 2 written out: the share with d digits or more is at most 10^-d."""
+    found = sorted((digits([Ranked(rank, 8) for rank in ranks]) for ranks in itertools.product(range(1, 9), repeat=3)), reverse=True)
+    for place, value in enumerate(found, 1):
+        if value > 0:
+            assert place / len(found) <= 10**-value * (1 + 1e-9)
+
+
+def test_digits_of_nothing_are_none():
+    assert digits([]) == 0
+    assert digits([Ranked(384, 384)] * 5) == 0
+    assert digits([Ranked(1, 1)] * 5) == 0
+
+
+def test_one_wrong_module_among_many_does_not_take_everything():
+    assert digits([Ranked(1, 384)] * 10) > 24
+    assert digits([Ranked(1, 384)] * 10 + [Ranked(200, 384)]) > 15
+
+
+def moved_but_the_first(order: tuple[int, ...]) -> set[int]:
+    """Return the kinds that a permutation moves, less the first of each cycle."""
+    left, kept = set(range(len(order))), set()
+    while left:
+        first = kind = min(left)
+        left.discard(first)
+        while (kind := order[kind]) != first:
+            kept.add(kind)
+            left.discard(kind)
+    return kept
+
+
+@pytest.mark.parametrize("kinds", range(1, 8))
+def test_the_sum_over_all_orders_of_kinds_is_what_they_add_up_to(kinds):
+    values = np.random.default_rng(kinds).uniform(0.5, 8, kinds)
+    weights = 10.0**-values
+    identity = tuple(range(kinds))
+    total = sum(math.prod(weights[sorted(moved_but_the_first(order))]) for order in itertools.permutations(range(kinds)) if order != identity)
+    found = permutations_bound(list(values))
+    assert found == (-math.inf if kinds == 1 else pytest.approx(min(0.0, math.log10(total)), rel=1e-9))
+
+
+def test_kinds_that_nothing_speaks_for_bound_nothing():
+    assert permutations_bound([0.0, 0.0, 0.0]) == 0.0
+    assert permutations_bound([-400.0, -400.0]) == 0.0
+    assert permutations_bound([30.0]) == -math.inf
+
+
+def test_the_mean_is_that_of_the_values_not_of_their_digits():
+    assert log_mean(np.array([2.0, 0.0, -math.inf, -math.inf])) == pytest.approx(math.log10(101 / 4))

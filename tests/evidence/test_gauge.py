@@ -1,0 +1,110 @@
+"""The null of the gauge tests is exact: over a group each rank is taken once."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ostate.evidence.gauge import Products, Ranked, blocks_of, other, whole, zero
+from tests.evidence.turned import anything, repeated, signed_permutations, turn
+
+TESTS = {"whole": whole, "zero": zero, "other": other}
+SIZES = {1: 2, 2: 8, 3: 48, 4: 384, 5: 3840}
+
+
+@pytest.mark.parametrize("rank", SIZES)
+@pytest.mark.parametrize("kind", TESTS)
+def test_over_all_gauges_of_the_moments_every_rank_is_taken_once(kind, rank):
+    group = signed_permutations(rank)[:: 60 if rank == 5 else 1]
+    products = repeated(anything(1, rank, np.random.default_rng(rank)), len(group))
+    found = [one for (one,) in TESTS[kind](turn(products, group, kind))]
+    assert {one.size for one in found} == {SIZES[rank]}
+    ranks = sorted(one.rank for one in found)
+    if rank == 5:
+        assert len(set(ranks)) == len(ranks)
+    elif (kind, rank) == ("zero", 1):
+        assert ranks in ([1, 2], [2, 2])  # displacement and balance are one sign each: where they differ, they tie
+    else:
+        assert ranks == list(range(1, SIZES[rank] + 1))
+
+
+@pytest.mark.parametrize("rank", [4, 8])
+def test_over_all_signs_every_rank_is_taken_once(rank):
+    group = signed_permutations(rank, signs_only=True)
+    products = repeated(anything(1, rank, np.random.default_rng(7)), len(group))
+    ranks = sorted(one.rank for (one,) in whole(turn(products, group, "whole"), signs_only=True))
+    assert ranks == list(range(1, 2**rank + 1))
+
+
+@pytest.mark.parametrize("kind", TESTS)
+def test_the_ranks_of_two_blocks_take_each_pair_of_values_once(kind):
+    """r = 6: blocks of 4 and 2. The gauge of all six dimensions is x c: for whatever c, all x give all pairs."""
+    rng = np.random.default_rng(3)
+    coset = signed_permutations(1)[0] * np.eye(6)[rng.permutation(6)] * rng.choice([-1, 1], 6)
+    fours, twos = signed_permutations(4)[::8], signed_permutations(2)
+    group = np.zeros((len(fours), len(twos), 6, 6))
+    group[:, :, :4, :4], group[:, :, 4:, 4:] = fours[:, None], twos[None]
+    gauges = group.reshape(-1, 6, 6) @ coset
+    products = repeated(anything(1, 6, rng), len(gauges))
+    found = TESTS[kind](turn(products, gauges, kind))
+    pairs = {(one.rank, two.rank) for one, two in found}
+    assert len(pairs) == len(fours) * len(twos)  # no pair twice
+    assert pairs == set(itertools.product({one for one, _ in pairs}, range(1, 9)))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("kind", TESTS)
+def test_a_name_of_the_latent_dimensions_changes_no_rank(kind, rank):
+    """Both the weights' and the moments' dimensions renamed alike, within blocks: the module is the same."""
+    rng = np.random.default_rng(rank)
+    products = anything(20, rank, rng)
+    name = np.zeros((rank, rank))
+    for block in blocks_of(rank):
+        group = signed_permutations(block.stop - block.start)
+        name[block, block] = group[rng.integers(len(group))]
+    moments = turn(turn(products, name, "whole"), np.eye(rank), "whole")
+    d, left, right, *rest = moments
+    renamed = Products(name @ d, name @ left, right @ name.T, *rest)
+    if kind != "whole":  # both factors' drifts are turned above, the weights' dimensions too
+        assert TESTS[kind](renamed) == TESTS[kind](products)
+    assert whole(renamed) == whole(products)
+
+
+def test_what_is_zero_or_not_finite_tells_nothing():
+    products = anything(5, 4, np.random.default_rng(0))
+    for part in products:
+        part[0] = 0
+    products.displacement[1], products.left[1] = np.nan, np.inf
+    products.displacement[2], products.right[2] = 0, 0
+    for test in (whole, zero):
+        found = test(products)
+        assert found[:3] == [(Ranked(384, 384),)] * 3
+        assert all(one.rank < 384 for (one,) in found[3:])
+    assert other(products)[1] == (Ranked(384, 384),)
+
+
+def test_equal_fits_count_against_the_identity():
+    """Two latent dimensions that cannot be told apart: the identity shares its place with their exchange."""
+    d = np.array([[[1.0, 0.5], [0.5, 1.0]]])
+    d[0, 0, 1] = d[0, 1, 0] = 1.0
+    nothing = np.zeros((1, 2, 2))
+    assert whole(Products(d, nothing, nothing, nothing, nothing, np.zeros((1, 2)), np.zeros((1, 2)))) == [(Ranked(2, 8),)]
+
+
+def test_true_moments_stand_first():
+    """L = R but for a little, D positive on its diagonal: what training leaves."""
+    rng = np.random.default_rng(1)
+    noise = anything(50, 8, rng)
+    signal = rng.standard_normal((50, 8, 8))
+    products = noise._replace(displacement=5 * np.eye(8) + 0.3 * noise.displacement, left=signal, right=signal + 0.05 * noise.right)
+    for test in TESTS.values():
+        assert sum(one == Ranked(1, 384) for ranks in test(products) for one in ranks) >= 98
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e150])
+def test_units_do_not_matter(scale):
+    products = anything(10, 4, np.random.default_rng(5))
+    scaled = Products(*(part * scale for part in products))
+    assert whole(scaled) == whole(products)
