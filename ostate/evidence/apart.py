@@ -17,6 +17,8 @@ BULK = 0.5
 UNRELATED = 0.5
 """Residual of balance above which factors look unrelated; measured .7, and less than .35 in the middle of every healthy file."""
 RELATED = 0.3
+ENOUGH = 48
+"""Elements of a module's group from which one that looks like any other, or a residual that does, says something by itself: rank 3 and more."""
 MOST = 0.4
 """Share of modules beyond which it is the order as a whole that is in doubt, not single modules."""
 
@@ -41,10 +43,18 @@ def apart(places: Sequence[Place], looks: Looks) -> Apart:
         halves = {place.module for place in known if place.zero is not None and bool(plain[place].moment) != bool(plain[place].weight)}
         damaged |= halves if len(halves) <= MOST * len(known) else set()
     live = [place for place in known if plain[place].moment and place.module not in damaged and place.module not in untrained]
-    suspects = damaged | _by_gauge(live, looks) | _by_residual(live, [plain[place].residual for place in live])
+    by_gauge, by_residual = _by_gauge(live, looks), _by_residual(live, [plain[place].residual for place in live])
+    coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if _elements(ranked) < ENOUGH}
+    # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
+    suspects = damaged | ((by_gauge | by_residual) - coarse) | (by_gauge & by_residual)
     if len(suspects) > MOST * max(len(known), 1):
         suspects = damaged
     return Apart(tuple(sorted(suspects)), untrained)
+
+
+def _elements(ranked: Sequence[Ranked]) -> float:
+    """Return the size of a module's group: of all its blocks together."""
+    return float(np.prod([float(each.size) for each in ranked]))
 
 
 def share(ranked: Sequence[Ranked]) -> float:

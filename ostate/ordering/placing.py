@@ -24,7 +24,7 @@ def claims_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Ref
 
     Rules that give the same order become one claim that lists them. Guesses are tried only where no other rule fits.
     """
-    sure = _try_all([rule for rule in RULES if not rule.guess], layout, question)
+    sure = placements([rule for rule in RULES if not rule.guess], layout, question)
     if sure[0]:
         return _as_claims(layout, question, *sure)
     claims, lost = guesses_of(layout, question)
@@ -33,7 +33,7 @@ def claims_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Ref
 
 def guesses_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return the orders that programs make by hand, as conventions: worth asking the numbers about, never worth believing without them."""
-    guessed = _try_all([rule for rule in RULES if rule.guess], layout, question)
+    guessed = placements([rule for rule in RULES if rule.guess], layout, question)
     if len(guessed[0]) > MOST_GUESSES:
         return [], [refused(layout.source, "guessed groups", f"{len(guessed[0])} ways fit, too many to tell anything")]
     return _as_claims(layout, question, *guessed, guess=True)
@@ -60,7 +60,8 @@ def claims_over_state(layout: Layout, question: Question) -> tuple[list[Claim], 
     return [Claim(source=layout.source, rule=rule, names=tuple(names), keys=tuple(keys))], []  # type: ignore[arg-type]
 
 
-def _try_all(rules: Sequence[Rule], layout: Layout, question: Question) -> tuple[dict[Placed, list[Rule]], dict[str, list[Rule]]]:
+def placements(rules: Sequence[Rule], layout: Layout, question: Question) -> tuple[dict[Placed, list[Rule]], dict[str, list[Rule]]]:
+    """Return every order that some rule gives and nothing refutes, with its rules, and the reasons against the others."""
     fits: dict[Placed, list[Rule]] = {}
     fails: dict[str, list[Rule]] = {}
     for rule in rules:
