@@ -6,7 +6,8 @@ against it is one e-value over those of them whose gauges are independent (`inde
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_CHANCE = 1e-6
 """Chances of all other orders together below which an order is verified."""
+ENUMERATED = 5
+"""Kinds up to which each of their orders is weighed by itself."""
 EVERYTHING = "another run's numbers, or all names at random"
 Keys = Sequence[str | None]
 
@@ -119,12 +122,41 @@ def _exchanged(group: Exchangeable, places: Sequence[Place], index: Mapping[str,
     """Return the evidence against all exchanges of whole kinds, as one, and against the weakest pair of them, for people."""
     members = [[places[index[key]] for key in kind if key in index] for kind in group.modules]
     ranked = [[each for found in looks.ranked([place for place in kind if _known(place)], "whole") for each in found] for kind in members]
-    digits = [combine.log_mean(combine.log_evalues(kind)) for kind in ranked]
-    bound = combine.permutations_bound(digits)
+    digits = [combine.digits(kind) for kind in ranked]
+    bound = (
+        _enumerated(ranked)
+        if len(ranked) <= ENUMERATED
+        else combine.permutations_bound([combine.log_mean(combine.log_evalues(kind)) for kind in ranked])
+    )
     weakest = sorted(range(len(group.kinds)), key=lambda i: digits[i])[:2]
     what = f"{group.kinds[weakest[0]]} and {group.kinds[weakest[1]]} exchanged in every layer"
     moved = frozenset(p for kind in members for place in kind for p in (place.zero, place.other) if p is not None)
     return [Weighed(what, max(0.0, -bound), moved)]
+
+
+def _enumerated(ranked: Sequence[Sequence[Ranked]]) -> float:
+    """Return log10 of the sum of the chances of all orders of the kinds but the claimed one: of each, over the kinds it moves less one a cycle."""
+    chance: dict[frozenset[int], float] = {}
+    total = 0.0
+    for permutation in itertools.permutations(range(len(ranked))):
+        kept = frozenset(_behind_the_first(permutation))
+        if kept:
+            if kept not in chance:
+                chance[kept] = 10.0 ** -combine.digits([each for kind in sorted(kept) for each in ranked[kind]])
+            total += chance[kept]
+    return float(np.log10(total)) if total > 0 else -np.inf
+
+
+def _behind_the_first(permutation: Sequence[int]) -> Iterator[int]:
+    """Yield the elements that a permutation moves, but for the first of each cycle."""
+    seen: set[int] = set()
+    for start in range(len(permutation)):
+        at = start
+        while at not in seen:
+            seen.add(at)
+            if at != start:
+                yield at
+            at = permutation[at]
 
 
 def rejected(weighed: Sequence[Weighed]) -> tuple[list[Weighed], float]:
