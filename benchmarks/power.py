@@ -175,7 +175,9 @@ def main() -> None:
                     row["given"] = verdict(there, order=names)
                     rows.append(row)
                     print(json.dumps(row), flush=True)
-    false = [what for row in rows for what, found in row.items() if isinstance(found, tuple) and what not in ("own", "given") and found[0] == "verified"]
+    false = [
+        what for row in rows for what, found in row.items() if isinstance(found, tuple) and found[0] == "verified" and what not in ("own", "given")
+    ]
     own = [row for row in rows if row["setting"] != "r1"]
     print(f"verified without a base at r >= 2: {sum(row['own'][0] == 'verified' for row in own)} of {len(own)}; false orders verified: {len(false)}")
     if options.out:
