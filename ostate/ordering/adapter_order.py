@@ -35,14 +35,18 @@ def definition_order(keys: Sequence[str], adapter: Adapter) -> list[str] | str:
     if adapter.kind in ("model", "torchtune"):
         return list(keys)  # a whole state dict: nothing was appended
     tuned = [key for key in keys if not SLOTS.isdisjoint(key.split(".")) or adapter.kind == "diffusers"]
-    first = [key for key in keys if key not in tuned and _module(key) in _FIRST]
-    last = [key for key in keys if key not in tuned and (_module(key) in _LAST or not _LAST.isdisjoint(key.split(".")[2:4]))]
-    biases = [key for key in keys if _is_bias(key) and key not in first and key not in last]
-    unknown = [key for key in keys if key not in {*tuned, *first, *last, *biases}]
+    of_tuner = set(tuned)
+    rest = [key for key in keys if key not in of_tuner]
+    first = [key for key in rest if _module(key) in _FIRST]
+    last = [key for key in rest if _module(key) in _LAST or not _LAST.isdisjoint(key.split(".")[2:4])]
+    placed = {*first, *last}
+    biases = [key for key in keys if _is_bias(key) and key not in placed]
+    placed.update(of_tuner, biases)
+    unknown = [key for key in rest if key not in placed]
     if unknown:
         return f"PEFT appends {unknown[0]!r} to the file, wherever the model has it"
     if biases and list(keys)[: len(tuned)] != tuned:
-        return [*first, *_biases_first([key for key in keys if key in tuned or key in biases]), *last]  # PEFT <= 0.18 kept them among the rest
+        return [*first, *_biases_first([key for key in keys if key in of_tuner or key in biases]), *last]  # PEFT <= 0.18 kept them among the rest
     alone = [bias for bias in biases if not any(key.startswith(_layer(bias)) for key in tuned)]
     if alone:
         return f"PEFT appends {alone[0]!r} to the file, wherever the model has it"
@@ -66,6 +70,8 @@ def _layer(bias: str) -> str:
 def _biases_first(keys: Sequence[str]) -> list[str]:
     """Put a layer's own bias in front of its tuner weights, as `named_parameters()` has it."""
     out: list[str] = []
+    if not any(map(_is_bias, keys)):
+        return list(keys)
     for key in keys:
         at = next((at for at, other in enumerate(out) if other.startswith(_layer(key))), len(out)) if _is_bias(key) else len(out)
         out.insert(at, key)

@@ -39,6 +39,10 @@ class Rule:
     """Rules of one family differ by release only."""
     span: Span | None = None
     """Releases of transformers for which it holds; None: any."""
+    classes: frozenset[str] = frozenset()
+    """Norm classes that those releases do not decay."""
+    groups: int | None = None
+    """How many groups it always makes; None: it depends."""
     guess: bool = False
     """True: tried only where no other rule fits, and never believed without the numbers."""
 
@@ -246,49 +250,70 @@ def _factory_embedding(parameter: Parameter) -> bool:
 
 def _rules() -> tuple[Rule, ...]:
     rows = [
-        Rule(name="one group of all trainables", split=_once(lambda rows: [Cut(trainable(rows))]), source="torch nn/modules/module.py:2645-2663"),
-        Rule(name="one group of all parameters, frozen too", split=_once(lambda rows: [Cut(list(rows))]), source="torch nn/modules/module.py"),
+        Rule(
+            name="one group of all trainables",
+            split=_once(lambda rows: [Cut(trainable(rows))]),
+            groups=1,
+            source="torch nn/modules/module.py:2645-2663",
+        ),
+        Rule(
+            name="one group of all parameters, frozen too", split=_once(lambda rows: [Cut(list(rows))]), groups=1, source="torch nn/modules/module.py"
+        ),
     ]
     for span, classes in norms.spans():
         known = "transformers " + span.text
         trainer = "transformers trainer.py, create_optimizer and get_decay_parameter_names"
-        rows.append(Rule(name=f"Trainer of {known}", split=_trainer(span, classes), source=trainer, family="Trainer", span=span))
+        rows.append(
+            Rule(name=f"Trainer of {known}", split=_trainer(span, classes), groups=2, source=trainer, family="Trainer", span=span, classes=classes)
+        )
     for span, classes in norms.spans(since=norms.E1):
         known = "transformers " + span.text
         rows += [
-            Rule(name=f"no decay first ({known})", split=_no_decay_first(classes), family="LLaMA-Factory BAdam, PPO", span=span,
+            Rule(name=f"no decay first ({known})", split=_no_decay_first(classes),
+                 groups=2, family="LLaMA-Factory BAdam, PPO", span=span, classes=classes,
                  source="LLaMA-Factory train/trainer_utils.py:412-430, train/ppo/trainer.py:319-333"),
-            Rule(name=f"LoRA+ of peft ({known})", split=_lora_plus(_fixed_embedding, classes, "aebn"), family="LoRA+ of peft", span=span,
-                 source="peft 0.21.2 optimizers/loraplus.py:63-114"),
-            Rule(name=f"LoRA+ of peft before its embedding fix ({known})", split=_lora_plus(_no_embedding, classes, "aebn"),
-                 family="LoRA+ of peft before its embedding fix", span=span, source="peft 0.17.1 optimizers/loraplus.py:61-112"),
-            Rule(name=f"LoRA+ of LLaMA-Factory ({known})", split=_lora_plus(_factory_embedding, classes, "abne"), family="LoRA+ of LLaMA-Factory",
-                 span=span, source="LLaMA-Factory train/trainer_utils.py:372-409"),
-            Rule(name=f"axolotl ({known})", split=_axolotl(span, classes), family="axolotl", span=span,
+            Rule(name=f"LoRA+ of peft ({known})", split=_lora_plus(_fixed_embedding, classes, "aebn"), groups=4, family="LoRA+ of peft", span=span,
+                 classes=classes, source="peft 0.21.2 optimizers/loraplus.py:63-114"),
+            Rule(name=f"LoRA+ of peft before its embedding fix ({known})", split=_lora_plus(_no_embedding, classes, "aebn"), groups=4,
+                 family="LoRA+ of peft before its embedding fix", span=span, classes=classes, source="peft 0.17.1 optimizers/loraplus.py:61-112"),
+            Rule(name=f"LoRA+ of LLaMA-Factory ({known})", split=_lora_plus(_factory_embedding, classes, "abne"),
+                 groups=4, family="LoRA+ of LLaMA-Factory",
+                 span=span, classes=classes, source="LLaMA-Factory train/trainer_utils.py:372-409"),
+            Rule(name=f"axolotl ({known})", split=_axolotl(span, classes), family="axolotl", span=span, classes=classes,
                  source="axolotl core/trainers/mixins/optimizer.py:22-105"),
-            Rule(name=f"GaLore of LLaMA-Factory ({known})", split=_targets(classes, frozen_too=False), family="GaLore", span=span,
+            Rule(name=f"GaLore of LLaMA-Factory ({known})", split=_targets(classes, frozen_too=False), family="GaLore", span=span, classes=classes,
                  source="LLaMA-Factory train/trainer_utils.py:274-279", guess=True),
         ]  # fmt: skip
     rows += [
         Rule(name="GaLore of Trainer", split=_targets(frozenset({"LayerNorm"}), frozen_too=True),
              source="transformers 5.23 trainer_optimizer.py:156-162", guess=True),
         Rule(name="Trainer on several device meshes", split=_once(_meshes), source="transformers 5.23 trainer.py:1287-1300"),
-        Rule(name="Unsloth with embedding_learning_rate", split=_once(_unsloth), source="unsloth trainer.py:459-499"),
-        Rule(name="matrices decay, vectors do not (nanoGPT)", split=_once(_nano_gpt), source="nanoGPT model.py:270"),
-        Rule(name="vectors first, then matrices (timm)", split=_once(_timm), source="timm optim/_param_groups.py, param_groups_weight_decay"),
-        Rule(name="bias and LayerNorm.weight by name", split=_by_substring(frozen_too=False), source="transformers examples, *_no_trainer.py"),
-        Rule(name="bias and LayerNorm.weight by name, frozen too", split=_by_substring(frozen_too=True),
+        Rule(name="Unsloth with embedding_learning_rate", split=_once(_unsloth), groups=2, source="unsloth trainer.py:459-499"),
+        Rule(name="matrices decay, vectors do not (nanoGPT)", split=_once(_nano_gpt), groups=2, source="nanoGPT model.py:270"),
+        Rule(name="vectors first, then matrices (timm)", split=_once(_timm),
+             groups=2, source="timm optim/_param_groups.py, param_groups_weight_decay"),
+        Rule(name="bias and LayerNorm.weight by name", split=_by_substring(frozen_too=False),
+             groups=2, source="transformers examples, *_no_trainer.py"),
+        Rule(name="bias and LayerNorm.weight by name, frozen too", split=_by_substring(frozen_too=True), groups=2,
              source="transformers examples, *_no_trainer.py"),
         Rule(name="one group for each parameter", split=_each_alone, source="torch.optim, by its users"),
-        Rule(name="matrices before the rest (Muon)", split=_once(_muon), source="LLaMA-Factory train/trainer_utils.py, Muon", guess=True),
-        Rule(name="two groups by hand", split=_late, source="torch.optim.Optimizer.add_param_group", guess=True),
-        Rule(name="names sorted", split=_once(_sorted_names), source="by its users", guess=True),
-        Rule(name="names sorted within groups (minGPT)", split=_once(_min_gpt), source="minGPT model.py:254", guess=True),
+        Rule(name="matrices before the rest (Muon)", split=_once(_muon), groups=1, source="LLaMA-Factory train/trainer_utils.py, Muon", guess=True),
+        Rule(name="two groups by hand", split=_late, groups=2, source="torch.optim.Optimizer.add_param_group", guess=True),
+        Rule(name="names sorted", split=_once(_sorted_names), groups=1, source="by its users", guess=True),
+        Rule(name="names sorted within groups (minGPT)", split=_once(_min_gpt), groups=2, source="minGPT model.py:254", guess=True),
     ]  # fmt: skip
     return tuple(rows)
 
 
 RULES: tuple[Rule, ...] = _rules()
+
+
+def cuts_alike(rule: Rule, present: frozenset[str]) -> tuple[object, ...]:
+    """Return what rules have in common that cut every model with these norm classes in the same way."""
+    if rule.span is None:
+        return (rule.name,)
+    since = rule.span.since
+    return rule.family, since >= norms.E1, since >= norms.E2, since >= norms.E3, rule.classes & present
 
 
 def preferred(rule: Rule, version: Version | None, *, by_trainer: bool) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ostate.model import Claim, Names, Question, RawState
 
-from .groups import RULES, Cut, Rule, preferred
+from .groups import RULES, Cut, Rule, cuts_alike, preferred
 from .norms import Span, Version
 from .parameters import Layout, Parameter
 from .refute import Refused, positions_of, refused, refute_groups, refute_positions
@@ -64,14 +64,18 @@ def placements(rules: Sequence[Rule], layout: Layout, question: Question) -> tup
     """Return every order that some rule gives and nothing refutes, with its rules, and the reasons against the others."""
     fits: dict[Placed, list[Rule]] = {}
     fails: dict[str, list[Rule]] = {}
+    present = frozenset[str]().union(*{parameter.classes for parameter in layout.parameters})
+    known: dict[tuple[object, ...], list[Placed | str]] = {}
     for rule in rules:
-        outcomes = list(_lay_out(layout, rule, question))
-        placed = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+        alike = cuts_alike(rule, present)
+        if alike not in known:
+            known[alike] = list(_lay_out(layout, rule, question))
+        placed = [outcome for outcome in known[alike] if not isinstance(outcome, str)]
         for outcome in placed:
             if rule not in fits.setdefault(outcome, []):
                 fits[outcome].append(rule)
         if not placed:
-            reason = next((outcome for outcome in outcomes if isinstance(outcome, str)), "it makes no groups of these sizes")
+            reason = next((outcome for outcome in known[alike] if isinstance(outcome, str)), "it makes no groups of these sizes")
             fails.setdefault(reason, []).append(rule)
     return fits, fails
 
@@ -80,6 +84,9 @@ def _lay_out(layout: Layout, rule: Rule, question: Question) -> Iterator[Placed 
     """Yield every way the rule may place the layout's parameters, or why one cannot be."""
     raw = question.raw
     sizes = [len(group.positions) for group in raw.groups]
+    if rule.groups is not None and rule.groups != len(sizes):
+        yield refute_groups(raw, [0] * rule.groups) or ""
+        return
     for cuts in rule.split(layout.parameters, sizes):
         no_decay = [index for index, cut in enumerate(cuts) if not cut.decays]
         why = refute_groups(raw, [len(cut.parameters) for cut in cuts], no_decay, _same_rates(cuts))

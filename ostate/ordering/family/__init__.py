@@ -1,0 +1,127 @@
+"""What a program can have made in place of a claimed order, as data: one row of `ROWS` for each way in which orders of programs differ.
+
+An alternative is exactly refuted, and left away, where it would give a position a tensor of another shape. What is left is for the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import NamedTuple
+
+from ostate.model import Claim, Question
+
+from ..placing import Placed
+from . import factors, kinds, layers, recorded
+from .grouping import as_listed, by_other_claims, by_rules, layouts_behind
+from .layers import Arrangement
+from .sequence import ClaimRows, sequence_of
+from .table import Alternative, Exchangeable, Family
+
+MOST_ALTERNATIVES = 256
+"""Orders in one family; `Family.cut` counts what is left out beyond."""
+ANY = frozenset(["recorded", "given", "skeleton", "adapter-order", "convention", "content"])
+KEYS_ONLY = ANY - {"skeleton"}
+"""The file or a person lists names: components may stand in another order than in the model."""
+UNKNOWN_DEFINITION = KEYS_ONLY - {"adapter-order"}
+"""Sources that do not know the order in which the model defines its modules."""
+LISTED = UNKNOWN_DEFINITION - {"convention"}
+"""Sources that are a list of names, written down by a person or a program."""
+
+
+class Row(NamedTuple):
+    """One way in which the orders of programs differ."""
+
+    name: str
+    sources: frozenset[str]
+    """Claims of these sources leave it open."""
+    make: Callable[[ClaimRows, Question], Iterator[Arrangement]]
+
+
+ROWS: tuple[Row, ...] = (
+    Row("layer order", ANY, lambda sequence, _: layers.layer_orders(sequence)),
+    Row("factor order", ANY, lambda sequence, _: factors.factor_orders(sequence)),
+    Row("adapters", ANY, lambda sequence, _: factors.adapter_orders(sequence)),
+    Row("groups exchanged", ANY, lambda sequence, _: recorded.groups_exchanged(sequence)),
+    Row("reversed", ANY, lambda sequence, _: recorded.reversed_orders(sequence)),
+    Row("names sorted", ANY, lambda sequence, _: recorded.sorted_names(sequence)),
+    Row("components", frozenset(["adapter-order"]), lambda sequence, _: kinds.components_exchanged(sequence)),
+    Row("kinds exchanged", UNKNOWN_DEFINITION, lambda sequence, _: kinds.kinds_exchanged(sequence)),
+    Row("siblings", UNKNOWN_DEFINITION, lambda sequence, _: kinds.siblings_exchanged(sequence)),
+    Row("other conventions", UNKNOWN_DEFINITION, lambda sequence, question: kinds.by_other_conventions(sequence, question.adapter)),
+    Row("layers rotated", LISTED, lambda sequence, _: layers.layers_rotated(sequence)),
+    Row("shifted", LISTED, lambda sequence, _: recorded.shifted(sequence)),
+)
+"""Besides these: every grouping rule on the layouts behind the claim, and every other claim."""
+
+
+def family_of(claim: Claim, others: Sequence[Claim], question: Question) -> Family:
+    """Return every order that a program could have made in place of this one.
+
+    Args:
+        claim: the order in question.
+        others: the other claims that stand.
+        question: the state, the adapter and what else is at hand.
+
+    Reads no number and rebuilds no model beyond the one that a skeleton's claim was made from.
+    """
+    sequence = sequence_of(claim, question.raw, question.adapter)
+    if not sequence.rows:
+        return Family((), ())
+    found = _Distinct(sequence)
+    open_kinds = kinds.exchangeable(sequence, question.adapter) if claim.source == "convention" else ()
+    for _, order in kinds.pairs_within(sequence, open_kinds):
+        found.leave_out(*sequence.arranged(order))
+    for what, (names, keys) in _whole_orders(sequence, others, question):
+        found.add(what, keys, names)
+    for row in ROWS:
+        if claim.source in row.sources:
+            for what, order in row.make(sequence, question):
+                if sequence.fit(order):
+                    found.add(what, *sequence.arranged(order))
+    return Family(tuple(found.kept), open_kinds, found.cut)
+
+
+def _whole_orders(sequence: ClaimRows, others: Sequence[Claim], question: Question) -> Iterator[tuple[str, Placed]]:
+    layouts = layouts_behind(sequence.claim, question)
+    if sequence.claim.source in LISTED:
+        layouts.append(as_listed(sequence))
+    return chain(by_other_claims(others), by_rules(layouts, question))
+
+
+class _Distinct:
+    """Collects alternatives that differ from the claim and from each other where there is state."""
+
+    def __init__(self, sequence: ClaimRows) -> None:
+        self.kept: list[Alternative] = []
+        self.cut = 0
+        self._pick = itemgetter(*sequence.positions, sequence.positions[0])  # twice the first: a tuple even of one
+        self._seen: dict[int, list[tuple[str | None, ...]]] = {}
+        self.leave_out(sequence.claim.keys, sequence.claim.names)
+
+    def leave_out(self, keys: tuple[str | None, ...], names: tuple[str | None, ...]) -> None:
+        """Take an order for known: something else stands for it."""
+        self._is_new(keys, names)
+
+    def add(self, what: str, keys: tuple[str | None, ...], names: tuple[str | None, ...]) -> None:
+        """Keep an order unless the claim or another alternative says the same of every position with state."""
+        if not self._is_new(keys, names):
+            return
+        if len(self.kept) < MOST_ALTERNATIVES:
+            self.kept.append(Alternative(what, keys, names))
+        else:
+            self.cut += 1
+
+    def _is_new(self, keys: tuple[str | None, ...], names: tuple[str | None, ...]) -> bool:
+        said = self._pick(keys)
+        if None in said:
+            said = tuple([key or name for key, name in zip(said, self._pick(names))])
+        alike = self._seen.setdefault(hash(said), [])
+        if said in alike:
+            return False
+        alike.append(said)
+        return True
+
+
+__all__ = ["MOST_ALTERNATIVES", "ROWS", "Alternative", "Exchangeable", "Family", "Row", "family_of"]

@@ -1,0 +1,156 @@
+"""Kinds of module: which may stand in each other's place, and the orders that other conventions give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+from ostate.model import Adapter
+
+from ..convention import FAMILIES
+from ..modules import modules_of
+from .layers import Arrangement
+from .levels import Level, Pattern, rearranged, short_labels, star
+from .sequence import ClaimRows
+from .table import Exchangeable
+
+MOST_KINDS = 12
+"""Kinds of module every two of which are tried in each other's place; of more, only those that lie side by side."""
+Where = tuple[tuple[str, ...], str]
+"""The numbers in a module's path, and its adapter."""
+
+
+class Module(NamedTuple):
+    """The rows of one module."""
+
+    rows: tuple[int, ...]
+    shapes: tuple[tuple[str, int], ...]
+    """(factor, class of shape), sorted."""
+
+
+Kinds = Mapping[Pattern, Mapping[Where, Module]]
+
+
+def kinds_of(sequence: ClaimRows) -> Kinds:
+    """Return the modules of every kind, by their place in the layers."""
+    rows: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    for index, row in enumerate(sequence.rows):
+        rows.setdefault((row.path, row.adapter), []).append(index)
+    kinds: dict[Pattern, dict[Where, Module]] = {}
+    for (path, adapter), members in rows.items():
+        shapes = tuple(sorted((sequence.rows[index].factor, sequence.shapes[index]) for index in members))
+        numbers = tuple([part for part in path if part.isdigit()])
+        kinds.setdefault(star(path), {})[numbers, adapter] = Module(tuple(members), shapes)
+    return kinds
+
+
+def exchangeable(sequence: ClaimRows, adapter: Adapter | None) -> tuple[Exchangeable, ...]:
+    """Return the sets of kinds whose modules agree in place and shape throughout; kinds that the adapter does not hold are not among them."""
+    if adapter is None:
+        return ()
+    zero = {key: module.zero for module in modules_of(adapter) for key in (module.zero, module.other)}
+    alike: dict[tuple[tuple[Where, tuple[tuple[str, int], ...]], ...], list[Pattern]] = {}
+    kinds = kinds_of(sequence)
+    for pattern, modules in kinds.items():
+        if all(sequence.rows[row].key is not None for module in modules.values() for row in module.rows):
+            alike.setdefault(tuple(sorted((where, module.shapes) for where, module in modules.items())), []).append(pattern)
+    labels = short_labels(kinds)
+    return tuple(
+        Exchangeable(
+            kinds=tuple(labels[pattern] for pattern in patterns),
+            modules=tuple(tuple(_stem(sequence, kinds[pattern][where], zero) for where, _ in places) for pattern in patterns),
+        )
+        for places, patterns in alike.items()
+        if len(patterns) > 1
+    )
+
+
+def _stem(sequence: ClaimRows, module: Module, zero: Mapping[str, str]) -> str:
+    keys = [key for row in module.rows if (key := sequence.rows[row].key) is not None]
+    return next((zero[key] for key in keys if key in zero), keys[0])
+
+
+def kinds_exchanged(sequence: ClaimRows) -> Iterator[Arrangement]:
+    """Yield every two kinds exchanged in all the layers that hold both in equal shapes."""
+    kinds = kinds_of(sequence)
+    near = len(kinds) > MOST_KINDS
+    for one, other in combinations(kinds, 2):
+        if not near or one[:-1] == other[:-1]:
+            yield _exchanged(sequence, kinds, one, other)
+
+
+def pairs_within(sequence: ClaimRows, sets: Sequence[Exchangeable]) -> Iterator[Arrangement]:
+    """Yield every two kinds of one set exchanged."""
+    kinds = kinds_of(sequence) if sets else {}
+    pattern_of = {label: pattern for pattern, label in short_labels(kinds).items()}
+    for one in sets:
+        for left, right in combinations(one.kinds, 2):
+            yield _exchanged(sequence, kinds, pattern_of[left], pattern_of[right])
+
+
+def _exchanged(sequence: ClaimRows, kinds: Kinds, one: Pattern, other: Pattern) -> Arrangement:
+    order = list(range(len(sequence.rows)))
+    left, right = kinds[one], kinds[other]
+    for where in left:
+        if where not in right or left[where].shapes != right[where].shapes:
+            continue
+        by_factor = {sequence.rows[row].factor: row for row in right[where].rows}
+        for row in left[where].rows:
+            twin = by_factor[sequence.rows[row].factor]
+            order[row], order[twin] = twin, row
+    labels = short_labels(kinds)
+    return f"{labels[one]} and {labels[other]} exchanged in every layer", order
+
+
+def by_other_conventions(sequence: ClaimRows, adapter: Adapter | None) -> Iterator[Arrangement]:
+    """Yield the modules within their blocks in the order of the alphabet, of `target_modules`, and of every other family of models."""
+    levels = [level for level in sequence.levels if not level.numeric]
+    targets = adapter.config.get("target_modules") if adapter is not None else None
+    everywhere: list[tuple[str, Callable[[list[str]], list[str]]]] = [
+        ("modules of a block in the order of the alphabet", sorted),
+        ("modules of a block in reverse", lambda children: children[::-1]),
+    ]
+    for what, arrange in everywhere:
+        yield what, _at_every_level(sequence, levels, arrange)
+    listed = [("target_modules", [str(target) for target in targets])] if isinstance(targets, list) else []
+    for name, words in [*listed, *((name, words) for name, _, words in FAMILIES)]:
+        concerned = [level for level in levels if len({*level.children} & {*words}) > 1]
+        if concerned:
+            yield f"modules of a block in the order of {name}", _at_every_level(sequence, concerned, _by_list(words))
+
+
+def siblings_exchanged(sequence: ClaimRows) -> Iterator[Arrangement]:
+    """Yield every two modules that lie side by side (blocks, components, halves of a model) exchanged with all they hold, in all layers."""
+    for level in sequence.levels:
+        if not level.numeric:
+            yield from _pairs_at(sequence, level)
+
+
+def components_exchanged(sequence: ClaimRows) -> Iterator[Arrangement]:
+    """Yield the components of a pipeline (text encoders, unet) in other orders: the outermost level of words."""
+    outer = next((level for level in sequence.levels if not level.numeric), None)
+    if outer is not None and set(outer.pattern) <= {"lora", "lycoris"}:
+        yield from _pairs_at(sequence, outer)
+
+
+def _pairs_at(sequence: ClaimRows, level: Level) -> Iterator[Arrangement]:
+    everything = range(len(sequence.rows))
+    within = f"{'.'.join(level.pattern)}: " if level.pattern else ""
+    pairs = combinations(level.children, 2) if len(level.children) <= MOST_KINDS else zip(level.children, level.children[1:])
+    for one, other in pairs:
+        swap = {one: other, other: one}
+        arrange = lambda children, s=swap: [s.get(child, child) for child in children] if s.keys() <= set(children) else children  # noqa: E731
+        yield f"{within}{one} and {other} exchanged, with all they hold", rearranged(list(everything), everything, level, arrange)
+
+
+def _at_every_level(sequence: ClaimRows, levels: Sequence[Level], arrange: Callable[[list[str]], list[str]]) -> list[int]:
+    order = list(range(len(sequence.rows)))
+    for level in levels:
+        order = rearranged(order, range(len(order)), level, arrange)
+    return order
+
+
+def _by_list(words: Sequence[str]) -> Callable[[list[str]], list[str]]:
+    place = {word: at for at, word in enumerate(words)}
+    return lambda children: sorted(children, key=place.__getitem__) if place.keys() >= set(children) else children

@@ -1,0 +1,64 @@
+"""A live name taken apart: the module's path, which of its tensors, which adapter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..keys import PEFT_PREFIX, SLOT_ORDER, SLOTS, strip_wrappers
+from ..modules import factor_of
+
+_PLAIN = ("bias", "weight")
+_FLAT = re.compile(r"^(?:lora|lycoris)_[a-z0-9]+_")
+"""Names of kohya's making: the module's dots are underscores."""
+_SLOT_RANK = {word: rank for rank, word in enumerate((*SLOT_ORDER, *_PLAIN, "modules_to_save"))}
+_FACTOR_RANK = {"A": _SLOT_RANK["lora_A"], "B": _SLOT_RANK["lora_B"]}
+_RANKED = {"embedding_A": _SLOT_RANK["lora_embedding_A"], "embedding_B": _SLOT_RANK["lora_embedding_B"], **_FACTOR_RANK}
+
+
+class Row(NamedTuple):
+    """One parameter of the claim, its name taken apart."""
+
+    name: str
+    key: str | None
+    path: tuple[str, ...]
+    """The module's name, without wrappers and PEFT's prefix, in components."""
+    factor: str
+    """`lora_A`, `lora_B`, `lora_magnitude_vector`, `weight`, `bias`, …: which of the module's tensors."""
+    rank: int
+    """Where the factor stands among its module's, as PEFT registers them."""
+    adapter: str
+    """The adapter's name within the live name; empty where there is none."""
+
+
+def row_of(name: str, key: str | None) -> Row:
+    """Take one live name apart."""
+    parts = strip_wrappers(name).removeprefix(PEFT_PREFIX).split(".")
+    found = next((at for at, part in enumerate(parts) if part in SLOTS or part == "modules_to_save"), None)
+    if found is not None:
+        rest = parts[found + 1 :]
+        adapter = rest[0] if rest and rest[0] not in _PLAIN else ""
+        tail = ".".join(rest[bool(adapter) :])
+        whole = parts[found] == "modules_to_save"
+        bias = tail.endswith("bias")
+        factor = tail if whole else f"{parts[found]}.bias" if bias else parts[found]
+        rank = _SLOT_RANK.get("bias" if whole and bias else parts[found], len(_SLOT_RANK))
+        return Row(name, key, components(parts[:found]), factor, rank, adapter)
+    told = factor_of(name)
+    if told is not None:
+        kind = told[1]
+        stem = re.sub(r"\.(?:weight|bias)$", "", told[0]).rstrip(".").removesuffix(".lora").split(".")
+        return Row(name, key, components(stem), f"lora_{kind}", _RANKED[kind], "")
+    base = parts[:-1]
+    inside = base[:-1] if base and base[-1] == "base_layer" else base
+    return Row(name, key, components(inside), parts[-1], _SLOT_RANK.get("base_layer", 0), "")
+
+
+def components(parts: Sequence[str]) -> tuple[str, ...]:
+    """Return the components of a module's name, whichever sign stands between them."""
+    if len(parts) == 1 and _FLAT.match(parts[0]):
+        return tuple(parts[0].split("_"))
+    if any("$$" in part for part in parts):
+        return tuple(piece for part in parts for piece in part.split("$$"))
+    return tuple(parts)

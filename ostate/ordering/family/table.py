@@ -1,0 +1,38 @@
+"""What a family of orders is: the data that the rows make and that verdicts are taken over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another order that a program could have made, whole. It fits every stored shape and differs from the claim where there is state."""
+
+    what: str
+    """What such a program does, in words that a person reads: `layers in descending order`, `all lora_A before all lora_B`."""
+    keys: tuple[str | None, ...]
+    """Adapter key by position, as this order has it; None where it names nothing that the adapter holds."""
+    names: tuple[str | None, ...]
+    """Live name by position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchangeable:
+    """Kinds of module that may stand in each other's place, in all layers at once: their factors have equal shapes everywhere."""
+
+    kinds: tuple[str, ...]
+    """Name of each kind, numbers as `#`: `layers.#.self_attn.q_proj`, cut at the front as far as it stays distinct."""
+    modules: tuple[tuple[str, ...], ...]
+    """Kind by kind, aligned by layer: the key of the module's zero factor, or of its first tensor where none is known to start at zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """All orders that a program could have made in place of the claimed one."""
+
+    alternatives: tuple[Alternative, ...]
+    exchangeable: tuple[Exchangeable, ...]
+    """Only where the claim's definition order is a convention."""
+    cut: int = 0
+    """Orders left out because the family would pass its stated size; above zero, no proof by the family is complete."""
