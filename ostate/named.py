@@ -60,6 +60,8 @@ class Claim:
     """True when a version stamp in the checkpoint asks for exactly this rule."""
     from_keys: bool = True
     """True when the names were made from the adapter's keys, so that they rest on what was assumed of it; False: somebody wrote them down."""
+    by_hand: bool = False
+    """True when a person cut the groups (a rule that is a guess): each may then be in an order of its own; a loop orders all of them alike."""
 
     @property
     def explicit(self) -> bool:

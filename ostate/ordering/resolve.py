@@ -156,7 +156,9 @@ def _proven_alternative(tested: Tested, question: Question, comparison: Comparis
     left = {what for what, _ in evidence.open}  # of a claim that stands in part; where it does not at all, any of them
     others = [other for other in tested.family.alternatives if not evidence.proven or other.what in left]
     for other in others[:MOST_TRIED]:
-        claim = Claim(source="convention", rule=other.what, names=other.names, keys=other.keys, from_keys=tested.claim.from_keys)
+        claim = Claim(
+            source="convention", rule=other.what, names=other.names, keys=other.keys, from_keys=tested.claim.from_keys, by_hand=tested.claim.by_hand
+        )
         family = family_of(claim, (tested.claim,), question)
         each = Tested(claim, family, comparison.test(claim, family))
         if each.whole:
