@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "named": {"errors", "files", "model", "tensors"},
     "optimizers": BASE,
     "formats": BASE | {"optimizers"},
-    "evidence": BASE | {"optimizers"},
+    "evidence": BASE | {"optimizers", "ordering"},
     "ordering": BASE | {"optimizers"},
     "values": BASE,
     "publish": BASE,
