@@ -90,8 +90,6 @@ class Evidence:
     """Positions whose key the numbers prove."""
     undecided: tuple[int, ...] = ()
     """Positions with state that the numbers neither prove nor refute."""
-    carried: frozenset[int] = frozenset()
-    """Undecided positions whose module's other factor is proven, and which the numbers do not speak against."""
     order: tuple[str | None, ...] = ()
     """The best assignment found: key by position, None where nothing is assigned."""
     margin: float | None = None
