@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from . import checks, formats, ordering, store
+from . import checks, choosing, formats, ordering, store
 from .errors import CheckError, ReadError
 from .files import announce
-from .formats.adapters import for_state
 from .inspection import finding_document, not_in_adapter, open_state, stored_bytes
 from .join import named_state
 from .model import Adapter, Finding, NamedState, Ordering, Question, RawState
 from .optimizers import OPTIMIZERS
 from .ordering import assumed, keys, resolve
-from .weights import base_weights, find_adapter, own_weights
+from .weights import Candidates, base_weights, candidates, own_weights
 
 if TYPE_CHECKING:
     from .evidence.comparison import Comparison
@@ -64,6 +64,8 @@ class Repaired:
         return self.ordering.proven and all(finding.severity == "note" for finding in self.findings)
 
 
+MOST_LISTED = 6
+"""Files that one message lists."""
 EXPLICIT = ("recorded", "given")
 """Sources that outrank every inference: where one of them speaks, no model is built to ask it."""
 
@@ -95,12 +97,12 @@ def repair(
     options = replace(options or Options(), **more)
     if out is not None:
         store.check_target(out, force=force, inputs=(path, options.adapter))
-    raw, adapter = read(path, options)
+    raw, beside = opened(path, options)
     _refuse_the_unusable(raw)
     if out is not None:
         announce(lambda: stored_bytes(raw))
     _refuse_copies(raw, options)
-    found = order_of(raw, adapter, options)
+    adapter, found = order_among(raw, beside, options)
     named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
     findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter))
     checks.refuse(findings, path)
@@ -138,34 +140,44 @@ def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawSt
     Raises:
         ReadError: not readable; or a named file where only an unnamed one makes sense.
     """
+    raw, found = opened(path, options, named_too=named_too)
+    return raw, found.adapters[0] if found.adapters and not found.on_trial else None
+
+
+def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[RawState, Candidates]:
+    """Return the state, and all weights that may go with it.
+
+    Raises:
+        ReadError: not readable; or a named file where only an unnamed one makes sense.
+    """
     raw = open_state(path, state=options.state, optimizer=options.optimizer, checksum=options.checksum)
     if raw.layout == "named" and not named_too:
         raise ReadError("this file has its names already", where=path, fix="use `ostate verify`, `validate` or `export` on it")
-    if options.adapter is not None:
-        return raw, for_state(formats.read_adapter(options.adapter, name=options.adapter_name), raw)
-    if options.model is not None:
-        return raw, formats.read_adapter(options.model)
-    found = find_adapter(raw, name=options.adapter_name)
-    return raw, for_state(found, raw) if found is not None else None
+    return raw, candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
 
 
-def order_of(raw: RawState, adapter: Adapter | None, options: Options) -> Ordering:
-    """Return the names that stand, by claims and numbers, or refuse."""
+def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
+    """Return the adapter that goes with the state, and the names that stand with it, or refuse."""
+    return choosing.settle(found, lambda adapter: order_of(raw, adapter, options, near=found.seen))
+
+
+def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: Sequence[str] = ()) -> Ordering:
+    """Return the names that stand, by claims and numbers, or refuse. `near`: weight files to tell of where there is no adapter."""
     previous = formats.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
     question = Question(raw=raw, adapter=adapter, base=options.base, order=options.order, adapter_name=options.adapter_name, previous=previous)
     claims, rejected = ordering.claims(question, EXPLICIT)
     if not claims:
         claims, rejected = ordering.claims(question)
-    comparison = _comparison(raw, adapter, previous, options)
+    comparison = _comparison(raw, adapter, previous, options, near)
     found = resolve.resolve(question, claims, rejected, comparison, strict=options.strict)
     return assumed.with_assumed(found, raw, adapter)
 
 
-def _comparison(raw: RawState, adapter: Adapter | None, previous: Adapter | None, options: Options) -> Comparison:
+def _comparison(raw: RawState, adapter: Adapter | None, previous: Adapter | None, options: Options, near: Sequence[str]) -> Comparison:
     """Return what asks the numbers: of the adapter first; where it tells nothing, of the checkpoint's own weights of the same save."""
     from .evidence.comparison import Comparison  # numpy, not needed where the numbers are not asked
 
-    untested = _untested_reason(adapter, options)
+    untested = _untested_reason(adapter, options, near)
     own = None
     if adapter is not None and untested is None:
         own = own_weights(raw, adapter, lambda key: keys.live_name(key, adapter)) if raw.weights else None
@@ -174,10 +186,13 @@ def _comparison(raw: RawState, adapter: Adapter | None, previous: Adapter | None
     return Comparison(raw, adapter, previous=previous, base=base, own=own, untested=untested)
 
 
-def _untested_reason(adapter: Adapter | None, options: Options) -> str | None:
+def _untested_reason(adapter: Adapter | None, options: Options, near: Sequence[str]) -> str | None:
     if not options.evidence:
         return "--no-evidence was given"
-    return "no adapter was found: give --adapter" if adapter is None else None
+    if adapter is not None:
+        return None
+    listed = f"; weights that lie near: {', '.join(near[:MOST_LISTED])}" if near else ""
+    return f"no adapter was found: give --adapter{listed}"
 
 
 def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -> list[Finding]:
@@ -233,9 +248,9 @@ def verify(path: str, *, options: Options | None = None, **more: Any) -> Orderin
         CheckError: one parameter's moments stand twice.
     """
     options = replace(options or Options(), **more)
-    raw, adapter = read(path, options, named_too=True)
+    raw, beside = opened(path, options, named_too=True)
     _refuse_copies(raw, options)
-    found = order_of(raw, adapter, options)
+    _, found = order_among(raw, beside, options)
     compared = tuple(finding for finding in raw.findings if finding.rule == "checksums")
     return replace(found, findings=(*compared, *found.findings))
 
@@ -258,9 +273,9 @@ def names_and_order(path: str, *, options: Options) -> tuple[list[tuple[int, str
         OrderingError: no order can be settled.
         CheckError: one parameter's moments stand twice.
     """
-    raw, adapter = read(path, options, named_too=True)
+    raw, beside = opened(path, options, named_too=True)
     _refuse_copies(raw, options)
-    found = order_of(raw, adapter, options)
+    _, found = order_among(raw, beside, options)
     rows = [(entry.position, name, shape_text(entry.shape)) for entry, name in zip(raw.entries, found.names) if name is not None]
     return rows, found
 

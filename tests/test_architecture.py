@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
 """Room -> rooms it may import. What joins rooms (repair, cli and their like) may import any room but cli."""
 JOINS = {
     "batch",
+    "choosing",
     "demo",
     "comparison",
     "exporting",

@@ -93,7 +93,7 @@ class Comparison:
         weighed = order.weigh_all(claim.keys, claim.names, family, looks, single, self.stated)
         left, spent = order.rejected(weighed)
         if any(each.what == order.EVERYTHING for each in left):
-            return self._silent(weighed[0].digits, against)
+            return self._silent(weighed[0].digits, against, places)
         open_positions = frozenset().union(*(each.moved for each in left)) if left else frozenset()
         unnamed = {position for position in self.stated if claim.names[position] is None}
         proven = frozenset(self.stated) - open_positions - unnamed
@@ -175,9 +175,12 @@ class Comparison:
         said = with_masters(Evidence(verdict="silent", undecided=self.stated), claim.keys, self.raw, adapter)
         return {**single, **dict.fromkeys(said.proven, EQUAL)}, said.contradictions
 
-    def _silent(self, digits: float, against: tuple[tuple[int, str, str], ...]) -> Evidence:
+    def _silent(self, digits: float, against: tuple[tuple[int, str, str], ...], places: Sequence[Place]) -> Evidence:
         needed = -np.log10(order.MOST_CHANCE)
         why = self._untested(self.looks) or {"gauge": f"no better than chance ({digits:.1f} digits of the {needed:.0f} that it takes)"}
+        known = [place for place in places if place.zero is not None]
+        if self.looks.displaced and self.looks.source.start is None and known and not any(self.looks.plain(place).weight for place in known):
+            why = {"all tests": "the adapter was never trained: every factor that starts at zero is zero still"}
         return Evidence(
             verdict="contradicted" if against else "silent",
             undecided=self.stated,

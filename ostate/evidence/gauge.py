@@ -17,6 +17,7 @@ Source: docs/evidence.md, "The symmetry"; randomisation tests: Lehmann & Romano,
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -93,8 +94,8 @@ class _Group(NamedTuple):
 def whole(products: Products, *, signs_only: bool = False) -> list[tuple[Ranked, ...]]:
     """Return one rank per block of each module, for "both factors' moments stand in one other gauge": m_B -> m_B g^T, m_A -> g m_A.
 
-    D, L, R become D g^T, L g^T, g R, and the drifts g (.) g^T. Statistic: trace D g^T, and -log of the residual of balance with the drift
-    directions projected out in blocks larger than 2, each standardised over the group, added. Balance says nothing in blocks of one dimension.
+    D, L, R become D g^T, L g^T, g R, and the drifts g (.) g^T. Statistic: trace D g^T, -log of the residual of balance, and in blocks larger
+    than 2 the same with the drift's directions projected out, each standardised over the group, added. Of one dimension balance says nothing.
 
     Args:
         products: of B modules of one rank, each at the place it is claimed for.
@@ -176,41 +177,73 @@ def _unit(part: Array) -> Array:
     return np.divide(part, size, out=np.zeros_like(part), where=size > 0)
 
 
-def _standardised(values: Array, mean: Array | float) -> Array:
-    """Return values (B, half) less their mean over the group, in standard deviations, near zero where they hardly differ."""
-    centred = values - mean
+def _standardised(values: Array) -> Array:
+    """Return values (B, |group|) less their mean, in standard deviations, near zero where they hardly differ."""
+    centred = values - values.mean(axis=1, keepdims=True)
     return np.asarray(centred / np.sqrt((centred * centred).mean(axis=1, keepdims=True) + FLOOR**2))
 
 
-def _along(matrices: Array, group: _Group) -> Array:
-    """Return <g, M> for matrices (..., b, b) -> (..., half)."""
-    return np.asarray(matrices.reshape(*matrices.shape[:-2], -1) @ group.linear.T)
-
-
 def _whole(parts: Products, group: _Group) -> Array:
-    """Return the statistic (B, |group|): of all g, then of all -g, for which balance is the same and displacement the opposite."""
-    moved = _standardised(_along(parts.displacement, group), 0.0)
-    balance = _balance(parts, group)
-    balance = _standardised(balance, balance.mean(axis=1, keepdims=True))
-    return np.concatenate([balance + moved, balance - moved], axis=1)
+    """Return the statistic (B, |group|): of all g, then of all -g, for which balance is the same and displacement the opposite.
 
-
-def _balance(parts: Products, group: _Group) -> Array:
-    """Return -log of the residual of L g^T = g R, (B, half).
-
-    All that depends on g is linear in it, <L g^T, g Q g^T> = <g, L Q^T> and <g R, g Q g^T> = <g, R^T Q>, but for one quadratic form <L g^T, g R>.
+    All that balance asks for is linear in g, <L g^T, g Q g^T> = <g, L Q^T> and <g R, g Q g^T> = <g, R^T Q>, but for one form <L g^T, g R>.
     """
     left, right = parts.left, parts.right
-    cross = _quadratic(left, right, group)
-    lefts, rights = (np.repeat((side * side).sum(axis=(1, 2))[:, None], cross.shape[1], axis=1) for side in (left, right))
-    nothing = FLOOR**2 * (lefts[:, :1] + rights[:, :1])
+    cross = _form(group, lambda a, b, c, d: left[:, c, b] * right[:, d, a])
+    drift = None
     if left.shape[1] > PROJECTED:
-        spans = _directions(parts)
-        ones, twos = _along(left[:, None] @ spans.swapaxes(2, 3), group), _along(right.swapaxes(1, 2)[:, None] @ spans, group)
-        lefts -= np.einsum("bdg,bdg->bg", ones, ones)
-        rights -= np.einsum("bdg,bdg->bg", twos, twos)
-        cross -= np.einsum("bdg,bdg->bg", ones, twos)
-    return _log_residual(lefts, rights, cross, nothing)
+        spans = _orthonormal(parts.zero_drift, parts.other_drift, _diagonal(parts.zero_noise), _diagonal(parts.other_noise))
+        drift = _linear(group, left[:, None] @ spans.swapaxes(2, 3)), _linear(group, right.swapaxes(1, 2)[:, None] @ spans)
+    return _moved(parts, group) + np.tile(_balance(left, right, cross, drift, odd=False), 2)
+
+
+def _zero(parts: Products, group: _Group) -> Array:
+    """Return the same for L g^T and R. The directions Q of the zero factor's drift are turned with g, those Q' of the other's held.
+
+    <L g^T, R> = <g, R^T L>, <L g^T, g Q g^T> = <g, L Q^T> and <L g^T, Q'> = <g, Q'^T L> are odd in g, <R, g Q g^T> and <g Q g^T, Q'> are not.
+    """
+    left, right = parts.left, parts.right
+    drift = None
+    if left.shape[1] > PROJECTED:
+        turned, held = _orthonormal(parts.zero_drift, _diagonal(parts.zero_noise)), _orthonormal(parts.other_drift, _diagonal(parts.other_noise))
+        ones = _linear(group, left[:, None] @ turned.swapaxes(2, 3)), _linear(group, held.swapaxes(2, 3) @ left[:, None])
+        twos = _around(group, right[:, None], turned), np.einsum("bij,bhij->bh", right, held)[:, :, None]
+        drift = _coordinates(_around(group, held[:, :, None], turned[:, None]), ones, twos)
+    return _moved(parts, group) + _balance(left, right, _linear(group, right.swapaxes(1, 2) @ left), drift, odd=True)
+
+
+def _other(parts: Products, group: _Group) -> Array:
+    """Return the same for g R and L: transposed, that is R^T g^T and L^T."""
+    _, left, right, zero_drift, other_drift, zero_noise, other_noise = (part.swapaxes(1, 2) if part.ndim == 3 else part for part in parts)
+    return _zero(Products(np.zeros_like(left), right, left, other_drift, zero_drift, other_noise, zero_noise), group)
+
+
+def _moved(parts: Products, group: _Group) -> Array:
+    along = _linear(group, parts.displacement)
+    return _standardised(np.concatenate([along, -along], axis=1))
+
+
+def _balance(left: Array, right: Array, cross: Array, drift: tuple[Array, Array] | None, *, odd: bool) -> Array:
+    """Return -log of the residual of balance, standardised, and the same less what lies along the drift, added.
+
+    Args:
+        left: (B, b, b), up to a gauge.
+        right: the same.
+        cross: their inner product for every g, (B, half).
+        drift: coordinates of either along orthonormal directions, (B, d, half); None: not asked for.
+        odd: products of the two change their sign with g; the values for all -g then come behind, else they would be the same.
+    """
+    lefts, rights = ((side * side).sum(axis=(1, 2))[:, None] for side in (left, right))
+    nothing = FLOOR**2 * (lefts + rights)
+    forms = [(lefts, rights, cross)]
+    if drift is not None:
+        ones, twos = drift
+        forms.append((lefts - (ones * ones).sum(axis=1), rights - (twos * twos).sum(axis=1), cross - (ones * twos).sum(axis=1)))
+    total = np.zeros((len(left), cross.shape[1] * (1 + odd)))
+    for one, two, product in forms:
+        values = [_log_residual(one, two, signed, nothing) for signed in ((product, -product) if odd else (product,))]
+        total += _standardised(np.concatenate(values, axis=1))
+    return total
 
 
 def _log_residual(lefts: Array, rights: Array, cross: Array, nothing: Array) -> Array:
@@ -224,38 +257,51 @@ def _log_residual(lefts: Array, rights: Array, cross: Array, nothing: Array) -> 
 TINY = 1e-300
 
 
-def _quadratic(left: Array, right: Array, group: _Group) -> Array:
-    """Return <L g^T, g R> = sum over a, b, c, d of g_ab g_cd L_cb R_da, (B, half)."""
-    size = left.shape[1]
-    one, two = group.pairs
-    a, b, c, d = one // size, one % size, two // size, two % size
-    found = left[:, c, b] * right[:, d, a]
-    found += np.where(one != two, left[:, a, d] * right[:, b, c], 0.0)
+def _linear(group: _Group, matrices: Array) -> Array:
+    """Return <g, M> for matrices (..., b, b) -> (..., half)."""
+    return np.asarray(matrices.reshape(*matrices.shape[:-2], -1) @ group.linear.T)
+
+
+def _form(group: _Group, coefficient: Callable[..., Array]) -> Array:
+    """Return the sum over a, b, c, d of g_ab g_cd coefficient(a, b, c, d) -> (..., half); the coefficient takes four arrays of indices."""
+    size = math.isqrt(group.linear.shape[1])
+    (a, b), (c, d) = (divmod(index, size) for index in group.pairs)
+    found = coefficient(a, b, c, d) + np.where(group.pairs[0] != group.pairs[1], coefficient(c, d, a, b), 0.0)
     return np.asarray(found @ group.products.T)
 
 
-def _directions(parts: Products) -> Array:
-    """Return orthonormal matrices (B, 4, b, b) that span the drift's directions, shorter where they depend on each other."""
-    eye = np.eye(parts.left.shape[1])
-    spans = np.stack([parts.zero_drift, parts.other_drift, parts.zero_noise[:, :, None] * eye, parts.other_noise[:, :, None] * eye], axis=1)
+def _around(group: _Group, held: Array, turned: Array) -> Array:
+    """Return <X, g Y g^T> for matrices X, Y (..., b, b) -> (..., half)."""
+    return _form(group, lambda a, b, c, d: held[..., a, c] * turned[..., b, d])
+
+
+def _diagonal(noise: Array) -> Array:
+    return np.asarray(noise[:, :, None] * np.eye(noise.shape[1]))
+
+
+def _orthonormal(*matrices: Array) -> Array:
+    """Return orthonormal matrices (B, d, b, b) with the span of d given ones (B, b, b), shorter where those depend on each other."""
+    spans = np.stack(matrices, axis=1)
     flat = spans.reshape(*spans.shape[:2], -1)
     values, vectors = np.linalg.eigh(flat @ flat.swapaxes(1, 2))
     turned = vectors.swapaxes(1, 2) @ flat / np.sqrt(np.maximum(values, 0) + RIDGE)[:, :, None]
     return np.asarray(turned.reshape(spans.shape))
 
 
-def _zero(parts: Products, group: _Group) -> Array:
-    moved = _standardised(_along(parts.displacement, group), 0.0)
-    return _odd(moved + _standardised(_along(_product(parts.right.swapaxes(1, 2), parts.left), group), 0.0))
+def _coordinates(meet: Array, ones: tuple[Array, Array], twos: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Return coordinates (B, 4, half) along two turned directions and what two held ones have beside them.
 
-
-def _other(parts: Products, group: _Group) -> Array:
-    return _odd(_standardised(_along(_product(parts.left, parts.right.swapaxes(1, 2)), group), 0.0))
-
-
-def _product(one: Array, two: Array) -> Array:
-    return _unit(one @ two)
-
-
-def _odd(values: Array) -> Array:
-    return np.concatenate([values, -values], axis=1)
+    Args:
+        meet: inner products of held and turned directions, (B, 2, 2, half).
+        ones: of the one side with the turned and with the held directions, each (B, 2, half).
+        twos: of the other side.
+    """
+    apart = np.eye(2)[..., None] * (1 + RIDGE) - np.einsum("bhtg,bktg->bhkg", meet, meet)
+    slope = apart[:, 0, 1] / apart[:, 0, 0]
+    first, second = np.sqrt(apart[:, 0, 0]), np.sqrt(np.maximum(apart[:, 1, 1] - slope * apart[:, 0, 1], 0) + RIDGE)
+    found = []
+    for turned, held in (ones, twos):
+        beside = held - np.einsum("bhtg,btg->bhg", meet, turned)
+        last = (beside[:, 1] - slope * beside[:, 0]) / second
+        found.append(np.concatenate([turned, (beside[:, 0] / first)[:, None], last[:, None]], axis=1))
+    return found[0], found[1]

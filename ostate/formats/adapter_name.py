@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ostate.files import absolute, is_file, is_folder, names_in, read_at, size_of
+from ostate.files import absolute, is_file, is_folder, read_at, size_of
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
-"""What PEFT and torchtune call the file, the one PEFT itself would load first."""
+from .adapter_files import holds_adapter, subfolders
+
 _PLAIN_WORDS = frozenset({
     "adapter", "adapters", "lora", "loras", "qlora", "dora", "peft", "model", "models", "weights", "checkpoint", "checkpoints", "ckpt", "ckpts",
     "best", "last", "latest", "final", "step", "steps", "epoch", "epochs", "iter", "iteration", "global", "out", "output", "outputs", "save", "saved",
@@ -71,7 +71,7 @@ def _from_folders(home: str, above: str, own: str, config: Mapping[str, Any]) ->
 
 
 def _has_several(folder: str) -> bool:
-    return sum(is_one_of_several(os.path.join(folder, name)) for name in _folders_in(folder)) > 1
+    return sum(is_one_of_several(place) for place in subfolders(folder)) > 1
 
 
 def _default(own: str) -> str:
@@ -84,7 +84,7 @@ def siblings_of(home: str, below: bool) -> list[str]:
     root = os.path.dirname(absolute(home)) if below else absolute(home)
     if not is_folder(root):
         return []
-    places = [root, *(place for name in _folders_in(root) if is_one_of_several(place := os.path.join(root, name)))]
+    places = [root, *(place for place in subfolders(root) if is_one_of_several(place))]
     return [place for place in places if absolute(place) != absolute(home) and holds_adapter(place)]
 
 
@@ -104,11 +104,6 @@ def is_checkpoint(folder: str) -> bool:
     return any(is_file(os.path.join(folder, name)) for name in _STATE_FILES)
 
 
-def holds_adapter(folder: str) -> bool:
-    """True when an adapter file of PEFT's or torchtune's lies in the folder itself."""
-    return any(is_file(os.path.join(folder, name)) for name in ADAPTER_FILES)
-
-
 def has_card(folder: str) -> bool:
     """True when `save_pretrained` of PEFT was pointed at this folder itself."""
     card = os.path.join(folder, "README.md")
@@ -118,7 +113,3 @@ def has_card(folder: str) -> bool:
 def text_of(path: str) -> str:
     """Return the beginning of a text file, at most a megabyte."""
     return read_at(path, 0, min(size_of(path), 1 << 20)).decode("utf-8", "replace")
-
-
-def _folders_in(folder: str) -> list[str]:
-    return [name for name in names_in(folder) if is_folder(os.path.join(folder, name))] if is_folder(folder) else []

@@ -10,18 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 from ostate.errors import ReadError
-from ostate.files import absolute, is_file, is_folder, names_in, parent, read_at, size_of
+from ostate.files import absolute, is_file, is_folder, parent, read_at, size_of
 from ostate.model import Adapter, RawState, TensorRef
 
 from . import safetensors_file
-from .adapter_name import ADAPTER_FILES, name_of, siblings_of, text_of
+from .adapter_files import file_in
+from .adapter_name import name_of, siblings_of, text_of
 from .assemble import Deferred
 
-LORA_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
-"""What diffusers' pipelines write."""
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-MODEL_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin")
-"""Whole models, shards first."""
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
 
@@ -47,7 +43,7 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         ReadError: nothing there that can be an adapter, several and no name, or a damaged file.
     """
     given = is_folder(path)
-    file = _file_in(path, name) if given else path
+    file = file_in(path, name) if given else path
     home = os.path.dirname(file) or "."
     tensors, ordered = _tensors(file)
     if not tensors:
@@ -138,51 +134,6 @@ def kind_of(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     if any(key.endswith((".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")) for key in keys):
         return "peft" if all(key.startswith("base_model.") for key in keys) else "diffusers"
     return "model"
-
-
-def _file_in(folder: str, name: str | None) -> str:
-    """Return the weights file of a folder; a shard index where the model is split.
-
-    Raises:
-        ReadError: none, or several adapters and no name.
-    """
-    own = _first(folder, ADAPTER_FILES)
-    below = [(sub, found) for sub in _subfolders(folder) if (found := _first(os.path.join(folder, sub), ADAPTER_FILES))]
-    if name is not None:
-        for sub, found in below:
-            if sub == name:
-                return found
-    if own:
-        return own
-    if len(below) == 1:
-        return below[0][1]
-    if below:
-        raise ReadError(
-            f"several adapters: {', '.join(sub for sub, _ in below)}", where=folder, fix="say which one with --adapter-name, or give its folder"
-        )
-    found = _first(folder, (*LORA_FILES, *INDEX_FILES, *MODEL_FILES))
-    if found:
-        return found
-    loose = sorted(entry for entry in _listing(folder) if entry.endswith(".safetensors"))
-    if len(loose) == 1:
-        return os.path.join(folder, loose[0])
-    raise ReadError(
-        "no adapter in this folder" if not loose else f"several weight files and no index: {', '.join(loose[:4])}",
-        where=folder,
-        fix=f"give the folder that holds {ADAPTER_FILES[0]}, or the file itself",
-    )
-
-
-def _first(folder: str, names: tuple[str, ...]) -> str | None:
-    return next((full for full in (os.path.join(folder, name) for name in names) if is_file(full)), None)
-
-
-def _listing(folder: str) -> list[str]:
-    return names_in(folder)
-
-
-def _subfolders(folder: str) -> list[str]:
-    return [entry for entry in _listing(folder) if is_folder(os.path.join(folder, entry))]
 
 
 def _tensors(file: str) -> tuple[dict[str, TensorRef], bool]:

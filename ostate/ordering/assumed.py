@@ -17,22 +17,30 @@ def with_assumed(found: Ordering, raw: RawState, adapter: Adapter | None) -> Ord
     What was assumed when a named file was written stays assumed. Where another reading is as good, the names are not proven: `verified`
     and `recovered` become `partial`, and those names are listed as undecided.
     """
-    assumed, contested = (adapter.assumed, adapter.contested) if found.from_keys and adapter is not None else ((), ())
     before, contested_before = of_named_file(raw)
-    assumed, contested = tuple(dict.fromkeys((*before, *assumed))), tuple(dict.fromkeys((*contested_before, *contested)))
+    here, contested_here = (adapter.assumed, adapter.contested) if found.from_keys and adapter is not None else ((), ())
+    return assume(found, (*before, *here), (*contested_before, *contested_here))
+
+
+def assume(found: Ordering, assumed: tuple[str, ...], contested: tuple[str, ...] = ()) -> Ordering:
+    """Return the order with these sentences among what is assumed of its names; `contested` are those where another reading is as good."""
+    before = [one for one in found.findings if one.rule == RULE]
+    doubted = bool(contested) or any(one.severity == "warning" for one in before)
+    assumed = tuple(dict.fromkeys((*found.assumed, *assumed)))
     if not assumed:
         return found
     names = tuple(name for name, key in zip(found.names, found.keys) if name is not None and key is not None and name != key)
     names = names or tuple(name for name in found.names if name is not None)
-    said = finding(assumed, contested, names)
+    said = finding(assumed, names, contested=doubted)
+    others = [one for one in found.findings if one.rule != RULE]
     undecided, verdict = found.undecided, found.verdict
-    if contested:
+    if doubted:
         undecided = tuple(name for name in found.names if name is not None and (name in set(names) or name in set(undecided)))
         verdict = "partial" if verdict in ("verified", "recovered") else verdict
-    return replace(found, assumed=assumed, verdict=verdict, undecided=undecided, findings=(*found.findings, said))
+    return replace(found, assumed=assumed, verdict=verdict, undecided=undecided, findings=(*others, said))
 
 
-def finding(assumed: tuple[str, ...], contested: tuple[str, ...], names: tuple[str, ...]) -> Finding:
+def finding(assumed: tuple[str, ...], names: tuple[str, ...], *, contested: bool) -> Finding:
     """Return what says that these names rest on a guess: a warning where another reading is as good, else a note."""
     text = f"of {len(names)} names something is assumed, not read: {'; '.join(assumed)}"
     return Finding(rule=RULE, severity="warning" if contested else "note", text=text, fix=_FIX, names=names)

@@ -104,9 +104,9 @@ def _overthrown(tables: Tables) -> dict[int, float]:
     for pair in tables.pairs:
         if len(pair.modules) >= FEWEST_MODULES and pair.rank >= LEAST_RANK:
             for positions in (pair.zero_positions, pair.other_positions):
-                found.update(dict.fromkeys(positions, FALSE / len(positions)))
+                found.update(dict.fromkeys(positions, FALSE / max(len(positions), 1)))
     for lone in tables.lone:
-        found.update(dict.fromkeys(lone.positions, FALSE / len(lone.positions)))
+        found.update(dict.fromkeys(lone.positions, FALSE / max(len(lone.positions), 1)))
     return found
 
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from ostate.evidence.combine import digits, log_evalues, log_mean, permutations_bound
+from ostate.evidence.combine import digits, exact_digits, log_evalues, log_mean, permutations_bound
 from ostate.evidence.gauge import Ranked
 
 
@@ -30,6 +30,31 @@ def test_digits_are_no_more_than_chance_allows():
     for place, value in enumerate(found, 1):
         if value > 0:
             assert place / len(found) <= 10**-value * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 8), (2,) * 9, (48, 8, 2), (384, 8)])
+def test_exact_digits_are_the_share_of_all_outcomes_that_are_as_good(sizes):
+    """The statistic is a sum of ln rank in sixteenths, here added up over every outcome."""
+    outcomes = list(itertools.product(*(range(1, size + 1) for size in sizes)))
+    sums = np.array([sum(round(16 * math.log(rank)) for rank in ranks) for ranks in outcomes])
+    for at in np.random.default_rng(0).choice(len(outcomes), 40):
+        found = exact_digits([Ranked(rank, size) for rank, size in zip(outcomes[at], sizes)])
+        assert 10**-found == pytest.approx((sums <= sums[at]).mean())
+
+
+def test_digits_of_many_first_ranks_are_all_there_is():
+    assert exact_digits([Ranked(1, 2)] * 60) == pytest.approx(60 * math.log10(2))
+    assert exact_digits([Ranked(1, 3840)] * 200) == pytest.approx(200 * math.log10(3840))
+    assert digits([Ranked(1, 2)] * 64) == pytest.approx(64 * math.log10(2))
+    assert 65 * math.log10(2) - 1 < digits([Ranked(1, 2)] * 65) < 65 * math.log10(2)
+
+
+def test_many_ranks_are_no_more_than_chance_allows():
+    """70 signs: the number that agree is binomial; whatever it is, the digits stay below its own."""
+    for wrong in range(30):
+        ranked = [Ranked(1, 2)] * (70 - wrong) + [Ranked(2, 2)] * wrong
+        chance = sum(math.comb(70, k) for k in range(wrong + 1)) / 2**70
+        assert digits(ranked) <= -math.log10(chance) + 1e-9
 
 
 def test_digits_of_nothing_are_none():

@@ -108,3 +108,32 @@ def test_units_do_not_matter(scale):
     products = anything(10, 4, np.random.default_rng(5))
     scaled = Products(*(part * scale for part in products))
     assert whole(scaled) == whole(products)
+
+
+def slow_statistic(products: Products, group: np.ndarray, kind: str) -> np.ndarray:
+    """Return the statistic of one module for every g, each written out."""
+    columns: list[list[float]] = [[], [], []]
+    for g in group:
+        d, left, right, *drifts = (part[0] for part in turn(products, g, kind))
+        columns[0].append(0.0 if kind == "other" else float(np.trace(d)))
+        spans = np.array([one if one.ndim == 2 else np.diag(one) for one in drifts]).reshape(4, -1).T
+        sides = np.array([left.ravel(), right.ravel()]).T
+        for column, span in zip(columns[1:], (spans[:, :0], spans)):
+            l, r = (sides - span @ np.linalg.lstsq(span, sides, rcond=None)[0]).T  # noqa: E741
+            column.append(-np.log(np.linalg.norm(l - r) / (np.linalg.norm(l) + np.linalg.norm(r))))
+    kept = np.array(columns if len(products.left[0]) > 2 else columns[:2])
+    return ((kept - kept.mean(axis=1, keepdims=True)) / (kept.std(axis=1, keepdims=True) + 1e-300)).sum(axis=0)
+
+
+@pytest.mark.parametrize("rank", [2, 3, 4])
+@pytest.mark.parametrize("kind", TESTS)
+def test_the_statistic_is_displacement_and_balance_without_and_with_the_drift(kind, rank):
+    """Written out for each g, with least squares in place of inner products."""
+    group = signed_permutations(rank)
+    identity = int(np.argmax((group == np.eye(rank)).all(axis=(1, 2))))
+    for seed in range(10):
+        products = anything(1, rank, np.random.default_rng(seed))
+        values = slow_statistic(products, group, kind)
+        ((found,),) = TESTS[kind](products)
+        close = np.abs(values - values[identity]) < 1e-3  # the floors move a value by less
+        assert (values > values[identity]).sum() - close.sum() < found.rank <= (values >= values[identity]).sum() + close.sum()

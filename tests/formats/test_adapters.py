@@ -97,6 +97,56 @@ def test_a_folder_that_somebody_called_adapter_is_no_name(tmp_path: Path):
     assert read_adapter(str(tmp_path / "run" / "adapter")).name == "default"
 
 
+@pytest.mark.parametrize("folder", ["adapter_model", "lora", "lora_adapter", "best", "checkpoint-5", "epoch_3", "final_adapter", "pt_lora_model"])
+def test_a_folder_of_plain_words_is_no_name_below_a_checkpoint_without_a_card(folder: str, tmp_path: Path):
+    _adapter(tmp_path / "checkpoint-12" / folder)
+    (tmp_path / "checkpoint-12" / "trainer_state.json").write_text("{}")
+    found = read_adapter(str(tmp_path / "checkpoint-12"))
+    assert (found.name, found.name_known) == ("default", False)
+    assert found.assumed == ("the adapter is called 'default'",)
+    assert found.contested == ()
+
+
+def test_a_plain_folder_alone_below_pefts_card_may_be_a_name_and_is_contested(tmp_path: Path):
+    _adapter(tmp_path / "run" / "lora")
+    _card(tmp_path / "run")
+    found = read_adapter(str(tmp_path / "run"))
+    assert found.name == "lora"
+    assert found.contested == found.assumed == ("the adapter is called 'lora', as its folder is",)
+
+
+def test_siblings_below_a_checkpoint_tell_each_others_names(tmp_path: Path):
+    _adapter(tmp_path / "checkpoint-12" / "sql")
+    _adapter(tmp_path / "checkpoint-12" / "chat")
+    (tmp_path / "checkpoint-12" / "optimizer.pt").touch()
+    found = read_adapter(str(tmp_path / "checkpoint-12" / "sql"))
+    assert (found.name, found.name_known, found.assumed) == ("sql", True, ())
+
+
+def test_folders_of_other_runs_are_no_siblings(tmp_path: Path):
+    for run in ("llama-sql", "llama-chat"):
+        _adapter(tmp_path / run)
+    found = read_adapter(str(tmp_path / "llama-sql"))
+    assert (found.name, found.siblings) == ("default", ())
+    assert found.assumed == ("the adapter is called 'default' (its folder is called 'llama-sql': if that is the adapter's name, give it)",)
+
+
+@pytest.mark.parametrize("told", ["card", "trainer"])
+def test_the_folder_that_save_pretrained_was_pointed_at_tells_that_the_adapter_is_default(told: str, tmp_path: Path):
+    folder = _adapter(tmp_path / "checkpoint-5", {**CONFIG, "inference_mode": True})
+    if told == "card":
+        _card(folder)
+    else:
+        (folder / "trainer_state.json").write_text("{}")
+    assert (read_adapter(str(folder)).name, read_adapter(str(folder)).assumed) == ("default", ())
+
+
+def test_what_transformers_itself_saved_beside_its_trainers_state_tells_no_name(tmp_path: Path):
+    folder = _adapter(tmp_path / "checkpoint-5", {**CONFIG, "inference_mode": False})
+    (folder / "trainer_state.json").write_text("{}")
+    assert read_adapter(str(folder)).assumed == ("the adapter is called 'default'",)
+
+
 def test_a_checkpoint_folder_is_no_name(tmp_path: Path):
     _adapter(tmp_path / "checkpoint-5")
     (tmp_path / "trainer_state.json").write_text("{}")
