@@ -100,8 +100,8 @@ def fit_laws(tables: Tables, paths: Paths, match: Match) -> Laws:
 def _trained(moves: Moves, *, zero_columns: bool) -> Array:
     """Return the values with NaN for modules whose factors are all zero, and for positions whose moments are."""
     pair, rows = moves.pair, list(moves.rows)
-    alive = pair.left[rows].any(axis=(1, 2)) & pair.right[rows].any(axis=(1, 2))
-    stated = (pair.left if zero_columns else pair.right).any(axis=(0, 2))
+    alive = np.asarray(pair.left[rows].any(axis=(1, 2)) & pair.right[rows].any(axis=(1, 2)))
+    stated = np.asarray((pair.left if zero_columns else pair.right).any(axis=(0, 2)))
     return np.where(alive[:, None] & stated[None], moves.values, np.nan)
 
 
