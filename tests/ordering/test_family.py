@@ -48,7 +48,7 @@ def the_claim(made: Made, source: str, keys: tuple[str | None, ...] | None = Non
     if keys is None:
         claim = next(claim for claim in claims if claim.source == source)
         return claim, [], question
-    live = {key: name for key, name in zip(true_keys(made), made.flat)}
+    live = dict(zip(true_keys(made), made.flat))
     return Claim(source=source, rule="by hand", names=tuple(live[key] for key in keys), keys=keys), [], question  # type: ignore[arg-type]
 
 
