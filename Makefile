@@ -51,8 +51,8 @@ SEED ?= 1
 soak: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
-FILE ?= ostate/ordering/resolve.py ostate/ordering/keys.py ostate/ordering/refute.py ostate/ordering/masters.py ostate/ordering/recorded.py
-TESTS ?= $(addprefix tests/ordering/test_,resolve.py keys.py small_rules.py recorded.py masters.py)
+FILE ?= ostate/ordering/resolve.py ostate/ordering/keys.py ostate/ordering/grouping/refute.py ostate/evidence/master_weights.py ostate/ordering/sources/recorded.py
+TESTS ?= $(addprefix tests/ordering/test_,resolve.py keys.py small_rules.py recorded.py) tests/evidence/test_master_weights.py
 
 mutants: .venv/ready
 	$(BIN)/python -m tests.mutate $(FILE) --tests $(TESTS) --minutes $(MINUTES) --seed $(SEED)

@@ -11,6 +11,7 @@ OstateError                    what, where, fix; exit code 3
 ├── StoreError                 a named file cannot be written, or is not sound
 ├── ExportError                a state cannot be given in another layout without loss
 └── ProbeError                 a live model or gradient does not fit the state
+    └── ProbeTypeError         an argument of another kind than the one wanted; a TypeError too
 """
 
 from __future__ import annotations
@@ -83,3 +84,7 @@ class ExportError(OstateError):
 
 class ProbeError(OstateError):
     """A live model, optimizer or gradient does not fit the state."""
+
+
+class ProbeTypeError(ProbeError, TypeError):
+    """An argument of another kind than the one wanted."""

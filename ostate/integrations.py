@@ -119,7 +119,7 @@ def _save_named() -> type:
             Raises:
                 OstateError: as `ostate.save`.
             """
-            from .saving import save
+            from .commands.save import save
 
             target = Path(args.output_dir, f"checkpoint-{state.global_step}", self.path.replace("{step}", str(state.global_step)))
             target.parent.mkdir(parents=True, exist_ok=True)

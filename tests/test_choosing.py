@@ -9,8 +9,8 @@ import peft
 import pytest
 import torch
 
+from ostate.commands.repair import names, repair
 from ostate.errors import Contradiction, OstateError
-from ostate.program import names, repair
 from tests import trained
 
 

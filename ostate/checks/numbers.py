@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from ostate.model import Finding, Hyper
+from ostate.core.state import Finding, Hyper
 from ostate.optimizers.moments import SECOND_MOMENTS
 from ostate.optimizers.slots import FIRST_BESIDE, MOMENT_SLOTS
 
-from .facts import Row, plural, say
+from .context import Row, plural, say
 from .measured import Measured, Numbers
 
 _DIVERGED = "the run diverged or the file is damaged: use an earlier checkpoint"

@@ -7,10 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from ostate.model import Finding, Hyper, TensorRef
+from ostate.core.state import Finding, Hyper
+from ostate.core.tensors import TensorRef
 from ostate.optimizers.slots import FIRST_BESIDE
 
-from .facts import Row, Structure, plural, say
+from .context import Row, Structure, plural, say
 
 _EXPERT = r"(^|[._])experts?([._]|$)"
 _LAYER = r"(?:^|\.)(\d+)\."

@@ -48,6 +48,7 @@ def command(
     """Run a tiny probe with the named file STATE and say whether its preconditioner can be trusted.
 
     Loads the model with its adapter, fills an AdamW over the LoRA parameters by name, and takes delta-H1 on the first lines of the data.
+    An adapter of another run than the state's is refused; one that is not the recorded file is a warning.
 
     \b
     Exit codes: 0 healthy; 1 a person should look; 3 refused.
@@ -56,20 +57,15 @@ def command(
     Example:
         ostate probe lora.ostate.safetensors --model base --adapter checkpoint-500 --data probe.jsonl
     """
-    import torch
-
-    from ostate import load
-    from ostate.probe import Guards, protocol
+    from ostate.commands.probe import Files, probe
+    from ostate.probe import Guards
     from ostate.report import probe_text
 
-    settings = protocol.read_settings(str(config)) if config else None
-    named = load(str(state))
-    with _silent():
-        model = protocol.load_model(str(model_dir), str(adapter), dtype=getattr(torch, dtype), device=device)
-        tokenize = _tokenizer(model_dir)
-    records = protocol.read_records(str(data), tokenize)
+    files = Files(state=str(state), model=str(model_dir), adapter=str(adapter), data=str(data), config=str(config) if config else None)
     guards = None if max_scale is None else Guards(relative_cap=None, max_scale=max_scale)
-    report = protocol.run(named, model, records, batch_e=batch_e, batch_u=batch_u, eta=eta, settings=settings, guards=guards)
+    with _silent():
+        tokenize = _tokenizer(model_dir)
+        report = probe(files, device=device, dtype=dtype, tokenize=tokenize, batch_e=batch_e, batch_u=batch_u, eta=eta, guards=guards)
     show(report.as_dict(), probe_text.blocks, as_json=as_json)
     finish(not report.healthy)
 
@@ -79,7 +75,7 @@ def _silent() -> Iterator[None]:
     """Keep what transformers says while it loads off the screen: its warnings always, its progress bar where nobody would see it."""
     from transformers.utils import logging
 
-    from ostate.quiet import quiet
+    from ostate.core.quiet import quiet
 
     if loudness() < 0 or not is_terminal(sys.stderr):
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]

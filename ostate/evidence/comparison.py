@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ostate.core.lora_modules import balance_holds, modules_of, starts_at_zero
+from ostate.core.naming import Adapter, Claim, Evidence
+from ostate.core.state import RawState
+from ostate.core.tensors import TensorRef
 from ostate.evidence import order
 from ostate.evidence.apart import apart
 from ostate.evidence.look import Source
 from ostate.evidence.looks import Looks, Place, places_of
 from ostate.evidence.unpaired import known_starts
-from ostate.model import Adapter, Claim, Evidence, RawState, TensorRef
-from ostate.ordering.masters import TEST as MASTER_WEIGHTS
-from ostate.ordering.masters import with_masters
-from ostate.ordering.modules import balance_holds, modules_of, starts_at_zero
+
+from .master_weights import TEST as MASTER_WEIGHTS
+from .master_weights import with_masters
 
 if TYPE_CHECKING:
-    from ostate.ordering.family import Alternative, Family
+    from ostate.core.family import Alternative, Family
 
 EQUAL = 12.0
 """Digits of a position whose master weights equal the adapter's tensor in eight numbers or more, and no other tensor of its size."""
@@ -137,7 +140,7 @@ class Comparison:
 
     def search(self, claim: Claim) -> Evidence:
         """Return what the fitted search says of a claim: it may contradict it, or fit no order at all; None of it is proof."""
-        from ostate.ordering import evidence  # tables of pairs, rarely needed
+        from . import ask as evidence  # tables of pairs, rarely needed
 
         if self.untested is not None or self.adapter is None or not self._affordable():
             return self.silence(self.untested or "more modules of one shape than the search has memory for")
@@ -148,7 +151,7 @@ class Comparison:
 
         Raises nothing: a search that there is no memory for is silent and says so.
         """
-        from ostate.ordering import recover  # tables of pairs, rarely needed
+        from . import recover  # tables of pairs, rarely needed
 
         if self.untested is not None or self.adapter is None or not self._affordable():
             return self.silence(self.untested or "more modules of one shape than the search has memory for")

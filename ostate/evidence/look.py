@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ostate.model import Adapter, Entry, Hyper, RawState, Slot
+from ostate.core.lora_modules import Module
+from ostate.core.naming import Adapter
+from ostate.core.state import Entry, Hyper, RawState
+from ostate.core.tensors import Slot
 from ostate.optimizers import OPTIMIZERS
 from ostate.optimizers.slots import first_moment, second_moment
-from ostate.ordering import laws
-from ostate.ordering.modules import Module
-from ostate.ordering.rows import Rows, betas_of
+
+from . import statistics as laws
+from .tables.stream_rows import Rows, betas_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from ostate.core.lora_modules import Module
 from ostate.evidence import gauge
 from ostate.evidence.gauge import Products, Ranked
 from ostate.evidence.look import Side, Source, look
-from ostate.ordering.modules import Module
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,7 +19,7 @@ from ostate.evidence.independent import independent
 from ostate.evidence.looks import How, Looks, Place, places_of
 
 if TYPE_CHECKING:
-    from ostate.ordering.family import Exchangeable, Family
+    from ostate.core.family import Exchangeable, Family
 
 MOST_CHANCE = 1e-6
 """Chances of all other orders together below which an order is verified."""

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ostate.core.naming import Adapter
+from ostate.core.tensors import Slot, TensorRef
 from ostate.evidence.look import STRIP, Source, moments_of
-from ostate.model import Adapter, Slot, TensorRef
-from ostate.ordering import laws
-from ostate.ordering.rows import Rows, betas_of
-from ostate.ordering.tables import base_tensor
+
+from . import statistics as laws
+from .tables.stream_rows import Rows, betas_of
+from .tables.tables import base_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

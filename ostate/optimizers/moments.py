@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ostate.core.state import Hyper
 from ostate.errors import ProbeError
-from ostate.model import Hyper
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,4 +1,4 @@
-"""Ways in which moments are packed into few bits, and what that costs. `formats.encodings` unpacks them."""
+"""Ways in which moments are packed into few bits, and what that costs. `read.quantized` unpacks them."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .spec import OptimizerSpec
 
 if TYPE_CHECKING:
-    from ostate.model import Hyper
+    from ostate.core.state import Hyper
 
 ADAM = ("exp_avg", "exp_avg_sq")
 AMSGRAD = (*ADAM, "max_exp_avg_sq")

@@ -5,7 +5,7 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from ostate.model import Hyper
+from ostate.core.state import Hyper
 
 _NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("adam", "adam_late_eps", "radam", "radam_schedulefree"), ("betas", "eps")),

@@ -11,7 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ostate.model import Adapter, Names
+from ostate.core.naming import Adapter
+from ostate.core.state import Names
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What torch.compile, FSDP1 and activation checkpointing put into a name, wherever they wrap."""

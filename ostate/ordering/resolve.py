@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ostate.core.naming import Claim, Evidence, Ordering, Question
+from ostate.core.state import Finding, RawState
 from ostate.errors import Ambiguous, Contradiction
-from ostate.model import Claim, Evidence, Finding, Ordering, Question, RawState
 
 from .family import Alternative, Family, family_of
 from .keys import told_name

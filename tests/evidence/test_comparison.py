@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ostate.core.lora_modules import canonical, modules_of
+from ostate.core.naming import Claim, Evidence, Question
+from ostate.evidence import statistics as laws
 from ostate.evidence.comparison import Comparison
 from ostate.evidence.look import Source, look
 from ostate.evidence.order import EVERYTHING
-from ostate.model import Claim, Evidence, Question
-from ostate.ordering import laws
 from ostate.ordering.family import family_of
-from ostate.ordering.modules import canonical, modules_of
 from tests import trained
-from tests.ordering import runs
-from tests.ordering.numbers import Held, Known
+from tests.evidence import runs
+from tests.evidence.numbers import Held, Known
 from tests.records import replace
 
 CAUSAL = {"task_type": "CAUSAL_LM"}

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from ostate.formats import encodings, torchsave
-from ostate.model import Slot
+from ostate.core.tensors import Slot
 from ostate.optimizers import recognise
+from ostate.read import quantized as encodings
+from ostate.read.container import torchsave
 
 SHAPES = ((70, 64), (64, 70), (5, 3), (7,))
 """4480 elements make 17.5 blocks of 256; the last two stay float32 in every packed optimizer."""

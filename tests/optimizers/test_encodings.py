@@ -11,11 +11,12 @@ from bitsandbytes import optim as bnb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
-from ostate.formats import encodings, torchsave
-from ostate.formats.encodings import Packed
-from ostate.model import TensorRef
 from ostate.optimizers import PACKINGS
+from ostate.read import quantized as encodings
+from ostate.read.container import torchsave
+from ostate.read.quantized import Packed
 from tests.records import replace
 
 from .live import SHAPES, read, run

@@ -8,9 +8,10 @@ import torch
 import torchao.optim
 from bitsandbytes import optim as bnb
 
-from ostate.formats import encodings, torchsave
 from ostate.optimizers import OPTIMIZERS, recognise
 from ostate.optimizers.recognise import fitting
+from ostate.read import quantized as encodings
+from ostate.read.container import torchsave
 from tests import real
 
 from .live import read, run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ostate.model import Claim, Entry, Evidence, Group, Ordering, Question, RawState, TensorRef
+from ostate.core.naming import Claim, Evidence, Ordering, Question
+from ostate.core.state import Entry, Group, RawState
+from ostate.core.tensors import TensorRef
 from ostate.ordering.family import Alternative, Family
 from ostate.ordering.resolve import resolve as resolve_claims
 

@@ -10,7 +10,7 @@ import peft
 import pytest
 import torch
 
-from ostate.model import Claim, Question
+from ostate.core.naming import Claim, Question
 from ostate.ordering import family
 from ostate.ordering.keys import adapter_key
 from tests.ordering.tiny import CAUSAL, Made, llama, trainables, write

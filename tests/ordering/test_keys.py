@@ -7,7 +7,8 @@ import pkgutil
 
 import pytest
 
-from ostate.model import Adapter, TensorRef
+from ostate.core.naming import Adapter
+from ostate.core.tensors import TensorRef
 from ostate.ordering.keys import SLOTS, adapter_key, is_key_form, live_name, match_all, strip_wrappers
 
 P = "base_model.model.model.layers.0.self_attn."

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ostate.core.naming import Question
+from ostate.core.state import RawState
 from ostate.errors import OrderingError
-from ostate.formats import read, read_adapter
-from ostate.model import Question, RawState
+from ostate.evidence.ask import verify
 from ostate.ordering import claims
-from ostate.ordering.evidence import verify
-from ostate.ordering.names_file import read_names
+from ostate.ordering.sources.names_file import read_names
+from ostate.read import read, read_adapter
 from tests import real
 from tests.records import replace
 

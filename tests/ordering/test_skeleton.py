@@ -13,12 +13,14 @@ import peft
 import pytest
 import torch
 
+from ostate.core.naming import Question
 from ostate.errors import OrderingError
-from ostate.formats import read, read_adapter
-from ostate.formats.adapters import for_state
-from ostate.model import Question
-from ostate.ordering import base, cache, claims
+from ostate.ordering import claims
 from ostate.ordering.keys import live_name
+from ostate.ordering.sources.rebuilt import base_config as base
+from ostate.ordering.sources.rebuilt import cache
+from ostate.read import read, read_adapter
+from ostate.read.adapters import for_state
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
@@ -269,7 +271,7 @@ def test_the_second_repair_of_an_adapter_imports_neither_peft_nor_torch(tmp_path
     made = tiny.write(tmp_path, model, tiny.trainables(model))
     made.ask()
     script = (
-        "import sys\nfrom ostate.formats import read, read_adapter\nfrom ostate.model import Question\nfrom ostate.ordering import claims\n"
+        "import sys\nfrom ostate.read import read, read_adapter\nfrom ostate.core.state import Question\nfrom ostate.ordering import claims\n"
         f"found, _ = claims(Question(raw=read({str(tmp_path / 'optimizer.pt')!r}), adapter=read_adapter({str(tmp_path)!r}),"
         f" base={str(tmp_path / 'base')!r}))\nprint(found[0].source, *({{'torch', 'peft', 'transformers'}} & set(sys.modules)))"
     )

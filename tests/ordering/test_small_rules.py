@@ -9,19 +9,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from ostate.core.naming import Adapter, Evidence, Question
+from ostate.core.state import Group, RawState
+from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, Contradiction
-from ostate.model import Adapter, Evidence, Group, Question, RawState, TensorRef
-from ostate.ordering.chance import Level
+from ostate.evidence.master_weights import with_masters
+from ostate.evidence.search import Scores
+from ostate.evidence.significance import Level
+from ostate.ordering.grouping.refute import fits, refute_groups, refute_positions
 from ostate.ordering.keys import adapter_key, by_transformers, dora_is_a_parameter, live_name, match_all, strip_wrappers
-from ostate.ordering.masters import with_masters
-from ostate.ordering.match import Scores
-from ostate.ordering.recorded import recorded
-from ostate.ordering.refute import fits, refute_groups, refute_positions
+from ostate.ordering.sources.recorded import recorded
 from tests.ordering.answers import Answers, claim, proves, resolve, state
 from tests.records import replace
 
-convention = importlib.import_module("ostate.ordering.convention")  # the package may give functions of these names
-judge = importlib.import_module("ostate.ordering.judge")
+convention = importlib.import_module("ostate.ordering.sources.convention")  # the package may give functions of these names
+judge = importlib.import_module("ostate.evidence.judge")
 REF = TensorRef(dtype="F32", shape=(2,), parts=())
 P = "base_model.model.model.layers.0.self_attn.q_proj."
 

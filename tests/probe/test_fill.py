@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
+from ostate.core.naming import Ordering
 from ostate.errors import ProbeError
-from ostate.model import Ordering
 from ostate.probe import AdamPreconditioner, fill, filled, lora_adamw
 from tests.records import replace
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from ostate.model import Adapter
+from ostate.core.family import Exchangeable
+from ostate.core.lora_modules import modules_of
+from ostate.core.naming import Adapter
 
-from ..convention import FAMILIES
-from ..modules import modules_of
+from ..sources.convention import FAMILIES
 from .layers import Arrangement
 from .levels import Level, Pattern, rearranged, short_labels, star
 from .sequence import ClaimRows
-from .table import Exchangeable
 
 MOST_KINDS = 12
 """Kinds of module every two of which are tried in each other's place; of more, only those that lie side by side."""

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ostate.core.lora_modules import factor_of
+
 from ..keys import PEFT_PREFIX, SLOT_ORDER, SLOTS, strip_wrappers
-from ..modules import factor_of
 
 _PLAIN = ("bias", "weight")
 _FLAT = re.compile(r"^(?:lora|lycoris)_[a-z0-9]+_")

@@ -1,0 +1,1 @@
+"""One function a command: here the rooms are joined."""

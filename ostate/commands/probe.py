@@ -1,0 +1,96 @@
+"""`ostate probe`: whose state is it, and can its preconditioner be trusted?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ostate import read as formats
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding, Severity
+from ostate.errors import Contradiction
+from ostate.ordering.join import adapter_facts
+from ostate.store import load
+
+from .repair import verify
+
+if TYPE_CHECKING:
+    from ostate.probe.measure.protocol import ProbeReport
+
+_FIX = "give the adapter that was saved with this state: same run, same step"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """What a probe is made from; paths."""
+
+    state: str
+    """A named file."""
+    model: str
+    """Folder of the base model."""
+    adapter: str
+    data: str
+    """JSON lines."""
+    config: str | None = None
+    """YAML with `importance:`."""
+
+
+def probe(
+    files: Files, *, device: str = "cpu", dtype: str = "float32", tokenize: Callable[[str], Sequence[int]] | None = None, **more: Any
+) -> ProbeReport:
+    """Run the protocol on files.
+
+    Args:
+        files: what to read.
+        device: where the model runs.
+        dtype: of the model's weights.
+        tokenize: text to ids, for data that holds text.
+        more: for `ostate.probe.measure.protocol.run`: batch_e, batch_u, eta, guards.
+
+    Raises:
+        Contradiction: the state is of another run than the adapter.
+        ReadError, ProbeError: something cannot be read, or does not fit.
+    """
+    import torch
+
+    from ostate.probe.measure import protocol
+
+    named = load(files.state)
+    own, known = of_this_adapter(named, files.state, files.adapter)
+    model = protocol.load_model(files.model, files.adapter, dtype=getattr(torch, dtype), device=device)
+    records = protocol.read_records(files.data, tokenize)
+    settings = protocol.read_settings(files.config) if files.config else None
+    report = protocol.run(named, model, records, settings=settings, known=known, **more)
+    other = [finding for finding in report.findings if finding.rule == "state-of-another-run"]
+    if other and not own:
+        raise Contradiction(other[0].text, where=files.adapter, fix=_FIX)
+    return report
+
+
+def of_this_adapter(state: NamedState, path: str, adapter: str) -> tuple[bool, tuple[Finding, ...]]:
+    """Return whether this adapter is the very file that the state was repaired with, and what a person should know where it is not.
+
+    The adapter's SHA-256 stands in the state's manifest. Where it is another one, or none stands there, `ostate verify`'s evidence is asked.
+
+    Args:
+        state: the named state, loaded.
+        path: where it lies.
+        adapter: folder or file of the adapter that is to be probed with.
+
+    Raises:
+        Contradiction: the numbers are those of another run.
+        ReadError: no adapter there.
+    """
+    recorded = state.adapter.get("sha256")
+    if recorded is not None and recorded == adapter_facts(formats.read_adapter(adapter), digest=True)["sha256"]:
+        return True, ()
+    if verify(path, adapter=adapter).verdict == "unverified":
+        # A state that was saved live records no adapter: that alone is no reason to worry anybody.
+        severity: Severity = "note" if recorded is None else "warning"
+        text = "the state's numbers could not be compared with this adapter: nothing says that the two are of one run"
+        return False, (Finding(rule="state-of-unknown-run", severity=severity, text=text, fix=_FIX),)
+    if recorded is None:
+        return False, ()
+    text = "this adapter is not the file that the state was repaired with; the numbers fit it: another step of the run, or the same saved anew"
+    return False, (Finding(rule="adapter-not-the-recorded-one", severity="warning", text=text, fix=_FIX),)
