@@ -13,7 +13,9 @@ from ostate.evidence.looks import Looks, Place
 FLOOR = 0.9
 """Share of a group's digits that most siblings must reach before one that does not is said to stand apart."""
 BULK = 0.5
-"""Share of the digits below which a module's gauge looks like any other."""
+"""Share of the digits below which a module's gauge may be any other: two such of one shape are suspect, since names exchanged by hand are two."""
+NOWHERE = 0.12
+"""Share below which one module is suspect by itself: half of all gauges fit as well."""
 UNRELATED = 0.5
 """Residual of balance above which factors look unrelated; measured .7, and less than .35 in the middle of every healthy file."""
 RELATED = 0.3
@@ -68,7 +70,12 @@ def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
     told = np.isfinite(shares)
     if told.sum() < 3 or np.median(shares[told]) < FLOOR:
         return set()
-    return {place.module for place, reached in zip(live, shares) if reached < BULK}
+    weak: dict[object, list[int]] = {}
+    for place, reached in zip(live, shares):
+        if reached < BULK:
+            weak.setdefault(looks.shapes(place.module), []).append(place.module)
+    lost = {place.module for place, reached in zip(live, shares) if reached < NOWHERE}
+    return lost | {module for members in weak.values() if len(members) > 1 for module in members}
 
 
 def _by_residual(live: Sequence[Place], residuals: Sequence[float]) -> set[int]:

@@ -98,7 +98,8 @@ class Comparison:
         if any(each.what == order.EVERYTHING for each in left):
             return self._silent(weighed[0].digits, against, places)
         open_positions = frozenset().union(*(each.moved for each in left)) if left else frozenset()
-        unnamed = {position for position in self.stated if claim.names[position] is None}
+        # a name that was written down and that the weights do not know is nobody's to prove
+        unnamed = {p for p in self.stated if claim.names[p] is None or (claim.explicit and claim.keys[p] is None)}
         proven = frozenset(self.stated) - open_positions - unnamed
         by_itself = order.within(order.alone(places, looks, single)) & proven
         odd = apart(places, looks)

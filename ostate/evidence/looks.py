@@ -95,6 +95,11 @@ class Looks:
             return Plain(float("nan"), weight, moment, finite)
         return Plain(_residual(zero, other), weight, moment, finite)
 
+    def shapes(self, module: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of a module's two factors."""
+        each, tensors = self.modules[module], self.source.adapter.tensors
+        return tensors[each.zero].shape, tensors[each.other].shape
+
     def alike(self, one: int, place_one: int | None, two: int, place_two: int | None) -> bool:
         """True when two modules began with the same numbers, so that they share a gauge: one seed used anew for each, or a copied adapter."""
         first, second = self.side(one, place_one, zero=False), self.side(two, place_two, zero=False)

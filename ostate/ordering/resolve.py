@@ -278,7 +278,7 @@ def _findings(claim: Claim, evidence: Evidence) -> list[Finding]:
     """Say what looking at single modules found."""
     found = []
     if evidence.apart:
-        names = tuple(name for position in evidence.apart if (name := claim.names[position]) is not None)
+        names = tuple(name for position in evidence.apart if (name := claim.names[position] or evidence.order[position]) is not None)
         found.append(
             Finding(
                 rule="module-stands-apart",

@@ -57,13 +57,13 @@ def meaning(verdict: str, assumed: Sequence[str]) -> str:
 
 
 def _origin(ordering: Mapping[str, Any], full: bool) -> Facts:
-    margin = "" if ordering["margin"] is None else f"; chance of any other order: {_chance(ordering['margin'])}"
+    margin = "" if ordering["margin"] is None else f"; chance of any other order: {chance_text(ordering['margin'])}"
     tests = f" (tests: {', '.join(ordering['tests'])}{margin})" if ordering["tests"] else ""
     rows = [("names", f"{ordering['named']} from {ordering['source']}: {_rule(ordering['rule'], full)}{tests}")]
     losers = [] if ordering["verdict"] == "verified" and not full else ordering["rejected"]
     weakest = ordering.get("weakest_alternative")
     if weakest is not None:
-        rows.append(("weakest", f"{weakest['what']}: {_chance(weakest['digits'])}"))
+        rows.append(("weakest", f"{weakest['what']}: {chance_text(weakest['digits'])}"))
     rows += [("assumed", text) for text in ordering.get("assumed", ())]
     rows += [("not taken", f"{_rule(loser['rule'], full)}: {loser['reason']}") for loser in losers[: None if full else _LOSERS]]
     if len(losers) > _LOSERS and not full:
@@ -78,7 +78,7 @@ def _rule(rule: str, full: bool) -> str:
     return rule if full or not others else f"{first} (and {len(others)} {'rule' if len(others) == 1 else 'rules'} alike)"
 
 
-def _chance(digits: float) -> str:
+def chance_text(digits: float) -> str:
     """Return a chance as people say it: `1 in 10^12`, `1 in 40`."""
     return f"1 in 10^{int(digits)}" if digits >= 4 else f"1 in {10**digits:,.0f}"
 
