@@ -31,8 +31,10 @@ def independent(moved: Sequence[str | None], origins: Sequence[Sequence[int | No
     edges = [[] if what is None else [one for one in sources if one is not None] for what, sources in zip(moved, origins)]
     moving = [module for module, what in enumerate(moved) if what is not None]
     back = _ends_of_back_edges(edges)
-    choices: list[list[int]] = [[module for module in moving if module not in back], _downward(moving[::-1], edges), _downward(moving, edges)]
-    return sorted(max(choices, key=lambda kept: len(kept)))  # which one is largest depends on the alternative alone, not on what was seen
+    best = [module for module in moving if module not in back]
+    for kept in (_downward(moving[::-1], edges), _downward(moving, edges)):
+        best = kept if len(kept) > len(best) else best
+    return sorted(best)  # which one is largest depends on the alternative alone, not on what was seen
 
 
 def _downward(order: Sequence[int], edges: Sequence[Sequence[int]]) -> list[int]:
