@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ostate.core.names import twins
 from ostate.core.naming import Claim, Evidence, Ordering, Question
 from ostate.core.state import Finding, RawState
 from ostate.errors import Ambiguous, Contradiction
@@ -84,7 +85,7 @@ def resolve(
 
     Raises:
         Contradiction: the numbers speak against recorded or given names, or fit no order at all.
-        Ambiguous: nothing decides between several orders.
+        Ambiguous: nothing decides between several orders; two positions end under one name.
     """
     lost: Rejected = list(rejected)
     explicit = [claim for claim in claims if claim.explicit]
@@ -250,6 +251,13 @@ def _silent(raw: RawState, standing: Sequence[Tested], lost: Rejected, *, only_c
 
 def _ordering(raw: RawState, claim: Claim, evidence: Evidence, verdict: str, lost: Rejected, *, left_out: tuple[int, ...] = ()) -> Ordering:
     """Return the order with its verdict. Names that do not stand by themselves are listed, of a proven order as a fact."""
+    for twice in twins(claim.names):
+        at = [position for position, name in enumerate(claim.names) if name == twice]
+        raise Ambiguous(
+            f"positions {at[0]} and {at[1]} are both called {twice!r} ({claim.rule})",
+            where=f"{raw.source}: {claim.keys[at[0]]!r} and {claim.keys[at[1]]!r}",
+            fix="give --order FILE with a name of its own for each position",
+        )
     by_itself = evidence.alone if verdict == "verified" else evidence.proven
     undecided = tuple(
         name
