@@ -25,7 +25,7 @@ _PUBLIC: dict[str, str] = {
     "names_of": "ostate.integrations",
     "record_names": "ostate.integrations",
     "OstateError": "ostate.errors",
-    "NamedState": "ostate.core.state",
+    "NamedState": "ostate.core.naming",
     "Finding": "ostate.core.state",
 }
 
