@@ -49,7 +49,7 @@ def trained(rng: np.random.Generator, into: int, out: int) -> dict[str, tuple[np
     left, right = normal(out, 2), 1e-4 * normal(2, into)
     state = [(weight, np.zeros_like(weight), np.zeros_like(weight)) for weight in (a, b)]
     for step in range(1, STEPS + 1):
-        mixed = left @ (np.eye(2, dtype=np.float32) + normal(2, 2))
+        mixed = left @ (np.eye(2, dtype=np.float32) + np.float32(0.5) * normal(2, 2))
         slopes = (b.T @ mixed) @ right, mixed @ (right @ a.T)
         for (weight, m, v), slope in zip(state, slopes):
             m += np.float32(0.1) * (slope - m)

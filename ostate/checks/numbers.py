@@ -158,7 +158,10 @@ def first_moment_is_out_of_bounds(seen: Numbers) -> Iterator[Finding]:
     rows = [one.row for one in seen.rows if _breaks_bound(one)]
     if rows:
         text = f"m is larger than Adam allows beside v in {plural(len(rows), 'parameter')}"
-        yield say("warning", text, "the two moments are not of one parameter, or the betas are not those of the training", rows)
+        why = "the two moments are not of one parameter, or the betas are not those of the training"
+        if seen.spec.assumed:
+            why = "the optimizer is not Adam: ADOPT and LaProp divide the gradient before they average it"
+        yield say("warning", text, why, rows)
 
 
 def bound(hyper: Hyper) -> float | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding, Severity
-from ostate.errors import Contradiction
+from ostate.errors import Contradiction, ProbeError
+from ostate.optimizers import OPTIMIZERS
 from ostate.ordering.join import adapter_facts
 from ostate.read import adapters
 from ostate.store import load
@@ -37,12 +38,19 @@ class Files:
 
 
 def probe(
-    files: Files, *, device: str = "cpu", dtype: str = "float32", tokenize: Callable[[str], Sequence[int]] | None = None, **more: Any
+    files: Files,
+    *,
+    taken_as: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    tokenize: Callable[[str], Sequence[int]] | None = None,
+    **more: Any,
 ) -> ProbeReport:
     """Run the protocol on files.
 
     Args:
         files: what to read.
+        taken_as: the row of `OPTIMIZERS` that the moments are of, where it was only assumed; None: the state's own.
         device: where the model runs.
         dtype: of the model's weights.
         tokenize: text to ids, for data that holds text.
@@ -57,6 +65,10 @@ def probe(
     from ostate.probe.measure import protocol
 
     named = load(files.state)
+    if taken_as is not None:
+        if taken_as not in OPTIMIZERS:
+            raise ProbeError(f"no optimizer is called {taken_as!r}", where="--as", fix="docs/optimizers.md lists them; adamw, most often")
+        named = replace(named, optimizer=taken_as)
     own, known = of_this_adapter(named, files.state, files.adapter)
     model = protocol.load_model(files.model, files.adapter, dtype=getattr(torch, dtype), device=device)
     records = protocol.read_records(files.data, tokenize)

@@ -12,8 +12,8 @@ from ostate.core.naming import Evidence, PairScore
 from ostate.core.state import RawState
 
 from .laws import Laws, Match, displacement_ratio, path_moves, projected_moves
-from .likelihood import odds_against
 from .paths import Paths
+from .permutation_odds import odds_against
 from .search import Scores, module_moves, single_moves
 from .significance import Level, balance_level, displacement_level, start_level
 from .tables.tables import PairClass, Shape, Tables

@@ -88,7 +88,11 @@ def as_raw(state: NamedState) -> RawState:
         entries=tuple(sorted(entries, key=lambda entry: entry.position)),
         optimizer=state.optimizer,
         recorded="named",
-        facts={"optimizer_class": state.optimizer_class, "assumed": state.ordering.assumed if state.ordering is not None else ()},
+        facts={
+            "optimizer_class": state.optimizer_class,
+            "assumed": state.ordering.assumed if state.ordering is not None else (),
+            "named_by": state.ordering.source if state.ordering is not None else "recorded",
+        },
         findings=state.findings,
     )
 

@@ -56,12 +56,12 @@ def name_of(home: str, asked: str | None, config: Mapping[str, Any]) -> AdapterN
 def _from_folders(home: str, above: str, own: str, config: Mapping[str, Any]) -> AdapterName:
     if has_card(home):
         return AdapterName("default", told=False, below=False)  # PEFT was pointed here: what lies here itself is `default`
-    if own != "default" and not is_checkpoint(home):
+    if own != "default" and holds_adapter(home) and not is_checkpoint(home):
         card, top, plain = has_card(above), holds_adapter(above), is_plain(own)
-        saved = not plain and is_checkpoint(above)
-        if not plain and (card or top or (saved and _has_several(above))):
+        if not plain and (card or top or (is_checkpoint(above) and _has_several(above))):
             return AdapterName(own, told=True, below=True)
-        if (card and not top) or saved:
+        by_trainer = not plain and is_file(os.path.join(above, "trainer_state.json"))  # Trainer saves PEFT models as PEFT does
+        if (card and not top) or by_trainer:
             return AdapterName(own, told=False, below=True, assumed=(f"the adapter is called {own!r}, as its folder is",), contested=True)
         if plain and card:
             return AdapterName("default", told=False, below=False, assumed=(_default(own),), contested=True)

@@ -31,6 +31,7 @@ MOST_JSON = 1 << 25
 MOST_CONTAINERS = 500_000
 """Lists and tables in it."""
 
+_PEFT_FACTOR = re.compile(r"\.(lora_[AB]\.(weight|bias)|lora(_linear_layer)?\.(down|up)\.\w+)$")
 _README_VERSION = re.compile(r"^\s*-\s*(PEFT|Transformers|TRL)\s*:?\s*v?(\d+\.\d+[\w.]*)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -53,7 +54,7 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
     config = _config_beside(file)
     kind = kind_of(tensors, config)
     found = name_of(home, name, config)
-    assumed = found.assumed if kind in ("peft", "diffusers") else ()  # the other kinds' names hold no adapter's name
+    assumed = found.assumed if _bears_a_name(kind, tensors) else ()
     return Adapter(
         path=path,
         file=file,
@@ -123,6 +124,11 @@ def without_wrappers(name: str) -> str:
     while len(parts) > 1 and parts[0] == "module":
         parts = parts[1:]
     return ".".join(parts)
+
+
+def _bears_a_name(kind: str, keys: Mapping[str, Any]) -> bool:
+    """True when the live names hold the adapter's name, which the keys lack: peft's, and diffusers' where peft makes the layers."""
+    return kind == "peft" or (kind == "diffusers" and any(_PEFT_FACTOR.search(key) for key in keys))
 
 
 def kind_of(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ class Packed(Fields):
         encoding: str,
         shape: tuple[int, ...],
         codes: TensorRef,
-        scale: TensorRef,
+        scale: TensorRef | float,
         block: int,
         table: TensorRef | None = None,
         halves: bool = False,
@@ -48,11 +48,11 @@ class Packed(Fields):
         self.codes = codes
         """One code an element; two in a byte, high half first, where `halves`."""
         self.scale = scale
-        """One float a block."""
+        """One float a block; a plain number where one goes for the whole tensor."""
         self.block = block
         """Elements that share a scale."""
         self.table = table
-        """What a code means, before scaling; None: the codes are floats themselves."""
+        """What a code means, before scaling; None: the codes are numbers themselves."""
         self.halves = halves
 
     @property
@@ -78,7 +78,7 @@ class Packed(Fields):
         """Yield the values flat, in C order, a bounded number at a time."""
         import numpy as np
 
-        scale = self.scale.read().reshape(-1)
+        scale = self.scale.read().reshape(-1) if isinstance(self.scale, TensorRef) else np.array([self.scale], np.float32)
         table = None if self.table is None else self.table.read().reshape(-1)
         whole = max(1, elements // self.block) * self.block
         at = 0
@@ -111,7 +111,8 @@ def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
 
     Returns:
         slots: name -> slot, without `step`.
-        scalars: everything else that is not a tensor; `step` a float; `bitsandbytes` or `torchao` say who packed the entry.
+        scalars: everything else that is not a tensor; `step` a float; `bitsandbytes`, `torchao` or `auto8bit` say who packed the entry.
+            What lies in a list or a mapping is called `<slot>.<index>` or `<slot>.<key>`.
 
     Raises:
         ReadError: a packed slot is incomplete or of an unknown kind.
@@ -141,9 +142,15 @@ def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any
             scalars[key] = value.item()
         else:
             slots[key] = value
-    elif isinstance(value, (list, tuple)) and any(isinstance(item, TensorRef) for item in value):
+    elif isinstance(value, (list, tuple)) and any(True for _ in _tensors_in(value)):
         for index, item in enumerate(value):
             _put(f"{key}.{index}", item, slots, scalars)
+    elif isinstance(value, Mapping) and _is_auto8bit(value):
+        slots[key] = _auto8bit(value)
+        scalars["auto8bit"] = 8
+    elif isinstance(value, Mapping) and any(True for _ in _tensors_in(value)):
+        for inner, item in value.items():
+            _put(f"{key}.{inner}", item, slots, scalars)
     elif (kind := _torchao_kind(value)) is not None:
         slots[key] = _torchao(kind, cast(Inert, value))
         scalars["torchao"] = kind
@@ -151,6 +158,34 @@ def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any
         scalars[key] = float(value)
     else:
         scalars[key] = value.name if isinstance(value, Inert) else value
+
+
+def _tensors_in(value: object) -> Iterator[TensorRef]:
+    """Yield the tensors at any depth of lists and mappings."""
+    if isinstance(value, TensorRef):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(inner)
+
+
+# ---- ai-toolkit ------------------------------------------------------------------------------------------------------------------
+
+
+def _is_auto8bit(value: Mapping[Any, Any]) -> bool:
+    """True for what `Auto8bitTensor.state_dict()` gives, bare or under its `_type` (ostris/ai-toolkit, toolkit/optimizers/optimizer_utils.py)."""
+    return value.get("_type") == "Auto8bitTensor" or {"quantized", "scale"} <= value.keys() <= {"quantized", "scale", "orig_dtype"}
+
+
+def _auto8bit(value: Mapping[Any, Any]) -> Slot:
+    """Return the slot that is meant: `quantized` times `scale`, one scale for the tensor."""
+    state = value.get("state", value)
+    codes, scale = (state.get("quantized"), state.get("scale")) if isinstance(state, Mapping) else (None, None)
+    if isinstance(scale, TensorRef) and scale.numel == 1:
+        scale = scale.item()
+    if not isinstance(codes, TensorRef) or codes.dtype != "I8" or isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        raise ReadError("an Auto8bitTensor lacks its int8 numbers or its scale")
+    return Packed("auto8bit", codes.shape, codes, float(scale), max(1, codes.numel))
 
 
 # ---- bitsandbytes ----------------------------------------------------------------------------------------------------------------

@@ -14,9 +14,11 @@ from ostate.core.files import is_folder
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
+from ostate.errors import ReadError
 
 from . import adapter_files
 from .adapters import adapter_from_weights, for_state, read_adapter
+from .layouts import rank_weights
 
 
 class Candidates(NamedTuple):
@@ -47,6 +49,8 @@ def candidates(raw: RawState, *, adapter: str | None = None, model: str | None =
         return _given(raw, adapter, name)
     if model is not None:
         return Candidates((read_adapter(model),), asked=True)
+    if raw.facts.get("live_weights"):  # of the same save, by live names, in the model's order: nothing about them is guessed
+        return Candidates((adapter_from_weights(rank_weights.trained(raw.weights), path=raw.source, name=name),))
     found = _in_places(raw, adapter_files.of_the_checkpoint(raw), name)
     if not found.adapters and raw.weights:
         return Candidates((adapter_from_weights(raw.weights, path=raw.source, name=name),))
@@ -54,10 +58,18 @@ def candidates(raw: RawState, *, adapter: str | None = None, model: str | None =
         found = _in_places(raw, adapter_files.models_of_the_checkpoint(raw), name)
     if found.adapters:
         return found
-    beside = adapter_files.to_the_side(raw)
+    beside = [other for path in adapter_files.to_the_side(raw) if (other := _readable(path)) is not None and lacking(raw, other) == 0]
     if beside:
-        return Candidates(tuple(_fitting(raw, [read_adapter(path) for path in beside])), seen=tuple(beside), on_trial=True)
+        return Candidates(tuple(_fitting(raw, beside)), seen=tuple(other.file for other in beside), on_trial=True)
     return Candidates(seen=tuple(path for folder in adapter_files.folders_of(raw) for path in adapter_files.weight_files(folder)))
+
+
+def _readable(path: str) -> Adapter | None:
+    """Return the adapter at a path that nobody named, or None for one that is damaged: it may be anybody's."""
+    try:
+        return read_adapter(path)
+    except ReadError:
+        return None
 
 
 def find_adapter(raw: RawState, *, name: str | None = None) -> Adapter | None:
@@ -74,7 +86,10 @@ def _given(raw: RawState, path: str, name: str | None) -> Candidates:
     """Return what lies at the path that a person gave; of several adapters in the folder, those that fit best by shapes."""
     places = adapter_files.peft_folders(path) if is_folder(path) else []
     if len(places) > 1 and path not in places and (name is None or name not in map(os.path.basename, places)):
-        return Candidates(tuple(_fitting(raw, [read_adapter(place) for place in places])))
+        return Candidates(tuple(_fitting(raw, [read_adapter(place) for place in places])), seen=tuple(places))
+    files = adapter_files.lora_files(path) if is_folder(path) and not places else []
+    if len(files) > 1:
+        return Candidates(tuple(_fitting(raw, [read_adapter(file, name=name) for file in files])), seen=tuple(files))
     first = read_adapter(path, name=name)
     others = [read_adapter(place) for place in first.siblings]
     return Candidates((for_state(first, raw), *_no_worse(raw, first, others)), asked=True)
@@ -82,16 +97,17 @@ def _given(raw: RawState, path: str, name: str | None) -> Candidates:
 
 def _in_places(raw: RawState, places: Iterable[list[str]], name: str | None) -> Candidates:
     """Return the adapters of the first place that holds any, those that fit the state best by shapes; the one that was asked for first."""
-    for paths in places:
-        if not paths:
-            continue
-        folder = next((path for path in paths if os.path.basename(path) == name), None)
-        if folder is not None:
-            first = read_adapter(folder, name=name)
-            others = [read_adapter(path) for path in paths if path != folder]
-            return Candidates((for_state(first, raw), *_no_worse(raw, first, others)), seen=tuple(paths), asked=True)
-        return Candidates(tuple(_fitting(raw, [read_adapter(path, name=name) for path in paths])), seen=tuple(paths))
-    return Candidates()
+    paths = next((paths for paths in places if paths), [])
+    if not paths:
+        return Candidates()
+    found = [read_adapter(path) for path in paths]
+    asked = next((adapter for adapter in found if name is not None and name in (os.path.basename(adapter.path), adapter.name)), None)
+    if asked is not None and len(found) > 1:
+        others = _no_worse(raw, asked, [adapter for adapter in found if adapter is not asked])
+        return Candidates((for_state(read_adapter(asked.path, name=name), raw), *others), seen=tuple(paths), asked=True)
+    if name is not None:
+        found = [read_adapter(path, name=name) for path in paths]
+    return Candidates(tuple(_fitting(raw, found)), seen=tuple(paths))
 
 
 def _no_worse(raw: RawState, first: Adapter, others: Sequence[Adapter]) -> list[Adapter]:

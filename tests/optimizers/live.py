@@ -56,7 +56,7 @@ def run(make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer], *, st
         before = [param.detach().clone() for param in params]
         grads = [torch.randn(param.shape, generator=generator) * 1e-3 for param in params]
         for param, grad in zip(params, grads):
-            param.grad = grad.clone()
+            param.grad = grad.to(param.dtype, copy=True)
         optimizer.step()
     return Live(optimizer, params, before, grads)
 

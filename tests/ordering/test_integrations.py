@@ -11,8 +11,8 @@ import peft
 import pytest
 import torch
 
+from ostate.commands.record import FILE, names_of, record_names
 from ostate.errors import OrderingError
-from ostate.integrations import FILE, names_of, record_names
 from ostate.read import read
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama

@@ -9,7 +9,7 @@ import torch
 
 from ostate.core.naming import Ordering
 from ostate.errors import ProbeError
-from ostate.probe import AdamPreconditioner, fill, filled, lora_adamw
+from ostate.probe import AdamPreconditioner, Guards, fill, filled, lora_adamw
 from tests.records import replace
 
 from .training import batch, edited, named_state, slot, tiny_lora, train, trainables
@@ -111,6 +111,28 @@ def test_a_state_without_second_moments_is_refused(model, state):
     bare = {n: replace(p, slots={"exp_avg_sq_row": slot([1.0])}) for n, p in state.parameters.items()}
     with pytest.raises(ProbeError, match=r"no exp_avg_sq .*adafactor; slots: \['exp_avg_sq_row'\]"):
         lora_adamw(model, replace(state, optimizer="adafactor", parameters=bare))
+
+
+@pytest.mark.parametrize("use", [lora_adamw, lambda model, state: AdamPreconditioner(state, model=model)], ids=["lora_adamw", "AdamPreconditioner"])
+def test_an_optimizer_that_was_only_assumed_is_asked_about(use, model, state):
+    with pytest.raises(ProbeError, match="not known by name: its moments are taken for Adam's") as error:
+        use(model, replace(state, optimizer="adam_like"))
+    assert "--as adamw" in error.value.fix
+    use(model, replace(state, optimizer="adamw"))
+
+
+def test_a_second_moment_that_adamw_would_use_in_another_way_is_refused(model, state):
+    """ADOPT divides by sqrt(v), AdamW by sqrt(v / (1 - beta2^t)): filled in, each step would be scaled by another number."""
+    adopt = replace(state, optimizer="adopt")
+    with pytest.raises(ProbeError, match="not used as AdamW uses its own"):
+        lora_adamw(model, adopt)
+    with pytest.raises(ProbeError, match="not used as AdamW uses its own"):
+        fill(torch.optim.AdamW(p for _, p in trainables(model)), model, adopt)
+    name = next(iter(state.parameters))
+    gradient = torch.ones(state.parameters[name].shape)
+    scaled = AdamPreconditioner(adopt, model=model, guards=Guards(relative_cap=None)).apply(name, gradient)
+    v = torch.from_numpy(state.tensor(name, "exp_avg_sq").copy()).double()
+    assert torch.allclose(scaled.double(), 1 / v.clamp_min(state.hyper(name)["eps"] ** 2).sqrt(), rtol=1e-5)
 
 
 def test_frozen_entries_are_left_aside_and_said(model, state):

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding, Severity
 from ostate.errors import ProbeError
+from ostate.optimizers.moments import confirmed, fits_adamw
 
 from .. import same_run
 from ..precondition.shards import like_parameter, local, place_of, read_local
@@ -105,6 +106,7 @@ def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, 
             where=state.path or "the named state",
             fix="Adam preconditioning needs a state of Adam or AdamW",
         )
+    _check_form(state)
     switches = {key: value for key, value in options.items() if key not in _OF_THE_FILE}
     optimizer = torch.optim.AdamW(_groups(found, state, lr, options), **switches)
     _fill(optimizer, model, state, found, strict=strict, notes=[])
@@ -128,6 +130,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
         ProbeError: an entry fits no parameter or has another shape; the optimizer is of another family; the file's hyperparameters differ
             within one live group.
     """
+    _check_form(state)
     live = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
     wanted = []
     for group in optimizer.param_groups:
@@ -141,6 +144,17 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
     found = match(model, state, wanted)
     notes = _adopt_hyper(optimizer, state, found, hyper)
     return _fill(optimizer, model, state, found, strict=strict, notes=notes)
+
+
+def _check_form(state: NamedState) -> None:
+    """Refuse a second moment that AdamW would divide by in another way than the optimizer that made it."""
+    confirmed(state.optimizer)
+    if not fits_adamw(state.optimizer):
+        raise ProbeError(
+            f"the state is of {state.optimizer}, whose second moment is not used as AdamW uses its own",
+            where=state.path or "the named state",
+            fix="give the named state itself: AdamPreconditioner(state, model=model)",
+        )
 
 
 def filled(optimizer: Optimizer) -> Filled | None:

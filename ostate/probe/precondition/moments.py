@@ -14,7 +14,7 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ProbeError
 from ostate.optimizers import OPTIMIZERS
-from ostate.optimizers.moments import SECOND_MOMENTS, divisor, form_of, second_moment
+from ostate.optimizers.moments import SECOND_MOMENTS, confirmed, divisor, form_of, second_moment
 
 from ..fill.fill import Filled, filled
 from ..fill.live import moment, steps_of
@@ -146,8 +146,9 @@ def of_state(
     """Return the moments of a named state: for each trainable of `model`, or, without a model, for each of its own names.
 
     Raises:
-        ProbeError: an entry that does not fit the model; a state that does not say its betas or eps.
+        ProbeError: an entry that does not fit the model; a state that does not say its betas or eps, or whose optimizer was only assumed.
     """
+    confirmed(state.optimizer)
     if model is None:
         rows: list[tuple[str, Tensor | None, str | None]] = [(name, None, name) for name in state.parameters]
     else:

@@ -24,6 +24,7 @@ from ..flat_buffers import Piece, cut
 from ..hyper import plain_hyper
 from ..pickle.records import Inert
 from ..state_dict import Key
+from . import rank_weights
 from .fsdp_shards import ALLOWED, MissingRank, is_sharded, local, whole
 from .torch_file import candidates
 
@@ -72,7 +73,8 @@ def _optimizers(folder: str) -> dict[tuple[str, str, str], dict[int, str]]:
             if family in named:
                 raise
             continue  # a random generator's state, arguments: no file of an optimizer
-        if states and (len(names) > 1 or min(names) > 0 or _sharded(states[0].optimizer)):
+        several = len(names) > 1 or min(names) > 0 or bool(rank_weights.model_family(family, known))
+        if states and (several or _sharded(states[0].optimizer)):
             found[family] = names
     return found
 
@@ -107,8 +109,10 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     _check_ranks(folder, by_rank, listed[optimizer or 0])
     shares = [_share(os.path.join(folder, by_rank[rank])) for rank in sorted(by_rank)]
     _check_agree(shares)
+    model = rank_weights.model_family(listed[optimizer or 0], families(names_in(folder)))
     try:
-        state = _joined(shares)
+        weights = rank_weights.weights_of(folder, model) if set(model) == set(by_rank) else {}
+        state = _joined(shares, rank_weights.trained(weights))
     except MissingRank as error:
         raise _missing(shares[0].path, error.rank, error.world) from error
     return assemble(
@@ -119,7 +123,8 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
         files=[share.file for share in shares],
         recorded="name-keyed",
         flat=not any(is_sharded(value) for share in shares for entry in share.state.values() for value in entry.values()) and _one_d(shares),
-        facts={"world_size": len(shares)},
+        weights=weights,
+        facts={"world_size": len(shares), **({"live_weights": True} if weights else {})},
     )
 
 
@@ -193,7 +198,7 @@ def _steps(share: Share) -> set[float]:
     return found
 
 
-def _joined(shares: Sequence[Share]) -> dict[Key, dict[str, object]]:
+def _joined(shares: Sequence[Share], weights: Mapping[str, TensorRef]) -> dict[Key, dict[str, object]]:
     keys = list(dict.fromkeys(key for group in shares[0].groups for key in group["params"]))
     strays = [key for share in shares for key in share.state if key not in set(keys)]
     if strays:
@@ -202,8 +207,8 @@ def _joined(shares: Sequence[Share]) -> dict[Key, dict[str, object]]:
         return {key: entry for key in keys if (entry := _from_shares(shares, key))}
     if not _one_d(shares):
         return _replicas(shares)
-    _refuse_flat_parameters(shares)
-    return {key: entry for key in keys if (entry := _from_runs(shares, key))}
+    sizes = _flat_sizes(shares, weights)
+    return {key: entry for key in keys if (entry := _from_runs(shares, key, sizes))}
 
 
 def _one_d(shares: Sequence[Share]) -> bool:
@@ -245,37 +250,56 @@ def _tensors(share: Share) -> list[tuple[tuple[Any, str], TensorRef]]:
     ]
 
 
-def _refuse_flat_parameters(shares: Sequence[Share]) -> None:
-    """FSDP1 with use_orig_params=False: ids count FlatParameters, each of which every process holds an equal share of."""
-    if len(shares) < 2:
-        return
+def _flat_sizes(shares: Sequence[Share], weights: Mapping[str, TensorRef]) -> dict[int, int]:
+    """Return the FlatParameters' lengths by their padded ones, where FSDP1 ran with use_orig_params=False; nothing where ids count parameters.
+
+    Ids then count FlatParameters, each of which every process holds an equal run of.
+
+    Raises:
+        ReadError: they do, and no weights beside tell where one parameter ends.
+    """
     keys = set(shares[0].state)
     if all(set(share.state) == keys for share in shares) and all(
         len({_length(share.state[key]) for share in shares}) == 1 and _length(shares[0].state[key]) for key in keys
     ):
+        padded = [sum(_length(share.state[key]) for share in shares) for key in keys]
+        sizes = rank_weights.lengths(weights, padded, len(shares))
+        if sizes or len(shares) < 2:
+            return sizes
         raise ReadError(
             "every process holds an equal run of every entry: FlatParameters (FSDP1, use_orig_params=False), whose borders are in no file",
             where=shares[0].path,
             fix="load it once and save with FSDP.optim_state_dict(model, optimizer), which writes parameters by name",
         )
+    return {}
 
 
 def _length(entry: Mapping[str, Any]) -> int:
     return max((value.numel for value in entry.values() if isinstance(value, TensorRef) and value.shape), default=0)
 
 
-def _from_runs(shares: Sequence[Share], key: Key) -> dict[str, object]:
+def _from_runs(shares: Sequence[Share], key: Key, sizes: Mapping[int, int]) -> dict[str, object]:
     held = [share.state[key] for share in shares if share.state.get(key)]
     entry: dict[str, object] = {}
     for slot in dict.fromkeys(slot for one in held for slot in one):
         values = [one[slot] for one in held if slot in one]
         runs = [value for value in values if isinstance(value, TensorRef) and value.shape]
         if runs:
-            count = sum(run.numel for run in runs)
-            entry[slot] = cut([Piece(run, 0, run.numel) for run in runs], (count,), f"{shares[0].path}: entry {key}")
+            padded = sum(run.numel for run in runs)
+            count = sizes.get(padded, padded)
+            entry[slot] = cut(_up_to(runs, count), (count,), f"{shares[0].path}: entry {key}")
         else:
             entry[slot] = values[0]
     return entry
+
+
+def _up_to(runs: Sequence[TensorRef], count: int) -> list[Piece]:
+    """Return the runs one after another, without what lies past `count` elements (padding)."""
+    pieces, at = [], 0
+    for run in runs:
+        pieces.append(Piece(run, 0, max(min(run.numel, count - at), 0)))
+        at += run.numel
+    return pieces
 
 
 def _from_shares(shares: Sequence[Share], key: Key) -> dict[str, object]:
