@@ -18,6 +18,7 @@ from ostate.evidence import master_weights as masters
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import assumed, keys, resolve
 from ostate.ordering.join import named_state
+from ostate.ordering.live_form import with_live_form
 from ostate.read import adapters
 from ostate.read.weights import Candidates, base_weights, candidates, own_weights
 
@@ -159,7 +160,8 @@ def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[Raw
     raw = open_state(path, state=options.state, optimizer=options.optimizer, checksum=options.checksum)
     if raw.layout == "named" and not named_too:
         raise ReadError("this file has its names already", where=path, fix="use `ostate verify`, `validate` or `export` on it")
-    return raw, candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
+    found = candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
+    return raw, found._replace(adapters=tuple(with_live_form(adapter, raw) for adapter in found.adapters))
 
 
 def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:

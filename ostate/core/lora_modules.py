@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ostate.core.names import factor_of
 
 from .naming import Adapter
 
 if TYPE_CHECKING:
     import numpy as np
 
-_FACTORS = (  # (pattern of the factor's own word, what it is); tried in order
-    (re.compile(r"(?:^|\.)(lora_embedding_A)(?=\.|$)"), "embedding_A"),
-    (re.compile(r"(?:^|\.)(lora_embedding_B)(?=\.|$)"), "embedding_B"),
-    (re.compile(r"(?:^|\.)(lora_A|lora_a|lora_down|lora\.down|down_lora|lora_linear_layer\.down)(?=\.|$)"), "A"),
-    (re.compile(r"(?:^|\.)(lora_B|lora_b|lora_up|lora\.up|up_lora|lora_linear_layer\.up)(?=\.|$)"), "B"),
-)
 _ZERO_START = {True, None, "gaussian", "eva", "orthogonal_zero", "true", "True"}
 """Values of `init_lora_weights` that leave B at zero (peft tuners/lora/layer.py, `reset_lora_parameters`; EVA sets A only)."""
 _OTHER_TUNERS = {"ADALORA", "LOHA", "LOKR", "VERA", "VBLORA", "RANDLORA", "XLORA", "POLY", "GRALORA", "SHIRA", "MISS", "BONE", "PVERA"}
@@ -58,17 +53,6 @@ def modules_of(adapter: Adapter) -> list[Module]:
         zero, other = (keys["A"], keys["B"]) if embedding else (keys["B"], keys["A"])
         modules.append(Module(rest, zero, other, embedding, _blocks(keys["A"], shape_a[0], adapter.config)))
     return modules
-
-
-def factor_of(key: str) -> tuple[str, str] | None:
-    """Return (the key without the factor's word, A, B, embedding_A or embedding_B), or None for a key that is no LoRA factor's weight."""
-    if key.endswith((".bias", "lora_magnitude_vector")):
-        return None
-    for pattern, kind in _FACTORS:
-        match = pattern.search(key)
-        if match:
-            return key[: match.start(1)] + key[match.end(1) :], kind
-    return None
 
 
 def starts_at_zero(adapter: Adapter) -> str | None:

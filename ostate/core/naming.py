@@ -36,6 +36,9 @@ class Adapter:
     """The adapter's name in the live model, as far as known."""
     name_known: bool = False
     """True when something told the name (`--adapter-name`, a subfolder, recorded names); False: the default is assumed."""
+    cut: str = ""
+    """What every key begins with and no live name does: `module.` of a whole model that was saved from its wrapper; `base_model.model.` or
+    `unet.` where names that the checkpoint records lack it."""
     siblings: tuple[str, ...] = ()
     """Folders of other adapters that the same checkpoint holds."""
     assumed: tuple[str, ...] = ()
