@@ -216,6 +216,16 @@ def test_names_that_all_begin_with_module_are_not_recorded_beside_others_that_do
         record_names(optimizer, model, tmp_path)
 
 
+def test_recorded_names_keep_the_module_that_the_weights_have_too(tmp_path: Path):
+    model = Tree({"module": {"weight": "parameter"}, "frozen": "parameter"})
+    optimizer = stepped([model.module.weight])
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "names.txt").write_text("module.weight\n")
+    found = repair(str(tmp_path / "optimizer.pt"), adapter=str(tmp_path / "weights.pt"), order=str(tmp_path / "names.txt"), evidence=False)
+    assert list(found.named.parameters) == ["module.weight"]
+
+
 def test_recorded_names_under_a_wrappers_module_are_read_without_it(tmp_path: Path):
     model = Tree({"weight": "parameter", "a": "parameter"})
     optimizer = stepped(list(model.parameters()))
