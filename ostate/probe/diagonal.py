@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -14,15 +14,19 @@ from ostate.errors import ProbeError
 
 from .formulas import correction
 from .guards import Guards
-from .layout import Layout, chunks
+from .layout import Layout, Member, chunks
 from .moments import Moments
-from .quantiles import quantiles
+from .quantiles import Piece, medians
+from .segments import counts, extremes
 from .shards import Ranks
 
 TINY = 2.0**-126
 """The smallest normal float32: a v below it has lost bits (g under 1e-19)."""
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+
+_AT_ONCE = 1 << 26
+"""Elements of v that may wait for one copy: a state read from a file is never whole in memory."""
 
 _NOTHING = -1.0
 """Marks, while the scale is being built, an element that carries no information."""
@@ -33,6 +37,8 @@ class Row:
     """What one parameter's v is like, over all ranks; counts of elements."""
 
     name: str
+    kind: str
+    """`lora_A`, `lora_B`, `head`, `norm`, …: whose median the cap is measured by."""
     numel: int
     present: bool
     """Whether there is a v at all."""
@@ -47,6 +53,8 @@ class Row:
     high: float = -math.inf
     """Largest v."""
     clamped: int = 0
+    cap: float = math.inf
+    """Largest scale let through here."""
     step: float | None = None
     min_denom: float = math.inf
     """Smallest sqrt(v_hat) + eps before any guard; units grad."""
@@ -59,15 +67,17 @@ class Diagonal:
     """P, and what is known of it."""
 
     scale: list[Tensor]
-    """One flat tensor a buffer; guarded and capped; units 1/grad."""
+    """One flat tensor a buffer; guarded and capped; units 1/grad. The preconditioner's own: its next refresh writes into them."""
     nothing: list[Tensor | None]
     """A flat bool tensor a buffer: single elements without information inside trusted parameters; None: there are none."""
     rows: tuple[Row, ...]
     """In the layout's order."""
     cap: float
-    """Largest scale let through; infinite where none was asked for."""
+    """Largest scale let through anywhere; infinite where none was asked for. Each row has its own."""
     median: float | None
     """Of the scale before the cap, over all elements with information; None: there are none."""
+    medians: Mapping[str, float] = field(default_factory=dict)
+    """The same by kind, for kinds that have any."""
     quantiles: Mapping[float, float] = field(default_factory=dict)
     largest: float
     """Of the scales that come from a v, after the cap; 1 where none does."""
@@ -89,7 +99,9 @@ class Diagonal:
         return self.all_identity or self.rows[at].bad not in usable
 
 
-def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards, dtype: torch.dtype) -> Diagonal:
+def build(
+    items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards, dtype: torch.dtype, into: Sequence[Tensor] | None = None
+) -> Diagonal:
     """Compute the diagonal.
 
     Args:
@@ -98,51 +110,33 @@ def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards
         ranks: who holds the other shards; collective over them.
         guards: the choices.
         dtype: of the kept scale.
+        into: buffers of that dtype to write the scale into, as an earlier diagonal has them; None: new ones.
 
     Raises:
         ProbeError: `fallback="raise"` and a v that cannot be trusted; moments of another shape.
     """
-    scale = layout.zeros(dtype)
-    marked = [False] * len(layout.buffers)
-    measured = []
-    for item, member in zip(items, layout.members):
-        v = item.second()
-        part = scale[member.buffer][member.start : member.stop]
-        if v is None:
-            part.fill_(_NOTHING)
-        measured.append(_measure(v, item, part, guards))
-    rows = _join(items, measured, ranks, guards)
+    scale = list(into) if into is not None else layout.zeros(dtype)
+    rows = _join(items, layout, _measure(items, layout, scale, guards), ranks, guards)
     coverage = sum(row.present for row in rows) / len(rows)
     all_identity = coverage < guards.identity_if_coverage_below
     if guards.fallback == "raise":
         _refuse(rows, coverage, guards)
-    for row, member in zip(rows, layout.members):
-        if row.bad or all_identity:
-            scale[member.buffer][member.start : member.stop] = _NOTHING
-        elif row.zero and guards.zero_elements == "fallback":
-            marked[member.buffer] = True
-    pieces = (
-        [(scale[m.buffer][m.start : m.stop], ranks.copies(i.place)) for m, i in zip(layout.members, items)]
-        if ranks.groups
-        else [(s, 1.0) for s in scale]
-    )
-    found = quantiles(pieces, QUANTILES, ranks)
-    median = None if found is None else found[0]
-    cap = min(
-        [math.inf if guards.max_scale is None else guards.max_scale] + ([median * guards.relative_cap] if median and guards.relative_cap else [])
-    )
-    clamped, largest = _cap(scale, layout, rows, cap, [ranks.copies(item.place) for item in items], ranks)
+    marked = _mark(scale, layout, rows, all_identity, guards)
+    found = medians(_pieces(scale, layout, items, ranks), QUANTILES, ranks)
+    caps = [_cap_of(found.by_kind.get(row.kind), guards) for row in rows]
+    clamped, largest = _clamp(scale, layout, rows, caps, [ranks.copies(item.place) for item in items], ranks)
     nothing: list[Tensor | None] = [flat < 0 if there else None for flat, there in zip(scale, marked)]
-    plain = 1.0 if all_identity else guards.fallback_scale
-    for flat in scale:
-        flat.masked_fill_(flat < 0, plain)
+    if all_identity or any(row.bad or row.zero for row in rows):
+        for flat in scale:
+            flat.masked_fill_(flat < 0, 1.0 if all_identity else guards.fallback_scale)
     return Diagonal(
         scale=scale,
         nothing=nothing,
-        rows=tuple(replace(row, clamped=count) for row, count in zip(rows, clamped)),
-        cap=cap,
-        median=median,
-        quantiles=dict(zip(QUANTILES, found[1] if found else ())),
+        rows=tuple(Row(**row._asdict(), clamped=count, cap=cap) for row, count, cap in zip(rows, clamped, caps)),
+        cap=max(caps),
+        median=found.median,
+        medians=found.by_kind,
+        quantiles=dict(zip(QUANTILES, found.quantiles)),
         largest=largest,
         coverage=coverage,
         coverage_step=sum(row.step is not None for row in rows) / len(rows),
@@ -153,26 +147,6 @@ def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards
 def bias_correction(item: Moments) -> float:
     """Return 1 - beta2**t, or 1 where the step is unknown, the state never stepped, or the optimizer corrects nothing."""
     return correction(item.betas[1], item.step) if item.corrected and item.step is not None and item.step >= 1 else 1.0
-
-
-def _measure(v: Tensor | None, item: Moments, out: Tensor, guards: Guards) -> _Counts:
-    """Write the uncapped scale of one shard into `out`; return its counts."""
-    if v is None or v.numel() == 0:
-        return _Counts(present=float(v is not None))
-    v = v.reshape(-1)
-    corrected = bias_correction(item)
-    counts = _counts(v, item.eps, corrected)
-    if not guards.infinite_is_bad and counts.nonfinite:
-        counts = counts._replace(nonfinite=float(torch.isnan(v).sum()))
-    hide = guards.zero_elements == "fallback" and counts.zero > 0
-    for part in chunks(v.numel(), v.device):
-        block = v[part].to(torch.float64, copy=True)
-        empty = block == 0 if hide else None
-        block.div_(corrected).sqrt_().add_(item.eps).reciprocal_()
-        if empty is not None:
-            block.masked_fill_(empty, _NOTHING)
-        out[part].copy_(block)
-    return counts
 
 
 class _Counts(NamedTuple):
@@ -188,36 +162,135 @@ class _Counts(NamedTuple):
     high: float = -math.inf
 
 
-def _counts(v: Tensor, eps: float, corrected: float) -> _Counts:
+class _Measured(NamedTuple):
+    """A row before its cap."""
+
+    name: str
+    kind: str
+    numel: int
+    present: bool
+    zero: int
+    tiny: int
+    negative: int
+    nonfinite: int
+    eps_dominated: int
+    low: float
+    high: float
+    step: float | None
+    min_denom: float
+    bad: str
+
+
+def _measure(items: Sequence[Moments], layout: Layout, scale: Sequence[Tensor], guards: Guards) -> list[_Counts]:
+    """Write the uncapped scale of every parameter into `scale`; return what this rank's v are like."""
+    out = [_Counts()] * len(items)
+    for buffer, flat in enumerate(scale):
+        members = [(at, member) for at, member in enumerate(layout.members) if member.buffer == buffer]
+        v, present = _gather(items, members, flat)
+        for (at, _), counted in zip(members, _count(v, [items[at] for at, _ in members], [m.stop - m.start for _, m in members], guards)):
+            out[at] = counted if present[at] else _Counts()
+        for start, stop, item, hide in _runs(items, members, out, guards):
+            _invert(v, flat, slice(start, stop), item, hide=hide)
+        for at, member in members:
+            if not present[at]:
+                flat[member.start : member.stop] = _NOTHING
+    return out
+
+
+def _gather(items: Sequence[Moments], members: Sequence[tuple[int, Member]], flat: Tensor) -> tuple[Tensor, dict[int, bool]]:
+    """Return all v of a buffer in one flat tensor, and which there are; the scale's own memory where it holds every v exactly."""
+    v, present = flat, {}
+    waiting: list[tuple[Tensor, Tensor]] = []
+    held = 0
+    for at, member in members:
+        own = items[at].second()
+        present[at] = own is not None
+        if own is None:
+            v[member.start : member.stop] = 1.0
+            continue
+        if own.dtype == torch.float64 and v.dtype != torch.float64:
+            _copy(waiting)
+            v, waiting, held = v.to(torch.float64), [], 0
+        waiting.append((v[member.start : member.stop], own.reshape(-1)))
+        held += own.numel()
+        if held > _AT_ONCE:
+            _copy(waiting)
+            waiting, held = [], 0
+    _copy(waiting)
+    return v, present
+
+
+def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    if pairs:
+        torch._foreach_copy_([into for into, _ in pairs], [own for _, own in pairs])
+
+
+def _count(v: Tensor, items: Sequence[Moments], sizes: Sequence[int], guards: Guards) -> list[_Counts]:
     """Count in one pass where nothing is odd."""
-    low, high = torch.stack(torch.aminmax(v)).tolist()
-    edge = eps * eps * corrected
-    odd = not (low > 0 and math.isfinite(high))
-    zero = float((v == 0).sum()) if odd else 0.0
-    negative = float((v < 0).sum()) if odd else 0.0
-    nonfinite = float((~torch.isfinite(v)).sum()) if odd else 0.0
-    tiny = float(((v > 0) & (v < TINY)).sum()) if odd or low < TINY else 0.0
-    dominated = float((v < edge).sum()) if odd or low < edge else 0.0
-    if nonfinite:
-        rest = v[torch.isfinite(v)]
-        low, high = torch.stack(torch.aminmax(rest)).tolist() if rest.numel() else (math.inf, -math.inf)
-    return _Counts(1.0, zero, tiny, negative, nonfinite, dominated, low, high)
+    lows, highs = extremes(v, sizes)
+    edges = [item.eps * item.eps * bias_correction(item) for item in items]
+    odd = [at for at, (low, high) in enumerate(zip(lows, highs)) if sizes[at] and not (low > 0 and math.isfinite(high))]
+    unsure = set(odd)
+    zero, negative = counts(v, sizes, odd, lambda x: x == 0), counts(v, sizes, odd, lambda x: x < 0)
+    nonfinite = counts(v, sizes, odd, lambda x: ~torch.isfinite(x))
+    tiny = counts(v, sizes, [at for at, low in enumerate(lows) if at in unsure or low < TINY], lambda x: (x > 0) & (x < TINY))
+    dominated = [0.0] * len(sizes)
+    for edge in set(edges):
+        below = [at for at, low in enumerate(lows) if edges[at] == edge and (at in unsure or low < edge)]
+        dominated = [a + b for a, b in zip(dominated, counts(v, sizes, below, lambda x, edge=edge: x < edge))]  # type: ignore[misc]
+    parts = torch.split(v, list(sizes))
+    for at in odd:
+        if nonfinite[at]:
+            rest = parts[at][torch.isfinite(parts[at])]
+            lows[at], highs[at] = torch.stack(torch.aminmax(rest)).tolist() if rest.numel() else (math.inf, -math.inf)
+    if not guards.infinite_is_bad:
+        nonfinite = counts(v, sizes, [at for at in odd if nonfinite[at]], torch.isnan)
+    return [_Counts(1.0, *row) for row in zip(zero, tiny, negative, nonfinite, dominated, lows, highs)]
 
 
-def _join(items: Sequence[Moments], measured: list[_Counts], ranks: Ranks, guards: Guards) -> list[Row]:
+def _runs(
+    items: Sequence[Moments], members: Sequence[tuple[int, Member]], counted: Sequence[_Counts], guards: Guards
+) -> Iterator[tuple[int, int, Moments, bool]]:
+    """Yield (start, stop, one of its items, whether elements of 0 are hidden) of neighbours that share one formula."""
+    start, last, known, hide = 0, None, None, False
+    for at, member in members:
+        item = items[at]
+        formula = (item.eps, bias_correction(item))
+        if formula != known:
+            if last is not None:
+                yield start, member.start, last, hide
+            start, last, known, hide = member.start, item, formula, False
+        hide = hide or (guards.zero_elements == "fallback" and counted[at].zero > 0)
+    if last is not None:
+        yield start, members[-1][1].stop, last, hide
+
+
+def _invert(v: Tensor, out: Tensor, run: slice, item: Moments, *, hide: bool) -> None:
+    """Write 1 / (sqrt(v / correction) + eps) of a run of elements, in float64 inside; `v` may be `out`."""
+    corrected = bias_correction(item)
+    source, into = v[run], out[run]
+    for part in chunks(source.numel(), source.device):
+        block = source[part].to(torch.float64, copy=True)
+        empty = block == 0 if hide else None
+        block.div_(corrected).sqrt_().add_(item.eps).reciprocal_()
+        if empty is not None:
+            block.masked_fill_(empty, _NOTHING)
+        into[part].copy_(block)
+
+
+def _join(items: Sequence[Moments], layout: Layout, measured: list[_Counts], ranks: Ranks, guards: Guards) -> list[_Measured]:
     """Bring all ranks' counts together, and judge each parameter. The same on every rank: sums run in rank order."""
-    device = items[0].device
-    every = ranks.gather(torch.tensor(measured, dtype=torch.float64, device=device)).tolist()
+    every = ranks.gather(torch.tensor(measured, dtype=torch.float64, device=items[0].device)).tolist() if ranks.groups else [measured]
     rows = []
     for at, item in enumerate(items):
         mine = [_Counts(*table[at]) for table in every]
         copies = ranks.copies(item.place)
-        present = any(line.present for line in mine)
         zero, tiny, negative, nonfinite, dominated = (round(sum(column) / copies) for column in zip(*(line[1:6] for line in mine)))
         low, high = min(line.low for line in mine), max(line.high for line in mine)
-        step = item.step if item.step is not None and item.step > 0 and math.isfinite(item.step) else None
-        row = Row(
+        present = any(line.present for line in mine)
+        row = _Measured(
             name=item.name,
+            kind=layout.members[at].kind,
             numel=math.prod(item.place.whole),
             present=present,
             zero=zero,
@@ -227,14 +300,15 @@ def _join(items: Sequence[Moments], measured: list[_Counts], ranks: Ranks, guard
             eps_dominated=dominated,
             low=low,
             high=high,
-            step=step,
+            step=item.step if item.step is not None and item.step > 0 and math.isfinite(item.step) else None,
             min_denom=math.sqrt(max(low, 0.0) / bias_correction(item)) + item.eps if present and math.isfinite(low) else math.inf,
+            bad="",
         )
-        rows.append(replace(row, bad=_verdict(row, item, guards)))
+        rows.append(row._replace(bad=_verdict(row, item, guards)))
     return rows
 
 
-def _verdict(row: Row, item: Moments, guards: Guards) -> str:
+def _verdict(row: _Measured, item: Moments, guards: Guards) -> str:
     if not row.present:
         return "missing"
     if row.nonfinite:
@@ -250,7 +324,7 @@ def _verdict(row: Row, item: Moments, guards: Guards) -> str:
     return ""
 
 
-def _refuse(rows: Sequence[Row], coverage: float, guards: Guards) -> None:
+def _refuse(rows: Sequence[_Measured], coverage: float, guards: Guards) -> None:
     bad = [row for row in rows if row.bad]
     if bad:
         raise ProbeError(
@@ -262,16 +336,50 @@ def _refuse(rows: Sequence[Row], coverage: float, guards: Guards) -> None:
         raise ProbeError(f"coverage {coverage:.1%} is below {guards.identity_if_coverage_below:.1%}")
 
 
-def _cap(scale: list[Tensor], layout: Layout, rows: Sequence[Row], cap: float, copies: Sequence[float], ranks: Ranks) -> tuple[list[int], float]:
+def _mark(scale: Sequence[Tensor], layout: Layout, rows: Sequence[_Measured], all_identity: bool, guards: Guards) -> list[bool]:
+    """Mark parameters without a v to trust; return which buffers hold single elements without information."""
+    marked = [False] * len(scale)
+    for row, member in zip(rows, layout.members):
+        if row.bad or all_identity:
+            scale[member.buffer][member.start : member.stop] = _NOTHING
+        elif row.zero and guards.zero_elements == "fallback":
+            marked[member.buffer] = True
+    return marked
+
+
+def _pieces(scale: Sequence[Tensor], layout: Layout, items: Sequence[Moments], ranks: Ranks) -> dict[str, list[Piece]]:
+    out: dict[str, list[Piece]] = {}
+    for member, item in zip(layout.members, items):
+        out.setdefault(member.kind, []).append((scale[member.buffer][member.start : member.stop], ranks.copies(item.place)))
+    return out
+
+
+def _cap_of(median: float | None, guards: Guards) -> float:
+    relative = median * guards.relative_cap if median and guards.relative_cap else math.inf
+    return min(relative, math.inf if guards.max_scale is None else guards.max_scale)
+
+
+def _clamp(
+    scale: Sequence[Tensor], layout: Layout, rows: Sequence[_Measured], caps: Sequence[float], copies: Sequence[float], ranks: Ranks
+) -> tuple[list[int], float]:
     """Clamp in place; return how many elements of each parameter it touched, and the largest scale that is left."""
-    counts = [0.0] * len(rows)
-    for at, (row, member) in enumerate(zip(rows, layout.members)):
+    touched = [0.0] * len(rows)
+    for buffer, flat in enumerate(scale):
+        at_of = [at for at, member in enumerate(layout.members) if member.buffer == buffer]
+        sizes = [layout.members[at].stop - layout.members[at].start for at in at_of]
         # The scale is largest where the denominator is smallest: most parameters need no look. A v of 0 inside has no scale, or 1/eps.
-        if not row.bad and (row.min_denom * cap < 1.0 + 1e-6 or row.min_denom == 0):
-            counts[at] = float((scale[member.buffer][member.start : member.stop] > cap).sum()) / copies[at]
-    tops = [float(flat.clamp_(max=cap).max()) for flat in scale if flat.numel()]
-    top = max(tops, default=_NOTHING)
+        look = [k for k, at in enumerate(at_of) if not rows[at].bad and (rows[at].min_denom * caps[at] < 1.0 + 1e-6 or rows[at].min_denom == 0)]
+        if not look:
+            continue
+        for cap in {caps[at_of[k]] for k in look}:
+            here = [k for k in look if caps[at_of[k]] == cap]
+            found = counts(flat, sizes, here, lambda x, cap=cap: x > cap)  # type: ignore[misc]
+            for k in here:
+                touched[at_of[k]] = found[k] / copies[at_of[k]]
+        parts = torch.split(flat, sizes)
+        torch._foreach_clamp_max_([parts[k] for k in look], [caps[at_of[k]] for k in look])
+    top = max((float(flat.max()) for flat in scale if flat.numel()), default=_NOTHING)
     if ranks.groups:
-        every = ranks.gather(torch.tensor([*counts, top], dtype=torch.float64, device=scale[0].device))
-        counts, top = every[:, :-1].sum(0).tolist(), float(every[:, -1].max())
-    return [round(count) for count in counts], top if top >= 0 else 1.0
+        every = ranks.gather(torch.tensor([*touched, top], dtype=torch.float64, device=scale[0].device))
+        touched, top = every[:, :-1].sum(0).tolist(), float(every[:, -1].max())
+    return [round(count) for count in touched], top if top >= 0 else 1.0

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ostate.errors import ProbeError
 
-from .names import plain_name, without_adapter
+from .names import kind_of, plain_name, without_adapter
 from .shards import like_parameter, local
 
 Gradients = Mapping[Any, Tensor] | Tensor | Sequence[Tensor]
@@ -32,6 +32,8 @@ class Member:
     stop: int
     shape: tuple[int, ...]
     """Of the local shard."""
+    kind: str = "other"
+    """`lora_A`, `head`, …: parameters of one kind share a cap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Layout:
     buffers: tuple[Buffer, ...]
     index: Mapping[Any, int] = field(default_factory=dict)
     """Name (plain, or with `*` for the adapter's) or parameter -> member."""
+    shapes: tuple[torch.Size, ...] = ()
+    """Each member's local shape."""
 
     @classmethod
     def of(cls, items: Sequence[tuple[str, Tensor | None, tuple[int, ...], torch.device, torch.dtype]]) -> Layout:
@@ -63,7 +67,7 @@ class Layout:
             if at == len(filled):
                 filled.append(0)
             stop = filled[at] + torch.Size(shape).numel()
-            members.append(Member(name, parameter, at, filled[at], stop, tuple(shape)))
+            members.append(Member(name, parameter, at, filled[at], stop, tuple(shape), kind_of(name, len(shape))))
             filled[at] = stop
         index: dict[Any, int] = {}
         for place, member in enumerate(members):
@@ -73,7 +77,7 @@ class Layout:
             index[member.name] = place
             if member.parameter is not None:
                 index[member.parameter] = place
-        return cls(tuple(members), tuple(Buffer(d, t, n) for (d, t), n in zip(kinds, filled)), index)
+        return cls(tuple(members), tuple(Buffer(d, t, n) for (d, t), n in zip(kinds, filled)), index, tuple(torch.Size(m.shape) for m in members))
 
     def find(self, key: Any) -> Member | None:
         """Return the member of that parameter or name (wrappers' segments ignored, the adapter's name too where it decides nothing)."""
@@ -105,8 +109,23 @@ class Layout:
         out = {}
         for member in self.members:
             flat = flats[member.buffer]
-            out[member.name] = flat[..., member.start : member.stop].view(*flat.shape[:-1], *member.shape)
+            out[member.name] = flat[..., member.start : member.stop].view((*flat.shape[:-1], *member.shape))
         return out
+
+    def gradients_of(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the `.grad` of every member that has one, by name.
+
+        Raises:
+            ProbeError: none has one; the parameters are not the model's.
+        """
+        own = [member.parameter for member in self.members]
+        if None in {None if parameter is None else 0 for parameter in own}:
+            live = {plain_name(name): parameter for name, parameter in model.named_parameters()}
+            own = [live.get(member.name) if parameter is None else parameter for member, parameter in zip(self.members, own)]
+        found = {member.name: parameter.grad for member, parameter in zip(self.members, own) if parameter is not None and parameter.grad is not None}
+        if not found:
+            raise ProbeError("no parameter of this preconditioner has a gradient", where=type(model).__name__, fix="call backward() first")
+        return found
 
     def attach(self, flats: Sequence[Tensor]) -> None:
         """Make each parameter's `.grad` its part of the buffers: autograd then accumulates straight into them.

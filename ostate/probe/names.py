@@ -23,7 +23,13 @@ _CONTAINER = re.compile(
 )
 """PEFT's dictionaries by adapter name: the segment after one of these is the adapter's name."""
 
-_KINDS = ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_A", "lora_B", "modules_to_save")
+_KINDS = ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_A", "lora_B")
+_MODULES = (
+    ("norm", re.compile(r"norm|^ln(_|\d|$)")),
+    ("embed", re.compile(r"embed(?!_out)|^w[tp]e$|^trainable_tokens")),
+    ("head", re.compile(r"(^|_)head$|^(score|classifier|classification_head|embed_out|qa_outputs)$")),
+)
+"""Kinds of whole modules, by a segment of the name: their second moments differ by powers of ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +60,23 @@ def without_adapter(name: str) -> str:
     return ".".join("*" if at and _CONTAINER.match(parts[at - 1]) else part for at, part in enumerate(parts))
 
 
-def kind_of(name: str) -> str:
-    """Return what sort of parameter this is, for statistics: `lora_A`, `lora_B`, `bias`, …, `other`."""
+def kind_of(name: str, dimensions: int | None = None) -> str:
+    """Return what sort of parameter this is, for the cap and for statistics: `lora_A`, `lora_B`, `head`, `embed`, `norm`, `bias`, …, `other`.
+
+    Args:
+        name: the live name.
+        dimensions: of the parameter; None: unknown. A weight of one dimension scales or shifts, as a norm's does.
+    """
     parts = name.split(".")
     for kind in _KINDS:
         if kind in parts:
             return f"{kind}.bias" if parts[-1] == "bias" else kind
-    return "bias" if parts[-1] == "bias" else "other"
+    if parts[-1] == "bias":
+        return "bias"
+    for kind, word in _MODULES:
+        if any(word.search(part) for part in parts):
+            return kind
+    return "norm" if dimensions == 1 else "modules_to_save" if "modules_to_save" in parts else "other"
 
 
 def trainable(model: nn.Module) -> list[tuple[str, Tensor]]:

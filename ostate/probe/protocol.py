@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ostate.errors import ProbeError
 from ostate.model import Finding, NamedState
 
-from .delta import DeltaH1, delta_h1
+from .delta import DeltaH1, delta_h1, with_warnings
 from .fill import filled, lora_adamw
 from .gradients import GradientMean, eval_mode
 from .guards import Guards
@@ -200,8 +200,6 @@ def run(
     Raises:
         ProbeError: too few records, no eta, or a state that does not fit the model.
     """
-    from dataclasses import replace
-
     settings = settings or Settings()
     if min(batch_e, batch_u) < 1 or len(records) < batch_e + batch_u:
         raise ProbeError(f"{batch_e} + {batch_u} sequences are wanted, the data has {len(records)}", fix="--batch-e, --batch-u, or more data")
@@ -218,14 +216,15 @@ def run(
     fill_findings = report.findings if report is not None else ()
     if settings.checkpoint_step is not None:
         fill_findings = tuple(finding for finding in fill_findings if finding.rule != "step-missing")
+    findings = _once(known, fill_findings, pre.findings, result.findings, _ignored(settings))
     return ProbeReport(
-        result=result,
+        result=replace(result, verdict=with_warnings(result.verdict, findings)),
         stats=stats,
         coverage=stats["coverage"],
         coverage_step=stats["coverage_step"],
         eta_from=eta_from,
         preconditioner=pre,
-        findings=_once((*known, *fill_findings, *pre.findings, *result.findings, *_ignored(settings))),
+        findings=findings,
     )
 
 
@@ -281,8 +280,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _once(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    seen: dict[str, Finding] = {}
-    for finding in findings:
-        seen.setdefault(finding.rule, finding)
-    return tuple(seen.values())
+def _once(*sources: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Join the findings; what two sources say by one rule is said as the first of them says it."""
+    out: list[Finding] = []
+    for findings in sources:
+        said = {finding.rule for finding in out}
+        out += [finding for finding in findings if finding.rule not in said]
+    return tuple(out)

@@ -7,7 +7,8 @@ a second one, over the lower 16 bits of the bucket in which the median lies, giv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,60 +20,97 @@ _INFINITY = 0x7F80
 _PART = {"cpu": 1 << 18}
 """Elements at a time: temporaries that stay in a core's cache, where there is one to stay in."""
 
+Piece = tuple[Tensor, float]
+"""A flat float tensor, and how many ranks hold these same elements."""
 
-def quantiles(pieces: Sequence[tuple[Tensor, float]], at: Sequence[float], ranks: Ranks) -> tuple[float, list[float]] | None:
-    """Return the lower median and the quantiles of all positive finite elements; collective over ranks.
+
+class Medians(NamedTuple):
+    """Of all positive finite elements; each median the lower one, exact in float32."""
+
+    median: float | None
+    """None: no element is positive."""
+    quantiles: tuple[float, ...]
+    """Over all elements, each at the lower edge of its bucket; empty where there is no median."""
+    by_kind: dict[str, float]
+    """Kinds that have a positive element."""
+
+
+def medians(pieces: Mapping[str, Sequence[Piece]], at: Sequence[float], ranks: Ranks) -> Medians:
+    """Return the medians of every kind and of all, and quantiles of all; collective over ranks.
 
     Args:
-        pieces: (flat float tensor, how many ranks hold these same elements).
+        pieces: by kind; every rank has the same kinds in the same order.
         at: quantiles, each in (0, 1).
         ranks: who else holds pieces.
-
-    Returns:
-        (the median, exact in float32; the others, each at the lower edge of its bucket), or None when no element is positive.
     """
-    counts = _count(pieces, lambda bits: (bits >> 16).clamp_(min=0), _HALF, ranks)
-    upper = [0.0, *counts[1:_INFINITY]]  # bucket 0 holds what is negative, zero or below 1e-40
-    total = sum(upper)
-    if total < 0.5:
-        return None
-    bucket, before = _reach(upper, _target(0.5, total))
+    upper = {kind: _count(some, lambda bits: (bits >> 16).clamp_(min=0), _HALF, ranks) for kind, some in pieces.items()}
+    for counts in upper.values():
+        counts[0] = 0.0  # what is negative, zero or below 1e-40
+        counts[_INFINITY:] = 0.0
+    every = torch.stack(list(upper.values())).sum(0)
+    if float(every.sum()) < 0.5:
+        return Medians(None, (), {})
+    all_pieces = [piece for some in pieces.values() for piece in some]
+    by_kind = {kind: _median(pieces[kind], counts, ranks) for kind, counts in upper.items() if float(counts.sum()) >= 0.5}
+    median = next(iter(by_kind.values())) if len(pieces) == 1 else _median(all_pieces, every, ranks)
+    total = float(every.sum())
+    return Medians(median, tuple(_float(_reach(every, _target(q, total))[0] * _HALF) for q in at), by_kind)
+
+
+def _median(pieces: Sequence[Piece], upper: Tensor, ranks: Ranks) -> float:
+    target = _target(0.5, float(upper.sum()))
+    bucket, before = _reach(upper, target)
 
     def lower_half(bits: Tensor) -> Tensor:
         return torch.where((bits >> 16) == bucket, (bits & (_HALF - 1)) + 1, 0)
 
-    lower = _count(pieces, lower_half, _HALF + 1, ranks)[1:]
-    low, _ = _reach(lower, _target(0.5, total) - before)
-    return _float(bucket * _HALF + low), [_float(_reach(upper, _target(q, total))[0] * _HALF) for q in at]
+    low, _ = _reach(_count(pieces, lower_half, _HALF + 1, ranks)[1:], target - before)
+    return _float(bucket * _HALF + low)
 
 
-def _count(pieces: Sequence[tuple[Tensor, float]], index: Callable[[Tensor], Tensor], size: int, ranks: Ranks) -> list[float]:
+def _count(pieces: Sequence[Piece], index: Callable[[Tensor], Tensor], size: int, ranks: Ranks) -> Tensor:
+    """Return how many elements fall into each bucket, over all ranks: (size,), float64 on the CPU."""
     device = pieces[0][0].device
     counts = torch.zeros(size, dtype=torch.float64, device=device)
-    for tensor, copies in pieces:
+    for tensor, copies in _batches(pieces):
         here = torch.zeros(size, dtype=torch.int64, device=tensor.device)
         for part in torch.split(tensor, _PART.get(tensor.device.type, 1 << 24)):
             here += torch.bincount(index(part.to(torch.float32).view(torch.int32)), minlength=size)
         counts += here.to(device=device, dtype=torch.float64) / copies
-    found: list[float] = ranks.total(counts).tolist()
-    return found
+    return ranks.total(counts).cpu()
+
+
+def _batches(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """Yield the same numbers, small neighbours together: on an accelerator each piece costs several launches."""
+    waiting: list[Tensor] = []
+    kind: tuple[torch.device, float] | None = None
+    size = 0
+    for tensor, copies in pieces:
+        if waiting and kind is not None and ((tensor.device, copies) != kind or size + tensor.numel() > _PART.get(tensor.device.type, 1 << 24)):
+            yield _one(waiting), kind[1]
+            waiting, size = [], 0
+        waiting.append(tensor)
+        size += tensor.numel()
+        kind = (tensor.device, copies)
+    if waiting and kind is not None:
+        yield _one(waiting), kind[1]
+
+
+def _one(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 def _target(q: float, total: float) -> int:
     return max(math.ceil(q * total - 1e-6), 1)
 
 
-def _reach(counts: Sequence[float], target: float) -> tuple[int, float]:
-    """Return the first bucket at which the running sum reaches `target`, and the sum before it."""
-    before = 0.0
-    last = 0
-    for bucket, count in enumerate(counts):
-        if count > 0:
-            last = bucket
-            if before + count >= target - 1e-6:
-                return bucket, before
-            before += count
-    return last, before - counts[last]
+def _reach(counts: Tensor, target: float) -> tuple[int, float]:
+    """Return the first bucket at which the running sum reaches `target`, or the last that holds anything; and the sum before it."""
+    running = counts.cumsum(0)
+    at = int(torch.searchsorted(running, target - 1e-6))
+    if at == len(counts):
+        at = int(counts.nonzero()[-1])
+    return at, float(running[at] - counts[at])
 
 
 def _float(bits: int) -> float:
