@@ -32,8 +32,7 @@ _NOTHING = -1.0
 """Marks, while the scale is being built, an element that carries no information."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """What one parameter's v is like, over all ranks; counts of elements."""
 
     name: str
@@ -116,15 +115,22 @@ def build(
         ProbeError: `fallback="raise"` and a v that cannot be trusted; moments of another shape.
     """
     scale = list(into) if into is not None else layout.zeros(dtype)
-    rows = _join(items, layout, _measure(items, layout, scale, guards), ranks, guards)
+    parts = layout.parts(scale)
+    corrections = _corrections(items)
+    rows = _join(items, corrections, layout, _measure(items, corrections, layout, scale, guards), ranks, guards)
     coverage = sum(row.present for row in rows) / len(rows)
     all_identity = coverage < guards.identity_if_coverage_below
     if guards.fallback == "raise":
         _refuse(rows, coverage, guards)
-    marked = _mark(scale, layout, rows, all_identity, guards)
-    found = medians(_pieces(scale, layout, items, ranks), QUANTILES, ranks)
-    caps = [_cap_of(found.by_kind.get(row.kind), guards) for row in rows]
-    clamped, largest = _clamp(scale, layout, rows, caps, [ranks.copies(item.place) for item in items], ranks)
+    marked = _mark(parts, layout, rows, all_identity, guards)
+    copies = [ranks.copies(item.place) for item in items]
+    pieces: dict[str, list[Piece]] = {}
+    for row, part, share in zip(rows, parts, copies):
+        pieces.setdefault(row.kind, []).append((part, share))
+    found = medians(pieces, QUANTILES, ranks)
+    caps = {kind: _cap_of(found.by_kind.get(kind), guards) for kind in pieces}
+    rows = [row._replace(cap=caps[row.kind]) for row in rows]
+    touched, largest = _clamp(scale, parts, layout, rows, copies, ranks)
     nothing: list[Tensor | None] = [flat < 0 if there else None for flat, there in zip(scale, marked)]
     if all_identity or any(row.bad or row.zero for row in rows):
         for flat in scale:
@@ -132,8 +138,8 @@ def build(
     return Diagonal(
         scale=scale,
         nothing=nothing,
-        rows=tuple(Row(**row._asdict(), clamped=count, cap=cap) for row, count, cap in zip(rows, clamped, caps)),
-        cap=max(caps),
+        rows=tuple(row._replace(clamped=count) if count else row for row, count in zip(rows, touched)),
+        cap=max(caps.values()),
         median=found.median,
         medians=found.by_kind,
         quantiles=dict(zip(QUANTILES, found.quantiles)),
@@ -149,6 +155,17 @@ def bias_correction(item: Moments) -> float:
     return correction(item.betas[1], item.step) if item.corrected and item.step is not None and item.step >= 1 else 1.0
 
 
+def _corrections(items: Sequence[Moments]) -> list[float]:
+    known: dict[tuple[float, float | None, str], float] = {}
+    out = []
+    for item in items:
+        key = (item.betas[1], item.step, item.optimizer)
+        if key not in known:
+            known[key] = bias_correction(item)
+        out.append(known[key])
+    return out
+
+
 class _Counts(NamedTuple):
     """One rank's count of a parameter's elements, in the order in which they travel between ranks."""
 
@@ -162,57 +179,41 @@ class _Counts(NamedTuple):
     high: float = -math.inf
 
 
-class _Measured(NamedTuple):
-    """A row before its cap."""
-
-    name: str
-    kind: str
-    numel: int
-    present: bool
-    zero: int
-    tiny: int
-    negative: int
-    nonfinite: int
-    eps_dominated: int
-    low: float
-    high: float
-    step: float | None
-    min_denom: float
-    bad: str
-
-
-def _measure(items: Sequence[Moments], layout: Layout, scale: Sequence[Tensor], guards: Guards) -> list[_Counts]:
+def _measure(items: Sequence[Moments], corrections: Sequence[float], layout: Layout, scale: Sequence[Tensor], guards: Guards) -> list[_Counts]:
     """Write the uncapped scale of every parameter into `scale`; return what this rank's v are like."""
     out = [_Counts()] * len(items)
     for buffer, flat in enumerate(scale):
         members = [(at, member) for at, member in enumerate(layout.members) if member.buffer == buffer]
-        v, present = _gather(items, members, flat)
-        for (at, _), counted in zip(members, _count(v, [items[at] for at, _ in members], [m.stop - m.start for _, m in members], guards)):
-            out[at] = counted if present[at] else _Counts()
-        for start, stop, item, hide in _runs(items, members, out, guards):
-            _invert(v, flat, slice(start, stop), item, hide=hide)
-        for at, member in members:
-            if not present[at]:
+        v, present = _gather([items[at] for at, _ in members], [m.stop - m.start for _, m in members], flat)
+        edges = [items[at].eps * items[at].eps * corrections[at] for at, _ in members]
+        for (at, _), there, counted in zip(members, present, _count(v, edges, [m.stop - m.start for _, m in members], guards)):
+            out[at] = counted if there else _Counts()
+        for run, eps, corrected, hide in _runs(items, corrections, members, out, guards):
+            _invert(v, flat, run, eps, corrected, hide=hide)
+        for (_, member), there in zip(members, present):
+            if not there:
                 flat[member.start : member.stop] = _NOTHING
     return out
 
 
-def _gather(items: Sequence[Moments], members: Sequence[tuple[int, Member]], flat: Tensor) -> tuple[Tensor, dict[int, bool]]:
+def _gather(items: Sequence[Moments], sizes: Sequence[int], flat: Tensor) -> tuple[Tensor, list[bool]]:
     """Return all v of a buffer in one flat tensor, and which there are; the scale's own memory where it holds every v exactly."""
-    v, present = flat, {}
+    v, present = flat, []
+    parts = torch.split(v, list(sizes))
     waiting: list[tuple[Tensor, Tensor]] = []
     held = 0
-    for at, member in members:
-        own = items[at].second()
-        present[at] = own is not None
+    for at, item in enumerate(items):
+        own = item.second()
+        present.append(own is not None)
         if own is None:
-            v[member.start : member.stop] = 1.0
+            parts[at].fill_(1.0)
             continue
         if own.dtype == torch.float64 and v.dtype != torch.float64:
             _copy(waiting)
             v, waiting, held = v.to(torch.float64), [], 0
-        waiting.append((v[member.start : member.stop], own.reshape(-1)))
-        held += own.numel()
+            parts = torch.split(v, list(sizes))
+        waiting.append((parts[at], own.reshape(-1)))
+        held += sizes[at]
         if held > _AT_ONCE:
             _copy(waiting)
             waiting, held = [], 0
@@ -225,10 +226,9 @@ def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         torch._foreach_copy_([into for into, _ in pairs], [own for _, own in pairs])
 
 
-def _count(v: Tensor, items: Sequence[Moments], sizes: Sequence[int], guards: Guards) -> list[_Counts]:
-    """Count in one pass where nothing is odd."""
+def _count(v: Tensor, edges: Sequence[float], sizes: Sequence[int], guards: Guards) -> list[_Counts]:
+    """Count in one pass where nothing is odd; `edges` are the v at which sqrt(v_hat) is eps."""
     lows, highs = extremes(v, sizes)
-    edges = [item.eps * item.eps * bias_correction(item) for item in items]
     odd = [at for at, (low, high) in enumerate(zip(lows, highs)) if sizes[at] and not (low > 0 and math.isfinite(high))]
     unsure = set(odd)
     zero, negative = counts(v, sizes, odd, lambda x: x == 0), counts(v, sizes, odd, lambda x: x < 0)
@@ -249,82 +249,62 @@ def _count(v: Tensor, items: Sequence[Moments], sizes: Sequence[int], guards: Gu
 
 
 def _runs(
-    items: Sequence[Moments], members: Sequence[tuple[int, Member]], counted: Sequence[_Counts], guards: Guards
-) -> Iterator[tuple[int, int, Moments, bool]]:
-    """Yield (start, stop, one of its items, whether elements of 0 are hidden) of neighbours that share one formula."""
-    start, last, known, hide = 0, None, None, False
+    items: Sequence[Moments], corrections: Sequence[float], members: Sequence[tuple[int, Member]], counted: Sequence[_Counts], guards: Guards
+) -> Iterator[tuple[slice, float, float, bool]]:
+    """Yield (run, eps, correction, whether elements of 0 are hidden) of neighbours that share one formula."""
+    start, stop, formula, hide = 0, 0, (0.0, 0.0), False
     for at, member in members:
-        item = items[at]
-        formula = (item.eps, bias_correction(item))
-        if formula != known:
-            if last is not None:
-                yield start, member.start, last, hide
-            start, last, known, hide = member.start, item, formula, False
+        own = (items[at].eps, corrections[at])
+        if own != formula:
+            if stop > start:
+                yield slice(start, stop), *formula, hide
+            start, formula, hide = member.start, own, False
+        stop = member.stop
         hide = hide or (guards.zero_elements == "fallback" and counted[at].zero > 0)
-    if last is not None:
-        yield start, members[-1][1].stop, last, hide
+    if stop > start:
+        yield slice(start, stop), *formula, hide
 
 
-def _invert(v: Tensor, out: Tensor, run: slice, item: Moments, *, hide: bool) -> None:
-    """Write 1 / (sqrt(v / correction) + eps) of a run of elements, in float64 inside; `v` may be `out`."""
-    corrected = bias_correction(item)
+def _invert(v: Tensor, out: Tensor, run: slice, eps: float, corrected: float, *, hide: bool) -> None:
+    """Write 1 / (sqrt(v / corrected) + eps) of a run of elements, in float64 inside; `v` may be `out`."""
     source, into = v[run], out[run]
     for part in chunks(source.numel(), source.device):
         block = source[part].to(torch.float64, copy=True)
         empty = block == 0 if hide else None
-        block.div_(corrected).sqrt_().add_(item.eps).reciprocal_()
+        block.div_(corrected).sqrt_().add_(eps).reciprocal_()
         if empty is not None:
             block.masked_fill_(empty, _NOTHING)
         into[part].copy_(block)
 
 
-def _join(items: Sequence[Moments], layout: Layout, measured: list[_Counts], ranks: Ranks, guards: Guards) -> list[_Measured]:
+def _join(items: Sequence[Moments], corrections: Sequence[float], layout: Layout, measured: list[_Counts], ranks: Ranks, guards: Guards) -> list[Row]:
     """Bring all ranks' counts together, and judge each parameter. The same on every rank: sums run in rank order."""
-    every = ranks.gather(torch.tensor(measured, dtype=torch.float64, device=items[0].device)).tolist() if ranks.groups else [measured]
+    if ranks.groups:
+        every = ranks.gather(torch.tensor(measured, dtype=torch.float64, device=items[0].device)).tolist()
+        measured = [_of_all([_Counts(*table[at]) for table in every], ranks.copies(item.place)) for at, item in enumerate(items)]
     rows = []
-    for at, item in enumerate(items):
-        mine = [_Counts(*table[at]) for table in every]
-        copies = ranks.copies(item.place)
-        zero, tiny, negative, nonfinite, dominated = (round(sum(column) / copies) for column in zip(*(line[1:6] for line in mine)))
-        low, high = min(line.low for line in mine), max(line.high for line in mine)
-        present = any(line.present for line in mine)
-        row = _Measured(
-            name=item.name,
-            kind=layout.members[at].kind,
-            numel=math.prod(item.place.whole),
-            present=present,
-            zero=zero,
-            tiny=tiny,
-            negative=negative,
-            nonfinite=nonfinite,
-            eps_dominated=dominated,
-            low=low,
-            high=high,
-            step=item.step if item.step is not None and item.step > 0 and math.isfinite(item.step) else None,
-            min_denom=math.sqrt(max(low, 0.0) / bias_correction(item)) + item.eps if present and math.isfinite(low) else math.inf,
-            bad="",
-        )
-        rows.append(row._replace(bad=_verdict(row, item, guards)))
+    for item, member, corrected, (present, *numbers, low, high) in zip(items, layout.members, corrections, measured):
+        zero, tiny, negative, nonfinite, dominated = map(int, numbers)
+        numel = math.prod(item.place.whole)
+        step = item.step if item.step is not None and item.step > 0 and math.isfinite(item.step) else None
+        low_denom = math.sqrt(max(low, 0.0) / corrected) + item.eps if present and math.isfinite(low) else math.inf
+        high_denom = math.sqrt(max(high, 0.0) / corrected) + item.eps if math.isfinite(high) else math.inf
+        bad = "missing" if not present else "not finite" if nonfinite else "negative" if negative else ""
+        if not bad and numel:
+            bad = "cold" if high <= 0 and guards.cold_is_bad else "tiny denominator" if high_denom < guards.smallest_denominator else ""
+        row = Row(item.name, member.kind, numel, bool(present), zero, tiny, negative, nonfinite, dominated, low, high)
+        rows.append(row._replace(step=step, min_denom=low_denom, bad=bad))
     return rows
 
 
-def _verdict(row: _Measured, item: Moments, guards: Guards) -> str:
-    if not row.present:
-        return "missing"
-    if row.nonfinite:
-        return "not finite"
-    if row.negative:
-        return "negative"
-    if row.numel == 0:
-        return ""
-    if row.high <= 0 and guards.cold_is_bad:
-        return "cold"
-    if math.isfinite(row.high) and math.sqrt(max(row.high, 0.0) / bias_correction(item)) + item.eps < guards.smallest_denominator:
-        return "tiny denominator"
-    return ""
+def _of_all(mine: Sequence[_Counts], copies: float) -> _Counts:
+    """Return the counts of one parameter over all ranks, each of whose elements `copies` ranks hold."""
+    zero, tiny, negative, nonfinite, dominated = (float(round(sum(column) / copies)) for column in zip(*(line[1:6] for line in mine)))
+    low, high = min(line.low for line in mine), max(line.high for line in mine)
+    return _Counts(float(any(line.present for line in mine)), zero, tiny, negative, nonfinite, dominated, low, high)
 
 
-def _refuse(rows: Sequence[_Measured], coverage: float, guards: Guards) -> None:
+def _refuse(rows: Sequence[Row], coverage: float, guards: Guards) -> None:
     bad = [row for row in rows if row.bad]
     if bad:
         raise ProbeError(
@@ -336,22 +316,15 @@ def _refuse(rows: Sequence[_Measured], coverage: float, guards: Guards) -> None:
         raise ProbeError(f"coverage {coverage:.1%} is below {guards.identity_if_coverage_below:.1%}")
 
 
-def _mark(scale: Sequence[Tensor], layout: Layout, rows: Sequence[_Measured], all_identity: bool, guards: Guards) -> list[bool]:
+def _mark(parts: Sequence[Tensor], layout: Layout, rows: Sequence[Row], all_identity: bool, guards: Guards) -> list[bool]:
     """Mark parameters without a v to trust; return which buffers hold single elements without information."""
-    marked = [False] * len(scale)
-    for row, member in zip(rows, layout.members):
+    marked = [False] * len(layout.buffers)
+    for row, member, part in zip(rows, layout.members, parts):
         if row.bad or all_identity:
-            scale[member.buffer][member.start : member.stop] = _NOTHING
+            part.fill_(_NOTHING)
         elif row.zero and guards.zero_elements == "fallback":
             marked[member.buffer] = True
     return marked
-
-
-def _pieces(scale: Sequence[Tensor], layout: Layout, items: Sequence[Moments], ranks: Ranks) -> dict[str, list[Piece]]:
-    out: dict[str, list[Piece]] = {}
-    for member, item in zip(layout.members, items):
-        out.setdefault(member.kind, []).append((scale[member.buffer][member.start : member.stop], ranks.copies(item.place)))
-    return out
 
 
 def _cap_of(median: float | None, guards: Guards) -> float:
@@ -360,24 +333,22 @@ def _cap_of(median: float | None, guards: Guards) -> float:
 
 
 def _clamp(
-    scale: Sequence[Tensor], layout: Layout, rows: Sequence[_Measured], caps: Sequence[float], copies: Sequence[float], ranks: Ranks
+    scale: Sequence[Tensor], parts: Sequence[Tensor], layout: Layout, rows: Sequence[Row], copies: Sequence[float], ranks: Ranks
 ) -> tuple[list[int], float]:
     """Clamp in place; return how many elements of each parameter it touched, and the largest scale that is left."""
     touched = [0.0] * len(rows)
-    for buffer, flat in enumerate(scale):
-        at_of = [at for at, member in enumerate(layout.members) if member.buffer == buffer]
-        sizes = [layout.members[at].stop - layout.members[at].start for at in at_of]
-        # The scale is largest where the denominator is smallest: most parameters need no look. A v of 0 inside has no scale, or 1/eps.
-        look = [k for k, at in enumerate(at_of) if not rows[at].bad and (rows[at].min_denom * caps[at] < 1.0 + 1e-6 or rows[at].min_denom == 0)]
-        if not look:
-            continue
-        for cap in {caps[at_of[k]] for k in look}:
-            here = [k for k in look if caps[at_of[k]] == cap]
+    # The scale is largest where the denominator is smallest: most parameters need no look. A v of 0 inside has no scale, or 1/eps.
+    look = {at for at, row in enumerate(rows) if not row.bad and (row.min_denom * row.cap < 1.0 + 1e-6 or row.min_denom == 0)}
+    for buffer, flat in enumerate(scale if look else ()):
+        members = [at for at, member in enumerate(layout.members) if member.buffer == buffer]
+        sizes = [parts[at].numel() for at in members]
+        for cap in {rows[at].cap for at in members if at in look}:
+            here = [k for k, at in enumerate(members) if at in look and rows[at].cap == cap]
             found = counts(flat, sizes, here, lambda x, cap=cap: x > cap)  # type: ignore[misc]
             for k in here:
-                touched[at_of[k]] = found[k] / copies[at_of[k]]
-        parts = torch.split(flat, sizes)
-        torch._foreach_clamp_max_([parts[k] for k in look], [caps[at_of[k]] for k in look])
+                touched[members[k]] = found[k] / copies[members[k]]
+    if look:
+        torch._foreach_clamp_max_([parts[at] for at in sorted(look)], [rows[at].cap for at in sorted(look)])
     top = max((float(flat.max()) for flat in scale if flat.numel()), default=_NOTHING)
     if ranks.groups:
         every = ranks.gather(torch.tensor([*touched, top], dtype=torch.float64, device=scale[0].device))

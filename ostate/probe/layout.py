@@ -104,6 +104,14 @@ class Layout:
         """Return flat buffers of zeros, in their own dtype or another."""
         return [torch.zeros(b.numel, device=b.device, dtype=dtype or b.dtype) for b in self.buffers]
 
+    def parts(self, flats: Sequence[Tensor]) -> list[Tensor]:
+        """Return each member's part of flat buffers, flat itself, in the members' order; they share the buffers' memory."""
+        sizes: list[list[int]] = [[] for _ in flats]
+        for member in self.members:
+            sizes[member.buffer].append(member.stop - member.start)
+        waiting = [iter(torch.split(flat, size)) for flat, size in zip(flats, sizes)]
+        return [next(waiting[member.buffer]) for member in self.members]
+
     def views(self, flats: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return each parameter's part of flat buffers, by name, in the local shape; they share the buffers' memory."""
         out = {}
@@ -119,10 +127,11 @@ class Layout:
             ProbeError: none has one; the parameters are not the model's.
         """
         own = [member.parameter for member in self.members]
-        if None in {None if parameter is None else 0 for parameter in own}:
+        if any(parameter is None for parameter in own):
             live = {plain_name(name): parameter for name, parameter in model.named_parameters()}
             own = [live.get(member.name) if parameter is None else parameter for member, parameter in zip(self.members, own)]
-        found = {member.name: parameter.grad for member, parameter in zip(self.members, own) if parameter is not None and parameter.grad is not None}
+        every = [None if parameter is None else parameter.grad for parameter in own]
+        found = {member.name: gradient for member, gradient in zip(self.members, every) if gradient is not None}
         if not found:
             raise ProbeError("no parameter of this preconditioner has a gradient", where=type(model).__name__, fix="call backward() first")
         return found

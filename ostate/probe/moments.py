@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,7 @@ from .names import match, plain_name, trainable
 from .shards import Place, local, place_of, read_local
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moments:
+class Moments(NamedTuple):
     """One parameter's Adam state, not yet read."""
 
     name: str
@@ -31,6 +29,7 @@ class Moments:
     dtype: torch.dtype
     """Of the gradients that will come."""
     step: float | None
+    """Updates taken."""
     betas: tuple[float, float]
     eps: float
     amsgrad: bool
@@ -74,6 +73,9 @@ class Moments:
 
     def second(self) -> Tensor | None:
         """Return the v that the optimizer divides by: max_exp_avg_sq under amsgrad, else exp_avg_sq; other optimizers' own form of it."""
+        plain = self.live.get("exp_avg_sq") if self.live is not None and self.state is None and not self.amsgrad else None
+        if type(plain) is Tensor and plain.dtype is torch.float32 and plain.shape == self.place.shape:
+            return plain
         if not self.adam:
             return self._own_form()
         largest = self.read("max_exp_avg_sq") if self.amsgrad else None
@@ -116,23 +118,25 @@ def of_optimizer(optimizer: Optimizer, model: nn.Module | None, checkpoint_step:
         if "betas" not in group or not isinstance(group.get("eps"), (int, float)):
             what = f"a {type(optimizer).__name__} keeps no second moment of Adam's form"
             raise ProbeError(what, where=f"group {index}", fix="repair its state, and give the named state in its place")
+        betas, eps = (float(group["betas"][0]), float(group["betas"][1])), float(group["eps"])
+        amsgrad = bool(group.get("amsgrad", False))
         for parameter in group["params"]:
-            live = optimizer.state.get(parameter) or None
+            name, live = names[parameter], optimizer.state.get(parameter) or None
             exact = report is not None and live is not None and _untouched(report, parameter, live)
             out.append(
                 Moments(
-                    name=names[parameter],
+                    name=name,
                     parameter=parameter,
                     place=place_of(parameter),
                     device=parameter.device,
                     dtype=parameter.dtype,
-                    step=_known_step(steps[parameter], report, names[parameter], exact, checkpoint_step),
-                    betas=(float(group["betas"][0]), float(group["betas"][1])),
-                    eps=float(group["eps"]),
-                    amsgrad=bool(group.get("amsgrad", False)),
+                    step=_known_step(steps[parameter], report, name, exact, checkpoint_step),
+                    betas=betas,
+                    eps=eps,
+                    amsgrad=amsgrad,
                     live=live,
                     state=report.state if exact and report is not None else None,
-                    entry=report.entries[names[parameter]] if exact and report is not None else None,
+                    entry=report.entries[name] if exact and report is not None else None,
                 )
             )
     return out
