@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ostate import formats
-from ostate.model import Adapter, RawState
-from ostate.ordering.fitting import fit_laws, path_moves, projected_moves
-from ostate.ordering.judge import judge
-from ostate.ordering.match import from_keys, search
-from ostate.ordering.paths import Paths
-from ostate.ordering.tables import gather
+from ostate import read as formats
+from ostate.core.naming import Adapter
+from ostate.core.state import RawState
+from ostate.evidence.judge import judge
+from ostate.evidence.laws import fit_laws, path_moves, projected_moves
+from ostate.evidence.paths import Paths
+from ostate.evidence.search import from_keys, search
+from ostate.evidence.tables.tables import gather
 
 VOCABULARY = 512
 LENGTH = 64

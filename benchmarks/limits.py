@@ -115,7 +115,7 @@ def spoil(state: Path) -> None:
 
 def names(folder: Path) -> list[str]:
     """Return the names that the good file records."""
-    from ostate import formats
+    from ostate import read as formats
 
     return [str(entry.name) for entry in formats.read(str(folder / "optimizer.pt")).entries]
 

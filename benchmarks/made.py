@@ -3,7 +3,10 @@
     python benchmarks/made.py FOLDER --rank 64 --layers 32 --named --anonymous
 
 writes `optimizer.pt` (with `param_names`) and `anonymous/optimizer.pt` (without), `adapter_model.safetensors`, `adapter_config.json` and
-`base/config.json`. Rank 64 and 32 layers are Llama 7B: 448 tensors, 1.28 GB of moments. Used by the other scripts here, each in a process of its own.
+`base/config.json`. With `--low-rank 1` the moments are of low rank too, as some data leave them.
+Rank 64 and 32 layers are Llama 7B: 448 tensors, 1.28 GB of moments.
+
+Used by the other scripts here, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -56,7 +59,10 @@ def make(folder: Path, options: argparse.Namespace) -> None:
     for a, b in pairs:
         left, right = torch.randn(b.shape[0], 4), torch.randn(4, a.shape[1])
         for _ in range(STEPS):
-            far, near = left + torch.randn_like(left), right + torch.randn_like(right)  # G = far @ near, the gradient of W
+            if options.low_rank:
+                far, near = left[:, : options.low_rank] * (1 + 0.5 * torch.randn(())), right[: options.low_rank]
+            else:
+                far, near = left + torch.randn_like(left), right + torch.randn_like(right)  # G = far @ near, the gradient of W
             a.grad, b.grad = 1e-4 * (b.detach().T @ far) @ near, 1e-4 * far @ (near @ a.detach().T)
             optimizer.step()
         a.grad = b.grad = None
@@ -121,6 +127,7 @@ def main() -> None:
     parser.add_argument("--inner", type=int, default=11008)
     parser.add_argument("--named", action="store_true", help="with `param_names`")
     parser.add_argument("--anonymous", action="store_true", help="without, in a folder of its own")
+    parser.add_argument("--low-rank", type=int, default=0, choices=range(5), help="gradients of so few directions, the same ones at every step")
     parser.add_argument("--bad", action="store_true", help="with seven NaN")
     options = parser.parse_args()
     make(options.folder, options)

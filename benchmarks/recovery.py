@@ -67,8 +67,8 @@ def make(folder: Path, layers: int, rank: int) -> None:
 
 def find(folder: Path) -> None:
     """Recover the order, and say how it went."""
-    from ostate import formats
-    from ostate.ordering.recover import recover
+    from ostate import read as formats
+    from ostate.evidence.recover import recover
 
     truth = json.loads((folder / "truth.json").read_text())
     raw, adapter = formats.read(str(folder / "optimizer.pt")), formats.read_adapter(str(folder))

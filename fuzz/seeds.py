@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
+from ostate.core.naming import NamedParameter, NamedState, Ordering
+from ostate.core.state import Group
 from ostate.errors import OstateError
-from ostate.formats.zips import ZipIndex
-from ostate.model import Group, NamedParameter, NamedState, Ordering
+from ostate.read.container.zip import ZipIndex
 from ostate.store import header, loading, write
 from tests import real
 
@@ -88,13 +89,13 @@ def heads() -> Iterator[bytes]:
 
 def manifests() -> Iterator[bytes]:
     """The manifest that ostate writes for one parameter."""
-    from ostate.model import TensorRef
+    from ostate.core.tensors import TensorRef
 
     path = CORPUS / "made" / "named.safetensors"
     source = CORPUS / "made" / "numbers"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(bytes(16))
-    from ostate.model import Part
+    from ostate.core.tensors import Part
 
     slots = {name: TensorRef("F32", (2,), (Part(str(source), at, (2,), (1,), (0,)),)) for name, at in (("exp_avg", 0), ("exp_avg_sq", 8))}
     one = NamedParameter(name="a", shape=(2,), group=0, slots=slots, step=3.0, position=0, adapter_key="a", scalars={"x": float("nan")})

@@ -11,11 +11,14 @@ from pathlib import Path
 
 from ostate import store
 from ostate.errors import OstateError
-from ostate.formats import dcp, dcp_index, read_adapter, safetensors_file
-from ostate.formats.pickles import TORCH_GLOBALS, unpickle
-from ostate.formats.tensors import REBUILD
-from ostate.formats.torchsave import asked_storage, load
-from ostate.formats.zips import ZipIndex
+from ostate.read import read_adapter
+from ostate.read.container import dcp_index
+from ostate.read.container import safetensors as safetensors_file
+from ostate.read.container.torchsave import asked_storage, load
+from ostate.read.container.zip import ZipIndex
+from ostate.read.layouts import dcp
+from ostate.read.pickle.globals import TORCH_GLOBALS, unpickle
+from ostate.read.pickle.torch_tensors import REBUILD
 from ostate.store import header
 
 ROOM = Path(tempfile.mkdtemp(prefix="ostate-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))

@@ -14,19 +14,19 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, str] = {
     # name -> module that defines it
     "load": "ostate.store",
-    "save": "ostate.saving",
+    "save": "ostate.commands.save",
     "validate": "ostate.store",
-    "export": "ostate.exporting",
-    "diff": "ostate.comparison",
-    "inspect": "ostate.inspection",
-    "repair": "ostate.program",
-    "verify": "ostate.program",
-    "names": "ostate.program",
+    "export": "ostate.commands.export",
+    "diff": "ostate.commands.diff",
+    "inspect": "ostate.commands.inspect",
+    "repair": "ostate.commands.repair",
+    "verify": "ostate.commands.repair",
+    "names": "ostate.commands.repair",
     "names_of": "ostate.integrations",
     "record_names": "ostate.integrations",
     "OstateError": "ostate.errors",
-    "NamedState": "ostate.model",
-    "Finding": "ostate.model",
+    "NamedState": "ostate.core.state",
+    "Finding": "ostate.core.state",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -10,8 +10,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ostate.core.naming import Adapter, NamedState
+from ostate.core.state import RawState
 from ostate.errors import OstateError
-from ostate.model import Adapter, NamedState, RawState
 from ostate.report import figures
 from ostate.report.numbers import measure
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ostate.program import Options
+    from ostate.commands.repair import Options
     from ostate.report.page import Subject
 
 Step = Callable[[int, int], None]
@@ -47,9 +48,9 @@ def subject(path: str, *, options: Options | None = None, progress: Step | None 
     Raises:
         OstateError: it cannot be read, or its names cannot be settled.
     """
-    from ostate import formats
-    from ostate.join import as_raw
-    from ostate.program import Options, read, repair
+    from ostate import read as formats
+    from ostate.commands.repair import Options, read, repair
+    from ostate.ordering.join import as_raw
     from ostate.report.page import Subject
     from ostate.store import load
 
@@ -80,7 +81,7 @@ def evidence_matrices(raw: RawState, adapter: Adapter, keys: Sequence[str | None
     Raises:
         ReadError: a tensor cannot be read.
     """
-    from ostate.ordering.evidence import compare
+    from ostate.evidence.ask import compare
 
     return tuple(
         figures.Matrix(

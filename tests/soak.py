@@ -26,10 +26,11 @@ from typing import Any
 import torch
 
 import ostate
-from ostate import inspection, program
+from ostate.commands import inspect as inspection
+from ostate.commands import repair as program
+from ostate.commands.repair import Options
+from ostate.core.state import RawState
 from ostate.errors import OstateError
-from ostate.model import RawState
-from ostate.program import Options
 from tests import real
 from tests.records import replace
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 import ostate
+from ostate.commands.repair import Options, Repaired, repair
 from ostate.errors import OstateError
-from ostate.program import Options, Repaired, repair
 from tests import real
 
 REFUSED: dict[str, str] = {

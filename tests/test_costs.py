@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 import ostate
-from ostate import files, validation
+from ostate.commands import validate as validation
+from ostate.core import files
 
 MB = 1 << 20
 
@@ -228,6 +229,6 @@ def test_recorded_names_build_no_model(tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("the skeleton was asked")
 
-    monkeypatch.setattr(import_module("ostate.ordering.skeleton"), "layouts_of", never)
+    monkeypatch.setattr(import_module("ostate.ordering.sources.rebuilt.model"), "layouts_of", never)
     folder = checkpoint(tmp_path / "run", layers=6)
     assert ostate.verify(str(folder)).source == "recorded"

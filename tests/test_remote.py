@@ -10,12 +10,12 @@ from typing import ClassVar
 import pytest
 import torch
 
-from ostate import formats
+from ostate import read as formats
+from ostate.commands.inspect import inspect
+from ostate.commands.repair import repair
+from ostate.core.files import read_at, size_of
 from ostate.errors import ReadError, UnknownFormat
-from ostate.files import read_at, size_of
-from ostate.inspection import inspect
-from ostate.program import repair
-from ostate.weights import find_adapter
+from ostate.read.weights import find_adapter
 from tests import real
 
 fsspec = pytest.importorskip("fsspec")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import ostate
+from ostate.commands.repair import Options, repair
 from ostate.errors import Contradiction
 from ostate.probe import lora_adamw
-from ostate.program import Options, repair
 from tests.trained import Trained
 
 

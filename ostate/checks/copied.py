@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from ostate.model import Finding, RawState, Slot, TensorRef
+from ostate.core.state import Finding, RawState
+from ostate.core.tensors import Slot, TensorRef
 from ostate.optimizers.slots import MOMENT_SLOTS
 
-from .facts import Row, name_of, structure_of
+from .context import Row, name_of, structure_of
 from .numbers import parameters_are_copies, written_over
 
 _FEW = 64

@@ -6,19 +6,19 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ostate.core.state import Finding, RawState
+from ostate.core.stream import Summary
 from ostate.errors import CheckError
-from ostate.model import Finding, RawState
 from ostate.optimizers import OPTIMIZERS
-from ostate.values import Summary
 
-from .facts import Row, name_of, structure_of
+from .context import Row, name_of, structure_of
 from .measured import Measured, Numbers
 from .measuring import Progress, measure
 from .numbers import NUMBERS
 from .rules import RULES
 
 if TYPE_CHECKING:
-    from ostate.model import NamedState
+    from ostate.core.naming import NamedState
 
 Summaries = Mapping[tuple[str, str], Summary]
 
@@ -87,7 +87,7 @@ def _raw_rows(raw: RawState) -> tuple[Row, ...]:
 
 
 def _named_rows(named: NamedState, seen: Summaries) -> tuple[Measured, ...]:
-    from ostate.model import Entry
+    from ostate.core.state import Entry
 
     rows = []
     for name, parameter in named.parameters.items():

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ostate.optimizers import OptimizerSpec
 from ostate.optimizers.slots import SECOND_MOMENT_SLOTS
 
-from .facts import Row
+from .context import Row
 
 if TYPE_CHECKING:
-    from ostate.values import Summary
+    from ostate.core.stream import Summary
 
 
 class Measured(NamedTuple):

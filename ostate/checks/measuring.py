@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ostate.core.stream import PIECE, Meter, side_by_side
 from ostate.optimizers.slots import SECOND_MOMENT_SLOTS
-from ostate.values import PIECE, Meter, side_by_side
 
-from .facts import Row
+from .context import Row
 from .measured import Measured
 from .numbers import UNDERFLOW, bound
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from ostate.model import Finding, Hyper
+from ostate.core.state import Finding, Hyper
 from ostate.optimizers.moments import SECOND_MOMENTS
 from ostate.optimizers.slots import FIRST_BESIDE, MOMENT_SLOTS
 
-from .facts import Row, plural, say
+from .context import Row, plural, say
 from .measured import Measured, Numbers
 
 _DIVERGED = "the run diverged or the file is damaged: use an earlier checkpoint"
@@ -158,7 +158,10 @@ def first_moment_is_out_of_bounds(seen: Numbers) -> Iterator[Finding]:
     rows = [one.row for one in seen.rows if _breaks_bound(one)]
     if rows:
         text = f"m is larger than Adam allows beside v in {plural(len(rows), 'parameter')}"
-        yield say("warning", text, "the two moments are not of one parameter, or the betas are not those of the training", rows)
+        why = "the two moments are not of one parameter, or the betas are not those of the training"
+        if seen.spec.assumed:
+            why = "the optimizer is not Adam: ADOPT and LaProp divide the gradient before they average it"
+        yield say("warning", text, why, rows)
 
 
 def bound(hyper: Hyper) -> float | None:

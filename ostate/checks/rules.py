@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ostate.model import Finding
+from ostate.core.state import Finding
 
-from .facts import Structure, name_of
+from .context import Structure, name_of
 from .measured import Numbers
 from .numbers import NUMBERS
 from .structure import STRUCTURE

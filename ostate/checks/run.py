@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ostate.model import Finding, Group, RawState
+from ostate.core.state import Finding, Group, RawState
 
-from .facts import Structure, name_of, structure_of
+from .context import Structure, name_of, structure_of
 from .structure import STRUCTURE
 
 if TYPE_CHECKING:
-    from ostate.model import Adapter, NamedState
+    from ostate.core.naming import Adapter, NamedState
 
 
 def structure(raw: RawState, adapter: Adapter | None = None) -> list[Finding]:

@@ -7,10 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from ostate.model import Finding, Hyper, TensorRef
-from ostate.optimizers.slots import FIRST_BESIDE
+from ostate.core.state import Finding, Hyper
+from ostate.core.tensors import TensorRef
+from ostate.optimizers.slots import FIRST_BESIDE, MOMENT_SLOTS, SLOTS
 
-from .facts import Row, Structure, plural, say
+from .context import Row, Structure, plural, say
 
 _EXPERT = r"(^|[._])experts?([._]|$)"
 _LAYER = r"(?:^|\.)(\d+)\."
@@ -78,17 +79,28 @@ def optimizer_not_recognised(seen: Structure) -> Iterator[Finding]:
     if seen.spec is None and seen.with_state:
         slots = sorted({slot for row in seen.with_state for slot in row.entry.slots})
         yield say("warning", f"the optimizer is not known; its slots are {', '.join(slots[:8])}", "tell us which optimizer wrote it")
+    elif seen.spec is not None and seen.spec.assumed:
+        yield say("warning", seen.spec.assumed, "where it is of Adam's kind, say so to the probe: --as adamw")
     elif seen.spec is not None and seen.spec.caution:
         yield say("note", seen.spec.caution)
 
 
+def _packed_moments(row: Row) -> Iterator[str]:
+    """Yield the packings of a row's moments. Other slots may be packed too: a learning rate for each element says nothing of v."""
+    for name, slot in row.entry.slots.items():
+        if slot.encoding != "plain" and (name in MOMENT_SLOTS or name not in SLOTS or name == "state1"):
+            yield slot.encoding
+
+
 def quantised_moments(seen: Structure) -> Iterator[Finding]:
     """Moments packed into few bits are decoded, but what was rounded away stays away: small second moments become zero or double."""
-    kinds = sorted({encoding for encoding, _ in seen.stored if encoding != "plain"})
-    if kinds:
+    if any(encoding != "plain" for encoding, _ in seen.stored):
         from ostate.optimizers import PACKINGS
 
-        packed = [row for row in seen.with_state if any(slot.encoding != "plain" for slot in row.entry.slots.values())]
+        packed = [row for row in seen.with_state if any(_packed_moments(row))]
+        kinds = sorted({encoding for row in packed for encoding in _packed_moments(row)})
+        if not packed:
+            return
         known = [f"{kind}: {PACKINGS[kind].cost}" if kind in PACKINGS else kind for kind in kinds]
         yield say(
             "warning",

@@ -22,7 +22,7 @@ def command(folder: str) -> None:
     Example:
         ostate demo --folder ostate-demo
     """
-    from ostate import demo
+    from ostate.commands import demo
 
     demo.run(folder, write, _run)
 

@@ -26,7 +26,7 @@ def command(a: str, b: str, no_values: bool, as_json: bool) -> None:
         ostate diff lora.ostate.safetensors checkpoint-500
         ostate diff checkpoint-500 checkpoint-1000 --json
     """
-    from ostate import comparison as program
+    from ostate.commands import diff as program
     from ostate.report import diff_text
 
     with reading("comparing"):

@@ -53,7 +53,7 @@ def command(file: str, out: str | None, dry_run: bool, as_json: bool, **chosen: 
         ostate export lora.ostate.safetensors --to torch --for new-adapter/ --base base-model/ --groups trainer -o checkpoint-500/optimizer.pt
         ostate export lora.ostate.safetensors --to less -o optimizer.bin
     """
-    from ostate import exporting as program
+    from ostate.commands import export as program
     from ostate.report import export_text
 
     if out is None and not dry_run:

@@ -28,8 +28,8 @@ def command(path: str, adapter: str | None, values: bool, state: str | None, opt
         ostate inspect checkpoint-500
         ostate inspect checkpoint-500/optimizer.pt --adapter checkpoint-500 --json
     """
-    from ostate import inspection
-    from ostate.formats.collector import Paused
+    from ostate.commands import inspect as inspection
+    from ostate.read.pickle.collector import Paused
     from ostate.report import inspection_text
 
     with Paused():

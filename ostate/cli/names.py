@@ -27,7 +27,7 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
         ostate names checkpoint-500
         ostate names checkpoint-500 --csv > names.csv
     """
-    from ostate.program import names_and_order
+    from ostate.commands.repair import names_and_order
     from ostate.report.blocks import Line
     from ostate.report.text import printable
 

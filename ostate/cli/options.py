@@ -10,7 +10,7 @@ import click
 from . import PATH
 
 if TYPE_CHECKING:
-    from ostate.program import Options
+    from ostate.commands.repair import Options
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -64,7 +64,7 @@ class Betas(_Pair):
 
 def options_of(chosen: dict[str, Any]) -> Options:
     """Return `repair.Options` from click's parameters."""
-    from ostate.program import Options
+    from ostate.commands.repair import Options
 
     evidence = not chosen.pop("no_evidence")
     return Options(evidence=evidence, **chosen)

@@ -28,6 +28,7 @@ from .screen import is_terminal, loudness, show
 @click.option("--eta", type=float, help="Learning rate. Default: the state's lr, or its initial_lr where lr is 0.")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="YAML with `importance:` checkpoint_step, …")
 @click.option("--max-scale", type=float, help="A fixed cap on the scale. Default: 1e3 times its median.")
+@click.option("--as", "taken_as", metavar="OPTIMIZER", help="The optimizer that the moments are of, where it was only assumed: adamw.")
 @click.option("--device", default="cpu", show_default=True, help="Where the model runs, e.g. cuda.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the model's weights.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/probe-v1.schema.json).")
@@ -41,6 +42,7 @@ def command(
     eta: float | None,
     config: Path | None,
     max_scale: float | None,
+    taken_as: str | None,
     device: str,
     dtype: str,
     as_json: bool,
@@ -65,7 +67,9 @@ def command(
     guards = None if max_scale is None else Guards(relative_cap=None, max_scale=max_scale)
     with _silent():
         tokenize = _tokenizer(model_dir)
-        report = probe(files, device=device, dtype=dtype, tokenize=tokenize, batch_e=batch_e, batch_u=batch_u, eta=eta, guards=guards)
+        report = probe(
+            files, taken_as=taken_as, device=device, dtype=dtype, tokenize=tokenize, batch_e=batch_e, batch_u=batch_u, eta=eta, guards=guards
+        )
     show(report.as_dict(), probe_text.blocks, as_json=as_json)
     finish(not report.healthy)
 
@@ -75,7 +79,7 @@ def _silent() -> Iterator[None]:
     """Keep what transformers says while it loads off the screen: its warnings always, its progress bar where nobody would see it."""
     from transformers.utils import logging
 
-    from ostate.quiet import quiet
+    from ostate.core.quiet import quiet
 
     if loudness() < 0 or not is_terminal(sys.stderr):
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from .options import Betas, checksum, naming, options_of
 from .screen import reading, show, write
 
 if TYPE_CHECKING:
-    from ostate.program import Options
+    from ostate.commands.repair import Options
 
 
 @click.command()
@@ -63,7 +63,7 @@ def command(
         return
     if path is None:
         raise click.UsageError("say which state: PATH (or --batch PATTERN)")
-    from ostate.program import repair, repair_document
+    from ostate.commands.repair import repair, repair_document
     from ostate.report import verdict_text
 
     if out is None and not dry_run:
@@ -76,7 +76,7 @@ def command(
 
 def _batch(pattern: str, folder: str, options: Options, *, jobs: int, force: bool) -> None:
     """Repair all that match, a line each as it ends, a summary at the end."""
-    from ostate.batch import Outcome, repair_all, targets
+    from ostate.commands.batch import Outcome, repair_all, targets
     from ostate.report.text import printable, table
 
     work = targets(pattern, folder)

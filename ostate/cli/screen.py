@@ -161,7 +161,7 @@ def reading(title: str) -> Iterator[None]:
         if step is None:
             yield
             return
-        from ostate.files import watched
+        from ostate.core.files import watched
 
         with watched(step):
             yield

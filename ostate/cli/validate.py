@@ -25,8 +25,8 @@ def command(file: str, deep: bool, as_json: bool) -> None:
         ostate validate lora.ostate.safetensors
         ostate validate lora.ostate.safetensors --deep --json
     """
-    from ostate import validation
-    from ostate.files import size_of
+    from ostate.commands import validate as validation
+    from ostate.core.files import size_of
     from ostate.report import validation_text
 
     with progress("reading") as step:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ostate import formats
-from ostate.errors import Contradiction
-from ostate.join import adapter_facts
-from ostate.model import Finding, NamedState, Severity
-from ostate.program import verify
+from ostate import read as formats
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding, Severity
+from ostate.errors import Contradiction, ProbeError
+from ostate.optimizers import OPTIMIZERS
+from ostate.ordering.join import adapter_facts
 from ostate.store import load
 
+from .repair import verify
+
 if TYPE_CHECKING:
-    from ostate.probe.protocol import ProbeReport
+    from ostate.probe.measure.protocol import ProbeReport
 
 _FIX = "give the adapter that was saved with this state: same run, same step"
 
@@ -35,16 +38,23 @@ class Files:
 
 
 def probe(
-    files: Files, *, device: str = "cpu", dtype: str = "float32", tokenize: Callable[[str], Sequence[int]] | None = None, **more: Any
+    files: Files,
+    *,
+    taken_as: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    tokenize: Callable[[str], Sequence[int]] | None = None,
+    **more: Any,
 ) -> ProbeReport:
     """Run the protocol on files.
 
     Args:
         files: what to read.
+        taken_as: the row of `OPTIMIZERS` that the moments are of, where it was only assumed; None: the state's own.
         device: where the model runs.
         dtype: of the model's weights.
         tokenize: text to ids, for data that holds text.
-        more: for `ostate.probe.protocol.run`: batch_e, batch_u, eta, guards.
+        more: for `ostate.probe.measure.protocol.run`: batch_e, batch_u, eta, guards.
 
     Raises:
         Contradiction: the state is of another run than the adapter.
@@ -52,9 +62,13 @@ def probe(
     """
     import torch
 
-    from ostate.probe import protocol
+    from ostate.probe.measure import protocol
 
     named = load(files.state)
+    if taken_as is not None:
+        if taken_as not in OPTIMIZERS:
+            raise ProbeError(f"no optimizer is called {taken_as!r}", where="--as", fix="docs/optimizers.md lists them; adamw, most often")
+        named = replace(named, optimizer=taken_as)
     own, known = of_this_adapter(named, files.state, files.adapter)
     model = protocol.load_model(files.model, files.adapter, dtype=getattr(torch, dtype), device=device)
     records = protocol.read_records(files.data, tokenize)

@@ -15,11 +15,11 @@ from struct import Struct
 from typing import Any, BinaryIO, NamedTuple
 from zlib import crc32
 
-from ostate.digests import sha256_of
+from ostate.core.atomic import reserve
+from ostate.core.digests import sha256_of
+from ostate.core.files import new_buffer
+from ostate.core.tensors import ITEMSIZE, Slot, TensorRef, raw_chunks
 from ostate.errors import ExportError
-from ostate.files import new_buffer
-from ostate.model import ITEMSIZE, Slot, TensorRef, raw_chunks
-from ostate.publish import reserve
 
 from .pickling import kind_of, pickled
 from .tensors import Number

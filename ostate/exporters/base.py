@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ostate.model import Finding, NamedState, Slot
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
+from ostate.core.tensors import Slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ostate.core.naming import NamedParameter, NamedState
+from ostate.core.state import Finding
+from ostate.core.tensors import CHUNK, Slot
 from ostate.errors import ExportError
-from ostate.model import CHUNK, Finding, NamedParameter, NamedState, Slot
 
 from .archive import save
 from .base import Exporter, Wishes, groups_of, lost_groups, lost_packing, lost_slots

@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ostate.model import Finding, NamedState
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
 
 from .archive import save
 from .base import Exporter, Wishes, groups_of, lost_packing

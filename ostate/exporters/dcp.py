@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from ostate.model import Finding, NamedState
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
 
 from .base import Exporter, Wishes, lost_packing
 from .tensors import named, with_tensors

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
 from ostate.errors import ExportError
-from ostate.model import Finding, NamedState
 
 from .base import Exporter, Wishes, groups_of, lost_packing, lost_scalars, lost_slots
 from .tensors import tensor

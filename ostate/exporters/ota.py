@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
 from ostate.errors import ExportError
-from ostate.model import Finding, NamedState
 
 from .base import Exporter, Wishes, groups_of, lost_hyper, lost_packing, lost_slots
 from .tensors import tensor

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from struct import pack
 from typing import Any, NamedTuple
 
+from ostate.core.tensors import ITEMSIZE, Slot, TensorRef
 from ostate.errors import ExportError
-from ostate.model import ITEMSIZE, Slot, TensorRef
 
 _STORAGES = {
     "F64": "torch DoubleStorage", "F32": "torch FloatStorage", "F16": "torch HalfStorage", "C64": "torch ComplexFloatStorage",

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ostate.files import is_remote
-from ostate.model import CHUNK, NamedParameter, NamedState, Slot, TensorRef
+from ostate.core.files import is_remote
+from ostate.core.naming import NamedParameter, NamedState
+from ostate.core.tensors import CHUNK, Slot, TensorRef
 from ostate.optimizers import OPTIMIZERS
 
 from .base import MARKS

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ostate.model import Finding, NamedState
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
 
 from .archive import save
 from .base import Exporter, Wishes, lost_packing

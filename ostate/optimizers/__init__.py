@@ -14,7 +14,7 @@ from .shapes import parameter_shape
 from .spec import OptimizerSpec, step_of
 
 if TYPE_CHECKING:
-    from .moments import SECOND_MOMENTS, Form, Moment, divisor, form_of, second_moment
+    from .moments import SECOND_MOMENTS, Form, Moment, confirmed, divisor, fits_adamw, form_of, second_moment
     from .packings import PACKINGS, Packing
 
 __all__ = [
@@ -25,7 +25,9 @@ __all__ = [
     "Moment",
     "OptimizerSpec",
     "Packing",
+    "confirmed",
     "divisor",
+    "fits_adamw",
     "form_of",
     "parameter_shape",
     "recognise",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 _LATER = {
-    **dict.fromkeys(("SECOND_MOMENTS", "Form", "Moment", "divisor", "form_of", "second_moment"), "moments"),
+    **dict.fromkeys(("SECOND_MOMENTS", "Form", "Moment", "confirmed", "divisor", "fits_adamw", "form_of", "second_moment"), "moments"),
     **dict.fromkeys(("PACKINGS", "Packing"), "packings"),
 }
 """What a look at the index does not need, imported when it is asked for: name -> module."""

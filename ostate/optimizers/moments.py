@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ostate.core.state import Hyper
 from ostate.errors import ProbeError
-from ostate.model import Hyper
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,6 +114,16 @@ def _adam(kept: Kept) -> np.ndarray:
     return _pick(kept, "max_exp_avg_sq", "exp_avg_sq")
 
 
+def _adopt(kept: Kept) -> np.ndarray:
+    import numpy as np
+
+    return np.asarray(np.maximum(_pick(kept, "exp_avg_sq"), _eps(kept.hyper) ** 2))
+
+
+def _belief(kept: Kept) -> np.ndarray:
+    return _pick(kept, "exp_avg_var")
+
+
 def _adamax(kept: Kept) -> np.ndarray:
     return _pick(kept, "exp_inf") ** 2
 
@@ -194,6 +204,9 @@ SECOND_MOMENTS: dict[str, Form] = {
     ),
     "radam_schedulefree": Form(formula=f"sqrt(exp_avg_sq / (1 - beta2^t)) + eps; {_UNTIL}", v=_adam, length=4.0),
     "debiased": Form(formula="sqrt(exp_avg_sq) + eps; the average is kept without bias", v=_adam, corrected=False),
+    "uncorrected": Form(formula="sqrt(exp_avg_sq) + eps; no correction", v=_adam, corrected=False),
+    "adopt": Form(formula="max(sqrt(exp_avg_sq), eps); no correction", v=_adopt, corrected=False, eps="inside"),
+    "belief": Form(formula="sqrt(exp_avg_var / (1 - beta2^t)) + eps; exp_avg_var is of g - m", v=_belief),
     "adamax": Form(formula="exp_inf; a running maximum of the size of g, no correction", v=_adamax, corrected=False, eps="inside"),
     "adagrad": Form(formula="sqrt(sum) + eps; no correction", v=_adagrad, corrected=False),
     "rmsprop": Form(
@@ -215,6 +228,7 @@ SECOND_MOMENTS: dict[str, Form] = {
     "two_averages": Form(formula="-", why_not="its step is scaled by an average of earlier steps too"),
     "none": Form(formula="-", why_not="it keeps no second moment"),
     "weighted": Form(formula="-", why_not="its second moment is weighted by an estimated distance that changes from step to step"),
+    "with_change": Form(formula="-", why_not="its second moment is of the gradient and its change together"),
     "rotated": Form(formula="-", why_not="its second moment lives in a rotated basis, not in the parameter's own"),
     "projected": Form(formula="-", why_not="its second moment lives in a projected space, not in the parameter's own"),
 }  # fmt: skip
@@ -256,6 +270,27 @@ def form_of(optimizer: str) -> Form:
     if form.v is None:
         raise ProbeError(f"{spec.classes}: {form.why_not}", fix="probe a state of Adam's kind, or without a preconditioner")
     return form
+
+
+def confirmed(optimizer: str) -> None:
+    """Refuse to use the moments of an optimizer that was only taken for another.
+
+    Raises:
+        ProbeError: its row says that something was assumed.
+    """
+    from .rows import OPTIMIZERS
+
+    spec = OPTIMIZERS.get(optimizer)
+    if spec is not None and spec.assumed:
+        raise ProbeError(spec.assumed, fix='where it is of Adam\'s kind, say so: --as adamw; in Python dataclasses.replace(state, optimizer="adamw")')
+
+
+def fits_adamw(optimizer: str) -> bool:
+    """True when `exp_avg_sq` in torch's AdamW gives what this optimizer divides by, but for where eps stands; an unknown one is not judged."""
+    from .rows import OPTIMIZERS
+
+    spec = OPTIMIZERS.get(optimizer)
+    return spec is None or (SECOND_MOMENTS[spec.moment].v is _adam and SECOND_MOMENTS[spec.moment].corrected)
 
 
 def divisor(optimizer: str, hyper: Hyper, step: float | None) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Ways in which moments are packed into few bits, and what that costs. `formats.encodings` unpacks them."""
+"""Ways in which moments are packed into few bits, and what that costs. `read.quantized` unpacks them."""
 
 from __future__ import annotations
 
@@ -39,5 +39,9 @@ PACKINGS: dict[str, Packing] = {
         caution="no v comes out below 1/16 of the largest in its block of 128",
     ),
     "torchao-fp8": Packing(text="torchao, 8-bit floats", bits=8, block=256, relative_error=0.08, source="torchao/optim/subclass_fp8.py"),
+    "auto8bit": Packing(
+        text="ai-toolkit, 8 bits, one scale for the tensor", bits=8, block=None, relative_error=1.0, source="toolkit/optimizers/optimizer_utils.py",
+        caution="every v below 1/254 of the largest in its tensor is zero",
+    ),
 }  # fmt: skip
 """By `Slot.encoding`; `plain` slots need none."""

@@ -15,7 +15,7 @@ def recognise(slots: Collection[str], group_keys: Collection[str], scalars: Coll
     """Return the row of `OPTIMIZERS` that fits best, or `unknown`.
 
     Args:
-        slots: every slot name of every entry, as `formats.encodings.slots_of` gives them; empty for a state that never stepped.
+        slots: every slot name of every entry, as `read.quantized.slots_of` gives them; empty for a state that never stepped.
         group_keys: the keys of the groups. Given as a mapping (a group's hyperparameters, or all groups merged), the values decide
             where keys alone do not: Adam or AdamW, bitsandbytes' Lion or SGD.
         scalars: every scalar's name of every entry.

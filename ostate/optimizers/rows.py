@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .spec import OptimizerSpec
 
 if TYPE_CHECKING:
-    from ostate.model import Hyper
+    from ostate.core.state import Hyper
 
 ADAM = ("exp_avg", "exp_avg_sq")
 AMSGRAD = (*ADAM, "max_exp_avg_sq")
@@ -49,6 +49,17 @@ def _adagrad(hyper: Hyper) -> bool:
     return bool(hyper.get("eps")) and _betas(hyper) == (0.0, 0.0)
 
 
+def _adopt(hyper: Hyper) -> bool:
+    """ADOPT's group keys are another's in two of three libraries; in pytorch_optimizer only its defaults are its own."""
+    if "clip_exp" in hyper or {"decouple", "capturable"} <= set(hyper):
+        return True
+    return {"weight_decouple", "fixed_decay"} <= set(hyper) and _betas(hyper)[1:] == (0.9999,) and hyper.get("eps") == 1e-6
+
+
+def _unrectified(hyper: Hyper) -> bool:
+    return not hyper.get("rectify")
+
+
 TORCH = {
     "adamw": OptimizerSpec(
         classes="torch.optim.AdamW", slots=AMSGRAD, always=("exp_avg_sq",), marks=("amsgrad",), moment="adam",
@@ -68,7 +79,8 @@ TORCH = {
     ),
     "radam": OptimizerSpec(
         classes="torch.optim.RAdam", slots=ADAM, always=("exp_avg_sq",), marks=("betas", "weight_decay", "foreach"),
-        lacks=("amsgrad", "momentum_decay", "k", "kahan_sum", "step"), moment="radam", decay="l2", source="torch/optim/radam.py",
+        lacks=("amsgrad", "momentum_decay", "k", "kahan_sum", "step", "decouple", "clip_exp"), moment="radam", decay="l2",
+        source="torch/optim/radam.py",
     ),
     "adamax": OptimizerSpec(
         classes="torch.optim.Adamax", slots=("exp_avg", "exp_inf"), always=("exp_inf",), marks=("betas",),
@@ -91,8 +103,8 @@ TORCH = {
         marks=("etas", "step_sizes"), decay="none", source="torch/optim/rprop.py",
     ),
     "sgd": OptimizerSpec(
-        classes="torch.optim.SGD", slots=("momentum_buffer",), marks=("momentum", "dampening", "nesterov"), step="none",
-        decay="l2", source="torch/optim/sgd.py",
+        classes="torch.optim.SGD", slots=("momentum_buffer",), marks=("momentum", "dampening", "nesterov"),
+        lacks=("trust_coefficient",), step="none", decay="l2", source="torch/optim/sgd.py",
     ),
     "asgd": OptimizerSpec(
         classes="torch.optim.ASGD", slots=("ax",), always=("ax",), scalars=("eta", "mu"), marks=("lambd", "t0"), decay="l2",
@@ -103,8 +115,8 @@ TORCH = {
         moment="factored_torch", source="torch/optim/_adafactor.py",
     ),
     "muon": OptimizerSpec(
-        classes="torch.optim.Muon", slots=("momentum_buffer",), marks=("ns_steps", "ns_coefficients"), step="none",
-        source="torch/optim/_muon.py",
+        classes="torch.optim.Muon, and others with ns_steps", slots=("momentum_buffer",), marks=("ns_steps",), lacks=("use_muon",),
+        step="none", source="torch/optim/_muon.py",
     ),
 }  # fmt: skip
 """torch's own."""
@@ -160,7 +172,7 @@ OTHERS = {
     ),
     "adafactor": OptimizerSpec(
         classes="transformers.Adafactor", slots=FACTORED, scalars=("RMS",), marks=("decay_rate", "clip_threshold", "relative_step"),
-        moment="factored", source="transformers/optimization.py",
+        moment="factored", averages="steps", source="transformers/optimization.py",
     ),
     "adamw_anyprecision": OptimizerSpec(
         classes="torchdistx AnyPrecisionAdamW", slots=(*ADAM, "compensation"), always=("exp_avg_sq",),
@@ -184,7 +196,7 @@ OTHERS = {
         source="schedulefree/sgd_schedulefree.py",
     ),
     "stable_adamw": OptimizerSpec(
-        classes="optimi StableAdamW, AdamW, Adam; pytorch_optimizer StableAdamW", slots=(*ADAM, "kahan_comp"),
+        classes="optimi StableAdamW, AdamW, Adam, RAdam; pytorch_optimizer StableAdamW", slots=(*ADAM, "kahan_comp"),
         always=("exp_avg_sq",), scalars=("eps_sq",), marks=("kahan_sum",), step="group:step", moment="debiased", decay="unknown",
         source="optimi/stableadamw.py",
     ),
@@ -211,15 +223,16 @@ OTHERS = {
     ),
     "lion": OptimizerSpec(
         classes="lion_pytorch.Lion and others", slots=("exp_avg", "kahan_comp"), always=("exp_avg",),
-        lacks=("eps",), step="none", source="lion_pytorch/lion_pytorch.py",
+        lacks=("eps", "dampening"), step="none", source="lion_pytorch/lion_pytorch.py",
     ),
     "prodigy": OptimizerSpec(
         classes="prodigyopt.Prodigy", slots=(*ADAM, "s", "p0"), always=("s", "p0"), marks=("d_coef", "d0"),
-        step="entry,group:step", moment="weighted", source="prodigyopt/prodigy.py",
+        step="entry,group:step-1", moment="weighted", source="prodigyopt/prodigy.py",
     ),
     "came": OptimizerSpec(
         classes="CAME", slots=(*FACTORED, "exp_avg_res_row", "exp_avg_res_col"),
-        always=("exp_avg_res_row",), scalars=("RMS",), marks=("betas",), step="entry,group:step", moment="factored", source="came_pytorch/CAME.py",
+        always=("exp_avg_res_row",), scalars=("RMS",), marks=("betas",), step="entry,group:step", moment="factored", averages="steps",
+        source="came_pytorch/CAME.py",
     ),
     "soap": OptimizerSpec(
         classes="SOAP", slots=(*ADAM, "GG", "Q"), marks=("precondition_frequency", "max_precondition_dim"),
@@ -235,10 +248,86 @@ OTHERS = {
         moment="adam",
         source="pytorch_optimizer/optimizer/ademamix.py",
     ),
+    "adopt": OptimizerSpec(
+        classes="ADOPT (adopt, timm; pytorch_optimizer with its default betas and eps)", slots=ADAM, always=("exp_avg_sq",), lacks=("amsgrad",),
+        when=_adopt, step="entry,group:step", moment="adopt", averages="steps", decay="unknown", source="adopt/adopt.py",
+    ),
+    "adamp": OptimizerSpec(
+        classes="adamp and pytorch_optimizer AdamP", slots=ADAM, always=("exp_avg_sq",), marks=("delta", "wd_ratio"), step="entry,group:step",
+        moment="adam_late_eps", decay="unknown", source="pytorch_optimizer/optimizer/adamp.py",
+    ),
+    "lamb": OptimizerSpec(
+        classes="pytorch_optimizer Lamb", slots=ADAM, always=("exp_avg_sq",), scalars=("weight_norm", "adam_norm", "trust_ratio"),
+        marks=("grad_averaging", "max_grad_norm"), when=_unrectified, step="entry,group:step", moment="uncorrected", decay="unknown",
+        source="pytorch_optimizer/optimizer/lamb.py",
+    ),
+    "lars": OptimizerSpec(
+        classes="pytorch_optimizer LARS", slots=("momentum_buffer",), marks=("momentum", "dampening", "trust_coefficient"), step="group:step",
+        decay="l2", source="pytorch_optimizer/optimizer/lars.py",
+    ),
+    "adabelief": OptimizerSpec(
+        classes="pytorch_optimizer AdaBelief", slots=("exp_avg", "exp_avg_var"), always=("exp_avg_var",), marks=("rectify",), when=_unrectified,
+        lacks=("amsgrad",), step="entry,group:step", moment="belief", decay="unknown", source="pytorch_optimizer/optimizer/adabelief.py",
+    ),
+    "adan": OptimizerSpec(
+        classes="Adan (sail-sg, optimi, pytorch_optimizer), DAdaptAdan",
+        slots=(*ADAM, "exp_avg_diff", "prev_grad", "pre_grad", "neg_pre_grad", "previous_grad", "s", "kahan_comp"), always=("exp_avg_diff",),
+        step="entry,group:step", moment="with_change", decay="unknown", source="optimi/adan.py",
+    ),
+    "adafactor_po": OptimizerSpec(
+        classes="pytorch_optimizer AdaFactor", slots=FACTORED, scalars=("RMS",), marks=("betas", "scale_parameter", "relative_step", "eps1"),
+        step="entry,group:step", moment="factored", averages="steps", decay="unknown", source="pytorch_optimizer/optimizer/adafactor.py",
+    ),
+    "ranger_optimi": OptimizerSpec(
+        classes="optimi Ranger", slots=(*ADAM, "la_param", "kahan_comp"), always=("la_param",), marks=("kahan_sum",), step="group:step",
+        moment="debiased", decay="unknown", source="optimi/ranger.py",
+    ),
+    "sgd_optimi": OptimizerSpec(
+        classes="optimi SGD", slots=("exp_avg", "kahan_comp"), marks=("momentum", "dampening", "torch_init"), step="none", decay="unknown",
+        source="optimi/sgd.py",
+    ),
+    "dadapt_adam": OptimizerSpec(
+        classes="DAdaptAdam (dadaptation, pytorch_optimizer)", slots=(*ADAM, "s"), always=("s", "exp_avg_sq"), marks=("d", "numerator_weighted"),
+        step="entry,group:step,k", moment="uncorrected", decay="unknown", source="dadaptation/dadapt_adam.py",
+    ),
+    "dadapt_lion": OptimizerSpec(
+        classes="DAdaptLion (dadaptation, pytorch_optimizer)", slots=("exp_avg", "s"), always=("s",), marks=("d", "numerator_weighted"),
+        step="group:step,k", source="dadaptation/dadapt_lion.py",
+    ),
+    "dadapt_sgd": OptimizerSpec(
+        classes="DAdaptSGD", slots=("z", "s", "x0"), always=("x0", "s"), marks=("d", "numerator_weighted"), step="group:step,k", decay="unknown",
+        source="dadaptation/dadapt_sgd.py",
+    ),
+    "dadapt_adagrad": OptimizerSpec(
+        classes="DAdaptAdaGrad", slots=("alphak", "sk", "x0"), always=("alphak",), marks=("d", "skl1"), step="group:step,k", moment="weighted",
+        decay="unknown", source="dadaptation/dadapt_adagrad.py",
+    ),
+    "prodigy_schedulefree": OptimizerSpec(
+        classes="ProdigyPlusScheduleFree", slots=(*FACTORED, "z", "p0", "s"), always=("s",), scalars=("exp_avg_sq_metadata",),
+        marks=("prodigy_steps", "d_coef"), step="group:k-1", moment="weighted", source="prodigyplus/core_optimiser.py",
+    ),
+    "adamw_bf16": OptimizerSpec(
+        classes="adamw_bf16 and SimpleTuner AdamWBF16", slots=(*ADAM, "shift"), always=("shift",), scalars=("accumulated_decay",),
+        moment="adam_late_eps", source="adamw_bf16/__init__.py",
+    ),
+    "adam_aitk": OptimizerSpec(
+        classes="ai-toolkit Adam8bit (adam8, adamw8)", slots=ADAM, always=("exp_avg_sq",), marks=("decouple",), tells=("auto8bit",), moment="adam",
+        decay="unknown", source="toolkit/optimizers/adam8bit.py",
+    ),
+    "automagic": OptimizerSpec(
+        classes="ai-toolkit Automagic, Automagic2, Automagic3",
+        slots=("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col", "lr_mask", "last_polarity", "sign_history"), scalars=("RMS", "avg_lr", "lr"),
+        marks=("clip_threshold", "beta2"), lacks=("decay_rate", "betas"), moment="factored",
+        caution="each element has a learning rate of its own beside it", source="toolkit/optimizers/automagic.py",
+    ),
+    "muon_adam": OptimizerSpec(
+        classes="Muon with Adam for some groups (use_muon)", slots=(*ADAM, "momentum_buffer"), marks=("use_muon",), step="entry,group:step",
+        moment="adam", decay="unknown", caution="the matrices of its Muon groups have no second moment", source="muon.py",
+    ),
     "adam_like": OptimizerSpec(
         classes="of Adam's kind, not known by name", slots=AMSGRAD, always=("exp_avg_sq",), step="entry,group:step",
         moment="adam", decay="unknown",
-        caution="the optimizer is not known: its moments are taken for Adam's", source="-",
+        assumed="the optimizer is not known by name: its moments are taken for Adam's", source="-",
     ),
 }  # fmt: skip
 """Those of other libraries."""

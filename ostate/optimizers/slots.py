@@ -9,6 +9,8 @@ weights, which have their parameter's shape, which names tell by themselves that
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
+from .rows import OPTIMIZERS
+
 Role = Literal["first_moment", "second_moment", "weights", "scale", "scalar", "other"]
 """What a slot is.
 
@@ -73,21 +75,48 @@ SLOTS: dict[str, SlotSpec] = {
     "state1": SlotSpec("other", marks="anywhere"),
     "state2": SlotSpec("second_moment", marks="anywhere"),
     "grok_ema": SlotSpec("first_moment"),
-    "prev": SlotSpec("other"),
+    "exp_avg_var": SlotSpec("other"),
+    "exp_avg_diff": SlotSpec("other"),
+    **{slot: SlotSpec("other") for slot in ("prev", "prev_grad", "pre_grad", "neg_pre_grad", "previous_grad")},
+    "alphak": SlotSpec("second_moment"),
+    "sk": SlotSpec("other"),
+    "lr_mask": SlotSpec("scale", marks="anywhere"),
+    "last_polarity": SlotSpec("other"),
+    "sign_history": SlotSpec("other", "other"),
     "step_size": SlotSpec("scale"),
     "z": SlotSpec("weights"),
     "ax": SlotSpec("weights"),
+    "x0": SlotSpec("weights"),
+    "la_param": SlotSpec("weights"),
     "p0": SlotSpec("weights", "other"),
     "s": SlotSpec("other", "other"),
     "compensation": SlotSpec("other"),
     "kahan_comp": SlotSpec("other"),
+    "shift": SlotSpec("other"),
     "scaled_grad": SlotSpec("other", "other"),
     "GG": SlotSpec("other", "other"),
     "Q": SlotSpec("other", "other"),
     "step": SlotSpec("scalar", "one", marks="below state"),
     **{
         slot: SlotSpec("scalar", "one")
-        for slot in ("RMS", "mu_product", "eta", "mu", "unorm_vec", "gnorm_vec", "eps_sq", "block_numel", "head_numel", "reduced")
+        for slot in (
+            "RMS",
+            "mu_product",
+            "eta",
+            "mu",
+            "unorm_vec",
+            "gnorm_vec",
+            "eps_sq",
+            "block_numel",
+            "head_numel",
+            "reduced",
+            "avg_lr",
+            "lr",
+            "weight_norm",
+            "adam_norm",
+            "trust_ratio",
+            "accumulated_decay",
+        )
     },
 }
 """By the name that `formats.encodings.slots_of` gives; `GG.0`, an item of a list, has the row of `GG`.
@@ -134,11 +163,17 @@ def second_moment(entry: HasSlots) -> str | None:
     return next(found, None)
 
 
-def first_moment(entry: HasSlots) -> str | None:
+def first_moment(entry: HasSlots, optimizer: str = "unknown") -> str | None:
     """Return the slot of the first moment, linear in the gradients; None: the entry keeps none.
 
     Beside a second moment it is the one that this optimizer keeps with it; alone (SGD, Lion), the only kind there is.
+
+    Args:
+        entry: what an optimizer kept for one parameter.
+        optimizer: its row of `OPTIMIZERS`; those whose `exp_avg` is an average of divided gradients (ADOPT, CAME) keep none.
     """
+    if optimizer in OPTIMIZERS and OPTIMIZERS[optimizer].averages == "steps":
+        return None
     seconds = [SLOTS[slot].first for slot in SLOTS if SLOTS[slot].role == "second_moment" and slot in entry.slots]
     if seconds:
         return next((first for first in seconds if first and first in entry.slots), None)

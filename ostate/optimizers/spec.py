@@ -5,11 +5,12 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from ostate.model import Hyper
+from ostate.core.state import Hyper
 
 _NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("adam", "adam_late_eps", "radam", "radam_schedulefree"), ("betas", "eps")),
-    **dict.fromkeys(("debiased", "adagrad", "rmsprop", "factored_torch"), ("eps",)),
+    "belief": ("betas", "eps"),
+    **dict.fromkeys(("debiased", "uncorrected", "adopt", "adagrad", "rmsprop", "factored_torch"), ("eps",)),
     "blocks": ("beta2", "eps"),
 }
 """Row of `SECOND_MOMENTS` -> group keys that it uses; here, because a state is asked for them without a number being read."""
@@ -37,7 +38,10 @@ class OptimizerSpec(NamedTuple):
     when: Callable[[Hyper], bool] | None = None
     """What the group's values must say, where keys alone do not decide."""
     step: str = "entry"
-    """Where the number of steps lies: `entry`, `group:<key>,<key>` (the first that is there), both as `entry,group:<key>`, or `none`."""
+    """Where the number of steps lies: `entry`, `group:<key>,<key>` (the first that is there), both as `entry,group:<key>`, or `none`.
+
+    `<key>-1` counts from one: the step that comes next, not the last one taken.
+    """
     moment: str = "none"
     """The row of `SECOND_MOMENTS`."""
     decay: Literal["decoupled", "l2", "unknown", "none"] = "decoupled"
@@ -46,6 +50,10 @@ class OptimizerSpec(NamedTuple):
     """Why `repair` writes nothing; empty: it does."""
     fix: str = "take a few hundred steps with AdamW from this checkpoint, and use the state they leave"
     """What to do where it refuses."""
+    averages: Literal["gradients", "steps"] = "gradients"
+    """What the first moment is an average of: gradients, or gradients already divided by the second moment (ADOPT, CAME, Adafactor)."""
+    assumed: str = ""
+    """What was taken for granted in calling a state this: a warning, and the probe wants it confirmed."""
     caution: str = ""
     """What a person should know before using the numbers."""
 
@@ -67,7 +75,8 @@ def step_of(spec: OptimizerSpec, entry_step: float | None, hyper: Hyper) -> floa
     if spec.step.startswith("entry") and entry_step is not None:
         return entry_step
     for key in spec.step.partition("group:")[2].split(","):
-        value = hyper.get(key)
+        counted, _, ahead = key.partition("-")
+        value = hyper.get(counted)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            return float(value) - float(ahead or 0)
     return None

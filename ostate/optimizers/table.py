@@ -32,7 +32,7 @@ _PACKINGS_HEAD = """| packing | of | bits | block | v off by | beside |
 def _optimizer(name: str, spec: OptimizerSpec) -> str:
     form = SECOND_MOMENTS[spec.moment]
     slots = ", ".join(f"`{slot}`" for slot in spec.slots) or "none"
-    notes = "; ".join(text for text in (form.approximate, spec.caution) if text)
+    notes = "; ".join(text for text in (form.approximate, spec.caution, spec.assumed and f"asked about first: {spec.assumed}") if text)
     probed = "no: " + form.why_not if form.v is None else "yes" + (f" ({notes})" if notes else "")
     repaired = f"no: {spec.refuse}" if spec.refuse else "yes"
     if spec.refuse:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from ostate.model import Claim, Question
+from ostate.core.naming import Claim, Question
 
-from .adapter_order import adapter_order
-from .convention import convention, ordered_keys
-from .from_keys import is_told, layouts_of_keys
-from .given import given
-from .placing import guesses_of
-from .recorded import recorded
-from .refute import Refused
+from .grouping.place import guesses_of
+from .grouping.refute import Refused
+from .sources.adapter_order import adapter_order
+from .sources.convention import convention, ordered_keys
+from .sources.from_keys import is_told, layouts_of_keys
+from .sources.given import given
+from .sources.recorded import recorded
 
 Source = Callable[[Question], tuple[list[Claim], list[Refused]]]
 
 
 def _skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
-    from .skeleton import skeleton  # nothing that a state with recorded names needs
+    from .sources.rebuilt.model import skeleton  # nothing that a state with recorded names needs
 
     return skeleton(question)
 
@@ -58,7 +58,7 @@ def guesses(question: Question) -> list[Claim]:
 
     They are conventions: to be asked when the numbers contradict every claim, and never to be believed without them.
     """
-    from .skeleton import layouts_of
+    from .sources.rebuilt.model import layouts_of
 
     layouts = layouts_of(question)
     from_keys = isinstance(layouts, str)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ostate.model import Adapter, Finding, Ordering, RawState
+from ostate.core.naming import Adapter, Ordering
+from ostate.core.state import Finding, RawState
 
 RULE = "name-assumed"
 _FIX = "say it: --adapter-name N, or --order FILE with the live names; loading by name into one live adapter does not depend on it"

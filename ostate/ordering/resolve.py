@@ -18,8 +18,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ostate.core.names import twins
+from ostate.core.naming import Claim, Evidence, Ordering
+from ostate.core.state import Finding, RawState
 from ostate.errors import Ambiguous, Contradiction
-from ostate.model import Claim, Evidence, Finding, Ordering, RawState
 
 Verify = Callable[[Claim], Evidence]
 Recover = Callable[[], Evidence]
@@ -61,7 +63,7 @@ def resolve(court: Court, claims: Sequence[Claim], rejected: Sequence[Mapping[st
 
     Raises:
         Contradiction: the numbers speak against recorded or given names, or fit no order at all.
-        Ambiguous: nothing decides between several orders.
+        Ambiguous: nothing decides between several orders; two positions end under one name.
     """
     lost: Rejected = list(rejected)
     told = [claim for claim in claims if claim.source in ("recorded", "given")]
@@ -218,6 +220,13 @@ def _silent(court: Court, standing: list[_Heard], only_convention: bool, lost: R
 
 
 def _ordering(court: Court, claim: Claim, evidence: Evidence, verdict: str, lost: Rejected, *, left_out: tuple[int, ...] = ()) -> Ordering:
+    for twice in twins(claim.names):
+        at = [position for position, name in enumerate(claim.names) if name == twice]
+        raise Ambiguous(
+            f"positions {at[0]} and {at[1]} are both called {twice!r} ({claim.rule})",
+            where=f"{court.where}: {claim.keys[at[0]]!r} and {claim.keys[at[1]]!r}",
+            fix="give --order FILE with a name of its own for each position",
+        )
     undecided = tuple(
         name
         for position in range(len(claim.names))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .delta import DeltaH1, delta_h1
-from .fill import Filled, fill, filled, lora_adamw
-from .formulas import adam_preconditioner, less_update, next_step_update
-from .gradients import GradientMean, eval_mode
-from .guards import Guards
-from .importance import ImportanceWeights, importance_weights
-from .preconditioner import AdamPreconditioner
+from .fill.fill import Filled, fill, filled, lora_adamw
+from .measure.delta import DeltaH1, delta_h1
+from .measure.gradients import GradientMean, eval_mode
+from .measure.importance import ImportanceWeights, importance_weights
+from .precondition.formulas import adam_preconditioner, less_update, next_step_update
+from .precondition.guards import Guards
+from .precondition.preconditioner import AdamPreconditioner
 
 __all__ = [
     "AdamPreconditioner",

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ostate.core.naming import NamedParameter, NamedState
+from ostate.core.state import Hyper
+from ostate.core.tensors import TensorRef
 from ostate.errors import ProbeError
-from ostate.model import Hyper, NamedParameter, NamedState, TensorRef
 from ostate.optimizers import OPTIMIZERS, SECOND_MOMENTS, second_moment, step_of
 from ostate.report.parts import Place, places
 

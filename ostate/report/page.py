@@ -11,8 +11,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
 from ostate.errors import ReadError
-from ostate.model import Finding, NamedState
 from ostate.report import figures, svg
 from ostate.report.numbers import StateNumbers
 from ostate.report.text import printable, shorten

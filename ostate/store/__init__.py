@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ostate.publish import check_target
+from ostate.core.atomic import check_target
 
 from .loading import load
 from .plan import shard_path

@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ostate.core.files import new_buffer
+from ostate.core.stream import Meter, Summary
+from ostate.core.tensors import Slot, TensorRef, decode_numbers, raw_chunks
 from ostate.errors import StoreError
-from ostate.files import new_buffer
-from ostate.model import Slot, TensorRef, decode_numbers, raw_chunks
-from ostate.values import Meter, Summary
 
 from .plan import Job
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ostate.files import new_buffer
-from ostate.model import CHUNK, ITEMSIZE, Finding, NamedState, Slot, TensorRef, decode_numbers, raw_chunks
+from ostate.core.files import new_buffer
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
+from ostate.core.tensors import CHUNK, ITEMSIZE, Slot, TensorRef, decode_numbers, raw_chunks
 
 from .copying import Digest, digest_of
 from .loading import load

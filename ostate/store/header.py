@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ostate.core.files import read_at, size_of
+from ostate.core.tensors import ITEMSIZE, Part, TensorRef
 from ostate.errors import StoreError
-from ostate.files import read_at, size_of
-from ostate.model import ITEMSIZE, Part, TensorRef
 
 PAGE = 4096
 MOST = 100_000_000

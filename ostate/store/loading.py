@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ostate.core.files import is_remote, read_at, size_of
+from ostate.core.naming import NamedState, positions_of
+from ostate.core.tensors import Slot, TensorRef
 from ostate.errors import ReadError, StoreError
-from ostate.files import is_remote, read_at, size_of
-from ostate.model import NamedState, Slot, TensorRef
-from ostate.named import positions_of
 
 from . import header, manifest
 from .plan import index_path

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from ostate.core.naming import NamedParameter, NamedState, Ordering
+from ostate.core.state import Finding, Group
+from ostate.core.tensors import Slot, TensorRef
 from ostate.errors import StoreError
-from ostate.model import Finding, Group, NamedParameter, NamedState, Ordering, Slot, TensorRef
 
 VERSION = 1
 NAMES_KEPT = 20

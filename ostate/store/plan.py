@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ostate.core.naming import NamedState
+from ostate.core.tensors import ITEMSIZE, Slot, TensorRef
 from ostate.errors import StoreError
-from ostate.model import ITEMSIZE, NamedState, Slot, TensorRef
 
 from .header import Tensor
 

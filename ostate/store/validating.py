@@ -12,9 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ostate.core.files import read_at, size_of
+from ostate.core.state import Finding
+from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError, StoreError
-from ostate.files import read_at, size_of
-from ostate.model import Finding, TensorRef
 from ostate.optimizers.slots import PARAM_SHAPED
 
 from . import header, manifest

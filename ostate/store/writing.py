@@ -9,11 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ostate.core.atomic import beside, cannot_write, publish, refuse_targets, reserve
+from ostate.core.files import is_remote, new_buffer
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
+from ostate.core.stream import Summary
+from ostate.core.tensors import Part, TensorRef
 from ostate.errors import StoreError
-from ostate.files import is_remote, new_buffer
-from ostate.model import Finding, NamedState, Part, TensorRef
-from ostate.publish import beside, cannot_write, publish, refuse_targets, reserve
-from ostate.values import Summary
 
 from . import header, manifest
 from .copying import CHUNK_BYTES, copy, shift, write_at

@@ -137,7 +137,9 @@ if __name__ == "__main__":
     import ostate
 
     for found in pkgutil.walk_packages(ostate.__path__, "ostate."):  # once, before the children are made
-        if not found.name.startswith(("ostate.probe", "ostate.exporters", "ostate.__main__", "ostate.plot", "ostate.demo", "ostate.report.figures")):
+        if not found.name.startswith(
+            ("ostate.probe", "ostate.exporters", "ostate.__main__", "ostate.plot", "ostate.commands.demo", "ostate.report.figures")
+        ):
             with contextlib.suppress(ImportError):
                 import_module(found.name)
     if "torch" in sys.argv:

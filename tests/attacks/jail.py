@@ -57,7 +57,7 @@ def child(name: str, path: str) -> dict[str, object]:
         if writes or event.startswith(FORBIDDEN):
             events.append(f"{event} {args!r}"[:200])
 
-    from ostate import formats
+    from ostate import read as formats
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
@@ -102,9 +102,10 @@ if __name__ == "__main__":
     import pkgutil
     from importlib import import_module
 
-    from ostate import formats
+    from ostate import read as formats
 
-    for module in pkgutil.iter_modules(formats.__path__):  # once, before the children are made, where an import counts as reading code
-        import_module(f"ostate.formats.{module.name}")
+    # Once, before the children are made, where an import counts as reading code.
+    for module in pkgutil.walk_packages(formats.__path__, "ostate.read."):
+        import_module(module.name)
 
     main()

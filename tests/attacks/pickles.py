@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.formats.archives import Call, Global, Writer, archive, saved
+from tests.read.archives import Call, Global, Writer, archive, saved
 
 MARK = "touch {}/pwned"
 STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ"
@@ -75,7 +75,7 @@ def build_on_storage(room: Path) -> Path:
 def build_on_tensor(room: Path) -> Path:
     """BUILD on a tensor: give it other parts, here a file of the system."""
     writer = Writer()
-    from tests.formats.archives import Tensor
+    from tests.read.archives import Tensor
 
     writer.add(Tensor("0", (1,)))
     writer.add((None, {"parts": (("/etc/passwd", 0, (40,), (1,), (0,)),)}))

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.formats.archives import Call, Global, Tensor, archive, saved, state_of
+from tests.read.archives import Call, Global, Tensor, archive, saved, state_of
 
 HOOKS = Call("collections.OrderedDict")
 

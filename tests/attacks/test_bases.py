@@ -11,14 +11,15 @@ import tracemalloc
 
 import pytest
 
-from ostate import formats, program
+from ostate import read as formats
+from ostate.commands import repair as program
 from ostate.errors import OrderingError
-from ostate.ordering import limits
-from ostate.ordering.parameters import Layout
+from ostate.ordering.grouping.parameters import Layout
+from ostate.ordering.sources.rebuilt import limits
 from tests import real
 from tests.records import replace
 
-skeleton = importlib.import_module("ostate.ordering.skeleton")  # the package gives the function of that name
+skeleton = importlib.import_module("ostate.ordering.sources.rebuilt.model")  # the package gives the function of that name
 CASE = "llama_qv"
 ENDLESS = "(([a-z_.0-9]+)+)+!"
 """Matched against a name of forty letters, this takes longer than the universe."""

@@ -7,7 +7,9 @@ import shutil
 import pytest
 import torch
 
-from ostate import checks, formats, program
+from ostate import checks
+from ostate import read as formats
+from ostate.commands import repair as program
 from ostate.errors import CheckError
 from tests import real
 

@@ -12,12 +12,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ostate import formats
+from ostate import read as formats
 from ostate.errors import OstateError
-from ostate.formats.pickles import TORCH_GLOBALS, unpickle
-from ostate.formats.tensors import REBUILD
+from ostate.read.pickle.globals import TORCH_GLOBALS, unpickle
+from ostate.read.pickle.torch_tensors import REBUILD
 from tests import real
-from tests.formats.test_torch_file import adamw
+from tests.read.test_torch_file import adamw
 
 ALLOWED = {**TORCH_GLOBALS, **REBUILD}
 WORDS = [bytes((code,)) for code in b"\0\xff(RbQut\x85\x86.N}]c\n\x81\x93\x94"] + [b"h\0", b"q\0", b"K\0", b"\xff\xff\xff\x7f"]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ostate.demo import STEPS
+from ostate.commands.demo import STEPS
 from tests import real
 
 DENIED = """

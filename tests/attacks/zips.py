@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tests.formats.archives import Tensor, Writer, saved, state_of
+from tests.read.archives import Tensor, Writer, saved, state_of
 
 FLOATS = b"\0\0\x80\x3f" * 4
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ostate import formats
-from ostate.model import RawState
+from ostate import read as formats
+from ostate.core.state import RawState
 
 SHAPES = [(4, 32), (32, 4), (4, 32), (32, 4), (8,), (300,)]
 

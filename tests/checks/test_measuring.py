@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from ostate.checks import measuring
 from ostate.checks.numbers import UNDERFLOW, bound
-from ostate.values import Meter
+from ostate.core.stream import Meter
 
 LIMIT = bound({"betas": (0.9, 0.999)})
 ODD = st.sampled_from([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 1e-38, 1e-19, 1e-18, 2e-18, 1e19, 3e38, -1.0])

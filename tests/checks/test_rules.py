@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ostate import checks, formats, store
+from ostate import checks, store
+from ostate import read as formats
+from ostate.core.naming import Ordering
 from ostate.errors import CheckError
-from ostate.join import named_state
-from ostate.model import Ordering
+from ostate.ordering.join import named_state
 from tests import real
 from tests.records import replace
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ostate import formats, store
-from ostate.join import named_state
-from ostate.model import Ordering
+from ostate import read as formats
+from ostate import store
+from ostate.core.naming import Ordering
+from ostate.ordering.join import named_state
 
 
 def name_it(run, out):

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import ostate
-from ostate import formats
+from ostate import read as formats
+from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ExportError, ReadError
 from ostate.exporters import archive
 from ostate.exporters.bergson import Divided
+from ostate.exporters.migrate import Filled
 from ostate.exporters.pickling import kind_of
 from ostate.exporters.tensors import Number, numbered, with_tensors
-from ostate.formats.zips import ZipIndex
-from ostate.migration import Filled
-from ostate.model import Part, TensorRef
+from ostate.read.container.zip import ZipIndex
 
 TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.float32, "I64": torch.int64, "I32": torch.int32,

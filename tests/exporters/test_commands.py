@@ -16,7 +16,7 @@ from ostate.cli import main
 from ostate.cli.export import LAYOUTS
 from ostate.errors import ReadError
 from ostate.exporters import EXPORTERS
-from ostate.migration import Filled
+from ostate.exporters.migrate import Filled
 from ostate.store.validating import schema
 from tests import real
 from tests.records import replace

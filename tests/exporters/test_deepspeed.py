@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import ostate
-from ostate import formats
-from ostate.join import named_state
-from ostate.model import Ordering
+from ostate import read as formats
+from ostate.core.naming import Ordering
+from ostate.ordering.join import named_state
 
 
 def trained():

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import ostate
-from ostate import formats, store
+from ostate import read as formats
+from ostate import store
+from ostate.commands.export import export
 from ostate.errors import ExportError, StoreError
 from ostate.exporters import EXPORTERS
-from ostate.exporting import export
 from tests.records import replace
 
 from .consumers import bergson_normalizers, dattri_optimizer, less_moments, ota_preconditioner, universal_moments

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 import ostate
-from ostate import formats, store
+from ostate import read as formats
+from ostate import store
+from ostate.commands.export import export
+from ostate.core.naming import Ordering
 from ostate.errors import ExportError
 from ostate.exporters import EXPORTERS
-from ostate.exporting import export
-from ostate.join import as_raw, named_state
-from ostate.model import Ordering
+from ostate.ordering.join import as_raw, named_state
 from tests.records import replace
 
 POSITIONAL = ("torch", "accelerate", "names", "dattri")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import ostate
-from ostate.program import Options, repair
+from ostate.commands.repair import Options, repair
 
 HERE = Path(__file__).parent
 CASE = HERE.parent / "cases" / "one-process" / "llama_qv"

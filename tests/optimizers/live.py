@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from ostate.formats import encodings, torchsave
-from ostate.model import Slot
+from ostate.core.tensors import Slot
 from ostate.optimizers import recognise
+from ostate.read import quantized as encodings
+from ostate.read.container import torchsave
 
 SHAPES = ((70, 64), (64, 70), (5, 3), (7,))
 """4480 elements make 17.5 blocks of 256; the last two stay float32 in every packed optimizer."""
@@ -55,7 +56,7 @@ def run(make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer], *, st
         before = [param.detach().clone() for param in params]
         grads = [torch.randn(param.shape, generator=generator) * 1e-3 for param in params]
         for param, grad in zip(params, grads):
-            param.grad = grad.clone()
+            param.grad = grad.to(param.dtype, copy=True)
         optimizer.step()
     return Live(optimizer, params, before, grads)
 

@@ -11,14 +11,16 @@ from bitsandbytes import optim as bnb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
-from ostate.formats import encodings, torchsave
-from ostate.formats.encodings import Packed
-from ostate.model import TensorRef
 from ostate.optimizers import PACKINGS
+from ostate.read import quantized as encodings
+from ostate.read.container import torchsave
+from ostate.read.quantized import Packed
 from tests.records import replace
 
 from .live import SHAPES, read, run
+from .others import auto8bit
 
 
 def saved(value, tmp_path):
@@ -245,8 +247,24 @@ def test_the_error_the_table_expects_is_the_one_a_trained_state_shows(kind, tmp_
         assert np.allclose(blocks.min(axis=1), decoded.scale.read() / 16)
 
 
+def test_the_error_of_ai_toolkits_packing_is_that_small_numbers_vanish(tmp_path):
+    """`Adam8bit.step` unpacks, steps and packs again (ostris/ai-toolkit, toolkit/optimizers/adam8bit.py)."""
+    generator = torch.Generator().manual_seed(1)
+    spread = torch.exp(0.75 * torch.randn((64, 128), generator=generator))
+    v, packed = torch.zeros(64, 128), auto8bit(torch.zeros(64, 128))
+    for _ in range(100):
+        squares = (torch.randn((64, 128), generator=generator) * spread * 1e-4) ** 2
+        v = 0.999 * v + 0.001 * squares
+        packed = auto8bit(0.999 * packed["quantized"].float() * packed["scale"] + 0.001 * squares)
+    decoded = read({"state": {0: {"exp_avg_sq": packed}}, "param_groups": [{"params": [0]}]}, tmp_path).slots[0]["exp_avg_sq"].read()
+    median = float(np.median(np.abs(decoded - v.numpy()) / v.numpy()))
+    assert PACKINGS["auto8bit"].relative_error / 3 < median < PACKINGS["auto8bit"].relative_error * 3
+    assert (decoded == 0).mean() > 0.3
+    assert decoded[decoded > 0].min() >= decoded.max() / 127.5
+
+
 def test_every_encoding_that_a_slot_can_carry_has_a_row():
-    assert {*TORCHAO.values(), "bitsandbytes-8bit", "bitsandbytes-8bit-tensor"} == set(PACKINGS)
+    assert {*TORCHAO.values(), "bitsandbytes-8bit", "bitsandbytes-8bit-tensor", "auto8bit"} == set(PACKINGS)
 
 
 def test_a_plain_reference_satisfies_the_same_protocol(tmp_path):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
+import adamw_bf16
 import numpy as np
 import pytest
+import pytorch_optimizer
 import schedulefree
 import torch
 from bitsandbytes import optim as bnb
@@ -132,6 +135,12 @@ def test_transformers_adafactor_divides_by_the_rebuilt_second_moment(tmp_path):
 OTHERS: dict[str, tuple[str, str, Callable[..., torch.optim.Optimizer], Numerator]] = {
     "optimi.StableAdamW": ("optimi", "stable_adamw", lambda m, p: m.StableAdamW(p, lr=1e-3, weight_decay=0.0), first_moment),
     "optimi.AdamW": ("optimi", "stable_adamw", lambda m, p: m.AdamW(p, lr=1e-3, weight_decay=0.0, eps=1e-4), first_moment),
+    "optimi.Ranger": ("optimi", "ranger_optimi", lambda m, p: m.Ranger(p, lr=1e-3, eps=1e-4), first_moment),
+    "pytorch_optimizer.AdamP": ("pytorch_optimizer", "adamp", lambda m, p: m.AdamP(p, lr=1e-3, eps=1e-3, delta=0.0), first_moment),
+    "pytorch_optimizer.Lamb": ("pytorch_optimizer", "lamb", lambda m, p: m.Lamb(p, lr=1e-3, eps=1e-4), first_moment),
+    "pytorch_optimizer.AdaBelief": ("pytorch_optimizer", "adabelief", lambda m, p: m.AdaBelief(p, lr=1e-3, eps=1e-4), first_moment),
+    "pytorch_optimizer.DAdaptAdam": ("pytorch_optimizer", "dadapt_adam", lambda m, p: m.DAdaptAdam(p, lr=1.0, eps=1e-4), first_moment),
+    "dadaptation.DAdaptAdam": ("dadaptation", "dadapt_adam", lambda m, p: m.DAdaptAdam(p, lr=1.0, eps=1e-4, d0=1e-2), first_moment),
     "pytorch_optimizer.AdEMAMix": ("pytorch_optimizer", "ademamix", lambda m, p: m.AdEMAMix(p, lr=1e-3), two_averages),
 }
 
@@ -175,6 +184,37 @@ def test_came_divides_its_gradient_by_it_where_it_is_installed(tmp_path):
         slots, denominator = held(found, live, index)
         added = slots["exp_avg"] - 0.9 * earlier[index].numpy()
         assert_proportional(added, live.grads[index].double().numpy() / denominator, 2e-3)
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-3])
+def test_adopt_divides_the_next_gradient_by_it_without_any_correction(eps, tmp_path):
+    """The correction of Adam would make the scale of a young state 18 times too small."""
+    live = run(lambda params: pytorch_optimizer.ADOPT(zeroed(params), eps=eps, clip_lambda=None), steps=9)
+    found = read(live.optimizer.state_dict(), tmp_path)
+    denominators = [held(replace(found, optimizer="adopt"), live, index)[1] for index in range(len(live.params))]
+    before = [live.optimizer.state[param]["exp_avg"].double().clone() for param in live.params]
+    for param, grad in zip(live.params, live.grads):
+        param.grad = grad.clone()
+    live.optimizer.step()
+    for index, param in enumerate(live.params):
+        added = (live.optimizer.state[param]["exp_avg"].double() - 0.9 * before[index]) / 0.1
+        assert np.allclose(added.numpy(), live.grads[index].double().numpy() / denominators[index], rtol=1e-3, atol=1e-4)
+    assert found.optimizer == ("adopt" if eps == 1e-6 else "adam_like")
+
+
+def test_adamw_bf16_adds_eps_before_its_correction(tmp_path):
+    params = [torch.nn.Parameter(torch.zeros(64, 64, dtype=torch.bfloat16))]
+    optimizer = adamw_bf16.AdamWBF16(params, lr=1e-3, eps=1e-3)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(5):
+        shifted = params[0].detach().double() + (optimizer.state[params[0]]["shift"].double() if optimizer.state else 0.0)
+        params[0].grad = (torch.randn(64, 64, generator=generator) * 1e-3).bfloat16()
+        optimizer.step()
+    found = read(optimizer.state_dict(), tmp_path)
+    assert found.optimizer == "adamw_bf16"
+    slots, denominator = held(found, Live(optimizer, params, [], []), 0)
+    moved = (params[0].detach().double() + optimizer.state[params[0]]["shift"].double() - shifted).numpy()
+    assert_proportional(moved, slots["exp_avg"] / denominator, 0.05)
 
 
 def test_a_sparse_adam_corrects_after_adding_eps(tmp_path):

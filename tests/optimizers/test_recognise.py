@@ -8,12 +8,14 @@ import torch
 import torchao.optim
 from bitsandbytes import optim as bnb
 
-from ostate.formats import encodings, torchsave
 from ostate.optimizers import OPTIMIZERS, recognise
 from ostate.optimizers.recognise import fitting
+from ostate.read import quantized as encodings
+from ostate.read.container import torchsave
 from tests import real
 
 from .live import read, run
+from .others import RETYPED, WRITTEN
 from .recorded import RECORDED
 
 OPT = torch.optim
@@ -127,5 +129,5 @@ def test_no_two_rows_answer_with_equal_weight(name):
 
 def test_every_row_is_reached_by_a_test():
     reached = set(LIVE) | {row for row, *_ in RECORDED.values()}
-    reached |= {"sparse_adam", "muon", "adam_torchao", "adafactor", "one_state_bnb"}
+    reached |= {"sparse_adam", "muon", "adam_torchao", "adafactor", "one_state_bnb"} | {row for row, _ in WRITTEN.values()} | set(RETYPED)
     assert reached == set(OPTIMIZERS)

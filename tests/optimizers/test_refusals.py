@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ostate.formats import encodings, torchsave
 from ostate.optimizers import OPTIMIZERS, parameter_shape, recognise
+from ostate.read import quantized as encodings
+from ostate.read.container import torchsave
 
 PROJECTORS = {
     "galore": ("galore_torch.galore_projector", "GaLoreProjector", {"rank": 4, "update_proj_gap": 200, "scale": 0.25, "proj_type": "std"}),

@@ -17,10 +17,10 @@ import torchao.optim
 from bitsandbytes import optim as bnb
 
 import ostate
+from ostate.commands.repair import Options, repair
 from ostate.errors import ProbeError
 from ostate.optimizers import OPTIMIZERS, SECOND_MOMENTS, second_moment, step_of
 from ostate.probe import AdamPreconditioner, Guards
-from ostate.program import Options, repair
 from tests import trained
 
 OPT = torch.optim

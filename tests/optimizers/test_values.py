@@ -8,7 +8,7 @@ import pytest
 import torch
 from bitsandbytes import optim as bnb
 
-from ostate.inspection import inspect
+from ostate.commands.inspect import inspect
 
 from .live import SHAPES, run
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ostate
 from ostate import store
-from ostate.exporting import export
-from ostate.formats.adapters import read_adapter
-from ostate.join import named_state
+from ostate.commands.export import export
+from ostate.commands.repair import Options, names, order_of, ordering_document, read, verify
+from ostate.commands.validate import as_document, validate
 from ostate.ordering.assumed import with_assumed
-from ostate.program import Options, names, order_of, ordering_document, read, verify
-from ostate.validation import as_document, validate
+from ostate.ordering.join import named_state
+from ostate.read.adapters import read_adapter
 from tests import real
 from tests.records import replace
 

@@ -11,11 +11,12 @@ import peft
 import pytest
 import torch
 
-from ostate.formats import read, read_adapter
-from ostate.model import Adapter, Question, TensorRef
+from ostate.core.naming import Adapter, Question
+from ostate.core.tensors import TensorRef
 from ostate.ordering import claims, guesses
-from ostate.ordering.adapter_order import definition_order
-from ostate.ordering.convention import family_of, in_order
+from ostate.ordering.sources.adapter_order import definition_order
+from ostate.ordering.sources.convention import family_of, in_order
+from ostate.read import read, read_adapter
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt

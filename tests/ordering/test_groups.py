@@ -10,12 +10,13 @@ import peft
 import pytest
 import torch
 
-from ostate.formats import read, read_adapter
-from ostate.model import Question
-from ostate.ordering import claims, guesses, norms
-from ostate.ordering.groups import RULES
-from ostate.ordering.placing import said
-from ostate.ordering.refute import refute_groups
+from ostate.core.naming import Question
+from ostate.ordering import claims, guesses
+from ostate.ordering.grouping import norms
+from ostate.ordering.grouping.place import said
+from ostate.ordering.grouping.refute import refute_groups
+from ostate.ordering.grouping.rules import RULES
+from ostate.read import read, read_adapter
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, llama, opt

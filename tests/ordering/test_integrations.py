@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ostate.errors import OrderingError
-from ostate.formats import read
 from ostate.integrations import FILE, names_of, record_names
+from ostate.read import read
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ostate.formats import read, read_adapter
-from ostate.model import Claim, Question, RawState
+from ostate.core.naming import Claim, Question
+from ostate.core.state import RawState
 from ostate.ordering import claims
+from ostate.read import read, read_adapter
 
 RELEASES = Path(__file__).parent / "releases"
 CASES = sorted(folder.name for folder in RELEASES.iterdir() if (folder / "truth.json").is_file())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ostate.core.naming import Claim, Evidence
+from ostate.core.state import Entry, Group, RawState
+from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, Contradiction
-from ostate.model import Claim, Entry, Evidence, Group, RawState, TensorRef
 from ostate.ordering.resolve import Court, resolve
 from tests.records import replace
 

@@ -9,19 +9,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from ostate.core.names import strip_wrappers
+from ostate.core.naming import Adapter, Claim, Evidence, Question
+from ostate.core.state import Entry, Group, RawState
+from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, Contradiction
-from ostate.model import Adapter, Claim, Entry, Evidence, Group, Question, RawState, TensorRef
-from ostate.ordering.chance import Level
-from ostate.ordering.keys import adapter_key, by_transformers, dora_is_a_parameter, live_name, match_all, strip_wrappers
-from ostate.ordering.masters import with_masters
-from ostate.ordering.match import Scores
-from ostate.ordering.recorded import recorded
-from ostate.ordering.refute import fits, refute_groups, refute_positions
+from ostate.evidence.master_weights import with_masters
+from ostate.evidence.search import Scores
+from ostate.evidence.significance import Level
+from ostate.ordering.grouping.refute import fits, refute_groups, refute_positions
+from ostate.ordering.keys import adapter_key, dora_is_a_parameter, live_name, match_all
 from ostate.ordering.resolve import Court, resolve, with_partners
+from ostate.ordering.sources.recorded import recorded
 from tests.records import replace
 
-convention = importlib.import_module("ostate.ordering.convention")  # the package may give functions of these names
-judge = importlib.import_module("ostate.ordering.judge")
+convention = importlib.import_module("ostate.ordering.sources.convention")  # the package may give functions of these names
+judge = importlib.import_module("ostate.evidence.judge")
 REF = TensorRef(dtype="F32", shape=(2,), parts=())
 P = "base_model.model.model.layers.0.self_attn.q_proj."
 
@@ -198,13 +201,6 @@ def test_most_names_tell_what_the_adapter_is_called():
     assert match_all(["lora_A.french.weight"], adapter("lora_A.weight")) == (("lora_A.weight",), "french")
     assert match_all(names[2:], adapter(*keys)) == ((keys[2],), "french")
     assert match_all(["x.lora_A.german.weight", f"{P}lora_A.french.weight"], adapter(keys[0]))[1] == "french"
-
-
-def test_a_model_card_beside_an_adapter_says_that_peft_saved_it(tmp_path):
-    held = adapter(f"{P}lora_A.weight", file=str(tmp_path / "adapter_model.safetensors"), inference_mode=False)
-    assert by_transformers(held)
-    (tmp_path / "README.md").touch()
-    assert not by_transformers(held)
 
 
 @pytest.mark.parametrize(("version", "bare"), [("0.8.2", False), ("0.9.0", True), ("0.11.1", True), ("0.12.0", False)])

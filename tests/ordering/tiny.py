@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from ostate.formats import read, read_adapter
+from ostate.core.naming import Adapter, Claim, Question
+from ostate.core.state import RawState
 from ostate.integrations import names_of
-from ostate.model import Adapter, Claim, Question, RawState
 from ostate.ordering import claims
+from ostate.read import read, read_adapter
 
 TARGETS = {"target_modules": ["q_proj", "v_proj"]}
 CAUSAL = {"task_type": "CAUSAL_LM"}

@@ -13,7 +13,7 @@ from torch import nn
 
 import ostate
 from ostate.probe import AdamPreconditioner, GradientMean, delta_h1, fill, filled, lora_adamw
-from ostate.probe.shards import place_of
+from ostate.probe.precondition.shards import place_of
 
 
 class Layer(nn.Module):
@@ -213,7 +213,7 @@ def main() -> None:
         found[how]["filled"] = check_shards(other, state)["exact"]
         loss_of(model, 7).backward()
         other.step()
-        from ostate.saving import save
+        from ostate.commands.save import save
 
         saved = save(optimizer, model, folder / f"saved-{how}.safetensors")
         found[how]["saved"] = saved

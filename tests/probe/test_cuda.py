@@ -45,7 +45,7 @@ def test_the_gpu_gives_the_cpus_numbers(run):
 
 
 def test_the_dot_kernel_covers_every_length():
-    from ostate.probe.kernels import triple_dot
+    from ostate.probe.precondition.kernels import triple_dot
 
     for numel in (1, 7, 1023, 1024, 8191, 8192, 8193, 100_001):
         x, s, g = (torch.randn(numel, device="cuda") for _ in range(3))

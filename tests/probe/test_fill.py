@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
+from ostate.core.naming import Ordering
 from ostate.errors import ProbeError
-from ostate.model import Ordering
-from ostate.probe import AdamPreconditioner, fill, filled, lora_adamw
+from ostate.probe import AdamPreconditioner, Guards, fill, filled, lora_adamw
 from tests.records import replace
 
 from .training import batch, edited, named_state, slot, tiny_lora, train, trainables
@@ -68,6 +68,50 @@ def test_another_adapter_name_and_wrappers_on_either_side_do_not_matter(state):
     )
 
 
+def renamed(state, change):
+    return replace(state, parameters={change(name): replace(entry, name=change(name)) for name, entry in state.parameters.items()})
+
+
+def test_a_state_named_without_pefts_prefix_fills_the_peft_model_and_one_with_it_the_model_inside(model, state):
+    bare = renamed(state, lambda name: name.removeprefix("base_model.model."))
+    for live, named in ((model, bare), (model.base_model.model, state), (model.base_model.model, bare)):
+        optimizer = lora_adamw(live, named)
+        assert filled(optimizer).coverage == 1.0
+        for parameter, name in filled(optimizer).names.items():
+            entry = filled(optimizer).entries[name]
+            assert name.removeprefix("base_model.model.") == entry.removeprefix("base_model.model.")
+            assert torch.equal(optimizer.state[parameter]["exp_avg_sq"], torch.from_numpy(named.tensor(entry, "exp_avg_sq").copy()))
+
+
+def test_a_component_in_the_states_names_is_no_hindrance(model, state):
+    inside = model.base_model.model
+    named = renamed(state, lambda name: name.replace("base_model.model.", "transformer."))
+    assert filled(lora_adamw(inside, named)).coverage == 1.0
+
+
+def test_names_that_fit_the_model_in_two_ways_are_refused(model, state):
+    bare = renamed(state, lambda name: name.removeprefix("base_model.model."))
+    both = torch.nn.ModuleDict({"unet": model.base_model.model, "base_model": torch.nn.ModuleDict({"model": copy.deepcopy(model.base_model.model)})})
+    with pytest.raises(ProbeError, match="fit the model in 2 ways"):
+        lora_adamw(both, bare)
+
+
+def test_an_adapters_name_is_not_found_where_a_module_is_called_like_a_container():
+    class Odd(torch.nn.Module):
+        def __init__(self, last):
+            super().__init__()
+            self.lora_A = torch.nn.Module()
+            self.lora_A.register_parameter(last, torch.nn.Parameter(torch.ones(2)))
+
+    trained = Odd("weight")
+    optimizer = torch.optim.AdamW(trained.parameters())
+    trained.lora_A.weight.grad = torch.ones(2)
+    optimizer.step()
+    state = named_state(trained, optimizer)
+    with pytest.raises(ProbeError, match="does not have"):
+        lora_adamw(Odd("bias"), state)
+
+
 def test_with_two_adapters_each_takes_its_own_entries(model, state):
     model.add_adapter("second", model.peft_config["default"])
     model.base_model.set_adapter(["default", "second"])
@@ -111,6 +155,28 @@ def test_a_state_without_second_moments_is_refused(model, state):
     bare = {n: replace(p, slots={"exp_avg_sq_row": slot([1.0])}) for n, p in state.parameters.items()}
     with pytest.raises(ProbeError, match=r"no exp_avg_sq .*adafactor; slots: \['exp_avg_sq_row'\]"):
         lora_adamw(model, replace(state, optimizer="adafactor", parameters=bare))
+
+
+@pytest.mark.parametrize("use", [lora_adamw, lambda model, state: AdamPreconditioner(state, model=model)], ids=["lora_adamw", "AdamPreconditioner"])
+def test_an_optimizer_that_was_only_assumed_is_asked_about(use, model, state):
+    with pytest.raises(ProbeError, match="not known by name: its moments are taken for Adam's") as error:
+        use(model, replace(state, optimizer="adam_like"))
+    assert "--as adamw" in error.value.fix
+    use(model, replace(state, optimizer="adamw"))
+
+
+def test_a_second_moment_that_adamw_would_use_in_another_way_is_refused(model, state):
+    """ADOPT divides by sqrt(v), AdamW by sqrt(v / (1 - beta2^t)): filled in, each step would be scaled by another number."""
+    adopt = replace(state, optimizer="adopt")
+    with pytest.raises(ProbeError, match="not used as AdamW uses its own"):
+        lora_adamw(model, adopt)
+    with pytest.raises(ProbeError, match="not used as AdamW uses its own"):
+        fill(torch.optim.AdamW(p for _, p in trainables(model)), model, adopt)
+    name = next(iter(state.parameters))
+    gradient = torch.ones(state.parameters[name].shape)
+    scaled = AdamPreconditioner(adopt, model=model, guards=Guards(relative_cap=None)).apply(name, gradient)
+    v = torch.from_numpy(state.tensor(name, "exp_avg_sq").copy()).double()
+    assert torch.allclose(scaled.double(), 1 / v.clamp_min(state.hyper(name)["eps"] ** 2).sqrt(), rtol=1e-5)
 
 
 def test_frozen_entries_are_left_aside_and_said(model, state):

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.seed_loop import seed_apply
+from ostate.core.naming import NamedParameter, NamedState
+from ostate.core.state import Group
 from ostate.errors import ProbeError
-from ostate.model import Group, NamedParameter, NamedState
 from ostate.probe import AdamPreconditioner, Guards, adam_preconditioner, lora_adamw
 from tests.records import replace
 

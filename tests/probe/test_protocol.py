@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from ostate.cli import main
 from ostate.errors import ProbeError
-from ostate.probe import protocol
-from ostate.probe.protocol import Record, Settings, read_records, read_settings
+from ostate.probe.measure import protocol
+from ostate.probe.measure.protocol import Record, Settings, read_records, read_settings
 from tests.records import replace
 
 from .training import batch, edited

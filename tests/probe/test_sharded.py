@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import ostate
+from ostate.commands.save import save
 from ostate.probe import lora_adamw
-from ostate.saving import save
 
 from .sharded import CASES, network, probe, trained
 

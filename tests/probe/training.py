@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ostate.model import Group, NamedParameter, NamedState
+from ostate.core.naming import NamedParameter, NamedState
+from ostate.core.state import Group
 from tests.records import replace
 
 

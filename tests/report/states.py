@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from ostate import formats
-from ostate.join import named_state
-from ostate.model import Adapter, Finding, NamedState, Ordering, RawState
+from ostate import read as formats
+from ostate.core.naming import Adapter, NamedState, Ordering
+from ostate.core.state import Finding, RawState
+from ostate.ordering.join import named_state
 from tests.real import case, sha256
 
 

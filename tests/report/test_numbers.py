@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ostate.model import Group, NamedParameter, NamedState, TensorRef
+from ostate.core.naming import NamedParameter, NamedState
+from ostate.core.state import Group
+from ostate.core.tensors import TensorRef
 from ostate.report import figures
 from ostate.report.numbers import BIN, SCALE_FROM, measure, median
 from ostate.report.parts import places

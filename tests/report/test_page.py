@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from ostate.core.naming import Ordering
+from ostate.core.state import Finding
 from ostate.errors import ReadError
-from ostate.model import Finding, Ordering
 from ostate.plot import evidence_matrices
 from ostate.report import svg
 from ostate.report.figures import Heat, Lines, Matrix, Ridges

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.model import Group, NamedParameter, NamedState, Ordering, Part, TensorRef
+from ostate.core.naming import NamedParameter, NamedState, Ordering
+from ostate.core.state import Group
+from ostate.core.tensors import Part, TensorRef
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ostate import inspection, program
 from ostate.cli import main
+from ostate.commands import inspect as inspection
+from ostate.commands import repair as program
 from ostate.errors import ReadError
-from ostate.formats.zips import ZipIndex
+from ostate.read.container.zip import ZipIndex
 from tests import real
 
 CASE = "long_opt_step60"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ostate import checks, store
-from ostate.validation import validate
-from ostate.values import PIECE
+from ostate.commands.validate import validate
+from ostate.core.stream import PIECE
 
 from .made import laid_out, trained
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from ostate import store
+from ostate.core.atomic import reserve
 from ostate.errors import OstateError, StoreError
-from ostate.publish import reserve
 
 from .made import big, laid_out, trained
 
@@ -133,7 +133,7 @@ sys.path.insert(0, {root!r})
 from tests.store.made import big
 from ostate import store
 from ostate.errors import OstateError
-from ostate.values import Meter
+from ostate.core.stream import Meter
 import numpy
 state = big(Path({folder!r}))
 print("go", flush=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ostate import program, store
+from ostate import store
+from ostate.commands import repair as program
 from ostate.errors import OstateError, ReadError, StoreError
 from ostate.store import header
 from tests import real

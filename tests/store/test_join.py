@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ostate import formats
+from ostate import read as formats
+from ostate.core.naming import Adapter, Ordering
 from ostate.errors import CheckError, OrderingError
-from ostate.join import as_raw, named_state
-from ostate.model import Adapter, Ordering
+from ostate.ordering.join import as_raw, named_state
 from tests import real
 from tests.checks.made import SHAPES, read, state_dict
 from tests.records import replace

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from safetensors import safe_open
 
 from ostate import store
-from ostate.model import Finding
+from ostate.core.state import Finding
 from ostate.store.validating import schema
 from tests.records import replace
 
@@ -138,7 +138,7 @@ def test_hyperparameters_that_json_cannot_say_come_back(state, tmp_path):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_half_precision_moments_are_widened_or_kept(tmp_path, keep):
-    from ostate.model import Part, TensorRef
+    from ostate.core.tensors import Part, TensorRef
 
     state = laid_out(tmp_path, trained()[1])
     name = next(iter(SHAPES))

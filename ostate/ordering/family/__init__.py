@@ -6,16 +6,18 @@ An alternative is exactly refuted, and left away, where it would give a position
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
 
-from ostate.model import Claim, Question
+from ostate.core.naming import Claim, Question
 
-from ..placing import Placed
+from ..grouping.place import Placed
 from . import factors, kinds, layers, recorded
 from .grouping import as_listed, by_other_claims, by_rules, layouts_behind
 from .layers import Arrangement
+from .names import plain
 from .sequence import ClaimRows, sequence_of
 from .table import Alternative, Exchangeable, Family
 
@@ -66,6 +68,7 @@ def family_of(claim: Claim, others: Sequence[Claim], question: Question) -> Fami
 
     Reads no number and rebuilds no model beyond the one that a skeleton's claim was made from.
     """
+    claim = as_first_made(claim, question)
     sequence = sequence_of(claim, question.raw, question.adapter)
     if not sequence.rows:
         return Family((), ())
@@ -83,9 +86,15 @@ def family_of(claim: Claim, others: Sequence[Claim], question: Question) -> Fami
     return Family(tuple(found.kept), open_kinds, found.cut)
 
 
+def as_first_made(claim: Claim, question: Question) -> Claim:
+    """Return the claim under the source that its names came from: what `repair` wrote is recorded, but was first claimed by something else."""
+    source = question.raw.facts.get("named_by")
+    return replace(claim, source=source) if claim.source == "recorded" and question.raw.layout == "named" and source in ANY else claim
+
+
 def _whole_orders(sequence: ClaimRows, others: Sequence[Claim], question: Question) -> Iterator[tuple[str, Placed]]:
     layouts = layouts_behind(sequence.claim, question)
-    if sequence.claim.source in LISTED:
+    if sequence.claim.source in LISTED or not layouts:
         layouts.append(as_listed(sequence))
     return chain(by_other_claims(others), by_rules(layouts, question))
 
@@ -115,8 +124,8 @@ class _Distinct:
 
     def _is_new(self, keys: tuple[str | None, ...], names: tuple[str | None, ...]) -> bool:
         said = self._pick(keys)
-        if None in said:
-            said = tuple([key or name for key, name in zip(said, self._pick(names))])
+        if None in said:  # names may differ in form alone
+            said = tuple([key or (plain(name) if name else None) for key, name in zip(said, self._pick(names))])
         alike = self._seen.setdefault(hash(said), [])
         if said in alike:
             return False

@@ -18,9 +18,9 @@ Key = Callable[[int], Any]
 
 def factor_orders(sequence: ClaimRows) -> Iterator[Arrangement]:
     """Yield every way in which programs line up the factors of the modules."""
-    if len({row.factor for row in sequence.rows}) < 2:
-        return
     rows = sequence.rows
+    if len({row.factor for row in rows}) < 2:
+        return
     module = _first_seen([row.path for row in rows])
     block = _first_seen([_block(row) for row in rows])
     swapped = {row.rank: row.rank for row in rows}
@@ -37,6 +37,11 @@ def factor_orders(sequence: ClaimRows) -> Iterator[Arrangement]:
         (f"all {a} of a block before its {b}", lambda at: (block[at], rows[at].rank)),
         (f"all {b} of a block before its {a}", lambda at: (block[at], swapped[rows[at].rank])),
     ]
+    if len({row.tuned for row in rows}) == 2:
+        keys += [
+            ("whole tensors after all adapter weights", lambda at: not rows[at].tuned),
+            ("whole tensors before all adapter weights", lambda at: rows[at].tuned),
+        ]
     for where, parts in selections(sequence, each_factor=False):
         for what, key in keys:
             yield what + where, sorted_within(sequence, parts, key)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from ostate.model import Claim, Question
+from ostate.core.naming import Claim, Question
 
-from ..adapter_order import definition_order
-from ..convention import ordered_keys
-from ..from_keys import layouts_of_keys, trained_keys
-from ..groups import RULES
-from ..parameters import Layout, Parameter
-from ..placing import Placed, placements, said
-from ..skeleton import layouts_of
+from ..grouping.parameters import Layout, Parameter
+from ..grouping.place import Placed, placements, said
+from ..grouping.rules import RULES
+from ..sources.adapter_order import definition_order
+from ..sources.convention import ordered_keys
+from ..sources.from_keys import layouts_of_keys, trained_keys
+from ..sources.rebuilt.model import layouts_of
 from .sequence import ClaimRows
 
 

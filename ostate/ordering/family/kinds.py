@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
-from ostate.model import Adapter
+from ostate.core.lora_modules import modules_of
+from ostate.core.naming import Adapter
 
-from ..convention import FAMILIES
-from ..modules import modules_of
+from ..sources.convention import FAMILIES
 from .layers import Arrangement
-from .levels import Level, Pattern, rearranged, short_labels, star
+from .levels import Arrange, Level, Pattern, rearranged, short_labels, star
+from .names import inner_part
 from .sequence import ClaimRows
 from .table import Exchangeable
 
 MOST_KINDS = 12
 """Kinds of module every two of which are tried in each other's place; of more, only those that lie side by side."""
 Where = tuple[tuple[str, ...], str]
-"""The numbers in a module's path, and its adapter."""
+"""The numbers in a module's path (all of the path that lies outside its block, in a U-Net), and its adapter."""
 
 
 class Module(NamedTuple):
@@ -40,8 +41,9 @@ def kinds_of(sequence: ClaimRows) -> Kinds:
     kinds: dict[Pattern, dict[Where, Module]] = {}
     for (path, adapter), members in rows.items():
         shapes = tuple(sorted((sequence.rows[index].factor, sequence.shapes[index]) for index in members))
-        numbers = tuple([part for part in path if part.isdigit()])
-        kinds.setdefault(star(path), {})[numbers, adapter] = Module(tuple(members), shapes)
+        inner = inner_part(path)
+        where = (*path[:inner], *[part for part in path[inner:] if part.isdigit()])
+        kinds.setdefault(star(path[inner:]), {})[where, adapter] = Module(tuple(members), shapes)
     return kinds
 
 
@@ -72,8 +74,10 @@ def _stem(sequence: ClaimRows, module: Module, zero: Mapping[str, str]) -> str:
 
 
 def kinds_exchanged(sequence: ClaimRows) -> Iterator[Arrangement]:
-    """Yield every two kinds exchanged in all the layers that hold both in equal shapes."""
+    """Yield every two kinds exchanged in all the layers that hold both in equal shapes; of whole tensors only where nothing else is trained."""
     kinds = kinds_of(sequence)
+    tuned = {pattern: modules for pattern, modules in kinds.items() if any(sequence.rows[module.rows[0]].tuned for module in modules.values())}
+    kinds = tuned or kinds
     near = len(kinds) > MOST_KINDS
     for one, other in combinations(kinds, 2):
         if not near or one[:-1] == other[:-1]:
@@ -107,7 +111,7 @@ def by_other_conventions(sequence: ClaimRows, adapter: Adapter | None) -> Iterat
     """Yield the modules within their blocks in the order of the alphabet, of `target_modules`, and of every other family of models."""
     levels = [level for level in sequence.levels if not level.numeric]
     targets = adapter.config.get("target_modules") if adapter is not None else None
-    everywhere: list[tuple[str, Callable[[list[str]], list[str]]]] = [
+    everywhere: list[tuple[str, Arrange]] = [
         ("modules of a block in the order of the alphabet", sorted),
         ("modules of a block in reverse", lambda children: children[::-1]),
     ]
@@ -122,35 +126,41 @@ def by_other_conventions(sequence: ClaimRows, adapter: Adapter | None) -> Iterat
 
 def siblings_exchanged(sequence: ClaimRows) -> Iterator[Arrangement]:
     """Yield every two modules that lie side by side (blocks, components, halves of a model) exchanged with all they hold, in all layers."""
+    alike: dict[Pattern, list[Level]] = {}
     for level in sequence.levels:
         if not level.numeric:
-            yield from _pairs_at(sequence, level)
+            alike.setdefault(level.pattern[inner_part(level.pattern) :], []).append(level)
+    for pattern, levels in alike.items():
+        yield from _pairs_at(sequence, pattern, levels)
 
 
 def components_exchanged(sequence: ClaimRows) -> Iterator[Arrangement]:
     """Yield the components of a pipeline (text encoders, unet) in other orders: the outermost level of words."""
     outer = next((level for level in sequence.levels if not level.numeric), None)
     if outer is not None and set(outer.pattern) <= {"lora", "lycoris"}:
-        yield from _pairs_at(sequence, outer)
+        yield from _pairs_at(sequence, outer.pattern, [outer])
 
 
-def _pairs_at(sequence: ClaimRows, level: Level) -> Iterator[Arrangement]:
-    everything = range(len(sequence.rows))
-    within = f"{'.'.join(level.pattern)}: " if level.pattern else ""
-    pairs = combinations(level.children, 2) if len(level.children) <= MOST_KINDS else zip(level.children, level.children[1:])
+def _pairs_at(sequence: ClaimRows, pattern: Pattern, levels: Sequence[Level]) -> Iterator[Arrangement]:
+    within = f"{'.'.join(pattern)}: " if pattern else ""
+    children = list(dict.fromkeys(child for level in levels for child in level.children))
+    pairs = combinations(children, 2) if len(children) <= MOST_KINDS else pairwise(children)
     for one, other in pairs:
-        swap = {one: other, other: one}
-        arrange = lambda children, s=swap: [s.get(child, child) for child in children] if s.keys() <= set(children) else children  # noqa: E731
-        yield f"{within}{one} and {other} exchanged, with all they hold", rearranged(list(everything), everything, level, arrange)
+        yield f"{within}{one} and {other} exchanged, with all they hold", _at_every_level(sequence, levels, _swap(one, other))
 
 
-def _at_every_level(sequence: ClaimRows, levels: Sequence[Level], arrange: Callable[[list[str]], list[str]]) -> list[int]:
+def _swap(one: str, other: str) -> Arrange:
+    swapped = {one: other, other: one}
+    return lambda children: [swapped.get(child, child) for child in children] if swapped.keys() <= set(children) else children
+
+
+def _at_every_level(sequence: ClaimRows, levels: Sequence[Level], arrange: Arrange) -> list[int]:
     order = list(range(len(sequence.rows)))
     for level in levels:
         order = rearranged(order, range(len(order)), level, arrange)
     return order
 
 
-def _by_list(words: Sequence[str]) -> Callable[[list[str]], list[str]]:
+def _by_list(words: Sequence[str]) -> Arrange:
     place = {word: at for at, word in enumerate(words)}
     return lambda children: sorted(children, key=place.__getitem__) if place.keys() >= set(children) else children

@@ -12,6 +12,10 @@ Arrangement = tuple[str, list[int]]
 """(what such a program does, row by slot)."""
 
 
+SHORT = 4
+"""Numbers at one level that make a list of layers, however few of the rows lie below it; a shorter one must hold a tenth of them."""
+
+
 def ascending(children: list[str]) -> list[str]:
     """Return numbers in their order."""
     return sorted(children, key=int)
@@ -42,9 +46,10 @@ ROTATIONS: tuple[tuple[str, Arrange], ...] = (
 def layer_orders(sequence: ClaimRows) -> Iterator[Arrangement]:
     """Yield every order of the numbers of every level, and of all levels at once."""
     numeric = [level for level in sequence.levels if level.numeric]
+    main = _main(numeric)
     for where, parts in selections(sequence):
         for how, arrange in ORDERS:
-            for level in numeric:
+            for level in main:
                 yield f"{level.label} {how}{where}", _at_levels(sequence, parts, [level], arrange)
             if len(numeric) > 1:
                 yield f"all numbers {how}{where}", _at_levels(sequence, parts, numeric, arrange)
@@ -53,10 +58,16 @@ def layer_orders(sequence: ClaimRows) -> Iterator[Arrangement]:
 def layers_rotated(sequence: ClaimRows) -> Iterator[Arrangement]:
     """Yield the layers counted from one place off, as a framework that counts from 1, or takes the embedding for a layer, records them."""
     everything = [list(range(len(sequence.rows)))]
-    for level in sequence.levels:
-        if level.numeric:
-            for how, arrange in ROTATIONS:
-                yield f"{level.label} {how}", _at_levels(sequence, everything, [level], arrange)
+    for level in _main([level for level in sequence.levels if level.numeric]):
+        for how, arrange in ROTATIONS:
+            yield f"{level.label} {how}", _at_levels(sequence, everything, [level], arrange)
+
+
+def _main(levels: Sequence[Level]) -> list[Level]:
+    """Return the levels that a program may walk in an order of its own; a head's two or three layers go with all numbers at once."""
+    return [
+        level for level in levels if len(level.children) >= SHORT or 10 * sum(member is not None for member in level.members) >= len(level.members)
+    ]
 
 
 def _at_levels(sequence: ClaimRows, parts: list[list[int]], levels: Sequence[Level], arrange: Arrange) -> list[int]:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ostate.model import Adapter, Claim, Entry, RawState
+from ostate.core.naming import Adapter, Claim
+from ostate.core.state import Entry, RawState
 
-from ..refute import positions_of
+from ..grouping.refute import positions_of
 from .levels import Level, levels_of
 from .names import Row, row_of
 

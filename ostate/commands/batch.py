@@ -1,0 +1,118 @@
+"""Many checkpoints, one named file each: side by side, and picked up again where an earlier run stopped."""
+
+from __future__ import annotations
+
+import glob
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+from ostate import read as formats
+from ostate import store
+from ostate.errors import OstateError, ReadError
+
+from .repair import Options, repair
+
+ENDING = ".ostate.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one checkpoint."""
+
+    path: str
+    out: str
+    verdict: str
+    """The verdict of its names, or `refused`."""
+    done: bool = False
+    """True when an earlier run had written it from the same bytes."""
+    settled: bool = False
+    """True when no person needs to look."""
+    parameters: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    """Why it was refused."""
+
+
+def targets(pattern: str, folder: str) -> list[tuple[str, str]]:
+    """Return (checkpoint, named file in `folder`) for every path that `pattern` matches, in order.
+
+    The file is called after what distinguishes the path from the others: `runs/a/checkpoint-500` becomes `a--checkpoint-500`.
+
+    Raises:
+        ReadError: nothing matches.
+    """
+    found = sorted(glob.glob(pattern, recursive=True))
+    if not found:
+        raise ReadError("no checkpoint matches", where=pattern, fix="put the pattern in quotes, so that the shell leaves it alone")
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found])
+    return [(path, os.path.join(folder, os.path.relpath(os.path.abspath(path), shared).replace(os.sep, "--") + ENDING)) for path in found]
+
+
+def repair_all(
+    work: list[tuple[str, str]], *, options: Options | None = None, jobs: int = 1, force: bool = False, say: Callable[[Outcome], None] | None = None
+) -> list[Outcome]:
+    """Repair every checkpoint of `work`, `jobs` at a time, each in a process of its own; a refusal stops none of the others.
+
+    Args:
+        work: (checkpoint, named file) pairs, as `targets` gives them.
+        options: the same for all.
+        jobs: processes at a time.
+        force: write those too that an earlier run has written.
+        say: called as each one ends.
+
+    Returns:
+        Outcomes in the order of `work`.
+    """
+    by_path = {}
+    for outcome in _outcomes(work, options or Options(), jobs, force):
+        by_path[outcome.path] = outcome
+        if say is not None:
+            say(outcome)
+    return [by_path[path] for path, _ in work]
+
+
+def _outcomes(work: list[tuple[str, str]], options: Options, jobs: int, force: bool) -> Iterator[Outcome]:
+    if jobs == 1:
+        for path, out in work:
+            yield one(path, out, options, force)
+        return
+    # spawn: a forked child would share this process's open files and threads.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(one, path, out, options, force) for path, out in work]):
+            yield future.result()
+
+
+def one(path: str, out: str, options: Options, force: bool) -> Outcome:
+    """Repair one checkpoint, unless `out` was written from the same bytes before."""
+    began = time.perf_counter()
+    try:
+        if not force and os.path.exists(out) and (verdict := verdict_if_current(path, out, options)) is not None:
+            return Outcome(path=path, out=out, verdict=verdict, done=True, settled=verdict in ("verified", "recovered"))
+        done = repair(path, out, options=options, force=True)
+    except OstateError as error:
+        return Outcome(path=path, out=out, verdict="refused", reason=error.what, seconds=time.perf_counter() - began)
+    return Outcome(
+        path=path,
+        out=out,
+        verdict=done.ordering.verdict,
+        settled=done.settled,
+        parameters=len(done.named.parameters),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def verdict_if_current(path: str, out: str, options: Options) -> str | None:
+    """Return the verdict that `out` holds when it was written from the very files at `path`, else None."""
+    try:
+        written = store.load(out)
+    except OstateError:
+        return None
+    raw = formats.read(path, state=options.state, optimizer=options.optimizer)
+    there = sorted((file.index_sha256, file.size) for file in raw.files)
+    then: list[Any] = sorted((file["index_sha256"], file["size"]) for file in written.source.get("files", ()))
+    return written.ordering.verdict if there == then and written.ordering is not None else None

@@ -1,0 +1,130 @@
+"""Which of several adapters is the state's: the one that the numbers explain best, or a refusal that lists them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from ostate.core.naming import Adapter, Ordering
+from ostate.core.state import Finding
+from ostate.errors import Contradiction, OrderingError
+from ostate.ordering import assumed
+from ostate.read.weights import Candidates
+
+RULES = ("adapter-chosen", "adapter-beside")
+"""Findings that say which adapter was taken."""
+MOST_TRIED = 6
+"""Adapters whose numbers are compared with one state."""
+_FROZEN = ("ref", "reference")
+"""What TRL calls the frozen copy of an adapter that goes on training (trl trainer/utils.py, `add_adapter("ref")`)."""
+
+OrderOf = Callable[[Adapter | None], Ordering]
+
+
+class _Tried(NamedTuple):
+    adapter: Adapter
+    order: Ordering
+
+    @property
+    def explained(self) -> int:
+        """Positions that the numbers prove."""
+        return len(self.order.evidence.proven) if self.order.evidence is not None else 0
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(name for name in self.order.names if name is not None)
+
+
+def settle(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Ordering]:
+    """Return the adapter that goes with the state and the order it gives.
+
+    One candidate is taken as it is. Several are all compared with the numbers: the one that explains more positions is taken; of those that
+    would give the same names, the first (the newest) that proves them. Where two would give other names and explain as much, the first is
+    taken and its name is said to be assumed.
+
+    Raises:
+        OrderingError: none of them gives an order; or another one explains more than the one that a person named.
+    """
+    if found.on_trial:
+        return _on_trial(found, order_of)
+    if len(found.adapters) < 2:
+        adapter = found.adapters[0] if found.adapters else None
+        return adapter, order_of(adapter)
+    tried, refused = _try(found.adapters, order_of)
+    best = max(tried, key=lambda one: one.explained, default=None)  # the first of those that explain as much
+    if found.asked:
+        _refuse_another(found.adapters[0], tried, best)
+    if best is None or (found.asked and best.adapter is not found.adapters[0]):
+        raise _with_list(refused[0], found.adapters)
+    return best.adapter, _with_rivals(best, tried, found.adapters)
+
+
+def _refuse_another(asked: Adapter, tried: Sequence[_Tried], best: _Tried | None) -> None:
+    """Refuse an adapter that a person named where one beside it explains more.
+
+    Raises:
+        Contradiction: it does.
+    """
+    own = next((one.explained for one in tried if one.adapter is asked), 0)
+    if best is None or best.explained <= own:
+        return
+    raise Contradiction(
+        f"the numbers are those of the adapter {best.adapter.name!r} beside it: they prove {best.explained} positions of it, {own} of {asked.name!r}",
+        where=asked.file,
+        fix=f"--adapter-name {best.adapter.name}, or --adapter {os.path.dirname(best.adapter.file)}",
+    )
+
+
+def _try(adapters: Sequence[Adapter], order_of: OrderOf) -> tuple[list[_Tried], list[OrderingError]]:
+    tried: list[_Tried] = []
+    refused: list[OrderingError] = []
+    for adapter in adapters[:MOST_TRIED]:
+        if any(one.explained and one.adapter.name == adapter.name and one.adapter.tensors.keys() == adapter.tensors.keys() for one in tried):
+            continue  # another save of one that is proven: it would give the same names
+        try:
+            tried.append(_Tried(adapter, order_of(adapter)))
+        except OrderingError as error:
+            refused.append(error)
+    return tried, refused
+
+
+def _on_trial(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Ordering]:
+    """Take an adapter from beside the checkpoint only where the numbers prove that it belongs to the state."""
+    tried, _ = _try(found.adapters, order_of)
+    proven = [one for one in tried if one.explained]
+    if not proven:
+        try:
+            return None, order_of(None)
+        except OrderingError as error:
+            raise _with_list(error, found.adapters) from error
+    best = max(proven, key=lambda one: one.explained)
+    text = f"the adapter was found beside the checkpoint, and the numbers prove {best.explained} positions of it: {best.adapter.file}"
+    said = Finding(rule="adapter-beside", severity="note", text=text, fix="--adapter DIR says which one")
+    order = _with_rivals(best, proven, found.adapters)
+    return best.adapter, replace(order, findings=(*order.findings, said))
+
+
+def _with_rivals(best: _Tried, tried: Sequence[_Tried], adapters: Sequence[Adapter]) -> Ordering:
+    """Say which adapters were left aside, and that the name is assumed where one of them explains as much under other names."""
+    others = [one for one in tried if one is not best and one.names != best.names]
+    equal = [one for one in others if one.explained >= best.explained and one.adapter.name not in _FROZEN]
+    order = best.order
+    if equal and order.from_keys:
+        text = f"the state is that of the adapter {best.adapter.name!r}, not of {_listed(one.adapter for one in equal)} beside it"
+        order = assumed.assume(order, (text,), (text,))
+    left = [adapter for adapter in adapters if adapter is not best.adapter]
+    text = f"the state is read with {best.adapter.file} ({best.explained} positions proven); left aside: {', '.join(one.file for one in left)}"
+    said = Finding(rule="adapter-chosen", severity="note", text=text, fix="--adapter DIR or --adapter-name N says which one")
+    return replace(order, findings=(*order.findings, said))
+
+
+def _listed(adapters: object) -> str:
+    return ", ".join(repr(adapter.name) for adapter in adapters)  # type: ignore[attr-defined]
+
+
+def _with_list(error: OrderingError, adapters: Sequence[Adapter]) -> OrderingError:
+    """Return the refusal with the adapters that were tried."""
+    files = ", ".join(adapter.file for adapter in adapters[:MOST_TRIED])
+    return type(error)(error.what, where=error.where, fix=f"{error.fix}; adapters that lie near: {files} (--adapter FILE says which one)")

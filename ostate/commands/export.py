@@ -1,0 +1,192 @@
+"""Give a named state back in someone's layout: the `export` command as a function."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ostate import read as formats
+from ostate import store
+from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
+from ostate.core.tensors import Slot
+from ostate.errors import ExportError
+from ostate.exporters import EXPORTERS, Wishes
+from ostate.exporters.base import missing_positions
+from ostate.exporters.migrate import New, migrate
+from ostate.exporters.target import Grouping, of_names, target_of
+
+from .inspect import finding_document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written, and what a person should know."""
+
+    to: str
+    path: str
+    """The file or folder; empty for a dry run."""
+    state: NamedState
+    """What was written, after migration."""
+    findings: tuple[Finding, ...]
+
+
+def export(
+    state: NamedState | str | os.PathLike[str],
+    to: str,
+    out: str | os.PathLike[str] | None,
+    *,
+    wanted: Any = None,
+    groups: Grouping = "file",
+    base: str | None = None,
+    new: New = "zeros",
+    rename: Sequence[tuple[str, str]] = (),
+    truncate: bool = False,
+    adapter: str | None = None,
+    v_hat: bool = False,
+    root: str = "optim",
+    strict: bool = False,
+    force: bool = False,
+) -> Exported:
+    """Write `state` as the program behind `to` reads it.
+
+    Args:
+        state: a named state, or the path of one.
+        to: a row of `exporters.EXPORTERS`, or `ostate` for a named file.
+        out: the file or folder to write; in a folder that is there, the layout's usual file name; None: nothing is written.
+        wanted: `--for`: an adapter, a file of names, a list of names or groups, or a live model whose optimizer will load it.
+        groups: the groups of that optimizer: as the state's, one, or Trainer's two.
+        base: the base model's folder or config.json, for the order of an adapter's new parameters.
+        new: what a parameter gets that the state has no moments of.
+        rename: (regular expression, replacement) over the state's names.
+        truncate: let a parameter that shrank keep the part that fits.
+        adapter: the trained weights, for layouts that keep them too.
+        v_hat: write v freed from its bias (bergson).
+        root: the key of the optimizer in a distributed checkpoint.
+        strict: refuse where something would be lost.
+        force: replace an existing output.
+
+    Raises:
+        ExportError: the layout cannot hold this state, or `strict` and something would be lost.
+        StoreError: the output exists, is an input, or cannot be written.
+    """
+    if to != "ostate" and to not in EXPORTERS:
+        raise ExportError(f"no layout is called {to!r}", fix=f"one of {', '.join([*EXPORTERS, 'ostate'])}")
+    given = state if isinstance(state, NamedState) else store.load(state)
+    known = len(given.findings)
+    if wanted is not None or rename or groups != "file":
+        own = of_names(_own_names(given, rename), groups)
+        target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=base)
+        given = migrate(given, target, new=new, rename=rename, truncate=truncate)
+    wishes = Wishes(v_hat=v_hat, root=root, weights=_weights(given, adapter) if adapter is not None else {})
+    findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *(() if to == "ostate" else EXPORTERS[to].losses(given, wishes))]
+    lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]
+    if strict and lost:
+        raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "leave --strict out to accept it")
+    path = "" if out is None else _write(given, to, Path(out), wishes, force=force)
+    return Exported(to=to, path=path, state=given, findings=tuple(findings))
+
+
+def _own_names(state: NamedState, rename: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the state's names as they will be after renaming; two that become one are said where it is carried out."""
+    import re
+
+    names = []
+    for name in state.names:
+        for pattern, replacement in rename:
+            with suppress(re.error, IndexError):  # said properly where it is carried out
+                name = re.sub(pattern, replacement, name)
+        names.append(name)
+    return list(dict.fromkeys(names))
+
+
+def _weights(state: NamedState, adapter: str) -> dict[str, Slot]:
+    tensors = formats.read_adapter(adapter).tensors
+    return {name: tensors[key] for name, p in state.parameters.items() if (key := p.adapter_key or name) in tensors}
+
+
+def _proof(state: NamedState) -> list[Finding]:
+    """Say again what `repair` could not prove."""
+    ordering = state.ordering
+    if ordering is None:
+        return []
+    said = []
+    if ordering.assumed:
+        text = f"whoever loads this by name relies on what was assumed, not read: {'; '.join(ordering.assumed)}"
+        said.append(Finding(rule="export-assumed", severity="note", text=text, fix="--for or --rename spells them otherwise"))
+    if ordering.verdict in ("verified", "recovered"):
+        return said
+    text = f"the names are {ordering.verdict}: whoever loads this relies on them"
+    fix = "see `ostate validate` and `ostate verify`"
+    return [*said, Finding(rule="export-unproven", severity="warning", text=text, names=ordering.undecided, fix=fix)]
+
+
+def _missing(state: NamedState, to: str) -> list[Finding]:
+    """Say that the source had positions that got no name; whoever counts positions cannot load what is left.
+
+    Raises:
+        ExportError: the layout is one of positions.
+    """
+    text = missing_positions(state)
+    if not text:
+        return []
+    fix = "give --for an adapter, a file of names or a live model: the parameters of the optimizer that will load it"
+    if to != "ostate" and EXPORTERS[to].positional:
+        raise ExportError(f"{text}: they got no name, and who loads this counts positions", where=to, fix=fix)
+    return [Finding(rule="export-positions-missing", severity="warning", text=f"{text}: they got no name when the state was repaired", fix=fix)]
+
+
+def _write(state: NamedState, to: str, out: Path, wishes: Wishes, *, force: bool) -> str:
+    if to == "ostate":
+        return store.write(state, out, force=force).path
+    exporter = EXPORTERS[to]
+    if exporter.file is not None and out.is_dir():
+        out = out / exporter.file
+    sources = [state.path, *(part.file for p in state.parameters.values() for slot in p.slots.values() for part in getattr(slot, "parts", ()))]
+    if exporter.file is not None:
+        check_target(out, force=force, inputs=sorted({source for source in sources if source}))
+    elif out.exists() and not force:
+        raise ExportError("the output exists already", where=str(out), fix="give --force to replace it, or another name")
+    temporary = beside(out)
+    try:
+        exporter.write(state, temporary, wishes)
+        if exporter.file is None:
+            publish_folder(temporary, out, force=force)
+        else:
+            _flush(temporary)
+            publish([temporary], [out], [], force=force)
+    except OSError as error:
+        raise cannot_write(error, out) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            temporary.unlink()
+    return str(out)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def as_document(done: Exported) -> dict[str, Any]:
+    """Return the JSON document that schemas/export-v1.schema.json describes."""
+    moved: Mapping[str, Any] = done.state.source.get("migration", {})
+    return {
+        "document": "ostate-export",
+        "version": 1,
+        "to": done.to,
+        "out": done.path or None,
+        "parameters": len(done.state.parameters),
+        "migration": {key: list(moved.get(key, ())) for key in ("kept", "grown", "cut", "made", "absent", "dropped")} if moved else None,
+        "findings": [finding_document(finding) for finding in done.findings],
+    }

@@ -1,0 +1,291 @@
+"""What lies in a state, in plain facts: the `inspect` command as a function. Reads no tensor unless asked for values."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ostate import checks
+from ostate import read as formats
+from ostate.core.state import Entry, Finding, RawState
+from ostate.core.tensors import TensorRef
+from ostate.errors import ReadError
+
+if TYPE_CHECKING:
+    from ostate.core.naming import Adapter, NamedState
+
+
+class Fit(NamedTuple):
+    """How a state and an adapter go together, by shapes alone."""
+
+    adapter: str
+    tensors: int
+    """Tensors in the adapter file."""
+    with_state: int
+    """Positions of the state that hold moments."""
+    matched: int
+    """Positions and tensors that can be paired by shape."""
+    only_state: Mapping[str, int] = MappingProxyType({})
+    """Shape -> how many more positions than tensors have it."""
+    only_adapter: Mapping[str, int] = MappingProxyType({})
+    """Shape -> how many more tensors than positions have it."""
+
+
+class Inspection(NamedTuple):
+    """A state as found, how it fits the adapter, and what a person should know."""
+
+    raw: RawState
+    fit: Fit | None
+    findings: tuple[Finding, ...]
+    values: Mapping[str, Any] = MappingProxyType({})
+    """Slot -> counts and ranges, only when asked for."""
+
+
+def inspect(
+    path: str,
+    *,
+    adapter: str | None = None,
+    values: bool = False,
+    state: str | None = None,
+    optimizer: int | None = None,
+    checksum: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inspection:
+    """Return what `path` holds.
+
+    Args:
+        path: a state file, a checkpoint folder, or a named file.
+        adapter: a folder or file with the trained weights; shapes are compared.
+        values: also read every number once and count zeros, negatives and the like.
+        state: which file of the folder is the state, where several could be.
+        optimizer: which optimizer, where the file holds several.
+        checksum: first compare every byte with the checksums that were saved with it.
+        progress: called with (bytes of numbers seen, all of them) while values are read.
+
+    Raises:
+        ReadError: nothing readable is there, or a checksum is wrong.
+    """
+    raw = open_state(path, state=state, optimizer=optimizer, checksum=checksum)
+    weights = formats.read_adapter(adapter) if adapter is not None else None
+    fit = fit_of(raw, weights) if weights is not None else None
+    findings = list(checks.structure(raw, weights))
+    if weights is not None and raw.recorded:
+        findings += _strangers(raw, weights)
+    found: Mapping[str, Any] = {}
+    if values:
+        found, seen = checks.values(raw, _towards(_bytes_of_numbers(raw), progress))
+        findings += seen
+    return Inspection(raw=raw, fit=fit, findings=tuple(findings), values=found)
+
+
+def _bytes_of_numbers(raw: RawState) -> int:
+    """Bytes of all slots once they are numbers: float32, or float64 where stored so."""
+    return sum(math.prod(slot.shape) * (8 if slot.dtype == "F64" else 4) for entry in raw.entries for slot in entry.slots.values())
+
+
+def _strangers(raw: RawState, adapter: Adapter) -> list[Finding]:
+    """Say which recorded names no tensor of the adapter has."""
+    from ostate.ordering import keys
+
+    names = [entry.name for entry in raw.entries if entry.has_state]
+    found, _ = keys.match_all(names, adapter)
+    missing = tuple(name for name, key in zip(names, found) if name is not None and key is None)
+    return [not_in_adapter(missing, "the file", adapter.file)] if missing else []
+
+
+def not_in_adapter(names: Sequence[str], rule: str, adapter: str) -> Finding:
+    """Return the finding that `names`, which `rule` gives, are no tensors of the adapter, so that nothing can be compared with them."""
+    return Finding(
+        rule="names-not-in-adapter",
+        severity="warning",
+        text=f"{len(names)} of the names that {rule} gives {'is' if len(names) == 1 else 'are'} no tensor of {adapter}",
+        fix="give the adapter of this run, or an order with the names of its live model (--order FILE); a parameter that was trained and not saved "
+        "keeps the name that was recorded",
+        names=tuple(names),
+    )
+
+
+def stored_bytes(state: RawState | NamedState) -> int:
+    """Bytes of all slots as they are stored, about: a packed slot is taken for a byte an element."""
+    rows = state.entries if isinstance(state, RawState) else state.parameters.values()
+    slots = (slot for row in rows for slot in row.slots.values())
+    return sum(slot.nbytes if isinstance(slot, TensorRef) else math.prod(slot.shape) for slot in slots)
+
+
+def _towards(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None] | None:
+    """Turn a callback that takes (done, total) into one that takes what is new."""
+    if progress is None:
+        return None
+    done = 0
+
+    def more(new: int) -> None:
+        nonlocal done
+        done += new
+        progress(done, max(done, total))
+
+    return more
+
+
+def open_state(path: str, *, state: str | None = None, optimizer: int | None = None, checksum: bool = False) -> RawState:
+    """Return the state at `path` in any layout, the named format too.
+
+    Raises:
+        ReadError: nothing readable is there; with `checksum`, also when a byte is not what was saved, or when nothing tells.
+    """
+    if formats.is_named(path):
+        from ostate.ordering.join import as_raw
+        from ostate.store import load
+
+        if checksum:
+            _refuse_what_changed(path)
+        return as_raw(load(path))
+    raw = formats.read(path, state=state, optimizer=optimizer)
+    if checksum:
+        from ostate.read import checksums
+
+        return raw._replace(findings=(*raw.findings, checksums.check(raw)))
+    return raw
+
+
+def _refuse_what_changed(path: str) -> None:
+    """Compare a named file with its digests.
+
+    Raises:
+        ReadError: it is not as it was written.
+    """
+    from ostate.store import validate
+
+    for finding in validate(path, deep=True):
+        if finding.severity == "error":
+            raise ReadError(": ".join((finding.text, *finding.names[:1])), where=path, fix=finding.fix)
+
+
+def fit_of(raw: RawState, adapter: Adapter) -> Fit:
+    """Compare shapes of positions with state and of the adapter's tensors, as multisets."""
+    flat = any(entry.flat for entry in raw.entries)
+    there = Counter(_sized(entry.shape, flat) for entry in raw.entries if entry.has_state and entry.shape is not None)
+    wanted = Counter(_sized(ref.shape, flat) for ref in adapter.tensors.values())
+    return Fit(
+        adapter=adapter.file,
+        tensors=len(adapter.tensors),
+        with_state=sum(1 for entry in raw.entries if entry.has_state),
+        matched=sum((there & wanted).values()),
+        only_state=dict(there - wanted),
+        only_adapter=dict(wanted - there),
+    )
+
+
+def _sized(shape: tuple[int, ...], flat: bool) -> str:
+    return f"{math.prod(shape)} elements" if flat else shape_text(shape)
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """`4x32`; `scalar` for a 0-d tensor."""
+    return "x".join(map(str, shape)) if shape else "scalar"
+
+
+def slot_table(raw: RawState) -> list[dict[str, Any]]:
+    """Rows of (slot, dtype, encoding, shape, count), most frequent first."""
+    rows: Counter[tuple[str, str, str, str]] = Counter()
+    for entry in raw.entries:
+        for name, slot in entry.slots.items():
+            rows[(name, stored_dtype(slot), slot.encoding, shape_text(slot.shape))] += 1
+    ordered = sorted(rows.items(), key=lambda row: (row[0][0], -row[1], row[0][3]))
+    return [{"slot": s, "dtype": d, "encoding": e, "shape": shape, "count": n} for (s, d, e, shape), n in ordered]
+
+
+def stored_dtype(slot: object) -> str:
+    """The dtype on disk: a packed slot says it by its encoding."""
+    return slot.dtype if isinstance(slot, TensorRef) else "packed"
+
+
+def step_text(entries: tuple[Entry, ...]) -> str:
+    """`500`, `2 to 5`, or `none recorded`."""
+    steps = sorted({entry.step for entry in entries if entry.step is not None})
+    if not steps:
+        return "none recorded"
+    return f"{steps[0]:g}" if len(steps) == 1 else f"{steps[0]:g} to {steps[-1]:g}"
+
+
+def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
+    """Return the JSON document that schemas/inspect-v1.schema.json describes; text says nothing of the files' `digests`, and leaves them out."""
+    raw = seen.raw
+    return {
+        "document": "ostate-inspect",
+        "version": 1,
+        "source": raw.source,
+        "layout": raw.layout,
+        "optimizer": raw.optimizer,
+        "files": [{"path": file.path, "size": file.size, "index_sha256": file.index_sha256 if digests else None} for file in raw.files],
+        "positions": len(raw.entries),
+        "with_state": sum(1 for entry in raw.entries if entry.has_state),
+        "names": raw.recorded,
+        "groups": [
+            {
+                "index": group.index,
+                "positions": list(group.positions),
+                "hyper": plain(dict(group.hyper)),
+                "names": list(group.names) if group.names else None,
+            }
+            for group in raw.groups
+        ],
+        "entries": [
+            {
+                "position": entry.position,
+                "group": entry.group,
+                "name": entry.name,
+                "shape": list(entry.shape) if entry.shape is not None else None,
+                "step": plain(entry.step),
+                "slots": {name: _slot_document(stored_dtype(slot), slot.encoding, slot.shape) for name, slot in entry.slots.items()},
+            }
+            for entry in raw.entries
+        ],
+        "facts": plain(dict(raw.facts)),
+        "fit": None
+        if seen.fit is None
+        else {
+            "adapter": seen.fit.adapter,
+            "tensors": seen.fit.tensors,
+            "with_state": seen.fit.with_state,
+            "matched": seen.fit.matched,
+            "only_state": dict(seen.fit.only_state),
+            "only_adapter": dict(seen.fit.only_adapter),
+        },
+        "values": plain(dict(seen.values)) or None,
+        "findings": [finding_document(finding) for finding in seen.findings],
+    }
+
+
+@cache  # a state has thousands of slots, of a few kinds
+def _slot_document(dtype: str, encoding: str, shape: tuple[int, ...]) -> Mapping[str, Any]:
+    return {"dtype": dtype, "encoding": encoding, "shape": list(shape)}
+
+
+def finding_document(finding: Finding) -> dict[str, Any]:
+    """Return a finding as the schemas describe it."""
+    return {"rule": finding.rule, "severity": finding.severity, "text": finding.text, "fix": finding.fix, "names": list(finding.names)}
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with only what JSON knows; numbers that JSON cannot hold become text.
+
+    Raises:
+        ReadError: a value of a kind that no optimizer state should hold.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, TensorRef):
+        return plain(value.item()) if value.numel == 1 else {"shape": list(value.shape), "dtype": value.dtype}
+    if isinstance(value, bytes):
+        return value.hex()
+    raise ReadError(f"a {type(value).__name__} has no place in a printed document")

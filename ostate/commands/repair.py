@@ -1,0 +1,381 @@
+"""The whole program on one screen: read -> name -> check -> write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ostate import checks, ordering, store
+from ostate import read as formats
+from ostate.core import lora_modules as modules
+from ostate.core.files import announce
+from ostate.core.naming import Adapter, Claim, Evidence, NamedState, Ordering, Question
+from ostate.core.state import Finding, RawState
+from ostate.core.tensors import TensorRef
+from ostate.errors import CheckError, ReadError
+from ostate.evidence import master_weights as masters
+from ostate.optimizers import OPTIMIZERS
+from ostate.ordering import assumed, keys, resolve
+from ostate.ordering.join import named_state
+from ostate.ordering.live_form import with_live_form
+from ostate.read.weights import Candidates, base_weights, candidates, own_weights
+
+from . import choosing
+from .inspect import finding_document, not_in_adapter, open_state, stored_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a person may add to what the files say."""
+
+    adapter: str | None = None
+    """Folder or file of the trained weights; None: looked for beside the state and inside it."""
+    base: str | None = None
+    """Folder or config.json of the base model."""
+    model: str | None = None
+    """Folder with full weights, where there is no adapter (full fine-tuning)."""
+    order: str | None = None
+    """File of names, one a line, in the optimizer's order."""
+    previous: str | None = None
+    """Folder or file of an earlier adapter of the same run."""
+    adapter_name: str | None = None
+    state: str | None = None
+    """Which file of the folder is the state."""
+    optimizer: int | None = None
+    """Which optimizer, where the file holds several."""
+    step: int | None = None
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    evidence: bool = True
+    strict: bool = False
+    checksum: bool = False
+    """Compare every byte of the state with the checksums that were saved with it, before anything else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """What `repair` settled on."""
+
+    named: NamedState
+    ordering: Ordering
+    findings: tuple[Finding, ...]
+    out: tuple[str, ...]
+    """Files written; empty for a dry run."""
+
+    @property
+    def settled(self) -> bool:
+        """True when no person needs to look: proven whole, and nothing above a note."""
+        proven = self.ordering.verdict in ("verified", "recovered")
+        return proven and all(finding.severity == "note" for finding in self.findings)
+
+
+MOST_LISTED = 6
+"""Files that one message lists."""
+TOLD = ("recorded", "given")
+"""Sources that outrank every inference: where one of them speaks, no model is built to ask it."""
+
+
+def repair(
+    path: str,
+    out: str | None = None,
+    *,
+    options: Options | None = None,
+    force: bool = False,
+    keep_dtype: bool = False,
+    sha256: bool = False,
+    **more: Any,
+) -> Repaired:
+    """Give the state at `path` its names and write them to `out`.
+
+    Args:
+        path: state file or checkpoint folder.
+        out: the named file to write; None: a dry run, nothing is written.
+        options: what the files do not say.
+        force: replace an existing output.
+        keep_dtype: leave 16-bit moments as they are; otherwise everything becomes float32.
+        sha256: record a SHA-256 of every tensor in place of a CRC32.
+        more: fields of `Options` by name, such as `adapter="lora/"`.
+
+    Raises:
+        ReadError, OrderingError, CheckError, StoreError: refused; nothing is written.
+    """
+    options = replace(options or Options(), **more)
+    if out is not None:
+        store.check_target(out, force=force, inputs=(path, options.adapter))
+    raw, beside = opened(path, options)
+    _refuse_the_unusable(raw)
+    if out is not None:
+        announce(lambda: stored_bytes(raw))
+    _refuse_copies(raw, options)
+    adapter, found = order_among(raw, beside, options)
+    named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
+    findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter))
+    checks.refuse(findings, path)
+    named = replace(named, findings=findings)
+    if out is None:
+        return Repaired(named=named, ordering=found, findings=findings, out=())
+    written = store.write(named, out, force=force, check=checks.while_copying(named), keep_dtype=keep_dtype, sha256=sha256)
+    return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files))
+
+
+def _refuse_the_unusable(raw: RawState) -> None:
+    """Say of moments that belong to no parameter by themselves what they are, before shapes that fit nothing are looked at.
+
+    Raises:
+        CheckError: projected moments, or no state at all.
+    """
+    spec = OPTIMIZERS.get(raw.optimizer)
+    if spec is not None and spec.refuse:
+        raise CheckError(f"{spec.classes}: {spec.refuse}", where=raw.source, fix=spec.fix)
+
+
+def _refuse_copies(raw: RawState, options: Options) -> None:
+    """Refuse a state in which one parameter's moments stand twice: whoever was written over gets no right name. `--no-evidence` reads no number.
+
+    Raises:
+        CheckError: they do.
+    """
+    if options.evidence:
+        checks.refuse(checks.copies(raw), raw.source)
+
+
+def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawState, Adapter | None]:
+    """Return the state, and the weights that go with it: as given, beside it, or inside the checkpoint.
+
+    Raises:
+        ReadError: not readable; or a named file where only an unnamed one makes sense.
+    """
+    raw, found = opened(path, options, named_too=named_too)
+    return raw, found.adapters[0] if found.adapters and not found.on_trial else None
+
+
+def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[RawState, Candidates]:
+    """Return the state, and all weights that may go with it.
+
+    Raises:
+        ReadError: not readable; or a named file where only an unnamed one makes sense.
+    """
+    raw = open_state(path, state=options.state, optimizer=options.optimizer, checksum=options.checksum)
+    if raw.layout == "named" and not named_too:
+        raise ReadError("this file has its names already", where=path, fix="use `ostate verify`, `validate` or `export` on it")
+    found = candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
+    return raw, found._replace(adapters=tuple(with_live_form(adapter, raw) for adapter in found.adapters))
+
+
+def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
+    """Return the adapter that goes with the state, and the names that stand with it, or refuse."""
+    return choosing.settle(found, lambda adapter: order_of(raw, adapter, options, near=found.seen))
+
+
+def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: Sequence[str] = ()) -> Ordering:
+    """Return the names that stand, by claims and numbers, or refuse. `near`: weight files to tell of where there is no adapter."""
+    previous = formats.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
+    question = Question(raw=raw, adapter=adapter, base=options.base, order=options.order, adapter_name=options.adapter_name, previous=previous)
+    claims, rejected = ordering.claims(question, TOLD)
+    if not claims:
+        claims, rejected = ordering.claims(question)
+    base = base_weights(options.base) if options.base is not None else None
+    numbers = _Numbers(raw, adapter, _why_silent(adapter, options, near), previous, base)
+    court = resolve.Court(
+        raw=raw,
+        verify=numbers.verify,
+        recover=numbers.recover,
+        guesses=lambda: ordering.guesses(question),
+        live_name=lambda key: keys.told_name(key, adapter) if adapter is not None else key,
+        strict=options.strict,
+        where=raw.source,
+    )
+    return assumed.with_assumed(resolve.resolve(court, claims, rejected), raw, adapter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """What the numbers may be compared with: the adapter first; where it tells nothing, the checkpoint's own weights of the same save."""
+
+    raw: RawState
+    adapter: Adapter | None
+    unheard: str | None
+    """Why the numbers are not asked at all."""
+    previous: Adapter | None
+    base: Mapping[str, TensorRef] | None
+
+    def verify(self, claim: Claim) -> Evidence:
+        """Return what the numbers say of a claim."""
+
+        def question(adapter: Adapter) -> Evidence:
+            from ostate.evidence import ask as evidence  # numpy and scipy, not needed where the numbers are not asked
+
+            heard = evidence.verify(claim.keys, self.raw, adapter, previous=self.previous, base=self.base)
+            return masters.with_masters(heard, claim.keys, self.raw, adapter) if self.raw.master else heard
+
+        return self._ask(question)
+
+    def recover(self) -> Evidence:
+        """Return the order that the numbers alone give."""
+        from ostate.evidence import recover
+
+        return self._ask(lambda adapter: recover.recover(self.raw, adapter, previous=self.previous, base=self.base))
+
+    def _ask(self, question: Callable[[Adapter], Evidence]) -> Evidence:
+        if self.adapter is None or self.unheard is not None:
+            return _silence(self.raw, self.unheard or "there are no weights to compare with")
+        weights = self.adapter.tensors.values()
+        announce(lambda: stored_bytes(self.raw) + sum(tensor.nbytes for tensor in weights))
+        why = modules.untrained(self.adapter)
+        heard = question(self.adapter) if why is None else _silence(self.raw, why)
+        if heard.proven or heard.verdict != "silent" or not self.raw.weights:
+            return heard
+        own = own_weights(self.raw, self.adapter, lambda key: keys.live_name(key, self.adapter) if self.adapter else key)
+        return question(own) if own is not None else heard
+
+
+def _why_silent(adapter: Adapter | None, options: Options, near: Sequence[str]) -> str | None:
+    if not options.evidence:
+        return "--no-evidence was given"
+    if adapter is not None:
+        return None
+    listed = f"; weights that lie near: {', '.join(near[:MOST_LISTED])}" if near else ""
+    return f"no adapter was found: give --adapter{listed}"
+
+
+def _silence(raw: RawState, reason: str) -> Evidence:
+    with_state = tuple(entry.position for entry in raw.entries if entry.has_state)
+    return Evidence(verdict="silent", undecided=with_state, silent={"all tests": reason})
+
+
+def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -> list[Finding]:
+    """Say aloud what is not proven."""
+    said = [finding for finding in found.findings if finding.rule in (assumed.RULE, *choosing.RULES)]
+    spelled = {name for finding in said if finding.severity == "warning" for name in finding.names}
+    told = adapter is not None and found.source in TOLD
+    lacking = {name for name, key in zip(found.names, found.keys) if told and key is None}
+    strangers = tuple(name for name in found.undecided if name in lacking)
+    if found.verdict == "unverified":
+        said.append(
+            Finding(
+                rule="order-unverified",
+                severity="warning",
+                text=f"the names come from {found.rule} and the numbers could neither confirm nor refute them",
+                fix="treat them as an assumption; an adapter of the same step, or --previous DIR, lets the numbers speak",
+            )
+        )
+    elif undecided := tuple(name for name in found.undecided if name not in strangers and name not in spelled):
+        said.append(
+            Finding(
+                rule="order-undecided",
+                severity="warning",
+                text=f"{len(undecided)} names rest on {found.rule}; the numbers prove the others",
+                fix="pass --previous DIR (an earlier adapter of the run) or --base DIR with the base weights to let the numbers decide these too",
+                names=undecided,
+            )
+        )
+    if strangers:
+        said.append(not_in_adapter(strangers, found.rule, adapter.file if adapter is not None else ""))
+    if found.left_out:
+        said.append(
+            Finding(
+                rule="positions-left-out",
+                severity="warning",
+                text=f"{len(found.left_out)} of {sum(entry.has_state for entry in raw.entries)} positions with state got no name and were left out",
+                fix="pass --order FILE or --base DIR to name them too",
+                names=tuple(f"position {position}" for position in found.left_out),
+            )
+        )
+    return said
+
+
+def verify(path: str, *, options: Options | None = None, **more: Any) -> Ordering:
+    """Tell whether the numbers of the state at `path` belong to the adapter under the names that are claimed.
+
+    A named file is judged by its own names; any other layout by the claims that `repair` would weigh.
+
+    Raises:
+        Contradiction: they do not.
+        CheckError: one parameter's moments stand twice.
+    """
+    options = replace(options or Options(), **more)
+    raw, beside = opened(path, options, named_too=True)
+    _refuse_copies(raw, options)
+    _, found = order_among(raw, beside, options)
+    compared = tuple(finding for finding in raw.findings if finding.rule == "checksums")
+    return replace(found, findings=(*compared, *found.findings))
+
+
+def names(path: str, *, options: Options | None = None, **more: Any) -> tuple[list[tuple[int, str, str]], bool]:
+    """Return (position, name, shape) for every position that gets a name, and whether all of them are proven.
+
+    Raises:
+        OrderingError: no order can be settled.
+        CheckError: one parameter's moments stand twice.
+    """
+    rows, found = names_and_order(path, options=replace(options or Options(), **more))
+    return rows, found.verdict in ("verified", "recovered")
+
+
+def names_and_order(path: str, *, options: Options) -> tuple[list[tuple[int, str, str]], Ordering]:
+    """Return (position, name, shape) for every position that gets a name, and the order they come from.
+
+    Raises:
+        OrderingError: no order can be settled.
+        CheckError: one parameter's moments stand twice.
+    """
+    raw, beside = opened(path, options, named_too=True)
+    _refuse_copies(raw, options)
+    _, found = order_among(raw, beside, options)
+    rows = [(entry.position, name, shape_text(entry.shape)) for entry, name in zip(raw.entries, found.names) if name is not None]
+    return rows, found
+
+
+def shape_text(shape: tuple[int, ...] | None) -> str:
+    """`4x32`, `scalar`, or `-` when the state does not tell."""
+    if shape is None:
+        return "-"
+    return "x".join(map(str, shape)) if shape else "scalar"
+
+
+def ordering_document(found: Ordering) -> dict[str, Any]:
+    """Return how the names were settled, as the schemas describe it."""
+    heard = found.evidence
+    return {
+        "source": found.source,
+        "rule": found.rule,
+        "verdict": found.verdict,
+        "margin": found.margin,
+        "named": sum(1 for name in found.names if name is not None),
+        "undecided": list(found.undecided),
+        "assumed": list(found.assumed),
+        "left_out": list(found.left_out),
+        "rejected": [dict(loser) for loser in found.rejected],
+        "tests": list(heard.used) if heard else [],
+        "silent": dict(heard.silent) if heard else {},
+        "weakest": [
+            {"name": pair.name, "position": pair.position, "score": pair.score, "rival": pair.rival, "margin": pair.margin}
+            for pair in (heard.weakest if heard else ())
+        ],
+    }
+
+
+def verify_document(path: str, found: Ordering) -> dict[str, Any]:
+    """Return the JSON document that schemas/verify-v1.schema.json describes."""
+    return {
+        "document": "ostate-verify",
+        "version": 1,
+        "source": path,
+        "ordering": ordering_document(found),
+        "findings": [finding_document(finding) for finding in found.findings],
+    }
+
+
+def repair_document(path: str, done: Repaired) -> dict[str, Any]:
+    """Return the JSON document that schemas/repair-v1.schema.json describes."""
+    return {
+        "document": "ostate-repair",
+        "version": 1,
+        "source": path,
+        "out": list(done.out),
+        "optimizer": done.named.optimizer,
+        "parameters": len(done.named.parameters),
+        "ordering": ordering_document(done.ordering),
+        "findings": [finding_document(finding) for finding in done.findings],
+    }

@@ -1,0 +1,75 @@
+"""Is a named file sound, and is the state in it: the `validate` command as a function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ostate import checks, store
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
+from ostate.ordering.join import as_raw
+
+from .inspect import finding_document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What was found, and the state itself where the file is sound enough to load."""
+
+    path: str
+    deep: bool
+    state: NamedState | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def sound(self) -> bool:
+        """True when no finding is an error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+
+def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Callable[[int], None] | None = None) -> Validation:
+    """Check the file, then the state in it.
+
+    Args:
+        path: a named file, an index, or a folder with one of them.
+        deep: also read every byte: digests, and the rules on numbers.
+        progress: called with the bytes of numbers read since the last call.
+
+    Raises:
+        ReadError: nothing there.
+    """
+    found = store.validate(path)
+    if any(finding.severity == "error" for finding in found):
+        found = store.validate(path, deep) if deep else found
+        return Validation(path=os.fspath(path), deep=deep, state=None, findings=tuple(found))
+    state = store.load(path)
+    found += checks.structure(as_raw(state)._replace(findings=()))
+    if deep:
+        digested, damaged = store.digested(path)
+        judged = checks.judged(digested, progress)  # first, since that is what reads the bytes
+        if broken := damaged():
+            return Validation(path=os.fspath(path), deep=deep, state=None, findings=tuple(broken))
+        found += judged
+    return Validation(path=os.fspath(path), deep=deep, state=state, findings=tuple(found))
+
+
+def as_document(done: Validation) -> dict[str, Any]:
+    """Return the JSON document that schemas/validate-v1.schema.json describes."""
+    state = done.state
+    ordering = state.ordering if state is not None else None
+    return {
+        "document": "ostate-validate",
+        "version": 1,
+        "source": done.path,
+        "sound": done.sound,
+        "deep": done.deep,
+        "optimizer": state.optimizer if state is not None else None,
+        "parameters": len(state.parameters) if state is not None else None,
+        "verdict": ordering.verdict if ordering is not None else None,
+        "undecided": list(ordering.undecided) if ordering is not None else [],
+        "assumed": list(ordering.assumed) if ordering is not None else [],
+        "findings": [finding_document(finding) for finding in done.findings],
+    }

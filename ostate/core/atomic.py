@@ -1,0 +1,149 @@
+"""Whole files get their names, or none does: targets that may be written, temporary names, renames that never clobber."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ostate.errors import StoreError
+
+from .files import is_remote
+
+_WHY = {
+    errno.ENOSPC: ("the disk is full", "free some space, or write elsewhere"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, or write elsewhere"),
+    errno.EFBIG: ("the file grows beyond the size this system allows", "raise `ulimit -f`, or write smaller files with max_shard_bytes"),
+    errno.EROFS: ("the target is read-only", "write elsewhere"),
+    errno.EACCES: ("no permission to write in the target folder", "write elsewhere"),
+    errno.EPERM: ("no permission to write in the target folder", "write elsewhere"),
+    errno.ENOENT: ("the target folder does not exist", "make the folder first"),
+    errno.ENOTDIR: ("the target folder is not a folder", "check the path"),
+}
+
+
+def cannot_write(error: OSError, target: Path) -> StoreError:
+    """Return what to tell a person when the system will not write."""
+    what, fix = _WHY.get(error.errno or 0, (f"cannot write: {error.strerror}", "check the disk"))
+    return StoreError(what, where=str(target), fix=fix)
+
+
+def check_target(out: str | os.PathLike[str], *, force: bool = False, inputs: Sequence[str | os.PathLike[str] | None] = ()) -> None:
+    """Refuse an output that `write` would refuse, before any work is done.
+
+    Raises:
+        StoreError: it exists, is a folder or an input, or its folder is missing.
+    """
+    target = Path(out)
+    refuse_targets([target], [os.fspath(path) for path in inputs if path is not None], force=force)
+    if not target.parent.is_dir():
+        raise StoreError("the target folder does not exist", where=str(target.parent), fix="make the folder first")
+
+
+def refuse_targets(targets: Sequence[Path], sources: Sequence[str], *, force: bool) -> None:
+    """Refuse outputs that are folders, inputs, or there already.
+
+    Raises:
+        StoreError: one of them is.
+    """
+    for target in targets:
+        if target.is_dir():
+            raise StoreError("the output is a folder", where=str(target), fix="give a file name, e.g. lora.ostate.safetensors")
+        there = target.exists()
+        if there and any(_same(target, source) for source in sources):
+            raise StoreError("the output is one of the inputs, which are never changed", where=str(target), fix="give another output name")
+        if (there or target.is_symlink()) and not force:
+            raise StoreError("the output exists already", where=str(target), fix="give --force to replace it, or another name")
+
+
+def _same(target: Path, source: str) -> bool:
+    if is_remote(source):
+        return False
+    with suppress(OSError):
+        return target.samefile(source)
+    return False
+
+
+def beside(path: Path) -> Path:
+    """Return a temporary name in the same folder, which no other process takes."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Ask for the room of a new file at once, where the file system can: a full disk is told before a byte is written, and writing costs less.
+
+    Through the system's own `fallocate(2)`: `os.posix_fallocate` writes into every block of a file system that has none, a slow one over a network.
+
+    Raises:
+        OSError: there is no room for it, or it may not become that large.
+    """
+    if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
+        return
+    import ctypes
+
+    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    if fallocate is None:
+        return
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    if fallocate(descriptor, 0, 0, size) and ctypes.get_errno() in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def publish(temporary: Sequence[Path], finals: Sequence[Path], stale: Sequence[Path], *, force: bool) -> None:
+    """Give whole files their names; an index last, so that shards alone are never taken for a state."""
+    for path in stale:
+        path.unlink(missing_ok=True)
+    if force and len(finals) > 1:
+        finals[-1].unlink(missing_ok=True)
+    given: list[Path] = []
+    try:
+        for path, final in zip(temporary, finals):
+            if force:
+                path.replace(final)
+            else:
+                _rename_new(path, final)
+            given.append(final)
+    except (OSError, StoreError):
+        for final in given:
+            final.unlink(missing_ok=True)
+        raise
+    folder = os.open(finals[0].parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def publish_folder(temporary: Path, final: Path, *, force: bool) -> None:
+    """Give a whole folder its name; with `force` an existing one makes way for it.
+
+    Raises:
+        StoreError: it exists, and `force` was not given.
+    """
+    import shutil
+
+    old = beside(final)
+    if final.exists() and force:
+        final.rename(old)
+    try:
+        temporary.rename(final)  # fails on a folder that holds something
+    except OSError as error:
+        if old.exists():
+            old.rename(final)
+        raise StoreError("the output exists already", where=str(final), fix="give --force to replace it, or another name") from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _rename_new(path: Path, final: Path) -> None:
+    """Rename, but never over a file that another writer put there meanwhile."""
+    try:
+        os.link(path, final)
+    except FileExistsError as error:
+        raise StoreError("another writer was faster: the output exists now", where=str(final), fix="look at it before --force") from error
+    except OSError:  # a file system without hard links
+        if final.exists():
+            raise StoreError("another writer was faster: the output exists now", where=str(final), fix="look at it before --force") from None
+        path.rename(final)

@@ -1,0 +1,312 @@
+"""Bytes of a file by range, and what lies in a folder: the one place where ostate reads tensor bytes.
+
+Descriptors are kept open, a few at a time, so that thousands of small reads cost one `open`. A path with a scheme
+(`hf://`, `s3://`, `https://`) goes through fsspec, where it is installed: nothing but the ranges asked for is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ostate.errors import ReadError
+
+_MOST_OPEN = 32
+_AHEAD = 8 << 20
+"""Bytes fetched at once for a reader that goes on where it stopped."""
+_LONG = 1 << 16
+_MOST_REMOTE = 8
+_WEB = ("http://", "https://")
+_INSTALL = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "az": "adlfs"}
+_FOREIGN = ("aiohttp.ClientError", "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError", "httpx.HTTPError")
+"""Errors of transports that are no OSError; looked up only where their package was imported."""
+_watchers: list[Callable[[int, int], None]] = []
+"""Called with (bytes read, bytes announced), both since the last call."""
+_local: OrderedDict[str, tuple[int, tuple[int, int]]] = OrderedDict()
+
+
+def is_remote(path: str) -> bool:
+    """True for a path with a scheme, such as `s3://bucket/optimizer.pt`."""
+    return "://" in path
+
+
+@contextmanager
+def watched(step: Callable[[int, int], None]) -> Iterator[None]:
+    """Call `step` with (bytes read so far, bytes that were announced, never fewer; 0 where none were) at every read inside."""
+    read = announced = 0
+
+    def told(more: int, to_come: int) -> None:
+        nonlocal read, announced
+        read, announced = read + more, announced + to_come
+        step(read, announced and max(read, announced))
+
+    _watchers.append(told)
+    try:
+        yield
+    finally:
+        _watchers.remove(told)
+
+
+def announce(count: Callable[[], int]) -> None:
+    """Tell who watches that about `count()` bytes will be read; it is not asked where nobody does."""
+    for told in _watchers:
+        told(0, count())
+
+
+def is_file(path: str) -> bool:
+    """True for a file, here or behind a scheme; nothing is looked for beside a page of the web, whose folders cannot be listed."""
+    if not is_remote(path):
+        return os.path.isfile(path)
+    return not path.startswith(_WEB) and bool(_asked(path, "isfile"))
+
+
+def is_folder(path: str) -> bool:
+    """True for a folder, here or behind a scheme. A web server has none: asking it would fetch the page."""
+    if not is_remote(path):
+        return os.path.isdir(path)
+    return not path.startswith(_WEB) and bool(_asked(path, "isdir"))
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the names of what lies in the folder, sorted.
+
+    Raises:
+        ReadError: it cannot be listed.
+    """
+    if is_remote(folder):
+        found = {str(one["name"]).rstrip("/").rpartition("/")[2] for one in _asked(folder, "ls", detail=True) or ()}
+        return sorted(found - {""})
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise ReadError(f"cannot list the folder: {error.strerror}", where=folder, fix="check the path and the permissions") from error
+
+
+def parent(path: str) -> str:
+    """Return the absolute path of the folder that a file or folder lies in; the top is its own parent."""
+    path = absolute(path)
+    if not is_remote(path):
+        return os.path.dirname(path)
+    above = path.rpartition("/")[0]
+    return path if above.endswith(("/", ":")) else above
+
+
+def absolute(path: str) -> str:
+    """Return the path from the root, without a last slash; one behind a scheme is so already."""
+    return path.rstrip("/") if is_remote(path) else os.path.abspath(path)
+
+
+def size_of(path: str) -> int:
+    """Return the file's size in bytes.
+
+    Raises:
+        ReadError: no such file.
+    """
+    if is_remote(path):
+        return _object(path).size
+    try:
+        return os.stat(path).st_size
+    except OSError as error:
+        raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the path") from error
+
+
+def read_at(path: str, offset: int, length: int) -> bytes:
+    """Return exactly `length` bytes from `offset`.
+
+    Raises:
+        ReadError: the file is shorter, is gone, or cannot be read.
+    """
+    if length == 0:
+        return b""
+    data = _read_remote(path, offset, length) if is_remote(path) else _read_local(path, offset, length)
+    if len(data) != length:
+        raise ReadError(
+            f"the file ends early: {length} bytes wanted at {offset}, {len(data)} there",
+            where=path,
+            fix="the copy is incomplete or still being written: copy it again",
+        )
+    for told in _watchers:
+        told(length, 0)
+    return data
+
+
+def read_into(path: str, offset: int, view: memoryview, *, on: bool = False) -> None:
+    """Fill `view` from `offset`: `read_at` without a new buffer, for whoever reads much.
+
+    Args:
+        path: the file.
+        offset: first byte.
+        view: where to.
+        on: this goes on with what was begun a moment ago; whether another file lies under that name now is not asked again.
+
+    Raises:
+        ReadError: the file is shorter, is gone, or cannot be read.
+    """
+    done = 0
+    if not is_remote(path):
+        descriptor = _descriptor(path, on=on)
+        try:
+            if not on and len(view) >= _LONG and hasattr(os, "posix_fadvise"):  # Linux reads twice as far ahead
+                os.posix_fadvise(descriptor, offset, 0, os.POSIX_FADV_SEQUENTIAL)
+            while done < len(view):
+                count = os.preadv(descriptor, [view[done:]], offset + done)
+                if not count:
+                    break
+                done += count
+        except OSError as error:
+            raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the disk") from error
+        for told in _watchers:
+            told(done, 0)
+    if done < len(view):
+        view[done:] = read_at(path, offset + done, len(view) - done)
+
+
+def new_buffer(size: int) -> memoryview:
+    """Return room for `size` bytes on pages of its own, to read into again and again.
+
+    The room of a large bytearray begins a few bytes after a page. Bytes that lie on a page of the file are copied there at a sixth of the speed by
+    AMD's processors (Zen 3), which take the two addresses for overlapping.
+    """
+    from mmap import mmap
+
+    return memoryview(mmap(-1, size))
+
+
+def _read_local(path: str, offset: int, length: int) -> bytes:
+    descriptor = _descriptor(path)
+    pieces = []
+    while length > 0:
+        try:
+            piece = os.pread(descriptor, length, offset)
+        except OSError as error:
+            raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the disk") from error
+        if not piece:
+            break
+        pieces.append(piece)
+        offset += len(piece)
+        length -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _descriptor(path: str, *, on: bool = False) -> int:
+    known = _local.get(path)
+    if on and known is not None:
+        return known[0]
+    try:
+        seen = os.stat(path)
+        identity = (seen.st_dev, seen.st_ino)
+        if known is not None:
+            if known[1] == identity:
+                _local.move_to_end(path)
+                return known[0]
+            os.close(_local.pop(path)[0])
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise ReadError(f"cannot open the file: {error.strerror}", where=path, fix="check the path") from error
+    _local[path] = (descriptor, identity)
+    if len(_local) > _MOST_OPEN:
+        os.close(_local.popitem(last=False)[1][0])
+    return descriptor
+
+
+class _Object:
+    __slots__ = ("buffer", "end", "handle", "size", "start")
+
+    def __init__(self, handle: Any, size: int) -> None:
+        self.handle = handle
+        self.size = size
+        self.start = 0
+        self.buffer = b""
+        self.end = -1
+        """Where the last read stopped."""
+
+
+_remote: OrderedDict[str, _Object] = OrderedDict()
+
+
+def _read_remote(path: str, offset: int, length: int) -> bytes:
+    """Return at most `length` bytes: fewer where the object ends. A reader that goes on where it stopped is given more at a time."""
+    one = _object(path)
+    if one.start <= offset and offset + length <= one.start + len(one.buffer):
+        one.end = offset + length
+        return one.buffer[offset - one.start : offset - one.start + length]
+    goes_on, one.end = offset == one.end and length >= _LONG, offset + length
+    wanted = max(length, _AHEAD) if goes_on else length
+    data = _fetch(path, one, offset, min(wanted, max(0, one.size - offset)))
+    if goes_on:
+        one.start, one.buffer = offset, data
+    return data[:length]
+
+
+def _fetch(path: str, one: _Object, offset: int, length: int) -> bytes:
+    try:
+        one.handle.seek(offset)
+        return bytes(one.handle.read(length))
+    except _failures() as error:  # fsspec: ValueError where a server answers with more than the range
+        raise ReadError(
+            f"cannot read bytes {offset} to {offset + length}: {_first_line(error)}", where=path, fix="try again, or download it"
+        ) from error
+
+
+def _object(path: str) -> _Object:
+    if path in _remote:
+        _remote.move_to_end(path)
+        return _remote[path]
+    system, inner = _system(path)
+    try:
+        size = system.size(inner)
+        handle = system.open(inner, "rb", cache_type="none")
+    except FileNotFoundError as error:
+        raise ReadError("no such object", where=path, fix="check the path") from error
+    except _failures() as error:
+        raise ReadError(f"cannot open: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
+    if not isinstance(size, int) or not handle.seekable():
+        raise ReadError("the server tells no size or serves no ranges", where=path, fix="download it, and give the file")
+    _remote[path] = _Object(handle, size)
+    while len(_remote) > _MOST_REMOTE:
+        _remote.popitem(last=False)[1].handle.close()
+    return _remote[path]
+
+
+def _asked(path: str, question: str, **more: Any) -> Any:
+    """Ask the filesystem behind a scheme; None where there is no such object."""
+    system, inner = _system(path)
+    try:
+        return getattr(system, question)(inner, **more)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except _failures() as error:
+        raise ReadError(f"cannot look there: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
+
+
+def _system(path: str) -> tuple[Any, str]:
+    scheme = path.partition("://")[0]
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise ReadError("remote paths need fsspec", where=path, fix="pip install 'ostate[remote]'") from error
+    try:
+        system, inner = url_to_fs(path)
+    except ImportError as error:
+        raise ReadError(f"{scheme}:// needs another package", where=path, fix=f"pip install {_INSTALL.get(scheme, scheme + 'fs')}") from error
+    except _failures() as error:
+        raise ReadError(f"cannot open: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
+    return system, inner
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    found: list[type[BaseException]] = [OSError, ValueError]
+    for full in _FOREIGN:
+        module, _, name = full.rpartition(".")
+        kind = getattr(sys.modules.get(module), name, None)
+        if isinstance(kind, type) and issubclass(kind, BaseException):
+            found.append(kind)
+    return tuple(found)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,109 @@
+"""Which tensors of an adapter belong to one LoRA module, and which of its factors starts at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ostate.core.names import factor_of
+
+from .naming import Adapter
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_ZERO_START = {True, None, "gaussian", "eva", "orthogonal_zero", "true", "True"}
+"""Values of `init_lora_weights` that leave B at zero (peft tuners/lora/layer.py, `reset_lora_parameters`; EVA sets A only)."""
+_OTHER_TUNERS = {"ADALORA", "LOHA", "LOKR", "VERA", "VBLORA", "RANDLORA", "XLORA", "POLY", "GRALORA", "SHIRA", "MISS", "BONE", "PVERA"}
+"""Tuners whose weight change is not B A of two trained factors, or whose factors are not both trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One LoRA module: the keys of its two factors.
+
+    `zero` starts at zero, `other` does not. In canonical form each is (width, n), width = blocks * r.
+    """
+
+    prefix: str
+    zero: str
+    other: str
+    flipped: bool
+    """True for embeddings: lora_embedding_A, stored (r, n), is the zero factor."""
+    blocks: int
+    """Experts that share the two tensors; 1 elsewhere."""
+
+
+def modules_of(adapter: Adapter) -> list[Module]:
+    """Return the LoRA modules whose two factors the adapter holds, in the order of their first key."""
+    found: dict[tuple[str, bool], dict[str, str]] = {}
+    for key in adapter.tensors:
+        told = factor_of(key)
+        if told is not None:
+            rest, kind = told
+            found.setdefault((rest, kind.startswith("embedding")), {})[kind[-1]] = key
+    modules = []
+    for (rest, embedding), keys in found.items():
+        if set(keys) != {"A", "B"}:
+            continue
+        shape_a, shape_b = adapter.tensors[keys["A"]].shape, adapter.tensors[keys["B"]].shape
+        if len(shape_a) < 2 or len(shape_b) < 2 or shape_a[0] != shape_b[1] or 0 in (*shape_a, *shape_b):
+            continue
+        zero, other = (keys["A"], keys["B"]) if embedding else (keys["B"], keys["A"])
+        modules.append(Module(rest, zero, other, embedding, _blocks(keys["A"], shape_a[0], adapter.config)))
+    return modules
+
+
+def starts_at_zero(adapter: Adapter) -> str | None:
+    """Return None when the zero factors are known to have started at zero, else why that is not known."""
+    tuner = str(adapter.config.get("peft_type", "LORA")).upper()
+    if tuner in _OTHER_TUNERS:
+        return f"{tuner} does not train two factors of which one starts at zero"
+    init = adapter.config.get("init_lora_weights", True)
+    if isinstance(init, bool):
+        return None if init else "init_lora_weights is false: no factor starts at zero"
+    return None if init in _ZERO_START else f"init_lora_weights={init!r} starts lora_B away from zero"
+
+
+def untrained(adapter: Adapter) -> str | None:
+    """Return why an adapter proves nothing though its shapes fit: every factor that starts at zero is zero still. None for one that was trained."""
+    modules = modules_of(adapter)
+    if not modules or starts_at_zero(adapter) is not None:
+        return None
+    if any(chunk.any() for module in modules for chunk in adapter.tensors[module.zero].chunks()):
+        return None
+    return "the adapter was never trained: every factor that starts at zero is zero still"
+
+
+def balance_holds(adapter: Adapter) -> str | None:
+    """Return None when the loss sees the two factors through their product alone and both are trained, else why not."""
+    tuner = str(adapter.config.get("peft_type", "LORA")).upper()
+    return f"{tuner}: the loss does not see A and B through B A alone" if tuner in _OTHER_TUNERS else None
+
+
+def canonical(array: np.ndarray, *, zero: bool, flipped: bool) -> np.ndarray:
+    """Return a factor (or a moment of it) as (width, n), whichever way it is stored.
+
+    A convolution's A (r, in, kh, kw) is read as (r, in * kh * kw), its B (out, r, 1, 1) as (out, r).
+    """
+    if array.ndim > 2:
+        array = array.reshape(array.shape[0], -1)
+    return array if zero == flipped else array.T
+
+
+def _blocks(key: str, width: int, config: Mapping[str, Any]) -> int:
+    """Return how many experts share a tensor: its width over the rank that the configuration gives, for `target_parameters` only."""
+    targets = config.get("target_parameters")
+    if not targets:
+        return 1
+    rank = config.get("r")
+    patterns = config.get("rank_pattern") or {}
+    for pattern, value in patterns.items():
+        if pattern in key:
+            rank = value
+    parents = {str(target).rpartition(".")[0] for target in targets}
+    inside = any(parent and (f".{parent}." in f".{key}") for parent in parents)
+    if not isinstance(rank, int) or rank < 1 or not inside or width % rank or width == rank:
+        return 1
+    return width // rank

@@ -1,0 +1,233 @@
+"""The data of naming: adapters, claims, what the numbers said, the names settled on. Part of `model`, which gives these names on demand.
+
+A file of its own because making a dataclass takes a millisecond, and looking at a state needs none of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from .state import Finding, Group, Hyper, RawState
+from .tensors import Slot, TensorRef
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """The trained weights beside a state, by key, and what their configuration says."""
+
+    path: str
+    """The folder, or the file, that was asked for."""
+    file: str
+    """The file that holds the tensors."""
+    kind: str
+    """`peft`, `model` (a full or partial state dict with live names), `torchtune`, `diffusers`."""
+    tensors: Mapping[str, TensorRef]
+    """In the file's own order."""
+    ordered: bool = False
+    """True when that order is the state dict's (torch.save); safetensors sorts."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """adapter_config.json, or nothing."""
+    name: str = "default"
+    """The adapter's name in the live model, as far as known."""
+    name_known: bool = False
+    """True when something told the name (`--adapter-name`, a subfolder, recorded names); False: the default is assumed."""
+    cut: str = ""
+    """What every key begins with and no live name does: `module.` of a whole model that was saved from its wrapper; `base_model.model.` or
+    `unet.` where names that the checkpoint records lack it."""
+    siblings: tuple[str, ...] = ()
+    """Folders of other adapters that the same checkpoint holds."""
+    assumed: tuple[str, ...] = ()
+    """What of the live names was guessed and not read (the adapter's name, a prefix), a plain sentence each."""
+    contested: tuple[str, ...] = ()
+    """Those of `assumed` where another reading is as good: names that rest on one are not proven."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """`peft_version`, … where known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One source's answer: `names[i]` is the parameter at position i, `keys[i]` its key in the adapter file (None: not in the file)."""
+
+    source: Literal["recorded", "given", "skeleton", "adapter-order", "convention", "content"]
+    rule: str
+    """Which rule of that source, for people: `param_names`, `trainer >= 4.53`, `one group of all trainables`."""
+    names: tuple[str | None, ...]
+    """None: the source says nothing of this position (a frozen parameter without state)."""
+    keys: tuple[str | None, ...]
+    preferred: bool = False
+    """True when a version stamp in the checkpoint asks for exactly this rule."""
+    from_keys: bool = True
+    """True when the names were made from the adapter's keys, so that they rest on what was assumed of it; False: somebody wrote them down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairScore:
+    """How a name's own numbers score against its best rival, in the units of `Evidence.margin`."""
+
+    name: str
+    position: int
+    score: float
+    rival: str | None
+    margin: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What the numbers say of an order. Names here are adapter keys."""
+
+    verdict: Literal["verified", "contradicted", "silent"]
+    """Of the order as a whole, over what could be tested."""
+    proven: frozenset[int] = frozenset()
+    """Positions whose key the numbers prove."""
+    undecided: tuple[int, ...] = ()
+    """Positions with state that the numbers neither prove nor refute."""
+    carried: frozenset[int] = frozenset()
+    """Undecided positions whose module's other factor is proven, and which the numbers do not speak against."""
+    order: tuple[str | None, ...] = ()
+    """The best assignment found: key by position, None where nothing is assigned."""
+    margin: float | None = None
+    """The smallest margin over what was decided; None: nothing was."""
+    contradictions: tuple[tuple[int, str, str], ...] = ()
+    """(position, claimed key, key the numbers prefer)."""
+    weakest: tuple[PairScore, ...] = ()
+    """The pairs with the smallest margins, weakest first."""
+    foreign: bool = False
+    """True when the numbers fit no order at all: another run's adapter."""
+    used: tuple[str, ...] = ()
+    """Tests that spoke."""
+    silent: Mapping[str, str] = field(default_factory=dict)
+    """Test -> why it could say nothing."""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordering:
+    """The names that were settled on, and how well they are proven."""
+
+    names: tuple[str | None, ...]
+    """By position; None: nothing is written for it."""
+    keys: tuple[str | None, ...]
+    source: str
+    verdict: Literal["verified", "recovered", "partial", "unverified"]
+    rule: str = ""
+    margin: float | None = None
+    undecided: tuple[str, ...] = ()
+    rejected: tuple[Mapping[str, str], ...] = ()
+    """Losing claims: `source`, `rule`, `reason`."""
+    left_out: tuple[int, ...] = ()
+    """Positions with state that got no name."""
+    assumed: tuple[str, ...] = ()
+    """What of the names was guessed and not read, a plain sentence each. The numbers prove which adapter key stands where, never these."""
+    from_keys: bool = True
+    """As `Claim.from_keys`."""
+    findings: tuple[Finding, ...] = ()
+    evidence: Evidence | None = None
+    """What the numbers said of it; None for one that was read back from a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedParameter:
+    """The state of one parameter, by name."""
+
+    name: str
+    shape: tuple[int, ...]
+    group: int
+    """Index into `NamedState.groups`."""
+    slots: Mapping[str, Slot]
+    step: float | None = None
+    position: int | None = None
+    """Where it stood in the source."""
+    adapter_key: str | None = None
+    decoded_from: str = "plain"
+    """The encoding of its slots in the source."""
+    dtype: str = "F32"
+    """The dtype its moments had in the source, before decoding."""
+    scalars: Mapping[str, Any] = field(default_factory=dict)
+    """Other plain values of its entry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedState:
+    """An optimizer state that knows its parameters by name; numbers are read only when asked for."""
+
+    optimizer: str
+    """The row of `optimizers.OPTIMIZERS`, e.g. `adamw`."""
+    optimizer_class: str
+    """The class as far as known, e.g. `torch.optim.AdamW`."""
+    groups: tuple[Group, ...]
+    """`Group.names` hold the parameters' names in the optimizer's order, also of those without an entry in `parameters`, since torch keeps no
+    state of what never got a gradient; `positions` those of the source."""
+    parameters: Mapping[str, NamedParameter]
+    """In the source's position order."""
+    ordering: Ordering | None = None
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    """Manifest's `adapter`."""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """Manifest's `source`."""
+    findings: tuple[Finding, ...] = ()
+    path: str | None = None
+    """The named file it was loaded from."""
+
+    def hyper(self, name: str) -> Hyper:
+        """Return the hyperparameters of the group that `name` belongs to."""
+        return self.groups[self.parameters[name].group].hyper
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all positions in the optimizer's order, group after group, with state or without."""
+        return tuple(name for group in self.groups for name in group.names or ())
+
+    @property
+    def without_state(self) -> tuple[str, ...]:
+        """The names that have no entry in `parameters`."""
+        return tuple(name for name in self.names if name not in self.parameters)
+
+    @property
+    def positions(self) -> int:
+        """How many positions the source had: as recorded in `source["positions"]`, else at least as many as the positions that are known."""
+        recorded = self.source.get("positions")
+        if recorded is not None:
+            return sum(recorded)
+        known = {parameter.position for parameter in self.parameters.values() if parameter.position is not None}
+        left_out = set(self.ordering.left_out) if self.ordering is not None else set()
+        return max(len(self.names), max(known | left_out, default=-1) + 1)
+
+    @property
+    def unnamed(self) -> int:
+        """How many positions of the source have no name here."""
+        return self.positions - len(self.names)
+
+    def tensor(self, name: str, slot: str) -> np.ndarray:
+        """Return one slot's numbers, float32 (float64 where stored so), in the parameter's shape."""
+        return self.parameters[name].slots[slot].read()
+
+
+def positions_of(state: NamedState) -> dict[str, int]:
+    """Return a position for each name: the source's where they fill 0 to n - 1, those without state between them in order; else counted anew."""
+    names = state.names
+    known = {name: position for name, p in state.parameters.items() if (position := p.position) is not None}
+    free = sorted(set(range(len(names))) - set(known.values()))
+    if len(known) < len(state.parameters) or len(free) != len(names) - len(known):
+        return {name: position for position, name in enumerate(names)}
+    between = iter(free)
+    return {name: known[name] if name in known else next(between) for name in names}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """All that a source of names may look at."""
+
+    raw: RawState
+    adapter: Adapter | None = None
+    base: str | None = None
+    """`--base`: a folder with config.json (and perhaps weights), or a config file."""
+    order: str | None = None
+    """`--order`: a file of names."""
+    adapter_name: str | None = None
+    previous: Adapter | None = None
+    """`--previous`: an earlier adapter of the same run."""

@@ -1,0 +1,138 @@
+"""The data that travels through ostate: frozen, lazy, without torch.
+
+Words: *position* is the integer id in the file, *slot* a per-parameter tensor such as `exp_avg_sq`,
+*name* the live `named_parameters()` name, *key* the adapter file's key. numpy is imported only where numbers are read.
+"""
+
+# No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from .tensors import CHUNK, ITEMSIZE, Fields, Part, Slot, TensorRef, decode_numbers, raw_chunks
+
+if TYPE_CHECKING:
+    from .naming import Adapter, Claim, Evidence, NamedParameter, NamedState, Ordering, PairScore, Question
+
+__all__ = [
+    "CHUNK", "ITEMSIZE", "Adapter", "Claim", "Entry", "Evidence", "Fields", "Finding", "Group", "Hyper", "NamedParameter", "NamedState", "Names",
+    "Ordering", "PairScore", "Part", "Question", "RawState", "Reader", "Severity", "Slot", "SourceFile", "TensorRef", "decode_numbers", "raw_chunks",
+]  # fmt: skip
+
+Severity = Literal["note", "warning", "error"]
+Hyper = Mapping[str, Any]
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+class Finding(NamedTuple):
+    """A fact worth a person's attention. `text` says what, `fix` what to do."""
+
+    rule: str
+    severity: Severity
+    text: str
+    fix: str = ""
+    names: tuple[str, ...] = ()
+    """The parameters (or positions, as `position 7`) it is about; empty: the whole state."""
+
+
+class SourceFile(Fields):
+    """A file that was read, and the digest of its index (pickle and zip directory, or header), not of its tensors."""
+
+    __slots__ = ("index", "path", "size")
+
+    def __init__(self, path: str, size: int, index: str | tuple[bytes, ...]) -> None:
+        self.path = path
+        self.size = size
+        self.index = index
+        """The digest, or the pieces of the index that it is taken of when someone asks: a printed line never does."""
+
+    @property
+    def index_sha256(self) -> str:
+        """SHA-256 of the index, in hexadecimal digits."""
+        if isinstance(self.index, str):
+            return self.index
+        from .digests import sha256_of
+
+        return sha256_of(*self.index)
+
+
+class Entry(NamedTuple):
+    """What the file holds for one position. A position without state (frozen, or never stepped) has no slots."""
+
+    position: int
+    key: int | str
+    """As written in the file."""
+    group: int
+    slots: Mapping[str, Slot] = NOTHING
+    """Tensors only, under torch's slot names; `step` is not among them."""
+    step: float | None = None
+    scalars: Mapping[str, Any] = NOTHING
+    """Other plain values of the entry."""
+    name: str | None = None
+    """A name that the file itself records, exactly as it stands there."""
+    shape: tuple[int, ...] | None = None
+    """The parameter's shape, as far as the slots tell it; None when they do not."""
+    flat: bool = False
+    """True when only the number of elements is known: `shape` is then one number, and the adapter tells the rest."""
+
+    @property
+    def has_state(self) -> bool:
+        """True when at least one tensor is stored."""
+        return bool(self.slots)
+
+    @property
+    def numel(self) -> int | None:
+        """Number of elements, or None when unknown."""
+        return None if self.shape is None else math.prod(self.shape)
+
+
+class Group(NamedTuple):
+    """One of `param_groups`: its positions in order, and its plain hyperparameters as the file has them."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a group for
+    positions: tuple[int, ...]
+    hyper: Hyper = NOTHING
+    """`lr`, `initial_lr`, `betas`, `eps`, `weight_decay`, `amsgrad`, …; never `params` or `param_names`."""
+    names: tuple[str, ...] | None = None
+    """`param_names`, where recorded."""
+
+
+class RawState(NamedTuple):
+    """An optimizer state exactly as stored: positions, no names guessed, no number decoded."""
+
+    source: str
+    """The path that was asked for."""
+    layout: str
+    """The row of `read.READERS`."""
+    files: tuple[SourceFile, ...]
+    groups: tuple[Group, ...]
+    entries: tuple[Entry, ...]
+    """`entries[i].position == i`; every position of every group, with state or not."""
+    optimizer: str = "unknown"
+    """The row of `optimizers.OPTIMIZERS`."""
+    recorded: str | None = None
+    """Where `Entry.name` comes from (`param_names`, `name-keyed`, `dcp`, `param_shapes`, a sidecar's file name); None: no names in the file."""
+    weights: Mapping[str, TensorRef] = NOTHING
+    """Named model weights that lie within the same checkpoint (Lightning `state_dict`, DCP `model.`)."""
+    master: Mapping[int, Slot] = NOTHING
+    """Position -> fp32 master weights kept in the state (ZeRO)."""
+    facts: Mapping[str, Any] = NOTHING
+    """`global_step`, `transformers_version`, `peft_version`, `world_size`, `folder` (the checkpoint folder), … where known."""
+    findings: tuple[Finding, ...] = ()
+    """What reading itself noticed."""
+
+
+_NAMED = ("Adapter", "Claim", "Evidence", "NamedParameter", "NamedState", "Ordering", "PairScore", "Question")
+"""What `named` holds."""
+Reader = Callable[[str], RawState]
+Names = Sequence[str | None]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import naming as named
+
+    return getattr(named, name)

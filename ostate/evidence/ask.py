@@ -1,0 +1,88 @@
+"""Do these numbers belong to this adapter under these names? Proof, contradiction, or silence with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ostate.core.naming import Adapter, Evidence
+from ostate.core.state import RawState
+from ostate.core.tensors import TensorRef
+
+from .judge import judge
+from .laws import fit_laws
+from .paths import Paths
+from .search import from_keys, search, single_moves
+from .tables.tables import closer, gather, settles, widths
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def verify(
+    keys: Sequence[str | None],
+    raw: RawState,
+    adapter: Adapter,
+    *,
+    previous: Adapter | None = None,
+    base: Mapping[str, TensorRef] | None = None,
+) -> Evidence:
+    """Return what the numbers say of an order.
+
+    The best order is sought from the claim and from the numbers alone. The claim is proven where the better end agrees with it and no other
+    order comes near, contradicted where another one is clearly better.
+
+    Args:
+        keys: the claim, adapter key by position; None where it says nothing or the file does not hold the tensor.
+        raw: the state; slots are read here.
+        adapter: the trained weights.
+        previous: an earlier adapter of the same run.
+        base: the base model's weights, where at hand.
+    """
+    likely = {position: key for position, key in enumerate(keys) if key is not None}
+
+    def asked(thin: int) -> tuple[Evidence, bool]:
+        tables = gather(raw, adapter, previous=previous, base=base, likely=likely, thin=thin)
+        paths = Paths(tables.reader, tables.displaced, tables.early)
+        match, now = search(tables, paths, claimed=from_keys(keys, tables), fixed={})
+        found = judge(tables, paths, match, now, raw, claimed=keys)
+        return found, settles(found, tables)
+
+    return closer(asked, adapter)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Keys and positions of one shape, both in the order of the claim, and how well each pair of them belongs together."""
+
+    keys: tuple[str, ...]
+    positions: tuple[int, ...]
+    scores: NDArray[np.floating]
+    """(key, position): natural log of how much likelier the two belong together than not, all others held as claimed."""
+
+
+def compare(keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> list[Compared]:
+    """Return for each shape how well every key that is claimed belongs to every position, for whoever wants to look.
+
+    Args:
+        keys: adapter key by position.
+        raw: the state; slots are read here.
+        adapter: the trained weights.
+    """
+    likely = {position: key for position, key in enumerate(keys) if key is not None}
+    tables = gather(raw, adapter, previous=None, base=None, likely=likely, thin=widths(adapter)[0])
+    match = from_keys(keys, tables)
+    if not match:
+        return []
+    paths = Paths(tables.reader, tables.displaced, tables.early)
+    found = single_moves(tables, paths, match, fit_laws(tables, paths, match)).by_shape
+    out = []
+    for shape, scores in found.items():
+        known, positions = tables.keys_of_shape[shape], tables.positions_of_shape[shape]
+        rows = sorted((row for row, key in enumerate(known) if key in match), key=lambda row: match[known[row]])
+        columns = [positions.index(match[known[row]]) for row in rows]
+        if rows:
+            out.append(Compared(tuple(known[row] for row in rows), tuple(positions[c] for c in columns), scores[rows][:, columns]))
+    return out

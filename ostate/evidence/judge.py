@@ -1,0 +1,217 @@
+"""From the best order and its laws to what may be said of each position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ostate.core.naming import Evidence, PairScore
+from ostate.core.state import RawState
+
+from .laws import Laws, Match, displacement_ratio, path_moves, projected_moves
+from .paths import Paths
+from .permutation_odds import odds_against
+from .search import Scores, module_moves, single_moves
+from .significance import Level, balance_level, displacement_level, start_level
+from .tables.tables import PairClass, Shape, Tables
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.floating]
+
+FALSE = 1e-6
+"""Odds of a wrong name in a file that is called verified."""
+DOUBT = 1e-3
+"""Odds of the best order below which a claim that differs from it is contradicted, not only undecided."""
+AGAINST = -3.0
+"""A log ratio below which a pair's own numbers speak against it."""
+EARLY = 30.0
+"""Steps up to which displacement of the true order cannot hide; from LATE on, balance cannot."""
+LATE = 10.0
+_WEAKEST = 20
+
+
+@dataclass(slots=True)
+class _Odds:
+    """Odds against each position's key in the best order, and its strongest rival."""
+
+    wrong: dict[int, float] = field(default_factory=dict)
+    rival: dict[int, str] = field(default_factory=dict)
+    score: dict[int, float] = field(default_factory=dict)
+    scores: Scores | None = None
+    """All single moves, from the best order."""
+
+    def add(self, position: int, odds: float) -> None:
+        """Add the odds of one more way to be wrong."""
+        self.wrong[position] = self.wrong.get(position, 0.0) + odds
+
+
+def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, *, claimed: Sequence[str | None] | None) -> Evidence:
+    """Return the evidence for a claim, or for the best order itself when there is none."""
+    with_state = [entry.position for entry in raw.entries if entry.has_state]
+    levels = _levels(tables, paths, match)
+    used = tuple(name for name, level in levels.items() if level.significant)
+    silent = dict(tables.silent) | {name: level.why for name, level in levels.items() if not level.significant and name not in tables.silent}
+    foreign = not used and any(level.powerful for level in levels.values())
+    odds = _odds_of(tables, paths, match, now) if used else _Odds()
+    order: list[str | None] = [None] * len(raw.entries)
+    for key, position in match.items():
+        if odds.wrong.get(position, np.inf) < 1:
+            order[position] = key
+    said = order if claimed is None else list(claimed)
+    agreed = [position for position in with_state if order[position] is not None and said[position] == order[position]]
+    proven = _within_budget(agreed, odds)
+    contradictions = tuple(
+        (position, str(said[position]), str(order[position]))
+        for position in with_state
+        if said[position] is not None and order[position] not in (None, said[position]) and odds.wrong[position] <= DOUBT
+    )
+    scores = sorted((_pair_score(position, str(order[position]), odds) for position in agreed), key=lambda score: score.margin)
+    return Evidence(
+        verdict="contradicted" if contradictions or foreign else "verified" if proven else "silent",
+        proven=proven,
+        undecided=tuple(position for position in with_state if position not in proven),
+        carried=_carried(tables, said, proven, {position for position, _, _ in contradictions}, odds),
+        order=tuple(order),
+        margin=min((score.margin for score in scores if score.position in proven), default=None),
+        contradictions=contradictions,
+        weakest=tuple(scores[:_WEAKEST]),
+        foreign=foreign,
+        used=used,
+        silent=silent,
+    )
+
+
+def _within_budget(positions: Sequence[int], odds: _Odds) -> frozenset[int]:
+    """Return the positions, surest first, whose odds of being wrong sum to FALSE at most."""
+    spent, taken = 0.0, []
+    for position in sorted(positions, key=lambda position: odds.wrong[position]):
+        spent += odds.wrong[position]
+        if spent > FALSE:
+            break
+        taken.append(position)
+    return frozenset(taken)
+
+
+def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Level]:
+    """Return how far each test stands above chance for the order as a whole."""
+    steps = [entry.step for pair in tables.pairs for entry in (tables.reader.raw.entries[position] for position in pair.zero_positions)]
+    known = [step for step in steps if step is not None]
+    levels = {}
+    if tables.pairs and tables.displaced:
+        levels["displacement"] = displacement_level(tables, match, early=bool(known) and max(known) <= EARLY)
+    if tables.pairs and tables.balanced:
+        chosen = "displacement" not in levels or not levels["displacement"].significant
+        levels["balance"] = balance_level(tables, paths, match, late=bool(known) and min(known) >= LATE, chosen=chosen)
+    if any(any(lone.known) for lone in tables.lone):
+        levels["start"] = start_level(tables, match)
+    return levels
+
+
+def _carried(tables: Tables, said: Sequence[str | None], proven: frozenset[int], against: set[int], odds: _Odds) -> frozenset[int]:
+    """Return unproven positions of the order in question whose module's factor is proven, and which their own numbers do not speak against.
+
+    A module registers its factors and vectors together, so an order that follows from the model's code takes them along.
+    """
+    at = {key: position for position, key in enumerate(said) if key is not None}
+    tied = [(module.zero, module.other) for pair in tables.pairs for module in pair.modules]
+    tied += [(zero, other) for other, zero in tied] + [(zero, key) for profile in tables.profiles for key, zero in profile.tied]
+    found: set[int] = set()
+    for firm, loose in tied:
+        position = at.get(loose)
+        if at.get(firm) not in proven or position is None or position in proven | against or odds.scores is None:
+            continue
+        if odds.scores.value(loose, position) > AGAINST:
+            found.add(position)
+    for positions in tables.positions_of_shape.values():  # one entry in the wrong place means another one in the wrong place
+        if not set(positions) <= proven | found:
+            found -= set(positions)
+    return frozenset(found)
+
+
+def _pair_score(position: int, key: str, odds: _Odds) -> PairScore:
+    wrong = odds.wrong[position]
+    margin = float(min(-np.log10(max(wrong, 1e-30)), 30.0))
+    return PairScore(name=key, position=position, score=odds.score.get(position, 0.0), rival=odds.rival.get(position), margin=margin)
+
+
+def _odds_of(tables: Tables, paths: Paths, match: Match, now: Laws) -> _Odds:
+    """Return the odds against every position: of moving one factor at a time within its shape, and of moving whole modules."""
+    odds = _Odds()
+    scores = single_moves(tables, paths, match, now)
+    odds.scores = scores
+    complete = all(len(tables.keys_of_shape[shape]) == len(positions) for shape, positions in tables.positions_of_shape.items())
+    for shape in scores.by_shape:
+        _odds_of_shape(odds, tables, scores, shape, match, complete=complete)
+    chances = _chances(tables, paths, match, now)
+    for pair in tables.pairs:
+        rows, table = module_moves(pair, match, now, displaced=tables.displaced)
+        if len(rows) > 1:
+            for row, value, elsewhere in zip(rows, odds_against(table), _elsewhere(tables, pair, rows, match, now, chances)):
+                odds.add(match[pair.modules[row].zero], float(value + elsewhere))
+                odds.add(match[pair.modules[row].other], float(value + elsewhere))
+    return odds
+
+
+def _elsewhere(tables: Tables, pair: PairClass, rows: Sequence[int], match: Match, now: Laws, found: dict[str, float]) -> Array:
+    """Return a bound on the odds that a module's two factors both lie elsewhere, at positions that no single move reaches.
+
+    Displacement names the zero factor whatever the other one is. Where it does not, balance alone chose the best of z * f pairs of
+    positions, and as many unrelated pairs had the chance to balance as well as this one does.
+    """
+    chance = np.array([found.get(pair.modules[row].other, 1.0) for row in rows])
+    alone = np.ones(len(rows))
+    if tables.displaced:
+        cells = np.ix_(rows, [pair.zero_at[match[pair.modules[row].zero]] for row in rows])
+        alone = np.minimum(odds_against(displacement_ratio(pair.cosine[cells], pair.spread[cells], pair.numel, now)), 1)
+    return np.asarray(alone * np.minimum(chance * len(pair.zero_positions) * len(pair.other_positions), 1))
+
+
+def _chances(tables: Tables, paths: Paths, match: Match, now: Laws) -> dict[str, float]:
+    """Return, by key of the other factor, the chance that an unrelated pair balances as well; of two laws the better, at the price of two."""
+    found: dict[str, float] = {}
+    for moves, laws in ((projected_moves(tables, match), now.balance), (path_moves(tables, paths, match) if now.path else (), now.path)):
+        for each in moves:
+            law = laws.get(each.pair.rank)
+            for row, matched, values in zip(each.rows, each.matched, each.values) if law is not None else ():
+                if law is not None and matched is not None:
+                    key = each.pair.modules[row].other
+                    found[key] = min(found.get(key, 1.0), 2 * float(law.null.beyond(values[matched])))
+    return found
+
+
+def _odds_of_shape(odds: _Odds, tables: Tables, scores: Scores, shape: Shape, match: Match, *, complete: bool) -> None:
+    """Add the odds of all other assignments within one shape; what is not assigned is gathered in one row and one column."""
+    table, keys, positions = scores.by_shape[shape], tables.keys_of_shape[shape], tables.positions_of_shape[shape]
+    rows = [row for row, key in enumerate(keys) if key in match]
+    if not rows:
+        return
+    columns = [positions.index(match[keys[row]]) for row in rows]
+    free_rows = sorted(set(range(len(keys))) - set(rows))
+    free_columns = sorted(set(range(len(positions))) - set(columns))
+    n = len(rows)
+    square = np.full((n + 1, n + 1), -60.0)
+    square[n, n] = 0.0
+    square[:n, :n] = table[np.ix_(rows, columns)]
+    if free_rows:
+        square[n, :n] = np.logaddexp.reduce(table[np.ix_(free_rows, columns)], axis=0)
+        square[:n, n] = 0.0
+    if free_columns:
+        square[:n, n] = np.logaddexp.reduce(table[np.ix_(rows, free_columns)], axis=1)
+        square[n, :n] = np.maximum(square[n, :n], 0.0)
+    own = np.diag(square)[:n].copy()
+    wrong = odds_against(square)[:n]
+    others = square[:n, :n].copy()
+    np.fill_diagonal(others, -np.inf)
+    for i, row in enumerate(rows):
+        position = match[keys[row]]
+        alone = n == 1 and not free_rows and not free_columns
+        against = own[i] < AGAINST or (own[i] == 0 and (not alone or not complete))
+        odds.add(position, np.inf if against else float(wrong[i]))
+        odds.score[position] = float(own[i])
+        if n > 1:
+            odds.rival[position] = keys[rows[int(np.argmax(others[:, i]))]]

@@ -1,0 +1,233 @@
+"""The laws of one file, fitted to an order, and the log ratios that they give to every move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import statistics as laws
+from .likelihood import RARE, TRUST, Fit, Law, fit, log_ratio
+from .paths import LEAST, Held, Paths, residuals
+from .profiles import Profile
+from .tables.tables import PairClass, Tables
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.floating]
+
+Match = dict[str, int]
+"""Adapter key -> position."""
+PLAIN_RANK = 2
+"""Up to this rank the drift's four directions would leave nothing of r * r numbers."""
+_UNIT = Fit(0.0, 1.1)
+"""The null of cosine / spread: variance 1 by symmetry, a little more for its tails."""
+
+
+NOTHING = Law(Fit(0.0, 1.0), Fit(0.0, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Laws:
+    """The laws of one file. A law that does not speak gives zeros."""
+
+    projection: Law
+    """Of cosine / spread."""
+    magnitude: Law
+    """Of log(spread * sqrt(numel))."""
+    balance: Mapping[int, Law] = field(default_factory=dict)
+    """By rank: of -log residual with the drift's directions projected out."""
+    path: Mapping[int, Law] = field(default_factory=dict)
+    """By rank: of -log residual after the path's terms; only where it tells more than `balance`."""
+    lone: Law = NOTHING
+    """Of cosine / spread of tensors outside pairs whose start is known."""
+    profile: Law = NOTHING
+    """Of the likeness of a vector's profile with its module's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """-log residual of a class's modules with every position of one of their factors, the other one held."""
+
+    pair: PairClass
+    rows: Sequence[int]
+    """Modules whose held factor has a place."""
+    matched: Sequence[int | None]
+    """By row: the column that the factor has in the order at hand."""
+    values: Array
+    """(rows, columns)."""
+
+    def cells(self) -> tuple[list[int], list[int]]:
+        """Return indices into `values` of what is matched."""
+        there = [(index, column) for index, column in enumerate(self.matched) if column is not None]
+        return [index for index, _ in there], [column for _, column in there]
+
+
+def fit_laws(tables: Tables, paths: Paths, match: Match) -> Laws:
+    """Return the laws as this order has them: its pairs against all others."""
+    projection, magnitude = _Sample(), _Sample()
+    balance: dict[int, _Sample] = {}
+    path: dict[int, _Sample] = {}
+    for pair in tables.pairs:
+        rows = [row for row, module in enumerate(pair.modules) if module.zero in match]
+        if tables.displaced and rows:
+            columns = [pair.zero_at[match[pair.modules[row].zero]] for row in rows]
+            projection.split(pair.cosine / (pair.spread + laws.TINY), rows, columns)
+            magnitude.split(np.log(pair.spread * np.sqrt(pair.numel) + laws.TINY), rows, columns)
+    for each in zero_moves(tables, match):
+        balance.setdefault(each.pair.rank, _Sample()).split(each.values, *each.cells(), only_off=True)
+    for sample, moves in ((balance, projected_moves(tables, match)), (path, path_moves(tables, paths, match))):
+        for each in moves:
+            rows, columns = each.cells()
+            if rows:
+                sample.setdefault(each.pair.rank, _Sample()).split(each.values[rows], range(len(rows)), columns)
+    found = {rank: sample.law(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in balance.items() if sample.on}
+    sharper = {rank: sample.law(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in path.items() if sample.on}
+    return Laws(
+        Law(_UNIT, projection.law(null_floor=1, true_floor=0.4).true),
+        magnitude.law(null_floor=0.15, true_floor=0.15),
+        found,
+        {rank: law for rank, law in sharper.items() if rank not in found or law.distance > found[rank].distance},
+        _lone_law(tables, match),
+        _profile_law(tables, match),
+    )
+
+
+def _lone_law(tables: Tables, match: Match) -> Law:
+    sample = _Sample()
+    for lone in tables.lone:
+        for row, key in enumerate(lone.keys):
+            if lone.known[row] and key in match:
+                sample.split((lone.cosine[row] / (lone.spread[row] + laws.TINY))[None], [0], [lone.positions.index(match[key])])
+    return sample.law(null_floor=1.1, true_floor=0.5)
+
+
+def _profile_law(tables: Tables, match: Match) -> Law:
+    sample = _Sample()
+    for profile in tables.profiles:
+        for key, values in profile_moves(profile, match):
+            if key in match:
+                sample.split(values[None], [0], [profile.positions.index(match[key])])
+    return sample.law(null_floor=1.1, true_floor=0.5)
+
+
+def profile_moves(profile: Profile, match: Match) -> Iterator[tuple[str, Array]]:
+    """Yield (key of a vector, likeness at every position) where its module's zero factor has a place."""
+    for key, zero in profile.tied:
+        if zero in match:
+            yield key, profile.table[:, profile.zero_positions.index(match[zero])]
+
+
+def displacement_ratio(cosine: Array, spread: Array, numel: int, now: Laws) -> Array:
+    """Return the log ratio of displacement: of its size, and of its projection given that size."""
+    projection = log_ratio(cosine / (spread + laws.TINY), now.projection)
+    return projection + log_ratio(np.log(spread * np.sqrt(numel) + laws.TINY), now.magnitude)
+
+
+def other_ratios(tables: Tables, paths: Paths, match: Match, now: Laws) -> Iterator[tuple[Moves, Array]]:
+    """Yield, for every class, its modules whose zero factor has a place, and the log ratios of their other factors at every position."""
+    if now.path:
+        for each in path_moves(tables, paths, match):
+            if each.pair.rank in now.path:
+                yield each, log_ratio(each.values, now.path[each.pair.rank])
+    for each in projected_moves(tables, match):
+        if each.pair.rank in now.balance and not (each.pair.rank in now.path and has_paths(each.pair)):
+            yield each, log_ratio(each.values, now.balance[each.pair.rank])
+
+
+def projected_moves(tables: Tables, match: Match) -> Iterator[Moves]:
+    """Yield drift-corrected balance at every position of the other factors, for the modules whose zero factor has a place."""
+    for pair in tables.pairs if tables.balanced else ():
+        held = [(row, pair.zero_at[match[module.zero]], module.other) for row, module in enumerate(pair.modules) if module.zero in match]
+        if held:
+            values = _held_residuals(pair, [(row, column) for row, column, _ in held], zero_held=True)
+            yield Moves(pair, [row for row, _, _ in held], [_place(pair.other_at, key, match) for _, _, key in held], values)
+
+
+def zero_moves(tables: Tables, match: Match) -> Iterator[Moves]:
+    """Yield drift-corrected balance at every position of the zero factors, for the modules whose other factor has a place."""
+    for pair in tables.pairs if tables.balanced else ():
+        held = [(row, pair.other_at[match[module.other]], module.zero) for row, module in enumerate(pair.modules) if module.other in match]
+        if held:
+            values = _held_residuals(pair, [(row, column) for row, column, _ in held], zero_held=False)
+            yield Moves(pair, [row for row, _, _ in held], [_place(pair.zero_at, key, match) for _, _, key in held], values)
+
+
+def _place(places: Mapping[int, int], key: str, match: Match) -> int | None:
+    return places[match[key]] if key in match else None
+
+
+def has_paths(pair: PairClass) -> bool:
+    """True where the path's coefficients are the file's: not of rank 1, and not of embeddings, whose rows have a gradient now and then only."""
+    return pair.rank > 1 and not pair.modules[0].flipped
+
+
+def path_moves(tables: Tables, paths: Paths, match: Match) -> Sequence[Moves]:
+    """Return the path residuals for every module whose zero factor has a place; none when too few modules tell the coefficients."""
+    if not tables.balanced:
+        return ()
+    if paths.last is not None and paths.last[0] == match:
+        return [Moves(each.pair, each.rows, each.matched, values) for each, values in paths.last[1]]
+    held = []
+    for pair in tables.pairs:
+        rows = [row for row, module in enumerate(pair.modules) if has_paths(pair) and module.zero in match]
+        if rows:
+            modules = [pair.modules[row] for row in rows]
+            features = np.stack([paths.of(pair, row, pair.zero_at[match[module.zero]]) for row, module in zip(rows, modules)])
+            held.append(Held(pair, rows, features, [_place(pair.other_at, module.other, match) for module in modules]))
+    enough = sum(matched is not None for each in held for matched in each.matched) >= LEAST
+    paths.last = dict(match), list(zip(held, residuals(held))) if enough else []
+    return path_moves(tables, paths, match)
+
+
+_TOGETHER = 1 << 20
+"""Numbers of a table that are compared at a time."""
+
+
+def _held_residuals(pair: PairClass, held: Sequence[tuple[int, int]], *, zero_held: bool) -> Array:
+    """Return drift-corrected balance of modules (row, column that one factor is held at) with every position of the other factor."""
+    new = [each for each in held if (*each, zero_held) not in pair.known]
+    places = pair.other_positions if zero_held else pair.zero_positions
+    step = max(1, _TOGETHER // (len(places) * pair.left.shape[-1] + 1))
+    for at in range(0, len(new), step):
+        rows, columns = (list(part) for part in zip(*new[at : at + step]))
+        if zero_held:
+            left, right = pair.left[rows, columns][:, None], pair.right[rows]
+            drifts = pair.zero_drift[columns][:, None], pair.other_drift[None]
+        else:
+            left, right = pair.left[rows], pair.right[rows, columns][:, None]
+            drifts = pair.zero_drift[None], pair.other_drift[columns][:, None]
+        values = laws.balance(left, right, *(drifts if pair.rank > PLAIN_RANK else ()))
+        pair.known.update({(row, column, zero_held): value for row, column, value in zip(rows, columns, values)})
+    return np.stack([pair.known[row, column, zero_held] for row, column in held])
+
+
+def residual(pair: PairClass, rows: int | Array, zero: Sequence[int] | NDArray[np.intp], other: Sequence[int] | NDArray[np.intp]) -> Array:
+    """Return drift-corrected balance of modules with pairs of positions, given as columns of the class's tables; leading axes broadcast."""
+    drifts = (pair.zero_drift[zero], pair.other_drift[other]) if pair.rank > PLAIN_RANK else ()
+    return laws.balance(pair.left[rows, zero], pair.right[rows, other], *drifts)
+
+
+class _Sample:
+    """Values of matched pairs and of all others."""
+
+    def __init__(self) -> None:
+        self.on: list[Array] = []
+        self.off: list[Array] = []
+
+    def split(self, table: Array, rows: Sequence[int], columns: Sequence[int], *, only_off: bool = False) -> None:
+        """Take a table apart: the cells (rows, columns) are matched; `only_off` leaves them out."""
+        mask = np.zeros(table.shape, bool)
+        mask[rows, columns] = True
+        if not only_off:
+            self.on.append(table[mask])
+        self.off.append(table[~mask])
+
+    def law(self, *, null_floor: float, true_floor: float, alike: float = TRUST) -> Law:
+        """Return the two fits."""
+        off = np.concatenate(self.off) if self.off else np.zeros(0)
+        on = np.concatenate(self.on) if self.on else np.zeros(0)
+        return Law(fit(off, floor=null_floor), fit(on, floor=true_floor, trim=True), alike)

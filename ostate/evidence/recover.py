@@ -1,0 +1,42 @@
+"""The best order that the numbers tell, with no claim at all: one assignment per shape class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ostate.core.naming import Adapter, Evidence
+from ostate.core.state import RawState
+from ostate.core.tensors import TensorRef
+
+from .judge import judge
+from .paths import Paths
+from .search import search
+from .tables.tables import closer, gather, settles
+
+
+def recover(
+    raw: RawState,
+    adapter: Adapter,
+    *,
+    previous: Adapter | None = None,
+    base: Mapping[str, TensorRef] | None = None,
+    fixed: Mapping[int, str] | None = None,
+) -> Evidence:
+    """Return the order that the numbers prefer, and which of its positions they prove.
+
+    Args:
+        raw: the state; slots are read here.
+        adapter: the trained weights.
+        previous: an earlier adapter of the same run.
+        base: the base model's weights, where at hand.
+        fixed: position -> key that must be kept.
+    """
+
+    def asked(thin: int) -> tuple[Evidence, bool]:
+        tables = gather(raw, adapter, previous=previous, base=base, thin=thin)
+        paths = Paths(tables.reader, tables.displaced)
+        match, now = search(tables, paths, claimed=None, fixed=fixed or {})
+        found = judge(tables, paths, match, now, raw, claimed=None)
+        return found, settles(found, tables)
+
+    return closer(asked, adapter)

@@ -1,0 +1,89 @@
+"""Moments and weights as the laws want them: float32, finite, in canonical form, some rows at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ostate.core.files import is_remote
+from ostate.core.lora_modules import Module
+from ostate.core.naming import Adapter
+from ostate.core.state import RawState
+from ostate.optimizers import OPTIMIZERS
+
+from .. import statistics as laws
+from .stream_rows import MomentRows, Rows, betas_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How factors of one shape and kind are read: rows of `columns` numbers, `strip` rows at a time."""
+
+    columns: int
+    strip: int
+    turned: bool = False
+    """True when these rows are the stored tensor's columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads moments under the shape of the key that they are compared with."""
+
+    raw: RawState
+    adapter: Adapter
+    thin: int = 0
+    """Mixtures of their rows by which wide factors are compared; 0: whole."""
+
+    def stored(self, key: str) -> tuple[int, int]:
+        """Return the shape of a factor as a matrix: a convolution's A (r, in, kh, kw) is (r, in * kh * kw), its B (out, r, 1, 1) is (out, r)."""
+        shape = self.adapter.tensors[key].shape
+        return shape[0], int(np.prod(shape[1:], dtype=np.int64))
+
+    def mixer(self, width: int, module: Module) -> laws.Mixer:
+        """Return what makes the factors of a module thinner."""
+        return laws.mixer(width, module.blocks, thin=self.thin)
+
+    def weights(self, key: str, plan: Plan) -> Rows:
+        """Return the rows of a factor."""
+        return Rows(self.adapter.tensors[key], plan.columns, strip=plan.strip, turned=plan.turned)
+
+    def moments(self, position: int, like: str, plan: Plan) -> MomentRows:
+        """Return the rows of a position's moments as if it belonged to the key `like`."""
+        shape, entry = self.adapter.tensors[like].shape, self.raw.entries[position]
+        first, second = (
+            Rows(entry.slots[slot].with_shape(shape), plan.columns, strip=plan.strip, turned=plan.turned) for slot in ("exp_avg", "exp_avg_sq")
+        )
+        return MomentRows(first, second, self.raw.groups[entry.group].hyper, entry.step)
+
+    def direction(self, position: int, like: str) -> Array:
+        """Return u of a position that belongs to no pair, flat, float32; zeros where it is not finite."""
+        size = self.adapter.tensors[like].numel
+        rows = self.moments(position, like, Plan(size, 1))
+        _, _, u = rows.take(1)
+        return u.reshape(-1) if rows.finite else np.zeros(size, np.float32)
+
+    def second_moment(self, position: int) -> Array:
+        """Return v of a position, float32."""
+        return np.asarray(self.raw.entries[position].slots["exp_avg_sq"].read(), np.float32)
+
+    def decay(self, position: int) -> float:
+        """Return the weight of the parameter itself in its first moment: wd * (1 - beta1^t) where decay acts through the gradient, else 0."""
+        entry = self.raw.entries[position]
+        hyper = self.raw.groups[entry.group].hyper
+        spec = OPTIMIZERS.get(self.raw.optimizer)
+        if spec is None or spec.decay != "l2" or hyper.get("decoupled_weight_decay") is True:
+            return 0.0
+        remembered = 1.0 - betas_of(hyper)[0] ** entry.step if entry.step else 1.0
+        return float(hyper.get("weight_decay") or 0.0) * float(remembered)
+
+    @property
+    def far(self) -> bool:
+        """True where every range that is read costs a journey."""
+        return is_remote(self.raw.source) or is_remote(self.adapter.file)

@@ -1,0 +1,123 @@
+"""The stored rows of a tensor, in order, some at a time: whoever adds up over rows holds a strip of each tensor and never a whole one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ostate.core.files import read_into
+from ostate.core.state import Hyper
+from ostate.core.tensors import Slot, TensorRef
+
+from .. import statistics as laws
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.floating]
+
+
+class Rows:
+    """Hands out the rows of one tensor, float32, zeros where a strip is not finite."""
+
+    def __init__(self, slot: Slot, columns: int, *, strip: int, turned: bool = False) -> None:
+        """Prepare to read; nothing is read yet.
+
+        Args:
+            slot: the tensor.
+            columns: numbers a row.
+            strip: rows that will be taken at a time.
+            turned: the rows wanted are the stored tensor's columns; it is then read at once and kept.
+        """
+        self.finite = True
+        """False once a number was not."""
+        self.square = 0.0
+        """Of the rows taken last, the sum of squares."""
+        self.top = 0.0
+        """A size that no number so far exceeds."""
+        self._columns = columns
+        self._run = slot.run if isinstance(slot, TensorRef) and slot.dtype == "F32" and not turned else None
+        self._at = 0
+        self._chunks: Iterator[Array] = _turned(slot, columns) if turned else slot.chunks(max(strip * columns, 1))
+        self._left: Array = _NOTHING
+
+    def take(self, count: int, out: Array | None = None) -> Array:
+        """Return the next `count` rows, (count, columns): `out`, or an array of their own."""
+        rows = self.unchecked(count, out)
+        flat = rows.reshape(-1)
+        self.square = float(np.dot(flat, flat))  # not finite where a number is not: a tenth of what asking each costs
+        if not np.isfinite(self.square):
+            self.square = 0.0
+            if not np.isfinite(rows).all():
+                self.finite = False
+                rows[:] = 0
+        self.top = max(self.top, float(np.sqrt(self.square)))
+        return rows
+
+    def unchecked(self, count: int, out: Array | None = None) -> Array:
+        """Return the next `count` rows as they are."""
+        rows = np.empty((count, self._columns), np.float32) if out is None else out
+        flat = rows.reshape(-1)
+        if self._run is not None:
+            file, offset = self._run
+            read_into(file, offset + 4 * self._at, flat.view(np.uint8).data)
+            self._at += flat.size
+        else:
+            self._fill(flat)
+        return rows
+
+    def _fill(self, out: Array) -> None:
+        have = 0
+        while have < out.size:
+            if not self._left.size:
+                self._left = next(self._chunks).reshape(-1)
+            part = self._left[: out.size - have]
+            out[have : have + part.size] = part
+            have += part.size
+            self._left = self._left[part.size :] if part.size < self._left.size else _NOTHING  # an empty view would keep its chunk
+
+
+_NOTHING: Array = np.zeros(0, np.float32)
+
+
+def _turned(slot: Slot, columns: int) -> Iterator[Array]:
+    yield np.asarray(slot.read(), np.float32).reshape(columns, -1).T.reshape(-1)
+
+
+class MomentRows:
+    """Hands out the rows of a position's moments: m, sqrt(v), and the update direction u."""
+
+    def __init__(self, first: Rows, second: Rows, hyper: Hyper, step: float | None) -> None:
+        """Take the rows of exp_avg and exp_avg_sq, the group's hyperparameters and the entry's step."""
+        self._first, self._second, self._step = first, second, step
+        self._betas, self._eps = betas_of(hyper), float(hyper.get("eps") or 1e-8)
+
+    @property
+    def finite(self) -> bool:
+        """False once a number was not."""
+        return self._first.finite and self._second.finite
+
+    @property
+    def top(self) -> float:
+        """The size of the first moment so far."""
+        return self._first.top
+
+    def take(self, count: int, place: Array | None = None) -> tuple[Array, Array, Array]:
+        """Return the next `count` rows of m, sqrt(v) and u, each (count, columns): in `place`, (3, count, columns), where given."""
+        first, second, out = (None, None, None) if place is None else place
+        m, root = self._first.take(count, first), self._second.unchecked(count, second)
+        with np.errstate(invalid="ignore"):
+            np.sqrt(root, out=root)  # NaN where a second moment is negative, which no optimizer makes
+        flat = root.reshape(-1)
+        if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(root).all():
+            self._second.finite = False
+            root[:] = 0
+        return m, root, laws.update_direction(m, root, step=self._step, betas=self._betas, eps=self._eps, out=out)
+
+
+def betas_of(hyper: Hyper) -> tuple[float, float]:
+    """Return (beta1, beta2) of a group, torch's defaults where it says nothing: the tests need them roughly, for the bias corrections."""
+    betas = hyper.get("betas") or (hyper.get("beta1", 0.9), hyper.get("beta2", 0.999))
+    return float(betas[0]), float(betas[1])

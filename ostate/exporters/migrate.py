@@ -1,0 +1,304 @@
+"""A state for another set of trainable parameters: kept by name, made where new, dropped where gone; each of it is said."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ostate.core.names import place_in_model, twins
+from ostate.core.naming import NamedParameter, NamedState
+from ostate.core.state import Finding, Group
+from ostate.core.tensors import CHUNK, Slot
+from ostate.errors import ExportError
+from ostate.optimizers.slots import SECOND_MOMENT_SLOTS, row_of, weights_slot
+
+from .target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+New = Literal["absent", "zeros", "cold-step", "sibling"]
+"""What a new parameter gets: no entry (torch makes one at its first step), zero moments at step 0, zero moments at the step of the
+others, or zero momentum with the mean second moment of its nearest kin."""
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """One number all over a shape. Satisfies `Slot`."""
+
+    shape: tuple[int, ...]
+    value: float = 0.0
+    encoding: str = "plain"
+    dtype: str = "F32"
+
+    def read(self) -> np.ndarray:
+        """Return the values, float32."""
+        import numpy as np
+
+        return np.full(self.shape, self.value, np.float32)
+
+    def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:
+        """Yield the values flat, a bounded number at a time."""
+        import numpy as np
+
+        left = math.prod(self.shape)
+        while left > 0:
+            yield np.full(min(elements, left), self.value, np.float32)
+            left -= elements
+
+    def with_shape(self, shape: tuple[int, ...]) -> Filled:
+        """Return the same under another shape."""
+        return replace(self, shape=shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """Another slot's numbers in a larger or smaller box: cut at the end, or followed by zeros. Satisfies `Slot`."""
+
+    source: Slot
+    shape: tuple[int, ...]
+
+    @property
+    def encoding(self) -> str:
+        """Always `plain`."""
+        return "plain"
+
+    @property
+    def dtype(self) -> str:
+        """Always F32."""
+        return "F32"
+
+    def read(self) -> np.ndarray:
+        """Return the values, float32."""
+        import numpy as np
+
+        out = np.zeros(self.shape, np.float32)
+        box = tuple(slice(min(a, b)) for a, b in zip(self.shape, self.source.shape))
+        out[box] = self.source.read()[box]
+        return out
+
+    def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:
+        """Yield the values flat, in C order."""
+        flat = self.read().reshape(-1)
+        for at in range(0, flat.size, elements):
+            yield flat[at : at + elements]
+
+    def with_shape(self, shape: tuple[int, ...]) -> Slot:
+        """Refuse: a box has its shape.
+
+        Raises:
+            ExportError: the shape is another.
+        """
+        if shape != self.shape:
+            raise ExportError(f"a resized slot of shape {self.shape} cannot become {shape}")
+        return self
+
+
+def migrate(
+    state: NamedState,
+    target: Target,
+    *,
+    new: New = "zeros",
+    rename: Sequence[tuple[str, str]] = (),
+    truncate: bool = False,
+) -> NamedState:
+    """Return the state of `target`'s parameters.
+
+    Args:
+        state: what there is.
+        target: whom it is for.
+        new: what a parameter without an entry gets.
+        rename: (regular expression, replacement) over the state's names, applied in turn.
+        truncate: let a parameter that shrank keep the part that fits.
+
+    Returns:
+        The state in the target's groups; `source["migration"]` lists what was kept, resized, made and dropped.
+
+    Raises:
+        ExportError: two parameters get one name, one shrank, or a new one's shape or kin is not known.
+    """
+    there, without = _renamed(state, rename)
+    by_key = {parameter.adapter_key: name for name, parameter in there.items() if parameter.adapter_key is not None}
+    by_place = {place_in_model(name): name for name in there}
+    for place in twins(place_in_model(name) for name in there):
+        del by_place[place]  # either may be meant
+    made: dict[str, NamedParameter] = {}
+    used: set[str] = set()
+    told: dict[str, list[str]] = {"kept": [], "grown": [], "cut": [], "made": [], "absent": []}
+    for name in target.order:
+        found = name if name in there else by_key.get(target.keys.get(name, "")) or by_place.get(place_in_model(name))
+        if found is not None and found not in used:
+            made[name] = _kept(there[found], name, target, told, truncate=truncate)
+            used.add(found)
+        elif new == "absent" or (name in without and name not in target.shapes):
+            told["absent"].append(name)
+        else:
+            made[name] = _new(name, target, there, new)
+            told["made"].append(name)
+    told["dropped"] = [parameter.name for name, parameter in there.items() if name not in used]
+    told["dropped"] += [name for name in without if name not in set(target.order)]
+    groups, findings = _groups(state, target, made, without)
+    placed = {name: replace(made[name], group=group.index) for group in groups for name in group.names or () if name in made}
+    numbered = {name: replace(parameter, position=None) for name, parameter in placed.items()}
+    facts = {**state.adapter, "name": target.adapter.name} if target.adapter is not None and target.adapter.name_known else state.adapter
+    counts = tuple(len(group.names or ()) for group in groups)
+    moved = {**state.source, "positions": counts, "migration": {"new": new, **{key: tuple(names) for key, names in told.items() if names}}}
+    return replace(
+        state,
+        groups=groups,
+        parameters={name: numbered[name] for name in made},
+        ordering=None if state.ordering is None else replace(state.ordering, names=(), keys=(), left_out=()),
+        adapter=facts,
+        source=moved,
+        findings=(*state.findings, *_findings(told, new), *findings),
+        path=state.path,
+    )
+
+
+def _renamed(state: NamedState, rename: Sequence[tuple[str, str]]) -> tuple[dict[str, NamedParameter], dict[str, int]]:
+    """Return the parameters by their new names, and the group of each name without state.
+
+    Raises:
+        ExportError: two get one name, or an expression is none.
+    """
+    there: dict[str, NamedParameter] = {}
+    without: dict[str, int] = {}
+    group_of = {name: group.index for group in state.groups for name in group.names or ()}
+    for name in (*state.parameters, *state.without_state):
+        wanted = name
+        for pattern, replacement in rename:
+            try:
+                wanted = re.sub(pattern, replacement, wanted)
+            except (re.error, IndexError) as error:
+                raise ExportError(f"not a regular expression that can be used: {error}", where=f"{pattern}={replacement}") from error
+        if wanted in there or wanted in without:
+            raise ExportError(f"two parameters would be called {wanted!r}", where=name, fix="make --rename more exact")
+        if name in state.parameters:
+            there[wanted] = state.parameters[name]
+        else:
+            without[wanted] = group_of[name]
+    return there, without
+
+
+def _kept(parameter: NamedParameter, name: str, target: Target, told: dict[str, list[str]], *, truncate: bool) -> NamedParameter:
+    shape = target.shapes.get(name, parameter.shape)
+    own = replace(parameter, name=name, adapter_key=target.keys.get(name, parameter.adapter_key))
+    if shape == parameter.shape:
+        told["kept"].append(name)
+        return own
+    differ = [axis for axis, (a, b) in enumerate(zip(parameter.shape, shape)) if a != b]
+    if len(shape) != len(parameter.shape) or len(differ) != 1:
+        raise ExportError(f"was {list(parameter.shape)}, is {list(shape)}: not the same parameter", where=name, fix="--rename it away")
+    grown = shape[differ[0]] > parameter.shape[differ[0]]
+    if not grown and not truncate:
+        raise ExportError(f"shrank from {list(parameter.shape)} to {list(shape)}", where=name, fix="give --truncate to keep the part that fits")
+    if any(slot.shape != parameter.shape for slot in parameter.slots.values()):
+        raise ExportError("a factored moment cannot be resized", where=name, fix="use --new sibling under another name")
+    if grown and (slot := weights_slot(parameter)) is not None:
+        raise ExportError(
+            f"grew from {list(parameter.shape)} to {list(shape)}, and its {slot} holds weights, which no state can make", where=name,
+            fix="--rename it away, and give --new absent",
+        )  # fmt: skip
+    told["grown" if grown else "cut"].append(name)
+    return replace(own, shape=shape, slots={slot: Resized(value, shape) for slot, value in parameter.slots.items()})
+
+
+def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: New) -> NamedParameter:
+    kin = _kin(name, target, there)
+    shape = target.shapes.get(name, kin.shape if kin is not None else None)
+    if shape is None or name not in target.shapes:
+        raise ExportError("the shape of a new parameter is not known", where=name, fix="give --for an adapter folder, or --new absent")
+    pattern = kin if kin is not None else next(iter(there.values()), None)
+    slots = [slot for slot in (pattern.slots if pattern is not None else ()) if pattern is not None and pattern.slots[slot].shape == pattern.shape]
+    if (held := next((slot for slot in slots if row_of(slot).role == "weights"), None)) is not None:
+        raise ExportError(f"its {held} would hold the parameter's own weights, which no state can make", where=name, fix="give --new absent")
+    steps = sorted(parameter.step for parameter in there.values() if parameter.step is not None)
+    step = 0.0 if new == "zeros" or not steps else steps[len(steps) // 2]
+    filled: dict[str, Slot] = {slot: Filled(shape) for slot in slots or ["exp_avg", "exp_avg_sq"]}
+    if new == "sibling":
+        if kin is None:
+            raise ExportError("no parameter of its kind to take the second moment from", where=name, fix="give --new zeros")
+        step = kin.step if kin.step is not None else step
+        filled = {slot: Filled(shape, _mean(kin.slots[slot]) if slot in SECOND_MOMENT_SLOTS else 0.0) for slot in slots}
+    return NamedParameter(
+        name=name, shape=shape, group=kin.group if kin is not None else 0, slots=filled, step=step, adapter_key=target.keys.get(name)
+    )
+
+
+def _mean(slot: Slot) -> float:
+    total = sum(float(chunk.sum(dtype="f8")) for chunk in slot.chunks())
+    return total / max(1, math.prod(slot.shape))
+
+
+def _kin(name: str, target: Target, there: Mapping[str, NamedParameter]) -> NamedParameter | None:
+    """Return the likest parameter: same place in another layer, else same factor, of the same shape if one is known; nearest layer first."""
+    shape, layer = target.shapes.get(name), _layer(name)
+    same_place = [p for other, p in there.items() if _LAYER.sub(".*.", other) == _LAYER.sub(".*.", name)]
+    tail = ".".join(name.split(".")[-3:])
+    same_factor = [p for other, p in there.items() if other.endswith(tail)]
+    for rows in (same_place, same_factor):
+        fitting = [p for p in rows if shape is None or len(p.shape) == len(shape)]
+        if fitting:
+            return min(fitting, key=lambda p: (p.shape != shape, abs(_layer(p.name) - layer)))
+    return None
+
+
+def _layer(name: str) -> int:
+    found = _LAYER.search(name)
+    return int(found[1]) if found else -1
+
+
+def _groups(
+    state: NamedState, target: Target, made: Mapping[str, NamedParameter], without: Mapping[str, int]
+) -> tuple[tuple[Group, ...], list[Finding]]:
+    """Return the groups of the target; where they join parameters with different settings, the most common stand and a finding says so."""
+    wanted = target.groups if target.groups is not None else _as_in_the_state(state, target, made, without)
+    groups, findings = [], []
+    for index, names in enumerate(wanted):
+        settings: dict[str, list[int]] = {}
+        for name in names:
+            if name in made and made[name].slots:
+                settings.setdefault(repr(sorted(_settings(state, made[name]).items())), []).append(made[name].group)
+        common = max(settings.values(), key=len)[0] if settings else min(index, len(state.groups) - 1)
+        hyper: Mapping[str, Any] = state.groups[common].hyper if state.groups else {}
+        if len(settings) > 1:
+            rest = sum(map(len, settings.values())) - max(map(len, settings.values()))
+            text = f"group {index} joins parameters of different settings: {rest} of {len(names)} take those of the others"
+            findings.append(Finding(rule="migration-groups", severity="warning", text=text, fix="give the groups by a file of lists of names"))
+        groups.append(Group(index=index, positions=(), hyper=hyper, names=tuple(names)))
+    return tuple(groups), findings
+
+
+def _settings(state: NamedState, parameter: NamedParameter) -> dict[str, Any]:
+    hyper = state.groups[parameter.group].hyper
+    return {key: hyper.get(key) for key in ("lr", "initial_lr", "betas", "eps", "weight_decay", "amsgrad")}
+
+
+def _as_in_the_state(
+    state: NamedState, target: Target, made: Mapping[str, NamedParameter], without: Mapping[str, int]
+) -> tuple[tuple[str, ...], ...]:
+    """Return the names by group: where each stood, and the first group for those that are new."""
+    at = {name: without[name] if name in without else made[name].group if name in made else 0 for name in target.order}
+    return tuple(tuple(name for name in target.order if at[name] == group.index) for group in state.groups)
+
+
+def _findings(told: Mapping[str, Sequence[str]], new: New) -> list[Finding]:
+    """Say what happened to whom."""
+    how = {"zeros": "zero moments at step 0", "cold-step": "zero moments at the step of the others", "sibling": "the mean v of their nearest kin"}
+    texts = {
+        "kept": ("note", "{} parameters kept their moments"),
+        "grown": ("note", "{} parameters grew: what is new in them starts at zero"),
+        "cut": ("warning", "{} parameters shrank: what no longer fits is gone"),
+        "made": ("note", f"{{}} parameters are new: {how.get(new, '')}"),
+        "absent": ("note", "{} parameters have no moments and get no entry: torch makes one at their first step"),
+        "dropped": ("note", "{} parameters are not asked for and were left out"),
+    }
+    return [
+        Finding(rule=f"migration-{key}", severity=severity, text=text.format(len(told[key])), names=tuple(told[key]) if key != "kept" else ())  # type: ignore[arg-type]
+        for key, (severity, text) in texts.items()
+        if told.get(key)
+    ]

@@ -1,0 +1,164 @@
+"""Whom a state is made for: the parameters of an optimizer to come, group by group, from names, an adapter or a live model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ostate import read as formats
+from ostate.core.names import first_names, plain_names, renamed_adapter, twins
+from ostate.core.naming import Adapter, NamedState, Question, positions_of
+from ostate.errors import ExportError
+from ostate.ordering import keys
+from ostate.ordering.grouping.norms import LAST
+from ostate.ordering.grouping.parameters import Layout, Parameter
+from ostate.ordering.grouping.rules import RULES
+from ostate.ordering.join import as_raw
+from ostate.ordering.sources.names_file import read_names
+from ostate.ordering.sources.rebuilt import base_config as base
+from ostate.ordering.sources.rebuilt.model import layout_for
+
+if TYPE_CHECKING:
+    import torch
+
+Grouping = Literal["file", "one", "trainer"]
+_NORMS = ("LayerNorm", "RMSNorm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The parameters of the optimizer to come."""
+
+    groups: tuple[tuple[str, ...], ...] | None
+    """Names by group; None: in definition order, to be grouped as the state is."""
+    order: tuple[str, ...]
+    """All names, in definition order."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Live name -> adapter key, where known."""
+    adapter: Adapter | None = None
+
+
+def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "file", base_model: str | None = None) -> Target:
+    """Return what `--for` asks for.
+
+    Args:
+        state: whose names and groups are kept where nothing else is said.
+        wanted: an adapter (folder or file), a file of names, a list of names or of groups of names, or a live model.
+        grouping: as the state's groups, one group, or Trainer's two.
+        base_model: the base model's folder or config.json, which tells the order of an adapter's parameters.
+
+    Raises:
+        ExportError: the order of the parameters cannot be told.
+    """
+    if hasattr(wanted, "named_parameters"):
+        rows = _of_model(wanted)
+        return _grouped(rows, grouping, {}, None)
+    if not isinstance(wanted, (str, os.PathLike)):
+        return _of_lists(wanted, grouping, state)
+    path = os.fspath(wanted)
+    if path.endswith((".json", ".txt")) and not path.endswith("adapter_config.json"):
+        return _of_lists(read_names(path), grouping, state)
+    adapter = formats.read_adapter(path)
+    rows, known = _of_adapter(state, adapter, base_model)
+    return _grouped(rows, grouping, known, adapter)
+
+
+def of_names(names: Sequence[str], grouping: Grouping) -> Target:
+    """Return the target that has exactly these names."""
+    return _grouped([Parameter(name=name) for name in names], grouping, {}, None)
+
+
+def _of_lists(wanted: Iterable[Any], grouping: Grouping, state: NamedState) -> Target:
+    rows = list(wanted)
+    if rows and all(isinstance(row, (list, tuple)) for row in rows):
+        plain = iter(_plain([name for row in rows for name in row], state))
+        groups = tuple(tuple(next(plain) for _ in row) for row in rows)
+        if len(groups) > 1 or grouping == "one":
+            return Target(groups=groups, order=tuple(name for group in groups for name in group))
+        return of_names(groups[0], grouping)
+    return of_names(_plain(rows, state), grouping)
+
+
+def _plain(names: Sequence[Any], state: NamedState) -> list[str]:
+    """Return the names without wrappers' segments; as they are where the state has them so.
+
+    Raises:
+        ExportError: two of them are one then.
+    """
+    own = set(state.names)
+    whole = [str(name) for name in names]
+    plain = plain_names(whole)
+    if sum(name in own for name in whole) > sum(name in own for name in plain):
+        plain = whole
+    if same := twins(plain):
+        raise ExportError(f"two parameters are called {same[0]!r}", where="--for", fix="give each parameter a name of its own")
+    return plain
+
+
+def _of_model(model: torch.nn.Module) -> list[Parameter]:
+    modules = dict(model.named_modules())
+    rows = []
+    plain = first_names(model, error=ExportError)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kinds = frozenset(kind.__name__ for kind in type(modules[name.rpartition(".")[0]]).__mro__ if kind.__name__.endswith(_NORMS))
+            rows.append(Parameter(name=plain[id(parameter)], shape=tuple(parameter.shape), classes=kinds))
+    if not rows:
+        raise ExportError("the model has no parameter that requires grad", fix="PeftModel.from_pretrained(…, is_trainable=True)")
+    return rows
+
+
+def _of_adapter(state: NamedState, adapter: Adapter, base_model: str | None) -> tuple[list[Parameter], dict[str, str]]:
+    """Return the adapter's parameters in definition order: as the state has them, or as PEFT builds them."""
+    by_key = {key: name for name, key in _keys_in_source_order(state, adapter).items()}
+    shapes = {key: tuple(ref.shape) for key, ref in adapter.tensors.items()}
+    if set(shapes) <= set(by_key):
+        rows = [Parameter(name=_renamed(name, adapter, state), key=key, shape=shapes[key]) for key, name in by_key.items() if key in shapes]
+        return rows, {row.name: row.key for row in rows if row.key is not None}
+    question = Question(raw=as_raw(state), adapter=adapter, base=base_model)
+    config = base.find_config(question)
+    layout = config if isinstance(config, str) else layout_for([adapter], config[0])
+    if not isinstance(layout, Layout):
+        new = sorted(set(shapes) - set(by_key))
+        raise ExportError(
+            f"the order of {len(new)} new parameters cannot be told: {layout}",
+            where=f"{adapter.file}: {new[0]}",
+            fix="give --base DIR, or --for a file of names in the optimizer's order",
+        )
+    rows = [row for row in layout.parameters if row.trainable]
+    return rows, {row.name: row.key for row in rows if row.key is not None}
+
+
+def _keys_in_source_order(state: NamedState, adapter: Adapter) -> dict[str, str]:
+    """Return name -> adapter key in the source's order; names without state too, where it is known at which positions they stand."""
+    known = {name: parameter.adapter_key for name, parameter in state.parameters.items()}
+    if any(parameter.position is None for parameter in state.parameters.values()):
+        return {name: key for name, key in known.items() if key is not None}
+    without = state.without_state
+    known |= dict(zip(without, keys.match_all(without, adapter)[0]))
+    at = positions_of(state)
+    return {name: key for name in sorted(known, key=at.__getitem__) if (key := known[name]) is not None}
+
+
+def _renamed(name: str, adapter: Adapter, state: NamedState) -> str:
+    """Give the name the adapter's name in the model to come, where that is known to be another."""
+    there = state.adapter.get("name")
+    if not adapter.name_known or not isinstance(there, str) or there == adapter.name:
+        return name
+    return renamed_adapter(name, there, adapter.name)
+
+
+def _grouped(rows: Sequence[Parameter], grouping: Grouping, known: Mapping[str, str], adapter: Adapter | None) -> Target:
+    order = tuple(row.name for row in rows)
+    groups: tuple[tuple[str, ...], ...] | None = None
+    if grouping == "one":
+        groups = (order,)
+    elif grouping == "trainer":
+        rule = next(rule for rule in RULES if rule.family == "Trainer" and rule.span is not None and rule.span.before == LAST)
+        (cuts,) = rule.split(rows, ())
+        groups = tuple(tuple(row.name for row in one.parameters) for one in cuts)
+    shapes = {row.name: row.shape for row in rows if row.shape is not None}
+    return Target(groups=groups, order=order, shapes=shapes, keys=known, adapter=adapter)

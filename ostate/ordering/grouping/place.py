@@ -1,0 +1,170 @@
+"""From a definition order to claims: cut it by every rule, lay the groups over the file's positions, refute what does not fit."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from ostate.core.naming import Claim, Question
+from ostate.core.state import Names, RawState
+
+from .norms import Span, Version
+from .parameters import Layout, Parameter
+from .refute import Refused, positions_of, refused, refute_groups, refute_positions
+from .rules import RULES, Cut, Rule, cuts_alike, preferred
+
+Placed = tuple[tuple[str | None, ...], tuple[str | None, ...]]
+"""(names, keys) by position."""
+MOST_GUESSES = 8
+"""Guessed orders that are worth asking the numbers about."""
+
+
+def claims_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Return one claim for every order that some rule gives and nothing refutes, and the rules that were refuted.
+
+    Rules that give the same order become one claim that lists them. Guesses are tried only where no other rule fits.
+    """
+    sure = placements([rule for rule in RULES if not rule.guess], layout, question)
+    if sure[0]:
+        return _as_claims(layout, question, *sure)
+    claims, lost = guesses_of(layout, question)
+    return claims, [*_as_lost(layout, sure[1]), *lost]
+
+
+def guesses_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Return the orders that programs make by hand, as conventions: worth asking the numbers about, never worth believing without them."""
+    guessed = placements([rule for rule in RULES if rule.guess], layout, question)
+    if len(guessed[0]) > MOST_GUESSES:
+        return [], [refused(layout.source, "guessed groups", f"{len(guessed[0])} ways fit, too many to tell anything")]
+    return _as_claims(layout, question, *guessed, guess=True)
+
+
+def claims_over_state(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Lay a layout that knows only what was trained over the positions that have state, where an optimizer held frozen parameters too.
+
+    It fits only when every trained parameter has state, and in one group: then the frozen between them do not disturb the order.
+    """
+    raw = question.raw
+    with_state = [position for position in positions_of(raw) if raw.entries[position].has_state]
+    rule = f"{layout.rule}, over the positions with state"
+    if len(with_state) != len(layout.parameters) or len(with_state) == len(raw.entries) or sum(bool(group.positions) for group in raw.groups) != 1:
+        return [], []
+    names: list[str | None] = [None] * len(raw.entries)
+    keys: list[str | None] = [None] * len(raw.entries)
+    shapes: list[tuple[int, ...] | None] = [None] * len(raw.entries)
+    for position, row in zip(with_state, layout.parameters):
+        names[position], keys[position], shapes[position] = row.name, row.key, row.shape
+    why = refute_positions(raw, names, keys, shapes, question.adapter)
+    if why:
+        return [], [refused(layout.source, rule, why)]
+    return [Claim(source=layout.source, rule=rule, names=tuple(names), keys=tuple(keys))], []  # type: ignore[arg-type]
+
+
+def placements(rules: Sequence[Rule], layout: Layout, question: Question) -> tuple[dict[Placed, list[Rule]], dict[str, list[Rule]]]:
+    """Return every order that some rule gives and nothing refutes, with its rules, and the reasons against the others."""
+    fits: dict[Placed, list[Rule]] = {}
+    fails: dict[str, list[Rule]] = {}
+    present = frozenset[str]().union(*{parameter.classes for parameter in layout.parameters})
+    known: dict[tuple[object, ...], list[Placed | str]] = {}
+    for rule in rules:
+        alike = cuts_alike(rule, present)
+        if alike not in known:
+            known[alike] = list(_lay_out(layout, rule, question))
+        placed = [outcome for outcome in known[alike] if not isinstance(outcome, str)]
+        for outcome in placed:
+            if rule not in fits.setdefault(outcome, []):
+                fits[outcome].append(rule)
+        if not placed:
+            reason = next((outcome for outcome in known[alike] if isinstance(outcome, str)), "it makes no groups of these sizes")
+            fails.setdefault(reason, []).append(rule)
+    return fits, fails
+
+
+def _lay_out(layout: Layout, rule: Rule, question: Question) -> Iterator[Placed | str]:
+    """Yield every way the rule may place the layout's parameters, or why one cannot be."""
+    raw = question.raw
+    sizes = [len(group.positions) for group in raw.groups]
+    if rule.groups is not None and rule.groups != len(sizes):
+        yield refute_groups(raw, [0] * rule.groups) or ""
+        return
+    for cuts in rule.split(layout.parameters, sizes):
+        no_decay = [index for index, cut in enumerate(cuts) if not cut.decays]
+        why = refute_groups(raw, [len(cut.parameters) for cut in cuts], no_decay, _same_rates(cuts))
+        yield why or _place(raw, [parameter for cut in cuts for parameter in cut.parameters], question)
+
+
+def _same_rates(cuts: Sequence[Cut]) -> list[list[int]]:
+    words = dict.fromkeys(cut.rate for cut in cuts)
+    return [[index for index, cut in enumerate(cuts) if cut.rate == word] for word in words]
+
+
+def _place(raw: RawState, parameters: Sequence[Parameter], question: Question) -> Placed | str:
+    placed = dict(zip(positions_of(raw), parameters))
+    rows = [placed[entry.position] for entry in raw.entries]
+    frozen = next((entry.position for entry, row in zip(raw.entries, rows) if entry.has_state and not row.trainable), None)
+    if frozen is not None:
+        return f"position {frozen} has state, {rows[frozen].name} is frozen"
+    names: Names = tuple(row.name for row in rows)
+    keys: Names = tuple(row.key if row.trainable else None for row in rows)
+    why = refute_positions(raw, names, keys, [row.shape for row in rows], question.adapter)
+    return why or (tuple(names), tuple(keys))
+
+
+def _as_claims(
+    layout: Layout, question: Question, fits: dict[Placed, list[Rule]], fails: dict[str, list[Rule]], *, guess: bool = False
+) -> tuple[list[Claim], list[Refused]]:
+    version, by_trainer = stamp(question)
+    claims = [
+        Claim(
+            source="convention" if guess else layout.source,  # type: ignore[arg-type]
+            rule=f"{layout.rule}, {said(rules)}",
+            names=names,
+            keys=keys,
+            preferred=any(preferred(rule, version, by_trainer=by_trainer) for rule in rules),
+        )
+        for (names, keys), rules in fits.items()
+    ]
+    return claims, _as_lost(layout, fails)
+
+
+def _as_lost(layout: Layout, fails: dict[str, list[Rule]]) -> list[Refused]:
+    return [refused(layout.source, said(rules), reason) for reason, rules in fails.items()]
+
+
+def said(rules: Sequence[Rule]) -> str:
+    """Return the rules as people say them: neighbouring releases of one family as one."""
+    parts: list[str] = []
+    families: dict[str, list[Rule]] = {}
+    for rule in rules:
+        families.setdefault(rule.family or rule.name, []).append(rule)
+    for family, members in families.items():
+        spans = [member.span for member in members if member.span is not None]
+        parts.append(members[0].name if len(members) == 1 else f"{family} (transformers {_joined(spans)})" if spans else family)
+    return "; ".join(parts)
+
+
+def _joined(spans: Sequence[Span]) -> str:
+    merged: list[Span] = []
+    for span in spans:
+        if merged and merged[-1].before == span.since:
+            merged[-1] = Span(merged[-1].since, span.before)
+        else:
+            merged.append(span)
+    return ", ".join(span.text for span in merged)
+
+
+def stamp(question: Question) -> tuple[Version | None, bool]:
+    """Return the release of transformers that the checkpoint itself names, and whether Trainer wrote it.
+
+    Beside an adapter only its model card counts: a config.json there is the base model's, stamped by whoever saved that.
+    """
+    raw, adapter = question.raw, question.adapter
+    whole = adapter is None or adapter.kind == "model"
+    found = raw.facts.get("transformers_version") if whole else None
+    if adapter is not None:
+        found = adapter.facts.get("transformers_version", found)
+    numbers = re.match(r"(\d+)\.(\d+)", str(found or ""))
+    folder = raw.facts.get("folder")
+    by_trainer = "global_step" in raw.facts or (isinstance(folder, str) and os.path.isfile(os.path.join(folder, "trainer_state.json")))
+    return ((int(numbers[1]), int(numbers[2])) if numbers else None), by_trainer

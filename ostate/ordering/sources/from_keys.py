@@ -1,0 +1,73 @@
+"""From an order of adapter keys to claims: which of them were trained, how they are called, how trainers cut them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ostate.core.names import SAVED, is_tuned
+from ostate.core.naming import Adapter, Claim, Question
+
+from ..grouping.parameters import Layout, Parameter
+from ..grouping.place import claims_of, claims_over_state
+from ..grouping.refute import Refused, refused
+from ..keys import live_name, told_name
+
+_NORM = re.compile(r"norm|(?:^|\.)ln_", re.IGNORECASE)
+
+
+def trained_keys(adapter: Adapter) -> list[str]:
+    """Return the keys of the file, in its order, that belong to trained parameters.
+
+    Left out: frozen tensors that PEFT saves beside them (an embedding's own weight below a LoRA, shared projections, computed prompts).
+    """
+    if adapter.kind != "model":
+        return [key for key in adapter.tensors if not _frozen(key)]
+    return [key for key in adapter.tensors if _is_tuner(key)] or list(adapter.tensors)
+
+
+def _frozen(key: str) -> bool:
+    return key.endswith((".base_layer.weight", "vera_A", "vera_B", "lora_ranknum")) or key == "prompt_embeddings"
+
+
+def _is_tuner(key: str) -> bool:
+    return is_tuned(key) or SAVED in key.split(".") or key.endswith((".lora_a.weight", ".lora_b.weight"))
+
+
+def claims_of_keys(source: str, rule: str, keys: Sequence[str], question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Return the claims that this order of keys makes under every rule of grouping."""
+    claims: dict[tuple[tuple[str | None, ...], tuple[str | None, ...]], Claim] = {}
+    lost: list[Refused] = []
+    for layout in layouts_of_keys(source, rule, keys, question.adapter):
+        found, reasons = claims_of(layout, question)
+        if not found:
+            found, more = claims_over_state(layout, question)
+            reasons += more
+        for claim in found:
+            claims.setdefault((claim.names, claim.keys), claim)
+        lost = reasons
+    standing = [claim for claim in claims.values() if is_told(claim, question.adapter)]
+    if len(standing) < len(claims):
+        lost = [*lost, refused(source, rule, "adapter_config.json does not tell whether a whole tensor lies under modules_to_save")]
+    return standing, lost
+
+
+def is_told(claim: Claim, adapter: Adapter | None) -> bool:
+    """True when the configuration tells the live name of every key that the claim gives to a position."""
+    return adapter is None or all(key is None or told_name(key, adapter) is not None for key in claim.keys)
+
+
+def layouts_of_keys(source: str, rule: str, keys: Sequence[str], adapter: Adapter | None) -> list[Layout]:
+    """Return the layouts that this order of keys may stand for.
+
+    The class of a norm is not in its key: where a norm is trained, both answers are tried.
+    """
+    if adapter is None:
+        return []
+    norms = [frozenset({"LayerNorm"}), frozenset[str]()] if any(_NORM.search(key) for key in keys) else [frozenset[str]()]
+    return [Layout(source=source, rule=rule, parameters=tuple(_parameter(key, adapter, classes) for key in keys)) for classes in norms]
+
+
+def _parameter(key: str, adapter: Adapter, classes: frozenset[str]) -> Parameter:
+    held = classes if _NORM.search(key) else frozenset[str]()
+    return Parameter(name=live_name(key, adapter), key=key, shape=adapter.tensors[key].shape, classes=held, tuner_embedding=".lora_embedding_" in key)

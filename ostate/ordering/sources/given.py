@@ -1,0 +1,28 @@
+"""Names that the user gives: `--order FILE`."""
+
+from __future__ import annotations
+
+from ostate.core.naming import Claim, Question
+from ostate.errors import OrderingError
+
+from ..grouping.refute import Refused
+from .names_file import read_names
+from .recorded import by_position
+
+
+def given(question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Return the order that `--order` names.
+
+    Raises:
+        OrderingError: the file holds no names, or names that cannot belong to this state: a person meant something by it.
+    """
+    if question.order is None:
+        return [], []
+    claims, lost = by_position("given", "--order", read_names(question.order), question.raw, question.adapter)
+    if not claims:
+        raise OrderingError(
+            f"the order that was given cannot be this state's: {lost[0]['reason']}",
+            where=question.order,
+            fix="list the names in the optimizer's order, one for each position",
+        )
+    return claims, lost

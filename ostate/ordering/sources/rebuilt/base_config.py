@@ -1,0 +1,89 @@
+"""Where the base model's config.json is: given, named by the adapter, in the local cache, or beside the checkpoint. Never the network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ostate.core.files import is_remote
+from ostate.core.naming import Adapter, Question
+from ostate.errors import OrderingError
+
+MOST_BYTES = 4 << 20
+"""Of a configuration: one that names 21,000 labels has 1.5 MB, and JSON of nothing but brackets takes twenty times its length of memory."""
+
+
+def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
+    """Return the base model's configuration and its path, or, as text, why there is none.
+
+    Raises:
+        OrderingError: `--base` was given and holds no readable configuration.
+    """
+    if question.base is not None:
+        path = os.path.join(question.base, "config.json") if os.path.isdir(question.base) else question.base
+        config = _read(path)
+        if config is None:
+            raise OrderingError("no model configuration here", where=path, fix="give the folder that holds the base model's config.json")
+        return config, path
+    if question.adapter is None:
+        return "no adapter, so no base model is named"
+    tried = []
+    for path in _places(question.adapter, question):
+        config = _read(path)
+        if config is not None and "model_type" in config:
+            return config, path
+        tried.append(path)
+    named = question.adapter.config.get("base_model_name_or_path")
+    return f"the base model {named!r} is no local folder and not in the local cache" if named else "nothing names the base model"
+
+
+def read_config(folder: str) -> dict[str, Any]:
+    """Return the adapter_config.json of a folder; nothing where there is none to read."""
+    return _read(os.path.join(folder, "adapter_config.json")) or {}
+
+
+def _places(adapter: Adapter, question: Question) -> Iterator[str]:
+    home = os.path.abspath(os.path.dirname(adapter.file) or ".")
+    named = adapter.config.get("base_model_name_or_path")
+    if isinstance(named, str) and named:
+        yield os.path.join(named, "config.json")
+        above = home
+        for _ in range(4):  # a named adapter's subfolder, the checkpoint, the run, and what lies beside the run
+            yield os.path.join(above, named, "config.json")
+            above = os.path.dirname(above)
+        revision = adapter.config.get("revision")
+        yield from _cached(named, revision if isinstance(revision, str) and revision else "main")
+    yield os.path.join(home, "config.json")
+    source = question.raw.source
+    if not is_remote(source):
+        yield os.path.join(source if os.path.isdir(source) else os.path.dirname(source), "config.json")
+
+
+def _cached(repository: str, revision: str) -> Iterator[str]:
+    """Yield where huggingface_hub keeps the file: hub/models--OWNER--NAME/snapshots/COMMIT, with refs/REVISION naming the commit."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser()), "huggingface")
+    hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    place = os.path.join(hub, "models--" + repository.strip("/").replace("/", "--"))
+    yield os.path.join(place, "snapshots", _ref(os.path.join(place, "refs", revision)) or revision, "config.json")
+
+
+def _ref(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii") as stream:
+            return stream.read(100).strip()
+    except (OSError, ValueError):
+        return None  # no such revision in the cache: the place simply does not exist
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) > MOST_BYTES:
+            return None
+        with open(path, encoding="utf-8") as stream:
+            config = json.load(stream)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return config if isinstance(config, dict) else None

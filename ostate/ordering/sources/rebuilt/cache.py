@@ -1,0 +1,87 @@
+"""What the skeleton found, kept on disk, so that the second repair of an adapter does not import peft."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ostate.core.digests import sha256_of
+
+LIBRARIES = ("torch", "transformers", "peft")
+SCHEME = 2
+"""Raised whenever what is kept changes its meaning."""
+
+
+@lru_cache(maxsize=1)
+def _installed() -> tuple[tuple[str, str], ...]:
+    from importlib import metadata  # 25 ms
+
+    found = []
+    for library in LIBRARIES:
+        try:
+            found.append((library, metadata.version(library)))
+        except metadata.PackageNotFoundError:
+            found.append((library, "absent"))
+    return tuple(found)
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of the libraries that a skeleton depends on."""
+    return dict(_installed())
+
+
+def folder() -> str:
+    """Return the folder of kept skeletons: `$XDG_CACHE_HOME/ostate`, else `~/.cache/ostate`."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser()), "ostate")
+
+
+def remember(request: Mapping[str, Any], build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what `build` gives for this request, from the disk where it is kept. A cache that cannot be read or written is no error."""
+    text = json.dumps([SCHEME, versions(), request], sort_keys=True, default=str)
+    path = os.path.join(folder(), f"skeleton-{sha256_of(text.encode())}.json")
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    answer = build()
+    _write(path, answer)
+    return answer
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            kept = json.load(stream)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return kept if isinstance(kept, dict) and ("failed" in kept or _is_listing(kept)) else None
+
+
+def _is_listing(kept: Mapping[str, Any]) -> bool:
+    rows = kept.get("parameters")
+    return (
+        isinstance(rows, list)
+        and isinstance(kept.get("free"), list)
+        and isinstance(kept.get("others"), list)
+        and isinstance(kept.get("versions"), dict)
+        and all(isinstance(row, list) and len(row) == 6 and isinstance(row[0], str) and isinstance(row[3], list) for row in rows)
+    )
+
+
+def _write(path: str, answer: Mapping[str, Any]) -> None:
+    import tempfile
+
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".tmp")
+    except OSError:
+        return  # a home that cannot be written costs time, nothing else
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(answer, stream)
+        Path(temporary).replace(path)
+    except OSError:
+        os.unlink(temporary)

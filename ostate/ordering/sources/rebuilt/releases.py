@@ -1,0 +1,76 @@
+"""What other releases, and other ways to make the same adapter, would have called or trained: layouts beside the rebuilt one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ostate.core.naming import Adapter
+
+from ...grouping.parameters import Layout, Parameter
+from ...keys import dora_is_a_parameter
+
+Version = tuple[int, int]
+
+
+def variants(layout: Layout, adapter: Adapter) -> Iterator[Layout]:
+    """Yield the layout as the adapter's own files say it was, then what an unknown older release may have trained besides.
+
+    Names change where the files tell it; what was trained changes only as a second claim, for the numbers and sizes to choose.
+    """
+    own = _renamed(layout, adapter)
+    version = peft_version(adapter)
+    if version is None or version >= (0, 6):
+        yield own
+    if version is None or version < (0, 6):
+        older = _originals_trained(own)
+        if older is not None:
+            yield older
+        elif version is not None:
+            yield own
+
+
+def peft_version(adapter: Adapter) -> Version | None:
+    """Return the release of PEFT that saved the adapter, where its configuration or model card says so."""
+    found = re.match(r"(\d+)\.(\d+)", str(adapter.facts.get("peft_version", "")))
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _renamed(layout: Layout, adapter: Adapter) -> Layout:
+    names = [parameter.name for parameter in layout.parameters]
+    if _without_base_layer(layout, adapter):
+        names = [name.replace(".base_layer.", ".") for name in names]
+    names = [name.removeprefix(adapter.cut) for name in names]
+    if dora_is_a_parameter(adapter):
+        names = [re.sub(r"(\.lora_magnitude_vector\.[^.]+)\.weight$", r"\1", name) for name in names]
+    if len(set(names)) != len(names):
+        return layout
+    return replace(layout, parameters=tuple(replace(row, name=name) for row, name in zip(layout.parameters, names)))
+
+
+def _without_base_layer(layout: Layout, adapter: Adapter) -> bool:
+    """PEFT up to 0.6 made its layers out of nn.Linear itself: `q_proj.bias`, not `q_proj.base_layer.bias`."""
+    version = peft_version(adapter)
+    if version is not None:
+        return version < (0, 7)
+    keyed = [(row.name, row.key) for row in layout.parameters if row.key is not None and ".base_layer." in row.name]
+    return bool(keyed) and all(".base_layer." not in (key or "") for _, key in keyed)
+
+
+def _originals_trained(layout: Layout) -> Layout | None:
+    """PEFT up to 0.5 left `original_module` trainable beside its copy: it takes a position and never gets a state."""
+    if not any(_is_original(row) for row in layout.parameters):
+        return None
+    rows = tuple(replace(row, trainable=True) if _is_original(row) else row for row in layout.parameters)
+    return replace(layout, rule=f"{layout.rule}, PEFT <= 0.5", parameters=rows)
+
+
+def train_all(layout: Layout) -> Layout:
+    """Return the layout of a model whose adapters are trained together."""
+    rows = tuple(replace(row, trainable=bool(row.trainers)) for row in layout.parameters)
+    return replace(layout, rule=f"{layout.rule}, all adapters trained", parameters=rows)
+
+
+def _is_original(row: Parameter) -> bool:
+    return ".original_module." in row.name

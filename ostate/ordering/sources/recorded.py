@@ -1,0 +1,109 @@
+"""Names that the checkpoint itself records: in the state, or in a names file beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ostate.core.files import is_remote
+from ostate.core.names import plain_names, twins, without_inner
+from ostate.core.naming import Adapter, Claim, Question
+from ostate.core.state import Names, RawState
+from ostate.errors import OrderingError
+
+from ..grouping.refute import Refused, positions_of, refused, refute_groups, refute_positions
+from ..keys import live_names, match_all
+from .names_file import SIDECAR, read_names
+
+
+def recorded(question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Return what the state, or the file `optimizer_param_names.json` beside it, says of every position.
+
+    Raises:
+        OrderingError: the names file is there and cannot be read.
+    """
+    raw = question.raw
+    if raw.recorded is not None:
+        names: Names = [entry.name for entry in raw.entries]
+        return told("recorded", raw.recorded, names, raw, question.adapter)
+    path = _sidecar(raw)
+    if path is None:
+        return [], []
+    groups = read_names(path)
+    return by_position("recorded", os.path.basename(path), groups, raw, question.adapter)
+
+
+def by_position(source: str, rule: str, groups: Sequence[Sequence[str]], raw: RawState, adapter: Adapter | None) -> tuple[list[Claim], list[Refused]]:
+    """Lay listed names over positions: over all of them, or over those with state where exactly so many are listed."""
+    flat = [name for group in groups for name in group]
+    with_state = [position for position in positions_of(raw) if raw.entries[position].has_state]
+    names: list[str | None] = [None] * len(raw.entries)
+    if len(groups) > 1 and (why := refute_groups(raw, [len(group) for group in groups])):
+        return [], [refused(source, rule, why.replace("it makes", "it lists").replace("its groups hold", "its groups list"))]
+    if len(flat) == len(raw.entries):
+        places = positions_of(raw)
+    elif len(flat) == len(with_state):
+        places = with_state
+    else:
+        return [], [refused(source, rule, f"it lists {len(flat)} names, the file has {len(raw.entries)} positions, {len(with_state)} with state")]
+    for position, name in zip(places, flat):
+        names[position] = name
+    return told(source, rule, names, raw, adapter)
+
+
+def told(source: str, rule: str, names: Names, raw: RawState, adapter: Adapter | None) -> tuple[list[Claim], list[Refused]]:
+    """Return the claim that somebody's own list of names makes, or why it cannot be one.
+
+    Raises:
+        OrderingError: two positions end under one name, or under one key of the adapter.
+    """
+    bare, keys = _read_as(names, raw, adapter)
+    lost = []
+    from_keys = False
+    if adapter is not None:
+        live = live_names(bare, keys, adapter)
+        from_keys, bare = live != bare, live
+        if not any(keys):
+            lost = [refused(source, rule, "none of these names is in the adapter file, so the numbers cannot be asked; another model's adapter?")]
+    for word, column in (("name", bare), ("key", keys)):
+        for twice in twins(column):
+            at = [position for position, value in enumerate(column) if value == twice]
+            raise OrderingError(
+                f"{rule} gives positions {at[0]} and {at[1]} the one {word} {twice!r}",
+                where=f"{raw.source}: {names[at[0]]!r} and {names[at[1]]!r}",
+                fix="give --order FILE with a name of its own for each position",
+            )
+    why = refute_positions(raw, bare, keys, [None] * len(bare), adapter)
+    if why:
+        return [], [refused(source, rule, why)]
+    return [Claim(source=source, rule=rule, names=tuple(bare), keys=keys, from_keys=from_keys)], lost  # type: ignore[arg-type]
+
+
+def _read_as(names: Names, raw: RawState, adapter: Adapter | None) -> tuple[list[str | None], tuple[str | None, ...]]:
+    """Return the names without wrappers' segments, and their keys.
+
+    Where all names begin with `module.`, a wrapper put it there, unless the adapter has more of them with it. A named file's names are final.
+    """
+    whole = [without_inner(name) if name is not None and raw.recorded != "named" else name for name in names]
+    plain = iter(plain_names([name for name in whole if name is not None]))
+    bare = [next(plain) if name is not None else None for name in whole]
+    if raw.recorded == "named":
+        bare = whole
+    if adapter is None:
+        return bare, (None,) * len(bare)
+    keys = match_all(bare, adapter)[0]
+    if bare != whole:
+        with_lead = match_all(whole, adapter)[0]
+        if sum(key is not None for key in with_lead) > sum(key is not None for key in keys):
+            return whole, with_lead
+    return bare, keys
+
+
+def _sidecar(raw: RawState) -> str | None:
+    folder = raw.facts.get("folder")
+    places = [folder if isinstance(folder, str) else None, raw.source, os.path.dirname(raw.source) or "."]
+    for place in places:
+        path = os.path.join(place, SIDECAR) if place else ""
+        if path and not is_remote(path) and os.path.isfile(path):
+            return path
+    return None

@@ -1,0 +1,1 @@
+"""A live optimizer, filled by name."""

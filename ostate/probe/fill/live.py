@@ -1,0 +1,138 @@
+"""The state of live optimizers: torch's Adam family and bitsandbytes', written and read under torch's slot names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ostate.errors import ProbeError
+
+from ..precondition.shards import is_sharded, local
+
+_BNB = {"exp_avg": "state1", "exp_avg_sq": "state2"}
+SLOT_KEYS = {key: slot for slot, key in _BNB.items()}
+"""bitsandbytes' key -> torch's slot name."""
+_BLOCK = 256
+"""Elements that share one absmax in bitsandbytes' 8-bit state (bitsandbytes/optim/optimizer.py, Optimizer2State.init_state)."""
+
+
+def kind_of_optimizer(optimizer: Optimizer) -> str:
+    """Return `torch` or `bitsandbytes`.
+
+    Raises:
+        ProbeError: an optimizer whose state is not laid out as Adam's.
+    """
+    for cls in type(optimizer).__mro__:
+        if cls in (torch.optim.Adam, torch.optim.AdamW):
+            return "torch"
+        if cls.__module__.startswith("bitsandbytes.") and cls.__name__ == "Optimizer2State":
+            return "bitsandbytes"
+    raise ProbeError(
+        f"{type(optimizer).__module__}.{type(optimizer).__qualname__} keeps its state in a layout that is not Adam's",
+        fix="use lora_adamw, or torch.optim.AdamW, or a 32-bit bitsandbytes AdamW",
+    )
+
+
+def put(optimizer: Optimizer, kind: str, parameter: Tensor, at: tuple[int, int], moments: Mapping[str, Tensor], step: float) -> Tensor:
+    """Make `moments` (on the parameter's device) the state of one parameter.
+
+    Args:
+        optimizer: the live optimizer.
+        kind: as `kind_of_optimizer` says.
+        parameter: the one to fill.
+        at: (group, index in the group).
+        moments: exp_avg, exp_avg_sq and, for amsgrad, max_exp_avg_sq.
+        step: updates taken.
+
+    Returns:
+        The second moment as it now lies in the state.
+
+    Raises:
+        ProbeError: an 8-bit optimizer; amsgrad without max_exp_avg_sq.
+    """
+    if kind == "bitsandbytes":
+        return _put_bitsandbytes(optimizer, parameter, at, moments, step)
+    group = optimizer.param_groups[at[0]]
+    if group["amsgrad"] and "max_exp_avg_sq" not in moments:
+        raise ProbeError("the group is amsgrad and the state has no max_exp_avg_sq", where=f"group {at[0]}", fix="amsgrad=False")
+    state = {"step": _step_tensor(group, parameter, step), "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
+    if group["amsgrad"]:
+        state["max_exp_avg_sq"] = moments["max_exp_avg_sq"]
+    optimizer.state[parameter] = state
+    return state["exp_avg_sq"]
+
+
+def _step_tensor(group: Mapping[str, Any], parameter: Tensor, step: float) -> Tensor:
+    # torch/optim/adam.py _init_group: a float32 scalar, on the parameter's device for the kernels that count there themselves.
+    if group.get("fused") or group.get("capturable"):
+        return torch.tensor(float(step), dtype=torch.float32, device=parameter.device)
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.tensor(float(step), dtype=dtype)
+
+
+def _put_bitsandbytes(optimizer: Any, parameter: Tensor, at: tuple[int, int], moments: Mapping[str, Tensor], step: float) -> Tensor:
+    if not optimizer.initialized:
+        optimizer.check_overrides()
+    optimizer.state[parameter] = {}
+    optimizer.init_state(optimizer.param_groups[at[0]], parameter, *at)
+    state = optimizer.state[parameter]
+    if state["state1"].dtype != torch.float32:
+        del optimizer.state[parameter]
+        raise ProbeError(
+            "this bitsandbytes optimizer keeps 8-bit codes, which cannot hold the state's numbers exactly",
+            where=type(optimizer).__name__,
+            fix="use AdamW32bit, or lora_adamw",
+        )
+    state["step"] = int(step)
+    for slot, key in _BNB.items():
+        state[key].copy_(moments[slot])
+    v: Tensor = state["state2"]
+    return v
+
+
+def moment(state: Mapping[str, Any], slot: str) -> Tensor | None:
+    """Return a moment of one parameter's live state as stored numbers, decoded where it is packed; None when it is not there.
+
+    Raises:
+        ProbeError: codes of a packing that is not known.
+    """
+    value = state.get(slot, state.get(_BNB.get(slot, slot)))
+    if not isinstance(value, Tensor):
+        return None
+    if value.dtype == torch.uint8 and f"absmax{_BNB[slot][-1]}" in state:
+        return _decode_8bit(value, state[f"qmap{_BNB[slot][-1]}"], state[f"absmax{_BNB[slot][-1]}"])
+    if not is_sharded(value) and type(value) not in (Tensor, torch.nn.Parameter) and hasattr(value, "dequantize"):
+        value = value.dequantize()
+    if not value.is_floating_point():
+        raise ProbeError(f"{slot} holds {value.dtype} codes in a packing that is not known", fix="use an optimizer with float moments")
+    return value.detach()
+
+
+def _decode_8bit(codes: Tensor, qmap: Tensor, absmax: Tensor) -> Tensor:
+    values = qmap.to(codes.device)[codes.reshape(-1).long()]
+    scale = absmax.to(codes.device).repeat_interleave(_BLOCK)[: values.numel()]
+    return (values * scale).reshape(codes.shape)
+
+
+def steps_of(optimizer: Optimizer, parameters: list[Tensor]) -> list[float | None]:
+    """Return each parameter's step as a Python number, None where there is none; one transfer a device."""
+    out: list[float | None] = [None] * len(parameters)
+    waiting: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
+    for index, parameter in enumerate(parameters):
+        step = optimizer.state.get(parameter, {}).get("step")
+        if type(step) is Tensor and step.ndim == 0:
+            waiting.setdefault((step.device, step.dtype), []).append((index, step))
+        elif isinstance(step, Tensor):
+            step = local(step)
+            if step.numel():
+                waiting.setdefault((step.device, step.dtype), []).append((index, step.reshape(-1)[0]))
+        elif step is not None:
+            out[index] = float(step)
+    for members in waiting.values():
+        for (index, _), value in zip(members, torch.stack([value.detach() for _, value in members]).tolist()):
+            out[index] = float(value)
+    return out

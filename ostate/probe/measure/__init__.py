@@ -1,0 +1,1 @@
+"""What a probe measures, and the protocol of `ostate probe`."""

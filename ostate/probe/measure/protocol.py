@@ -1,0 +1,290 @@
+"""The minimal test protocol: load a model with its adapter, fill AdamW by name, run a tiny probe, judge it.
+
+The probe: Xbar is the mean gradient of the token entropy over batch E, Ybar that of advantage * log-probability over batch U (both teacher-forced,
+mean over a sequence's tokens, one sequence at a time, dropout off). delta-H1 = eta * <Xbar, P Ybar> is the first-order change of the entropy
+when the parameters climb the objective by one preconditioned step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
+from ostate.errors import ProbeError
+
+from ..fill.fill import filled, lora_adamw
+from ..precondition.guards import Guards
+from ..precondition.preconditioner import AdamPreconditioner
+from .delta import DeltaH1, delta_h1, with_warnings
+from .gradients import GradientMean, eval_mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One sequence of the data: token ids, which of them count, and its advantage."""
+
+    ids: tuple[int, ...]
+    counted: tuple[bool, ...]
+    """Whether the token at this place is predicted (the completion) or only read (the prompt)."""
+    advantage: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The `importance:` keys of a probe's YAML that concern the preconditioner."""
+
+    checkpoint_step: float | None = None
+    identity_preconditioner_if_coverage_below: float = 0.9
+    ignored: tuple[str, ...] = ()
+    """Other keys that stood there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeReport:
+    """What the protocol found."""
+
+    result: DeltaH1
+    stats: Mapping[str, Any]
+    coverage: float
+    coverage_step: float
+    eta_from: str
+    preconditioner: AdamPreconditioner
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def healthy(self) -> bool:
+        """True when the verdict is healthy and nothing asks for a person."""
+        return self.result.verdict == "healthy" and all(finding.severity == "note" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        result = {key: value for key, value in self.result.as_dict().items() if key != "findings"}
+        return {
+            "document": "ostate-probe",
+            "version": 1,
+            "result": _finite(result),
+            "stats": _finite(self.stats),
+            "coverage": self.coverage,
+            "coverage_step": self.coverage_step,
+            "eta_from": self.eta_from,
+            "healthy": self.healthy,
+            "findings": [{"rule": f.rule, "severity": f.severity, "text": f.text, "fix": f.fix, "names": list(f.names)} for f in self.findings],
+        }
+
+
+def read_settings(path: str) -> Settings:
+    """Return the keys under `importance:` of a YAML file; other keys there are kept by name, and said.
+
+    Raises:
+        ProbeError: no YAML, no mapping, or a value that is no number.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            stored = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ProbeError(f"cannot read the configuration: {error}", where=path) from error
+    section = (stored or {}).get("importance", {}) if isinstance(stored or {}, Mapping) else None
+    if not isinstance(section, Mapping):
+        raise ProbeError("no mapping under `importance:`", where=path, fix="importance:\n    checkpoint_step: 500")
+    values: dict[str, Any] = {}
+    for key in ("checkpoint_step", "identity_preconditioner_if_coverage_below"):
+        value = section.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ProbeError(f"importance.{key} must be a number, not {value!r}", where=path)
+        values[key] = value
+    return Settings(**values, ignored=tuple(str(key) for key in section if key not in Settings.__dataclass_fields__))
+
+
+def read_records(path: str, tokenize: Callable[[str], Sequence[int]] | None) -> list[Record]:
+    """Read a JSONL file of sequences.
+
+    A line is an object with `input_ids` (and perhaps `labels`, -100 where a token is not counted), or `prompt` and `completion`, or `text`;
+    `advantage` may stand beside it (1.0 otherwise).
+
+    Raises:
+        ProbeError: a line that is none of these, with its number; text without a tokenizer; no line at all.
+    """
+    records = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    records.append(_record(json.loads(line), tokenize, f"{path}: line {number}"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ProbeError(f"cannot read the data: {error}", where=path, fix="one JSON object a line") from error
+    if not records:
+        raise ProbeError("the data is empty", where=path)
+    return records
+
+
+def _record(row: Any, tokenize: Callable[[str], Sequence[int]] | None, where: str) -> Record:
+    if not isinstance(row, Mapping):
+        raise ProbeError("one JSON object a line is wanted", where=where)
+    if "input_ids" in row:
+        ids = [int(token) for token in row["input_ids"]]
+        labels = row.get("labels", ids)
+        if len(labels) != len(ids):
+            raise ProbeError(f"{len(labels)} labels for {len(ids)} tokens", where=where)
+        counted = [label != -100 for label in labels]
+    elif "completion" in row or "text" in row:
+        if tokenize is None:
+            raise ProbeError("text needs the model's tokenizer, and its folder has none", where=where, fix="give input_ids")
+        prompt = list(tokenize(str(row.get("prompt", "")))) if row.get("prompt") else []
+        rest = list(tokenize(str(row.get("completion", row.get("text")))))
+        ids, counted = prompt + rest, [False] * len(prompt) + [True] * len(rest)
+    else:
+        raise ProbeError("neither input_ids, nor completion, nor text", where=where)
+    if len(ids) < 2 or not any(counted[1:]):
+        raise ProbeError("no token of this sequence is predicted", where=where, fix="two tokens at least, one of them counted")
+    return Record(ids=tuple(ids), counted=tuple(counted), advantage=float(row.get("advantage", 1.0)))
+
+
+def load_model(model: str, adapter: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> nn.Module:
+    """Load a causal language model with its adapter, trainable, from local folders; no remote code, no network.
+
+    Raises:
+        ProbeError: a folder that is not there, or that transformers or PEFT cannot load.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, __version__
+
+    asked = "dtype" if tuple(map(int, __version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
+    for folder in (model, adapter):
+        if not os.path.isdir(folder):
+            raise ProbeError("no such folder", where=folder)
+    try:
+        base = AutoModelForCausalLM.from_pretrained(model, **{asked: dtype}, local_files_only=True, trust_remote_code=False)
+        found: nn.Module = PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ProbeError(f"the model or its adapter cannot be loaded: {error}", where=f"{model}, {adapter}") from error
+    return found.to(device)
+
+
+def run(
+    state: NamedState,
+    model: nn.Module,
+    records: Sequence[Record],
+    *,
+    batch_e: int = 2,
+    batch_u: int = 2,
+    eta: float | None = None,
+    settings: Settings | None = None,
+    guards: Guards | None = None,
+    known: Sequence[Finding] = (),
+) -> ProbeReport:
+    """Run the protocol: fill, stats, the tiny probe, the verdict.
+
+    Args:
+        state: the named state.
+        model: with its adapter, trainable.
+        records: the first `batch_e` are batch E, the next `batch_u` batch U.
+        batch_e: sequences whose entropy is watched.
+        batch_u: sequences whose update is asked about.
+        eta: learning rate; None: the state's lr, or its initial_lr where the schedule had ended at 0.
+        settings: checkpoint_step and the coverage threshold.
+        guards: all other choices.
+        known: what is known already, of the files; it is reported with the rest.
+
+    Raises:
+        ProbeError: too few records, no eta, or a state that does not fit the model.
+    """
+    settings = settings or Settings()
+    if min(batch_e, batch_u) < 1 or len(records) < batch_e + batch_u:
+        raise ProbeError(f"{batch_e} + {batch_u} sequences are wanted, the data has {len(records)}", fix="--batch-e, --batch-u, or more data")
+    eta, eta_from = _eta(state, eta)
+    optimizer = lora_adamw(model, state, lr=eta)
+    guards = replace(guards or Guards(), identity_if_coverage_below=settings.identity_preconditioner_if_coverage_below)
+    pre = AdamPreconditioner(optimizer, checkpoint_step=settings.checkpoint_step, guards=guards)
+    with eval_mode(model):
+        xbar = _mean(model, records[:batch_e], entropy)
+        ybar = _mean(model, records[batch_e : batch_e + batch_u], objective)
+    result = delta_h1(xbar, ybar, eta, pre)
+    report = filled(optimizer)
+    stats = pre.stats()
+    fill_findings = report.findings if report is not None else ()
+    if settings.checkpoint_step is not None:
+        fill_findings = tuple(finding for finding in fill_findings if finding.rule != "step-missing")
+    findings = _once(known, fill_findings, pre.findings, result.findings, _ignored(settings))
+    return ProbeReport(
+        result=replace(result, verdict=with_warnings(result.verdict, findings)),
+        stats=stats,
+        coverage=stats["coverage"],
+        coverage_step=stats["coverage_step"],
+        eta_from=eta_from,
+        preconditioner=pre,
+        findings=findings,
+    )
+
+
+def entropy(logits: Tensor, record: Record) -> Tensor:
+    """Return the mean entropy of the next-token distributions at the counted places; nats."""
+    logp = logits.to(torch.float32).log_softmax(-1)
+    return -(logp.exp() * logp).sum(-1)[_places(logits, record)].mean()
+
+
+def objective(logits: Tensor, record: Record) -> Tensor:
+    """Return advantage * mean log-probability of the counted tokens; nats."""
+    logp = logits.to(torch.float32).log_softmax(-1)
+    tokens = torch.tensor(record.ids[1:], device=logits.device)
+    return record.advantage * logp.gather(-1, tokens[:, None])[:, 0][_places(logits, record)].mean()
+
+
+def _places(logits: Tensor, record: Record) -> Tensor:
+    return torch.tensor(record.counted[1:], device=logits.device)
+
+
+def _mean(model: nn.Module, records: Sequence[Record], quantity: Callable[[Tensor, Record], Tensor]) -> dict[str, Tensor]:
+    total = GradientMean(model)
+    device = next(model.parameters()).device
+    for record in records:
+        logits = model(input_ids=torch.tensor([record.ids], device=device)).logits[0, :-1]
+        quantity(logits, record).backward()  # type: ignore[no-untyped-call]
+        total.add()
+    return total.mean()
+
+
+def _eta(state: NamedState, given: float | None) -> tuple[float, str]:
+    if given is not None:
+        return given, "given"
+    for key in ("lr", "initial_lr"):
+        values = {float(group.hyper[key]) for group in state.groups if group.hyper.get(key)}
+        if len(values) == 1:
+            return values.pop(), f"the state's {key}"
+        if values:
+            raise ProbeError(f"the state's groups have several values of {key}: {sorted(values)}", fix="--eta")
+    raise ProbeError("the state has no learning rate other than 0", fix="--eta")
+
+
+def _ignored(settings: Settings) -> tuple[Finding, ...]:
+    if not settings.ignored:
+        return ()
+    return (Finding(rule="settings-ignored", severity="note", text=f"not used here: importance.{', importance.'.join(settings.ignored)}"),)
+
+
+def _finite(value: Any) -> Any:
+    """Return the value as JSON can hold it: null for what is not finite (a ratio to 0, a cap that was not asked for)."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _once(*sources: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Join the findings; what two sources say by one rule is said as the first of them says it."""
+    out: list[Finding] = []
+    for findings in sources:
+        said = {finding.rule for finding in out}
+        out += [finding for finding in findings if finding.rule not in said]
+    return tuple(out)

@@ -1,0 +1,1 @@
+"""Adam's preconditioner with guards, over plain and sharded parameters."""

@@ -1,0 +1,400 @@
+"""Adam's preconditioner, guarded: the diagonal 1 / (sqrt(v_hat) + eps), computed once in float64, kept flat, applied by one multiply."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ostate.core.naming import NamedState
+from ostate.core.state import Finding
+from ostate.errors import ProbeError, ProbeTypeError
+
+from .. import same_run
+from . import moments
+from .diagonal import Diagonal, build
+from .formulas import less_update, next_step_update
+from .guards import Guards
+from .layout import Gradients, Layout, Member, in_chunks
+from .moments import Moments
+from .shards import Ranks, is_sharded, like_parameter
+from .stats import describe, findings_of
+
+Form = Literal["frozen", "next_step", "less"]
+
+_PRECISION = {"float32": torch.float32, "float64": torch.float64}
+
+
+class AdamPreconditioner:
+    """What Adam multiplies a gradient by, taken from a live optimizer or straight from a named state.
+
+    Args:
+        source: an optimizer (best one from `lora_adamw` or `fill`), or a `NamedState`.
+        logger: where warnings go, each once; None: `ostate.probe`.
+        checkpoint_step: the step of parameters whose state has none.
+        optimizer: the same as an optimizer for `source`, by keyword.
+        model: the live model: gives names to an optimizer's parameters, and picks the trainables of a named state.
+        guards: what happens where v cannot be trusted; `Guards.seed()` for a fixed cap of 1e3.
+        form: `frozen` g * P with v_hat at the state's own step; `next_step` what torch's AdamW would do with g at t + 1; `less` LESS's form.
+        precision: of the kept diagonal and of the product: `float32` (one multiply), or `float64` (cast back at the end).
+        device: where a named state without a model is put.
+        betas: (beta1, beta2) for a named state that does not say them.
+        eps: likewise.
+
+    On a sharded model, building it and `stats` are collective: every rank calls them.
+
+    Raises:
+        ProbeTypeError: an argument that is not of the kind said above, such as a configuration in the logger's place.
+        ProbeError: nothing to precondition, or a state that does not fit.
+    """
+
+    def __init__(
+        self,
+        source: Optimizer | NamedState | None = None,
+        logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
+        checkpoint_step: float | None = None,
+        *,
+        optimizer: Optimizer | None = None,
+        model: nn.Module | None = None,
+        guards: Guards | None = None,
+        form: Form = "frozen",
+        precision: Literal["float32", "float64"] = "float32",
+        device: torch.device | str | None = None,
+        betas: tuple[float, float] | None = None,
+        eps: float | None = None,
+    ) -> None:
+        if form not in ("frozen", "next_step", "less"):
+            raise ProbeError(f"form must be frozen, next_step or less, not {form!r}")
+        if precision not in _PRECISION:
+            raise ProbeError(f"precision must be float32 or float64, not {precision!r}")
+        source = _source(source, optimizer)
+        _refuse_other_kinds(logger, checkpoint_step, guards)
+        self.guards = guards or Guards()
+        self.form = form
+        self.precision = precision
+        self.checkpoint_step = checkpoint_step
+        self.logger = logger or logging.getLogger("ostate.probe")
+        self.optimizer = source if isinstance(source, Optimizer) else None
+        self._state = None if isinstance(source, Optimizer) else source
+        self._model = model
+        self._device = device
+        self._hyper = {key: value for key, value in (("betas", betas), ("eps", eps)) if value is not None}
+        self._warned: set[str] = set()
+        self._overflowed = 0
+        items = self._moments()
+        if not items:
+            raise ProbeError("there is no parameter to precondition")
+        self.ranks = Ranks.of([item.parameter for item in items if item.parameter is not None])
+        self.layout = Layout.of([(item.name, item.parameter, item.place.shape, item.device, item.dtype) for item in items])
+        self._simple = form == "frozen" and not self.ranks.groups
+        self._of_state = self._compared(items)
+        self._diagonal: Diagonal | None = None
+        self._views: list[Tensor] | None = None
+        self.refresh(items)
+        if self.optimizer is not None:
+            self._follow(self.optimizer)
+
+    def _moments(self) -> list[Moments]:
+        if self.optimizer is not None:
+            return moments.of_optimizer(self.optimizer, self._model, self.checkpoint_step)
+        return moments.of_state(cast(NamedState, self._state), self._model, self._device, self.checkpoint_step, self._hyper)
+
+    def _compared(self, items: Sequence[Moments]) -> tuple[Finding, ...]:
+        """Return whether a named state is of the live model's run; an optimizer was compared when it was filled."""
+        if self._state is None or self._model is None:
+            return ()
+        known = {item.name: item for item in items if item.entry is not None}
+        live = [(item.name, item.parameter) for item in known.values() if item.parameter is not None]
+        pairs = same_run.chosen(self._state, self._model, live, {name: str(item.entry) for name, item in known.items()})
+        read = {(name, slot): value for name, slot in same_run.wanted(pairs) if (value := known[name].read(slot)) is not None}
+        steps = [known[name].step or 0.0 for pair in pairs for name in pair]
+        return same_run.findings(pairs, live, read, step=min(steps, default=None))
+
+    def _follow(self, optimizer: Optimizer) -> None:
+        me = ref(self)
+
+        def moved(*_: Any) -> None:
+            found = me()
+            if found is not None:
+                found._stale = True
+
+        optimizer.register_step_post_hook(moved)
+        optimizer.register_load_state_dict_post_hook(moved)
+
+    def refresh(self, items: list[Moments] | None = None) -> None:
+        """Read the moments again. Done by itself after the optimizer stepped or loaded a state; call it after an edit by hand.
+
+        Raises:
+            ProbeError: `fallback="raise"` and a second moment that cannot be trusted.
+        """
+        self._stale = True  # also where what follows refuses: a scale half written is never used
+        self._items = items if items is not None else self._moments()
+        into = self._diagonal.scale if self._diagonal is not None else None
+        self._diagonal = build(self._items, self.layout, self.ranks, self.guards, _PRECISION[self.precision], into)
+        self._stale = False
+        self._stats: dict[str, Any] | None = None
+        self.findings: tuple[Finding, ...] = (*self._of_state, *findings_of(self._diagonal, self.guards), *moments.findings(self._items))
+        loud = [finding for finding in self.findings if finding.severity != "note" and finding.rule not in self._warned]
+        for finding in loud:
+            self._warned.add(finding.rule)
+            self.logger.warning("%s%s", finding.text, f" ({finding.fix})" if finding.fix else "")
+
+    @property
+    def diagonal(self) -> Diagonal:
+        """The scale and what is known of it, refreshed when the optimizer moved."""
+        if self._stale or self._diagonal is None:
+            self.refresh()
+        return cast(Diagonal, self._diagonal)
+
+    @property
+    def scale(self) -> list[Tensor]:
+        """P itself, guarded and capped: one flat tensor a buffer; units 1/grad."""
+        return self.diagonal.scale
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names, in order."""
+        return tuple(member.name for member in self.layout.members)
+
+    def apply(self, parameter: Tensor | str, gradient: Tensor) -> Tensor:
+        """Return the preconditioned gradient of one parameter, in the gradient's shape and dtype.
+
+        Args:
+            parameter: a parameter of the optimizer, or its name.
+            gradient: of the parameter's shape (a DTensor where it is one); leading batch dimensions allowed on plain tensors.
+
+        Raises:
+            ProbeError: unknown parameter (unless the guards say identity), another shape, or a parameter in the gradient's place.
+        """
+        member, gradient = self._sorted(parameter, gradient)
+        if member is None:
+            self._warn_once("unknown-parameter", "a gradient came for a parameter that the optimizer does not hold: left as it is")
+            return gradient
+        if self._is_plain(gradient) and gradient.shape == member.shape:
+            return gradient * self._parts()[self.layout.index[member.name]]
+        own = self.layout.local_of(member, gradient)
+        lead = own.shape[: own.ndim - len(member.shape)]
+        out = self._one(member, own.reshape(*lead, member.stop - member.start)).view(own.shape)
+        return like_parameter(out, member.parameter) if is_sharded(gradient) and member.parameter is not None else out
+
+    apply_preconditioner = apply
+
+    def _sorted(self, parameter: Any, gradient: Any) -> tuple[Member | None, Tensor]:
+        """Return (member or None where the guards let an unknown parameter pass, gradient), whichever way round the two were given.
+
+        Some programs call `apply_preconditioner(gradient, parameter)`. A parameter handed back as if it were its gradient would go unnoticed, so
+        the order is taken from what the two are, and where that does not tell, refused.
+        """
+        member, other = self.layout.find(parameter), self.layout.find(gradient) if isinstance(gradient, (Tensor, str)) else None
+        if member is None and other is not None:
+            member, gradient = other, parameter
+            self._warn_once("arguments-swapped", "apply was given (gradient, parameter): taken as (parameter, gradient)")
+        elif other is not None:
+            raise ProbeError("a parameter was given in the gradient's place", where=other.name, fix="give its gradient: parameter.grad")
+        elif member is None:
+            if self.guards.unknown != "identity":
+                self.layout.member(parameter)  # says what it does not know
+            gradient = _gradient_of_unknown(parameter, gradient)
+        if not isinstance(gradient, Tensor):
+            what = f"the gradient is a {type(gradient).__name__}, not a tensor"
+            raise ProbeTypeError(what, where=member.name if member else "apply", fix="a parameter that took no part has no gradient: leave it out")
+        return member, gradient
+
+    def apply_all(self, gradients: Gradients | nn.Module, *, out: Tensor | list[Tensor] | None = None) -> Any:
+        """Precondition many gradients at once.
+
+        For float32 gradients and the default form one multiply of all tensors together: no launch and no wait for each, and nothing that a CUDA graph
+        could not hold (what is captured reads the scale in place, so that a later `refresh` is seen by a replay).
+
+        Args:
+            gradients: by name or parameter (any subset); a model, for the `.grad` of its parameters, those without one left out; or flat as `layout`
+                lays them out: (P,) or per-sample (n, P), one tensor a buffer.
+            out: for flat input, where to write; may be the input itself.
+
+        Returns:
+            The same kind: a dict under the same keys (by name for a model), a flat tensor, or a list of them.
+
+        Raises:
+            ProbeError: as `apply`; a model of which no parameter has a gradient.
+        """
+        if isinstance(gradients, nn.Module):
+            gradients = self.layout.gradients_of(gradients)
+        if isinstance(gradients, Mapping):
+            return self._mapping(gradients)
+        flats = self.layout.flatten(gradients)
+        outs: Sequence[Tensor | None] = [out] if isinstance(out, Tensor) else out or [None] * len(flats)
+        done_flats = [self._flat(at, flat, into) for at, (flat, into) in enumerate(zip(flats, outs))]
+        return done_flats[0] if isinstance(gradients, Tensor) else done_flats
+
+    def _mapping(self, gradients: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+        values = list(gradients.values())
+        places = [self.layout.index.get(key, -1) for key in gradients]
+        shapes = self.layout.shapes
+        if values and self._all_plain(values) and min(places) >= 0 and all(g.shape == shapes[at] for g, at in zip(values, places)):
+            parts = self._parts()
+            return dict(zip(gradients, torch._foreach_mul(values, [parts[at] for at in places])))
+        if len(gradients) < len(self.layout.members) or not {type(g) for g in values} <= {Tensor}:
+            return {key: self.apply(key, gradient) for key, gradient in gradients.items()}
+        flats = self.layout.flatten(gradients)
+        done = self.layout.views([self._flat(at, flat, flat) for at, flat in enumerate(flats)])
+        return {key: done[self.layout.member(key).name].to(gradient.dtype) for key, gradient in gradients.items()}
+
+    def _is_plain(self, gradient: Tensor) -> bool:
+        """True where the preconditioned gradient is one product in the scale's own dtype."""
+        return self._simple and type(gradient) is Tensor and gradient.dtype is _PRECISION[self.precision]
+
+    def _all_plain(self, gradients: Sequence[Tensor]) -> bool:
+        return self._simple and {type(g) for g in gradients} == {Tensor} and {g.dtype for g in gradients} == {_PRECISION[self.precision]}
+
+    def _parts(self) -> list[Tensor]:
+        """Return each parameter's part of the scale, in its local shape: views of buffers that a refresh writes into."""
+        if self._stale and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise ProbeError("the optimizer moved, and the moments cannot be read while a CUDA graph is captured", fix="call refresh() before")
+        scale = self.scale
+        if self._views is None:
+            self._views = list(self.layout.views(scale).values())
+        return self._views
+
+    def _flat(self, at: int, flat: Tensor, out: Tensor | None) -> Tensor:
+        out = torch.empty_like(flat) if out is None else out
+        if self.form == "frozen":
+            return self._times(flat, self.scale[at], out)
+        for member in self.layout.members:
+            if member.buffer == at:
+                out[..., member.start : member.stop] = self._one(member, flat[..., member.start : member.stop])
+        return out
+
+    def _one(self, member: Member, flat: Tensor) -> Tensor:
+        if self.form == "frozen":
+            return self._times(flat, self.scale[member.buffer][member.start : member.stop], torch.empty_like(flat))
+        return self._fit(self.updated(member, flat), torch.empty_like(flat))
+
+    def _times(self, flat: Tensor, scale: Tensor, out: Tensor) -> Tensor:
+        if flat.dtype == torch.float16:
+            return self._fit(flat.to(torch.float32) * scale, out)
+        if flat.dtype == scale.dtype == out.dtype:
+            return torch.mul(flat, scale, out=out)
+        return in_chunks(torch.mul, out, flat, scale)
+
+    def _fit(self, values: Tensor, out: Tensor) -> Tensor:
+        # float16 ends at 65504, where a healthy scale is 1e4 and more: hold at the edge and say so, rather than return inf.
+        if out.dtype == torch.float16:
+            edge = torch.finfo(torch.float16).max
+            over = int((values.abs() > edge).sum())
+            if over:
+                self._overflowed += over
+                self._warn_once(
+                    "float16-overflow", f"{over} preconditioned elements do not fit float16 and were held at {edge:g}: give float32 gradients"
+                )
+                values = values.clamp(-edge, edge)
+        return out.copy_(values)
+
+    def updated(self, member: Member, flat: Tensor) -> Tensor:
+        """Return the preconditioned gradient of one parameter in float64, by this preconditioner's form; flat, leading batch dimensions allowed."""
+        diagonal = self.diagonal
+        at = self.layout.index[member.name]
+        if self.form == "frozen" or diagonal.is_identity(at, self.form):
+            return flat.to(torch.float64) * diagonal.scale[member.buffer][member.start : member.stop]
+        item = self._items[at]
+        if not item.adam:
+            raise ProbeError(f"form {self.form!r} is Adam's, and this state is {item.optimizer}'s", where=item.name, fix='form="frozen"')
+        v = item.read("exp_avg_sq")
+        m = item.read("exp_avg")
+        if v is None or m is None:
+            raise ProbeError(f"form {self.form!r} needs exp_avg and exp_avg_sq", where=item.name, fix='form="frozen" needs v alone')
+        m, v = m.reshape(-1), v.reshape(-1)
+        if self.form == "less":
+            return less_update(flat, m, v, betas=item.betas, eps=item.eps)
+        largest = item.read("max_exp_avg_sq") if item.amsgrad else None
+        step = item.step
+        if step is None or step < 0:
+            raise ProbeError("the next step needs this step", where=item.name, fix="give checkpoint_step")
+        return next_step_update(flat, m, v, step=step, betas=item.betas, eps=item.eps, largest=None if largest is None else largest.reshape(-1))
+
+    def dot(self, x: Gradients, g: Gradients) -> float:
+        """Return <x, P g> over all parameters (and all ranks), summed in float64, without writing P g anywhere.
+
+        Args:
+            x: the left gradients, by name or flat.
+            g: the right gradients.
+        """
+        from .dots import weighted_dot
+
+        xs, gs = self.layout.flatten(x, what="x"), self.layout.flatten(g, what="g")
+        return weighted_dot(self, xs, gs)
+
+    def stats(self) -> dict[str, Any]:
+        """Return what is known of this preconditioner as plain floats and ints, ready for a logger (the parts by kind and the worst are nested)."""
+        diagonal = self.diagonal
+        if self._stats is None:
+            self._stats = describe(diagonal, self._items, self.layout, self.ranks)
+        return {**self._stats, "overflowed": self._overflowed}
+
+    get_stats = stats
+
+    def summary(self) -> Any:
+        """Return the same as a rich table."""
+        from .stats import table
+
+        return table(self.stats(), self.findings)
+
+    def _warn_once(self, rule: str, text: str) -> None:
+        if rule not in self._warned:
+            self._warned.add(rule)
+            self.logger.warning("%s", text)
+
+
+def _source(source: Any, optimizer: Any) -> Optimizer | NamedState:
+    """Return what the moments come from, given by place or by keyword.
+
+    Raises:
+        ProbeTypeError: neither or both, or something that keeps no moments.
+    """
+    if (source is None) == (optimizer is None):
+        raise ProbeTypeError("one optimizer or one named state is wanted", where="AdamPreconditioner", fix="AdamPreconditioner(optimizer)")
+    found = optimizer if source is None else source
+    if not isinstance(found, (Optimizer, NamedState)):
+        fix = "ostate.load(path) gives a named state" if isinstance(found, str) else "give a torch.optim.Optimizer or a named state"
+        raise ProbeTypeError(f"a {type(found).__name__} keeps no moments", where="AdamPreconditioner", fix=fix)
+    return found
+
+
+def _refuse_other_kinds(logger: Any, checkpoint_step: Any, guards: Any) -> None:
+    """Name the argument that stands in another's place: programs differ in the order of these three.
+
+    Raises:
+        ProbeTypeError: one of them is of another kind.
+    """
+    rows = (
+        ("logger", logger, (logging.Logger, logging.LoggerAdapter), "a logging.Logger"),
+        ("checkpoint_step", checkpoint_step, (int, float), "a number"),
+        ("guards", guards, (Guards,), "a Guards"),
+    )
+    for name, value, kinds, wanted in rows:
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            what = f"{name} must be {wanted}, not a {type(value).__name__}"
+            raise ProbeTypeError(what, where="AdamPreconditioner", fix="AdamPreconditioner(optimizer, logger=…, checkpoint_step=…, guards=…)")
+
+
+def _gradient_of_unknown(first: Any, second: Any) -> Any:
+    """Return which of two tensors is the gradient, where neither is a parameter that is known.
+
+    Raises:
+        ProbeError: nothing tells.
+    """
+    if not isinstance(first, Tensor) or (_is_parameter(first) and not _is_parameter(second)):
+        return second
+    if _is_parameter(second) and not _is_parameter(first):
+        return first
+    raise ProbeError(
+        "neither of the two tensors is a known parameter, and nothing tells which of them is the gradient", fix="apply(parameter, gradient)"
+    )
+
+
+def _is_parameter(value: Any) -> bool:
+    return isinstance(value, Tensor) and (isinstance(value, nn.Parameter) or (value.is_leaf and value.requires_grad))

@@ -1,0 +1,218 @@
+"""The trained weights beside an optimizer state: where they lie, and what their configuration says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ostate.core.files import absolute, is_file, is_folder, parent, read_at, size_of
+from ostate.core.names import leading_modules, plain_names, with_adapter
+from ostate.core.naming import Adapter
+from ostate.core.state import RawState
+from ostate.core.tensors import TensorRef
+from ostate.errors import ReadError
+
+from .adapter_files import file_in
+from .adapter_name import name_of, siblings_of, text_of
+from .assemble import Deferred
+from .container import safetensors as safetensors_file
+
+NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
+"""Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
+
+MOST_JSON = 1 << 25
+"""Bytes of a configuration or an index of shards; the largest in use have ten million."""
+MOST_CONTAINERS = 500_000
+"""Lists and tables in it."""
+
+_PEFT_FACTOR = re.compile(r"\.(lora_[AB]\.(weight|bias)|lora(_linear_layer)?\.(down|up)\.\w+)$")
+_README_VERSION = re.compile(r"^\s*-\s*(PEFT|Transformers|TRL)\s*:?\s*v?(\d+\.\d+[\w.]*)", re.MULTILINE | re.IGNORECASE)
+
+
+def read_adapter(path: str, *, name: str | None = None) -> Adapter:
+    """Return the weights at `path`: their keys, shapes and places, and their configuration. Reads no tensor.
+
+    Args:
+        path: a folder that PEFT, torchtune, diffusers or `save_pretrained` wrote, or one weights file.
+        name: the adapter's name, where the caller knows it; picks the subfolder that PEFT makes for it.
+
+    Raises:
+        ReadError: a name that no adapter can have; nothing there that can be an adapter, several and no name, or a damaged file.
+    """
+    if name is not None and (not name or "." in name):
+        raise ReadError(f"no adapter is called {name!r}: torch refuses such a name of a module", fix="give the name that named_parameters() shows")
+    given = is_folder(path)
+    file = file_in(path, name) if given else path
+    home = os.path.dirname(file) or "."
+    tensors, ordered = _tensors(file)
+    if not tensors:
+        raise ReadError("the file holds no tensors", where=file, fix="give the folder or file of the trained weights")
+    config = _config_beside(file)
+    kind = kind_of(tensors, config)
+    found = name_of(home, name, config)
+    assumed = found.assumed if _bears_a_name(kind, tensors) else ()
+    return Adapter(
+        path=path,
+        file=file,
+        kind=kind,
+        tensors=tensors,
+        ordered=ordered,
+        config=config,
+        cut=leading_modules(tensors) if kind in ("model", "torchtune") else "",
+        name=found.name,
+        name_known=found.told,
+        siblings=tuple(siblings_of(home, found.below)),
+        assumed=assumed,
+        contested=assumed if found.contested else (),
+        facts=_facts(home, file, config),
+    )
+
+
+def joined(adapter: Adapter) -> Adapter:
+    """Return the adapter with those beside it, for a state that trained them together. The others' keys are their live names.
+
+    Raises:
+        ReadError: one of them is damaged.
+    """
+    tensors = dict(adapter.tensors)
+    for folder in adapter.siblings:
+        other = read_adapter(folder)
+        above = absolute(folder) == parent(parent(adapter.file))
+        name = "default" if above else os.path.basename(absolute(folder))
+        for key, ref in other.tensors.items():
+            tensors[with_adapter(key, name)] = ref
+    return replace(adapter, tensors=tensors)
+
+
+def for_state(adapter: Adapter, raw: RawState) -> Adapter:
+    """Return the adapter joined with those beside it where the state has more parameters than it holds, else the adapter itself."""
+    trained = sum(entry.has_state for entry in raw.entries)
+    return joined(adapter) if adapter.siblings and trained > len(adapter.tensors) else adapter
+
+
+def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: str | None = None, ordered: bool = True) -> Adapter:
+    """Return the adapter that a checkpoint holds within itself (Lightning's `state_dict`, DCP's `model.`): keys are live names.
+
+    What wrappers put into the names is taken out, as it is from the names of a state.
+    """
+    bare = dict(zip(plain_names(list(weights)), weights))
+    if len(bare) == len(weights) and bare.keys() != weights.keys():
+        weights = Deferred(bare, weights.__getitem__)
+    return Adapter(
+        path=path,
+        file=path,
+        kind=kind_of(weights, {}),
+        tensors=weights,
+        ordered=ordered,
+        name=name or "default",
+        name_known=name is not None,
+    )
+
+
+def _bears_a_name(kind: str, keys: Mapping[str, Any]) -> bool:
+    """True when the live names hold the adapter's name, which the keys lack: peft's, and diffusers' where peft makes the layers."""
+    return kind == "peft" or (kind == "diffusers" and any(_PEFT_FACTOR.search(key) for key in keys))
+
+
+def kind_of(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return whose way of naming the keys follow: `peft`, `torchtune`, `diffusers` or `model` (live names)."""
+    if config.get("peft_type"):
+        return "peft"
+    if any(key.endswith((".lora_a.weight", ".lora_b.weight")) for key in keys):
+        return "torchtune"
+    if any(".lora.down." in key or ".lora_linear_layer." in key or ".lora_down." in key for key in keys):
+        return "diffusers"
+    if any(key.endswith((".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")) for key in keys):
+        return "peft" if all(key.startswith("base_model.") for key in keys) else "diffusers"
+    return "model"
+
+
+def _tensors(file: str) -> tuple[dict[str, TensorRef], bool]:
+    """Return the tensors in the file's order, and whether that order is the state dict's own."""
+    if file.endswith(".index.json"):
+        return _sharded(file)
+    if file.endswith(".safetensors"):
+        return safetensors_file.read_header(file), False
+    from .container import torchsave
+
+    return dict(weights_in(torchsave.load(file).value, file)), True
+
+
+def _sharded(index: str) -> tuple[dict[str, TensorRef], bool]:
+    listed = _json(index)
+    shards = listed.get("weight_map") if isinstance(listed, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) and os.path.basename(shard) == shard for shard in shards.values()):
+        raise ReadError("not a shard index: weight_map must map names to files of this folder", where=index, fix="give the weights file itself")
+    found: dict[str, TensorRef] = {}
+    for shard in dict.fromkeys(shards.values()):
+        found.update(_tensors(os.path.join(os.path.dirname(index), shard))[0])
+    missing = [key for key in shards if key not in found]
+    if missing:
+        raise ReadError(f"{len(missing)} tensors of the index are in no shard, first {missing[0]!r}", where=index, fix="copy all shards again")
+    return found, False
+
+
+def weights_in(value: Any, file: str) -> Iterator[tuple[str, TensorRef]]:
+    """Yield the named tensors of a `torch.save` file: a state dict, or the one that a bundle holds under a usual key.
+
+    Raises:
+        ReadError: no mapping of names to tensors in it.
+    """
+    if isinstance(value, Mapping):
+        direct = [(key, ref) for key, ref in value.items() if isinstance(key, str) and isinstance(ref, TensorRef)]
+        if direct:
+            yield from direct
+            return
+        for place in NESTED:
+            if isinstance(value.get(place), Mapping):
+                yield from weights_in(value[place], file)
+                return
+    raise ReadError("no named weights in this file", where=file, fix="give the adapter's own file, not the optimizer's")
+
+
+def _json(path: str) -> Any:
+    raw = read_at(path, 0, min(size_of(path), MOST_JSON + 1))
+    try:
+        if len(raw) > MOST_JSON or raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS:
+            raise ReadError("too large for a configuration or an index of shards", where=path, fix="copy the file again from the run")
+        return json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ReadError("not JSON", where=path, fix="copy the file again from the run") from error
+
+
+def _config_beside(file: str) -> Mapping[str, Any]:
+    path = os.path.join(os.path.dirname(file), "adapter_config.json")
+    if not is_file(path):
+        return {}
+    config = _json(path)
+    if not isinstance(config, dict):
+        raise ReadError("an adapter configuration is a JSON object", where=path, fix="copy the file again from the run")
+    return config
+
+
+def _facts(home: str, file: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the library versions that the configuration or the model cards tell, and `saved_by`.
+
+    `peft`: PeftModel.save_pretrained alone turns `inference_mode` on, fills `auto_mapping` and writes PEFT's card. `hand`: neither PEFT nor
+    transformers, whose safetensors files all say `{"format": "pt"}` (transformers/modeling_utils.py), wrote this file.
+    """
+    facts: dict[str, Any] = {}
+    by_peft = config.get("inference_mode") is True or isinstance(config.get("auto_mapping"), Mapping)
+    for folder in (home, os.path.dirname(home)):
+        card = os.path.join(folder, "README.md")
+        if is_file(card):
+            text = text_of(card)
+            by_peft = by_peft or "library_name: peft" in text
+            for library, version in _README_VERSION.findall(text):
+                facts.setdefault(f"{library.lower()}_version", version.rstrip("."))
+    if by_peft:
+        facts["saved_by"] = "peft"
+    elif config and file.endswith(".safetensors") and "format" not in safetensors_file.read_all(file)[1]:
+        facts["saved_by"] = "hand"
+    if isinstance(config.get("peft_version"), str):
+        facts["peft_version"] = config["peft_version"]
+    return facts

@@ -1,0 +1,248 @@
+"""The container of torch.distributed.checkpoint: `.metadata` says where each chunk of each tensor lies in the `.distcp` files.
+
+Every chunk and every Python object is a complete torch.save file of its own, at (file, offset, length). Sources:
+torch/distributed/checkpoint/metadata.py, filesystem.py, default_planner.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ostate.core.files import is_file, read_at, size_of
+from ostate.core.state import SourceFile
+from ostate.core.tensors import Part, TensorRef
+from ostate.errors import ReadError
+
+from ..pickle.globals import RECORD, TORCH_GLOBALS, Inert, unpickle
+from ..pickle.unknown_classes import Lenient
+from .torchsave import load
+
+METADATA = ".metadata"
+_ROOM = "torch.distributed.checkpoint.metadata."
+_ALLOWED = {
+    **TORCH_GLOBALS,
+    **dict.fromkeys((
+        "torch.distributed._shard.sharded_tensor.metadata.MEM_FORMAT_ENCODING",
+        "torch.distributed.checkpoint.planner._Checkpointable",
+    ), RECORD),
+}  # fmt: skip
+"""Older releases name the memory format in another module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One chunk or object: a torch.save file within a file. `starts` is None for an object."""
+
+    file: str
+    offset: int
+    length: int
+    starts: tuple[int, ...] | None
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One key of the checkpoint: a tensor in chunks, or a Python object (`dtype` is None)."""
+
+    key: str
+    path: tuple[Any, ...] | None
+    """The keys that lead to it in the nested dict that was saved, where the planner recorded them."""
+    dtype: str | None
+    shape: tuple[int, ...]
+    blobs: tuple[Blob, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What `.metadata` says."""
+
+    folder: str
+    items: Mapping[str, Item]
+    files: tuple[SourceFile, ...]
+    objects: dict[bytes, Any] = field(default_factory=dict)
+    """Objects already unpickled, by their bytes: hyperparameters repeat for every parameter."""
+
+
+def read_index(folder: str) -> Index:
+    """Read `.metadata`, and check that every file it names is there and long enough.
+
+    Raises:
+        ReadError: a file is missing or cut short, or the index contradicts itself.
+        UnsafePickle: the index asks for a class outside the allow-list.
+    """
+    path = os.path.join(folder, METADATA)
+    raw = read_at(path, 0, size_of(path))
+    stored = unpickle(raw, where=path, allowed=Lenient(_ALLOWED, strangers=True))
+    fields = _fields(stored, "Metadata", path)
+    described, places, paths = fields.get("state_dict_metadata"), fields.get("storage_data"), fields.get("planner_data")
+    if type(described) is not dict or type(places) is not dict:
+        raise ReadError("the index does not say where its tensors lie", where=path, fix="the save did not finish: use another checkpoint")
+    blobs = _places(folder, places, path)
+    paths = paths if type(paths) is dict else {}
+    items = {key: _item(key, paths.get(key), about, blobs, path) for key, about in described.items() if type(key) is str}
+    digest = hashlib.sha256(raw).hexdigest()
+    return Index(folder, items, _check_files(items, path, len(raw), digest))
+
+
+def _fields(record: Any, name: str, where: str) -> dict[str, Any]:
+    last = record.name.rpartition(".")[2] if type(record) is Inert else ""
+    derived = name == "Metadata" and last.endswith(name) and not record.name.startswith("torch.")  # Megatron's MCoreMetadata
+    if (last != name and not derived) or type(record.state) is not dict:
+        raise ReadError(f"no {name} where one must be", where=where, fix="the index is damaged: copy it again")
+    return dict(record.state)
+
+
+def _places(folder: str, places: Mapping[Any, Any], where: str) -> dict[tuple[str, tuple[int, ...] | None], tuple[str, int, int]]:
+    found: dict[tuple[str, tuple[int, ...] | None], tuple[str, int, int]] = {}
+    for index, info in places.items():
+        key, place = _fields(index, "MetadataIndex", where), _fields(info, "_StorageInfo", where)
+        if place.get("transform_descriptors"):
+            raise ReadError(
+                f"its tensors are compressed ({', '.join(map(str, place['transform_descriptors']))})",
+                where=where,
+                fix="load it with torch.distributed.checkpoint and save it again without `_extensions`",
+            )
+        name, offset, length = place.get("relative_path"), place.get("offset"), place.get("length")
+        if type(name) is not str or type(offset) is not int or type(length) is not int or min(offset, length) < 0:
+            raise ReadError("a place that is no file, offset and length", where=where, fix="the index is damaged: copy it again")
+        if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
+            raise ReadError(f"the index points outside its folder: {name!r}", where=where, fix="do not use this checkpoint")
+        starts = key.get("offset")
+        found[str(key.get("fqn")), None if starts is None else _sizes(starts, str(key.get("fqn")), where)] = (
+            os.path.join(folder, name),
+            offset,
+            length,
+        )
+    return found
+
+
+def _item(key: str, path: Any, about: Any, blobs: Mapping[Any, tuple[str, int, int]], where: str) -> Item:
+    path = tuple(path) if type(path) in {tuple, list} else None
+    kind = about.name.rpartition(".")[2] if type(about) is Inert else ""
+    if kind == "BytesStorageMetadata":
+        place = blobs.get((key, None))
+        return Item(key, path, None, (), () if place is None else (Blob(*place, None, ()),))
+    fields = _fields(about, "TensorStorageMetadata", where)
+    properties = fields.get("properties")
+    state = properties.state if type(properties) is Inert else None
+    dtype = state[0] if type(state) is tuple else state.get("dtype") if type(state) is dict else None
+    shape = _sizes(fields.get("size"), key, where)
+    chunks = []
+    for chunk in fields.get("chunks") or ():
+        parts = _fields(chunk, "ChunkStorageMetadata", where)
+        starts, sizes = _sizes(parts.get("offsets"), key, where), _sizes(parts.get("sizes"), key, where)
+        if math.prod(sizes) == 0:
+            continue
+        place = blobs.get((key, starts))
+        if place is None:
+            raise ReadError(f"the index lists a chunk of {key} at {starts} but not its place", where=where, fix="copy the checkpoint again")
+        chunks.append(Blob(*place, starts, sizes))
+    _check_cover(key, shape, chunks, where)
+    return Item(key, path, dtype, shape, tuple(chunks))
+
+
+def _sizes(value: Any, key: str, where: str) -> tuple[int, ...]:
+    if type(value) is not tuple or not all(type(size) is int and size >= 0 for size in value):
+        raise ReadError(f"no shape where one must be, for {key}", where=where, fix="the index is damaged: copy it again")
+    return value
+
+
+def _check_cover(key: str, shape: tuple[int, ...], chunks: Sequence[Blob], where: str) -> None:
+    """Chunks must tile the tensor: within it, none over another, no hole."""
+    total = 0
+    for chunk in chunks:
+        starts = chunk.starts or ()
+        if len(starts) != len(shape) or len(chunk.sizes) != len(shape) or any(a + n > size for a, n, size in zip(starts, chunk.sizes, shape)):
+            raise ReadError(f"a chunk of {key} lies outside its shape {shape}", where=where, fix="the index is damaged: copy it again")
+        total += math.prod(chunk.sizes)
+    if total != math.prod(shape) or _overlap(chunks, shape, where):
+        raise ReadError(
+            f"the chunks of {key} hold {total} elements, its shape {shape} wants {math.prod(shape)}",
+            where=where,
+            fix="the save did not finish on every process: use another checkpoint",
+        )
+
+
+MOST_COMPARED = 3_000_000
+"""Pairs of chunks of one tensor: a mesh of a thousand by a thousand ranks needs fewer."""
+
+
+def _overlap(chunks: Sequence[Blob], shape: tuple[int, ...], where: str) -> bool:
+    """True when two chunks share an element: a sweep along the axis with the most different starts."""
+    if len(chunks) < 2:
+        return False
+    axis = max(range(len(shape)), key=lambda axis: len({(chunk.starts or ())[axis] for chunk in chunks}), default=0)
+    spans = sorted(((chunk.starts or (), chunk.sizes) for chunk in chunks), key=lambda span: span[0][axis : axis + 1])
+    near: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    compared = 0
+    for starts, sizes in spans:
+        near = [(b, m) for b, m in near if b[axis] + m[axis] > starts[axis]]
+        compared += len(near) + 1
+        if compared > MOST_COMPARED:
+            raise ReadError(f"{len(chunks)} chunks of one tensor cannot be told apart", where=where, fix="the index is damaged: copy it again")
+        if any(all(a < b + m and b < a + n for a, n, b, m in zip(starts, sizes, *other)) for other in near):
+            return True
+        near.append((starts, sizes))
+    return False
+
+
+def _check_files(items: Mapping[str, Item], where: str, size: int, digest: str) -> tuple[SourceFile, ...]:
+    needed: dict[str, int] = {}
+    for item in items.values():
+        for blob in item.blobs:
+            needed[blob.file] = max(needed.get(blob.file, 0), blob.offset + blob.length)
+    files = [SourceFile(where, size, digest)]
+    for file, end in sorted(needed.items()):
+        if not is_file(file):
+            raise ReadError("a file of the checkpoint is missing", where=file, fix="copy the whole folder, the files of every process")
+        there = size_of(file)
+        if there < end:
+            raise ReadError(f"the file ends early: {end} bytes wanted, {there} there", where=file, fix="copy it again")
+        files.append(SourceFile(file, there, digest))
+    return tuple(files)
+
+
+def tensor(item: Item) -> TensorRef:
+    """Return the whole tensor: its chunks at their places, nothing read but the small index of each chunk.
+
+    Raises:
+        ReadError: a chunk is not the tensor that the index announces.
+    """
+    parts: list[Part] = []
+    dtype, swapped, crc = item.dtype, False, None
+    for blob in item.blobs:
+        stored = load(blob.file, start=blob.offset, length=blob.length).value
+        if not isinstance(stored, TensorRef) or stored.shape != blob.sizes or (dtype is not None and stored.dtype != dtype):
+            raise ReadError(
+                f"{item.key} at {blob.starts}: a {item.dtype} chunk of shape {blob.sizes} wanted, {_described(stored)} there",
+                where=blob.file,
+                fix="this file is from another save: copy the whole folder again",
+            )
+        dtype, swapped, crc = stored.dtype, stored.swapped, stored.crc32
+        parts += [part._replace(starts=blob.starts or ()) for part in stored.parts]
+    return TensorRef(dtype or "F32", item.shape, tuple(parts), swapped, crc if len(parts) == 1 else None)
+
+
+def _described(stored: Any) -> str:
+    return f"a {stored.dtype} tensor of shape {stored.shape}" if isinstance(stored, TensorRef) else f"a {type(stored).__name__}"
+
+
+def value(index: Index, item: Item) -> Any:
+    """Return a Python object of the checkpoint, as plain data.
+
+    Raises:
+        ReadError: its blob is damaged.
+        UnsafePickle: it asks for a class outside the allow-list.
+    """
+    if not item.blobs:
+        return None
+    blob = item.blobs[0]
+    raw = read_at(blob.file, blob.offset, blob.length)
+    if raw not in index.objects:
+        index.objects[raw] = load(blob.file, start=blob.offset, length=blob.length).value
+    return index.objects[raw]

@@ -1,0 +1,151 @@
+"""Files of `torch.save`, without torch and without a tensor's bytes: plain data with `TensorRef` leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from ostate.core.files import read_at, size_of
+from ostate.core.state import SourceFile
+from ostate.core.tensors import ITEMSIZE
+from ostate.errors import ReadError
+
+from ..pickle.globals import TORCH_GLOBALS, unpickle
+from ..pickle.records import Named
+from ..pickle.torch_tensors import REBUILD, REBUILD_V2, STORAGES, Storage, leaper
+from ..pickle.unknown_classes import Lenient
+from .zip import Member, ZipIndex
+
+MOST_BYTES = 1 << 25
+"""Bytes of the pickle within a file: 300,000 tensors, LoRA on each expert of the largest mixtures. Torch writes no values into it."""
+LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
+"""LONG1 of torch's magic number, then STOP (torch/serialization.py, MAGIC_NUMBER), after the protocol and perhaps a frame."""
+
+
+class Stored(NamedTuple):
+    """What one `torch.save` file holds: plain Python objects with `TensorRef` leaves."""
+
+    value: Any
+    source: SourceFile
+    strangers: tuple[str, ...] = ()
+    """Classes of a person's own that it asks for, where they were let through."""
+
+
+def load(
+    path: str,
+    *,
+    start: int = 0,
+    length: int | None = None,
+    allowed: Mapping[str, Any] | None = None,
+    strangers: bool = False,
+    digest: bool = True,
+) -> Stored:
+    """Return the contents of a file that torch.save wrote, zip or legacy, whole or at `start` of a larger file.
+
+    Args:
+        path: the file.
+        start: first byte of the archive within it.
+        length: bytes of the archive; None: to the end of the file.
+        allowed: full name of a global -> what stands in for it; None: `TORCH_GLOBALS`.
+        strangers: keep classes of a person's own as records and name them, where the file is more than a state.
+        digest: take the index's digest now, and not when it is asked for, which keeps the index: of one file, not of a thousand ranks'.
+
+    Raises:
+        UnsafePickle: the file asks for a class outside the allow-list.
+        ReadError: no such file, not torch's, truncated, damaged.
+    """
+    size = size_of(path) - start if length is None else length
+    head = read_at(path, start, min(size, 512))
+    table = Lenient({**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}, strangers=strangers)
+    if head[:4] == b"PK\3\4":
+        value, source = _load_zip(path, start, size, table)
+        if digest:
+            source = SourceFile(path, size, source.index_sha256)
+        return Stored(value, source, tuple(sorted(table.met)))
+    if starts_as_legacy(head):
+        from .legacy import load_legacy
+
+        value, source = load_legacy(path, start, size, table)
+        return Stored(value=value, source=source, strangers=tuple(sorted(table.met)))
+    raise ReadError(_what_else(head), where=path, fix="give a file that torch.save wrote")
+
+
+def starts_as_legacy(head: bytes) -> bool:
+    """True for the first bytes of a file in the format before torch 1.6."""
+    return head[:1] == b"\x80" and LEGACY_MAGIC in head[:32]
+
+
+def _what_else(head: bytes) -> str:
+    if not head.strip(b"\0"):
+        return "the file is empty" if not head else "the file starts with nothing but zeros"
+    if head[257:262] == b"ustar":
+        return "a torch.save file of 2017 or older (tar), which is not read"
+    if head[:1] in b"{[" or head[8:9] == b"{":
+        return "no torch.save file: this is JSON or safetensors"
+    if head[:1] == b"\x80":
+        return "a plain pickle, not a torch.save file"
+    return "no torch.save file"
+
+
+def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> tuple[Any, SourceFile]:
+    index = ZipIndex(path, start, length)
+    pickles = [name for name in index.members if name.endswith("data.pkl") and name.count("/") < 2 and name.rpartition("/")[2] == "data.pkl"]
+    if len(pickles) != 1:
+        raise ReadError(f"{len(pickles)} members data.pkl in the archive, one wanted", where=path, fix="give a file that torch.save wrote")
+    prefix = pickles[0][: -len("data.pkl")]
+    if prefix + "constants.pkl" in index:
+        raise ReadError("a TorchScript program, not a state", where=path, fix="give the optimizer file")
+    data = index.read(pickles[0], MOST_BYTES)
+    order = index.read(prefix + "byteorder", 16) if prefix + "byteorder" in index else b"little"
+    if order not in {b"little", b"big"}:
+        raise ReadError(f"byte order {order!r}", where=path, fix="copy the file again")
+    crc = _crc_kept(path, data, index.members[pickles[0]][2])
+    places = f"{prefix}data/", index.members
+    find = _storages(path, *places, swapped=order == b"big", crc=crc)
+    leaps = [leaper(path, *places, swapped=order == b"big", crc=crc, remember=remember) for remember in (False, True)]
+    value = unpickle(data, where=f"{path}: data.pkl", persistent=find, allowed=table, leaps=(REBUILD_V2, leaps))
+    return value, SourceFile(path, length, (data, index.directory))
+
+
+def _crc_kept(path: str, data: bytes, recorded: int) -> bool:
+    """True when the directory's checksums are real; torch writes zeros after `set_crc32_options(False)`.
+
+    Raises:
+        ReadError: they are, and the pickle's is wrong.
+    """
+    if crc32(data) == recorded:
+        return True
+    if recorded:
+        raise ReadError("the checksum of data.pkl is wrong", where=path, fix="the copy is damaged: copy it again")
+    return False
+
+
+def _storages(path: str, room: str, members: Mapping[str, Member], *, swapped: bool, crc: bool) -> Callable[[Any], Storage]:
+    def persistent(asked: Any) -> Storage:
+        kind, key, count = asked_storage(asked)
+        if room + key not in members:
+            raise ReadError(f"the storage {key} is missing from the archive", where=path, fix="copy the file again")
+        offset, size, checksum = members[room + key]
+        if not 0 <= count * ITEMSIZE[kind] <= size:
+            raise ReadError(f"the storage {key} has {size} bytes, {count} x {kind} are asked for", where=path, fix="copy the file again")
+        return Storage(path, offset, size, kind, checksum if crc else None, swapped)
+
+    return persistent
+
+
+def asked_storage(asked: Any) -> tuple[str, str, int]:
+    """Return (dtype, key, number of elements) of a persistent id `('storage', class, key, location, numel[, view])`.
+
+    Raises:
+        TypeError: something else.
+    """
+    if type(asked) is not tuple or len(asked) not in {5, 6} or asked[0] != "storage":
+        raise TypeError("a persistent id that is no storage")
+    kind, key, count = asked[1], asked[2], asked[4]
+    if type(kind) is not Named or type(key) is not str or type(count) is not int:
+        raise TypeError("a storage whose id is damaged")
+    dtype = STORAGES.get(kind.name.rpartition(".")[2])
+    if dtype is None:
+        raise ReadError(f"a storage of type {kind.name}, which no optimizer keeps", fix="save the optimizer's state_dict() alone")
+    return dtype, key, count

@@ -1,0 +1,249 @@
+"""Optimizer states in torch.distributed.checkpoint folders: FSDP2, FSDP1 sharded, Accelerate, Trainer, torchtitan, NeMo Automodel.
+
+Keys are the flattened path of a nested dict: `<root>.state.<parameter>.<slot>` and `<root>.param_groups.<group>.<hyper>`, or with the
+optimizer's dict flattened before (torch.distributed.checkpoint.state_dict, flatten_optimizer_state_dict), `<root>` whatever the program chose.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ostate.core.files import absolute, is_file, is_remote, parent, read_at, size_of
+from ostate.core.state import RawState
+from ostate.core.tensors import TensorRef
+from ostate.errors import ReadError, UnknownFormat
+from ostate.optimizers.slots import MARKS_BELOW_STATE
+
+from ..assemble import Deferred, assemble
+from ..container.dcp_index import METADATA, Index, Item, read_index, tensor, value
+from ..state_dict import Key
+
+_WEIGHT_FOLDERS = ("pytorch_model_fsdp_{n}", "pytorch_model_fsdp_0", "pytorch_model_fsdp", "model")
+"""Where Accelerate and NeMo Automodel put the model beside `optimizer_N/` or `optim/`."""
+_OPTIMIZER_FOLDER = re.compile(r"optim|optimizer(_\d+)?")
+_MARK = re.compile(r"(?:^|\.)(state|param_groups)\.")
+_WEIGHT_ROOTS = ("model", "state_dict", "module")
+
+
+@dataclass
+class Found:
+    """One optimizer of the checkpoint, before anything is read: leaves by parameter, hyperparameters by group."""
+
+    state: dict[str, dict[tuple[Any, ...], Item]] = field(default_factory=dict)
+    groups: dict[str, dict[str, Item]] = field(default_factory=dict)
+
+
+def detect(folder: str) -> bool:
+    """True for a folder that torch.distributed.checkpoint wrote with an optimizer in it; the index is searched, not unpickled."""
+    path = os.path.join(folder, METADATA)
+    raw = read_at(path, 0, size_of(path)) if is_file(path) else b""
+    return any(
+        mark in raw for mark in (b"param_groups", *(f".{leaf}".encode() for leaf in MARKS_BELOW_STATE), b".exp_avg.", b"optimizer.distributed.")
+    )
+
+
+def read(folder: str, *, optimizer: int | None = None) -> RawState:
+    """Return the optimizer state of the folder.
+
+    Args:
+        folder: where `.metadata` lies.
+        optimizer: which one, where the checkpoint holds several.
+
+    Raises:
+        UnknownFormat: the checkpoint holds no optimizer state.
+        ReadError: it holds several and none was chosen; a file is missing, cut short or from another save; a bucket of Megatron.
+        UnsafePickle: the index or a hyperparameter asks for a class outside the allow-list.
+    """
+    from . import megatron
+
+    index = read_index(folder)
+    if megatron.detect(index):
+        return megatron.read(index)
+    found = _with_moments({root: one for root, one in optimizers_of(index.items.values()).items() if one.state})
+    root = _choose(list(found), optimizer, folder)
+    one = found[root]
+    integers = all(key.isdigit() for key in one.state)
+    state = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
+    groups = _groups(index, one, list(state), integers)
+    taken = {item.key for each in found.values() for row in each.state.values() for item in row.values()}
+    taken |= {item.key for each in found.values() for row in each.groups.values() for item in row.values()}
+    rest = {item.key: item for item in index.items.values() if item.dtype and item.key not in taken}
+    return assemble(
+        state,
+        groups,
+        source=folder,
+        layout="dcp",
+        files=index.files,
+        recorded=None if integers else "dcp",
+        weights=_weights(folder, rest, set(one.state)),
+        facts=_facts(folder, index, root),
+    )
+
+
+def _key(key: str, integers: bool) -> Key:
+    return int(key) if integers else key
+
+
+def optimizers_of(items: Iterable[Item]) -> dict[str, Found]:
+    """Sort the keys of optimizers by their root, in the order of the index; a root is the dotted text before `state` or `param_groups`."""
+    items = list(items)
+    roots = _textual_roots([item.key for item in items if item.path is None])
+    found: dict[str, Found] = {}
+    for item in items:
+        place = _place(item.path) if item.path is not None else _textual_place(item.key, roots)
+        if place is None:
+            continue
+        root, kind, key, leaf = place
+        one = found.setdefault(root, Found())
+        if (kind == "state" and item.dtype is not None) or (kind == "state" and leaf == ("step",)):
+            one.state.setdefault(key, {})[leaf] = item
+        elif kind == "param_groups":
+            one.groups.setdefault(key, {})[".".join(map(str, leaf))] = item
+    return found
+
+
+_Place = tuple[str, str, str, tuple[Any, ...]]
+
+
+def _place(path: tuple[Any, ...]) -> _Place | None:
+    """(root, state or param_groups, parameter or group, leaf) of a key whose nested path was recorded."""
+    for at in range(len(path) - 1, -1, -1):
+        part = path[at]
+        if part in {"state", "param_groups"} and len(path) >= at + 3:
+            return _root(path[:at]), part, str(path[at + 1]), tuple(path[at + 2 :])
+        if isinstance(part, str) and at == len(path) - 1:
+            for kind in ("state", "param_groups"):
+                rest = part.removeprefix(kind + ".")
+                if rest != part and "." in rest:
+                    key, _, leaf = rest.rpartition(".")
+                    return _root(path[:at]), kind, key, (leaf,)
+    return None
+
+
+def _root(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+def _textual_roots(keys: list[str]) -> list[str]:
+    """Roots of keys whose path was not recorded: the text before a `state.` that the keys of optimizers have in common.
+
+    A model may have a module named `state` of its own, so a root that explains more keys wins, then the longer one.
+    """
+    wanted = [key for key in keys if key.rpartition(".")[2] in MARKS_BELOW_STATE]
+    votes: dict[str, int] = {}
+    for key in wanted:
+        for match in _MARK.finditer(key):
+            root = key[: match.start()]
+            votes[root] = votes.get(root, 0) + 1
+    return sorted(votes, key=lambda root: (-votes[root], -len(root)))
+
+
+def _textual_place(key: str, roots: list[str]) -> _Place | None:
+    for root in roots:
+        for kind in ("state", "param_groups"):
+            start = f"{root}.{kind}." if root else f"{kind}."
+            rest = key.removeprefix(start)
+            if rest != key and "." in rest:
+                parameter, _, leaf = rest.rpartition(".")
+                return root, kind, parameter, (leaf,)
+    return None
+
+
+def _with_moments(found: dict[str, Found]) -> dict[str, Found]:
+    """Leave out what only looks like an optimizer: a model below a key called `state`, as MosaicML's Composer puts it."""
+    sure = {
+        root: one
+        for root, one in found.items()
+        if one.groups or any(str(leaf[-1]) in MARKS_BELOW_STATE for leaves in one.state.values() for leaf in leaves)
+    }
+    return sure or found
+
+
+def _choose(roots: list[str], optimizer: int | None, folder: str) -> str:
+    if not roots:
+        raise UnknownFormat("the checkpoint holds no optimizer state", where=folder, fix="give the folder that was saved with the optimizer")
+    if optimizer is None and len(roots) > 1:
+        listed = ", ".join(f"{number}: {root or 'the top'}" for number, root in enumerate(roots))
+        raise ReadError(f"{len(roots)} optimizer states lie here ({listed})", where=folder, fix="choose one with --optimizer K")
+    chosen = optimizer or 0
+    if not 0 <= chosen < len(roots):
+        raise ReadError(f"there is no optimizer {chosen}, only {len(roots)}", where=folder, fix=f"choose 0 to {len(roots) - 1}")
+    return roots[chosen]
+
+
+def _nested(leaves: Mapping[tuple[Any, ...], Item]) -> dict[str, object]:
+    """Put the leaves of one parameter back into the dict that was flattened."""
+    entry: dict[str, Any] = {}
+    for path, item in leaves.items():
+        place = entry
+        for part in path[:-1]:
+            place = place.setdefault(str(part), {})
+        place[str(path[-1])] = tensor(item) if item.dtype is not None else None
+    return entry
+
+
+def _groups(index: Index, one: Found, keys: list[Key], integers: bool) -> list[dict[str, Any]]:
+    """Return `param_groups` with `params`: as stored, or for a flattened dict parameters of equal hyperparameters together."""
+    stored = {group: {name: value(index, item) for name, item in items.items() if item.dtype is None} for group, items in one.groups.items()}
+    for group, items in one.groups.items():
+        stored[group].update({name: _number(tensor(item)) for name, item in items.items() if item.dtype is not None})
+    if not stored:
+        return [{"params": keys}]
+    if all("params" in group for group in stored.values()):
+        order = sorted(stored, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+        groups = [dict(stored[name]) for name in order]
+        for listed in groups:
+            listed["params"] = [_key(str(key), integers) for key in listed["params"]]
+        return groups
+    gathered: dict[str, dict[str, Any]] = {}
+    for name, hyper in stored.items():
+        gathered.setdefault(repr(sorted(hyper.items(), key=str)), {**hyper, "params": []})["params"].append(_key(name, integers))
+    grouped = {key for hyper in gathered.values() for key in hyper["params"]}
+    if rest := [key for key in keys if key not in grouped]:
+        gathered["rest"] = {"params": rest}
+    return list(gathered.values())
+
+
+def _number(ref: TensorRef) -> object:
+    return ref.item() if ref.numel == 1 else list(map(float, ref.read().reshape(-1)))
+
+
+def _weights(folder: str, rest: Mapping[str, Item], trained: Collection[str]) -> Mapping[str, TensorRef]:
+    """Named weights of the same checkpoint: beside the optimizer in this folder, or in the folder that Accelerate puts them in."""
+    named = {_weight_name(item, trained): item for item in rest.values()}
+    if not named:
+        last = os.path.basename(absolute(folder))
+        number = last.rpartition("_")[2] if last.startswith("optimizer_") else "0"
+        for pattern in _WEIGHT_FOLDERS if _OPTIMIZER_FOLDER.fullmatch(last) else ():
+            beside = os.path.join(parent(folder), pattern.format(n=number))
+            if is_file(os.path.join(beside, METADATA)):
+                named = {_weight_name(item, trained): item for item in read_index(beside).items.values() if item.dtype}
+                break
+    return Deferred(named, tensor)
+
+
+def _weight_name(item: Item, trained: Collection[str]) -> str:
+    """Return the name in the model: what follows `model` in the path, or the last part of it; without a recorded path the key less its root."""
+    path = item.path
+    for root in _WEIGHT_ROOTS if path is not None else ():
+        if path is not None and root in path[:-1]:
+            return ".".join(map(str, path[path.index(root) + 1 :]))
+    whole = item.key if path is None else str(path[-1])
+    first, _, rest = whole.partition(".")
+    # One level of keys: a root only where none was recorded, or where it makes the name that of a trained parameter.
+    cut = first in _WEIGHT_ROOTS and rest and (path is None or (whole not in trained and rest in trained))
+    return rest if cut else whole
+
+
+def _facts(folder: str, index: Index, root: str) -> dict[str, Any]:
+    ranks = {match.group(1) for file in index.files if (match := re.search(r"__(\d+)_\d+\.distcp$", file.path))}
+    above, _, last = (absolute(folder) if is_remote(folder) else os.path.normpath(folder)).rpartition("/")
+    return {
+        **({"folder": above} if _OPTIMIZER_FOLDER.fullmatch(last) and above else {}),
+        "root": root,
+        **({"world_size": len(ranks)} if ranks else {}),
+    }

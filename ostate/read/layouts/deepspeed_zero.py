@@ -1,0 +1,372 @@
+"""DeepSpeed ZeRO stages 1, 2 and 3: flat buffers over all processes, cut into parameters by `param_shapes`.
+
+Stages 1 and 2 lay a group's parameters one after another, pad the end, and give every process an equal run
+(deepspeed/runtime/zero/stage_1_and_2.py). Stage 3 gives every process its share of each parameter (deepspeed/utils/zero_to_fp32.py).
+`param_slice_mappings` says the same in another way but is wrong under round_robin_gradients, so it is never used.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ostate.core.files import is_file, is_remote, names_in, parent
+from ostate.core.state import Finding, RawState
+from ostate.core.tensors import Slot, TensorRef
+from ostate.errors import ReadError
+
+from ..assemble import assemble
+from ..container.torchsave import Stored, load
+from ..flat_buffers import Piece, cut
+from ..hyper import plain_hyper
+from ..master_weights import disagreements
+from ..pickle.globals import Inert
+from ..pickle.unknown_classes import noted, refuse_within
+from ..quantized import slots_of
+from ..state_dict import Key
+from .deepspeed_files import EXPERT, OPTIM, Opened, open_all
+
+_UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and give the result"
+_AGAIN = "copy the whole folder again, the files of every process"
+Shapes = Sequence[Mapping[str, tuple[int, ...]]]
+
+
+class Buffer(NamedTuple):
+    """One group (or sub-group) as every process holds it."""
+
+    slots: tuple[Mapping[str, Slot], ...]
+    """By rank: flat slots."""
+    scalars: tuple[Mapping[str, Any], ...]
+    master: tuple[Slot | None, ...]
+    """By rank: float32 weights."""
+
+
+def detect(folder: str) -> bool:
+    """True for a folder with the optimizer files of ZeRO's processes, or with a model file of stage 0 that holds the optimizer."""
+    names = names_in(folder)
+    return any(OPTIM.match(name) or EXPERT.match(name) for name in names) or ("zero" not in names and _stage0(folder, names) is not None)
+
+
+def _stage0(folder: str, names: Sequence[str]) -> Stored | None:
+    """Return the model file where it holds the optimizer (no ZeRO), else None."""
+    if "mp_rank_00_model_states.pt" not in names:
+        return None
+    stored = load(os.path.join(folder, "mp_rank_00_model_states.pt"), strangers=True)
+    held = isinstance(stored.value, Mapping) and isinstance(stored.value.get("optimizer"), Mapping)
+    return stored if held and stored.value["optimizer"] else None
+
+
+def read(folder: str, *, optimizer: int | None = None) -> RawState:
+    """Return the state of all processes together.
+
+    Args:
+        folder: the step's folder (`global_step500`).
+        optimizer: there is only one; 0 or None.
+
+    Raises:
+        ReadError: a file is missing, cut short, of another step or of another run; a layout that cannot be cut into parameters.
+        UnsafePickle: a file asks for a class outside the allow-list.
+    """
+    if optimizer:
+        raise ReadError(f"there is no optimizer {optimizer}, only one", where=folder, fix="leave --optimizer out")
+    names = names_in(folder)
+    if not any(OPTIM.match(name) or EXPERT.match(name) for name in names):
+        return _read_stage0(folder, names)
+    opened = open_all(folder)
+    shapes = param_shapes(opened.model, opened.model_path)
+    _check_ranks(opened)
+    if any(state.get("ds_zero_partition_groups") for state in opened.ranks):
+        raise ReadError("experts are split over other processes than the rest (AutoEP)", where=folder, fix=_UNIVERSAL)
+    inner = [state.get("optimizer_state_dict", state.get("base_optimizer_state")) for state in opened.ranks]
+    stage3 = stage_of(opened.ranks[0]) == 3
+    groups, of_group, findings = _groups(opened, inner[0], len(shapes), stage3)
+    state: dict[Key, dict[str, object]] = {}
+    master: dict[Key, Slot] = {}
+    for number, group_shapes in enumerate(shapes):
+        if not group_shapes:
+            continue
+        buffer = _buffer(opened, inner, number, groups[of_group[number]])
+        step = _step(opened, buffer)
+        pieces = _shares if stage3 else _runs
+        for slot in sorted({name for slots in buffer.slots for name in slots}):
+            parts = [_flat_slot(opened, rank, slots, slot) for rank, slots in enumerate(buffer.slots)]
+            for name, one in pieces(opened, number, group_shapes, parts, slot):
+                state.setdefault(name, {} if step is None else {"step": step})[slot] = one
+        if None not in buffer.master:
+            whole = [one for one in buffer.master if one is not None]
+            master.update(pieces(opened, number, group_shapes, whole, "master"))
+        groups[of_group[number]]["params"] += list(group_shapes)
+    weights = _module_weights(opened.model)
+    _check_masters(opened, master, weights)
+    return assemble(
+        state,
+        groups,
+        source=folder,
+        layout="zero",
+        files=opened.files,
+        recorded="param_shapes",
+        shapes={name: shape for group in shapes for name, shape in group.items()},
+        weights=weights,
+        master=master,
+        facts=_facts(opened),
+        findings=(*findings, *noted(opened.strangers)),
+    )
+
+
+def _check_ranks(opened: Opened) -> None:
+    """Files of one run agree in everything but their numbers."""
+    first = _marks(opened.ranks[0])
+    for path, state in zip(opened.optim[1:], opened.ranks[1:]):
+        for what, value in _marks(state).items():
+            if value != first[what]:
+                raise ReadError(f"another {what} than in the file of rank 0", where=path, fix=_AGAIN)
+
+
+def _marks(state: Mapping[str, Any]) -> dict[str, Any]:
+    inner = state.get("optimizer_state_dict", state.get("base_optimizer_state"))
+    groups = inner.get("param_groups") if isinstance(inner, Mapping) else None
+    return {
+        "ZeRO stage": stage_of(state),
+        "version of DeepSpeed": state.get("ds_version"),
+        "set of keys": sorted(map(str, state)),
+        "set of hyperparameters": [plain_hyper(group) for group in groups] if isinstance(groups, (list, tuple)) else None,
+    }
+
+
+def _check_masters(opened: Opened, master: Mapping[Key, Slot], weights: Mapping[str, TensorRef]) -> None:
+    """The masters must be the model's own weights under the names that the cut gave them: if not, files of two runs lie here."""
+    compared, wrong = disagreements({str(name): slot for name, slot in master.items()}, weights)
+    if wrong:
+        raise ReadError(
+            f"the float32 weights of {len(wrong)} of {len(compared)} parameters are not the model's own, first {wrong[0]}",
+            where=opened.folder,
+            fix="a file is of another run or step: " + _AGAIN,
+        )
+
+
+def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
+    """Read the optimizer of a run without ZeRO: torch's own state dict, in the model file."""
+    stored = _stage0(folder, names)
+    if stored is None:
+        raise ReadError("no DeepSpeed optimizer files here", where=folder, fix="give the folder with the *_optim_states.pt files")
+    inner = stored.value["optimizer"]
+    inner = inner.get("optimizer_state_dict", inner) if "fp32_groups_flat" not in inner else inner
+    if "state" not in inner or "param_groups" not in inner:
+        raise ReadError(
+            "the optimizer of a run without ZeRO, fused for 16 bits: its parameters are merged into one",
+            where=stored.source.path,
+            fix="train with zero_optimization.stage 1, or with bf16 in torch",
+        )
+    refuse_within(inner["state"], stored.strangers, stored.source.path)
+    return assemble(
+        inner["state"],
+        inner["param_groups"],
+        source=folder,
+        layout="zero",
+        files=[stored.source],
+        weights=_module_weights(stored.value),
+        master=_unfused_masters(stored.value["optimizer"], inner["param_groups"]),
+        facts=_common_facts(folder, stored.value) | {"zero_stage": 0},
+        findings=noted(stored.strangers),
+    )
+
+
+def _unfused_masters(optimizer: Mapping[str, Any], groups: Any) -> dict[Key, Slot]:
+    """Float32 weights by position, which a run in 16 bits without ZeRO keeps by group (deepspeed/runtime/fp16/unfused_optimizer.py)."""
+    stored = optimizer.get("fp32_groups")
+    if not isinstance(stored, (list, tuple)) or not isinstance(groups, (list, tuple)) or len(stored) != len(groups):
+        return {}
+    rows: list[tuple[Any, Any]] = [(group.get("params"), masters) for group, masters in zip(groups, stored) if isinstance(group, Mapping)]
+    sound = all(isinstance(keys, list) and isinstance(masters, list) and len(keys) == len(masters) for keys, masters in rows)
+    return {key: master for keys, masters in rows for key, master in zip(keys, masters) if isinstance(master, TensorRef)} if sound else {}
+
+
+def stage_of(state: Mapping[str, Any]) -> int:
+    """Return the ZeRO stage; files of the bf16 optimizer (stage 1 with float32 gradients) do not say it."""
+    stage = state.get("zero_stage", 3 if "fp32_flat_groups" in state else 1)
+    if isinstance(stage, Inert):
+        stage = stage.args[0] if stage.args else stage.state
+    return stage if isinstance(stage, int) else 1
+
+
+def param_shapes(model: Mapping[str, Any], where: str) -> Shapes:
+    """Return the shapes by name, group by group, in the order in which the buffers were filled.
+
+    Raises:
+        ReadError: the model file has none: written without ZeRO, or by a release before 0.3.
+    """
+    stored = model.get("param_shapes")
+    groups = [stored] if isinstance(stored, Mapping) else stored
+    if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in groups):
+        raise ReadError("the model file has no param_shapes, so nothing says which parameter lies where", where=where, fix="use a later checkpoint")
+    return [{str(name): tuple(shape) for name, shape in group.items()} for group in groups]
+
+
+def _groups(opened: Opened, inner: Any, count: int, stage3: bool) -> tuple[list[dict[str, Any]], list[int], list[Finding]]:
+    """Return param_groups (their `params` empty), which of them each entry of param_shapes belongs to, and what was lost."""
+    stored = inner.get("param_groups") if isinstance(inner, Mapping) else None
+    if not isinstance(stored, (list, tuple)):
+        hyper = _configured(opened.config)
+        finding = Finding(
+            rule="hyperparameters-missing",
+            severity="note" if {"betas", "eps"} <= set(hyper) else "warning",
+            text="saved with elastic_checkpoint, which drops lr, betas, eps and weight_decay"
+            + ("; taken from ds_config" if hyper else "; ds_config does not define the optimizer either"),
+            fix="" if hyper else "give them: --betas B1,B2 --eps E",
+        )
+        return [{**hyper, "params": []} for _ in range(count)], list(range(count)), [finding]
+    groups = [{name: value for name, value in group.items() if name not in {"params", "step", "param_names"}} | {"params": []} for group in stored]
+    # Stage 3 splits a group into sub-groups, whose numbers stand in the group's `params`.
+    order = [number for number, group in enumerate(stored) for _ in (group["params"] if stage3 else [number])]
+    if len(order) != count:
+        raise ReadError(
+            f"param_shapes has {count} groups, the optimizer {len(order)}",
+            where=opened.model_path,
+            fix="the model file is from another run: copy it again",
+        )
+    return groups, order, []
+
+
+def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
+    optimizer = config.get("optimizer")
+    params = optimizer.get("params") if isinstance(optimizer, Mapping) else None
+    wanted = ("lr", "betas", "eps", "weight_decay")
+    return {name: params[name] for name in wanted if isinstance(params.get(name), (int, float, list, tuple))} if isinstance(params, Mapping) else {}
+
+
+def _buffer(opened: Opened, inner: Sequence[Any], number: int, hyper: Mapping[str, Any]) -> Buffer:
+    slots, scalars, masters = [], [], []
+    for path, state, one in zip(opened.optim, opened.ranks, inner):
+        entries = one.get("state") if isinstance(one, Mapping) else one
+        entry = (
+            entries.get(number) if isinstance(entries, Mapping) else entries[number] if isinstance(entries, list) and number < len(entries) else None
+        )
+        if not isinstance(entry, Mapping):
+            raise ReadError(f"no state for group {number}", where=path, fix="the run saved before its first step, or " + _AGAIN)
+        flat, rest = slots_of(entry, hyper)
+        if "step" not in rest and isinstance(state.get("base_optimizer_state_step"), (int, float)):
+            rest["step"] = float(state["base_optimizer_state_step"])
+        slots.append(flat)
+        scalars.append(rest)
+        whole = state.get("single_partition_of_fp32_groups", state.get("fp32_flat_groups"))
+        weights = whole[number] if isinstance(whole, (list, tuple)) and number < len(whole) else None
+        masters.append(weights if isinstance(weights, TensorRef) else None)
+    return Buffer(tuple(slots), tuple(scalars), tuple(masters))
+
+
+def _flat_slot(opened: Opened, rank: int, slots: Mapping[str, Slot], name: str) -> Slot:
+    if name not in slots:
+        raise ReadError(f"no {name} in this file, the other processes have it", where=opened.optim[rank], fix=_AGAIN)
+    return slots[name]
+
+
+def _step(opened: Opened, buffer: Buffer) -> float | None:
+    steps = [scalars.get("step") for scalars in buffer.scalars]
+    told = [step for step in steps if step is not None]
+    if not told:
+        return None
+    common = max(set(told), key=told.count)
+    for path, step in zip(opened.optim, steps):
+        if step != common:
+            raise ReadError(f"this file is of step {step}, the others of {common}", where=path, fix=_AGAIN)
+    return float(common)
+
+
+def _runs(opened: Opened, number: int, shapes: Mapping[str, tuple[int, ...]], flat: Sequence[Slot], what: str) -> Iterator[tuple[str, Slot]]:
+    """Stages 1 and 2: cut one buffer that lies over the ranks one after another."""
+    lengths = [math.prod(slot.shape) for slot in flat]
+    short = next((rank for rank, length in enumerate(lengths) if length < lengths[0]), len(lengths))
+    for rank, length in enumerate(lengths):
+        if length > lengths[0] or (rank > short and length):
+            raise ReadError(
+                f"group {number}: {length} numbers of {what} in this file, {lengths[0]} in that of rank 0", where=opened.optim[rank], fix=_AGAIN
+            )
+    paddings = _alignment(opened, number, len(shapes))
+    used = sum(map(math.prod, shapes.values())) + sum(paddings)
+    _check_tail(opened, number, used, sum(lengths), lengths, what)
+    at = 0
+    for (name, shape), padding in zip(shapes.items(), paddings):
+        count = math.prod(shape)
+        yield name, cut(list(_pieces(flat, lengths, at, count)), shape, f"{opened.folder}: {name}")
+        at += count + padding
+
+
+def _pieces(flat: Sequence[Slot], lengths: Sequence[int], at: int, count: int) -> Iterator[Piece]:
+    begin = 0
+    for slot, length in zip(flat, lengths):
+        low, high = max(at, begin), min(at + count, begin + length)
+        if low < high:
+            yield Piece(slot, low - begin, high - low)
+        begin += length
+
+
+def _alignment(opened: Opened, number: int, count: int) -> list[int]:
+    """Padding after each parameter (releases that align every parameter record it), zeros otherwise."""
+    stored = opened.ranks[0].get("param_alignment_paddings")
+    row = stored[number] if isinstance(stored, (list, tuple)) and number < len(stored) else [0] * count
+    if len(row) != count or not all(isinstance(padding, int) and padding >= 0 for padding in row):
+        raise ReadError(f"group {number}: {len(row)} paddings for {count} parameters", where=opened.optim[0], fix=_AGAIN)
+    return list(row)
+
+
+def _check_tail(opened: Opened, number: int, used: int, total: int, lengths: Sequence[int], what: str) -> None:
+    """What is left behind the last parameter must be the padding that the files record, or (taken off on saving) nothing."""
+    recorded = [state.get("group_paddings") for state in opened.ranks]
+    tail: int | None = None
+    if all(isinstance(row, (list, tuple)) and number < len(row) and isinstance(row[number], int) for row in recorded):
+        tail = sum(int(row[number]) for row in recorded if row is not None)
+    left = total - used
+    allowed = left in {0, tail} if tail is not None else 0 <= left < 2 * len(lengths) * 64
+    if not allowed:
+        raise ReadError(
+            f"group {number}: param_shapes asks for {used} numbers of {what}, the {len(lengths)} processes hold {total}",
+            where=opened.model_path,
+            fix="the model file and the optimizer files are from different runs, or a rank is missing: " + _AGAIN,
+        )
+
+
+def _shares(opened: Opened, number: int, shapes: Mapping[str, tuple[int, ...]], flat: Sequence[Slot], what: str) -> Iterator[tuple[str, Slot]]:
+    """Stage 3: every rank holds ceil(numel / world) of each parameter, the last ones less."""
+    world = len(flat)
+    wanted = sum(-(-math.prod(shape) // world) for shape in shapes.values())
+    for path, slot in zip(opened.optim, flat):
+        if math.prod(slot.shape) != wanted:
+            raise ReadError(
+                f"sub-group {number}: param_shapes asks for {wanted} numbers of {what} a process, {math.prod(slot.shape)} are there",
+                where=path,
+                fix="the model file and the optimizer files are from different runs: " + _AGAIN,
+            )
+    at = 0
+    for name, shape in shapes.items():
+        count = math.prod(shape)
+        share = -(-count // world)
+        pieces = [Piece(slot, at, max(0, min(share, count - rank * share))) for rank, slot in enumerate(flat)]
+        yield name, cut(pieces, shape, f"{opened.folder}: {name}")
+        at += share
+
+
+def _module_weights(model: Mapping[str, Any]) -> dict[str, TensorRef]:
+    """Named weights of the model file; stage 3 leaves empty tensors there."""
+    module = model.get("module")
+    if not isinstance(module, Mapping):
+        return {}
+    return {str(name): ref for name, ref in module.items() if isinstance(ref, TensorRef) and ref.numel and ref.parts}
+
+
+def _facts(opened: Opened) -> dict[str, Any]:
+    told = {"world_size": len(opened.optim), "zero_stage": stage_of(opened.ranks[0])}
+    return _common_facts(opened.folder, opened.model) | told
+
+
+def _common_facts(folder: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    around = parent(folder)
+    facts: dict[str, Any] = {}
+    if any(is_file(os.path.join(around, name)) for name in ("latest", "trainer_state.json")):
+        facts["folder"] = around if is_remote(folder) or os.path.isabs(folder) else os.path.relpath(around)
+    if isinstance(model.get("global_steps"), int):
+        facts["global_step"] = model["global_steps"]
+    if isinstance(model.get("ds_version"), str):
+        facts["deepspeed_version"] = model["ds_version"]
+    return facts

@@ -1,0 +1,147 @@
+"""Megatron's distributed optimizer in torch.distributed.checkpoint folders.
+
+Read by name: the `fully_reshardable` form, `optimizer.state.<slot>.<parameter>`, where each tensor has its parameter's shape. Refused:
+buckets (`dp_reshardable` and older), where a slot is one run of numbers and the order of parameters in it is in no file.
+Source: megatron/core/optimizer/distrib_optimizer.py, sharded_param_state_fully_reshardable and sharded_param_state_dp_reshardable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ostate.core.files import is_file
+from ostate.core.state import Finding, RawState
+from ostate.core.tensors import Slot, TensorRef
+from ostate.errors import ReadError
+
+from ..assemble import Deferred, assemble
+from ..container.dcp_index import Index, Item, tensor, value
+from ..container.torchsave import load
+from ..state_dict import Key
+
+_BY_NAME = re.compile(r"^(?:chained_\d+\.)?optimizer\.state\.(exp_avg_sq|exp_avg|momentum_buffer|param|fp32_param)\.(.+)$")
+_BUCKET = re.compile(r"^(?:chained_\d+\.)?optimizer\.distributed\.dp_group_idx_\d+\.")
+_MASTER = {"param", "fp32_param"}
+_WAY_OUT = "load it once in Megatron and save with --dist-ckpt-optim-fully-reshardable (metadata distrib_optim_sharding_type: fully_reshardable)"
+
+
+def detect(index: Index) -> bool:
+    """True when the keys are Megatron's: the slot stands before the parameter's name, or the state lies in buckets."""
+    return any(_BUCKET.match(key) or ((match := _BY_NAME.match(key)) and _slot_first(match, index)) for key in index.items)
+
+
+def _slot_first(match: re.Match[str], index: Index) -> bool:
+    """A torch optimizer's parameter named `exp_avg` does not exist, but be sure: the other slot must be there under the same name."""
+    other = {"exp_avg": "exp_avg_sq", "exp_avg_sq": "exp_avg"}.get(match.group(1))
+    return other is None or match.string.replace(f".state.{match.group(1)}.", f".state.{other}.", 1) in index.items
+
+
+def read(index: Index) -> RawState:
+    """Return the state by Megatron's own parameter names.
+
+    Raises:
+        ReadError: buckets, or flattened pieces whose shape is not the parameter's.
+    """
+    slots: dict[Key, dict[str, object]] = {}
+    master: dict[Key, Slot] = {}
+    for key, item in index.items.items():
+        match = _BY_NAME.match(key)
+        if match is None or item.dtype is None:
+            continue
+        slot, name = match.groups()
+        _check_shape(index, item, name)
+        if slot in _MASTER:
+            master[name] = tensor(item)
+        else:
+            slots.setdefault(name, {})[slot] = tensor(item)
+    if not slots:
+        raise ReadError(
+            "Megatron's optimizer lies here in buckets, and the order of parameters within a bucket is in no file", where=index.folder, fix=_WAY_OUT
+        )
+    hyper, findings = _hyper(index)
+    step = hyper.pop("step", None)
+    if isinstance(step, (int, float)):
+        for entry in slots.values():
+            entry["step"] = float(step)
+    names = set(slots)
+    weights = {item.key.removeprefix("model."): item for item in index.items.values() if item.dtype and item.key.removeprefix("model.") in names}
+    return assemble(
+        slots,
+        [{**hyper, "params": list(slots)}],
+        source=index.folder,
+        layout="dcp",
+        files=index.files,
+        recorded="megatron",
+        weights=Deferred(weights, tensor),
+        master=master,
+        facts={"root": "optimizer"},
+        findings=findings,
+    )
+
+
+def _check_shape(index: Index, item: Item, name: str) -> None:
+    model = index.items.get(name) or index.items.get(f"model.{name}")
+    if model is not None and model.dtype is not None and model.shape != item.shape:
+        raise ReadError(
+            f"{item.key} has the shape {item.shape}, its parameter {model.shape}: flattened pieces (fully_sharded_model_space)",
+            where=index.folder,
+            fix=_WAY_OUT,
+        )
+
+
+def _hyper(index: Index) -> tuple[dict[str, Any], list[Finding]]:
+    """Return the hyperparameters that all groups agree on: Megatron does not say which parameter is in which group."""
+    groups = list(_param_groups(index))
+    if not groups:
+        return {}, [
+            Finding(
+                rule="hyperparameters-missing",
+                severity="warning",
+                text="the checkpoint's param_groups could not be read: no step, betas or eps",
+                fix="give them: --step N --betas B1,B2 --eps E",
+            )
+        ]
+    agreed = {name: groups[0][name] for name in groups[0] if name != "params" and all(other.get(name) == groups[0][name] for other in groups)}
+    differing = sorted({name for group in groups for name in group if name != "params"} - set(agreed))
+    if not differing:
+        return agreed, []
+    text = f"{len(groups)} groups differ in {', '.join(differing)}, and the files do not say which parameter is in which: these are left out"
+    return agreed, [Finding(rule="groups-merged", severity="note", text=text)]
+
+
+def _param_groups(index: Index) -> Iterator[dict[str, Any]]:
+    for item in index.items.values():
+        if item.dtype is None and "param_groups" in item.key and item.blobs:
+            yield from _dicts(value(index, item))
+    common = os.path.join(index.folder, "common.pt")
+    if is_file(common):
+        yield from _dicts(_search(load(common, strangers=True).value))  # Megatron's arguments, with enums of its own, lie beside the groups
+
+
+def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, Mapping) and "lr" in value:
+        yield {str(key): _plain(inner) for key, inner in value.items()}
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _dicts(inner)
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        for inner in value:
+            yield from _dicts(inner)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, TensorRef) and value.numel == 1 else value
+
+
+def _search(stored: Any) -> Any:
+    """Return the value of the outermost key `param_groups`."""
+    if isinstance(stored, Mapping):
+        if "param_groups" in stored:
+            return stored["param_groups"]
+        for inner in stored.values():
+            if (found := _search(inner)) is not None:
+                return found
+    return None

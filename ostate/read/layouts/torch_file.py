@@ -1,0 +1,222 @@
+"""A file of torch.save that holds an optimizer's state somewhere: alone, in a bundle, in a Lightning checkpoint, in a list.
+
+The state is found by what it is, a mapping with `state` and `param_groups`, wherever it lies; file names and extensions are not trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ostate.core.state import RawState
+from ostate.core.tensors import TensorRef
+from ostate.errors import ReadError, UnknownFormat
+from ostate.optimizers.slots import MARKS_ANYWHERE, SECOND_MOMENT_SLOTS
+
+from ..peek import Peek
+from ..pickle.records import Inert
+from ..pickle.unknown_classes import noted, refuse_within
+from ..state_dict import raw_state
+
+MOST_DEPTH = 8
+_PACKED = "__bnb_optimizer_quant_state__"
+_DOTTED_LEAVES = frozenset({"step", *MARKS_ANYWHERE})
+_WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "model_state", "adapter", "net", "weights")
+_PARTS = ("single_partition_of_fp32_groups", "fp32_flat_groups", "base_optimizer_state")
+"""Keys of what one rank of DeepSpeed's ZeRO keeps: its piece of flat buffers, whose positions are groups, not parameters."""
+_STEPS = ("global_step", "step", "iteration", "steps")
+
+
+class Candidate(NamedTuple):
+    """An optimizer's state within a file: its path there (`optimizer`, `optimizer_states[0]`, `` for the file itself)."""
+
+    place: str
+    optimizer: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The place and how much is there, for messages."""
+        return f"{self.place or 'the whole file'} ({len(self.optimizer['state'])} entries)"
+
+
+def detect(seen: Peek) -> bool:
+    """True for a torch.save file in which a state lies."""
+    return any(True for _ in candidates(seen.value))
+
+
+def read(seen: Peek, *, optimizer: int | None = None) -> RawState:
+    """Return the state in this file, exactly as stored.
+
+    Args:
+        seen: the file.
+        optimizer: which one, where several lie in it, counted from 0.
+
+    Raises:
+        UnknownFormat: several states and none chosen, or none at all.
+        ReadError: the state contradicts itself.
+        UnsafePickle: an entry of it is an object.
+    """
+    if _is_part(seen.value):
+        raise ReadError("one rank's piece of a DeepSpeed ZeRO state", where=seen.path, fix="give the checkpoint folder with the files of all ranks")
+    found = list(candidates(seen.value))
+    one = _chosen(found, optimizer, seen.path)
+    stored = seen.stored
+    where = f"{seen.path}: {one.place}" if one.place else seen.path
+    refuse_within(one.optimizer["state"], stored.strangers, where)
+    layout = "lightning" if "pytorch-lightning_version" in seen.keys else "torch"
+    return raw_state(
+        one.optimizer,
+        source=seen.asked,
+        layout=layout,
+        files=(stored.source,),
+        where=where,
+        weights=weights_in(seen.value, one.optimizer),
+        facts=_facts(seen.value),
+        findings=noted(stored.strangers),
+        sidecar=seen.sidecar,
+    )
+
+
+def _is_part(value: Any) -> bool:
+    inner = value.get("optimizer_state_dict") if type(value) is dict else None
+    return type(inner) is dict and any(key in inner for key in _PARTS)
+
+
+def _chosen(found: list[Candidate], optimizer: int | None, path: str) -> Candidate:
+    if not found:
+        raise UnknownFormat("no optimizer state in this file", where=path, fix="give the optimizer file, not the model file")
+    if optimizer is None:
+        if len(found) > 1:
+            listed = "; ".join(f"{index}: {one.text}" for index, one in enumerate(found[:10]))
+            raise UnknownFormat(f"{len(found)} optimizer states in this file: {listed}", where=path, fix="choose one with --optimizer K")
+        return found[0]
+    if not 0 <= optimizer < len(found):
+        listed = "; ".join(f"{index}: {one.text}" for index, one in enumerate(found[:10]))
+        raise UnknownFormat(f"no optimizer {optimizer} in this file; it has {listed}", where=path, fix="choose one of these")
+    return found[optimizer]
+
+
+def candidates(value: Any) -> Iterator[Candidate]:
+    """Yield the optimizer states within plain data, outermost first, in the file's order."""
+    yield from _search(value, "", 0, set())
+
+
+def _search(value: Any, place: str, depth: int, seen: set[int]) -> Iterator[Candidate]:
+    if type(value) not in {dict, list, tuple, Inert} or not value or depth > MOST_DEPTH or id(value) in seen:
+        return
+    seen.add(id(value))
+    if type(value) is Inert:
+        for inner in (value.state, value.held, value.args):
+            yield from _search(inner, place, depth + 1, seen)
+    elif type(value) is dict:
+        found = _as_optimizer(value)
+        if found is not None:
+            yield Candidate(place, found)
+            return
+        for key, inner in value.items():
+            if type(key) is str and type(inner) is not TensorRef:
+                yield from _search(inner, f"{place}.{key}" if place else key, depth + 1, seen)
+    elif len(value) <= 1024:
+        for index, inner in enumerate(value):
+            yield from _search(inner, f"{place}[{index}]", depth + 1, seen)
+
+
+def _as_optimizer(value: dict[Any, Any]) -> Mapping[str, Any] | None:
+    """Return `{"state", "param_groups"}` when this mapping is a state in one of the forms that are written, else None."""
+    state = value.get("state")
+    groups = value.get("param_groups")
+    if type(state) is dict and (isinstance(groups, (list, tuple, dict)) or _holds_slots(state)):
+        return {"state": state, "param_groups": groups}
+    if state is None and any(type(key) is str and key.startswith("state.") for key in value):
+        return _unflattened(value)
+    if _holds_slots(value):
+        return {"state": value, "param_groups": None}
+    return _slot_first(value) or _dotted(value)
+
+
+def _slot_first(value: dict[Any, Any]) -> Mapping[str, Any] | None:
+    """Return the usual form of `{"exp_avg_sq": {name: tensor}, …}`, whose step, if any, is one number for all."""
+    second = value.get("exp_avg_sq")
+    if type(second) is not dict or not second or not all(type(one) is TensorRef for one in second.values()):
+        return None
+    slots = {slot: rows for slot, rows in value.items() if type(rows) is dict and rows.keys() == second.keys()}
+    shared = {} if "step" in slots or type(value.get("step")) not in {int, float, TensorRef} else {"step": value["step"]}
+    return {"state": {key: shared | {slot: rows[key] for slot, rows in slots.items()} for key in second}, "param_groups": value.get("param_groups")}
+
+
+def _dotted(value: dict[Any, Any]) -> Mapping[str, Any] | None:
+    """Return the usual form of `<name>.<slot>`, where every key is one."""
+    state: dict[str, dict[str, Any]] = {}
+    for key, one in value.items():
+        name, _, slot = key.rpartition(".") if type(key) is str else ("", "", "")
+        if not name or slot not in _DOTTED_LEAVES or type(one) not in {TensorRef, int, float}:
+            return None
+        state.setdefault(name, {})[slot] = one
+    return {"state": state, "param_groups": None} if any(not SECOND_MOMENT_SLOTS.isdisjoint(entry) for entry in state.values()) else None
+
+
+def _holds_slots(state: dict[Any, Any]) -> bool:
+    """True when every entry is a mapping, and one of them holds an optimizer's tensors."""
+    first = next(iter(state.values()), None)
+    if type(first) is not dict or not all(type(entry) is dict for entry in state.values()):
+        return False
+    packed = any(type(entry.get(_PACKED)) is dict for entry in state.values())
+    return packed or any(type(entry.get(slot)) in {TensorRef, Inert} for entry in state.values() for slot in MARKS_ANYWHERE)
+
+
+def _unflattened(flat: dict[Any, Any]) -> Mapping[str, Any] | None:
+    """Return the nested form of `state.<name>.<slot>` and `param_groups.<name>.<hyper>` (torch's flattened optimizer state dict)."""
+    state: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        if type(key) is not str:
+            return None
+        room, _, rest = key.partition(".")
+        name, _, leaf = rest.rpartition(".")
+        if room not in {"state", "param_groups"} or not name:
+            return None
+        (state if room == "state" else groups).setdefault(name, {})[leaf] = value
+    return {"state": state, "param_groups": groups or None} if _holds_slots(state) else None
+
+
+def weights_in(value: Any, optimizer: Mapping[str, Any] | None = None) -> dict[str, TensorRef]:
+    """Return the model's named weights that lie in the same file: the mapping of tensors under a usual key, or the only one there is."""
+    found: dict[str, dict[str, TensorRef]] = {}
+    _tensor_maps(value, "", 0, found, set(), optimizer)
+    for key in _WEIGHTS:
+        if key in found:
+            return found[key]
+    return next(iter(found.values())) if len(found) == 1 else {}
+
+
+def _tensor_maps(
+    value: Any, place: str, depth: int, found: dict[str, dict[str, TensorRef]], seen: set[int], optimizer: Mapping[str, Any] | None
+) -> None:
+    if type(value) in {list, tuple} and depth == 0:
+        value = {str(index): one for index, one in enumerate(value[:16])}  # `torch.save((epoch, weights, state), …)`
+    if type(value) is not dict or depth > 3 or id(value) in seen or (optimizer is not None and value is optimizer["state"]):
+        return
+    seen.add(id(value))
+    if depth and _as_optimizer(value) is not None:
+        return
+    tensors = {key: one for key, one in value.items() if type(one) is TensorRef and type(key) is str}
+    if depth and tensors and len(tensors) * 2 > len(value):
+        found[place] = tensors
+        return
+    for key, inner in value.items():
+        if type(key) is str:
+            _tensor_maps(inner, f"{place}.{key}" if place else key, depth + 1, found, seen, optimizer)
+
+
+def _facts(value: Any) -> dict[str, Any]:
+    """Return what a bundle says of its run: `global_step`, Lightning's version."""
+    if type(value) is not dict:
+        return {}
+    facts: dict[str, Any] = {}
+    step = next((value[key] for key in _STEPS if type(value.get(key)) is int), None)
+    if step is not None:
+        facts["global_step"] = step
+    version = value.get("pytorch-lightning_version")
+    if type(version) is str:
+        facts["lightning_version"] = version
+    return facts

@@ -1,0 +1,75 @@
+"""Classes of a person's own beside a state (a configuration, an enumeration, a whole model), which pickle asks for by name.
+
+They are kept as records of their name and contents, like every other class: nothing is imported or called. What a state itself never needs and
+what could only be meant to do harm stays refused: a name of Python's standard library, of torch's or numpy's own functions, of an installer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ostate.core.state import Finding
+from ostate.errors import UnsafePickle
+
+from .records import RECORD, Inert, Named
+
+_REFUSED = (sys.stdlib_module_names - {"__main__"}) | {"__builtin__", "copy_reg", "distutils", "pip", "setuptools", "pkg_resources", "torch", "numpy"}
+_MODULES = ("torch.nn.", "torch.optim.")
+"""Of torch: a whole model, or a scheduler's object."""
+_MOST_NAMED = 5
+_MOST_DEPTH = 6
+
+
+class Lenient(dict[str, Any]):
+    """A table of globals that may also have a record for every class of a person's own; `met` are those that a file asked for."""
+
+    def __init__(self, table: Mapping[str, Any], *, strangers: bool) -> None:
+        super().__init__(table)
+        self.strangers = strangers
+        self.met: set[str] = set()
+
+    def stranger(self, full: str) -> object | None:
+        """Return what stands in for a class without a row, and note that the file asks for it; None where it is refused."""
+        if not self.strangers or not is_strange(full):
+            return None
+        self.met.add(full)
+        return RECORD
+
+
+def is_strange(full: str) -> bool:
+    """True for the full name of a class that may lie beside a state without meaning harm."""
+    parts = full.split(".")
+    plain = len(full) < 200 and len(parts) > 1 and all(part.isidentifier() for part in parts)
+    return plain and (parts[0] not in _REFUSED or full.startswith(_MODULES))
+
+
+def refuse_within(state: Any, strangers: Iterable[str], where: str) -> None:
+    """Refuse a state whose own entries hold such a class.
+
+    Raises:
+        UnsafePickle: one does.
+    """
+    wanted = frozenset(strangers)
+    if wanted and (found := _first(state, wanted, 0)):
+        raise UnsafePickle(
+            f"an entry of the state is a {found}, which no optimizer state needs", where=where, fix="save the optimizer's state_dict() alone"
+        )
+
+
+def _first(value: Any, wanted: frozenset[str], depth: int) -> str:
+    if type(value) in {Inert, Named}:
+        return str(value.name) if value.name in wanted else ""
+    if depth > _MOST_DEPTH or type(value) not in {dict, list, tuple}:
+        return ""
+    inner = value.values() if type(value) is dict else value
+    return next((found for one in inner if (found := _first(one, wanted, depth + 1))), "")
+
+
+def noted(strangers: Sequence[str]) -> tuple[Finding, ...]:
+    """Say which classes were left alone."""
+    if not strangers:
+        return ()
+    shown = ", ".join(strangers[:_MOST_NAMED]) + (f" and {len(strangers) - _MOST_NAMED} more" if len(strangers) > _MOST_NAMED else "")
+    return (Finding(rule="classes-left-alone", severity="note", text=f"the file also holds objects of {shown}: nothing of them was imported or run"),)

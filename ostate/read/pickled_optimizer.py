@@ -1,0 +1,91 @@
+"""States whose parameters stand in the file as tensors, not as numbers: the values come with it, and give the positions.
+
+A pickled optimizer object lists its parameters themselves in `param_groups`; GrokAdamW keeps each group's state within the group, by parameter
+(grokadamw.py, step). Numbered in the groups' order, both are what `state_dict()` would have written, and the weights are kept as master weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ostate.core.tensors import TensorRef
+from ostate.errors import ReadError
+
+from .pickle.records import Inert
+
+
+def numbered(state: Mapping[Any, Any], groups: Any, where: str) -> tuple[Mapping[Any, Any], Any, dict[Any, TensorRef]]:
+    """Return the state and its groups by number, and the parameters' own values by number, where the file holds them.
+
+    Raises:
+        ReadError: parameters that cannot be told apart, or entries that no group lists.
+    """
+    if not isinstance(groups, (list, tuple)) or not all(type(group) is dict for group in groups):
+        return state, groups, {}
+    if any(type(one) is TensorRef for group in groups for one in _listed(group)):
+        return _object(state, groups, where)
+    if any(_by_parameter(group.get("state")) for group in groups):
+        return _within_groups(state, groups, where)
+    return state, groups, {}
+
+
+def _listed(group: Mapping[str, Any]) -> Sequence[Any]:
+    found = group.get("params")
+    return found if isinstance(found, (list, tuple)) else ()
+
+
+def _by_parameter(state: Any) -> bool:
+    return type(state) is dict and bool(state) and all(type(key) is TensorRef for key in state)
+
+
+def _object(state: Mapping[Any, Any], groups: Sequence[dict[str, Any]], where: str) -> tuple[Mapping[Any, Any], Any, dict[Any, TensorRef]]:
+    order = [one for group in groups for one in _listed(group)]
+    places = {one: index for index, one in enumerate(order)}
+    if len(places) != len(order) or not set(state) <= set(places):
+        raise ReadError("the optimizer object's parameters are not those of its state", where=where, fix="save optimizer.state_dict() instead")
+    found, at = [], 0
+    for group in groups:
+        end = at + len(_listed(group))
+        found.append({**group, "params": list(range(at, end))})
+        at = end
+    return {places[key]: entry for key, entry in state.items()}, found, dict(enumerate(order))
+
+
+def _within_groups(state: Mapping[Any, Any], groups: Sequence[dict[str, Any]], where: str) -> tuple[Mapping[Any, Any], Any, dict[Any, TensorRef]]:
+    entries, weights, found = dict(state), {}, []
+    for index, group in enumerate(groups):
+        inner, params = group.get("state"), _listed(group)
+        rest = {key: value for key, value in group.items() if key != "state"}
+        found.append(rest)
+        if not inner:
+            continue
+        if not _by_parameter(inner) or len(inner) != len(params):
+            raise ReadError(
+                f"group {index} keeps {len(inner)} entries by parameter object for {len(params)} parameters: which is whose is not in the file",
+                where=where,
+                fix="save the state with the optimizer's parameters all trained, or with names (torch >= 2.6: AdamW(model.named_parameters()))",
+            )
+        for key, (parameter, entry) in zip(params, inner.items()):
+            entries[key], weights[key] = entry, parameter
+    return entries, found, weights
+
+
+def whole_tensor(value: Any, where: str) -> Any:
+    """Return the tensor within a DTensor record that one process holds whole; anything else as it is.
+
+    Raises:
+        ReadError: only a piece of it is in this file.
+    """
+    if type(value) is not Inert or not value.name.endswith(".DTensor") or type(value.state) is not dict:
+        return value
+    local, shape = value.state.get("_local_tensor"), value.kwargs.get("shape")
+    if type(local) is not TensorRef:
+        raise ReadError("a DTensor without its local tensor", where=where, fix="copy the file again")
+    if local.shape != shape:
+        raise ReadError(
+            f"one process's piece, {local.shape}, of a tensor of shape {shape}",
+            where=where,
+            fix="give the folder with the files of all ranks",
+        )
+    return local

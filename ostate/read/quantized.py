@@ -1,0 +1,285 @@
+"""Packed moments: from the tensors a library stores to the numbers it means, equal to its own dequantisation bit for bit.
+
+`slots_of` turns one stored entry into logical slots under torch's names, and plain scalars. numpy inside functions only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from ostate.core.state import Hyper
+from ostate.core.tensors import CHUNK, ITEMSIZE, Fields, Part, Slot, TensorRef
+from ostate.errors import ReadError
+from ostate.optimizers import OPTIMIZERS
+from ostate.optimizers.slots import SINGLE_NUMBERS
+
+from .pickle.globals import Inert
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Stored = Mapping[str, object]
+"""One entry of `state`, as the file has it."""
+Decoded = tuple[dict[str, Slot], dict[str, Any]]
+_WRAPPED = "__bnb_optimizer_quant_state__"
+_BLOCKS = (256, 2048, 128, 64, 512, 1024, 4096)
+"""bitsandbytes' block sizes: 256 since 0.44, 2048 before it; the rest could be asked for."""
+
+
+class Packed(Fields):
+    """A slot stored as codes, a scale for each block of elements, and perhaps a table of what a code means. Satisfies `Slot`."""
+
+    __slots__ = ("block", "codes", "encoding", "halves", "scale", "shape", "table")
+
+    def __init__(
+        self,
+        encoding: str,
+        shape: tuple[int, ...],
+        codes: TensorRef,
+        scale: TensorRef | float,
+        block: int,
+        table: TensorRef | None = None,
+        halves: bool = False,
+    ) -> None:
+        self.encoding = encoding
+        self.shape = shape
+        self.codes = codes
+        """One code an element; two in a byte, high half first, where `halves`."""
+        self.scale = scale
+        """One float a block; a plain number where one goes for the whole tensor."""
+        self.block = block
+        """Elements that share a scale."""
+        self.table = table
+        """What a code means, before scaling; None: the codes are numbers themselves."""
+        self.halves = halves
+
+    @property
+    def dtype(self) -> str:
+        """Always F32."""
+        return "F32"
+
+    def with_shape(self, shape: tuple[int, ...]) -> Packed:
+        """Return the same numbers under another shape of the same number of elements."""
+        if math.prod(shape) != math.prod(self.shape):
+            raise ReadError(f"{math.prod(self.shape)} elements cannot take the shape {shape}")
+        return self._replace(shape=shape)
+
+    def read(self) -> np.ndarray:
+        """Return the values, float32."""
+        import numpy as np
+
+        pieces = list(self.chunks(max(CHUNK, math.prod(self.shape))))
+        flat = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+        return flat.reshape(self.shape)
+
+    def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:
+        """Yield the values flat, in C order, a bounded number at a time."""
+        import numpy as np
+
+        scale = self.scale.read().reshape(-1) if isinstance(self.scale, TensorRef) else np.array([self.scale], np.float32)
+        table = None if self.table is None else self.table.read().reshape(-1)
+        whole = max(1, elements // self.block) * self.block
+        at = 0
+        for codes in self.codes.chunks(max(1, whole // 2) if self.halves else whole):
+            if self.halves:
+                codes = np.stack([codes >> 4, codes & 15], axis=-1).reshape(-1)
+            values = codes if table is None else table.take(codes)
+            yield _scaled(values, scale, at, self.block)
+            at += values.size
+
+
+def _scaled(values: np.ndarray, scale: np.ndarray, at: int, block: int) -> np.ndarray:
+    """Multiply float32 `values`, which start at element `at`, by their blocks' scales."""
+    import numpy as np
+
+    first, last = at // block, -(-(at + values.size) // block)
+    if at % block == 0 and values.size % block == 0:
+        return np.asarray((values.reshape(-1, block) * scale[first:last, None]).reshape(-1))
+    spread = np.repeat(scale[first:last], block)[at - first * block :][: values.size]
+    return np.asarray(values * spread)
+
+
+def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
+    """Return the entry's tensors as slots under torch's names, and its plain numbers.
+
+    Args:
+        entry: one value of the file's `state`.
+        hyper: its group's hyperparameters, which tell bitsandbytes' one-state optimizers apart; without them their moment keeps
+            the name `state1`.
+
+    Returns:
+        slots: name -> slot, without `step`.
+        scalars: everything else that is not a tensor; `step` a float; `bitsandbytes`, `torchao` or `auto8bit` say who packed the entry.
+            What lies in a list or a mapping is called `<slot>.<index>` or `<slot>.<key>`.
+
+    Raises:
+        ReadError: a packed slot is incomplete or of an unknown kind.
+    """
+    slots: dict[str, Slot] = {}
+    scalars: dict[str, Any] = {}
+    if not _BNB.isdisjoint(entry):
+        wrapped = entry.get(_WRAPPED)
+        packed: dict[str, object] = dict(wrapped) if isinstance(wrapped, Mapping) else {}
+        packed.update({key: value for key, value in entry.items() if key in _BNB_SLOTS})
+        entry = {key: value for key, value in entry.items() if key not in _BNB}
+        if packed:
+            _bitsandbytes(packed, hyper or {}, slots, scalars)
+    for key, value in entry.items():
+        if type(value) is TensorRef and key not in SINGLE_NUMBERS:
+            slots[key] = value
+        elif type(value) is float:
+            scalars[key] = value
+        else:
+            _put(key, value, slots, scalars)
+    return slots, scalars
+
+
+def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any]) -> None:
+    if isinstance(value, TensorRef):
+        if key in SINGLE_NUMBERS and value.numel == 1:
+            scalars[key] = value.item()
+        else:
+            slots[key] = value
+    elif isinstance(value, (list, tuple)) and any(True for _ in _tensors_in(value)):
+        for index, item in enumerate(value):
+            _put(f"{key}.{index}", item, slots, scalars)
+    elif isinstance(value, Mapping) and _is_auto8bit(value):
+        slots[key] = _auto8bit(value)
+        scalars["auto8bit"] = 8
+    elif isinstance(value, Mapping) and any(True for _ in _tensors_in(value)):
+        for inner, item in value.items():
+            _put(f"{key}.{inner}", item, slots, scalars)
+    elif (kind := _torchao_kind(value)) is not None:
+        slots[key] = _torchao(kind, cast(Inert, value))
+        scalars["torchao"] = kind
+    elif key == "step" and isinstance(value, (int, float)):
+        scalars[key] = float(value)
+    else:
+        scalars[key] = value.name if isinstance(value, Inert) else value
+
+
+def _tensors_in(value: object) -> Iterator[TensorRef]:
+    """Yield the tensors at any depth of lists and mappings."""
+    if isinstance(value, TensorRef):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(inner)
+
+
+# ---- ai-toolkit ------------------------------------------------------------------------------------------------------------------
+
+
+def _is_auto8bit(value: Mapping[Any, Any]) -> bool:
+    """True for what `Auto8bitTensor.state_dict()` gives, bare or under its `_type` (ostris/ai-toolkit, toolkit/optimizers/optimizer_utils.py)."""
+    return value.get("_type") == "Auto8bitTensor" or {"quantized", "scale"} <= value.keys() <= {"quantized", "scale", "orig_dtype"}
+
+
+def _auto8bit(value: Mapping[Any, Any]) -> Slot:
+    """Return the slot that is meant: `quantized` times `scale`, one scale for the tensor."""
+    state = value.get("state", value)
+    codes, scale = (state.get("quantized"), state.get("scale")) if isinstance(state, Mapping) else (None, None)
+    if isinstance(scale, TensorRef) and scale.numel == 1:
+        scale = scale.item()
+    if not isinstance(codes, TensorRef) or codes.dtype != "I8" or isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        raise ReadError("an Auto8bitTensor lacks its int8 numbers or its scale")
+    return Packed("auto8bit", codes.shape, codes, float(scale), max(1, codes.numel))
+
+
+# ---- bitsandbytes ----------------------------------------------------------------------------------------------------------------
+
+_BNB_SLOTS = {"state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2", "max1", "max2", "new_max1", "new_max2", "unorm_vec", "gnorm_vec"}
+_BNB = {_WRAPPED, *_BNB_SLOTS}
+
+
+def _bitsandbytes(packed: Mapping[str, object], hyper: Hyper, slots: dict[str, Slot], scalars: dict[str, Any]) -> None:
+    bits = 32
+    for number in ("1", "2"):
+        state = packed.get("state" + number)
+        if not isinstance(state, TensorRef):
+            continue
+        if state.dtype == "U8":
+            bits = 8
+        other = packed.get("state2")
+        if number == "1" and isinstance(other, TensorRef) and state.shape == (2, *other.shape):
+            # AdEMAMix keeps its fast and its slow average in one tensor (bitsandbytes/optim/ademamix.py, _get_state_double_buffer).
+            slots["exp_avg"] = _bnb_slot(packed, number, _layer(state, 0), 0)
+            slots["exp_avg_slow"] = _bnb_slot(packed, number, _layer(state, 1), 1)
+        else:
+            slots[_bnb_name(number, packed, hyper)] = _bnb_slot(packed, number, state, None)
+    for key in ("unorm_vec", "gnorm_vec"):
+        if key in packed:
+            _put(key, packed[key], slots, scalars)
+    scalars["bitsandbytes"] = bits
+
+
+def _bnb_name(number: str, packed: Mapping[str, object], hyper: Hyper) -> str:
+    if number == "2":
+        return "exp_avg_sq"
+    if "state2" in packed:
+        return "exp_avg"
+    for spec in OPTIMIZERS.values():
+        if "bitsandbytes" in spec.tells and spec.when is not None and len(spec.slots) == 1 and spec.when(hyper):
+            return next(iter(spec.slots))
+    return "state1"
+
+
+def _bnb_slot(packed: Mapping[str, object], number: str, codes: TensorRef, layer: int | None) -> Slot:
+    if codes.dtype != "U8":
+        return codes
+    table, scale, largest = (packed.get(key + number) for key in ("qmap", "absmax", "max"))
+    if isinstance(table, TensorRef) and table.numel < 256:
+        raise ReadError(f"a table of {table.numel} entries cannot give 256 codes their meaning")
+    if isinstance(table, TensorRef) and isinstance(scale, TensorRef):
+        if scale.dtype == "U8":
+            raise ReadError("the block scales are packed themselves, which no release of bitsandbytes is known to write")
+        if layer is not None:
+            scale = _layer(scale, layer)
+        return Packed("bitsandbytes-8bit", codes.shape, codes, scale, _block(codes.numel, scale.numel), table)
+    if isinstance(table, TensorRef) and isinstance(largest, TensorRef):
+        return Packed("bitsandbytes-8bit-tensor", codes.shape, codes, largest, max(1, codes.numel), table)
+    raise ReadError(f"state{number} holds 8-bit codes, but the table or the scales that give them meaning are missing")
+
+
+def _block(elements: int, scales: int) -> int:
+    for block in _BLOCKS:
+        if -(-elements // block) == scales:
+            return block
+    raise ReadError(f"{scales} scales do not go with {elements} codes in blocks of {', '.join(map(str, sorted(_BLOCKS)))}")
+
+
+def _layer(ref: TensorRef, index: int) -> TensorRef:
+    """Return `ref[index]`."""
+    part = ref.parts[0]
+    if len(ref.parts) != 1 or part.sizes != ref.shape or ref.shape[:1] != (2,):
+        raise ReadError("a tensor of two layers is stored in pieces", where=part.file)
+    offset = part.offset + index * part.strides[0] * ITEMSIZE[ref.dtype]
+    inner = Part(part.file, offset, part.sizes[1:], part.strides[1:], (0,) * (len(ref.shape) - 1))
+    return ref._replace(shape=ref.shape[1:], parts=(inner,), crc32=None)
+
+
+# ---- torchao ---------------------------------------------------------------------------------------------------------------------
+
+
+def _torchao_kind(value: object) -> str | None:
+    """Return `8bit`, `4bit` or `fp8` for the record of a torchao state tensor, else None."""
+    if not isinstance(value, Inert) or not value.name.startswith("torchao."):
+        return None
+    return next((kind for kind in ("8bit", "4bit", "fp8") if value.name.lower().endswith(".optimstate" + kind)), None)
+
+
+def _torchao(kind: str, record: Inert) -> Slot:
+    state = record.state if isinstance(record.state, Mapping) else {}
+    codes, scale, table = (state.get(key) for key in ("codes", "scale", "qmap"))
+    if not isinstance(codes, TensorRef) or not isinstance(scale, TensorRef) or (kind != "fp8" and not isinstance(table, TensorRef)):
+        raise ReadError(f"a torchao {kind} tensor lacks its codes, its scales or its table")
+    halves = kind == "4bit"
+    if codes.dtype != ("F8_E4M3" if kind == "fp8" else "U8") or (isinstance(table, TensorRef) and table.numel < (16 if halves else 256)):
+        raise ReadError(f"a torchao {kind} tensor has codes of type {codes.dtype}, or a table that is too short for them")
+    shape = tuple(record.kwargs.get("shape", codes.shape))
+    count = codes.numel * (2 if halves else 1)
+    if math.prod(shape) != count or scale.numel == 0 or count % scale.numel:
+        raise ReadError(f"a torchao {kind} tensor of shape {shape} does not go with {count} codes and {scale.numel} scales")
+    return Packed(f"torchao-{kind}", shape, codes, scale, count // scale.numel, table if isinstance(table, TensorRef) else None, halves)

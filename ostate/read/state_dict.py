@@ -1,0 +1,315 @@
+"""From an optimizer's `state_dict()`, as plain data, to a `RawState`: positions, groups, slots, and the names that stand in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ostate.core.state import Entry, Finding, Group, RawState, SourceFile
+from ostate.core.tensors import Slot, TensorRef
+from ostate.errors import OstateError, ReadError
+from ostate.optimizers import parameter_shape, recognise
+
+from .hyper import plain_hyper, plain_number, wrong_hyper
+from .pickle.records import Inert
+from .pickled_optimizer import numbered, whole_tensor
+from .quantized import slots_of
+
+_NOT_HYPER = {"params", "param_names", "names"}
+Key = int | str
+
+
+def raw_state(
+    optimizer: Mapping[str, Any],
+    *,
+    source: str,
+    layout: str,
+    files: tuple[SourceFile, ...],
+    where: str,
+    weights: Mapping[str, TensorRef] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    findings: tuple[Finding, ...] = (),
+    sidecar: tuple[str, Sequence[Sequence[str]]] | None = None,
+    master: Mapping[Key, Slot] | None = None,
+) -> RawState:
+    """Return the state that `{"state": …, "param_groups": […]}` describes, exactly as it stands there.
+
+    Args:
+        optimizer: plain data with `TensorRef` leaves; `param_groups` may be missing (then all entries are one group).
+        source: the path that was asked for.
+        layout: the row of `READERS`.
+        files: what was read.
+        where: file and place within it, for messages.
+        weights: named weights that lie in the same file.
+        facts: what else is known of the checkpoint.
+        findings: what was noticed so far.
+        sidecar: file name and names by group, of a names file beside the state.
+        master: key -> fp32 master weights, where the state keeps them.
+
+    Raises:
+        ReadError: ids twice, entries that no group lists, names that do not go with the groups.
+    """
+    state = optimizer.get("state", {})
+    if not isinstance(state, Mapping):
+        raise ReadError("`state` is no mapping", where=where, fix="give the file of the optimizer's state_dict()")
+    state, param_groups, own = numbered(*_ids(state, optimizer.get("param_groups")), where)
+    listed = _groups_of(param_groups, state, where)
+    keys = _positions(listed, where)
+    state = _by_position(state, listed, keys, where)
+    names, recorded = _names(listed, keys, state, sidecar, where)
+    groups, notes = _groups(listed, names)
+    master = {**own, **(master or {})}
+    of_group = [group.index for group in groups for _ in group.positions]
+    hypers = [group.hyper for group in groups]
+    contents = list(_contents(state, keys, of_group, hypers, where))
+    merged = {key: value for hyper in reversed(hypers) for key, value in hyper.items()}
+    kinds = {tuple(slots) for slots, _ in contents}
+    kind = recognise({slot for some in kinds for slot in some}, merged, {name for _, scalars in contents for name in scalars})
+    entries = tuple(_entries(contents, keys, of_group, names, kind))
+    notes += _wrong_steps(entries)
+    return RawState(
+        source=source,
+        layout=layout,
+        files=files,
+        groups=groups,
+        entries=entries,
+        optimizer=kind,
+        recorded=recorded,
+        weights=weights or {},
+        master={position: master[key] for position, key in enumerate(keys) if key in master},
+        facts=facts or {},
+        findings=(*findings, *notes),
+    )
+
+
+def _ids(state: Mapping[Any, Any], groups: Any) -> tuple[Mapping[Any, Any], Any]:
+    """Return positions that went through text (JSON, file names) as the numbers they are: no parameter is called `0`."""
+    if not state or not all(type(key) is str and key.isascii() and key.isdigit() for key in state):
+        return state, groups
+    numbers = {int(key): entry for key, entry in state.items()}
+    if len(numbers) != len(state):
+        return state, groups
+    return numbers, [_listed_ids(group) for group in groups] if isinstance(groups, (list, tuple)) else groups
+
+
+def _listed_ids(group: Any) -> Any:
+    params = group.get("params") if type(group) is dict else None
+    if not isinstance(params, (list, tuple)):
+        return group
+    return {**group, "params": [int(key) if type(key) is str and key.isascii() and key.isdigit() else key for key in params]}
+
+
+def _groups_of(groups: Any, state: Mapping[Any, Any], where: str) -> list[dict[str, Any]]:
+    """Return the groups as a list of dicts with `params`; a state without groups is one group of all its entries."""
+    if groups is None or (groups == [] and state):
+        return [{"params": sorted(state) if all(type(key) is int for key in state) else list(state)}]
+    if isinstance(groups, Mapping):
+        return _by_name(groups, where)
+    if not isinstance(groups, (list, tuple)) or not all(type(group) is dict for group in groups):
+        raise ReadError("`param_groups` is no list of groups", where=where, fix="give the file of the optimizer's state_dict()")
+    if len(groups) == 1 and "params" not in groups[0]:
+        return [{**groups[0], "params": list(state)}]
+    for index, group in enumerate(groups):
+        if not isinstance(group.get("params"), (list, tuple)):
+            raise ReadError(f"group {index} does not list its parameters", where=where, fix="save the whole state_dict()")
+    return list(groups)
+
+
+def _by_name(groups: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return groups of torch's flattened form, {name: hyperparameters}: equal hyperparameters are one group."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, hyper in groups.items():
+        if type(hyper) is not dict:
+            raise ReadError(f"the hyperparameters of {name!r} are no mapping", where=where, fix="save the whole state_dict()")
+        if isinstance(hyper.get("params"), (list, tuple)):
+            found[f"group {name}"] = hyper
+        else:
+            mark = repr(sorted(plain_hyper(hyper).items(), key=lambda item: item[0]))
+            found.setdefault(mark, {**hyper, "params": []})["params"].append(name)
+    return list(found.values())
+
+
+def _positions(groups: Sequence[Mapping[str, Any]], where: str) -> list[Key]:
+    """Return the key at each position: the groups' lists, one after another."""
+    keys = [key for group in groups for key in group["params"]]
+    if not all(type(key) is int or type(key) is str for key in keys):
+        raise ReadError("a group lists something that is neither a number nor a name", where=where, fix="save optimizer.state_dict()")
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ReadError(f"parameter {twice!r} stands in the groups twice", where=where, fix="the file was put together wrongly: save it again")
+    return keys
+
+
+def _by_position(state: Mapping[Any, Any], groups: list[dict[str, Any]], keys: list[Key], where: str) -> Mapping[Any, Any]:
+    """Return the state under the groups' own keys.
+
+    Raises:
+        ReadError: an entry that no group lists.
+    """
+    known = set(keys)
+    stray = [key for key in state if key not in known]
+    if not stray:
+        return state
+    if not set(state) & known and len(groups) == 1 and len(stray) == len(keys) and all(type(key) is str for key in stray):
+        groups[0] = {**groups[0], "params": stray}
+        keys[:] = stray
+        return state
+    found = _lora_fa(state, groups)
+    if found is not None:
+        return found
+    shown = ", ".join(repr(key)[:80] for key in stray[:5])
+    raise ReadError(
+        f"{len(stray)} entries of the state belong to no group: {shown}",
+        where=where,
+        fix="the groups were changed after training; save the optimizer's whole state_dict()",
+    )
+
+
+def _lora_fa(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> dict[Key, Any] | None:
+    """Return PEFT's LoRA-FA state by position, or None when it is none (peft/optimizers/lorafa.py, step).
+
+    Its entries are keyed `<module>.lora` for the pair, moments of lora_B only, or by the parameter's name; the groups keep `names`.
+    """
+    found: dict[Key, Any] = {}
+    for group in groups:
+        names = group.get("names")
+        if not isinstance(names, (list, tuple)) or len(names) != len(group["params"]):
+            return None
+        for key, name in zip(group["params"], names):
+            if type(name) is not str:
+                return None
+            pair = state.get(name[: name.find("lora")] + "lora") if "lora_B" in name else None
+            entry = state.get(name, pair)
+            if type(entry) is dict:
+                found[key] = {slot.removesuffix("_B"): value for slot, value in entry.items()}
+    return found if len(found) == len(state) else None
+
+
+def _names(
+    groups: Sequence[Mapping[str, Any]],
+    keys: Sequence[Key],
+    state: Mapping[Any, Any],
+    sidecar: tuple[str, Sequence[Sequence[str]]] | None,
+    where: str,
+) -> tuple[list[str | None], str | None]:
+    """Return a name by position, and where the names come from."""
+    names: list[str | None] = [key if type(key) is str else None for key in keys]
+    if keys and all(name is not None for name in names):
+        return names, "name-keyed"
+    for field in ("param_names", "names"):
+        if any(group.get(field) for group in groups):
+            return _group_names(groups, field, where), "param_names"
+    own = [entry.get("param_name") if type(entry := state.get(key)) is dict else None for key in keys]
+    if any(type(name) is str for name in own):
+        return [name if type(name) is str else None for name in own], "param_name"
+    if sidecar is not None:
+        return _sidecar_names(groups, *sidecar, where=where), sidecar[0]
+    return names, None
+
+
+def _group_names(groups: Sequence[Mapping[str, Any]], field: str, where: str) -> list[str | None]:
+    names: list[str | None] = []
+    for index, group in enumerate(groups):
+        given = group.get(field) or [None] * len(group["params"])
+        if not isinstance(given, (list, tuple)) or len(given) != len(group["params"]):
+            raise ReadError(
+                f"group {index} has {len(group['params'])} parameters and {len(given)} {field}",
+                where=where,
+                fix="the file was put together wrongly: save it again",
+            )
+        names += [name if type(name) is str else None for name in given]
+    return names
+
+
+def _sidecar_names(groups: Sequence[Mapping[str, Any]], file: str, given: Sequence[Sequence[str]], *, where: str) -> list[str | None]:
+    sizes, wanted = [len(names) for names in given], [len(group["params"]) for group in groups]
+    if sizes != wanted and [size for size in sizes if size] != [size for size in wanted if size]:
+        raise ReadError(
+            f"{file} names {sizes} parameters by group, the state has {wanted}",
+            where=where,
+            fix=f"{file} belongs to another run: remove it, or put the right one there",
+        )
+    return [name for names in given for name in names]
+
+
+def _groups(listed: Sequence[Mapping[str, Any]], names: Sequence[str | None]) -> tuple[tuple[Group, ...], list[Finding]]:
+    groups: list[Group] = []
+    notes: list[Finding] = []
+    at = 0
+    for index, group in enumerate(listed):
+        end = at + len(group["params"])
+        own = tuple(name for name in names[at:end] if name is not None)
+        hyper = plain_hyper({key: value for key, value in group.items() if key not in _NOT_HYPER})
+        notes += wrong_hyper(index, hyper, group)
+        positions = tuple(range(at, end))
+        groups.append(Group(index=index, positions=positions, hyper=hyper, names=own if len(own) == end - at and own else None))
+        at = end
+    return tuple(groups), notes
+
+
+def _contents(
+    state: Mapping[Any, Any], keys: Sequence[Key], of_group: Sequence[int], hypers: Sequence[Mapping[str, Any]], where: str
+) -> Iterator[tuple[dict[str, Slot], dict[str, Any]]]:
+    """Yield (slots, scalars) by position."""
+    seen: dict[Any, float] = {}
+    for key, group in zip(keys, of_group):
+        entry = state.get(key)
+        if entry is None or entry == {}:
+            yield {}, {}
+            continue
+        if type(entry) is not dict:
+            raise ReadError(f"the entry of {key!r} is a {type(entry).__name__}, no mapping", where=where, fix="save optimizer.state_dict()")
+        if Inert in map(type, entry.values()):
+            entry = {slot: whole_tensor(value, where) for slot, value in entry.items()}
+        step = entry.get("step")
+        if step is not None:
+            entry = {**entry, "step": _step(step, seen)}
+        try:
+            slots, scalars = slots_of(entry, hypers[group])
+        except OstateError as error:
+            raise error.at(f"{where}: entry {key!r}") from error
+        yield slots, scalars
+
+
+def _step(step: Any, seen: dict[Any, float]) -> Any:
+    """Return the step as a number.
+
+    A step lies between the tensors of its parameter, so reading each costs a request on a remote path. CRC32 is one-to-one on four
+    bytes: storages with the same checksum in the zip's directory hold the same step, and each value is read once.
+    """
+    if type(step) is not TensorRef:
+        return plain_number(step)
+    mark = step.crc32, step.dtype, step.shape
+    if mark in seen:
+        return seen[mark]
+    if step.numel != 1:
+        return step
+    value = step.item()
+    if step.crc32 is not None and step.nbytes == 4:
+        seen[mark] = value
+    return value
+
+
+def _entries(
+    contents: Sequence[tuple[dict[str, Slot], dict[str, Any]]],
+    keys: Sequence[Key],
+    of_group: Sequence[int],
+    names: Sequence[str | None],
+    kind: str,
+) -> Iterator[Entry]:
+    for position, ((slots, scalars), key, group, name) in enumerate(zip(contents, keys, of_group, names)):
+        step = scalars.pop("step", None)
+        if step is not None and (type(step) is not float or not 0 <= step < math.inf):
+            scalars["step"], step = step, None
+        scalars.pop("param_name", None)
+        shape = parameter_shape({slot: value.shape for slot, value in slots.items()}, kind) if slots else None
+        yield Entry(position, key, group, slots, step, scalars, name, shape)
+
+
+def _wrong_steps(entries: Sequence[Entry]) -> Iterator[Finding]:
+    wrong = [entry for entry in entries if entry.step is None and "step" in entry.scalars]
+    if wrong:
+        text = f"the step of {len(wrong)} parameters is no number of updates: {ascii(wrong[0].scalars['step'])[:60]}"
+        names = tuple(f"position {entry.position}" for entry in wrong[:20])
+        yield Finding(rule="step-not-a-number", severity="error", text=text, fix="give the right one with --step", names=names)

@@ -1,0 +1,166 @@
+"""Which trained weights go with a state: as given, beside it, or inside the checkpoint itself."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from ostate.core.files import is_folder
+from ostate.core.naming import Adapter
+from ostate.core.state import RawState
+from ostate.core.tensors import TensorRef
+from ostate.errors import ReadError
+
+from . import adapter_files
+from .adapters import adapter_from_weights, for_state, read_adapter
+from .layouts import rank_weights
+
+
+class Candidates(NamedTuple):
+    """The weights that may go with a state, the likeliest first."""
+
+    adapters: tuple[Adapter, ...] = ()
+    seen: tuple[str, ...] = ()
+    """Weight files that lie near and were not taken, for whoever is told that no adapter was found."""
+    on_trial: bool = False
+    """True for weights that lie beside the checkpoint and not in it: only the numbers can say that they belong to this state."""
+    asked: bool = False
+    """True when a person named the first one: another may refute it, not replace it."""
+
+
+def candidates(raw: RawState, *, adapter: str | None = None, model: str | None = None, name: str | None = None) -> Candidates:
+    """Return the weights that may go with `raw`.
+
+    Args:
+        raw: the state.
+        adapter: `--adapter`: a folder or file.
+        model: `--model`: a folder of full weights.
+        name: `--adapter-name`.
+
+    Raises:
+        ReadError: what was given is no adapter, or one that was found is damaged.
+    """
+    if adapter is not None:
+        return _given(raw, adapter, name)
+    if model is not None:
+        return Candidates((read_adapter(model),), asked=True)
+    if raw.facts.get("live_weights"):  # of the same save, by live names, in the model's order: nothing about them is guessed
+        return Candidates((adapter_from_weights(rank_weights.trained(raw.weights), path=raw.source, name=name),))
+    found = _in_places(raw, adapter_files.of_the_checkpoint(raw), name)
+    if not found.adapters and raw.weights:
+        return Candidates((adapter_from_weights(raw.weights, path=raw.source, name=name),))
+    if not found.adapters:
+        found = _in_places(raw, adapter_files.models_of_the_checkpoint(raw), name)
+    if found.adapters:
+        return found
+    beside = [other for path in adapter_files.to_the_side(raw) if (other := _readable(path)) is not None and lacking(raw, other) == 0]
+    if beside:
+        return Candidates(tuple(_fitting(raw, beside)), seen=tuple(other.file for other in beside), on_trial=True)
+    return Candidates(seen=tuple(path for folder in adapter_files.folders_of(raw) for path in adapter_files.weight_files(folder)))
+
+
+def _readable(path: str) -> Adapter | None:
+    """Return the adapter at a path that nobody named, or None for one that is damaged: it may be anybody's."""
+    try:
+        return read_adapter(path)
+    except ReadError:
+        return None
+
+
+def find_adapter(raw: RawState, *, name: str | None = None) -> Adapter | None:
+    """Return the weights of the checkpoint that fit `raw` best by shapes; None where there are none.
+
+    Raises:
+        ReadError: one that was found is damaged.
+    """
+    found = candidates(raw, name=name)
+    return found.adapters[0] if found.adapters and not found.on_trial else None
+
+
+def _given(raw: RawState, path: str, name: str | None) -> Candidates:
+    """Return what lies at the path that a person gave; of several adapters in the folder, those that fit best by shapes."""
+    places = adapter_files.peft_folders(path) if is_folder(path) else []
+    if len(places) > 1 and path not in places and (name is None or name not in map(os.path.basename, places)):
+        return Candidates(tuple(_fitting(raw, [read_adapter(place) for place in places])), seen=tuple(places))
+    files = adapter_files.lora_files(path) if is_folder(path) and not places else []
+    if len(files) > 1:
+        return Candidates(tuple(_fitting(raw, [read_adapter(file, name=name) for file in files])), seen=tuple(files))
+    first = read_adapter(path, name=name)
+    others = [read_adapter(place) for place in first.siblings]
+    return Candidates((for_state(first, raw), *_no_worse(raw, first, others)), asked=True)
+
+
+def _in_places(raw: RawState, places: Iterable[list[str]], name: str | None) -> Candidates:
+    """Return the adapters of the first place that holds any, those that fit the state best by shapes; the one that was asked for first."""
+    paths = next((paths for paths in places if paths), [])
+    if not paths:
+        return Candidates()
+    found = [read_adapter(path) for path in paths]
+    asked = next((adapter for adapter in found if name is not None and name in (os.path.basename(adapter.path), adapter.name)), None)
+    if asked is not None and len(found) > 1:
+        others = _no_worse(raw, asked, [adapter for adapter in found if adapter is not asked])
+        return Candidates((for_state(read_adapter(asked.path, name=name), raw), *others), seen=tuple(paths), asked=True)
+    if name is not None:
+        found = [read_adapter(path, name=name) for path in paths]
+    return Candidates(tuple(_fitting(raw, found)), seen=tuple(paths))
+
+
+def _no_worse(raw: RawState, first: Adapter, others: Sequence[Adapter]) -> list[Adapter]:
+    most = lacking(raw, first)
+    return [for_state(other, raw) for other in others if lacking(raw, other) <= most]
+
+
+def _fitting(raw: RawState, adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Return the adapters that leave the fewest positions without a tensor of their shape: as they come, the newest first where all have one name."""
+    joined = [for_state(adapter, raw) for adapter in adapters]
+    lack = [lacking(raw, adapter) for adapter in joined]
+    best = [adapter for adapter, lacks in zip(joined, lack) if lacks == min(lack)]
+    together = [adapter for adapter in best if any(adapter is other for other in joined) and adapter not in adapters]
+    best = [adapter for adapter in best if adapter not in together[1:]]  # joined, each of them holds all
+    return sorted(best, key=lambda adapter: _age(raw, adapter)) if len({adapter.name for adapter in best}) == 1 else best
+
+
+def lacking(raw: RawState, adapter: Adapter) -> int:
+    """Return how many positions with state find no tensor of their shape (their number of elements, where only that is known) in the adapter."""
+    known = [entry for entry in raw.entries if entry.has_state and entry.shape is not None]
+    flat = any(entry.flat for entry in known)
+    there = Counter(_sized(entry.shape or (), flat) for entry in known)
+    held = Counter(_sized(ref.shape, flat) for ref in adapter.tensors.values())
+    return sum((there - held).values())
+
+
+def _sized(shape: tuple[int, ...], flat: bool) -> tuple[int, ...]:
+    return (math.prod(shape),) if flat else shape
+
+
+def _age(raw: RawState, adapter: Adapter) -> tuple[bool, bool, int]:
+    """Sort key: saved at the state's own step, then without a number (the last save of a run), then by number, the highest first."""
+    steps = {int(entry.step) for entry in raw.entries if entry.step is not None} | {raw.facts.get("global_step")}
+    where = adapter.file if os.path.basename(adapter.file) not in adapter_files.ADAPTER_FILES else os.path.dirname(adapter.file)
+    stem = os.path.basename(where).removesuffix(".safetensors")
+    numbers = [int(number) for number in re.findall(r"(?<=[-_a-zA-Z])\d+(?=$)", stem)]
+    return not (numbers and numbers[-1] in steps), bool(numbers), -numbers[-1] if numbers else 0
+
+
+def own_weights(raw: RawState, adapter: Adapter, live_name: Callable[[str], str]) -> Adapter | None:
+    """Return `adapter` with the numbers that the checkpoint itself holds under the same names, or None when it does not hold all of them.
+
+    They are of the same save as the state; an adapter that lies elsewhere may be of another step, or never have been trained.
+    """
+    tensors = {}
+    for key, ref in adapter.tensors.items():
+        own = next((raw.weights[name] for name in (live_name(key), key) if name in raw.weights), None)
+        if own is None or own.shape != ref.shape:
+            return None
+        tensors[key] = own
+    return replace(adapter, tensors=tensors) if tensors else None
+
+
+def base_weights(base: str) -> Mapping[str, TensorRef] | None:
+    """Return the base model's own tensors by name, when the folder holds them; None for a bare configuration."""
+    return read_adapter(base).tensors if os.path.isdir(base) and adapter_files.holds_model(base) else None

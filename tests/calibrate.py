@@ -1,0 +1,88 @@
+"""How well the proof keeps its word, at full size: `make calibrate`.
+
+P values of moments that stand beside another module's weights, against the uniform; then small healthy runs through the verdict, with the names
+their optimizer had, without any, and with names that a program could have made in their place.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+
+import numpy as np
+
+from ostate.evidence import gauge
+from tests.evidence.small_runs import outcomes, products, train
+
+KINDS = ("whole", "zero", "other")
+RANKS = (1, 2, 3, 4, 5, 6, 8, 16)
+
+
+def ranked(kind: str, rank: int, *, draws: int, steps: int, shared: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return ranks (draws, blocks) and sizes (blocks,) of modules that hold what `kind` names of the next one's moments.
+
+    The modules stand in a ring, so all draws but one are independent.
+    """
+    rng = np.random.default_rng((seed, rank, steps, KINDS.index(kind)))
+    runs = train(rng, draws, rank, steps=steps, shared=shared)
+    beside = runs.moments_of(np.roll(np.arange(draws), -1))
+    if kind == "zero":
+        beside = beside._replace(m_a=runs.m_a, v_a=runs.v_a)
+    if kind == "other":
+        beside = beside._replace(m_b=runs.m_b, v_b=runs.v_b)
+    found = getattr(gauge, kind)(products(beside))
+    return np.array([[one.rank for one in each] for each in found]), np.array([one.size for one in found[0]])
+
+
+def uniformity(kind: str, rank: int, *, draws: int, steps: int, shared: float, seed: int = 0) -> list[float]:
+    """Return the Kolmogorov-Smirnov p of each block's p values, spread evenly within their steps; 1 where ties forbid them to be uniform."""
+    from scipy.stats import kstest
+
+    if (kind, rank) == ("zero", 1):
+        return [1.0]
+    ranks, sizes = ranked(kind, rank, draws=draws, steps=steps, shared=shared, seed=seed)
+    spread = np.random.default_rng(1).random(ranks.shape)
+    return [float(kstest(one, "uniform").pvalue) for one in ((ranks - spread) / sizes).T]
+
+
+def held_back(kind: str, rank: int, *, draws: int, steps: int, shared: float) -> float:
+    """Return the largest ratio of the share of p values up to a value to that value, for values seen 50 times or more by chance."""
+    ranks, sizes = ranked(kind, rank, draws=draws, steps=steps, shared=shared, seed=0)
+    shares = [(float((ranks[:, 0] <= at).mean()), at / sizes[0]) for at in range(1, sizes[0] + 1) if at / sizes[0] * draws >= 50]
+    return max(share / value for share, value in shares)
+
+
+def small_runs(count: int, *, seed: int = 0) -> Counter[str]:
+    """Return how often each thing happened to `count` small runs; none of `small_runs.NEVER` may be among them."""
+    found: Counter[str] = Counter()
+    for number in range(count):
+        found.update(outcomes(np.random.default_rng((seed, number))))
+    return found
+
+
+def print_uniformity(draws: int, seed: int) -> None:
+    print(f"p values of {draws} wrong pairs: Kolmogorov-Smirnov p, by block\n")
+    print("moments  rank  another run, 3 steps      one run, 2 steps          one run, 12 steps")
+    for kind in KINDS:
+        for rank in RANKS:
+            cells = [uniformity(kind, rank, draws=draws, steps=steps, shared=shared, seed=seed) for steps, shared in ((3, 0.0), (2, 0.9), (12, 0.9))]
+            print(f"{kind:8} {rank:4}  " + "".join(f"{' '.join(f'{p:.2f}' for p in cell):26}" for cell in cells), flush=True)
+
+
+def main() -> None:
+    """Print every figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=10_000)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.draws:
+        print_uniformity(options.draws, options.seed)
+    found = small_runs(options.runs, seed=options.seed)
+    print(f"\n{options.runs} small healthy runs: what happened to the names\n")
+    for what, times in sorted(found.items()):
+        print(f"{times:8}  {what}")
+
+
+if __name__ == "__main__":
+    main()

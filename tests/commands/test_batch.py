@@ -1,0 +1,100 @@
+"""Many checkpoints at once: each its own file, refusals stop nobody, a second run does nothing twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import ostate
+from ostate.cli import main
+from ostate.commands import batch
+from ostate.errors import ReadError
+from tests import real
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for run, name in (("a", "llama_qv"), ("b", "opt_kvq"), ("c", "neg_wrong_run")):
+        shutil.copytree(real.case(name).state.parent, tmp_path / "runs" / run / "checkpoint-5")
+    return tmp_path / "runs"
+
+
+def repaired(runs, *more):
+    return CliRunner().invoke(main, ["repair", "--batch", str(runs / "*" / "checkpoint-*"), "-o", str(runs.parent / "named"), *more])
+
+
+def test_every_checkpoint_gets_its_own_file_and_a_refusal_stops_nobody(runs):
+    done = repaired(runs, "--jobs", "2")
+    assert done.exit_code == 3
+    assert sorted(os.listdir(runs.parent / "named")) == ["a--checkpoint-5.ostate.safetensors", "b--checkpoint-5.ostate.safetensors"]
+    assert "fit no order of this adapter" in done.output
+    truth = real.case("opt_kvq").with_state
+    state = ostate.load(str(runs.parent / "named" / "b--checkpoint-5.ostate.safetensors"))
+    assert {name: real.sha256(state.tensor(name, "exp_avg_sq")) for name in state.parameters} == {
+        name: row["exp_avg_sq_sha256"] for name, row in truth.items()
+    }
+
+
+def test_what_was_written_from_the_same_bytes_is_not_written_again(runs):
+    repaired(runs)
+    out = runs.parent / "named" / "a--checkpoint-5.ostate.safetensors"
+    before = out.stat().st_mtime_ns
+    assert "already done" in repaired(runs).output
+    assert out.stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_that_changed_since_is_written_again(runs):
+    repaired(runs)
+    other = real.case("never_stepped").state.parent
+    shutil.rmtree(runs / "a" / "checkpoint-5")
+    shutil.copytree(other, runs / "a" / "checkpoint-5")
+    repaired(runs)
+    state = ostate.load(str(runs.parent / "named" / "a--checkpoint-5.ostate.safetensors"))
+    assert set(state.parameters) == set(real.case("never_stepped").with_state)
+
+
+def test_a_half_written_output_is_replaced(runs):
+    repaired(runs)
+    out = runs.parent / "named" / "a--checkpoint-5.ostate.safetensors"
+    out.write_bytes(out.read_bytes()[:100])
+    repaired(runs)
+    assert len(ostate.load(str(out)).parameters) == 12
+
+
+def test_a_pattern_that_matches_nothing_says_so(tmp_path):
+    with pytest.raises(ReadError, match="no checkpoint matches"):
+        batch.targets(str(tmp_path / "nothing-*"), str(tmp_path))
+
+
+def test_path_and_batch_together_are_a_usage_error(runs):
+    assert repaired(runs, "--dry-run").exit_code == 2
+
+
+def test_the_slurm_lines_of_the_readme_do_one_checkpoint_a_task_and_nothing_twice(runs):
+    block = (ROOT / "README.md").read_text().split("```slurm\n")[1].split("```")[0]
+    (runs.parent / "job.sh").write_text(block)
+    shim = runs.parent / "bin" / "ostate"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/bash\nexec {sys.executable} -W ignore -m ostate "$@"\n')
+    shim.chmod(0o755)
+
+    def task(number):
+        environment = {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "SLURM_ARRAY_TASK_ID": str(number)}
+        return subprocess.run(["bash", "job.sh"], cwd=runs.parent, env=environment, capture_output=True, text=True)
+
+    assert "already done" not in task(1).stdout
+    assert "already done" not in task(2).stdout
+    again = task(2)
+    assert (again.returncode, "already done" in again.stdout) == (0, True), again.stderr
+    assert sorted(path.relative_to(runs.parent).as_posix() for path in runs.parent.glob("named/**/*.safetensors")) == [
+        "named/runs/a/checkpoint-5.ostate.safetensors",
+        "named/runs/b/checkpoint-5.ostate.safetensors",
+    ]

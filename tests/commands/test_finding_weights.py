@@ -1,0 +1,111 @@
+"""LoRA files of any name: beside the state, one folder down, one to the side."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ostate.commands.repair import repair
+from ostate.errors import OstateError
+from ostate.read import read
+from ostate.read.weights import candidates
+from tests import trained
+from tests.commands.test_choosing import live, lora, steps, tuned
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(folder with optimizer.pt and the weights at steps 4, 8 and 12, live names) of one run of 12 steps."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(5)
+    model = peft.get_peft_model(trained.llama(3), lora())
+    optimizer = tuned(model)
+    for step in (4, 8, 12):
+        steps(model, optimizer, 4, seed=step)
+        save_file(peft.get_peft_model_state_dict(model), folder / f"{step}.safetensors")
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    return folder, live(optimizer, model)
+
+
+LAYOUTS = {  # where the state lies, and where the weights of steps 4, 8 and 12 lie; the last is the state's own
+    "diffusers": ("checkpoint-12/optimizer.bin", {12: "checkpoint-12/pytorch_lora_weights.safetensors"}),
+    "ai-toolkit": ("job/optimizer.pt", {4: "job/job_000000004.safetensors", 8: "job/job_000000008.safetensors", 12: "job/job_000000012.safetensors"}),
+    "ai-toolkit at its end": ("job/optimizer.pt", {4: "job/job_000000004.safetensors", 12: "job/job.safetensors"}),
+    "OneTrainer": ("backup/optimizer/optimizer.pt", {12: "backup/lora/lora.safetensors"}),
+    "kohya": ("mine-state/optimizer.bin", {12: "mine.safetensors"}),
+    "kohya by epochs": ("mine-000002-state/optimizer.bin", {4: "mine-000001.safetensors", 12: "mine-000002.safetensors"}),
+    "epochs": ("state/optimizer.pt", {4: "epoch1/adapter_model.safetensors", 12: "epoch2/adapter_model.safetensors"}),
+    "any name, one folder down": ("state/optimizer.pt", {12: "state/out/whatever.safetensors"}),
+}
+
+
+def laid(run: Path, root: Path, layout: str) -> tuple[Path, str]:
+    state, weights = LAYOUTS[layout]
+    for place, source in [(state, "optimizer.pt"), *((place, f"{step}.safetensors") for step, place in weights.items())]:
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(run / source, root / place)
+    return root / state, weights[12]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_are_found_by_their_keys_and_name_the_state(layout: str, run, tmp_path: Path):
+    state, weights = laid(run[0], tmp_path, layout)
+    for path in (state, state.parent):
+        done = repair(str(path))
+        assert {p.position: name for name, p in done.named.parameters.items()} == dict(enumerate(run[1]))
+        assert done.named.adapter["file"] == os.path.basename(weights)
+    assert candidates(read(str(state))).adapters[0].file == str(tmp_path / weights)
+
+
+def test_a_component_one_folder_down_is_found(run, tmp_path: Path):
+    (tmp_path / "unet").mkdir()
+    save_file({"conv_in.weight": torch.ones(2, 2)}, tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    shutil.copy(run[0] / "optimizer.pt", tmp_path)
+    (found,) = candidates(read(str(tmp_path / "optimizer.pt"))).adapters
+    assert (found.kind, list(found.tensors)) == ("model", ["conv_in.weight"])
+
+
+def test_an_adapter_to_the_side_is_taken_where_the_numbers_prove_it(run, tmp_path: Path):
+    for folder, source in (("mine", "optimizer.pt"), ("other", "12.safetensors")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(run[0] / source, tmp_path / folder)
+    done = repair(str(tmp_path / "mine"))
+    assert {p.position: name for name, p in done.named.parameters.items()} == dict(enumerate(run[1]))
+    assert [finding.rule for finding in done.findings].count("adapter-beside") == 1
+
+
+def test_an_adapter_of_another_run_to_the_side_names_nothing_and_is_listed(run, tmp_path: Path):
+    for folder in ("mine", "other"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(run[0] / "optimizer.pt", tmp_path / "mine")
+    torch.manual_seed(99)
+    save_file({key: torch.randn_like(values) for key, values in load_file(run[0] / "12.safetensors").items()}, tmp_path / "other" / "x.safetensors")
+    with pytest.raises(OstateError) as error:
+        repair(str(tmp_path / "mine"))
+    assert "x.safetensors" in error.value.fix
+
+
+def test_weights_that_fit_nothing_are_listed_where_no_adapter_was_found(run, tmp_path: Path):
+    folder = tmp_path / "alone" / "job"
+    folder.mkdir(parents=True)
+    shutil.copy(run[0] / "optimizer.pt", folder)
+    for name in "abcd":
+        save_file({f"{name}.x": torch.ones(2)}, folder / f"{name}.safetensors")
+    with pytest.raises(OstateError, match=r"weights that lie near: .*a\.safetensors.*d\.safetensors"):
+        repair(str(folder))
+
+
+def test_a_folder_of_several_saves_may_be_given(run, tmp_path: Path):
+    shutil.copy(run[0] / "optimizer.pt", tmp_path)
+    (tmp_path / "saves").mkdir()
+    for step in (4, 8, 12):
+        shutil.copy(run[0] / f"{step}.safetensors", tmp_path / "saves" / f"job_{step:09}.safetensors")
+    done = repair(str(tmp_path / "optimizer.pt"), adapter=str(tmp_path / "saves"))
+    assert done.named.adapter["file"] == "job_000000012.safetensors"
+    assert {p.position: name for name, p in done.named.parameters.items()} == dict(enumerate(run[1]))

@@ -1,0 +1,96 @@
+"""Run a `make_*` program once a session, and compare what was read with the truth it wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ostate.core import files
+from ostate.core.state import RawState
+from tests.real import sha256
+
+ROOT = Path(__file__).parents[2]
+
+
+def made(factory: pytest.TempPathFactory, program: str, **environment: str) -> Path:
+    """Return the folder of `python -m tests.read.<program>`, run once for all workers of a session."""
+    base = factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    out, done = shared / program, shared / f"{program}.done"
+    with contextlib.suppress(FileExistsError):
+        out.mkdir()
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+        run = subprocess.run([sys.executable, "-m", f"tests.read.{program}", str(out)], cwd=ROOT, env=env, capture_output=True, text=True)
+        done.write_text(run.stderr[-4000:] if run.returncode else "")
+    while not done.exists():
+        time.sleep(0.2)
+    if error := done.read_text():
+        pytest.fail(f"{program} failed:\n{error}")
+    return out
+
+
+def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Return a list that fills with (path, bytes) of every read of a local file."""
+    seen: list[tuple[str, int]] = []
+    pread, preadv = os.pread, os.preadv
+
+    def path_of(descriptor: int) -> str:
+        return next((path for path, (number, _) in files._local.items() if number == descriptor), "")
+
+    def one(descriptor: int, length: int, offset: int) -> bytes:
+        data = pread(descriptor, length, offset)
+        seen.append((path_of(descriptor), len(data)))
+        return data
+
+    def into(descriptor: int, views: list[memoryview], offset: int) -> int:
+        count = preadv(descriptor, views, offset)
+        seen.append((path_of(descriptor), count))
+        return count
+
+    monkeypatch.setattr(os, "pread", one)
+    monkeypatch.setattr(os, "preadv", into)
+    return seen
+
+
+def truth_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "truth.json").read_text())
+
+
+def check(raw: RawState, folder: Path, *, order: list[str] | None = None, hyper: bool = True) -> None:
+    """Every parameter of the truth is there, bit for bit, with its step, shape and hyperparameters, and nothing else has state."""
+    rows = truth_of(folder)["parameters"]
+    seen = set()
+    for entry in raw.entries:
+        if not entry.has_state:
+            continue
+        name = entry.name if order is None else order[entry.position]
+        row = rows[name]
+        assert {slot: sha256(value.read()) for slot, value in entry.slots.items()} == row["slots"], name
+        assert entry.step == row.get("step"), name
+        if entry.flat:
+            assert entry.shape == (math.prod(row["shape"]),)
+        else:
+            assert entry.shape == tuple(row["shape"])
+            assert all(slot.shape == entry.shape for slot in entry.slots.values())
+        if hyper:
+            group = raw.groups[entry.group].hyper
+            assert {key: group[key] for key in ("lr", "eps", "weight_decay") if key in row} == {
+                key: row[key] for key in ("lr", "eps", "weight_decay") if key in row
+            }
+            assert list(group.get("betas", [])) == row.get("betas", [])
+        seen.add(name)
+    assert seen == set(rows)
+
+
+def two_group_order(rows: dict[str, Any]) -> list[str]:
+    """The order in which `make_model.two_groups` hands parameters over."""
+    return [name for name in rows if "lora_A" in name] + [name for name in rows if "lora_A" not in name]
