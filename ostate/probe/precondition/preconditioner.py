@@ -15,7 +15,7 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ProbeError, ProbeTypeError
 
-from .. import same_run
+from ..fill import same_run
 from . import moments
 from .diagonal import Diagonal, build
 from .formulas import less_update, next_step_update
