@@ -54,7 +54,7 @@ KINDS = ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_
 KINDS_OF_MODULES = (
     ("norm", re.compile(r"norm|^ln(_|\d|$)")),
     ("embed", re.compile(r"embed(?!_out)|^w[tp]e$|^trainable_tokens")),
-    ("head", re.compile(r"(^|_)head$|^(score|classifier|classification_head|embed_out|qa_outputs)$")),
+    ("head", re.compile(r"^((lm|v|value|score|reward|cls|classification)_)?head$|^(score|classifier|embed_out|qa_outputs)$")),
 )
 """The same by the module that a parameter belongs to: their second moments differ by powers of ten."""
 FACTORS = (  # (the factor's own word, as a segment or two; what it is), tried in order

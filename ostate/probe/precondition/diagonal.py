@@ -129,8 +129,7 @@ def build(
         pieces.setdefault(row.kind, []).append((part, share))
     found = medians(pieces, QUANTILES, ranks)
     caps = {kind: _cap_of(found.by_kind.get(kind), guards) for kind in pieces}
-    rows = [row._replace(cap=caps[row.kind]) for row in rows]
-    touched, largest = _clamp(scale, parts, layout, rows, copies, ranks)
+    touched, largest = _clamp(scale, parts, layout, rows, [caps[row.kind] for row in rows], copies, ranks)
     nothing: list[Tensor | None] = [flat < 0 if there else None for flat, there in zip(scale, marked)]
     if all_identity or any(row.bad or row.zero for row in rows):
         for flat in scale:
@@ -138,7 +137,7 @@ def build(
     return Diagonal(
         scale=scale,
         nothing=nothing,
-        rows=tuple(row._replace(clamped=count) if count else row for row, count in zip(rows, touched)),
+        rows=tuple(row._replace(clamped=count, cap=caps[row.kind]) for row, count in zip(rows, touched)),
         cap=max(caps.values()),
         median=found.median,
         medians=found.by_kind,
@@ -292,8 +291,8 @@ def _join(items: Sequence[Moments], corrections: Sequence[float], layout: Layout
         bad = "missing" if not present else "not finite" if nonfinite else "negative" if negative else ""
         if not bad and numel:
             bad = "cold" if high <= 0 and guards.cold_is_bad else "tiny denominator" if high_denom < guards.smallest_denominator else ""
-        row = Row(item.name, member.kind, numel, bool(present), zero, tiny, negative, nonfinite, dominated, low, high)
-        rows.append(row._replace(step=step, min_denom=low_denom, bad=bad))
+        counted = (numel, bool(present), zero, tiny, negative, nonfinite, dominated, low, high)
+        rows.append(Row(item.name, member.kind, *counted, 0, math.inf, step, low_denom, bad))
     return rows
 
 
@@ -333,22 +332,28 @@ def _cap_of(median: float | None, guards: Guards) -> float:
 
 
 def _clamp(
-    scale: Sequence[Tensor], parts: Sequence[Tensor], layout: Layout, rows: Sequence[Row], copies: Sequence[float], ranks: Ranks
+    scale: Sequence[Tensor],
+    parts: Sequence[Tensor],
+    layout: Layout,
+    rows: Sequence[Row],
+    caps: Sequence[float],
+    copies: Sequence[float],
+    ranks: Ranks,
 ) -> tuple[list[int], float]:
     """Clamp in place; return how many elements of each parameter it touched, and the largest scale that is left."""
     touched = [0.0] * len(rows)
     # The scale is largest where the denominator is smallest: most parameters need no look. A v of 0 inside has no scale, or 1/eps.
-    look = {at for at, row in enumerate(rows) if not row.bad and (row.min_denom * row.cap < 1.0 + 1e-6 or row.min_denom == 0)}
+    look = {at for at, row in enumerate(rows) if not row.bad and (row.min_denom * caps[at] < 1.0 + 1e-6 or row.min_denom == 0)}
     for buffer, flat in enumerate(scale if look else ()):
         members = [at for at, member in enumerate(layout.members) if member.buffer == buffer]
         sizes = [parts[at].numel() for at in members]
-        for cap in {rows[at].cap for at in members if at in look}:
-            here = [k for k, at in enumerate(members) if at in look and rows[at].cap == cap]
+        for cap in {caps[at] for at in members if at in look}:
+            here = [k for k, at in enumerate(members) if at in look and caps[at] == cap]
             found = counts(flat, sizes, here, lambda x, cap=cap: x > cap)  # type: ignore[misc]
             for k in here:
                 touched[members[k]] = found[k] / copies[members[k]]
     if look:
-        torch._foreach_clamp_max_([parts[at] for at in sorted(look)], [rows[at].cap for at in sorted(look)])
+        torch._foreach_clamp_max_([parts[at] for at in sorted(look)], [caps[at] for at in sorted(look)])
     top = max((float(flat.max()) for flat in scale if flat.numel()), default=_NOTHING)
     if ranks.groups:
         every = ranks.gather(torch.tensor([*touched, top], dtype=torch.float64, device=scale[0].device))

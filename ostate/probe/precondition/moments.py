@@ -102,17 +102,25 @@ def findings(items: Sequence[Moments]) -> Iterator[Finding]:
             yield Finding(rule="second-moment-rebuilt", severity="warning", text=text, fix="a few steps with AdamW give an exact one")
 
 
-def of_optimizer(optimizer: Optimizer, model: nn.Module | None, checkpoint_step: float | None) -> list[Moments]:
+def of_optimizer(
+    optimizer: Optimizer, model: nn.Module | None, checkpoint_step: float | None, known: Mapping[Tensor, str] | None = None
+) -> list[Moments]:
     """Return the moments of each parameter of a live optimizer, in its order.
 
     Where `fill` put them there and nothing has moved since, the numbers are the named state's own in float32, whatever dtype the optimizer keeps.
+
+    Args:
+        optimizer: torch's or bitsandbytes'.
+        model: gives names.
+        checkpoint_step: for parameters whose state has no step.
+        known: parameter -> name, as an earlier call found them; None: they are looked for.
     """
     report = filled(optimizer)
     if report is not None and report.flat:
         raise ProbeError(
             "FSDP1 keeps flat pieces of parameters, which cannot be probed by name", fix="probe an FSDP2 (fully_shard) or unsharded model"
         )
-    names = _names(optimizer, model, report)
+    names = _names(optimizer, model, report) if known is None else known
     parameters = list(names)
     steps = dict(zip(parameters, steps_of(optimizer, parameters)))
     out = []

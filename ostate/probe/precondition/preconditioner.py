@@ -86,9 +86,11 @@ class AdamPreconditioner:
         self._hyper = {key: value for key, value in (("betas", betas), ("eps", eps)) if value is not None}
         self._warned: set[str] = set()
         self._overflowed = 0
+        self._names: dict[Tensor, str] | None = None
         items = self._moments()
         if not items:
             raise ProbeError("there is no parameter to precondition")
+        self._names = {item.parameter: item.name for item in items if item.parameter is not None}
         self.ranks = Ranks.of([item.parameter for item in items if item.parameter is not None])
         self.layout = Layout.of([(item.name, item.parameter, item.place.shape, item.device, item.dtype) for item in items])
         self._simple = form == "frozen" and not self.ranks.groups
@@ -101,7 +103,7 @@ class AdamPreconditioner:
 
     def _moments(self) -> list[Moments]:
         if self.optimizer is not None:
-            return moments.of_optimizer(self.optimizer, self._model, self.checkpoint_step)
+            return moments.of_optimizer(self.optimizer, self._model, self.checkpoint_step, self._names)
         return moments.of_state(cast(NamedState, self._state), self._model, self._device, self.checkpoint_step, self._hyper)
 
     def _compared(self, items: Sequence[Moments]) -> tuple[Finding, ...]:
