@@ -94,16 +94,25 @@ def read_settings(path: str) -> Settings:
             stored = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ProbeError(f"cannot read the configuration: {error}", where=path) from error
+    return settings_of(stored, path)
+
+
+def settings_of(stored: Any, where: str) -> Settings:
+    """Return the keys under `importance:` of a configuration; other keys there are kept by name.
+
+    Raises:
+        ProbeError: no mapping, or a value that is no number.
+    """
     section = (stored or {}).get("importance", {}) if isinstance(stored or {}, Mapping) else None
     if not isinstance(section, Mapping):
-        raise ProbeError("no mapping under `importance:`", where=path, fix="importance:\n    checkpoint_step: 500")
+        raise ProbeError("no mapping under `importance:`", where=where, fix="importance:\n    checkpoint_step: 500")
     values: dict[str, Any] = {}
     for key in ("checkpoint_step", "identity_preconditioner_if_coverage_below"):
         value = section.get(key)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ProbeError(f"importance.{key} must be a number, not {value!r}", where=path)
+            raise ProbeError(f"importance.{key} must be a number, not {value!r}", where=where)
         values[key] = value
     return Settings(**values, ignored=tuple(str(key) for key in section if key not in Settings.__dataclass_fields__))
 
