@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import ostate
 from ostate.cli import main
 from ostate.probe import AdamPreconditioner, fill, filled, lora_adamw
-from ostate.probe.fill import same_run
+from ostate.probe.fill.fill import same_run
 from tests.trained import Trained, llama, train
 
 from .training import named_state
