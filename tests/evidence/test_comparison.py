@@ -127,7 +127,9 @@ def test_an_exchange_is_seen_beside_kinds_whose_own_gauges_say_little(llama):
     noise = np.random.default_rng(0)
     starved = [p for p, key in enumerate(llama.keys) if key is not None and "v_proj" in key]
     entries = tuple(
-        replace(e, slots={n: Held(noise.standard_normal(s.shape).astype(np.float32) ** 2) for n, s in e.slots.items()}) if e.position in starved else e
+        replace(e, slots={n: Held(noise.standard_normal(s.shape).astype(np.float32) ** 2) for n, s in e.slots.items()})
+        if e.position in starved
+        else e
         for e in llama.raw.entries
     )
     known = replace(llama, raw=replace(llama.raw, entries=entries))
