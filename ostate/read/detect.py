@@ -11,6 +11,7 @@ from ostate.errors import ReadError, UnknownFormat, UnsafePickle
 
 from .peek import Peek
 from .readers import Reader
+from .which_optimizer import called
 
 MOST_DEPTH = 4
 MOST_FOLDERS = 2000
@@ -31,14 +32,14 @@ _PIECES = (".metadata", ".distcp", "_model_states.pt")
 _ACCELERATE = r"^optimizer(?:_(\d+))?\.(?:bin|pt)$"
 
 
-def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, optimizer: int | None) -> tuple[Peek, str, int | None]:
+def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, optimizer: int | str | None) -> tuple[Peek, str, int | str | None]:
     """Return the one file or folder that holds the state, the row of `readers` that reads it, and which optimizer of that file is meant.
 
     Args:
         path: what the person gave.
         readers: the table of layouts.
         state: which file or folder within `path`, where the person says so.
-        optimizer: which of Accelerate's `optimizer.bin`, `optimizer_1.bin`, …, where there are several.
+        optimizer: which of Accelerate's `optimizer.bin`, `optimizer_1.bin`, … by number, or a word of the path, where there are several.
 
     Raises:
         ReadError: no such path.
@@ -53,7 +54,7 @@ def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, o
             raise UnknownFormat("one file of a layout that is a folder", where=target, fix="give the folder")
         return seen, reader_of(seen, readers), optimizer
     found = list(_search(seen, readers, 0, set()))
-    if len(found) > 1 and optimizer is not None and (chosen := _numbered(found, optimizer)):
+    if len(found) > 1 and optimizer is not None and (chosen := _called(found, optimizer, target)):
         found, optimizer = chosen, None
     if not found:
         raise UnknownFormat(
@@ -147,7 +148,9 @@ def _tag(path: str) -> str:
     return read_at(path, 0, min(4096, size_of(path))).decode("utf-8", "replace").strip()
 
 
-def _numbered(found: list[tuple[Peek, str]], optimizer: int) -> list[tuple[Peek, str]]:
-    """Return Accelerate's file of that number: `optimizer.bin` is 0."""
+def _called(found: list[tuple[Peek, str]], optimizer: int | str, target: str) -> list[tuple[Peek, str]]:
+    """Return the file that is meant: by Accelerate's number (`optimizer.bin` is 0), or by a folder or word of its path."""
+    if isinstance(optimizer, str):
+        return [found[number] for number in called([_within_target(one.path, target) for one, _ in found], optimizer)]
     marks = [(re.match(_ACCELERATE, os.path.basename(one.path)), one, row) for one, row in found]
     return [(one, row) for mark, one, row in marks if mark is not None and int(mark[1] or 0) == optimizer]

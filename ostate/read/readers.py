@@ -14,7 +14,7 @@ from .peek import Peek
 class Reader(NamedTuple):
     """A layout on disk, and the module that reads it.
 
-    A folder's module has `detect(folder: str) -> bool` and `read(folder: str, *, optimizer: int | None = None) -> RawState`.
+    A folder's module has `detect(folder: str) -> bool` and `read(folder: str, *, optimizer: int | str | None = None) -> RawState`.
     A file's module has the same two with a `Peek` in place of the path, so that a file is opened once.
     """
 
@@ -33,7 +33,7 @@ class Reader(NamedTuple):
             return False
         return bool(self._module.detect(seen.path if self.folder else seen))
 
-    def read(self, seen: Peek, optimizer: int | None) -> RawState:
+    def read(self, seen: Peek, optimizer: int | str | None) -> RawState:
         """Return the state exactly as stored."""
         state: RawState = self._module.read(seen.path if self.folder else seen, optimizer=optimizer)
         return state._replace(source=seen.asked, facts={**seen.facts, **state.facts})
