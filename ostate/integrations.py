@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .core.names import LEADING, first_names, leading_modules
 from .errors import OrderingError, OstateError
-from .ordering.keys import strip_wrappers
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +34,9 @@ def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[l
         model: the model whose `named_parameters()` gives the names.
 
     Raises:
-        OrderingError: the optimizer holds a tensor that is no parameter of this model.
+        OrderingError: the optimizer holds a tensor that is no parameter of this model; two parameters end under one name.
     """
-    known = {id(parameter): strip_wrappers(name) for name, parameter in model.named_parameters()}
+    known = first_names(model)
     found = []
     for index, group in enumerate(optimizer.param_groups):
         strangers = [place for place, parameter in enumerate(group["params"]) if id(parameter) not in known]
@@ -59,9 +59,15 @@ def record_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module, path:
         path: the checkpoint's folder, or the file to write.
 
     Raises:
-        OrderingError: as `names_of`.
+        OrderingError: as `names_of`; every parameter lies in a submodule `module`, which reads as a wrapper's.
     """
     names = names_of(optimizer, model)
+    if leading_modules(name for group in names for name in group):
+        raise OrderingError(
+            f"every name begins with {LEADING!r}, which whoever reads the file takes for DDP's and takes off",
+            where=names[0][0] if names and names[0] else "",
+            fix="rename the submodule `module`, or save the named state itself with ostate.save",
+        )
     target = os.path.join(path, FILE) if os.path.isdir(path) else os.fspath(path)
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target) or ".", suffix=".tmp")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:

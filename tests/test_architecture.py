@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "store": {"core", "errors", "optimizers"},
     "exporters": {"core", "errors", "optimizers", "ordering", "read"},
     "commands": {"checks", "core", "errors", "evidence", "exporters", "optimizers", "ordering", "probe", "read", "store"},
-    "integrations": {"commands", "errors", "ordering"},
+    "integrations": {"commands", "core", "errors"},
     "plot": {"commands", "core", "errors", "evidence", "ordering", "read", "report", "store"},
     "cli": {"commands", "core", "errors", "plot", "probe", "read", "report"},
     "__main__": {"cli"},

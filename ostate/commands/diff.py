@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ostate import read as formats
 from ostate.core.files import announce, new_buffer
+from ostate.core.names import plain_names, twins
 from ostate.core.naming import NamedState
 from ostate.core.state import Hyper, RawState
 from ostate.core.stream import side_by_side, stream
 from ostate.core.tensors import Slot
 from ostate.errors import ReadError
-from ostate.ordering.keys import strip_wrappers
 from ostate.store import load
 
 from .inspect import open_state, plain, stored_bytes
@@ -158,9 +158,10 @@ def _by_name(state: RawState | NamedState) -> dict[str, Item] | None:
     if not held or any(entry.name is None for entry in held):
         return None
     hyper = {group.index: group.hyper for group in state.groups}
-    return {
-        (name := strip_wrappers(entry.name or "")): Item(name, entry.shape, entry.step, entry.slots, hyper.get(entry.group, {})) for entry in held
-    }
+    names = plain_names([entry.name or "" for entry in held])
+    if same := twins(names):
+        raise ReadError(f"two positions are called {same[0]!r}", where=state.source, fix="save the state again under names of their own")
+    return {name: Item(name, entry.shape, entry.step, entry.slots, hyper.get(entry.group, {})) for name, entry in zip(names, held)}
 
 
 def _by_position(state: RawState | NamedState) -> dict[str, Item] | None:

@@ -20,7 +20,7 @@ from ostate.errors import ExportError
 from ostate.exporters import EXPORTERS, Wishes
 from ostate.exporters.base import missing_positions
 from ostate.exporters.migrate import New, migrate
-from ostate.exporters.target import Grouping, target_of
+from ostate.exporters.target import Grouping, of_names, target_of
 
 from .inspect import finding_document
 
@@ -81,7 +81,8 @@ def export(
     given = state if isinstance(state, NamedState) else store.load(state)
     known = len(given.findings)
     if wanted is not None or rename or groups != "file":
-        target = target_of(given, wanted if wanted is not None else _own_names(given, rename), grouping=groups, base_model=base)
+        own = of_names(_own_names(given, rename), groups)
+        target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=base)
         given = migrate(given, target, new=new, rename=rename, truncate=truncate)
     wishes = Wishes(v_hat=v_hat, root=root, weights=_weights(given, adapter) if adapter is not None else {})
     findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *(() if to == "ostate" else EXPORTERS[to].losses(given, wishes))]
@@ -93,7 +94,7 @@ def export(
 
 
 def _own_names(state: NamedState, rename: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the state's names as they will be after renaming."""
+    """Return the state's names as they will be after renaming; two that become one are said where it is carried out."""
     import re
 
     names = []
@@ -102,7 +103,7 @@ def _own_names(state: NamedState, rename: Sequence[tuple[str, str]]) -> list[str
             with suppress(re.error, IndexError):  # said properly where it is carried out
                 name = re.sub(pattern, replacement, name)
         names.append(name)
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _weights(state: NamedState, adapter: str) -> dict[str, Slot]:

@@ -64,7 +64,7 @@ def lora(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("lora")
-    model = trained.llama(2, hidden_size=64, intermediate_size=64)
+    model = trained.llama(4, hidden_size=64, intermediate_size=64)
     model.save_pretrained(folder / "base")
     return folder / "base", get_peft_model(model, LoraConfig(r=64, lora_alpha=64, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
 

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 from ostate.errors import OstateError, ReadError, UnsafePickle
 
 from .collector import Paused
-from .machine import Array, Inert, Machine, Named, Refusal
+from .machine import Machine
 from .numpy_values import NUMPY_CODES, decode_scalar, filled_array, from_buffer, numpy_dtype, plain_scalar
-from .records import RECORD, check_keys
+from .records import RECORD, Array, Inert, Named, Refusal, check_keys
 from .torch_tensors import STORAGES
 from .unknown_classes import Lenient
 

@@ -15,7 +15,8 @@ from ostate.core.tensors import ITEMSIZE, Part, TensorRef
 from ostate.errors import ReadError
 
 from ..container.zip import Member
-from .machine import Inert, Machine, Named
+from .machine import Machine
+from .records import Inert, Named
 
 _AGAIN = "the copy is damaged: copy it again"
 
