@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ostate
+from ostate.commands.record import names_of, record_names
 from ostate.commands.repair import repair
 from ostate.errors import OstateError
-from ostate.integrations import names_of, record_names
 from ostate.ordering.keys import adapter_key, live_name
 from ostate.probe import fill
-from ostate.read import read_adapter
+from ostate.read.adapters import read_adapter
 
 WORDS = ("module", "default", "lora_A", "lora_B", "weight", "a", "ab", "modules_to_save", "_orig_mod", "base_model", "model", "unet", "0")
 ADAPTERS = ("default", "lora_A", "weight", "module", "a", "ab", "lay", "modules_to_save", "model")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ostate import read as formats
 from ostate import store
 from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder
 from ostate.core.naming import NamedState
@@ -21,6 +20,7 @@ from ostate.exporters import EXPORTERS, Wishes
 from ostate.exporters.base import missing_positions
 from ostate.exporters.migrate import New, migrate
 from ostate.exporters.target import Grouping, of_names, target_of
+from ostate.read import adapters
 
 from .inspect import finding_document
 
@@ -107,7 +107,7 @@ def _own_names(state: NamedState, rename: Sequence[tuple[str, str]]) -> list[str
 
 
 def _weights(state: NamedState, adapter: str) -> dict[str, Slot]:
-    tensors = formats.read_adapter(adapter).tensors
+    tensors = adapters.read_adapter(adapter).tensors
     return {name: tensors[key] for name, p in state.parameters.items() if (key := p.adapter_key or name) in tensors}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ostate import checks, ordering, store
-from ostate import read as formats
+from ostate.checks import copied, judging
 from ostate.core.files import announce
 from ostate.core.naming import Adapter, NamedState, Ordering, Question
 from ostate.core.state import Finding, RawState
@@ -16,6 +16,7 @@ from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import assumed, keys, resolve
 from ostate.ordering.join import named_state
 from ostate.ordering.live_form import with_live_form
+from ostate.read import adapters
 from ostate.read.weights import Candidates, base_weights, candidates, own_weights
 
 from . import choosing
@@ -110,11 +111,11 @@ def repair(
     adapter, found = order_among(raw, beside, options)
     named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
     findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter))
-    checks.refuse(findings, path)
+    judging.refuse(findings, path)
     named = replace(named, findings=findings)
     if out is None:
         return Repaired(named=named, ordering=found, findings=findings, out=())
-    written = store.write(named, out, force=force, check=checks.while_copying(named), keep_dtype=keep_dtype, sha256=sha256)
+    written = store.write(named, out, force=force, check=judging.while_copying(named), keep_dtype=keep_dtype, sha256=sha256)
     return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files))
 
 
@@ -136,7 +137,7 @@ def _refuse_copies(raw: RawState, options: Options) -> None:
         CheckError: they do.
     """
     if options.evidence:
-        checks.refuse(checks.copies(raw), raw.source)
+        judging.refuse(copied.copies(raw), raw.source)
 
 
 def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawState, Adapter | None]:
@@ -169,7 +170,7 @@ def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Ada
 
 def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: Sequence[str] = ()) -> Ordering:
     """Return the names that stand, by claims and numbers, or refuse. `near`: weight files to tell of where there is no adapter."""
-    previous = formats.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
+    previous = adapters.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
     question = Question(raw=raw, adapter=adapter, base=options.base, order=options.order, adapter_name=options.adapter_name, previous=previous)
     claims, rejected = ordering.claims(question, EXPLICIT)
     if not claims:

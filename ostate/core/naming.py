@@ -1,4 +1,4 @@
-"""The data of naming: adapters, claims, what the numbers said, the names settled on. Part of `model`, which gives these names on demand.
+"""The data of naming: adapters, claims, what the numbers said, the names settled on.
 
 A file of its own because making a dataclass takes a millisecond, and looking at a state needs none of these.
 """

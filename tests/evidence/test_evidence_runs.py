@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import ostate
-from ostate import read as formats
 from ostate.evidence.ask import verify
 from ostate.evidence.recover import recover
+from ostate.read import adapters
 from ostate.read.weights import base_weights
 from tests import trained
 from tests.evidence import runs
@@ -91,7 +91,7 @@ def whole(tmp_path_factory):
 
 
 def beginnings(folder: Path) -> dict[str, dict[str, Any]]:
-    return {"previous": {"previous": formats.read_adapter(str(folder / "earlier"))}, "base": {"base": base_weights(str(folder / "base"))}}
+    return {"previous": {"previous": adapters.read_adapter(str(folder / "earlier"))}, "base": {"base": base_weights(str(folder / "base"))}}
 
 
 @pytest.mark.parametrize("by", ["previous", "base"])

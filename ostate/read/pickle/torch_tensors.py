@@ -27,6 +27,9 @@ STORAGES: dict[str, str] = {
 }  # fmt: skip
 """torch's storage classes (torch/storage.py) by the dtype of their elements."""
 
+MOST_PICKLE_BYTES = 1 << 25
+"""Bytes of the pickle within a file: 300,000 tensors, LoRA on each expert of the largest mixtures. Torch writes no values into it."""
+
 
 class Storage(NamedTuple):
     """A run of bytes that tensors are views of."""
@@ -38,6 +41,23 @@ class Storage(NamedTuple):
     dtype: str
     crc32: int | None
     swapped: bool
+
+
+def asked_storage(asked: Any) -> tuple[str, str, int]:
+    """Return (dtype, key, number of elements) of a persistent id `('storage', class, key, location, numel[, view])`.
+
+    Raises:
+        TypeError: something else.
+    """
+    if type(asked) is not tuple or len(asked) not in {5, 6} or asked[0] != "storage":
+        raise TypeError("a persistent id that is no storage")
+    kind, key, count = asked[1], asked[2], asked[4]
+    if type(kind) is not Named or type(key) is not str or type(count) is not int:
+        raise TypeError("a storage whose id is damaged")
+    dtype = STORAGES.get(kind.name.rpartition(".")[2])
+    if dtype is None:
+        raise ReadError(f"a storage of type {kind.name}, which no optimizer keeps", fix="save the optimizer's state_dict() alone")
+    return dtype, key, count
 
 
 def view(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str) -> TensorRef:
