@@ -136,9 +136,9 @@ def test_exactly_one_row_reads_each_real_checkpoint(name):
 
     seen = Peek(str(real.case(name).state))
     if seen.is_folder:
-        assert len(list(_search(seen, formats.READERS, 0, set()))) == 1
+        assert len(list(_search(seen, 0, set()))) == 1
     else:
-        assert reader_of(seen, formats.READERS) == "torch"
+        assert reader_of(seen) == "torch"
 
 
 def test_facts_come_from_the_checkpoint_folder_around_the_state(tmp_path, optimizer):
