@@ -77,7 +77,8 @@ def _refuse_another(asked: Adapter, tried: Sequence[_Tried], best: _Tried | None
         return
     why = f"; {asked.name!r} is what TRL calls the frozen copy" if best.explained == own else ""
     raise Contradiction(
-        f"the numbers are those of the adapter {best.adapter.name!r} beside it: they prove {best.explained} positions of it, {own} of {asked.name!r}{why}",
+        f"the numbers are those of the adapter {best.adapter.name!r} beside it: they prove {best.explained} positions of it,"
+        f" {own} of {asked.name!r}{why}",
         where=asked.file,
         fix=f"--adapter-name {best.adapter.name}, or --adapter {os.path.dirname(best.adapter.file)}",
     )
