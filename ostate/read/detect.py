@@ -231,12 +231,6 @@ def _tag(path: str) -> str:
     return read_at(path, 0, min(4096, size_of(path))).decode("utf-8", "replace").strip()
 
 
-<<<<<<< HEAD
-def _called(found: list[tuple[Peek, str]], optimizer: int | str, target: str) -> list[tuple[Peek, str]]:
-    """Return the file that is meant: by Accelerate's number (`optimizer.bin` is 0), or by a folder or word of its path."""
-    if isinstance(optimizer, str):
-        return [found[number] for number in called([_within_target(one.path, target) for one, _ in found], optimizer)]
-=======
 def others(seen: Peek, files: Iterable[str]) -> tuple[str, ...]:
     """Return the states in the folder that was asked for and below it which were not read, as paths within it.
 
@@ -294,8 +288,9 @@ def _is_state(seen: Peek) -> bool:
         return False
 
 
-def _numbered(found: list[tuple[Peek, str]], optimizer: int) -> list[tuple[Peek, str]]:
-    """Return Accelerate's file of that number: `optimizer.bin` is 0."""
->>>>>>> main
+def _called(found: list[tuple[Peek, str]], optimizer: int | str, target: str) -> list[tuple[Peek, str]]:
+    """Return the file that is meant: by Accelerate's number (`optimizer.bin` is 0), or by a folder or word of its path."""
+    if isinstance(optimizer, str):
+        return [found[number] for number in called([_within_target(one.path, target) for one, _ in found], optimizer)]
     marks = [(re.match(_ACCELERATE, os.path.basename(one.path)), one, row) for one, row in found]
     return [(one, row) for mark, one, row in marks if mark is not None and int(mark[1] or 0) == optimizer]
