@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from ostate.core.naming import Adapter, Question
 from ostate.core.tensors import TensorRef
 from ostate.ordering import claims, guesses
 from ostate.ordering.sources.adapter_order import definition_order
-from ostate.ordering.sources.convention import family_of, in_order
+from ostate.ordering.sources.convention import orders_by_convention
 from ostate.read import read, read_adapter
 from tests import real
 from tests.ordering import tiny
@@ -73,16 +75,54 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
 def test_the_convention_is_the_order_of_the_real_model_or_there_is_none(model: str):
     wrapped = peft.get_peft_model(MODELS[model](), peft.LoraConfig(r=2, target_modules="all-linear"))
     order = [name.replace(".default.", ".") for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
-    family = family_of(order)
-    assert family is not None
     shuffled = random.Random(0).sample(order, len(order))
-    assert in_order(shuffled, family[1]) == order
+    found = orders_by_convention(shuffled)
+    assert [keys for _, keys in found] == [order]
+
+
+DIFFUSION: dict[str, list[str]] = {
+    name: listed.split() for name, listed in json.loads((Path(__file__).parent / "diffusion_modules.json").read_text()).items()
+}
+"""Linear and convolution modules of each class of diffusers 0.39 as `named_modules` gave them, `#` for the number of a block."""
+
+
+def _blocks(modules: list[str]) -> list[str]:
+    """Write the modules of eleven blocks out, each list of blocks in its place."""
+    out: list[str] = []
+    for _, run in groupby(modules, key=lambda module: module.partition("#")[0] if "#" in module else ""):
+        members = list(run)
+        if "#" not in members[0]:
+            out += members
+            continue
+        for at in range(11):
+            out += _blocks([module.replace("#", str(at), 1) for module in members])
+    return out
+
+
+@pytest.mark.parametrize("attention_only", [True, False])
+@pytest.mark.parametrize("model", sorted(DIFFUSION))
+def test_the_order_of_a_diffusion_model_is_among_those_of_its_convention(model: str, attention_only: bool):
+    modules = [one for one in _blocks(DIFFUSION[model]) if not attention_only or ".to_" in one or ".add_" in one]
+    order = [f"transformer.{module}.{factor}.weight" for module in modules for factor in ("lora_A", "lora_B")]
+    found = orders_by_convention(random.Random(0).sample(order, len(order)))
+    assert not isinstance(found, str), found
+    assert order in [keys for _, keys in found]
+    assert len(found) <= 3
+
+
+def test_kinds_of_names_in_diffusion_files_are_understood():
+    modules = ["transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k", "transformer_blocks.1.attn.to_q"]
+    for key in ("transformer.{}.lora.{}.weight", "{}.lora_{}.weight"):
+        order = [key.format(module, factor) for module in modules for factor in ("down", "up")]
+        assert [keys for _, keys in orders_by_convention(order[::-1])] == [order]
+    dollars = [f"transformer$${module.replace('.', '$$')}.lora_{factor}.weight" for module in modules for factor in ("down", "up")]
+    assert [keys for _, keys in orders_by_convention(dollars[::-1])] == [dollars]
 
 
 def test_modules_that_are_in_no_table_make_no_claim():
-    with pytest.raises(LookupError):
-        in_order(["base_model.model.a.lora_A.weight", "base_model.model.b.lora_A.weight"], ("q_proj",))
-    assert family_of(["base_model.model.a.lora_A.weight"]) is None
+    keys = [f"base_model.model.model.layers.0.self_attn.{word}.lora_A.weight" for word in ("q_proj", "nobody_knows")]
+    assert orders_by_convention(keys) == "no convention orders 'nobody_knows' and 'q_proj'"
+    assert orders_by_convention(["base_model.model.a.lora_A.weight"]) == "the architecture is not in the table of conventions"
 
 
 @pytest.mark.parametrize("name", real.names("one-process"))

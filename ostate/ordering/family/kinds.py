@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ostate.core.lora_modules import modules_of
 from ostate.core.naming import Adapter
 
-from ..sources.convention import FAMILIES
+from ..sources.module_orders import FAMILIES
 from .layers import Arrangement
 from .levels import Arrange, Level, Pattern, rearranged, short_labels, star
 from .names import inner_part
