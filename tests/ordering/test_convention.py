@@ -67,6 +67,18 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "bert": _on_meta("BertForMaskedLM", "BertConfig", **SMALL),
     "roberta": _on_meta("RobertaForSequenceClassification", "RobertaConfig", **SMALL),
     "distilbert": _on_meta("DistilBertForMaskedLM", "DistilBertConfig", dim=16, n_layers=11, n_heads=2, hidden_dim=24, vocab_size=64),
+    "starcoder2": _on_meta("Starcoder2ForCausalLM", "Starcoder2Config", **{**SMALL, "num_key_value_heads": 2}),
+    "glm": _on_meta("GlmForCausalLM", "GlmConfig", **{**SMALL, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}),
+    "deberta_v2": _on_meta("DebertaV2ForSequenceClassification", "DebertaV2Config", **SMALL),
+    "mpnet": _on_meta("MPNetForMaskedLM", "MPNetConfig", **SMALL),
+    "llava": _on_meta("LlavaForConditionalGeneration", "LlavaConfig", text_config={"model_type": "llama", **SMALL},
+                      vision_config={"model_type": "clip_vision_model", **{word: size for word, size in SMALL.items() if word != "vocab_size"}}),
+    "qwen2_5_vl": _on_meta("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLConfig",
+                           text_config={**SMALL, "num_key_value_heads": 2, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
+                           vision_config={"depth": 11, "hidden_size": 16, "out_hidden_size": 16, "num_heads": 2, "intermediate_size": 24}),
+    "deepseek_v3": _on_meta("DeepseekV3ForCausalLM", "DeepseekV3Config",
+                            **{**SMALL, "num_key_value_heads": 2, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
+                               "qk_nope_head_dim": 4, "first_k_dense_replace": 11}),
     "clip_text": _on_meta("CLIPTextModel", "CLIPTextConfig", **SMALL),
 }  # fmt: skip
 
@@ -117,6 +129,18 @@ def test_kinds_of_names_in_diffusion_files_are_understood():
         assert [keys for _, keys in orders_by_convention(order[::-1])] == [order]
     dollars = [f"transformer$${module.replace('.', '$$')}.lora_{factor}.weight" for module in modules for factor in ("down", "up")]
     assert [keys for _, keys in orders_by_convention(dollars[::-1])] == [dollars]
+
+
+EXPERTS = ["gate", *(f"experts.{expert}.{word}_proj" for expert in range(11) for word in ("gate", "up", "down")), "shared_expert.gate_proj"]
+
+
+def test_a_router_may_stand_before_or_behind_its_experts():
+    """transformers 4 defined the router first in Qwen2-MoE and Mixtral, the experts first in DeepSeek; the names do not tell which."""
+    for modules in (EXPERTS, [*EXPERTS[1:-1], EXPERTS[0], EXPERTS[-1]]):
+        order = [f"base_model.model.model.layers.{layer}.mlp.{module}.lora_A.weight" for layer in range(3) for module in modules]
+        found = orders_by_convention(order[::-1])
+        assert len(found) == 2
+        assert order in [keys for _, keys in found]
 
 
 def test_modules_that_are_in_no_table_make_no_claim():

@@ -104,16 +104,21 @@ def _tower(parts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _families(tower: tuple[str, ...], keys: Sequence[str]) -> list[tuple[str, Known]]:
-    """Return the families that one tower's keys look like: one, or, of diffusers, a class for every order that classes give these keys."""
+    """Return the families that one tower's keys look like, one for every order that they give these keys."""
     text = "\n".join(keys)
-    if not _DIFFUSERS.search(text):
-        first = next(((name, words) for name, pattern, words in FAMILIES if re.search(pattern, text)), None)
-        return [] if first is None else [(first[0], _Rank(first[1]))]
     here = {part for key in keys for part in components(key)}
     alike: dict[tuple[str, ...], tuple[str, Known]] = {}
-    for name, chains in DIFFUSERS.items():
-        present = (" ".join(word for word in chain.split() if word in here) for chain in chains)
-        alike.setdefault(tuple(sorted({chain for chain in present if " " in chain})), (name, _Chains(chains)))
+    if _DIFFUSERS.search(text):
+        for name, chains in DIFFUSERS.items():
+            present = (" ".join(word for word in chain.split() if word in here) for chain in chains)
+            alike.setdefault(tuple(sorted({chain for chain in present if " " in chain})), (name, _Chains(chains)))
+    else:
+        first = next((pattern for _, pattern, _ in FAMILIES if re.search(pattern, text)), None)
+        for name, pattern, words in FAMILIES:
+            if pattern == first:
+                alike.setdefault(tuple(word for word in words if word in here), (name, _Rank(words)))
+    if len(alike) < 2:
+        return list(alike.values())
     distinct: dict[tuple[str, ...], tuple[str, Known]] = {}
     for name, known in alike.values():
         with contextlib.suppress(LookupError):
