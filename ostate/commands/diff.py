@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ostate import read as formats
 from ostate.core.files import announce, new_buffer
 from ostate.core.names import plain_names, twins
 from ostate.core.naming import NamedState
@@ -15,6 +14,7 @@ from ostate.core.state import Hyper, RawState
 from ostate.core.stream import side_by_side, stream
 from ostate.core.tensors import Slot
 from ostate.errors import ReadError
+from ostate.read import named_file
 from ostate.store import load
 
 from .inspect import open_state, plain, stored_bytes
@@ -134,7 +134,7 @@ def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int], None]
 
 
 def _open(path: str) -> RawState | NamedState:
-    return load(path) if formats.is_named(path) else open_state(path)
+    return load(path) if named_file.is_named(path) else open_state(path)
 
 
 def _matched(a: RawState | NamedState, b: RawState | NamedState, a_path: str, b_path: str) -> tuple[dict[str, Item], dict[str, Item], str]:

@@ -66,16 +66,6 @@ def starts_at_zero(adapter: Adapter) -> str | None:
     return None if init in _ZERO_START else f"init_lora_weights={init!r} starts lora_B away from zero"
 
 
-def untrained(adapter: Adapter) -> str | None:
-    """Return why an adapter proves nothing though its shapes fit: every factor that starts at zero is zero still. None for one that was trained."""
-    modules = modules_of(adapter)
-    if not modules or starts_at_zero(adapter) is not None:
-        return None
-    if any(chunk.any() for module in modules for chunk in adapter.tensors[module.zero].chunks()):
-        return None
-    return "the adapter was never trained: every factor that starts at zero is zero still"
-
-
 def balance_holds(adapter: Adapter) -> str | None:
     """Return None when the loss sees the two factors through their product alone and both are trained, else why not."""
     tuner = str(adapter.config.get("peft_type", "LORA")).upper()

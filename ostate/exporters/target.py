@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ostate import read as formats
 from ostate.core.names import first_names, plain_names, renamed_adapter, twins
 from ostate.core.naming import Adapter, NamedState, Question, positions_of
 from ostate.errors import ExportError
@@ -19,6 +18,7 @@ from ostate.ordering.join import as_raw
 from ostate.ordering.sources.names_file import read_names
 from ostate.ordering.sources.rebuilt import base_config as base
 from ostate.ordering.sources.rebuilt.model import layout_for
+from ostate.read import adapters
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "file", ba
     path = os.fspath(wanted)
     if path.endswith((".json", ".txt")) and not path.endswith("adapter_config.json"):
         return _of_lists(read_names(path), grouping, state)
-    adapter = formats.read_adapter(path)
+    adapter = adapters.read_adapter(path)
     rows, known = _of_adapter(state, adapter, base_model)
     return _grouped(rows, grouping, known, adapter)
 

@@ -1,16 +1,24 @@
-"""Which file or folder is the state, when a person gives a checkpoint folder: found by what is in it, never by guessing between two."""
+"""Which file or folder is the state, and which layout it has: found by what is in it, never by guessing between two.
+
+A new layout is a module of `layouts` with `detect` and `read` as `Reader` says, and a row of `READERS`.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
+from pathlib import PurePath
+from types import ModuleType
+from typing import NamedTuple
 
 from ostate.core.files import is_file, is_folder, is_remote, read_at, size_of
+from ostate.core.state import Finding, RawState
 from ostate.errors import ReadError, UnknownFormat, UnsafePickle
 
+from .checkpoint_folder import trainer_step
 from .peek import Peek
-from .readers import Reader
 
 MOST_DEPTH = 4
 MOST_FOLDERS = 2000
@@ -29,14 +37,61 @@ _NEVER_END = (
 _PIECES = (".metadata", ".distcp", "_model_states.pt")
 """Files that mean nothing without their folder."""
 _ACCELERATE = r"^optimizer(?:_(\d+))?\.(?:bin|pt)$"
+TRAINER = "trainer_state.json"
+_TRAINERS_FILES = ("optimizer.pt", "optimizer.bin")
+"""transformers trainer.py OPTIMIZER_NAME and OPTIMIZER_NAME_BIN: what Trainer resumes from."""
+MOST_OTHERS = 16
+"""Folders, and files, that are looked into for states that were not read."""
 
 
-def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, optimizer: int | None) -> tuple[Peek, str, int | None]:
-    """Return the one file or folder that holds the state, the row of `readers` that reads it, and which optimizer of that file is meant.
+class Reader(NamedTuple):
+    """A layout on disk, and the module that reads it.
+
+    A folder's module has `detect(folder: str) -> bool` and `read(folder: str, *, optimizer: int | None = None) -> RawState`.
+    A file's module has the same two with a `Peek` in place of the path, so that a file is opened once.
+    """
+
+    module: str
+    """Name within `ostate.read.layouts`."""
+    folder: bool = False
+    """True when the layout is a folder; False: one file."""
+    marks: tuple[str, ...] = ()
+    """For a folder: each must be a name in it (`*rank*`: a part of a name) before the module is imported."""
+
+    def accepts(self, seen: Peek) -> bool:
+        """True when `seen` is of this layout. Two rows never accept the same path."""
+        if seen.is_folder != self.folder:
+            return False
+        if not all(any(mark == name or (mark[0] == "*" and mark.strip("*") in name) for name in seen.names) for mark in self.marks):
+            return False
+        return bool(self._module.detect(seen.path if self.folder else seen))
+
+    def read(self, seen: Peek, optimizer: int | None) -> RawState:
+        """Return the state exactly as stored."""
+        state: RawState = self._module.read(seen.path if self.folder else seen, optimizer=optimizer)
+        return state._replace(source=seen.asked, facts={**seen.facts, **state.facts})
+
+    @property
+    def _module(self) -> ModuleType:
+        return import_module(f"{__package__}.layouts.{self.module}")
+
+
+READERS: dict[str, Reader] = {
+    "torch": Reader(module="torch_file"),
+    "dcp": Reader(module="dcp", folder=True, marks=(".metadata",)),
+    "zero": Reader(module="deepspeed_zero", folder=True, marks=("*_states.pt",)),
+    "universal": Reader(module="deepspeed_universal", folder=True, marks=("zero",)),
+    "hfstorage": Reader(module="hf_storage", folder=True, marks=("*.safetensors",)),
+    "fsdp-ranks": Reader(module="fsdp_ranks", folder=True, marks=("*rank*",)),
+}
+"""Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""
+
+
+def find_state(path: str, *, state: str | None, optimizer: int | None) -> tuple[Peek, str, int | None]:
+    """Return the one file or folder that holds the state, the row of `READERS` that reads it, and which optimizer of that file is meant.
 
     Args:
         path: what the person gave.
-        readers: the table of layouts.
         state: which file or folder within `path`, where the person says so.
         optimizer: which of Accelerate's `optimizer.bin`, `optimizer_1.bin`, …, where there are several.
 
@@ -51,8 +106,8 @@ def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, o
     if not seen.is_folder:
         if target.endswith(_PIECES):
             raise UnknownFormat("one file of a layout that is a folder", where=target, fix="give the folder")
-        return seen, reader_of(seen, readers), optimizer
-    found = list(_search(seen, readers, 0, set()))
+        return seen, reader_of(seen), optimizer
+    found = list(_search(seen, 0, set()))
     if len(found) > 1 and optimizer is not None and (chosen := _numbered(found, optimizer)):
         found, optimizer = chosen, None
     if not found:
@@ -77,14 +132,14 @@ def _within_target(path: str, target: str) -> str:
     return path.removeprefix(target.rstrip("/") + "/") if is_remote(path) else os.path.relpath(path, target)
 
 
-def reader_of(seen: Peek, readers: Mapping[str, Reader]) -> str:
+def reader_of(seen: Peek) -> str:
     """Return the row that reads this file or folder.
 
     Raises:
         UnknownFormat: none does, or more than one.
         ReadError: the file is damaged.
     """
-    rows = [name for name, reader in readers.items() if reader.accepts(seen)]
+    rows = [name for name, reader in READERS.items() if reader.accepts(seen)]
     if not rows:
         if seen.path.endswith(".safetensors"):
             from .layouts.hf_storage import is_shard
@@ -97,29 +152,57 @@ def reader_of(seen: Peek, readers: Mapping[str, Reader]) -> str:
     return rows[0]
 
 
-def _search(seen: Peek, readers: Mapping[str, Reader], depth: int, visited: set[str]) -> Iterator[tuple[Peek, str]]:
-    """Yield the states that lie in the folder itself or, where none does, in the folders below it; links that lead back are seen once."""
+def _search(seen: Peek, depth: int, visited: set[str]) -> Iterator[tuple[Peek, str]]:
+    """Yield the states of a folder; links that lead back are seen once.
+
+    What the folder's own index names comes first; then what lies in the folder itself; where nothing does, what lies in the folders below it.
+    """
     real = seen.path if is_remote(seen.path) else os.path.realpath(seen.path)
     if real in visited:
         return
     visited.add(real)
     if len(visited) > MOST_FOLDERS:
         raise UnknownFormat(f"no state in the first {MOST_FOLDERS} folders", where=seen.asked, fix="give the checkpoint folder itself")
-    rows = [name for name, reader in readers.items() if reader.folder and reader.accepts(seen)]
+    rows = [name for name, reader in READERS.items() if reader.folder and reader.accepts(seen)]
     if len(rows) > 1:
         raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")
-    here = [(seen, rows[0])] if rows else []
-    if not rows:
-        here += list(_files(seen, readers))
-    if here:
-        yield from here
+    folders = _folders(seen)
+    named = [one for name in _indexed(seen, folders) for one in _search(_below(seen, name), depth + 1, visited)]
+    here = [(seen, rows[0])] if rows else [] if named else _of_trainer(seen, list(_files(seen)))
+    if here or named:
+        yield from (*named, *here)
         return
     if depth < MOST_DEPTH:
-        for name in _folders(seen):
-            yield from _search(Peek(os.path.join(seen.path, name), asked=seen.asked), readers, depth + 1, visited)
+        for name in folders:
+            yield from _search(_below(seen, name), depth + 1, visited)
 
 
-def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, str]]:
+def _below(seen: Peek, name: str) -> Peek:
+    return Peek(os.path.join(seen.path, name), asked=seen.asked)
+
+
+def _indexed(seen: Peek, folders: Sequence[str]) -> list[str]:
+    """Return the folders that the index names: `latest`; or the step of Trainer's state, where Trainer wrote no optimizer here."""
+    tags = [tag for tag in tags_of(seen) if tag in folders]
+    if tags or TRAINER not in seen.names or any(file in seen.names for file in _TRAINERS_FILES):
+        return tags
+    numbered = [name for name in folders if re.fullmatch(r"(?:global_step|checkpoint-)\d+", name)]
+    step = trainer_step(os.path.join(seen.path, TRAINER)) if numbered else None
+    return [name for name in numbered if re.sub(r"\D", "", name) == str(step)]
+
+
+def tags_of(seen: Peek) -> list[str]:
+    """Return what DeepSpeed's `latest` and `latest_universal` in the folder name, there or not."""
+    return list(dict.fromkeys(_tag(os.path.join(seen.path, file)) for file in ("latest", "latest_universal") if file in seen.names))
+
+
+def _of_trainer(seen: Peek, found: list[tuple[Peek, str]]) -> list[tuple[Peek, str]]:
+    """Return the file that Trainer itself writes and resumes from, where its `trainer_state.json` lies beside it; else all that was found."""
+    own = [one for one in found if os.path.basename(one[0].path) in _TRAINERS_FILES] if TRAINER in seen.names else []
+    return own if len(own) == 1 else found
+
+
+def _files(seen: Peek) -> Iterator[tuple[Peek, str]]:
     for name in seen.names:
         path = os.path.join(seen.path, name)
         if name.startswith(_NEVER_START) or name.endswith(_NEVER_END) or not is_file(path):
@@ -127,7 +210,7 @@ def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, st
         one = Peek(path, asked=seen.asked)
         wanted = name.startswith("optimizer")
         try:
-            rows = [row for row, reader in readers.items() if not reader.folder and (wanted or one.is_torch) and reader.accepts(one)]
+            rows = [row for row, reader in READERS.items() if not reader.folder and (wanted or one.is_torch) and reader.accepts(one)]
         except UnsafePickle:
             if wanted:
                 raise
@@ -139,12 +222,69 @@ def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, st
 def _folders(seen: Peek) -> list[str]:
     """Return the folders to look into; where `latest` names one, the other steps beside it are left alone."""
     folders = [name for name in seen.names if not name.startswith(".") and is_folder(os.path.join(seen.path, name))]
-    tags = {_tag(os.path.join(seen.path, file)) for file in ("latest", "latest_universal") if file in seen.names} & set(folders)
+    tags = set(tags_of(seen)) & set(folders)
     return [name for name in folders if name in tags or not (tags and name.startswith("global_step"))]
 
 
 def _tag(path: str) -> str:
     return read_at(path, 0, min(4096, size_of(path))).decode("utf-8", "replace").strip()
+
+
+def others(seen: Peek, files: Iterable[str]) -> tuple[str, ...]:
+    """Return the states in the folder that was asked for and below it which were not read, as paths within it.
+
+    Args:
+        seen: the state that was read, a file or a folder.
+        files: what was read of it.
+    """
+    if is_remote(seen.asked) or not os.path.isdir(seen.asked):
+        return ()
+    read = {os.path.realpath(path) for path in (*files, seen.path)}
+    visited = {os.path.realpath(seen.asked)}
+    queue, found, opened = [Peek(seen.asked)], [], 0
+    while queue:
+        folder = queue.pop(0)
+        chosen = os.path.realpath(folder.path) in read
+        if not chosen and _is_state(folder):
+            found.append(folder.path)
+            continue
+        for name in folder.names:
+            path = os.path.join(folder.path, name)
+            if name.startswith(_NEVER_START) or name.endswith(_NEVER_END) or (real := os.path.realpath(path)) in visited:
+                continue
+            one = Peek(path, asked=seen.asked)
+            if os.path.isdir(path):
+                if not chosen and len(visited) < MOST_OTHERS:  # what lies below a state that is a folder belongs to it
+                    visited.add(real)
+                    queue.append(one)
+            elif real not in read and opened < MOST_OTHERS and os.path.isfile(path) and one.is_torch:
+                opened += 1
+                found += [path] * _is_state(one)
+    return tuple(os.path.relpath(path, seen.asked) for path in found)
+
+
+def choice(seen: Peek, not_read: Sequence[str]) -> list[Finding]:
+    """Say which state of a folder was read where there are others, and where the folder's index names another than that one."""
+    if seen.asked == seen.path or is_remote(seen.asked) or not os.path.isdir(seen.asked):
+        return []
+    read = os.path.relpath(seen.path, seen.asked)
+    said = []
+    if not_read:
+        text = f"{read} was read; not read: {', '.join(not_read)}"
+        said.append(Finding(rule="other-states", severity="note", text=text, fix="--state FILE reads another of them"))
+    missed = [tag for tag in tags_of(Peek(seen.asked)) if tag and tag not in PurePath(read).parts]
+    if missed and len(missed) == len(tags_of(Peek(seen.asked))):
+        text = f"`latest` names {missed[0]}, where no state was found; {read} was read"
+        said.append(Finding(rule="index-names-another", severity="warning", text=text, fix="copy that folder too, or choose with --state FILE"))
+    return said
+
+
+def _is_state(seen: Peek) -> bool:
+    """True when some row reads it; what is damaged, or holds what no state needs, is none."""
+    try:
+        return any(reader.folder == seen.is_folder and reader.accepts(seen) for reader in READERS.values())
+    except ReadError:
+        return False
 
 
 def _numbered(found: list[tuple[Peek, str]], optimizer: int) -> list[tuple[Peek, str]]:

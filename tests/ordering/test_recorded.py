@@ -14,7 +14,8 @@ from ostate.errors import OrderingError
 from ostate.evidence.ask import verify
 from ostate.ordering import claims
 from ostate.ordering.sources.names_file import read_names
-from ostate.read import read, read_adapter
+from ostate.read import read
+from ostate.read.adapters import read_adapter
 from tests import real
 from tests.records import replace
 

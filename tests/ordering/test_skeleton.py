@@ -19,8 +19,8 @@ from ostate.ordering import claims
 from ostate.ordering.keys import live_name
 from ostate.ordering.sources.rebuilt import base_config as base
 from ostate.ordering.sources.rebuilt import cache
-from ostate.read import read, read_adapter
-from ostate.read.adapters import for_state
+from ostate.read import read
+from ostate.read.adapters import for_state, read_adapter
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt

@@ -16,7 +16,7 @@ from ostate.core.names import first_names, strip_wrappers
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding, Severity
 from ostate.errors import ProbeError
-from ostate.optimizers import confirmed, fits_adamw
+from ostate.optimizers.moments import confirmed, fits_adamw
 
 from .. import same_run
 from ..precondition.shards import like_parameter, local, place_of, read_local

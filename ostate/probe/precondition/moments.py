@@ -14,7 +14,8 @@ from ostate.core.names import first_names, strip_wrappers
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ProbeError
-from ostate.optimizers import OPTIMIZERS, SECOND_MOMENTS, confirmed, divisor, form_of, second_moment
+from ostate.optimizers import OPTIMIZERS
+from ostate.optimizers.moments import SECOND_MOMENTS, confirmed, divisor, form_of, second_moment
 
 from ..fill.fill import Filled, filled
 from ..fill.live import moment, steps_of
