@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -23,8 +23,7 @@ except ImportError:  # a build of torch without distributed: nothing can be shar
     DTensor = None  # type: ignore[assignment,misc]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a rank's shard lies in the whole tensor."""
 
     shape: tuple[int, ...]
