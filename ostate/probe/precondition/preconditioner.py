@@ -24,7 +24,7 @@ from .guards import Guards
 from .layout import Gradients, Layout, Member, in_chunks
 from .moments import Moments
 from .shards import Ranks, is_sharded, like_parameter
-from .stats import describe, findings_of
+from .stats import describe, findings_of, table
 
 Form = Literal["frozen", "next_step", "less"]
 
@@ -353,8 +353,6 @@ class AdamPreconditioner:
 
     def summary(self) -> Any:
         """Return the same as a rich table."""
-        from .stats import table
-
         return table(self.stats(), self.findings)
 
     def _warn_once(self, rule: str, text: str) -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ostate.core.files import is_remote
-from ostate.core.tensors import ITEMSIZE, Slot, TensorRef, decode_numbers
+from ostate.core.tensors import ITEMSIZE, Part, Slot, TensorRef, decode_numbers
 from ostate.errors import ProbeError
 
 try:
@@ -101,8 +101,6 @@ def read_local(slot: Slot, place: Place) -> tuple[np.ndarray, int]:
 
 
 def _run(path: str, start: int, shape: tuple[int, ...]) -> Any:
-    from ostate.core.tensors import Part
-
     strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     return Part(path, start, shape, strides, (0,) * len(shape))
 
