@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 
 from ostate.core.files import is_file, names_in, read_at, size_of
+from ostate.core.safetensors import read_head
 from ostate.core.state import Finding, RawState, SourceFile
 from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ReadError
@@ -20,7 +21,6 @@ from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import assemble
 from ..container.dcp_index import Item
-from ..container.safetensors import read_all
 from ..state_dict import Key
 from ..which_optimizer import choose
 from .dcp import optimizers_of
@@ -62,7 +62,8 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     files = []
     for name in names:
         path = os.path.join(folder, name)
-        tensors, metadata = read_all(path)
+        head = read_head(path)
+        tensors, metadata = head.tensors, head.metadata
         offsets = _offsets(path, metadata)
         for key, ref in tensors.items():
             pieces.setdefault(key, []).append((offsets.get(key, (0,) * len(ref.shape)), ref))
