@@ -27,6 +27,7 @@ from ostate.evidence.laws import fit_laws, path_moves, projected_moves
 from ostate.evidence.paths import Paths
 from ostate.evidence.search import from_keys, search
 from ostate.evidence.tables.tables import gather
+from ostate.read import adapters
 
 VOCABULARY = 512
 LENGTH = 64
@@ -117,7 +118,7 @@ def run(base: Any, rank: int, options: argparse.Namespace) -> list[dict[str, Any
 
 def measure(folder: Path, keys: list[str]) -> dict[str, Any]:
     """Shuffle the positions, recover their names with nothing but the numbers, and say how it went."""
-    raw, adapter = formats.read(str(folder / "optimizer.pt")), formats.read_adapter(str(folder))
+    raw, adapter = formats.read(str(folder / "optimizer.pt")), adapters.read_adapter(str(folder))
     order = np.random.default_rng(0).permutation(len(keys))
     raw = raw._replace(entries=tuple(raw.entries[old]._replace(position=new) for new, old in enumerate(order)))
     truth = [keys[old] for old in order]

@@ -69,9 +69,10 @@ def find(folder: Path) -> None:
     """Recover the order, and say how it went."""
     from ostate import read as formats
     from ostate.evidence.recover import recover
+    from ostate.read import adapters
 
     truth = json.loads((folder / "truth.json").read_text())
-    raw, adapter = formats.read(str(folder / "optimizer.pt")), formats.read_adapter(str(folder))
+    raw, adapter = formats.read(str(folder / "optimizer.pt")), adapters.read_adapter(str(folder))
     started, clock = time.process_time(), time.monotonic()
     found = recover(raw, adapter)
     spent, waited = time.process_time() - started, time.monotonic() - clock

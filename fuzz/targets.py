@@ -11,15 +11,15 @@ from pathlib import Path
 
 from ostate import store
 from ostate.errors import OstateError
-from ostate.read import read_adapter
+from ostate.read.adapters import read_adapter
 from ostate.read.container import dcp_index
 from ostate.read.container import safetensors as safetensors_file
-from ostate.read.container.torchsave import asked_storage, load
+from ostate.read.container.torchsave import load
 from ostate.read.container.zip import ZipIndex
 from ostate.read.layouts import dcp
 from ostate.read.pickle.globals import TORCH_GLOBALS, unpickle
-from ostate.read.pickle.torch_tensors import REBUILD
-from ostate.store import header
+from ostate.read.pickle.torch_tensors import REBUILD, asked_storage
+from ostate.store import header, validating
 
 ROOM = Path(tempfile.mkdtemp(prefix="ostate-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
 ALLOWED = {**TORCH_GLOBALS, **REBUILD}
@@ -78,7 +78,7 @@ def safetensors(data: bytes) -> None:
 def manifest(data: bytes) -> None:
     """The manifest within a sound safetensors file: loaded, and validated."""
     path = placed("named.safetensors", header.pack(TENSORS, data.decode("utf-8", "replace")) + bytes(16))
-    store.validate(path, deep=True)
+    validating.validate(path, deep=True)
     state = store.load(path)
     for name, parameter in state.parameters.items():
         state.hyper(name)

@@ -7,38 +7,69 @@ except what lies in `ostate.probe`.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .commands.diff import diff
+    from .commands.export import export
+    from .commands.inspect import inspect
+    from .commands.record import names_of, record_names
+    from .commands.repair import names, repair, verify
+    from .commands.save import save
+    from .core.naming import NamedState
+    from .core.state import Finding
+    from .errors import OstateError
+    from .store.loading import load
+    from .store.validating import validate
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "Finding",
+    "NamedState",
+    "OstateError",
+    "__version__",
+    "diff",
+    "export",
+    "inspect",
+    "load",
+    "names",
+    "names_of",
+    "record_names",
+    "repair",
+    "save",
+    "validate",
+    "verify",
+]
+
 _PUBLIC: dict[str, str] = {
-    # name -> module that defines it
-    "load": "ostate.store",
-    "save": "ostate.commands.save",
-    "validate": "ostate.store",
-    "export": "ostate.commands.export",
-    "diff": "ostate.commands.diff",
-    "inspect": "ostate.commands.inspect",
-    "repair": "ostate.commands.repair",
-    "verify": "ostate.commands.repair",
-    "names": "ostate.commands.repair",
-    "names_of": "ostate.integrations",
-    "record_names": "ostate.integrations",
-    "OstateError": "ostate.errors",
-    "NamedState": "ostate.core.state",
-    "Finding": "ostate.core.state",
+    # name -> module that defines it; the imports above say the same to a type checker, and a test holds them together
+    "load": "store.loading",
+    "save": "commands.save",
+    "validate": "store.validating",
+    "export": "commands.export",
+    "diff": "commands.diff",
+    "inspect": "commands.inspect",
+    "repair": "commands.repair",
+    "verify": "commands.repair",
+    "names": "commands.repair",
+    "names_of": "commands.record",
+    "record_names": "commands.record",
+    "OstateError": "errors",
+    "NamedState": "core.naming",
+    "Finding": "core.state",
 }
 
-__all__ = ["__version__", *_PUBLIC]
 
+if not TYPE_CHECKING:  # else every name that is not there would be of type Any
 
-def __getattr__(name: str) -> Any:
-    module = _PUBLIC.get(name)
-    if module is None:
-        raise AttributeError(f"module 'ostate' has no attribute {name!r}")
-    value = getattr(import_module(module), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        module = _PUBLIC.get(name)
+        if module is None:
+            raise AttributeError(f"module 'ostate' has no attribute {name!r}")
+        value = getattr(import_module(f"ostate.{module}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -7,133 +7,69 @@ nothing to guess. `SaveNamed` writes the named state itself.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import OrderingError, OstateError
-from .ordering.keys import strip_wrappers
+from .commands.record import FILE, names_of, record_names
+from .commands.save import save
+from .errors import OstateError
 
 if TYPE_CHECKING:
-    import torch
+    from transformers import TrainerCallback
+else:
+    try:
+        from transformers import TrainerCallback
+    except ImportError:  # without it there is no Trainer to call one back
+        TrainerCallback = object
 
-FILE = "optimizer_param_names.json"
+__all__ = ["FILE", "NAMED", "RecordNames", "SaveNamed", "names_of", "record_names"]
+
 NAMED = "optimizer.ostate.safetensors"
 """The named state in a checkpoint's folder. Commands that are given the folder go on taking what the trainer wrote."""
 
 
-def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[list[str]]:
-    """Return the model's name of every parameter that the optimizer holds, group by group, in its own order: the living truth.
+class RecordNames(TrainerCallback):
+    """Trainer callback: writes `optimizer_param_names.json` into every checkpoint, on the first process."""
 
-    Wrapper prefixes (DDP, torch.compile, FSDP, activation checkpointing) are left out. A parameter that two modules share has its first name.
-
-    Args:
-        optimizer: the optimizer, or a wrapper around it that has its `param_groups`.
-        model: the model whose `named_parameters()` gives the names.
-
-    Raises:
-        OrderingError: the optimizer holds a tensor that is no parameter of this model.
-    """
-    known = {id(parameter): strip_wrappers(name) for name, parameter in model.named_parameters()}
-    found = []
-    for index, group in enumerate(optimizer.param_groups):
-        strangers = [place for place, parameter in enumerate(group["params"]) if id(parameter) not in known]
-        if strangers:
-            raise OrderingError(
-                f"{len(strangers)} of {len(group['params'])} tensors of the group are no parameters of this model",
-                where=f"param_groups[{index}]['params'][{strangers[0]}]",
-                fix="give the model that the optimizer was made for; DeepSpeed and FSDP1's flat tensors have no names, their own files record them",
-            )
-        found.append([known[id(parameter)] for parameter in group["params"]])
-    return found
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write the names beside the state that was just saved."""
+        folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+        optimizer, model = kwargs.get("optimizer"), kwargs.get("model")
+        if state.is_world_process_zero and optimizer is not None and model is not None and os.path.isdir(folder):
+            record_names(optimizer, model, folder)
 
 
-def record_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module, path: str | os.PathLike[str]) -> str:
-    """Write the names of the optimizer's parameters beside the state that is saved there, and return the file's path.
+class SaveNamed(TrainerCallback):
+    """Trainer callback: writes the named state of the live optimizer at each save, so that no checkpoint needs a repair.
+
+    An optimizer whose parameters have no names in the model (DeepSpeed, FSDP1) is refused before the first step, not at the first save.
+    On several processes `ostate.save` gathers what is sharded; all of them must see the folder.
 
     Args:
-        optimizer: the optimizer whose state is saved.
-        model: the model it was made for.
-        path: the checkpoint's folder, or the file to write.
-
-    Raises:
-        OrderingError: as `names_of`.
+        path: the file, relative to the checkpoint's folder; `{step}` stands for the step, as in `../named/step-{step}.ostate.safetensors`.
     """
-    names = names_of(optimizer, model)
-    target = os.path.join(path, FILE) if os.path.isdir(path) else os.fspath(path)
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target) or ".", suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(names, stream, indent=1)
-    Path(temporary).replace(target)
-    return target
 
+    def __init__(self, path: str = NAMED) -> None:
+        self.path = path
 
-def _record_names() -> type:
-    from transformers import TrainerCallback
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Refuse what could not be saved.
 
-    class RecordNames(TrainerCallback):
-        """Trainer callback: writes `optimizer_param_names.json` into every checkpoint, on the first process."""
-
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-            """Write the names beside the state that was just saved."""
-            folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-            optimizer, model = kwargs.get("optimizer"), kwargs.get("model")
-            if state.is_world_process_zero and optimizer is not None and model is not None and os.path.isdir(folder):
-                record_names(optimizer, model, folder)
-
-    return RecordNames
-
-
-def _save_named() -> type:
-    from transformers import TrainerCallback
-
-    class SaveNamed(TrainerCallback):
-        """Trainer callback: writes the named state of the live optimizer at each save, so that no checkpoint needs a repair.
-
-        An optimizer whose parameters have no names in the model (DeepSpeed, FSDP1) is refused before the first step, not at the first save.
-        On several processes `ostate.save` gathers what is sharded; all of them must see the folder.
-
-        Args:
-            path: the file, relative to the checkpoint's folder; `{step}` stands for the step, as in `../named/step-{step}.ostate.safetensors`.
+        Raises:
+            OrderingError: the optimizer holds a tensor that is no parameter of the model.
+            OstateError: a search over hyperparameters, whose folders a callback is not told.
         """
+        if state.is_hyper_param_search:
+            raise OstateError("SaveNamed cannot tell the folder of a trial", fix="leave it out of the search, and train the best trial with it")
+        names_of(kwargs["optimizer"], kwargs["model"])
 
-        def __init__(self, path: str = NAMED) -> None:
-            self.path = path
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write the state of this step; that of an earlier run under the same name is replaced.
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-            """Refuse what could not be saved.
-
-            Raises:
-                OrderingError: the optimizer holds a tensor that is no parameter of the model.
-                OstateError: a search over hyperparameters, whose folders a callback is not told.
-            """
-            if state.is_hyper_param_search:
-                raise OstateError("SaveNamed cannot tell the folder of a trial", fix="leave it out of the search, and train the best trial with it")
-            names_of(kwargs["optimizer"], kwargs["model"])
-
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-            """Write the state of this step; that of an earlier run under the same name is replaced.
-
-            Raises:
-                OstateError: as `ostate.save`.
-            """
-            from .commands.save import save
-
-            target = Path(args.output_dir, f"checkpoint-{state.global_step}", self.path.replace("{step}", str(state.global_step)))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            save(kwargs["optimizer"], kwargs["model"], os.path.normpath(target), force=True)
-
-    return SaveNamed
-
-
-_CALLBACKS = {"RecordNames": _record_names, "SaveNamed": _save_named}
-"""Made when first asked for: their base class is transformers', which takes seconds to import."""
-
-
-def __getattr__(name: str) -> Any:
-    if name in _CALLBACKS:
-        globals()[name] = _CALLBACKS[name]()
-        return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        Raises:
+            OstateError: as `ostate.save`.
+        """
+        target = Path(args.output_dir, f"checkpoint-{state.global_step}", self.path.replace("{step}", str(state.global_step)))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save(kwargs["optimizer"], kwargs["model"], os.path.normpath(target), force=True)

@@ -48,18 +48,18 @@ def subject(path: str, *, options: Options | None = None, progress: Step | None 
     Raises:
         OstateError: it cannot be read, or its names cannot be settled.
     """
-    from ostate import read as formats
     from ostate.commands.repair import Options, read, repair
     from ostate.ordering.join import as_raw
+    from ostate.read import adapters, named_file
     from ostate.report.page import Subject
     from ostate.store import load
 
     options = options or Options()
-    if formats.is_named(path):
+    if named_file.is_named(path):
         state = load(path)
         manifest = _manifest(path)
         raw = as_raw(state)
-        adapter = formats.read_adapter(options.adapter, name=options.adapter_name) if options.adapter is not None else None
+        adapter = adapters.read_adapter(options.adapter, name=options.adapter_name) if options.adapter is not None else None
         keys = _keys(raw, state, adapter)
     else:
         done = repair(path, None, options=options)

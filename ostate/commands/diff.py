@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ostate import read as formats
 from ostate.core.files import announce, new_buffer
+from ostate.core.names import plain_names, twins
 from ostate.core.naming import NamedState
 from ostate.core.state import Hyper, RawState
 from ostate.core.stream import side_by_side, stream
 from ostate.core.tensors import Slot
 from ostate.errors import ReadError
-from ostate.ordering.keys import strip_wrappers
+from ostate.read import named_file
 from ostate.store import load
 
 from .inspect import open_state, plain, stored_bytes
@@ -134,7 +134,7 @@ def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int], None]
 
 
 def _open(path: str) -> RawState | NamedState:
-    return load(path) if formats.is_named(path) else open_state(path)
+    return load(path) if named_file.is_named(path) else open_state(path)
 
 
 def _matched(a: RawState | NamedState, b: RawState | NamedState, a_path: str, b_path: str) -> tuple[dict[str, Item], dict[str, Item], str]:
@@ -158,9 +158,10 @@ def _by_name(state: RawState | NamedState) -> dict[str, Item] | None:
     if not held or any(entry.name is None for entry in held):
         return None
     hyper = {group.index: group.hyper for group in state.groups}
-    return {
-        (name := strip_wrappers(entry.name or "")): Item(name, entry.shape, entry.step, entry.slots, hyper.get(entry.group, {})) for entry in held
-    }
+    names = plain_names([entry.name or "" for entry in held])
+    if same := twins(names):
+        raise ReadError(f"two positions are called {same[0]!r}", where=state.source, fix="save the state again under names of their own")
+    return {name: Item(name, entry.shape, entry.step, entry.slots, hyper.get(entry.group, {})) for name, entry in zip(names, held)}
 
 
 def _by_position(state: RawState | NamedState) -> dict[str, Item] | None:

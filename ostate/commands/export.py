@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ostate import read as formats
 from ostate import store
 from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder
 from ostate.core.naming import NamedState
@@ -20,7 +19,8 @@ from ostate.errors import ExportError
 from ostate.exporters import EXPORTERS, Wishes
 from ostate.exporters.base import missing_positions
 from ostate.exporters.migrate import New, migrate
-from ostate.exporters.target import Grouping, target_of
+from ostate.exporters.target import Grouping, of_names, target_of
+from ostate.read import adapters
 
 from .inspect import finding_document
 
@@ -85,7 +85,8 @@ def export(
     given = state if isinstance(state, NamedState) else store.load(state)
     known = len(given.findings)
     if wanted is not None or rename or groups != "file":
-        target = target_of(given, wanted if wanted is not None else _own_names(given, rename), grouping=groups, base_model=base)
+        own = of_names(_own_names(given, rename), groups)
+        target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=base)
         given = migrate(given, target, new=new, rename=rename, truncate=truncate)
     wishes = Wishes(v_hat=v_hat, root=root, taken_as=taken_as, weights=_weights(given, adapter) if adapter is not None else {})
     findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *(() if to == "ostate" else EXPORTERS[to].losses(given, wishes))]
@@ -97,7 +98,7 @@ def export(
 
 
 def _own_names(state: NamedState, rename: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the state's names as they will be after renaming."""
+    """Return the state's names as they will be after renaming; two that become one are said where it is carried out."""
     import re
 
     names = []
@@ -106,11 +107,11 @@ def _own_names(state: NamedState, rename: Sequence[tuple[str, str]]) -> list[str
             with suppress(re.error, IndexError):  # said properly where it is carried out
                 name = re.sub(pattern, replacement, name)
         names.append(name)
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _weights(state: NamedState, adapter: str) -> dict[str, Slot]:
-    tensors = formats.read_adapter(adapter).tensors
+    tensors = adapters.read_adapter(adapter).tensors
     return {name: tensors[key] for name, p in state.parameters.items() if (key := p.adapter_key or name) in tensors}
 
 

@@ -10,10 +10,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ostate import checks
-from ostate import read as formats
 from ostate.core.state import Entry, Finding, RawState
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
+from ostate.read import named_file, read
 
 if TYPE_CHECKING:
     from ostate.core.naming import Adapter, NamedState
@@ -70,14 +70,20 @@ def inspect(
         ReadError: nothing readable is there, or a checksum is wrong.
     """
     raw = open_state(path, state=state, optimizer=optimizer, checksum=checksum)
-    weights = formats.read_adapter(adapter) if adapter is not None else None
+    weights: Adapter | None = None
+    if adapter is not None:
+        from ostate.read.adapters import read_adapter  # only with --adapter
+
+        weights = read_adapter(adapter)
     fit = fit_of(raw, weights) if weights is not None else None
     findings = list(checks.structure(raw, weights))
     if weights is not None and raw.recorded:
         findings += _strangers(raw, weights)
     found: Mapping[str, Any] = {}
     if values:
-        found, seen = checks.values(raw, _towards(_bytes_of_numbers(raw), progress))
+        from ostate.checks import judging  # only with --values
+
+        found, seen = judging.values(raw, _towards(_bytes_of_numbers(raw), progress))
         findings += seen
     return Inspection(raw=raw, fit=fit, findings=tuple(findings), values=found)
 
@@ -136,14 +142,14 @@ def open_state(path: str, *, state: str | None = None, optimizer: int | None = N
     Raises:
         ReadError: nothing readable is there; with `checksum`, also when a byte is not what was saved, or when nothing tells.
     """
-    if formats.is_named(path):
+    if named_file.is_named(path):
         from ostate.ordering.join import as_raw
         from ostate.store import load
 
         if checksum:
             _refuse_what_changed(path)
         return as_raw(load(path))
-    raw = formats.read(path, state=state, optimizer=optimizer)
+    raw = read(path, state=state, optimizer=optimizer)
     if checksum:
         from ostate.read import checksums
 
@@ -157,7 +163,7 @@ def _refuse_what_changed(path: str) -> None:
     Raises:
         ReadError: it is not as it was written.
     """
-    from ostate.store import validate
+    from ostate.store.validating import validate
 
     for finding in validate(path, deep=True):
         if finding.severity == "error":

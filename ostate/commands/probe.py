@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ostate import read as formats
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding, Severity
 from ostate.errors import Contradiction, ProbeError
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering.join import adapter_facts
+from ostate.read import adapters
 from ostate.store import load
 
 from .repair import verify
@@ -95,7 +95,7 @@ def of_this_adapter(state: NamedState, path: str, adapter: str) -> tuple[bool, t
         ReadError: no adapter there.
     """
     recorded = state.adapter.get("sha256")
-    if recorded is not None and recorded == adapter_facts(formats.read_adapter(adapter), digest=True)["sha256"]:
+    if recorded is not None and recorded == adapter_facts(adapters.read_adapter(adapter), digest=True)["sha256"]:
         return True, ()
     if verify(path, adapter=adapter).verdict == "unverified":
         # A state that was saved live records no adapter: that alone is no reason to worry anybody.

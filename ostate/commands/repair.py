@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ostate import checks, ordering, store
-from ostate import read as formats
-from ostate.core import lora_modules as modules
+from ostate.checks import copied, judging
 from ostate.core.files import announce
-from ostate.core.naming import Adapter, Claim, Evidence, NamedState, Ordering, Question
+from ostate.core.naming import Adapter, NamedState, Ordering, Question
 from ostate.core.state import Finding, RawState
-from ostate.core.tensors import TensorRef
 from ostate.errors import CheckError, ReadError
-from ostate.evidence import master_weights as masters
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import assumed, keys, resolve
 from ostate.ordering.join import named_state
+from ostate.ordering.live_form import with_live_form
+from ostate.read import adapters
 from ostate.read.weights import Candidates, base_weights, candidates, own_weights
 
 from . import choosing
 from .inspect import finding_document, not_in_adapter, open_state, stored_bytes
+
+if TYPE_CHECKING:
+    from ostate.evidence.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +67,12 @@ class Repaired:
     @property
     def settled(self) -> bool:
         """True when no person needs to look: proven whole, and nothing above a note."""
-        proven = self.ordering.verdict in ("verified", "recovered")
-        return proven and all(finding.severity == "note" for finding in self.findings)
+        return self.ordering.proven and all(finding.severity == "note" for finding in self.findings)
 
 
 MOST_LISTED = 6
 """Files that one message lists."""
-TOLD = ("recorded", "given")
+EXPLICIT = ("recorded", "given")
 """Sources that outrank every inference: where one of them speaks, no model is built to ask it."""
 
 
@@ -110,11 +111,11 @@ def repair(
     adapter, found = order_among(raw, beside, options)
     named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
     findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter))
-    checks.refuse(findings, path)
+    judging.refuse(findings, path)
     named = replace(named, findings=findings)
     if out is None:
         return Repaired(named=named, ordering=found, findings=findings, out=())
-    written = store.write(named, out, force=force, check=checks.while_copying(named), keep_dtype=keep_dtype, sha256=sha256)
+    written = store.write(named, out, force=force, check=judging.while_copying(named), keep_dtype=keep_dtype, sha256=sha256)
     return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files))
 
 
@@ -136,7 +137,7 @@ def _refuse_copies(raw: RawState, options: Options) -> None:
         CheckError: they do.
     """
     if options.evidence:
-        checks.refuse(checks.copies(raw), raw.source)
+        judging.refuse(copied.copies(raw), raw.source)
 
 
 def read(path: str, options: Options, *, named_too: bool = False) -> tuple[RawState, Adapter | None]:
@@ -158,7 +159,8 @@ def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[Raw
     raw = open_state(path, state=options.state, optimizer=options.optimizer, checksum=options.checksum)
     if raw.layout == "named" and not named_too:
         raise ReadError("this file has its names already", where=path, fix="use `ostate verify`, `validate` or `export` on it")
-    return raw, candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
+    found = candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
+    return raw, found._replace(adapters=tuple(with_live_form(adapter, raw) for adapter in found.adapters))
 
 
 def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
@@ -168,67 +170,30 @@ def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Ada
 
 def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: Sequence[str] = ()) -> Ordering:
     """Return the names that stand, by claims and numbers, or refuse. `near`: weight files to tell of where there is no adapter."""
-    previous = formats.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
+    previous = adapters.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
     question = Question(raw=raw, adapter=adapter, base=options.base, order=options.order, adapter_name=options.adapter_name, previous=previous)
-    claims, rejected = ordering.claims(question, TOLD)
+    claims, rejected = ordering.claims(question, EXPLICIT)
     if not claims:
         claims, rejected = ordering.claims(question)
+    comparison = _comparison(raw, adapter, previous, options, near)
+    found = resolve.resolve(question, claims, rejected, comparison, strict=options.strict)
+    return assumed.with_assumed(found, raw, adapter)
+
+
+def _comparison(raw: RawState, adapter: Adapter | None, previous: Adapter | None, options: Options, near: Sequence[str]) -> Comparison:
+    """Return what asks the numbers: of the adapter first; where it tells nothing, of the checkpoint's own weights of the same save."""
+    from ostate.evidence.comparison import Comparison  # numpy, not needed where the numbers are not asked
+
+    untested = _untested_reason(adapter, options, near)
+    own = None
+    if adapter is not None and untested is None:
+        own = own_weights(raw, adapter, lambda key: keys.live_name(key, adapter)) if raw.weights else None
+        announce(lambda: stored_bytes(raw) + sum(tensor.nbytes for tensor in adapter.tensors.values()))
     base = base_weights(options.base) if options.base is not None else None
-    numbers = _Numbers(raw, adapter, _why_silent(adapter, options, near), previous, base)
-    court = resolve.Court(
-        raw=raw,
-        verify=numbers.verify,
-        recover=numbers.recover,
-        guesses=lambda: ordering.guesses(question),
-        live_name=lambda key: keys.told_name(key, adapter) if adapter is not None else key,
-        strict=options.strict,
-        where=raw.source,
-    )
-    return assumed.with_assumed(resolve.resolve(court, claims, rejected), raw, adapter)
+    return Comparison(raw, adapter, previous=previous, base=base, own=own, untested=untested)
 
 
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """What the numbers may be compared with: the adapter first; where it tells nothing, the checkpoint's own weights of the same save."""
-
-    raw: RawState
-    adapter: Adapter | None
-    unheard: str | None
-    """Why the numbers are not asked at all."""
-    previous: Adapter | None
-    base: Mapping[str, TensorRef] | None
-
-    def verify(self, claim: Claim) -> Evidence:
-        """Return what the numbers say of a claim."""
-
-        def question(adapter: Adapter) -> Evidence:
-            from ostate.evidence import ask as evidence  # numpy and scipy, not needed where the numbers are not asked
-
-            heard = evidence.verify(claim.keys, self.raw, adapter, previous=self.previous, base=self.base)
-            return masters.with_masters(heard, claim.keys, self.raw, adapter) if self.raw.master else heard
-
-        return self._ask(question)
-
-    def recover(self) -> Evidence:
-        """Return the order that the numbers alone give."""
-        from ostate.evidence import recover
-
-        return self._ask(lambda adapter: recover.recover(self.raw, adapter, previous=self.previous, base=self.base))
-
-    def _ask(self, question: Callable[[Adapter], Evidence]) -> Evidence:
-        if self.adapter is None or self.unheard is not None:
-            return _silence(self.raw, self.unheard or "there are no weights to compare with")
-        weights = self.adapter.tensors.values()
-        announce(lambda: stored_bytes(self.raw) + sum(tensor.nbytes for tensor in weights))
-        why = modules.untrained(self.adapter)
-        heard = question(self.adapter) if why is None else _silence(self.raw, why)
-        if heard.proven or heard.verdict != "silent" or not self.raw.weights:
-            return heard
-        own = own_weights(self.raw, self.adapter, lambda key: keys.live_name(key, self.adapter) if self.adapter else key)
-        return question(own) if own is not None else heard
-
-
-def _why_silent(adapter: Adapter | None, options: Options, near: Sequence[str]) -> str | None:
+def _untested_reason(adapter: Adapter | None, options: Options, near: Sequence[str]) -> str | None:
     if not options.evidence:
         return "--no-evidence was given"
     if adapter is not None:
@@ -237,18 +202,13 @@ def _why_silent(adapter: Adapter | None, options: Options, near: Sequence[str]) 
     return f"no adapter was found: give --adapter{listed}"
 
 
-def _silence(raw: RawState, reason: str) -> Evidence:
-    with_state = tuple(entry.position for entry in raw.entries if entry.has_state)
-    return Evidence(verdict="silent", undecided=with_state, silent={"all tests": reason})
-
-
 def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -> list[Finding]:
     """Say aloud what is not proven."""
-    said = [finding for finding in found.findings if finding.rule in (assumed.RULE, *choosing.RULES)]
+    said = list(found.findings)
     spelled = {name for finding in said if finding.severity == "warning" for name in finding.names}
-    told = adapter is not None and found.source in TOLD
-    lacking = {name for name, key in zip(found.names, found.keys) if told and key is None}
-    strangers = tuple(name for name in found.undecided if name in lacking)
+    explicit = adapter is not None and found.source in EXPLICIT
+    lacking = {name for name, key in zip(found.names, found.keys) if explicit and key is None}
+    unknown = tuple(name for name in found.undecided if name in lacking) if not found.proven else ()
     if found.verdict == "unverified":
         said.append(
             Finding(
@@ -258,18 +218,20 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -
                 fix="treat them as an assumption; an adapter of the same step, or --previous DIR, lets the numbers speak",
             )
         )
-    elif undecided := tuple(name for name in found.undecided if name not in strangers and name not in spelled):
+    elif not found.proven and (undecided := tuple(name for name in found.undecided if name not in lacking and name not in spelled)):
+        left = found.evidence.open if found.evidence is not None else ()
+        than = f": not told apart from {left[0][0]}" if left else ""
         said.append(
             Finding(
                 rule="order-undecided",
                 severity="warning",
-                text=f"{len(undecided)} names rest on {found.rule}; the numbers prove the others",
+                text=f"{len(undecided)} names rest on {found.rule}; the numbers prove the others{than}",
                 fix="pass --previous DIR (an earlier adapter of the run) or --base DIR with the base weights to let the numbers decide these too",
                 names=undecided,
             )
         )
-    if strangers:
-        said.append(not_in_adapter(strangers, found.rule, adapter.file if adapter is not None else ""))
+    if unknown:
+        said.append(not_in_adapter(unknown, found.rule, adapter.file if adapter is not None else ""))
     if found.left_out:
         said.append(
             Finding(
@@ -308,7 +270,7 @@ def names(path: str, *, options: Options | None = None, **more: Any) -> tuple[li
         CheckError: one parameter's moments stand twice.
     """
     rows, found = names_and_order(path, options=replace(options or Options(), **more))
-    return rows, found.verdict in ("verified", "recovered")
+    return rows, found.proven
 
 
 def names_and_order(path: str, *, options: Options) -> tuple[list[tuple[int, str, str]], Ordering]:
@@ -340,6 +302,8 @@ def ordering_document(found: Ordering) -> dict[str, Any]:
         "rule": found.rule,
         "verdict": found.verdict,
         "margin": found.margin,
+        "proof": found.proof,
+        "weakest_alternative": None if found.weakest_alternative is None else dict(zip(("what", "digits"), found.weakest_alternative)),
         "named": sum(1 for name in found.names if name is not None),
         "undecided": list(found.undecided),
         "assumed": list(found.assumed),

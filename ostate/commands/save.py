@@ -81,7 +81,7 @@ def save(optimizer: Optimizer, model: nn.Module, path: str | os.PathLike[str], *
         What `ostate.load` takes.
 
     Raises:
-        ProbeError: the optimizer holds a parameter that the model does not have; it never stepped.
+        ProbeError: the optimizer holds a parameter that the model does not have; two parameters end under one name; it never stepped.
         StoreError: the file cannot be written; on every rank when it is so on one.
     """
     import torch.distributed as dist
@@ -137,17 +137,17 @@ def _worst(problem: str) -> str:
 
 
 def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
-    from ostate.probe.fill.names import plain_name
+    from ostate.core.names import first_names
 
-    names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
+    names = first_names(model, error=ProbeError)
     out = []
     for group, line in enumerate(optimizer.param_groups):
         for parameter in line["params"]:
-            if parameter not in names:
+            if id(parameter) not in names:
                 raise ProbeError("the optimizer holds a parameter that the model does not have", fix="give the model that it was made for")
             state = optimizer.state.get(parameter)
             if state:
-                out.append(_Held(names[parameter], group, sum(len(g["params"]) for g in optimizer.param_groups[:group]), parameter, state))
+                out.append(_Held(names[id(parameter)], group, sum(len(g["params"]) for g in optimizer.param_groups[:group]), parameter, state))
     if not out:
         raise ProbeError("the optimizer has no state to save", fix="it never stepped")
     return _numbered(optimizer, out)
@@ -155,11 +155,11 @@ def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
 
 def _without_state(optimizer: Optimizer, model: nn.Module) -> dict[str, tuple[int, int]]:
     """Return (group, position) of the parameters that have no state, since no gradient ever came, by name."""
-    from ostate.probe.fill.names import plain_name
+    from ostate.core.names import first_names
 
-    names = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
+    names = first_names(model, error=ProbeError)
     rows = [(group, parameter) for group, line in enumerate(optimizer.param_groups) for parameter in line["params"]]
-    return {names[parameter]: (group, at) for at, (group, parameter) in enumerate(rows) if not optimizer.state.get(parameter)}
+    return {names[id(parameter)]: (group, at) for at, (group, parameter) in enumerate(rows) if not optimizer.state.get(parameter)}
 
 
 def _numbered(optimizer: Optimizer, rows: list[_Held]) -> list[_Held]:

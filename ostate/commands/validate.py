@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostate import checks, store
+from ostate.checks import judging
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.ordering.join import as_raw
+from ostate.store import digesting, validating
 
 from .inspect import finding_document
 
@@ -41,15 +43,15 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Call
     Raises:
         ReadError: nothing there.
     """
-    found = store.validate(path)
+    found = validating.validate(path)
     if any(finding.severity == "error" for finding in found):
-        found = store.validate(path, deep) if deep else found
+        found = validating.validate(path, deep) if deep else found
         return Validation(path=os.fspath(path), deep=deep, state=None, findings=tuple(found))
     state = store.load(path)
     found += checks.structure(as_raw(state)._replace(findings=()))
     if deep:
-        digested, damaged = store.digested(path)
-        judged = checks.judged(digested, progress)  # first, since that is what reads the bytes
+        digested, damaged = digesting.digested(path)
+        judged = judging.judged(digested, progress)  # first, since that is what reads the bytes
         if broken := damaged():
             return Validation(path=os.fspath(path), deep=deep, state=None, findings=tuple(broken))
         found += judged

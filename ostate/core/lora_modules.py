@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ostate.core.names import factor_of
 
 from .naming import Adapter
 
 if TYPE_CHECKING:
     import numpy as np
 
-_FACTORS = (  # (pattern of the factor's own word, what it is); tried in order
-    (re.compile(r"(?:^|\.)(lora_embedding_A)(?=\.|$)"), "embedding_A"),
-    (re.compile(r"(?:^|\.)(lora_embedding_B)(?=\.|$)"), "embedding_B"),
-    (re.compile(r"(?:^|\.)(lora_A|lora_a|lora_down|lora\.down|down_lora|lora_linear_layer\.down)(?=\.|$)"), "A"),
-    (re.compile(r"(?:^|\.)(lora_B|lora_b|lora_up|lora\.up|up_lora|lora_linear_layer\.up)(?=\.|$)"), "B"),
-)
 _ZERO_START = {True, None, "gaussian", "eva", "orthogonal_zero", "true", "True"}
 """Values of `init_lora_weights` that leave B at zero (peft tuners/lora/layer.py, `reset_lora_parameters`; EVA sets A only)."""
 _OTHER_TUNERS = {"ADALORA", "LOHA", "LOKR", "VERA", "VBLORA", "RANDLORA", "XLORA", "POLY", "GRALORA", "SHIRA", "MISS", "BONE", "PVERA"}
@@ -60,17 +55,6 @@ def modules_of(adapter: Adapter) -> list[Module]:
     return modules
 
 
-def factor_of(key: str) -> tuple[str, str] | None:
-    """Return (the key without the factor's word, A, B, embedding_A or embedding_B), or None for a key that is no LoRA factor's weight."""
-    if key.endswith((".bias", "lora_magnitude_vector")):
-        return None
-    for pattern, kind in _FACTORS:
-        match = pattern.search(key)
-        if match:
-            return key[: match.start(1)] + key[match.end(1) :], kind
-    return None
-
-
 def starts_at_zero(adapter: Adapter) -> str | None:
     """Return None when the zero factors are known to have started at zero, else why that is not known."""
     tuner = str(adapter.config.get("peft_type", "LORA")).upper()
@@ -80,16 +64,6 @@ def starts_at_zero(adapter: Adapter) -> str | None:
     if isinstance(init, bool):
         return None if init else "init_lora_weights is false: no factor starts at zero"
     return None if init in _ZERO_START else f"init_lora_weights={init!r} starts lora_B away from zero"
-
-
-def untrained(adapter: Adapter) -> str | None:
-    """Return why an adapter proves nothing though its shapes fit: every factor that starts at zero is zero still. None for one that was trained."""
-    modules = modules_of(adapter)
-    if not modules or starts_at_zero(adapter) is not None:
-        return None
-    if any(chunk.any() for module in modules for chunk in adapter.tensors[module.zero].chunks()):
-        return None
-    return "the adapter was never trained: every factor that starts at zero is zero still"
 
 
 def balance_holds(adapter: Adapter) -> str | None:

@@ -1,4 +1,4 @@
-"""The data of naming: adapters, claims, what the numbers said, the names settled on. Part of `model`, which gives these names on demand.
+"""The data of naming: adapters, claims, what the numbers said, the names settled on.
 
 A file of its own because making a dataclass takes a millisecond, and looking at a state needs none of these.
 """
@@ -36,6 +36,9 @@ class Adapter:
     """The adapter's name in the live model, as far as known."""
     name_known: bool = False
     """True when something told the name (`--adapter-name`, a subfolder, recorded names); False: the default is assumed."""
+    cut: str = ""
+    """What every key begins with and no live name does: `module.` of a whole model that was saved from its wrapper; `base_model.model.` or
+    `unet.` where names that the checkpoint records lack it."""
     siblings: tuple[str, ...] = ()
     """Folders of other adapters that the same checkpoint holds."""
     assumed: tuple[str, ...] = ()
@@ -60,6 +63,13 @@ class Claim:
     """True when a version stamp in the checkpoint asks for exactly this rule."""
     from_keys: bool = True
     """True when the names were made from the adapter's keys, so that they rest on what was assumed of it; False: somebody wrote them down."""
+    by_hand: bool = False
+    """True when a person cut the groups (a rule that is a guess): each may then be in an order of its own; a loop orders all of them alike."""
+
+    @property
+    def explicit(self) -> bool:
+        """True for names that the file or the user gives: they outrank every inference."""
+        return self.source in ("recorded", "given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +93,24 @@ class Evidence:
     """Positions whose key the numbers prove."""
     undecided: tuple[int, ...] = ()
     """Positions with state that the numbers neither prove nor refute."""
-    carried: frozenset[int] = frozenset()
-    """Undecided positions whose module's other factor is proven, and which the numbers do not speak against."""
     order: tuple[str | None, ...] = ()
     """The best assignment found: key by position, None where nothing is assigned."""
     margin: float | None = None
-    """The smallest margin over what was decided; None: nothing was."""
+    """Digits against all other orders together, or of the weakest position where no order is claimed; None: nothing was decided."""
     contradictions: tuple[tuple[int, str, str], ...] = ()
     """(position, claimed key, key the numbers prefer)."""
     weakest: tuple[PairScore, ...] = ()
     """The pairs with the smallest margins, weakest first."""
+    alone: frozenset[int] = frozenset()
+    """Of the proven positions, those whose own numbers suffice, whatever the others are."""
+    apart: tuple[int, ...] = ()
+    """Positions of modules whose numbers stand far from their siblings': not proven."""
+    untrained: tuple[int, ...] = ()
+    """Positions of modules whose moments and zero factor are all zero."""
+    weakest_alternative: tuple[str, float] | None = None
+    """(what, digits): the other order with the least evidence against it; its chance is at most 10^-digits."""
+    open: tuple[tuple[str, float], ...] = ()
+    """(what, digits) of the other orders that the numbers leave possible."""
     foreign: bool = False
     """True when the numbers fit no order at all: another run's adapter."""
     used: tuple[str, ...] = ()
@@ -112,7 +130,12 @@ class Ordering:
     source: str
     verdict: Literal["verified", "recovered", "partial", "unverified"]
     rule: str = ""
+    proof: Literal["each", "order"] | None = None
+    """`each`: every name stands by its own numbers; `order`: they stand as a whole, and `undecided` lists those that do not by themselves."""
+    weakest_alternative: tuple[str, float] | None = None
+    """(what, digits): the other order with the least evidence against it; its chance is at most 10^-digits."""
     margin: float | None = None
+    """Digits against all other orders together: their chance is at most 10^-margin."""
     undecided: tuple[str, ...] = ()
     rejected: tuple[Mapping[str, str], ...] = ()
     """Losing claims: `source`, `rule`, `reason`."""
@@ -125,6 +148,11 @@ class Ordering:
     findings: tuple[Finding, ...] = ()
     evidence: Evidence | None = None
     """What the numbers said of it; None for one that was read back from a file."""
+
+    @property
+    def proven(self) -> bool:
+        """True when every name with state is proven."""
+        return self.verdict in ("verified", "recovered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,19 +7,11 @@ Words: *position* is the integer id in the file, *slot* a per-parameter tensor s
 # No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from .tensors import CHUNK, ITEMSIZE, Fields, Part, Slot, TensorRef, decode_numbers, raw_chunks
-
-if TYPE_CHECKING:
-    from .naming import Adapter, Claim, Evidence, NamedParameter, NamedState, Ordering, PairScore, Question
-
-__all__ = [
-    "CHUNK", "ITEMSIZE", "Adapter", "Claim", "Entry", "Evidence", "Fields", "Finding", "Group", "Hyper", "NamedParameter", "NamedState", "Names",
-    "Ordering", "PairScore", "Part", "Question", "RawState", "Reader", "Severity", "Slot", "SourceFile", "TensorRef", "decode_numbers", "raw_chunks",
-]  # fmt: skip
+from .tensors import Fields, Slot, TensorRef
 
 Severity = Literal["note", "warning", "error"]
 Hyper = Mapping[str, Any]
@@ -124,15 +116,4 @@ class RawState(NamedTuple):
     """What reading itself noticed."""
 
 
-_NAMED = ("Adapter", "Claim", "Evidence", "NamedParameter", "NamedState", "Ordering", "PairScore", "Question")
-"""What `named` holds."""
-Reader = Callable[[str], RawState]
 Names = Sequence[str | None]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _NAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import naming as named
-
-    return getattr(named, name)

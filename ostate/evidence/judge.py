@@ -12,8 +12,8 @@ from ostate.core.naming import Evidence, PairScore
 from ostate.core.state import RawState
 
 from .laws import Laws, Match, displacement_ratio, path_moves, projected_moves
-from .likelihood import odds_against
 from .paths import Paths
+from .permutation_odds import odds_against
 from .search import Scores, module_moves, single_moves
 from .significance import Level, balance_level, displacement_level, start_level
 from .tables.tables import PairClass, Shape, Tables
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 FALSE = 1e-6
 """Odds of a wrong name in a file that is called verified."""
-DOUBT = 1e-3
-"""Odds of the best order below which a claim that differs from it is contradicted, not only undecided."""
+FEWEST_MODULES = 4
+"""Modules of a class from which a fitted law overthrows a claim, and one test alone names a position: of two or three values little can be fitted."""
+LEAST_RANK = 4
+"""Rank from which fitted tails are believed: a residual of few numbers is small by chance now and then."""
 AGAINST = -3.0
 """A log ratio below which a pair's own numbers speak against it."""
 EARLY = 30.0
@@ -58,24 +60,24 @@ def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, 
     silent = dict(tables.silent) | {name: level.why for name, level in levels.items() if not level.significant and name not in tables.silent}
     foreign = not used and any(level.powerful for level in levels.values())
     odds = _odds_of(tables, paths, match, now) if used else _Odds()
+    believed, overthrown = _believed(tables, both=len(used) > 1), _overthrown(tables)
     order: list[str | None] = [None] * len(raw.entries)
     for key, position in match.items():
         if odds.wrong.get(position, np.inf) < 1:
             order[position] = key
     said = order if claimed is None else list(claimed)
-    agreed = [position for position in with_state if order[position] is not None and said[position] == order[position]]
+    agreed = [position for position in with_state if order[position] is not None and said[position] == order[position] and position in believed]
     proven = _within_budget(agreed, odds)
     contradictions = tuple(
         (position, str(said[position]), str(order[position]))
         for position in with_state
-        if said[position] is not None and order[position] not in (None, said[position]) and odds.wrong[position] <= DOUBT
+        if said[position] is not None and order[position] not in (None, said[position]) and odds.wrong[position] <= overthrown.get(position, 0.0)
     )
     scores = sorted((_pair_score(position, str(order[position]), odds) for position in agreed), key=lambda score: score.margin)
     return Evidence(
         verdict="contradicted" if contradictions or foreign else "verified" if proven else "silent",
         proven=proven,
         undecided=tuple(position for position in with_state if position not in proven),
-        carried=_carried(tables, said, proven, {position for position, _, _ in contradictions}, odds),
         order=tuple(order),
         margin=min((score.margin for score in scores if score.position in proven), default=None),
         contradictions=contradictions,
@@ -84,6 +86,30 @@ def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, 
         used=used,
         silent=silent,
     )
+
+
+def _believed(tables: Tables, *, both: bool) -> set[int]:
+    """Return the positions that fitted tails may name: of rank LEAST_RANK, in classes of FEWEST_MODULES or where two tests speak."""
+    found = {position for lone in tables.lone for position in lone.positions}
+    for pair in tables.pairs:
+        if pair.rank >= LEAST_RANK and (both or len(pair.modules) >= FEWEST_MODULES):
+            found |= {*pair.zero_positions, *pair.other_positions}
+    return found
+
+
+def _overthrown(tables: Tables) -> dict[int, float]:
+    """Return the odds of the best order below which a claim is contradicted, for the positions where it can be.
+
+    A search looks at every position that a factor could have gone to: its price is their number.
+    """
+    found: dict[int, float] = {}
+    for pair in tables.pairs:
+        if len(pair.modules) >= FEWEST_MODULES and pair.rank >= LEAST_RANK:
+            for positions in (pair.zero_positions, pair.other_positions):
+                found.update(dict.fromkeys(positions, FALSE / max(len(positions), 1)))
+    for lone in tables.lone:
+        found.update(dict.fromkeys(lone.positions, FALSE / max(len(lone.positions), 1)))
+    return found
 
 
 def _within_budget(positions: Sequence[int], odds: _Odds) -> frozenset[int]:
@@ -110,27 +136,6 @@ def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Level]:
     if any(any(lone.known) for lone in tables.lone):
         levels["start"] = start_level(tables, match)
     return levels
-
-
-def _carried(tables: Tables, said: Sequence[str | None], proven: frozenset[int], against: set[int], odds: _Odds) -> frozenset[int]:
-    """Return unproven positions of the order in question whose module's factor is proven, and which their own numbers do not speak against.
-
-    A module registers its factors and vectors together, so an order that follows from the model's code takes them along.
-    """
-    at = {key: position for position, key in enumerate(said) if key is not None}
-    tied = [(module.zero, module.other) for pair in tables.pairs for module in pair.modules]
-    tied += [(zero, other) for other, zero in tied] + [(zero, key) for profile in tables.profiles for key, zero in profile.tied]
-    found: set[int] = set()
-    for firm, loose in tied:
-        position = at.get(loose)
-        if at.get(firm) not in proven or position is None or position in proven | against or odds.scores is None:
-            continue
-        if odds.scores.value(loose, position) > AGAINST:
-            found.add(position)
-    for positions in tables.positions_of_shape.values():  # one entry in the wrong place means another one in the wrong place
-        if not set(positions) <= proven | found:
-            found -= set(positions)
-    return frozenset(found)
 
 
 def _pair_score(position: int, key: str, odds: _Odds) -> PairScore:

@@ -75,15 +75,16 @@ def fit_laws(tables: Tables, paths: Paths, match: Match) -> Laws:
         rows = [row for row, module in enumerate(pair.modules) if module.zero in match]
         if tables.displaced and rows:
             columns = [pair.zero_at[match[pair.modules[row].zero]] for row in rows]
-            projection.split(pair.cosine / (pair.spread + laws.TINY), rows, columns)
-            magnitude.split(np.log(pair.spread * np.sqrt(pair.numel) + laws.TINY), rows, columns)
+            spread = np.where(pair.spread > 0, pair.spread, np.nan)  # a module that never trained tells nothing of the others
+            projection.split(pair.cosine / spread, rows, columns)
+            magnitude.split(np.log(spread * np.sqrt(pair.numel)), rows, columns)
     for each in zero_moves(tables, match):
-        balance.setdefault(each.pair.rank, _Sample()).split(each.values, *each.cells(), only_off=True)
+        balance.setdefault(each.pair.rank, _Sample()).split(_trained(each, zero_columns=True), *each.cells(), only_off=True)
     for sample, moves in ((balance, projected_moves(tables, match)), (path, path_moves(tables, paths, match))):
         for each in moves:
             rows, columns = each.cells()
             if rows:
-                sample.setdefault(each.pair.rank, _Sample()).split(each.values[rows], range(len(rows)), columns)
+                sample.setdefault(each.pair.rank, _Sample()).split(_trained(each, zero_columns=False)[rows], range(len(rows)), columns)
     found = {rank: sample.law(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in balance.items() if sample.on}
     sharper = {rank: sample.law(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in path.items() if sample.on}
     return Laws(
@@ -94,6 +95,14 @@ def fit_laws(tables: Tables, paths: Paths, match: Match) -> Laws:
         _lone_law(tables, match),
         _profile_law(tables, match),
     )
+
+
+def _trained(moves: Moves, *, zero_columns: bool) -> Array:
+    """Return the values with NaN for modules whose factors are all zero, and for positions whose moments are."""
+    pair, rows = moves.pair, list(moves.rows)
+    alive = np.asarray(pair.left[rows].any(axis=(1, 2)) & pair.right[rows].any(axis=(1, 2)))
+    stated = np.asarray((pair.left if zero_columns else pair.right).any(axis=(0, 2)))
+    return np.where(alive[:, None] & stated[None], moves.values, np.nan)
 
 
 def _lone_law(tables: Tables, match: Match) -> Law:
@@ -222,9 +231,10 @@ class _Sample:
         """Take a table apart: the cells (rows, columns) are matched; `only_off` leaves them out."""
         mask = np.zeros(table.shape, bool)
         mask[rows, columns] = True
+        finite = np.isfinite(table)
         if not only_off:
-            self.on.append(table[mask])
-        self.off.append(table[~mask])
+            self.on.append(table[mask & finite])
+        self.off.append(table[~mask & finite])
 
     def law(self, *, null_floor: float, true_floor: float, alike: float = TRUST) -> Law:
         """Return the two fits."""

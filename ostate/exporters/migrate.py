@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ostate.core.names import place_in_model, twins
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding, Group
 from ostate.core.tensors import CHUNK, Slot
@@ -122,12 +123,14 @@ def migrate(
     """
     there, without = _renamed(state, rename)
     by_key = {parameter.adapter_key: name for name, parameter in there.items() if parameter.adapter_key is not None}
-    by_place = {_place(name): name for name in there}
+    by_place = {place_in_model(name): name for name in there}
+    for place in twins(place_in_model(name) for name in there):
+        del by_place[place]  # either may be meant
     made: dict[str, NamedParameter] = {}
     used: set[str] = set()
     told: dict[str, list[str]] = {"kept": [], "grown": [], "cut": [], "made": [], "absent": []}
     for name in target.order:
-        found = name if name in there else by_key.get(target.keys.get(name, "")) or by_place.get(_place(name))
+        found = name if name in there else by_key.get(target.keys.get(name, "")) or by_place.get(place_in_model(name))
         if found is not None and found not in used:
             made[name] = _kept(there[found], name, target, told, truncate=truncate)
             used.add(found)
@@ -154,13 +157,6 @@ def migrate(
         findings=(*state.findings, *_findings(told, new), *findings),
         path=state.path,
     )
-
-
-def _place(name: str) -> str:
-    """Return the name without what PEFT puts into it when it wraps a module that was trained before: base_layer, modules_to_save.<adapter>."""
-    parts = name.split(".")
-    at = parts.index("modules_to_save") if "modules_to_save" in parts else len(parts)
-    return ".".join(part for i, part in enumerate(parts) if part != "base_layer" and i not in (at, at + 1))
 
 
 def _renamed(state: NamedState, rename: Sequence[tuple[str, str]]) -> tuple[dict[str, NamedParameter], dict[str, int]]:

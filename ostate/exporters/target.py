@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ostate import read as formats
+from ostate.core.names import first_names, plain_names, renamed_adapter, twins
 from ostate.core.naming import Adapter, NamedState, Question, positions_of
 from ostate.errors import ExportError
 from ostate.ordering import keys
@@ -18,6 +18,7 @@ from ostate.ordering.join import as_raw
 from ostate.ordering.sources.names_file import read_names
 from ostate.ordering.sources.rebuilt import base_config as base
 from ostate.ordering.sources.rebuilt.model import layout_for
+from ostate.read import adapters
 
 if TYPE_CHECKING:
     import torch
@@ -56,32 +57,55 @@ def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "file", ba
         rows = _of_model(wanted)
         return _grouped(rows, grouping, {}, None)
     if not isinstance(wanted, (str, os.PathLike)):
-        return _of_lists(wanted, grouping)
+        return _of_lists(wanted, grouping, state)
     path = os.fspath(wanted)
     if path.endswith((".json", ".txt")) and not path.endswith("adapter_config.json"):
-        return _of_lists(read_names(path), grouping)
-    adapter = formats.read_adapter(path)
+        return _of_lists(read_names(path), grouping, state)
+    adapter = adapters.read_adapter(path)
     rows, known = _of_adapter(state, adapter, base_model)
     return _grouped(rows, grouping, known, adapter)
 
 
-def _of_lists(wanted: Iterable[Any], grouping: Grouping) -> Target:
+def of_names(names: Sequence[str], grouping: Grouping) -> Target:
+    """Return the target that has exactly these names."""
+    return _grouped([Parameter(name=name) for name in names], grouping, {}, None)
+
+
+def _of_lists(wanted: Iterable[Any], grouping: Grouping, state: NamedState) -> Target:
     rows = list(wanted)
     if rows and all(isinstance(row, (list, tuple)) for row in rows):
-        groups = tuple(tuple(keys.strip_wrappers(name) for name in row) for row in rows)
+        plain = iter(_plain([name for row in rows for name in row], state))
+        groups = tuple(tuple(next(plain) for _ in row) for row in rows)
         if len(groups) > 1 or grouping == "one":
             return Target(groups=groups, order=tuple(name for group in groups for name in group))
-        rows = list(groups[0])
-    return _grouped([Parameter(name=keys.strip_wrappers(str(name))) for name in rows], grouping, {}, None)
+        return of_names(groups[0], grouping)
+    return of_names(_plain(rows, state), grouping)
+
+
+def _plain(names: Sequence[Any], state: NamedState) -> list[str]:
+    """Return the names without wrappers' segments; as they are where the state has them so.
+
+    Raises:
+        ExportError: two of them are one then.
+    """
+    own = set(state.names)
+    whole = [str(name) for name in names]
+    plain = plain_names(whole)
+    if sum(name in own for name in whole) > sum(name in own for name in plain):
+        plain = whole
+    if same := twins(plain):
+        raise ExportError(f"two parameters are called {same[0]!r}", where="--for", fix="give each parameter a name of its own")
+    return plain
 
 
 def _of_model(model: torch.nn.Module) -> list[Parameter]:
     modules = dict(model.named_modules())
     rows = []
+    plain = first_names(model, error=ExportError)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kinds = frozenset(kind.__name__ for kind in type(modules[name.rpartition(".")[0]]).__mro__ if kind.__name__.endswith(_NORMS))
-            rows.append(Parameter(name=keys.strip_wrappers(name), shape=tuple(parameter.shape), classes=kinds))
+            rows.append(Parameter(name=plain[id(parameter)], shape=tuple(parameter.shape), classes=kinds))
     if not rows:
         raise ExportError("the model has no parameter that requires grad", fix="PeftModel.from_pretrained(…, is_trainable=True)")
     return rows
@@ -124,11 +148,7 @@ def _renamed(name: str, adapter: Adapter, state: NamedState) -> str:
     there = state.adapter.get("name")
     if not adapter.name_known or not isinstance(there, str) or there == adapter.name:
         return name
-    parts = name.split(".")
-    for at in range(1, len(parts)):
-        if parts[at] == there and ("lora_" in parts[at - 1] or parts[at - 1] == "modules_to_save"):
-            parts[at] = adapter.name
-    return ".".join(parts)
+    return renamed_adapter(name, there, adapter.name)
 
 
 def _grouped(rows: Sequence[Parameter], grouping: Grouping, known: Mapping[str, str], adapter: Adapter | None) -> Target:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from ostate.core.state import Hyper
 from ostate.errors import ProbeError
 
+from .rows import OPTIMIZERS
+from .spec import OptimizerSpec
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -255,14 +258,17 @@ def second_moment(optimizer: str, tensors: Tensors, hyper: Hyper, *, step: float
     return Moment(form.v(Kept(tensors=tensors, hyper=hyper, step=step, shape=shape, dtype=dtype)), correction, eps)
 
 
+def has_second_moment(spec: OptimizerSpec) -> bool:
+    """True when a denominator can be had from this optimizer's state."""
+    return SECOND_MOMENTS[spec.moment].v is not None
+
+
 def form_of(optimizer: str) -> Form:
     """Return the form of an optimizer's second moment.
 
     Raises:
         ProbeError: it keeps none that a gradient could be divided by, or is not known.
     """
-    from .rows import OPTIMIZERS
-
     spec = OPTIMIZERS.get(optimizer)
     if spec is None:
         raise ProbeError("the optimizer is not known, so neither is the meaning of its state", fix="docs/optimizers.md lists the known ones")

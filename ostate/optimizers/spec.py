@@ -58,13 +58,6 @@ class OptimizerSpec(NamedTuple):
     """What a person should know before using the numbers."""
 
     @property
-    def probed(self) -> bool:
-        """True when a denominator can be had from the state."""
-        from .moments import SECOND_MOMENTS
-
-        return SECOND_MOMENTS[self.moment].v is not None
-
-    @property
     def needs(self) -> tuple[str, ...]:
         """Group keys that the formula of the second moment uses."""
         return _NEEDS.get(self.moment, ())

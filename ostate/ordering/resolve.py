@@ -2,11 +2,11 @@
 
 | claims standing | the numbers | what happens |
 |---|---|---|
-| any | verify one, nothing undecided | `verified` |
-| none, several, or an inferred one that the numbers contradict | recover a full order | `recovered` |
-| those standing agree on what the numbers leave undecided | prove the rest | `partial`, those names listed |
-| those standing differ there, or none stands | prove the rest | `partial`, only what is proven; the rest is left out |
-| recorded, given, or one skeleton | silent | `unverified` |
+| any | leave this one of all orders of the family | `verified` |
+| none, or inferred ones that the numbers contradict | give a full order, each position by itself | `recovered` |
+| those standing agree on what the numbers leave open | prove the rest | `partial`, those names listed |
+| those standing differ there, or only a convention stands | prove the rest | `partial`, only what is proven; the rest is left out |
+| recorded, given, or one rebuilt model | silent | `unverified` |
 | a convention alone, or several that differ | silent | refused: `Ambiguous` |
 | recorded or given | contradict | refused: `Contradiction` |
 | any | fit no order at all | refused: `Contradiction` |
@@ -14,162 +14,195 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from ostate.core.naming import Claim, Evidence, Ordering
+from ostate.core.names import twins
+from ostate.core.naming import Claim, Evidence, Ordering, Question
 from ostate.core.state import Finding, RawState
 from ostate.errors import Ambiguous, Contradiction
 
-Verify = Callable[[Claim], Evidence]
-Recover = Callable[[], Evidence]
-LiveName = Callable[[str], str | None]
+from .family import Alternative, Family, family_of
+from .keys import told_name
+
 Rejected = list[Mapping[str, str]]
 
 _SETTLE = (
     "pass --order FILE (one name per line, in the optimizer's order), --base DIR with the base model's config.json,"
     " or --previous DIR with an earlier adapter of the run"
 )
-_OTHER_RUN = "give the adapter that was saved with this state: same run, same step"
+_SAME_SAVE = "give the adapter that was saved with this state: same run, same step"
+MOST_TRIED = 48
+"""Other orders of a family that are tried as claims of their own where none stands."""
+
+
+class Comparison(Protocol):
+    """What the numbers can be asked; `evidence.comparison` answers."""
+
+    def test(self, claim: Claim, family: Family) -> Evidence:
+        """Return what the numbers say of a claim against its family."""
+        ...
+
+    def better(self, claim: Claim, family: Family) -> Alternative | None:
+        """Return another order of the family that the numbers prove against the claim."""
+        ...
+
+    def search(self, claim: Claim) -> Evidence:
+        """Return what the fitted search says: it may contradict."""
+        ...
+
+    def recover(self) -> Evidence:
+        """Return the order that the numbers alone give."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
-    """A claim and what the numbers say of it."""
+class Tested:
+    """A claim, the orders that could have been made in its place, and what the numbers say of it."""
 
     claim: Claim
+    family: Family
     evidence: Evidence
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Court:
-    """What `resolve` may ask for."""
-
-    raw: RawState
-    verify: Verify
-    recover: Recover
-    live_name: LiveName
-    """Adapter key -> live name, for orders that only the numbers tell."""
-    guesses: Callable[[], Sequence[Claim]] = tuple
-    """Orders that programs make by hand, for when no other claim stands; believed only where the numbers prove them whole."""
-    strict: bool = False
-    where: str = ""
+    @property
+    def whole(self) -> bool:
+        """True when every position with state is proven and no module stands apart."""
+        return self.evidence.verdict == "verified" and bool(self.evidence.proven) and not self.evidence.undecided
 
 
-def resolve(court: Court, claims: Sequence[Claim], rejected: Sequence[Mapping[str, str]] = ()) -> Ordering:
+def resolve(
+    question: Question, claims: Sequence[Claim], rejected: Sequence[Mapping[str, str]], comparison: Comparison, *, strict: bool = False
+) -> Ordering:
     """Return the order that stands, or refuse.
+
+    Args:
+        question: the state and the weights.
+        claims: that shapes and groups do not refute.
+        rejected: the losers so far, with their reasons.
+        comparison: the numbers.
+        strict: refuse where a position would be left out.
 
     Raises:
         Contradiction: the numbers speak against recorded or given names, or fit no order at all.
-        Ambiguous: nothing decides between several orders.
+        Ambiguous: nothing decides between several orders; two positions end under one name.
     """
     lost: Rejected = list(rejected)
-    told = [claim for claim in claims if claim.source in ("recorded", "given")]
-    if told:
-        return _told(court, told, lost)
-    heard = [_Heard(claim, court.verify(claim)) for claim in _distinct(claims, court.raw)]
-    for each in heard:
-        _refuse_foreign(court, each.evidence)
-    heard = [_Heard(each.claim, with_partners(each.claim, each.evidence)) for each in heard]
-    standing = []
-    for each in heard:
-        if each.evidence.verdict == "contradicted":
-            lost.append(_loser(each.claim, _against(each.evidence)))
-        else:
-            standing.append(each)
-    whole = [each for each in standing if _fully_proven(each.evidence)]
-    if len(whole) == 1:
-        lost += [_loser(each.claim, "the numbers prove another order") for each in standing if each is not whole[0]]
-        return _ordering(court, whole[0].claim, whole[0].evidence, "verified", lost)
+    explicit = [claim for claim in claims if claim.explicit]
+    if explicit:
+        return _explicit(question, explicit, comparison, lost)
+    distinct = _distinct(claims, question.raw)
+    tested = []
+    for claim in sorted(distinct, key=lambda claim: not claim.preferred):
+        others = [other for other in distinct if other is not claim]
+        family = family_of(claim, others, question)
+        each = Tested(claim, family, comparison.test(claim, family))
+        if each.whole:
+            lost += [_loser(other, "the numbers prove another order") for other in others]
+            return _ordering(question.raw, claim, each.evidence, "verified", lost)
+        tested.append(each)
+    for each in tested:  # another order that a program makes, and that is proven whole
+        found = _proven_alternative(each, question, comparison)
+        if found is not None:
+            lost += [_loser(claim, "the numbers prove another order") for claim in distinct]
+            return _ordering(question.raw, found.claim, found.evidence, "verified", lost)
+    standing = _standing(tested, question.raw, comparison, lost)
     if not standing:
-        return _by_content(court, lost)
-    return _by_agreement(court, standing, lost)
+        return _by_numbers(question, comparison, lost, strict=strict)
+    return _by_agreement(question.raw, standing, lost, strict=strict)
 
 
-_FACTOR = re.compile(r"\.lora_(?:embedding_)?[AB](?:\.|$)")
-
-
-def with_partners(claim: Claim, evidence: Evidence) -> Evidence:
-    """Let an inferred claim's lora_A go with its lora_B: one module registers both, so a rule that places one places the other.
-
-    Only where the numbers carry it: the module's other factor is proven, and its own numbers do not speak against it. Never for recorded
-    or given names, which may be wrong one by one.
-    """
-    if claim.source in ("recorded", "given", "content") or evidence.verdict != "verified":
-        return evidence
-    tied = {position for position in evidence.undecided if position in evidence.carried and _FACTOR.search(claim.keys[position] or "")}
-    if not tied:
-        return evidence
-    said = Finding(
-        rule="order-by-partner",
-        severity="note",
-        text=f"{len(tied)} positions go with the other factor of their module, which the numbers prove; by themselves they are not decided yet",
-    )
-    return replace(
-        evidence,
-        proven=evidence.proven | tied,
-        undecided=tuple(position for position in evidence.undecided if position not in tied),
-        findings=(*evidence.findings, said),
-    )
-
-
-def _told(court: Court, told: Sequence[Claim], lost: Rejected) -> Ordering:
+def _explicit(question: Question, explicit: Sequence[Claim], comparison: Comparison, lost: Rejected) -> Ordering:
     """Recorded and given names outrank every inference; the numbers can refuse them, not change them."""
-    first = told[0]
-    for other in told[1:]:
-        position = _first_difference(first, other, court.raw)
+    raw, first = question.raw, explicit[0]
+    for other in explicit[1:]:
+        position = _first_difference(first, other, raw)
         if position is not None:
             raise Ambiguous(
                 f"{first.rule} says {first.names[position]!r}, {other.rule} says {other.names[position]!r}",
-                where=f"{court.where}: position {position}",
+                where=f"{raw.source}: position {position}",
                 fix="give one of the two, or correct the one that is wrong",
             )
-    evidence = court.verify(first)
-    _refuse_foreign(court, evidence)
+    family = family_of(first, (), question)
+    each = Tested(first, family, comparison.test(first, family))
+    if each.whole:
+        return _ordering(raw, first, each.evidence, "verified", lost)
+    _refuse_contradicted(each.evidence, first, raw)
+    better = comparison.better(first, family)
+    if better is not None:
+        raise Contradiction(
+            f"the numbers contradict the names that {first.rule} gives: they prove another order, {better.what}",
+            where=raw.source,
+            fix=f"the names are wrong, or {_SAME_SAVE}",
+        )
+    if not each.evidence.proven or each.evidence.apart:
+        _refuse_contradicted(comparison.search(first), first, raw)
+    return _ordering(raw, first, each.evidence, "partial" if each.evidence.proven else "unverified", lost)
+
+
+def _refuse_contradicted(evidence: Evidence, claim: Claim, raw: RawState) -> None:
+    _refuse_foreign(evidence, raw)
     if evidence.verdict == "contradicted":
         raise Contradiction(
-            f"the numbers contradict the names that {first.rule} gives: {_pairs(first, evidence)}",
-            where=court.where,
-            fix=f"the names are wrong, or {_OTHER_RUN}",
+            f"the numbers contradict the names that {claim.rule} gives: {_pairs(claim, evidence)}",
+            where=raw.source,
+            fix=f"the names are wrong, or {_SAME_SAVE}",
         )
-    if evidence.verdict == "silent" or not evidence.proven:
-        return _ordering(court, first, evidence, "unverified", lost)
-    verdict = "verified" if _fully_proven(evidence) else "partial"
-    return _ordering(court, first, evidence, verdict, lost)
 
 
-def _by_content(court: Court, lost: Rejected) -> Ordering:
-    """No claim stands: take what the numbers prove, and nothing else."""
-    evidence = court.recover()
-    _refuse_foreign(court, evidence)
-    with_state = {entry.position for entry in court.raw.entries if entry.has_state}
+def _proven_alternative(tested: Tested, question: Question, comparison: Comparison) -> Tested | None:
+    """Return the first order of the family that the numbers prove whole as a claim of its own."""
+    evidence = tested.evidence
+    if evidence.weakest_alternative is None:
+        return None  # no number was asked
+    left = {what for what, _ in evidence.open}  # of a claim that stands in part; where it does not at all, any of them
+    others = [other for other in tested.family.alternatives if not evidence.proven or other.what in left]
+    for other in others[:MOST_TRIED]:
+        claim = Claim(
+            source="convention", rule=other.what, names=other.names, keys=other.keys, from_keys=tested.claim.from_keys, by_hand=tested.claim.by_hand
+        )
+        family = family_of(claim, (tested.claim,), question)
+        each = Tested(claim, family, comparison.test(claim, family))
+        if each.whole:
+            return each
+    return None
+
+
+def _standing(tested: Sequence[Tested], raw: RawState, comparison: Comparison, lost: Rejected) -> list[Tested]:
+    """Return the claims that the fitted search does not contradict; it is asked only of those that nothing is proven of."""
+    standing = []
+    for each in tested:
+        found = each.evidence if each.evidence.proven else comparison.search(each.claim)
+        _refuse_foreign(found, raw)
+        if found.verdict == "contradicted":
+            lost.append(_loser(each.claim, _against(found)))
+        else:
+            standing.append(each)
+    return standing
+
+
+def _by_numbers(question: Question, comparison: Comparison, lost: Rejected, *, strict: bool) -> Ordering:
+    """No claim stands: take what the numbers prove by themselves, and nothing else."""
+    raw, adapter = question.raw, question.adapter
+    evidence = comparison.recover()
+    _refuse_foreign(evidence, raw)
     if not evidence.proven:
         raise Ambiguous(
-            "no source of names stands and the numbers decide nothing" + "".join(f"; {why}" for why in _reasons(evidence, lost)),
-            where=court.where,
+            "cannot determine the parameter order" + "".join(f"; {why}" for why in _reasons(evidence, lost)),
+            where=raw.source,
             fix=_SETTLE,
         )
     keys = tuple(key if position in evidence.proven else None for position, key in enumerate(evidence.order))
-    names = tuple(court.live_name(key) if key is not None else None for key in keys)
+    names = tuple((told_name(key, adapter) if adapter is not None else key) if key is not None else None for key in keys)
     keys = tuple(key if name is not None else None for key, name in zip(keys, names))
-    claim = Claim(source="content", rule="the numbers alone", names=names, keys=keys)
-    left_out = tuple(sorted(position for position in with_state if names[position] is None))
-    if left_out and (guessed := _by_guess(court)) is not None:
-        return _ordering(court, guessed.claim, guessed.evidence, "verified", lost)
+    claim = Claim(source="content", rule="tensor values alone", names=names, keys=keys)
+    left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
     if left_out:
-        _refuse_if_strict(court, left_out)
-    return _ordering(court, claim, evidence, "partial" if left_out else "recovered", lost, left_out=left_out)
+        _refuse_if_strict(raw, left_out, strict=strict)
+    return _ordering(raw, claim, evidence, "partial" if left_out else "recovered", lost, left_out=left_out)
 
 
-def _by_guess(court: Court) -> _Heard | None:
-    """An order that programs make by hand, if the numbers prove exactly one of those whole."""
-    heard = [_Heard(claim, with_partners(claim, court.verify(claim))) for claim in _distinct(court.guesses(), court.raw)]
-    whole = [each for each in heard if _fully_proven(each.evidence)]
-    return whole[0] if len(whole) == 1 else None
-
-
-def _by_agreement(court: Court, standing: list[_Heard], lost: Rejected) -> Ordering:
+def _by_agreement(raw: RawState, standing: list[Tested], lost: Rejected, *, strict: bool) -> Ordering:
     """Some claims stand and none is proven whole: keep what is proven and what all of them say alike."""
     preferred = [each for each in standing if each.claim.preferred]
     if preferred and len(preferred) < len(standing):
@@ -178,51 +211,58 @@ def _by_agreement(court: Court, standing: list[_Heard], lost: Rejected) -> Order
     best = max(standing, key=lambda each: len(each.evidence.proven))
     claim, evidence = best.claim, best.evidence
     only_convention = all(each.claim.source == "convention" for each in standing)
-    if evidence.verdict == "silent" or not evidence.proven:
-        return _silent(court, standing, only_convention, lost)
+    if not evidence.proven:
+        return _silent(raw, standing, lost, only_convention=only_convention)
     keep = set(evidence.proven)
     for position in evidence.undecided:
         said = {each.claim.names[position] for each in standing if position not in each.evidence.proven}
         if len(said) == 1 and not only_convention:
             keep.add(position)
-    keep |= {
-        entry.position for entry in court.raw.entries if not entry.has_state and len({each.claim.names[entry.position] for each in standing}) == 1
-    }
+    keep |= {entry.position for entry in raw.entries if not entry.has_state and len({each.claim.names[entry.position] for each in standing}) == 1}
     names = tuple(name if position in keep else None for position, name in enumerate(claim.names))
-    left_out = tuple(entry.position for entry in court.raw.entries if entry.has_state and names[entry.position] is None)
+    left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
     if left_out:
-        _refuse_if_strict(court, left_out)
+        _refuse_if_strict(raw, left_out, strict=strict)
     lost += [_loser(each.claim, "differs where the numbers leave it undecided") for each in standing if each is not best]
-    kept = Claim(source=claim.source, rule=claim.rule, names=names, keys=tuple(k if n is not None else None for k, n in zip(claim.keys, names)))
-    return _ordering(court, kept, evidence, "partial", lost, left_out=left_out)
+    kept = replace(claim, names=names, keys=tuple(k if n is not None else None for k, n in zip(claim.keys, names)))
+    return _ordering(raw, kept, evidence, "partial", lost, left_out=left_out)
 
 
-def _silent(court: Court, standing: list[_Heard], only_convention: bool, lost: Rejected) -> Ordering:
+def _silent(raw: RawState, standing: Sequence[Tested], lost: Rejected, *, only_convention: bool) -> Ordering:
     first = standing[0]
     if len(standing) == 1 and not only_convention:
-        return _ordering(court, first.claim, first.evidence, "unverified", lost)
+        return _ordering(raw, first.claim, first.evidence, "unverified", lost)
     if len(standing) == 1:
         raise Ambiguous(
-            f"only a convention names these positions ({first.claim.rule}) and the numbers say nothing of it"
+            f"only a convention names these positions ({first.claim.rule}) and the numbers do not prove it"
             + "".join(f"; {why}" for why in _reasons(first.evidence, lost)),
-            where=court.where,
+            where=raw.source,
             fix=_SETTLE,
         )
     second = standing[1]
-    position = _first_difference(first.claim, second.claim, court.raw) or 0
+    position = _first_difference(first.claim, second.claim, raw) or 0
     raise Ambiguous(
         f"{first.claim.rule} says {first.claim.names[position]!r}, {second.claim.rule} says {second.claim.names[position]!r},"
-        f" and the numbers say nothing{''.join(f'; {why}' for why in _reasons(first.evidence, []))}",
-        where=f"{court.where}: position {position}",
+        f" and the numbers do not decide{''.join(f'; {why}' for why in _reasons(first.evidence, []))}",
+        where=f"{raw.source}: position {position}",
         fix=_SETTLE,
     )
 
 
-def _ordering(court: Court, claim: Claim, evidence: Evidence, verdict: str, lost: Rejected, *, left_out: tuple[int, ...] = ()) -> Ordering:
+def _ordering(raw: RawState, claim: Claim, evidence: Evidence, verdict: str, lost: Rejected, *, left_out: tuple[int, ...] = ()) -> Ordering:
+    """Return the order with its verdict. Names that do not stand by themselves are listed, of a proven order as a fact."""
+    for twice in twins(claim.names):
+        at = [position for position, name in enumerate(claim.names) if name == twice]
+        raise Ambiguous(
+            f"positions {at[0]} and {at[1]} are both called {twice!r} ({claim.rule})",
+            where=f"{raw.source}: {claim.keys[at[0]]!r} and {claim.keys[at[1]]!r}",
+            fix="give --order FILE with a name of its own for each position",
+        )
+    by_itself = evidence.alone if verdict == "verified" else evidence.proven
     undecided = tuple(
         name
         for position in range(len(claim.names))
-        if position not in evidence.proven and court.raw.entries[position].has_state and (name := claim.names[position]) is not None
+        if position not in by_itself and raw.entries[position].has_state and (name := claim.names[position]) is not None
     )
     return Ordering(
         names=claim.names,
@@ -230,14 +270,37 @@ def _ordering(court: Court, claim: Claim, evidence: Evidence, verdict: str, lost
         source=claim.source,
         rule=claim.rule,
         verdict=verdict,  # type: ignore[arg-type]
+        proof=("order" if undecided else "each") if verdict in ("verified", "recovered") else None,
+        weakest_alternative=evidence.weakest_alternative,
         margin=evidence.margin,
-        undecided=undecided if verdict in ("partial", "unverified") else (),
+        undecided=undecided,
         rejected=tuple(lost),
         left_out=left_out,
         from_keys=claim.from_keys,
-        findings=evidence.findings,
+        findings=(*evidence.findings, *_findings(claim, evidence)),
         evidence=evidence,
     )
+
+
+def _findings(claim: Claim, evidence: Evidence) -> list[Finding]:
+    """Say what looking at single modules found."""
+    found = []
+    if evidence.apart:
+        names = tuple(name for position in evidence.apart if (name := claim.names[position] or evidence.order[position]) is not None)
+        found.append(
+            Finding(
+                rule="module-stands-apart",
+                severity="warning",
+                text=f"the numbers of {len(names)} names are unlike their siblings': exchanged by hand, damaged, or trained apart",
+                fix="check these against the run; `ostate verify` with the adapter of the very same step tells more",
+                names=names,
+            )
+        )
+    if evidence.untrained:
+        names = tuple(name for position in evidence.untrained if (name := claim.names[position]) is not None)
+        text = f"{len(names)} names have moments that are all zero: never trained, and nothing to prove them by"
+        found.append(Finding(rule="moments-all-zero", severity="warning" if claim.explicit else "note", text=text, names=names))
+    return found
 
 
 def _distinct(claims: Sequence[Claim], raw: RawState) -> list[Claim]:
@@ -263,24 +326,20 @@ def _agreed(claims: Sequence[Claim]) -> Claim:
     return replace(speaking[0], names=tuple(name for name, _ in agreed), keys=tuple(key for _, key in agreed))
 
 
-def _fully_proven(evidence: Evidence) -> bool:
-    return evidence.verdict == "verified" and bool(evidence.proven) and not evidence.undecided
-
-
-def _refuse_foreign(court: Court, evidence: Evidence) -> None:
+def _refuse_foreign(evidence: Evidence, raw: RawState) -> None:
     if evidence.foreign:
         raise Contradiction(
-            "the numbers fit no order of this adapter at all: another run's adapter?",
-            where=court.where,
-            fix=_OTHER_RUN,
+            "the numbers fit no order of this adapter at all: another run's adapter, or another step or average of this one",
+            where=raw.source,
+            fix=_SAME_SAVE,
         )
 
 
-def _refuse_if_strict(court: Court, left_out: tuple[int, ...]) -> None:
-    if court.strict:
+def _refuse_if_strict(raw: RawState, left_out: tuple[int, ...], *, strict: bool) -> None:
+    if strict:
         raise Ambiguous(
             f"{len(left_out)} positions cannot be named for certain: {_some(left_out)}",
-            where=court.where,
+            where=raw.source,
             fix=f"{_SETTLE}; or leave --strict away to write what is proven",
         )
 
@@ -311,7 +370,8 @@ def _pairs(claim: Claim, evidence: Evidence) -> str:
 
 
 def _reasons(evidence: Evidence, lost: Sequence[Mapping[str, str]]) -> list[str]:
-    return [f"{test}: {why}" for test, why in evidence.silent.items()][:3] + [f"{loser['rule']}: {loser['reason']}" for loser in lost][:3]
+    left = [f"not told apart from: {what}" for what, _ in evidence.open[:2]]
+    return left + [f"{test}: {why}" for test, why in evidence.silent.items()][:2] + [f"{loser['rule']}: {loser['reason']}" for loser in lost][:3]
 
 
 def _some(positions: Sequence[int]) -> str:

@@ -1,41 +1,14 @@
-"""READ: from a path to a `RawState`. One module a layout, one row a module; nothing of a file is ever run.
-
-A new layout is a module with `detect` and `read` as `readers.Reader` says, and a row here.
-"""
+"""READ: from a path to a `RawState`. One module a layout, one row a module; nothing of a file is ever run."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from ostate.core.state import RawState
 
-from .detect import find_state
+from .detect import READERS, Reader, find_state
 from .peek import Peek
 from .pickle.collector import Paused
-from .readers import Reader
 
-if TYPE_CHECKING:
-    from .adapters import adapter_from_weights, read_adapter
-    from .named_file import is_named
-
-__all__ = ["READERS", "Peek", "Reader", "adapter_from_weights", "is_named", "read", "read_adapter"]
-
-READERS: dict[str, Reader] = {
-    "torch": Reader(module="torch_file"),
-    "dcp": Reader(module="dcp", folder=True, marks=(".metadata",)),
-    "zero": Reader(module="deepspeed_zero", folder=True, marks=("*_states.pt",)),
-    "universal": Reader(module="deepspeed_universal", folder=True, marks=("zero",)),
-    "hfstorage": Reader(module="hf_storage", folder=True, marks=("*.safetensors",)),
-    "fsdp-ranks": Reader(module="fsdp_ranks", folder=True, marks=("*rank*",)),
-}
-"""Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""
-
-_LATER = {
-    "named_file": {"is_named"},
-    "adapters": {"read_adapter", "adapter_from_weights", "read_model", "find_adapter", "base_weights"},
-}
-"""Module -> what it gives to this room, imported when it is asked for."""
+__all__ = ["READERS", "Peek", "Reader", "read"]
 
 
 def read(path: str, *, state: str | None = None, optimizer: int | None = None) -> RawState:
@@ -52,12 +25,5 @@ def read(path: str, *, state: str | None = None, optimizer: int | None = None) -
         ReadError: missing, truncated, damaged, or contradicting itself.
     """
     with Paused():
-        seen, row, optimizer = find_state(path, READERS, state=state, optimizer=optimizer)
+        seen, row, optimizer = find_state(path, state=state, optimizer=optimizer)
         return READERS[row].read(seen, optimizer)
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _LATER.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

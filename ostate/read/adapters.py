@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ostate.core.files import absolute, is_file, is_folder, parent, read_at, size_of
+from ostate.core.names import leading_modules, plain_names, with_adapter
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
@@ -22,9 +23,6 @@ from .container import safetensors as safetensors_file
 
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
-
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""What torch.compile, FSDP1 and activation checkpointing put into a name; DDP puts `module` before it."""
 
 MOST_JSON = 1 << 25
 """Bytes of a configuration or an index of shards; the largest in use have ten million."""
@@ -43,8 +41,10 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         name: the adapter's name, where the caller knows it; picks the subfolder that PEFT makes for it.
 
     Raises:
-        ReadError: nothing there that can be an adapter, several and no name, or a damaged file.
+        ReadError: a name that no adapter can have; nothing there that can be an adapter, several and no name, or a damaged file.
     """
+    if name is not None and (not name or "." in name):
+        raise ReadError(f"no adapter is called {name!r}: torch refuses such a name of a module", fix="give the name that named_parameters() shows")
     given = is_folder(path)
     file = file_in(path, name) if given else path
     home = os.path.dirname(file) or "."
@@ -62,12 +62,13 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         tensors=tensors,
         ordered=ordered,
         config=config,
+        cut=leading_modules(tensors) if kind in ("model", "torchtune") else "",
         name=found.name,
         name_known=found.told,
         siblings=tuple(siblings_of(home, found.below)),
         assumed=assumed,
         contested=assumed if found.contested else (),
-        facts=_facts(home, config),
+        facts=_facts(home, file, config),
     )
 
 
@@ -83,7 +84,7 @@ def joined(adapter: Adapter) -> Adapter:
         above = absolute(folder) == parent(parent(adapter.file))
         name = "default" if above else os.path.basename(absolute(folder))
         for key, ref in other.tensors.items():
-            tensors[named_in_key(key, name)] = ref
+            tensors[with_adapter(key, name)] = ref
     return replace(adapter, tensors=tensors)
 
 
@@ -93,18 +94,12 @@ def for_state(adapter: Adapter, raw: RawState) -> Adapter:
     return joined(adapter) if adapter.siblings and trained > len(adapter.tensors) else adapter
 
 
-def named_in_key(key: str, name: str) -> str:
-    """Return the key with the adapter's name where PEFT took it out: before a last `weight` or `bias`, else at the end."""
-    head, dot, last = key.rpartition(".")
-    return f"{head}.{name}.{last}" if dot and last in ("weight", "bias") else f"{key}.{name}"
-
-
 def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: str | None = None, ordered: bool = True) -> Adapter:
     """Return the adapter that a checkpoint holds within itself (Lightning's `state_dict`, DCP's `model.`): keys are live names.
 
     What wrappers put into the names is taken out, as it is from the names of a state.
     """
-    bare = {without_wrappers(key): key for key in weights}
+    bare = dict(zip(plain_names(list(weights)), weights))
     if len(bare) == len(weights) and bare.keys() != weights.keys():
         weights = Deferred(bare, weights.__getitem__)
     return Adapter(
@@ -116,14 +111,6 @@ def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: s
         name=name or "default",
         name_known=name is not None,
     )
-
-
-def without_wrappers(name: str) -> str:
-    """Return the name without what DDP, FSDP, torch.compile, Lightning and activation checkpointing put into it."""
-    parts = [part for part in name.split(".") if part not in _WRAPPERS]
-    while len(parts) > 1 and parts[0] == "module":
-        parts = parts[1:]
-    return ".".join(parts)
 
 
 def _bears_a_name(kind: str, keys: Mapping[str, Any]) -> bool:
@@ -207,14 +194,25 @@ def _config_beside(file: str) -> Mapping[str, Any]:
     return config
 
 
-def _facts(home: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the library versions that the configuration or the model cards tell."""
+def _facts(home: str, file: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the library versions that the configuration or the model cards tell, and `saved_by`.
+
+    `peft`: PeftModel.save_pretrained alone turns `inference_mode` on, fills `auto_mapping` and writes PEFT's card. `hand`: neither PEFT nor
+    transformers, whose safetensors files all say `{"format": "pt"}` (transformers/modeling_utils.py), wrote this file.
+    """
     facts: dict[str, Any] = {}
+    by_peft = config.get("inference_mode") is True or isinstance(config.get("auto_mapping"), Mapping)
     for folder in (home, os.path.dirname(home)):
         card = os.path.join(folder, "README.md")
         if is_file(card):
-            for library, version in _README_VERSION.findall(text_of(card)):
+            text = text_of(card)
+            by_peft = by_peft or "library_name: peft" in text
+            for library, version in _README_VERSION.findall(text):
                 facts.setdefault(f"{library.lower()}_version", version.rstrip("."))
+    if by_peft:
+        facts["saved_by"] = "peft"
+    elif config and file.endswith(".safetensors") and "format" not in safetensors_file.read_all(file)[1]:
+        facts["saved_by"] = "hand"
     if isinstance(config.get("peft_version"), str):
         facts["peft_version"] = config["peft_version"]
     return facts

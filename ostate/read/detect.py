@@ -1,16 +1,22 @@
-"""Which file or folder is the state, when a person gives a checkpoint folder: found by what is in it, never by guessing between two."""
+"""Which file or folder is the state, and which layout it has: found by what is in it, never by guessing between two.
+
+A new layout is a module of `layouts` with `detect` and `read` as `Reader` says, and a row of `READERS`.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
 
 from ostate.core.files import is_file, is_folder, is_remote, read_at, size_of
+from ostate.core.state import RawState
 from ostate.errors import ReadError, UnknownFormat, UnsafePickle
 
 from .peek import Peek
-from .readers import Reader
 
 MOST_DEPTH = 4
 MOST_FOLDERS = 2000
@@ -31,12 +37,54 @@ _PIECES = (".metadata", ".distcp", "_model_states.pt")
 _ACCELERATE = r"^optimizer(?:_(\d+))?\.(?:bin|pt)$"
 
 
-def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, optimizer: int | None) -> tuple[Peek, str, int | None]:
-    """Return the one file or folder that holds the state, the row of `readers` that reads it, and which optimizer of that file is meant.
+class Reader(NamedTuple):
+    """A layout on disk, and the module that reads it.
+
+    A folder's module has `detect(folder: str) -> bool` and `read(folder: str, *, optimizer: int | None = None) -> RawState`.
+    A file's module has the same two with a `Peek` in place of the path, so that a file is opened once.
+    """
+
+    module: str
+    """Name within `ostate.read.layouts`."""
+    folder: bool = False
+    """True when the layout is a folder; False: one file."""
+    marks: tuple[str, ...] = ()
+    """For a folder: each must be a name in it (`*rank*`: a part of a name) before the module is imported."""
+
+    def accepts(self, seen: Peek) -> bool:
+        """True when `seen` is of this layout. Two rows never accept the same path."""
+        if seen.is_folder != self.folder:
+            return False
+        if not all(any(mark == name or (mark[0] == "*" and mark.strip("*") in name) for name in seen.names) for mark in self.marks):
+            return False
+        return bool(self._module.detect(seen.path if self.folder else seen))
+
+    def read(self, seen: Peek, optimizer: int | None) -> RawState:
+        """Return the state exactly as stored."""
+        state: RawState = self._module.read(seen.path if self.folder else seen, optimizer=optimizer)
+        return state._replace(source=seen.asked, facts={**seen.facts, **state.facts})
+
+    @property
+    def _module(self) -> ModuleType:
+        return import_module(f"{__package__}.layouts.{self.module}")
+
+
+READERS: dict[str, Reader] = {
+    "torch": Reader(module="torch_file"),
+    "dcp": Reader(module="dcp", folder=True, marks=(".metadata",)),
+    "zero": Reader(module="deepspeed_zero", folder=True, marks=("*_states.pt",)),
+    "universal": Reader(module="deepspeed_universal", folder=True, marks=("zero",)),
+    "hfstorage": Reader(module="hf_storage", folder=True, marks=("*.safetensors",)),
+    "fsdp-ranks": Reader(module="fsdp_ranks", folder=True, marks=("*rank*",)),
+}
+"""Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""
+
+
+def find_state(path: str, *, state: str | None, optimizer: int | None) -> tuple[Peek, str, int | None]:
+    """Return the one file or folder that holds the state, the row of `READERS` that reads it, and which optimizer of that file is meant.
 
     Args:
         path: what the person gave.
-        readers: the table of layouts.
         state: which file or folder within `path`, where the person says so.
         optimizer: which of Accelerate's `optimizer.bin`, `optimizer_1.bin`, …, where there are several.
 
@@ -51,8 +99,8 @@ def find_state(path: str, readers: Mapping[str, Reader], *, state: str | None, o
     if not seen.is_folder:
         if target.endswith(_PIECES):
             raise UnknownFormat("one file of a layout that is a folder", where=target, fix="give the folder")
-        return seen, reader_of(seen, readers), optimizer
-    found = list(_search(seen, readers, 0, set()))
+        return seen, reader_of(seen), optimizer
+    found = list(_search(seen, 0, set()))
     if len(found) > 1 and optimizer is not None and (chosen := _numbered(found, optimizer)):
         found, optimizer = chosen, None
     if not found:
@@ -77,14 +125,14 @@ def _within_target(path: str, target: str) -> str:
     return path.removeprefix(target.rstrip("/") + "/") if is_remote(path) else os.path.relpath(path, target)
 
 
-def reader_of(seen: Peek, readers: Mapping[str, Reader]) -> str:
+def reader_of(seen: Peek) -> str:
     """Return the row that reads this file or folder.
 
     Raises:
         UnknownFormat: none does, or more than one.
         ReadError: the file is damaged.
     """
-    rows = [name for name, reader in readers.items() if reader.accepts(seen)]
+    rows = [name for name, reader in READERS.items() if reader.accepts(seen)]
     if not rows:
         if seen.path.endswith(".safetensors"):
             from .layouts.hf_storage import is_shard
@@ -97,7 +145,7 @@ def reader_of(seen: Peek, readers: Mapping[str, Reader]) -> str:
     return rows[0]
 
 
-def _search(seen: Peek, readers: Mapping[str, Reader], depth: int, visited: set[str]) -> Iterator[tuple[Peek, str]]:
+def _search(seen: Peek, depth: int, visited: set[str]) -> Iterator[tuple[Peek, str]]:
     """Yield the states that lie in the folder itself or, where none does, in the folders below it; links that lead back are seen once."""
     real = seen.path if is_remote(seen.path) else os.path.realpath(seen.path)
     if real in visited:
@@ -105,21 +153,21 @@ def _search(seen: Peek, readers: Mapping[str, Reader], depth: int, visited: set[
     visited.add(real)
     if len(visited) > MOST_FOLDERS:
         raise UnknownFormat(f"no state in the first {MOST_FOLDERS} folders", where=seen.asked, fix="give the checkpoint folder itself")
-    rows = [name for name, reader in readers.items() if reader.folder and reader.accepts(seen)]
+    rows = [name for name, reader in READERS.items() if reader.folder and reader.accepts(seen)]
     if len(rows) > 1:
         raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")
     here = [(seen, rows[0])] if rows else []
     if not rows:
-        here += list(_files(seen, readers))
+        here += list(_files(seen))
     if here:
         yield from here
         return
     if depth < MOST_DEPTH:
         for name in _folders(seen):
-            yield from _search(Peek(os.path.join(seen.path, name), asked=seen.asked), readers, depth + 1, visited)
+            yield from _search(Peek(os.path.join(seen.path, name), asked=seen.asked), depth + 1, visited)
 
 
-def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, str]]:
+def _files(seen: Peek) -> Iterator[tuple[Peek, str]]:
     for name in seen.names:
         path = os.path.join(seen.path, name)
         if name.startswith(_NEVER_START) or name.endswith(_NEVER_END) or not is_file(path):
@@ -127,7 +175,7 @@ def _files(seen: Peek, readers: Mapping[str, Reader]) -> Iterator[tuple[Peek, st
         one = Peek(path, asked=seen.asked)
         wanted = name.startswith("optimizer")
         try:
-            rows = [row for row, reader in readers.items() if not reader.folder and (wanted or one.is_torch) and reader.accepts(one)]
+            rows = [row for row, reader in READERS.items() if not reader.folder and (wanted or one.is_torch) and reader.accepts(one)]
         except UnsafePickle:
             if wanted:
                 raise

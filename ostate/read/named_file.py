@@ -45,10 +45,8 @@ def _in_folder(seen: Peek) -> bool:
     files = [os.path.join(seen.path, name) for name in seen.names if name.endswith(".safetensors")]
     if not any(_says_so(file) and is_named(file) for file in files):
         return False
-    from . import READERS
-
     try:
-        find_state(seen.path, READERS, state=None, optimizer=None)
+        find_state(seen.path, state=None, optimizer=None)
     except UnknownFormat as error:
         return error.what == NO_STATE
     except ReadError:

@@ -11,7 +11,8 @@ from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Hyper
 from ostate.core.tensors import TensorRef
 from ostate.errors import ProbeError
-from ostate.optimizers import OPTIMIZERS, SECOND_MOMENTS, second_moment, step_of
+from ostate.optimizers import OPTIMIZERS, step_of
+from ostate.optimizers.moments import SECOND_MOMENTS, second_moment
 from ostate.report.parts import Place, places
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ostate.errors import ReadError
 from ostate.report import figures, svg
 from ostate.report.numbers import StateNumbers
 from ostate.report.text import printable, shorten
-from ostate.report.verdict_text import TONE, meaning
+from ostate.report.verdict_text import TONE, chance_text, meaning
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 _NO_VERDICT = "this file does not say how its names were settled"
@@ -100,7 +100,10 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     if state.ordering is not None:
         rows.append(("from", f"{state.ordering.source}{': ' + state.ordering.rule if state.ordering.rule else ''}"))
         if state.ordering.margin is not None:
-            rows.append(("smallest margin", f"{state.ordering.margin:.3g}"))
+            rows.append(("chance of any other order", chance_text(state.ordering.margin)))
+        if state.ordering.weakest_alternative is not None:
+            what, digits = state.ordering.weakest_alternative
+            rows.append(("weakest alternative", f"{what}: {chance_text(digits)}"))
         if state.ordering.evidence is not None and state.ordering.evidence.used:
             rows.append(("tests", ", ".join(state.ordering.evidence.used)))
         if state.ordering.undecided:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ostate.core.names import tuner_at
+
 NOWHERE = "-"
 """The layer of a parameter outside every layer."""
-_SAVED = ("modules_to_save", "trainable_tokens_delta", "base_layer", "original_module")
-_METHODS = ("lora_", "hada_", "lokr_", "oft_", "boft_", "ia3_", "vera_", "hira_", "adaption_", "prompt_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def _cut(name: str) -> tuple[str, int | None, str]:
 
 
 def _kind(parts: list[str]) -> str:
-    mark = next((i for i, part in enumerate(parts) if i and (part in _SAVED or part.startswith(_METHODS))), None)
+    mark = tuner_at(parts, after=1)
     if mark is not None:
         last = [parts[-1]] if parts[-1] == "bias" else []
         return ".".join([parts[mark - 1], parts[mark], *last])

@@ -9,14 +9,14 @@ from ostate.report.blocks import Block, Facts, Line, Table, Tone, cells, found
 from ostate.report.text import plain
 
 MEANING = {
-    "verified": "the numbers prove every name",
+    "verified": "the numbers rule out every other order that a program could have made",
     "recovered": "no source of names stood; the numbers alone give the whole order",
     "partial": "the numbers prove some names; the others are listed below",
     "unverified": "nothing confirms the names: treat them as an assumption",
 }
 MEANING_ASSUMED = {
     **MEANING,
-    "verified": "the numbers prove which key of the adapter each position is; part of the live names is assumed",
+    "verified": "the numbers rule out every other order of the adapter's keys; part of the live names is assumed",
     "recovered": "the numbers alone give each position's key in the adapter; part of the live names is assumed",
 }
 """As `MEANING`, where something of the names was guessed and not read."""
@@ -57,10 +57,13 @@ def meaning(verdict: str, assumed: Sequence[str]) -> str:
 
 
 def _origin(ordering: Mapping[str, Any], full: bool) -> Facts:
-    margin = "" if ordering["margin"] is None else f", smallest margin {_short(ordering['margin'])}"
+    margin = "" if ordering["margin"] is None else f"; chance of any other order: {chance_text(ordering['margin'])}"
     tests = f" (tests: {', '.join(ordering['tests'])}{margin})" if ordering["tests"] else ""
     rows = [("names", f"{ordering['named']} from {ordering['source']}: {_rule(ordering['rule'], full)}{tests}")]
     losers = [] if ordering["verdict"] == "verified" and not full else ordering["rejected"]
+    weakest = ordering.get("weakest_alternative")
+    if weakest is not None:
+        rows.append(("weakest", f"{weakest['what']}: {chance_text(weakest['digits'])}"))
     rows += [("assumed", text) for text in ordering.get("assumed", ())]
     rows += [("not taken", f"{_rule(loser['rule'], full)}: {loser['reason']}") for loser in losers[: None if full else _LOSERS]]
     if len(losers) > _LOSERS and not full:
@@ -73,6 +76,11 @@ def _rule(rule: str, full: bool) -> str:
     """Return the first of several rules that say the same, unless all are asked for."""
     first, *others = rule.split("; ")
     return rule if full or not others else f"{first} (and {len(others)} {'rule' if len(others) == 1 else 'rules'} alike)"
+
+
+def chance_text(digits: float) -> str:
+    """Return a chance as people say it: `1 in 10^12`, `1 in 40`."""
+    return f"1 in 10^{int(digits)}" if digits >= 4 else f"1 in {10**digits:,.0f}"
 
 
 def _short(value: object) -> str:

@@ -127,12 +127,22 @@ def _ordering(ordering: Ordering) -> dict[str, Any]:
         "source": ordering.source,
         "rule": ordering.rule,
         "verdict": ordering.verdict,
+        "proof": ordering.proof,
+        "weakest_alternative": alternative(ordering),
         "margin": ordering.margin if ordering.margin is None or math.isfinite(ordering.margin) else None,
         "undecided": list(ordering.undecided),
         "rejected": [dict(loser) for loser in ordering.rejected],
         "left_out": list(ordering.left_out),
         "assumed": list(ordering.assumed),
     }
+
+
+def alternative(ordering: Ordering) -> dict[str, Any] | None:
+    """Return the other order with the least evidence against it."""
+    if ordering.weakest_alternative is None:
+        return None
+    what, digits = ordering.weakest_alternative
+    return {"what": what, "digits": digits}
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
@@ -214,12 +224,18 @@ def _revived_ordering(row: Mapping[str, Any] | None, parameters: Mapping[str, Na
         source=row["source"],
         rule=row.get("rule", ""),
         verdict=row["verdict"],
+        proof=row.get("proof"),
+        weakest_alternative=_revived_alternative(row.get("weakest_alternative")),
         margin=row["margin"],
         undecided=tuple(row["undecided"]),
         rejected=tuple(row["rejected"]),
         left_out=tuple(row.get("left_out", ())),
         assumed=tuple(row.get("assumed", ())),
     )
+
+
+def _revived_alternative(row: Mapping[str, Any] | None) -> tuple[str, float] | None:
+    return None if row is None else (str(row["what"]), float(row["digits"]))
 
 
 def _revived_finding(row: Mapping[str, Any]) -> Finding:

@@ -11,11 +11,11 @@ import tracemalloc
 
 import pytest
 
-from ostate import read as formats
 from ostate.commands import repair as program
 from ostate.errors import OrderingError
 from ostate.ordering.grouping.parameters import Layout
 from ostate.ordering.sources.rebuilt import limits
+from ostate.read import adapters
 from tests import real
 from tests.records import replace
 
@@ -29,7 +29,7 @@ ENDLESS = "(([a-z_.0-9]+)+)+!"
 def sound(tmp_path_factory):
     """The adapter, and its base model's configuration."""
     case = real.case(CASE)
-    adapter, config = formats.read_adapter(str(case.adapter)), json.loads((case.base / "config.json").read_text())
+    adapter, config = adapters.read_adapter(str(case.adapter)), json.loads((case.base / "config.json").read_text())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         assert isinstance(skeleton.layout_for([adapter], config), Layout)  # and everything is imported

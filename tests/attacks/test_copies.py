@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from ostate import checks
 from ostate import read as formats
+from ostate.checks import copied
 from ostate.commands import repair as program
 from ostate.errors import CheckError
 from tests import real
@@ -68,12 +68,12 @@ def test_what_only_looks_like_a_copy_is_none(checkpoint, zipped):
         kept = dict(there)
         there.update(change)
         torch.save(stored, path, _use_new_zipfile_serialization=zipped)
-        assert checks.copies(formats.read(str(path))) == []
+        assert copied.copies(formats.read(str(path))) == []
         there.update(kept)
     for entry in (here, there):
         entry.update({slot: torch.zeros_like(entry[slot]) for slot in BOTH})
     torch.save(stored, path, _use_new_zipfile_serialization=zipped)
-    assert checks.copies(formats.read(str(path))) == []
+    assert copied.copies(formats.read(str(path))) == []
 
 
 def test_numbers_left_out_on_request_are_not_read_for_this_either(checkpoint):

@@ -7,9 +7,12 @@ import torch
 
 from ostate import checks, store
 from ostate import read as formats
+from ostate.checks import judging, rules
 from ostate.core.naming import Ordering
 from ostate.errors import CheckError
 from ostate.ordering.join import named_state
+from ostate.read import adapters
+from ostate.store import validating
 from tests import real
 from tests.records import replace
 
@@ -22,7 +25,7 @@ def each(stored, change):
 
 
 def found(raw, adapter=None):
-    return {finding.rule: finding for finding in [*checks.structure(raw, adapter), *checks.values(raw)[1]]}
+    return {finding.rule: finding for finding in [*checks.structure(raw, adapter), *judging.values(raw)[1]]}
 
 
 def named(raw, names=None):
@@ -108,16 +111,16 @@ def test_every_rule_has_a_case_here_and_says_why_it_exists():
         "step-against-the-trainer",
         "adapter-does-not-fit",
     }
-    assert set(checks.RULES) == set(BREAKS) | elsewhere
-    for rule in checks.RULES:
-        assert len(checks.explain(rule)) > 60
-    assert checks.explain("order-unverified") == ""
+    assert set(rules.RULES) == set(BREAKS) | elsewhere
+    for rule in rules.RULES:
+        assert len(judging.explain(rule)) > 60
+    assert judging.explain("order-unverified") == ""
 
 
 def test_the_misuse_of_an_optimizer_over_all_parameters_is_explained(tmp_path):
     case = real.case("all_params_sparse")
     raw = formats.read(str(case.state))
-    finding = found(raw, formats.read_adapter(str(case.adapter)))["optimizer-over-frozen-parameters"]
+    finding = found(raw, adapters.read_adapter(str(case.adapter)))["optimizer-over-frozen-parameters"]
     assert finding.severity == "warning"
     held = {entry.position for entry in raw.entries if entry.has_state}
     without = sum(1 for position in range(len(held)) if position not in held)
@@ -173,9 +176,9 @@ def test_quantised_moments_are_warned_of(case):
 
 def test_an_adapter_of_another_shape_is_noticed(tmp_path):
     raw = formats.read(str(real.case("llama_qv").state))
-    assert "adapter-does-not-fit" not in found(raw, formats.read_adapter(str(real.case("llama_qv").adapter)))
-    assert found(raw, formats.read_adapter(str(real.case("dora_12").adapter)))
-    seen = found(raw, formats.read_adapter(str(real.case("long_opt_step2").adapter)))
+    assert "adapter-does-not-fit" not in found(raw, adapters.read_adapter(str(real.case("llama_qv").adapter)))
+    assert found(raw, adapters.read_adapter(str(real.case("dora_12").adapter)))
+    seen = found(raw, adapters.read_adapter(str(real.case("long_opt_step2").adapter)))
     assert seen["adapter-does-not-fit"].severity == "warning"
 
 
@@ -232,7 +235,7 @@ HEALTHY = [
 def test_a_real_checkpoint_gets_no_warning(name):
     case = real.case(name)
     raw = formats.read(str(case.state))
-    adapter = formats.read_adapter(str(case.adapter)) if case.adapter else None
+    adapter = adapters.read_adapter(str(case.adapter)) if case.adapter else None
     assert [finding for finding in found(raw, adapter).values() if finding.severity != "note"] == []
 
 
@@ -240,10 +243,10 @@ def test_the_numbers_are_judged_while_they_are_copied(tmp_path):
     stored = state_dict()
     holes_in_v(stored)
     state = named(read(tmp_path, stored))
-    written = store.write(state, tmp_path / "out.safetensors", check=checks.while_copying(state))
+    written = store.write(state, tmp_path / "out.safetensors", check=judging.while_copying(state))
     assert [finding.rule for finding in written.findings] == ["second-moment-is-zero-where-the-first-is-not"]
     assert store.load(written.path).findings == written.findings
-    assert store.validate(written.path, deep=True) == []
+    assert validating.validate(written.path, deep=True) == []
 
 
 @pytest.mark.parametrize(
@@ -255,7 +258,7 @@ def test_numbers_that_make_a_state_unusable_leave_no_output(rule, tmp_path):
     BREAKS[rule][1](stored)
     state = named(read(tmp_path, stored))
     with pytest.raises(CheckError) as error:
-        store.write(state, tmp_path / "out.safetensors", check=checks.while_copying(state))
+        store.write(state, tmp_path / "out.safetensors", check=judging.while_copying(state))
     assert error.value.fix
     assert sorted(path.name for path in tmp_path.iterdir()) == ["optimizer.pt"]
 
@@ -264,7 +267,7 @@ def test_the_table_of_values_counts_exactly(tmp_path):
     stored = state_dict()
     v = stored["state"][0]["exp_avg_sq"].view(-1)
     v[:3], v[3], v[4], v[5], v[6] = 0.0, float("nan"), float("inf"), -1.0, 1e-20
-    table, _ = checks.values(read(tmp_path, stored))
+    table, _ = judging.values(read(tmp_path, stored))
     row = table["exp_avg_sq"]
     assert (row["zero"], row["nan"], row["inf"], row["negative"], row["tiny"]) == (3, 1, 1, 1, 1)
     assert row["elements"] == sum(entry["exp_avg_sq"].numel() for entry in stored["state"].values())
@@ -277,5 +280,5 @@ def test_the_table_of_values_counts_exactly(tmp_path):
 def test_progress_tells_every_byte(tmp_path):
     raw = read(tmp_path, state_dict())
     told = []
-    checks.values(raw, told.append)
+    judging.values(raw, told.append)
     assert sum(told) == sum(slot.nbytes for entry in raw.entries for slot in entry.slots.values())

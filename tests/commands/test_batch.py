@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def runs(tmp_path):
-    for run, name in (("a", "llama_qv"), ("b", "opt_kvq"), ("c", "neg_wrong_run")):
+    for run, name in (("a", "llama_all_linear_12"), ("b", "opt_kvq"), ("c", "neg_wrong_run")):
         shutil.copytree(real.case(name).state.parent, tmp_path / "runs" / run / "checkpoint-5")
     return tmp_path / "runs"
 
@@ -53,12 +53,12 @@ def test_what_was_written_from_the_same_bytes_is_not_written_again(runs):
 
 def test_a_checkpoint_that_changed_since_is_written_again(runs):
     repaired(runs)
-    other = real.case("never_stepped").state.parent
+    other = real.case("opt_kvq").state.parent
     shutil.rmtree(runs / "a" / "checkpoint-5")
     shutil.copytree(other, runs / "a" / "checkpoint-5")
     repaired(runs)
     state = ostate.load(str(runs.parent / "named" / "a--checkpoint-5.ostate.safetensors"))
-    assert set(state.parameters) == set(real.case("never_stepped").with_state)
+    assert set(state.parameters) == set(real.case("opt_kvq").with_state)
 
 
 def test_a_half_written_output_is_replaced(runs):
@@ -66,7 +66,7 @@ def test_a_half_written_output_is_replaced(runs):
     out = runs.parent / "named" / "a--checkpoint-5.ostate.safetensors"
     out.write_bytes(out.read_bytes()[:100])
     repaired(runs)
-    assert len(ostate.load(str(out)).parameters) == 12
+    assert len(ostate.load(str(out)).parameters) == 168
 
 
 def test_a_pattern_that_matches_nothing_says_so(tmp_path):

@@ -15,6 +15,7 @@ from ostate import read as formats
 from ostate.core.naming import Adapter
 from ostate.core.state import Entry, Group, RawState
 from ostate.ordering.keys import adapter_key
+from ostate.read import adapters
 from tests import real
 from tests.records import replace
 
@@ -87,7 +88,7 @@ class Known:
 def case(name: str) -> Known:
     """Read a real case with its truth."""
     found = real.case(name)
-    raw, adapter = formats.read(str(found.state)), formats.read_adapter(str(found.adapter))
+    raw, adapter = formats.read(str(found.state)), adapters.read_adapter(str(found.adapter))
     by_index = {row["index"]: row["name"] for row in found.truth if "index" in row}
     names = [row["name"] for row in found.truth] if len(found.truth) == len(raw.entries) else [by_index.get(e.position) for e in raw.entries]
     return Known(raw, adapter, tuple(adapter_key(name, adapter) if name else None for name in names))

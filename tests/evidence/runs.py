@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ostate import read as formats
+from ostate.read import adapters
 from tests import trained
 from tests.evidence.numbers import Known
 
@@ -100,7 +101,7 @@ def known(folder: Path) -> Known:
     """Read a run with its truth."""
     from ostate.ordering.keys import adapter_key
 
-    raw, adapter = formats.read(str(folder / "optimizer.pt")), formats.read_adapter(str(folder))
+    raw, adapter = formats.read(str(folder / "optimizer.pt")), adapters.read_adapter(str(folder))
     return Known(raw, adapter, tuple(adapter_key(name, adapter) for name in names(folder)))
 
 

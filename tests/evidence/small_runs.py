@@ -109,8 +109,9 @@ def outcomes(rng: np.random.Generator) -> Iterator[str]:
     run = saved(rng)
     yield f"own names: {_outcome(run, run.keys, true=True)}"
     yield f"no names: {_outcome(run, None, true=True)}"
-    for what, keys in false_orders(run.keys):
-        yield f"{what}: {_outcome(run, keys, true=False)}"
+    false = list(false_orders(run.keys))
+    what, keys = false[int(rng.integers(len(false)))]
+    yield f"{what}: {_outcome(run, keys, true=False)}"
 
 
 def false_orders(keys: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:

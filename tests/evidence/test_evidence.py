@@ -24,7 +24,6 @@ def test_the_true_names_of_every_lora_factor_are_proven(name):
     assert not found.foreign
     left = set(known.factors()) - found.proven
     assert len(left) <= UNSURE.get(name, 0)
-    assert left <= found.carried
     assert all(found.order[p] in (None, known.keys[p]) for p in known.with_state)
 
 
@@ -51,11 +50,14 @@ def test_a_hundred_shuffles_prove_no_wrong_name(name):
 
 
 @pytest.mark.parametrize("name", LORA)
-def test_a_swap_of_two_factors_is_contradicted_and_both_are_named(name):
+def test_a_swap_of_two_factors_is_never_proven_and_nobody_else_is_blamed(name):
     known = case(name)
     swaps = known.swaps()
     for at in np.random.default_rng(0).choice(len(swaps), 2):
-        _swap_is_contradicted(known, *swaps[at])
+        one, two = swaps[at]
+        found = verify(known.swapped(one, two), known.raw, known.adapter)
+        assert not found.proven & {one, two}
+        assert {position for position, _, _ in found.contradictions} <= {one, two}
 
 
 @pytest.mark.long
@@ -128,7 +130,6 @@ def test_norms_in_the_wrong_era_are_never_proven(name):
         turned[one] = known.keys[two]
     found = verify(turned, known.raw, known.adapter)
     assert not found.proven & set(norms)
-    assert not found.carried & set(norms)
 
 
 def test_parameters_that_never_stepped_are_left_out_and_hurt_nobody():

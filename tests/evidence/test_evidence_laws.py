@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ostate.evidence import statistics as laws
-from ostate.evidence.likelihood import TRUST, Fit, Law, fit, log_ratio, odds_against
+from ostate.evidence.likelihood import TRUST, Fit, Law, fit, log_ratio
+from ostate.evidence.permutation_odds import odds_against
 from ostate.evidence.profiles import likeness
 
 

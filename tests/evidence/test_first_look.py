@@ -14,6 +14,7 @@ from ostate.evidence.likelihood import quantile
 from ostate.evidence.tables import accumulate as sides
 from ostate.evidence.tables.accumulate import Early, side
 from ostate.evidence.tables.read_moments import Reader
+from ostate.read import adapters
 from tests.evidence.numbers import Known, Toy, trained
 from tests.test_costs import checkpoint
 
@@ -87,7 +88,7 @@ def test_factors_that_stay_whole_tell_displacement_by_all_rows(toy, monkeypatch)
 
 def test_what_some_rows_tell_is_right(tmp_path, monkeypatch):
     folder = checkpoint(tmp_path / "wide", layers=8, rank=32, wide=256)
-    raw, adapter = formats.read(str(folder / "optimizer.pt")), formats.read_adapter(str(folder))
+    raw, adapter = formats.read(str(folder / "optimizer.pt")), adapters.read_adapter(str(folder))
     known = Known(raw, adapter, tuple(str(entry.name).replace(".default", "") for entry in raw.entries))
     monkeypatch.setattr(sides, "TOLD", 512)
     monkeypatch.setattr(laws, "THIN", (8, 8))  # and no second look

@@ -30,7 +30,8 @@ CASES = {  # name -> (what is moved of each module, where its moments come from,
     "zero factors that stand still with others from elsewhere": (("other", "zero", "other"), ((1,), (2,), (None,)), [0, 1, 2]),
     "a zero factor one way, an other factor back": (("zero", "other", None), ((1,), (0,), ()), [1]),
     "two factors of different origin": (("whole", None, None), ((1, 2),), [0]),
-    "origins crosswise": (("whole",) * 3, ((1, 2), (2, 0), (None, 1)), [2]),
+    "origins crosswise": (("whole",) * 3, ((1, 2), (2, 0), (None, 1)), [0, 2]),
+    "a list reversed in which the factors come from neighbours": (("whole",) * 4, ((2, 3), (2, 3), (0, 1), (0, 1)), [2, 3]),
     "a ring that is met late": (("whole", "whole", "whole"), ((2,), (2,), (1,)), [0, 1]),
 }
 

@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from ostate.evidence.likelihood import odds_against
+from ostate.evidence.permutation_odds import odds_against
 
 
 def exact(scores: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from ostate.evidence import ask as evidence
 from ostate.evidence import recover
 from ostate.evidence import statistics as laws
 from ostate.evidence.tables import tables
+from ostate.read import adapters
 from tests.records import replace
 from tests.test_costs import checkpoint
 
@@ -17,7 +18,7 @@ from tests.test_costs import checkpoint
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     folder = checkpoint(tmp_path_factory.mktemp("wide"), layers=16, rank=64, wide=256)
-    raw, adapter = formats.read(str(folder / "optimizer.pt")), formats.read_adapter(str(folder))
+    raw, adapter = formats.read(str(folder / "optimizer.pt")), adapters.read_adapter(str(folder))
     return raw, adapter, [str(entry.name).replace(".default", "") for entry in raw.entries]
 
 

@@ -12,10 +12,10 @@ import torch
 
 import ostate
 from ostate import read as formats
-from ostate import store
 from ostate.commands.export import export
 from ostate.errors import ExportError, StoreError
 from ostate.exporters import EXPORTERS
+from ostate.store import validating
 from tests.records import replace
 
 from .consumers import bergson_normalizers, dattri_optimizer, less_moments, ota_preconditioner, universal_moments
@@ -219,7 +219,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_half_is_left(llama_run, llam
 def test_a_file_of_the_state_itself_is_never_the_output(llama_state):
     with pytest.raises(StoreError, match="one of the inputs"):
         export(llama_state, "torch", llama_state.path, force=True)
-    assert store.validate(llama_state.path, deep=True) == []
+    assert validating.validate(llama_state.path, deep=True) == []
 
 
 def test_an_unknown_layout_lists_those_that_are_known(llama_state):

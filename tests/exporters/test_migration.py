@@ -11,6 +11,7 @@ import pytest
 import ostate
 from ostate import store
 from ostate.errors import ExportError
+from ostate.store import validating
 
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
 B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"
@@ -19,7 +20,7 @@ B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"
 def moved(state, tmp_path, **wishes):
     """Export to the named format and load again: what was asked for must survive the trip."""
     done = ostate.export(state, "ostate", tmp_path / "moved.safetensors", **wishes)
-    assert store.validate(done.path, deep=True) == []
+    assert validating.validate(done.path, deep=True) == []
     return store.load(done.path), {finding.rule: finding for finding in done.findings}
 
 

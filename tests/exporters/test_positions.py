@@ -17,6 +17,7 @@ from ostate.core.naming import Ordering
 from ostate.errors import ExportError
 from ostate.exporters import EXPORTERS
 from ostate.ordering.join import as_raw, named_state
+from ostate.store import validating
 from tests.records import replace
 
 POSITIONAL = ("torch", "accelerate", "names", "dattri")
@@ -83,7 +84,7 @@ def test_the_file_keeps_the_names_that_no_gradient_reached(run):
     assert [list(group.names) for group in state.groups] == names_of(model, optimizer)
     assert (state.without_state, state.positions, state.unnamed) == (IDLE, 6, 0)
     assert len(state.parameters) == 4
-    assert store.validate(state.path, deep=True) == []
+    assert validating.validate(state.path, deep=True) == []
 
 
 @pytest.mark.parametrize("to", ["torch", "accelerate", "dattri"])
@@ -119,7 +120,7 @@ def test_several_files_hold_the_names_in_one_order(run, tmp_path):
     model, optimizer, state = run
     done = store.write(state, tmp_path / "cut.ostate.safetensors", max_shard_bytes=200)
     assert len(done.files) > 3
-    assert store.validate(done.path, deep=True) == []
+    assert validating.validate(done.path, deep=True) == []
     assert [list(group.names) for group in store.load(done.path).groups] == names_of(model, optimizer)
 
 
@@ -172,7 +173,7 @@ def test_sgd_without_momentum_keeps_its_groups(tmp_path):
     model, optimizer = trained(lambda groups: torch.optim.SGD(groups, lr=0.1))
     state = repaired(tmp_path, model, optimizer)
     assert (len(state.parameters), len(state.without_state)) == (0, 6)
-    assert store.validate(state.path, deep=True) == []
+    assert validating.validate(state.path, deep=True) == []
     stored = torch.load(export(state, "torch", tmp_path / "back.pt").path, weights_only=True)
     assert [group["params"] for group in stored["param_groups"]] == [[0, 1, 2, 3], [4, 5]]
     assert [group["weight_decay"] for group in stored["param_groups"]] == [0, 0.0]

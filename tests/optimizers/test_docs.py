@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ostate.optimizers import OPTIMIZERS, PACKINGS, SECOND_MOMENTS
+from ostate.optimizers import OPTIMIZERS
+from ostate.optimizers.moments import SECOND_MOMENTS
+from ostate.optimizers.packings import PACKINGS
 from ostate.optimizers.table import renewed
 
 PAGE = Path(__file__).parents[2] / "docs" / "optimizers.md"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
-from ostate.optimizers import PACKINGS
+from ostate.optimizers.packings import PACKINGS
 from ostate.read import quantized as encodings
 from ostate.read.container import torchsave
 from ostate.read.quantized import Packed

@@ -9,7 +9,8 @@ import torch
 import ostate
 from ostate.checks.context import structure_of
 from ostate.checks.structure import optimizer_not_recognised
-from ostate.optimizers import OPTIMIZERS, second_moment, step_of
+from ostate.optimizers import OPTIMIZERS, step_of
+from ostate.optimizers.moments import second_moment
 from ostate.optimizers.slots import first_moment
 from ostate.optimizers.slots import second_moment as second_slot
 from ostate.read.hyper import plain_hyper

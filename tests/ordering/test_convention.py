@@ -16,7 +16,8 @@ from ostate.core.tensors import TensorRef
 from ostate.ordering import claims, guesses
 from ostate.ordering.sources.adapter_order import definition_order
 from ostate.ordering.sources.convention import family_of, in_order
-from ostate.read import read, read_adapter
+from ostate.read import read
+from ostate.read.adapters import read_adapter
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt

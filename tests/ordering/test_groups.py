@@ -16,7 +16,8 @@ from ostate.ordering.grouping import norms
 from ostate.ordering.grouping.place import said
 from ostate.ordering.grouping.refute import refute_groups
 from ostate.ordering.grouping.rules import RULES
-from ostate.read import read, read_adapter
+from ostate.read import read
+from ostate.read.adapters import read_adapter
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, llama, opt

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import peft
 import pytest
 import torch
 
+from ostate.commands.record import FILE, names_of, record_names
 from ostate.errors import OrderingError
-from ostate.integrations import FILE, names_of, record_names
 from ostate.read import read
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama
@@ -73,8 +75,12 @@ def test_the_callback_writes_names_into_every_checkpoint_of_the_real_trainer(tmp
         assert [entry.name for entry in raw.entries] == [name for group in names_of(trainer.optimizer, model) for name in group]
 
 
-def test_other_names_of_the_module_do_not_exist():
-    import ostate.integrations
-
-    with pytest.raises(AttributeError):
-        ostate.integrations.Nothing  # noqa: B018
+def test_names_are_recorded_where_transformers_is_not_installed(tmp_path):
+    code = (
+        "import sys; sys.modules['transformers'] = None\n"
+        "import torch, ostate.integrations as integrations\n"
+        "model = torch.nn.Linear(2, 2)\n"
+        f"integrations.record_names(torch.optim.AdamW(model.parameters()), model, {str(tmp_path)!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert json.loads((tmp_path / FILE).read_text()) == [["weight", "bias"]]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 
 import pytest
 
+from ostate.core.names import CONTAINERS, strip_wrappers
 from ostate.core.naming import Adapter
 from ostate.core.tensors import TensorRef
-from ostate.ordering.keys import SLOTS, adapter_key, is_key_form, live_name, match_all, strip_wrappers
+from ostate.ordering.keys import adapter_key, live_name, live_names, match_all
 
 P = "base_model.model.model.layers.0.self_attn."
 REF = TensorRef(dtype="F32", shape=(1,), parts=())
@@ -134,32 +136,54 @@ def test_keys_of_a_whole_model_are_its_names():
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        ("unet.down_blocks.0.attn1.to_q.lora.down.weight", "down_blocks.0.attn1.to_q.lora_A.default.weight"),
-        ("unet.down_blocks.0.attn1.to_out.0.lora.up.weight", "down_blocks.0.attn1.to_out.0.lora_B.default.weight"),
-        ("transformer.blocks.0.attn.to_k.lora_A.weight", "blocks.0.attn.to_k.lora_A.default.weight"),
+        ("unet.down_blocks.0.attn1.to_q.lora.down.weight", "unet.down_blocks.0.attn1.to_q.lora_A.default.weight"),
+        ("unet.down_blocks.0.attn1.to_out.0.lora.up.weight", "unet.down_blocks.0.attn1.to_out.0.lora_B.default.weight"),
+        ("transformer.blocks.0.attn.to_k.lora_A.weight", "transformer.blocks.0.attn.to_k.lora_A.default.weight"),
+        ("text_encoder_2.layers.0.q_proj.lora_linear_layer.up.weight", "text_encoder_2.layers.0.q_proj.lora_B.default.weight"),
     ],
 )
-def test_diffusers_keys_get_the_names_of_the_model_they_belong_to(key: str, name: str):
+def test_diffusers_keys_keep_their_component_in_the_name(key: str, name: str):
     assert live_name(key, adapter(key, kind="diffusers")) == name
 
 
-def test_only_names_without_an_adapter_are_keys():
-    held = adapter(f"{P}q_proj.lora_A.weight", f"{P}q_proj.base_layer.bias")
-    assert is_key_form(f"{P}q_proj.lora_A.weight", held)
-    assert not is_key_form(f"{P}q_proj.base_layer.bias", held)
-    assert not is_key_form(f"{P}q_proj.lora_A.default.weight", held)
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("down_blocks.0.to_q.lora_A.default.weight", "unet.down_blocks.0.to_q.lora.down.weight"),
+        ("unet.down_blocks.0.to_q.lora_B.default.weight", "unet.down_blocks.0.to_q.lora.up.weight"),
+        ("transformer$$blocks$$0$$to_q.lora_down.weight", "transformer.blocks.0.to_q.lora_A.weight"),
+    ],
+)
+def test_a_name_in_another_spelling_finds_its_key(name: str, key: str):
+    assert match_all([name], adapter(key, kind="diffusers"))[0] == (key,)
+
+
+def test_of_two_components_a_name_without_one_could_be_either():
+    keys = ("text_encoder.q.lora_A.weight", "text_encoder_2.q.lora_A.weight")
+    assert match_all(["q.lora_A.default.weight"], adapter(*keys, kind="diffusers"))[0] == (None,)
+
+
+def test_names_that_are_keys_get_the_adapters_name_back():
+    keys = (f"{P}q_proj.lora_A.weight", f"{P}q_proj.base_layer.bias")
+    assert live_names(keys, keys, adapter(*keys)) == [f"{P}q_proj.lora_A.default.weight", keys[1]]
+
+
+def test_beside_a_live_name_the_bias_of_a_module_called_lora_A_is_live_too():
+    held = adapter(f"{P}q_proj.lora_A.weight", "base_model.model.lora_A.bias")
+    names = [f"{P}q_proj.lora_A.default.weight", "base_model.model.lora_A.bias"]
+    assert live_names(names, match_all(names, held)[0], held) == names
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_table_knows_every_container_of_the_tuners_that_are_tested():
+def test_the_table_knows_every_container_of_the_installed_tuners():
     import peft.tuners
 
     known = set()
     for module in pkgutil.iter_modules(peft.tuners.__path__):
-        if module.name in {"lora", "adalora", "loha", "lokr", "oft", "boft", "ia3", "vera", "vblora", "fourierft", "hra", "miss", "ln_tuning",
-                           "trainable_tokens", "c3a", "randlora", "road", "waveft", "poly", "shira"}:  # fmt: skip
+        if module.ispkg and importlib.util.find_spec(f"peft.tuners.{module.name}.layer") is not None:
             layer = importlib.import_module(f"peft.tuners.{module.name}.layer")
             for thing in vars(layer).values():
                 if isinstance(thing, type):
                     known |= set(getattr(thing, "adapter_layer_names", ()))
-    assert known - SLOTS <= {"modules_to_save"}
+    assert {"lora_A", "oft_R", "trainable_tokens_delta"} <= known
+    assert known - CONTAINERS <= {"modules_to_save", "osf_svd_params"}

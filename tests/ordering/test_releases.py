@@ -11,7 +11,8 @@ import pytest
 from ostate.core.naming import Claim, Question
 from ostate.core.state import RawState
 from ostate.ordering import claims
-from ostate.read import read, read_adapter
+from ostate.read import read
+from ostate.read.adapters import read_adapter
 
 RELEASES = Path(__file__).parent / "releases"
 CASES = sorted(folder.name for folder in RELEASES.iterdir() if (folder / "truth.json").is_file())

@@ -19,8 +19,8 @@ from ostate.ordering import claims
 from ostate.ordering.keys import live_name
 from ostate.ordering.sources.rebuilt import base_config as base
 from ostate.ordering.sources.rebuilt import cache
-from ostate.read import read, read_adapter
-from ostate.read.adapters import for_state
+from ostate.read import read
+from ostate.read.adapters import for_state, read_adapter
 from tests import real
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
@@ -181,14 +181,17 @@ def test_the_configuration_is_found_beside_the_checkpoint():
     assert os.path.samefile(found[1], case.base / "config.json")
 
 
-def test_an_adapter_that_transformers_itself_added_has_names_without_pefts_prefix(tmp_path: Path):
+@pytest.mark.parametrize("cut", ["", "base_model.model."])
+def test_an_adapter_that_transformers_itself_added_is_named_as_it_is_known_to_be_live(cut: str, tmp_path: Path):
     model = llama()
     model.add_adapter(peft.LoraConfig(r=2, modules_to_save=["lm_head"], **TARGETS))
     made = tiny.write(tmp_path, model, tiny.trainables(model))
-    (claim,) = tiny.from_skeleton(made.ask()[0])
-    assert list(claim.names) == made.flat
-    assert [live_name(str(key), made.adapter()) for key in claim.keys] == made.flat
-    assert claim.names[0] == "model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    adapter = replace(made.adapter(), cut=cut)
+    (claim,) = tiny.from_skeleton(made.ask(adapter)[0])
+    wanted = [name if cut else f"base_model.model.{name}" for name in made.flat]
+    assert list(claim.names) == wanted
+    assert [live_name(str(key), adapter) for key in claim.keys] == wanted
+    assert made.flat[0] == "model.layers.0.self_attn.q_proj.lora_A.default.weight"
     assert all(claim.keys)
 
 

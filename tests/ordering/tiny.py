@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from ostate.commands.record import names_of
 from ostate.core.naming import Adapter, Claim, Question
 from ostate.core.state import RawState
-from ostate.integrations import names_of
 from ostate.ordering import claims
-from ostate.read import read, read_adapter
+from ostate.read import read
+from ostate.read.adapters import read_adapter
 
 TARGETS = {"target_modules": ["q_proj", "v_proj"]}
 CAUSAL = {"task_type": "CAUSAL_LM"}

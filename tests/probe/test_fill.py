@@ -68,6 +68,50 @@ def test_another_adapter_name_and_wrappers_on_either_side_do_not_matter(state):
     )
 
 
+def renamed(state, change):
+    return replace(state, parameters={change(name): replace(entry, name=change(name)) for name, entry in state.parameters.items()})
+
+
+def test_a_state_named_without_pefts_prefix_fills_the_peft_model_and_one_with_it_the_model_inside(model, state):
+    bare = renamed(state, lambda name: name.removeprefix("base_model.model."))
+    for live, named in ((model, bare), (model.base_model.model, state), (model.base_model.model, bare)):
+        optimizer = lora_adamw(live, named)
+        assert filled(optimizer).coverage == 1.0
+        for parameter, name in filled(optimizer).names.items():
+            entry = filled(optimizer).entries[name]
+            assert name.removeprefix("base_model.model.") == entry.removeprefix("base_model.model.")
+            assert torch.equal(optimizer.state[parameter]["exp_avg_sq"], torch.from_numpy(named.tensor(entry, "exp_avg_sq").copy()))
+
+
+def test_a_component_in_the_states_names_is_no_hindrance(model, state):
+    inside = model.base_model.model
+    named = renamed(state, lambda name: name.replace("base_model.model.", "transformer."))
+    assert filled(lora_adamw(inside, named)).coverage == 1.0
+
+
+def test_names_that_fit_the_model_in_two_ways_are_refused(model, state):
+    bare = renamed(state, lambda name: name.removeprefix("base_model.model."))
+    both = torch.nn.ModuleDict({"unet": model.base_model.model, "base_model": torch.nn.ModuleDict({"model": copy.deepcopy(model.base_model.model)})})
+    with pytest.raises(ProbeError, match="fit the model in 2 ways"):
+        lora_adamw(both, bare)
+
+
+def test_an_adapters_name_is_not_found_where_a_module_is_called_like_a_container():
+    class Odd(torch.nn.Module):
+        def __init__(self, last):
+            super().__init__()
+            self.lora_A = torch.nn.Module()
+            self.lora_A.register_parameter(last, torch.nn.Parameter(torch.ones(2)))
+
+    trained = Odd("weight")
+    optimizer = torch.optim.AdamW(trained.parameters())
+    trained.lora_A.weight.grad = torch.ones(2)
+    optimizer.step()
+    state = named_state(trained, optimizer)
+    with pytest.raises(ProbeError, match="does not have"):
+        lora_adamw(Odd("bias"), state)
+
+
 def test_with_two_adapters_each_takes_its_own_entries(model, state):
     model.add_adapter("second", model.peft_config["default"])
     model.base_model.set_adapter(["default", "second"])

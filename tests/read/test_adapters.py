@@ -35,7 +35,7 @@ def _card(folder: Path, version: str = "0.15.2") -> None:
 def test_a_peft_folder_is_read_without_reading_a_tensor(tmp_path: Path):
     found = read_adapter(str(_adapter(tmp_path)))
     assert (found.kind, found.ordered, found.name, found.name_known, found.siblings) == ("peft", False, "default", False, ())
-    assert found.facts == {"peft_version": "0.21.2"}
+    assert found.facts == {"peft_version": "0.21.2", "saved_by": "hand"}
     for key, values in TENSORS.items():
         assert found.tensors[key].shape == values.shape
         assert np.array_equal(found.tensors[key].read(), values)
@@ -69,7 +69,7 @@ def test_a_bin_adapter_keeps_its_order(tmp_path: Path):
 def test_the_model_card_tells_the_releases(tmp_path: Path):
     folder = _adapter(tmp_path, {"peft_type": "LORA"})
     _card(folder)
-    assert read_adapter(str(folder)).facts == {"peft_version": "0.15.2", "transformers_version": "4.51.3"}
+    assert read_adapter(str(folder)).facts == {"peft_version": "0.15.2", "transformers_version": "4.51.3", "saved_by": "peft"}
 
 
 def test_an_adapter_alone_in_trainers_subfolder_has_its_name(tmp_path: Path):

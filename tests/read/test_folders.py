@@ -10,6 +10,7 @@ import torch
 
 from ostate import read as formats
 from ostate.errors import ReadError, UnknownFormat, UnsafePickle
+from ostate.read import named_file
 from tests import real
 from tests.read.archives import Call, saved
 from tests.read.test_torch_file import adamw, holds
@@ -162,13 +163,13 @@ def test_the_named_format_is_known_by_its_manifest(tmp_path, optimizer):
 
     save_file({"state.a.exp_avg": torch.zeros(2)}, tmp_path / "named.safetensors", metadata={"ostate": "{}"})
     save_file({"a": torch.zeros(2)}, tmp_path / "weights.safetensors", metadata={"format": "pt"})
-    assert formats.is_named(str(tmp_path / "named.safetensors"))
-    assert not formats.is_named(str(tmp_path / "weights.safetensors"))
-    assert not formats.is_named(str(tmp_path / "optimizer.pt"))
-    assert not formats.is_named(str(tmp_path / "missing"))
-    assert not formats.is_named(str(tmp_path))
+    assert named_file.is_named(str(tmp_path / "named.safetensors"))
+    assert not named_file.is_named(str(tmp_path / "weights.safetensors"))
+    assert not named_file.is_named(str(tmp_path / "optimizer.pt"))
+    assert not named_file.is_named(str(tmp_path / "missing"))
+    assert not named_file.is_named(str(tmp_path))
     (tmp_path / "optimizer.pt").unlink()
-    assert formats.is_named(str(tmp_path))
+    assert named_file.is_named(str(tmp_path))
 
 
 PIECES = [

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ostate import checks
 from ostate import read as formats
+from ostate.checks import judging
 from ostate.commands.repair import repair
 from ostate.errors import CheckError, ReadError, UnknownFormat, UnsafePickle
 
@@ -201,11 +201,11 @@ def test_model_shards_alone_are_no_optimizer(tmp_path):
 def test_the_copy_that_fsdp1_makes_of_the_second_moment_is_refused(fsdp1):
     """Saved in full from the CPU with offload, exp_avg is exp_avg_sq bit for bit (torch/distributed/fsdp/_optim_utils.py)."""
     raw = formats.read(str(fsdp1 / "full_offloaded"))
-    _, found = checks.values(raw)
+    _, found = judging.values(raw)
     with pytest.raises(CheckError, match="same numbers"):
-        checks.refuse(found, "here")
-    _, sound = checks.values(formats.read(str(fsdp1 / "full")))
-    checks.refuse(sound, "here")
+        judging.refuse(found, "here")
+    _, sound = judging.values(formats.read(str(fsdp1 / "full")))
+    judging.refuse(sound, "here")
 
 
 def test_repair_refuses_that_copy_and_writes_nothing(fsdp1, tmp_path):

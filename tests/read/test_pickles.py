@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from ostate.errors import ReadError, UnsafePickle
 from ostate.read.pickle.globals import RECORD, TORCH_GLOBALS, unpickle
-from ostate.read.pickle.machine import Array, Inert
 from ostate.read.pickle.numpy_values import values_of
+from ostate.read.pickle.records import Array, Inert
 from tests.read.test_torchsave import PLAIN
 
 

@@ -8,6 +8,7 @@ from ostate import read as formats
 from ostate.core.naming import Adapter, NamedState, Ordering
 from ostate.core.state import Finding, RawState
 from ostate.ordering.join import named_state
+from ostate.read import adapters
 from tests.real import case, sha256
 
 
@@ -18,7 +19,7 @@ def real(name: str) -> tuple[RawState, Adapter, list[str | None], NamedState]:
 
     found = case(name)
     raw = formats.read(str(found.state))
-    adapter = formats.read_adapter(str(found.adapter))
+    adapter = adapters.read_adapter(str(found.adapter))
     by_digest = {row["exp_avg_sq_sha256"]: name for name, row in found.with_state.items()}
     names = [by_digest[sha256(entry.slots["exp_avg_sq"].read())] if entry.has_state else None for entry in raw.entries]
     keys, _ = match_all(names, adapter)

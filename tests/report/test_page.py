@@ -82,8 +82,8 @@ def test_the_page_is_sound_html():
 def test_the_page_says_what_it_must():
     outline = Outline(one_page())
     for text in (
-        "verified: the numbers prove every name",
-        "smallest margin",
+        "verified: the numbers rule out every other order",
+        "chance of any other order",
         "Who matches whom",
         "44 tensors of one shape, 8x96",
         "Second moment",
@@ -103,7 +103,7 @@ def test_verdict_and_evidence_come_before_the_numbers_and_the_manifest_last():
     text = Outline(one_page()).text
     at = [
         text.index(title)
-        for title in ("the numbers prove every name", "Findings", "Who matches whom", "The numbers", "coverage by layer", "format_version")
+        for title in ("the numbers rule out every other order", "Findings", "Who matches whom", "The numbers", "coverage by layer", "format_version")
     ]
     assert at == sorted(at)
 

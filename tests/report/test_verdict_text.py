@@ -10,7 +10,7 @@ from tests.report.documents import REPAIR, VERIFY, changed
 def test_a_partial_repair_says_what_is_proven_and_what_is_not():
     assert lines(REPAIR) == [
         "partial: the numbers prove some names; the others are listed below",
-        "  names      2 from skeleton: trainer >= 4.53 (tests: displacement, smallest margin 31.5)",
+        "  names      2 from skeleton: trainer >= 4.53 (tests: displacement; chance of any other order: 1 in 10^31)",
         "  not taken  natural sort: the numbers contradict it",
         "  silent     balance: step 1: B was zero",
         "",

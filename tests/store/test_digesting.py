@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ostate import checks, store
+from ostate import store
+from ostate.checks import judging
 from ostate.commands.validate import validate
 from ostate.core.stream import PIECE
+from ostate.store import digesting
 
 from .made import laid_out, trained
 
@@ -32,7 +34,7 @@ def flip(path, ref, byte):
 
 
 def test_numbers_come_as_they_are_stored_and_nothing_is_damaged(written):
-    state, damaged = store.digested(written)
+    state, damaged = digesting.digested(written)
     for (_, _, ours), (_, _, plain) in zip(slots_of(state), slots_of(store.load(written))):
         assert (ours.shape, ours.dtype, ours.encoding) == (plain.shape, plain.dtype, plain.encoding)
         streamed = np.concatenate([chunk.copy() for chunk in ours.chunks(5)])
@@ -46,10 +48,10 @@ def test_numbers_come_as_they_are_stored_and_nothing_is_damaged(written):
 def test_a_flipped_bit_is_found_whoever_read_it(written, byte, reader):
     for name, slot, ref in slots_of(store.load(written)):
         flip(written, ref, byte % ref.nbytes)
-        state, damaged = store.digested(written)
+        state, damaged = digesting.digested(written)
         if reader == "rules":
             with suppress(OverflowError):
-                checks.judged(state)
+                judging.judged(state)
         elif reader == "half":
             for _, _, value in slots_of(state):
                 next(value.chunks(2), None)
@@ -61,7 +63,7 @@ def test_a_flipped_bit_is_found_whoever_read_it(written, byte, reader):
 
 
 def test_two_slots_that_are_read_at_once_do_not_share_room(written):
-    (_, _, one), (_, _, other) = slots_of(store.digested(written)[0])[:2]
+    (_, _, one), (_, _, other) = slots_of(digesting.digested(written)[0])[:2]
     x, y = next(one.chunks()), next(other.chunks())
     assert x.tobytes() == one.source.read().reshape(-1).tobytes()
     assert y.tobytes() == other.source.read().reshape(-1).tobytes()
@@ -69,7 +71,7 @@ def test_two_slots_that_are_read_at_once_do_not_share_room(written):
 
 def test_a_slot_that_is_read_again_keeps_its_first_chunk_apart(tmp_path):
     """The rule on parameters that are copies of one another streams two slots anew, side by side."""
-    state, _ = store.digested(store.write(laid_out(tmp_path, trained()[1]), tmp_path / "out.safetensors").path)
+    state, _ = digesting.digested(store.write(laid_out(tmp_path, trained()[1]), tmp_path / "out.safetensors").path)
     first = [value for _, _, value in slots_of(state)][:2]
     for value in first:
         assert sum(chunk.size for chunk in value.chunks(PIECE)) > 0

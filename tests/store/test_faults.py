@@ -16,6 +16,7 @@ import pytest
 from ostate import store
 from ostate.core.atomic import reserve
 from ostate.errors import OstateError, StoreError
+from ostate.store import validating
 
 from .made import big, laid_out, trained
 
@@ -33,7 +34,7 @@ def test_an_existing_output_is_replaced_only_when_forced(state, tmp_path):
         store.write(state, out)
     assert out.read_text() == "mine"
     store.write(state, out, force=True)
-    assert store.validate(out, deep=True) == []
+    assert validating.validate(out, deep=True) == []
 
 
 @pytest.mark.parametrize("link", ["itself", "symlink", "hard link"])
@@ -64,7 +65,7 @@ def test_force_leaves_no_shards_in_the_way_of_one_file_and_none_the_other_way(st
     assert not (tmp_path / "out.safetensors.index.json").exists()
     store.write(state, out, force=True, max_shard_bytes=700)
     assert not out.exists()
-    assert store.validate(out, deep=True) == []
+    assert validating.validate(out, deep=True) == []
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_a_broken_digest_in_the_source_is_found_later(state, tmp_path):
     raw[20] ^= 1
     source.write_bytes(raw)
     store.write(state, tmp_path / "out.safetensors")
-    assert [finding.rule for finding in store.validate(tmp_path / "out.safetensors", deep=True)] == ["digest"]
+    assert [finding.rule for finding in validating.validate(tmp_path / "out.safetensors", deep=True)] == ["digest"]
 
 
 WRITE = """
@@ -184,7 +185,7 @@ def test_an_output_on_another_file_system_is_no_matter(tmp_path):
     out = Path(f"/dev/shm/ostate-test-{os.getpid()}.safetensors")
     try:
         store.write(laid_out(tmp_path, trained()[1]), out)
-        assert store.validate(out, deep=True) == []
+        assert validating.validate(out, deep=True) == []
     finally:
         out.unlink(missing_ok=True)
 
@@ -197,7 +198,7 @@ def test_of_two_writers_at_once_one_wins_and_the_file_is_whole(tmp_path):
     codes = sorted(process.returncode for process in both)
     assert codes in ([0, 3], [0, 0]), said
     assert codes == [0, 3], said
-    assert store.validate(out, deep=True) == []
+    assert validating.validate(out, deep=True) == []
     assert [path for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
 
 
@@ -224,7 +225,7 @@ def killed(folder, times, **arguments):
         assert hashlib.sha256((folder / "big.bin").read_bytes()).hexdigest() == source
         if out.exists() or (folder / "out.safetensors.index.json").exists():
             there += 1
-            assert store.validate(out, deep=True) == []
+            assert validating.validate(out, deep=True) == []
         else:
             absent += 1
     return absent, there

@@ -13,7 +13,7 @@ import pytest
 from ostate import store
 from ostate.commands import repair as program
 from ostate.errors import OstateError, ReadError, StoreError
-from ostate.store import header
+from ostate.store import header, validating
 from tests import real
 
 
@@ -25,12 +25,12 @@ def written(state, tmp_path):
 
 
 def errors(path, deep=True):
-    return [finding for finding in store.validate(path, deep=deep) if finding.severity == "error"]
+    return [finding for finding in validating.validate(path, deep=deep) if finding.severity == "error"]
 
 
 def test_an_untouched_file_is_sound(written):
-    assert store.validate(written) == []
-    assert store.validate(written, deep=True) == []
+    assert validating.validate(written) == []
+    assert validating.validate(written, deep=True) == []
 
 
 def test_every_flipped_byte_is_found(written):
@@ -95,7 +95,7 @@ def test_a_flipped_byte_in_the_index_or_a_shard_is_found(state, tmp_path):
             with suppress(StoreError, ReadError):
                 assert errors(result.path), (path, at)
         path.write_bytes(whole)
-    assert store.validate(result.path, deep=True) == []
+    assert validating.validate(result.path, deep=True) == []
 
 
 def test_a_shard_of_another_state_is_found(state, tmp_path):
@@ -208,4 +208,4 @@ def test_a_file_that_is_no_named_state_is_refused_with_a_reason(tmp_path, raw):
 
 def test_a_missing_file_is_no_finding_but_an_error(tmp_path):
     with pytest.raises(ReadError):
-        store.validate(tmp_path / "none.safetensors")
+        validating.validate(tmp_path / "none.safetensors")

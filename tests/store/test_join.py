@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ostate import read as formats
 from ostate.core.naming import Adapter, Ordering
 from ostate.errors import CheckError, OrderingError
 from ostate.ordering.join import as_raw, named_state
+from ostate.read import adapters
 from tests import real
 from tests.checks.made import SHAPES, read, state_dict
 from tests.records import replace
@@ -79,7 +79,7 @@ def test_flat_entries_take_the_adapters_shapes(raw):
         replace(e, flat=True, shape=(e.numel,), slots={slot: value.with_shape((e.numel,)) for slot, value in e.slots.items()}) for e in raw.entries
     )
     keys = [f"k{i}" for i in range(len(SHAPES))]
-    adapter = formats.read_adapter(str(real.case("llama_qv").adapter))
+    adapter = adapters.read_adapter(str(real.case("llama_qv").adapter))
     refs = {key: replace(next(iter(adapter.tensors.values())), shape=shape) for key, shape in zip(keys, SHAPES)}
     made = Adapter(path=adapter.path, file=adapter.file, kind="peft", tensors=refs)
     state = named_state(replace(raw, entries=flat), ordering(keys=keys), made)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from ostate import store
 from ostate.core.state import Finding
+from ostate.store import validating
 from ostate.store.validating import schema
 from tests.records import replace
 
@@ -88,14 +89,14 @@ def test_sha256_on_request_is_checked_deep(state, tmp_path):
     out = tmp_path / "out.safetensors"
     store.write(state, out, sha256=True)
     assert "sha256:" in safe_open(str(out), framework="np").metadata()["ostate"]
-    assert store.validate(out, deep=True) == []
+    assert validating.validate(out, deep=True) == []
 
 
 def test_several_files_with_an_index_are_one_state(state, tmp_path):
     written = store.write(state, tmp_path / "out.safetensors", max_shard_bytes=700)
     assert written.path.endswith("out.safetensors.index.json")
     assert len(written.files) > 2
-    assert store.validate(written.path, deep=True) == []
+    assert validating.validate(written.path, deep=True) == []
     single = store.load(store.write(state, tmp_path / "single.safetensors").path)
     for path in (written.path, tmp_path / "out.safetensors"):
         loaded = store.load(path)
@@ -125,7 +126,7 @@ def test_a_long_list_of_late_findings_still_fits(state, tmp_path):
     store.write(state, out, check=check)
     loaded = store.load(out)
     assert loaded.findings[-1].text == "x" * 30_000
-    assert store.validate(out, deep=True) == []
+    assert validating.validate(out, deep=True) == []
     for name, parameter in state.parameters.items():
         assert np.array_equal(loaded.tensor(name, "exp_avg"), parameter.slots["exp_avg"].read())
 

@@ -11,6 +11,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
 
+from ostate.core.family import Alternative, Exchangeable, Family
 from ostate.core.naming import Claim, Question
 
 from ..grouping.place import Placed
@@ -19,7 +20,6 @@ from .grouping import as_listed, by_other_claims, by_rules, layouts_behind
 from .layers import Arrangement
 from .names import plain
 from .sequence import ClaimRows, sequence_of
-from .table import Alternative, Exchangeable, Family
 
 MOST_ALTERNATIVES = 256
 """Orders in one family; `Family.cut` counts what is left out beyond."""

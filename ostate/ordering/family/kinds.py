@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
+from ostate.core.family import Exchangeable
 from ostate.core.lora_modules import modules_of
 from ostate.core.naming import Adapter
 
@@ -14,7 +15,6 @@ from .layers import Arrangement
 from .levels import Arrange, Level, Pattern, rearranged, short_labels, star
 from .names import inner_part
 from .sequence import ClaimRows
-from .table import Exchangeable
 
 MOST_KINDS = 12
 """Kinds of module every two of which are tried in each other's place; of more, only those that lie side by side."""

@@ -6,14 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ostate.core.lora_modules import factor_of
-
-from ..keys import PEFT_PREFIX, SLOT_ORDER, SLOTS, strip_wrappers
+from ostate.core.names import ADAPTER_CONTAINERS, CONTAINERS, PEFT_PREFIX, SAVED, factor_of, strip_wrappers
 
 _PLAIN = ("bias", "weight")
 _FLAT = re.compile(r"^(?:lora|lycoris)_[a-z0-9]+_")
 """Names of kohya's making: the module's dots are underscores."""
-_SLOT_RANK = {word: rank for rank, word in enumerate((*SLOT_ORDER, *_PLAIN, "modules_to_save"))}
+_SLOT_RANK = {word: rank for rank, word in enumerate(("base_layer", *ADAPTER_CONTAINERS, *_PLAIN, SAVED))}
 _FACTOR_RANK = {"A": _SLOT_RANK["lora_A"], "B": _SLOT_RANK["lora_B"]}
 _RANKED = {"embedding_A": _SLOT_RANK["lora_embedding_A"], "embedding_B": _SLOT_RANK["lora_embedding_B"], **_FACTOR_RANK}
 
@@ -43,12 +41,12 @@ def plain(name: str) -> str:
 def row_of(name: str, key: str | None) -> Row:
     """Take one live name apart."""
     parts = strip_wrappers(name).removeprefix(PEFT_PREFIX).split(".")
-    found = next((at for at, part in enumerate(parts) if part in SLOTS or part == "modules_to_save"), None)
+    found = next((at for at, part in enumerate(parts) if part in CONTAINERS or part == SAVED), None)
     if found is not None:
         rest = parts[found + 1 :]
         adapter = rest[0] if rest and rest[0] not in _PLAIN else ""
         tail = ".".join(rest[bool(adapter) :])
-        whole = parts[found] == "modules_to_save"
+        whole = parts[found] == SAVED
         bias = tail.endswith("bias")
         factor = tail if whole else f"{parts[found]}.bias" if bias else parts[found]
         rank = _SLOT_RANK.get("bias" if whole and bias else parts[found], len(_SLOT_RANK))

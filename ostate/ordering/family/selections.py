@@ -13,7 +13,12 @@ MOST_GROUPS = 8
 
 
 def selections(sequence: ClaimRows, *, each_group: bool = True, each_factor: bool = True) -> Iterator[tuple[str, list[list[int]]]]:
-    """Yield (words to add, lists of slots that are rearranged each by itself); the first is everything at once, with nothing to add."""
+    """Yield (words to add, lists of slots that are rearranged each by itself); the first is everything at once, with nothing to add.
+
+    One group, or one factor, is in an order of its own only where a person made the groups: a loop over `named_parameters` cuts them all alike.
+    """
+    by_hand = sequence.claim.by_hand
+    each_group, each_factor = each_group and by_hand, each_factor and by_hand
     everything = list(range(len(sequence.rows)))
     yield "", [everything]
     if len(sequence.groups) > 1:

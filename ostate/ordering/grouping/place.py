@@ -122,6 +122,7 @@ def _as_claims(
             names=names,
             keys=keys,
             preferred=any(preferred(rule, version, by_trainer=by_trainer) for rule in rules),
+            by_hand=guess,
         )
         for (names, keys), rules in fits.items()
     ]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ostate.core.names import CONTAINERS, SAVED, is_tuned
+
 from . import norms
 from .norms import Span, Version
 from .parameters import Parameter
@@ -202,7 +204,7 @@ def _late(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cut
     own = trainable(parameters)
     if len(sizes) != 2 or not own:
         return
-    tests: list[Test] = [lambda one: bool(_TUNED.search(one.name))]
+    tests: list[Test] = [lambda one: is_tuned(one.name)]
     tests += [lambda one: ".lora_a." in one.name.lower(), lambda one: ".lora_b." in one.name.lower()]
     kinds = sorted({_kind(one) for one in own})
     tests += [lambda one, kind=kind: _kind(one) == kind for kind in kinds]  # type: ignore[misc]
@@ -216,11 +218,10 @@ def _late(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cut
             yield [Cut(first, rate="first"), Cut(rest, rate="late")]
 
 
-_TUNED = re.compile(r"\.(lora|hada|lokr|oft|boft|ia3|vera|hra|miss)_")
-
-
 def _kind(parameter: Parameter) -> str:
-    return re.split(r"\.(?:lora|hada|lokr|oft|boft|ia3|vera|hra|miss)_|\.modules_to_save\.", parameter.name)[0].rpartition(".")[2]
+    parts = parameter.name.split(".")
+    at = next((at for at, part in enumerate(parts) if part in CONTAINERS or part == SAVED), None)
+    return parts[at - 1] if at else parts[-1]
 
 
 def _layer(parameter: Parameter) -> int | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ostate.core.names import is_tuned, strip_wrappers
 from ostate.core.naming import Adapter, Claim, Question
 
 from ..grouping.refute import Refused, refused
-from ..keys import SLOTS, strip_wrappers
 from .convention import PLACES
 from .from_keys import claims_of_keys, trained_keys
 
@@ -34,7 +34,7 @@ def definition_order(keys: Sequence[str], adapter: Adapter) -> list[str] | str:
     """Return the keys in the model's order of definition, or why the file's order does not tell it."""
     if adapter.kind in ("model", "torchtune"):
         return list(keys)  # a whole state dict: nothing was appended
-    tuned = [key for key in keys if not SLOTS.isdisjoint(key.split(".")) or adapter.kind == "diffusers"]
+    tuned = [key for key in keys if is_tuned(key) or adapter.kind == "diffusers"]
     of_tuner = set(tuned)
     rest = [key for key in keys if key not in of_tuner]
     first = [key for key in rest if _module(key) in _FIRST]
@@ -54,7 +54,7 @@ def definition_order(keys: Sequence[str], adapter: Adapter) -> list[str] | str:
 
 
 def _is_bias(key: str) -> bool:
-    return key.endswith(".bias") and SLOTS.isdisjoint(key.split("."))
+    return key.endswith(".bias") and not is_tuned(key)
 
 
 def _module(key: str) -> str:

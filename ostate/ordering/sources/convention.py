@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cmp_to_key
 
+from ostate.core.names import ADAPTER_CONTAINERS
 from ostate.core.naming import Adapter, Claim, Question
 
 from ..grouping.refute import Refused, refused
-from ..keys import SLOT_ORDER
 from .from_keys import claims_of_keys, trained_keys
 
 PLACES: tuple[tuple[str, ...], ...] = (
@@ -53,7 +53,7 @@ FAMILIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("torchtune", r"layers\.\d+\.attn\.q_proj", ("q_proj", "k_proj", "v_proj", "output_proj", "w1", "w2", "w3")),
     ("Llama and its kin", r"\.layers\.\d+\.(self_attn|mlp)\.", ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")),
 )  # fmt: skip
-_SLOT = {word: rank for rank, word in enumerate(SLOT_ORDER)}
+_CONTAINER = {word: rank for rank, word in enumerate(("base_layer", *ADAPTER_CONTAINERS))}
 
 
 def convention(question: Question) -> tuple[list[Claim], list[Refused]]:
@@ -107,8 +107,8 @@ def _before(one: str, other: str, rank: dict[str, int]) -> int:
         return int(one) - int(other)
     if one in rank and other in rank:
         return rank[one] - rank[other]
-    if one in _SLOT and other in _SLOT:
-        return _SLOT[one] - _SLOT[other]
+    if one in _CONTAINER and other in _CONTAINER:
+        return _CONTAINER[one] - _CONTAINER[other]
     for row in BESIDE:
         if one in row and other in row:
             return row.index(one) - row.index(other)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ostate.core.names import SAVED, is_tuned
 from ostate.core.naming import Adapter, Claim, Question
 
 from ..grouping.parameters import Layout, Parameter
 from ..grouping.place import claims_of, claims_over_state
 from ..grouping.refute import Refused, refused
-from ..keys import SLOTS, live_name, told_name
+from ..keys import live_name, told_name
 
 _NORM = re.compile(r"norm|(?:^|\.)ln_", re.IGNORECASE)
 
@@ -30,8 +31,7 @@ def _frozen(key: str) -> bool:
 
 
 def _is_tuner(key: str) -> bool:
-    parts = key.split(".")
-    return not SLOTS.isdisjoint(parts) or "modules_to_save" in parts or key.endswith((".lora_a.weight", ".lora_b.weight"))
+    return is_tuned(key) or SAVED in key.split(".") or key.endswith((".lora_a.weight", ".lora_b.weight"))
 
 
 def claims_of_keys(source: str, rule: str, keys: Sequence[str], question: Question) -> tuple[list[Claim], list[Refused]]:

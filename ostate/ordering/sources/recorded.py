@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 
 from ostate.core.files import is_remote
+from ostate.core.names import plain_names, twins, without_inner
 from ostate.core.naming import Adapter, Claim, Question
 from ostate.core.state import Names, RawState
+from ostate.errors import OrderingError
 
 from ..grouping.refute import Refused, positions_of, refused, refute_groups, refute_positions
-from ..keys import is_key_form, live_name, match_all, strip_wrappers
+from ..keys import live_names, match_all
 from .names_file import SIDECAR, read_names
 
 
@@ -50,21 +52,51 @@ def by_position(source: str, rule: str, groups: Sequence[Sequence[str]], raw: Ra
 
 
 def told(source: str, rule: str, names: Names, raw: RawState, adapter: Adapter | None) -> tuple[list[Claim], list[Refused]]:
-    """Return the claim that somebody's own list of names makes, or why it cannot be one."""
-    bare = [strip_wrappers(name) if name is not None else None for name in names]
-    keys: tuple[str | None, ...] = (None,) * len(bare)
+    """Return the claim that somebody's own list of names makes, or why it cannot be one.
+
+    Raises:
+        OrderingError: two positions end under one name, or under one key of the adapter.
+    """
+    bare, keys = _read_as(names, raw, adapter)
     lost = []
     from_keys = False
     if adapter is not None:
-        keys = match_all(bare, adapter)[0]
-        live = [live_name(name, adapter) if name is not None and is_key_form(name, adapter) else name for name in bare]
+        live = live_names(bare, keys, adapter)
         from_keys, bare = live != bare, live
         if not any(keys):
             lost = [refused(source, rule, "none of these names is in the adapter file, so the numbers cannot be asked; another model's adapter?")]
+    for word, column in (("name", bare), ("key", keys)):
+        for twice in twins(column):
+            at = [position for position, value in enumerate(column) if value == twice]
+            raise OrderingError(
+                f"{rule} gives positions {at[0]} and {at[1]} the one {word} {twice!r}",
+                where=f"{raw.source}: {names[at[0]]!r} and {names[at[1]]!r}",
+                fix="give --order FILE with a name of its own for each position",
+            )
     why = refute_positions(raw, bare, keys, [None] * len(bare), adapter)
     if why:
         return [], [refused(source, rule, why)]
     return [Claim(source=source, rule=rule, names=tuple(bare), keys=keys, from_keys=from_keys)], lost  # type: ignore[arg-type]
+
+
+def _read_as(names: Names, raw: RawState, adapter: Adapter | None) -> tuple[list[str | None], tuple[str | None, ...]]:
+    """Return the names without wrappers' segments, and their keys.
+
+    Where all names begin with `module.`, a wrapper put it there, unless the adapter has more of them with it. A named file's names are final.
+    """
+    whole = [without_inner(name) if name is not None and raw.recorded != "named" else name for name in names]
+    plain = iter(plain_names([name for name in whole if name is not None]))
+    bare = [next(plain) if name is not None else None for name in whole]
+    if raw.recorded == "named":
+        bare = whole
+    if adapter is None:
+        return bare, (None,) * len(bare)
+    keys = match_all(bare, adapter)[0]
+    if bare != whole:
+        with_lead = match_all(whole, adapter)[0]
+        if sum(key is not None for key in with_lead) > sum(key is not None for key in keys):
+            return whole, with_lead
+    return bare, keys
 
 
 def _sidecar(raw: RawState) -> str | None:

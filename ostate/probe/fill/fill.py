@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ostate.core.names import first_names, strip_wrappers
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding, Severity
 from ostate.errors import ProbeError
-from ostate.optimizers import confirmed, fits_adamw
+from ostate.optimizers.moments import confirmed, fits_adamw
 
 from .. import same_run
 from ..precondition.shards import like_parameter, local, place_of, read_local
 from .fsdp1 import fill_fsdp1, is_fsdp1
 from .live import kind_of_optimizer, put
-from .names import Match, match, plain_name, trainable
+from .names import Match, match, trainable
 
 log = logging.getLogger("ostate.probe")
 
@@ -131,7 +132,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
             within one live group.
     """
     _check_form(state)
-    live = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
+    live = first_names(model, error=ProbeError)
     wanted = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -231,8 +232,8 @@ def _adopt_hyper(optimizer: Optimizer, state: NamedState, found: Match, adopt: b
 
 def _fill_wrapped(optimizer: Optimizer, model: nn.Module, state: NamedState) -> Filled:
     entries, count = fill_fsdp1(optimizer, model, state, _SLOTS)
-    live = {parameter: plain_name(name) for name, parameter in model.named_parameters()}
-    names = {parameter: live[parameter] for group in optimizer.param_groups for parameter in group["params"]}
+    live = first_names(model, error=ProbeError)
+    names = {parameter: live[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]}
     tally = _Tally(
         with_v=len(entries), with_step=sum(state.parameters[entry].step is not None for entry in entries.values()), bytes_read=count, flat=True
     )
@@ -310,7 +311,7 @@ def _of_names(state: NamedState, found: Match) -> list[Finding]:
     """Say what of the state's names was assumed when they were written, and whether the live model has exactly these names."""
     if state.ordering is None or not state.ordering.assumed:
         return []
-    other = tuple(live for live, name in found.entries.items() if live != plain_name(name))
+    other = tuple(live for live, name in found.entries.items() if live != strip_wrappers(name))
     here = f"{len(other)} of them are spelled otherwise in this model" if other else "this model has exactly these names"
     text = f"of the state's names something was assumed, not read: {'; '.join(state.ordering.assumed)} ({here})"
     return [Finding(rule="name-assumed", severity="note", text=text, names=other)]

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ostate.core.names import first_names, plain_names
 from ostate.core.naming import NamedState
 from ostate.errors import ProbeError
 
-from .names import match, plain_name
+from .names import match
 
 
 def is_fsdp1(model: nn.Module) -> bool:
@@ -31,7 +32,8 @@ def full_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     from torch.distributed.fsdp import FullyShardedDataParallel, ShardedStateDictConfig, StateDictType
 
     with FullyShardedDataParallel.state_dict_type(model, StateDictType.SHARDED_STATE_DICT, ShardedStateDictConfig()):
-        return {plain_name(name): tuple(value.size()) for name, value in model.state_dict().items()}
+        held = model.state_dict()
+    return {name: tuple(value.size()) for name, value in zip(plain_names(list(held)), held.values())}
 
 
 def fill_fsdp1(optimizer: Optimizer, model: nn.Module, state: NamedState, slots: tuple[str, ...]) -> tuple[dict[str, str], int]:
@@ -49,7 +51,8 @@ def fill_fsdp1(optimizer: Optimizer, model: nn.Module, state: NamedState, slots:
         raise ProbeError("this FSDP1 model shows only flat parameters", fix="wrap it with use_orig_params=True, or use FSDP2 (fully_shard)")
     shapes = full_shapes(model)
     stand_ins = nn.Module()
-    held = [(plain_name(name), parameter.requires_grad) for name, parameter in model.named_parameters()]
+    plain = first_names(model, error=ProbeError)
+    held = [(plain[id(parameter)], parameter.requires_grad) for _, parameter in model.named_parameters()]
     for index, (name, _) in enumerate(held):
         stand_ins.register_parameter(str(index), nn.Parameter(torch.empty(shapes.get(name, ()), device="meta")))
     originals = _Named(stand_ins, [name for name, _ in held])

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ostate.core.names import COMPONENTS, PEFT_PREFIX, any_adapter, component, first_names, named_parameters, plain_names
 from ostate.errors import ProbeError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ostate.core.naming import NamedParameter, NamedState
-
-WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Segments that DDP, torch.compile, FSDP1 and activation checkpointing put into a name."""
-
-_CONTAINER = re.compile(
-    r"(x?lora_\w+|modules_to_save|trainable_tokens_\w+|ia3_l|vera_\w+|vblora_\w+|randlora_\w+|hada_\w+|lokr_\w+|oft_\w+|boft_\w+|poly_lora_\w+"
-    r"|fourierft_\w+|waveft_\w+|ln_tuning_layers|hra_u|bone_block|miss_block|c3a_kernel|shira_weight|road_\w+|prompt_encoder|delora_\w+|gralora_\w+)$"
-)
-"""PEFT's dictionaries by adapter name: the segment after one of these is the adapter's name."""
-
-_KINDS = ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_A", "lora_B", "modules_to_save")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +32,14 @@ class Match:
         return tuple(name for name, _ in self.parameters if name not in self.entries)
 
 
-def plain_name(name: str) -> str:
-    """Return the name without the segments that wrappers put in."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def without_adapter(name: str) -> str:
-    """Return the plain name with `*` for the adapter's name, so that two names of one adapter meet."""
-    parts = plain_name(name).split(".")
-    return ".".join("*" if at and _CONTAINER.match(parts[at - 1]) else part for at, part in enumerate(parts))
-
-
-def kind_of(name: str) -> str:
-    """Return what sort of parameter this is, for statistics: `lora_A`, `lora_B`, `bias`, …, `other`."""
-    parts = name.split(".")
-    for kind in _KINDS:
-        if kind in parts:
-            return f"{kind}.bias" if parts[-1] == "bias" else kind
-    return "bias" if parts[-1] == "bias" else "other"
-
-
 def trainable(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Return (plain name, parameter) of everything that requires grad, in the model's order.
 
     Raises:
-        ProbeError: nothing requires grad.
+        ProbeError: nothing requires grad; two parameters have one plain name.
     """
-    found: list[tuple[str, Tensor]] = [(plain_name(name), parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    plain = first_names(model, error=ProbeError)
+    found: list[tuple[str, Tensor]] = [(plain[id(parameter)], parameter) for _, parameter in model.named_parameters() if parameter.requires_grad]
     if not found:
         raise ProbeError(
             "no parameter requires grad, so there is nothing to probe",
@@ -82,28 +52,35 @@ def trainable(model: nn.Module) -> list[tuple[str, Tensor]]:
 def match(model: nn.Module, state: NamedState, parameters: Iterable[tuple[str, Tensor]]) -> Match:
     """Give each parameter its entry of the state.
 
+    Where the model has not one of the state's names, they are tried with `base_model.model.` or without, and without a component's name
+    (`unet.`) that all of them begin with: whoever wrote the state may have had the adapter's keys alone to go by. One form must fit all names.
+
     Args:
         model: the live model, wrapped or not; tied parameters answer to each of their names.
         state: the named state; its adapter name may differ from the model's.
         parameters: (plain name, parameter) to fill, e.g. `trainable(model)`.
 
     Raises:
-        ProbeError: an entry fits no parameter of the model, fits two, or has another shape.
+        ProbeError: an entry fits no parameter of the model, fits two, or has another shape; two entries fit one parameter.
     """
     wanted = tuple(parameters)
     label = {id(parameter): name for name, parameter in wanted}
-    exact, loose = _live_names(model)
+    exact: dict[str, Tensor] = {}
+    loose: dict[str, list[Tensor]] = {}
+    for name, parameter in named_parameters(model, error=ProbeError):
+        exact[name] = parameter
+        loose.setdefault(any_adapter(name), []).append(parameter)
     entries: dict[str, str] = {}
     unused: list[str] = []
-    later: list[str] = []
-    for name in state.parameters:
-        hit = exact.get(plain_name(name))
+    later: list[tuple[str, str]] = []
+    for name, form in _as_live(list(state.parameters), exact, loose).items():
+        hit = exact.get(form)
         if hit is None:
-            later.append(name)
+            later.append((name, form))
         else:
             _assign(entries, unused, label, hit, state.parameters[name])
-    for name in later:
-        hits = {id(p): p for p in loose.get(without_adapter(name), []) if label.get(id(p)) not in entries}
+    for name, form in later:
+        hits = {id(p): p for p in loose.get(any_adapter(form), []) if label.get(id(p)) not in entries}
         if len(hits) > 1:
             hits = {key: p for key, p in hits.items() if key in label} or hits
         if len(hits) != 1:
@@ -112,15 +89,39 @@ def match(model: nn.Module, state: NamedState, parameters: Iterable[tuple[str, T
     return Match(wanted, entries, tuple(unused))
 
 
-def _live_names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-    exact: dict[str, Tensor] = {}
-    loose: dict[str, list[Tensor]] = {}
-    for full, parameter in model.named_parameters(remove_duplicate=False):
-        name = plain_name(full)
-        if exact.setdefault(name, parameter) is not parameter:
-            raise ProbeError("two parameters have one name once the wrappers' segments are taken out", where=full, fix="give the inner model")
-        loose.setdefault(without_adapter(full), []).append(parameter)
-    return exact, loose
+def _as_live(names: list[str], exact: Mapping[str, Tensor], loose: Mapping[str, list[Tensor]]) -> dict[str, str]:
+    """Return the state's names -> the form in which the model may have them: as they are, or the one other form that fits all of them.
+
+    Raises:
+        ProbeError: the model has none as they are, and two other forms fit.
+    """
+
+    def known(form: str) -> bool:
+        return form in exact or any_adapter(form) in loose
+
+    plain = plain_names(names)
+    own = [name if name in exact or not known(bare) else bare for name, bare in zip(names, plain)]
+    forms = dict.fromkeys((tuple(own), *(tuple(form) for form in _other_forms(plain))))
+    fitting = [form for form in forms if all(map(known, form))]
+    if any(map(known, own)) or not fitting:
+        return dict(zip(names, own))
+    if len(fitting) > 1:
+        raise ProbeError(
+            f"the state's names fit the model in {len(fitting)} ways, as {fitting[0][0]!r} and as {fitting[1][0]!r}",
+            where=names[0],
+            fix="give the inner model whose adapter was trained",
+        )
+    return dict(zip(names, fitting[0]))
+
+
+def _other_forms(names: list[str]) -> Iterable[list[str]]:
+    """Yield the names with PEFT's prefix or without it, without the one component they lie in, and within one."""
+    yield [f"{PEFT_PREFIX}{name}" for name in names]
+    for lead in (PEFT_PREFIX, component(names)):
+        if lead and all(name.startswith(lead) for name in names):
+            yield [name.removeprefix(lead) for name in names]
+    for part in COMPONENTS:
+        yield [f"{part}.{name}" for name in names]
 
 
 def _assign(entries: dict[str, str], unused: list[str], label: Mapping[int, str], parameter: Tensor, entry: NamedParameter) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ostate.core.names import any_adapter, strip_wrappers
 from ostate.errors import ProbeError
 
-from ..fill.names import plain_name, without_adapter
 from .shards import like_parameter, local
 
 Gradients = Mapping[Any, Tensor] | Tensor | Sequence[Tensor]
@@ -67,7 +67,7 @@ class Layout:
             filled[at] = stop
         index: dict[Any, int] = {}
         for place, member in enumerate(members):
-            loose = without_adapter(member.name)
+            loose = any_adapter(member.name)
             index[loose] = -1 if loose in index and loose != member.name else place
         for place, member in enumerate(members):
             index[member.name] = place
@@ -79,7 +79,8 @@ class Layout:
         """Return the member of that parameter or name (wrappers' segments ignored, the adapter's name too where it decides nothing)."""
         at = self.index.get(key)
         if at is None and isinstance(key, str):
-            at = self.index.get(plain_name(key), self.index.get(without_adapter(key)))
+            plain = strip_wrappers(key)
+            at = self.index.get(plain, self.index.get(any_adapter(plain)))
         return None if at is None or at < 0 else self.members[at]
 
     def member(self, key: Any) -> Member:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ostate.core.names import first_names, strip_wrappers
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ProbeError
-from ostate.optimizers import OPTIMIZERS, SECOND_MOMENTS, confirmed, divisor, form_of, second_moment
+from ostate.optimizers import OPTIMIZERS
+from ostate.optimizers.moments import SECOND_MOMENTS, confirmed, divisor, form_of, second_moment
 
 from ..fill.fill import Filled, filled
 from ..fill.live import moment, steps_of
-from ..fill.names import match, plain_name, trainable
+from ..fill.names import match, trainable
 from .shards import Place, local, place_of, read_local
 
 
@@ -203,13 +205,14 @@ def _constants(optimizer: str, known: Mapping[str, Any], step: float | None, nam
 def _names(optimizer: Optimizer, model: nn.Module | None, report: Filled | None) -> dict[Tensor, str]:
     known: dict[Tensor, str] = dict(report.names) if report is not None else {}
     if model is not None:
-        known |= {parameter: plain_name(name) for name, parameter in model.named_parameters()}
+        plain = first_names(model, error=ProbeError)
+        known |= {parameter: plain[id(parameter)] for parameter in model.parameters()}
     out: dict[Tensor, str] = {}
     position = 0
     for group in optimizer.param_groups:
         recorded: Sequence[str | None] = group.get("param_names") or [None] * len(group["params"])
         for parameter, name in zip(group["params"], recorded):
-            out[parameter] = known.get(parameter) or (plain_name(name) if name else f"position {position}")
+            out[parameter] = known.get(parameter) or (strip_wrappers(name) if name else f"position {position}")
             position += 1
     return out
 

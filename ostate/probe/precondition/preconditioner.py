@@ -18,6 +18,7 @@ from ostate.errors import ProbeError, ProbeTypeError
 from .. import same_run
 from . import moments
 from .diagonal import Diagonal, build
+from .dots import triple_dot
 from .formulas import less_update, next_step_update
 from .guards import Guards
 from .layout import Gradients, Layout, Member, in_chunks
@@ -282,10 +283,21 @@ class AdamPreconditioner:
             x: the left gradients, by name or flat.
             g: the right gradients.
         """
-        from .dots import weighted_dot
-
         xs, gs = self.layout.flatten(x, what="x"), self.layout.flatten(g, what="g")
-        return weighted_dot(self, xs, gs)
+        if any(flat.ndim != 1 for flat in (*xs, *gs)):
+            raise ProbeError("dot takes one gradient on each side, not a batch", fix="apply_all(batch) @ x")
+        if self.form == "frozen" and not self.ranks.groups:
+            return sum(float(triple_dot(x, scale, g)) for x, scale, g in zip(xs, self.scale, gs))
+        total = torch.zeros((), dtype=torch.float64, device=self.layout.buffers[0].device)
+        for member, item in zip(self.layout.members, self._items):
+            run = slice(member.start, member.stop)
+            left, right = xs[member.buffer][run], gs[member.buffer][run]
+            if self.form == "frozen":
+                part = triple_dot(left, self.scale[member.buffer][run], right)
+            else:
+                part = torch.dot(left.to(torch.float64), self.updated(member, right))
+            total += part.to(total.device) / self.ranks.copies(item.place)
+        return float(self.ranks.total(total))
 
     def stats(self) -> dict[str, Any]:
         """Return what is known of this preconditioner as plain floats and ints, ready for a logger (the parts by kind and the worst are nested)."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from ostate.core.names import kind_of
 from ostate.core.state import Finding
 
-from ..fill.names import kind_of
 from .diagonal import Diagonal, Row, bias_correction
 from .guards import Guards
 from .layout import Layout, chunks

@@ -17,8 +17,7 @@ from ostate.errors import ReadError
 
 from ..pickle.globals import ENDS_EARLY, unpickle_at
 from ..pickle.records import Named
-from ..pickle.torch_tensors import Storage
-from .torchsave import MOST_BYTES, asked_storage
+from ..pickle.torch_tensors import MOST_PICKLE_BYTES, Storage, asked_storage
 
 _AGAIN = "the copy is incomplete or damaged: copy it again"
 
@@ -36,7 +35,7 @@ def load_legacy(path: str, start: int, length: int, table: Mapping[str, Any]) ->
         try:
             return _load(path, start, length, data, table)
         except ReadError as error:
-            if error.what != ENDS_EARLY or span >= min(length, MOST_BYTES):
+            if error.what != ENDS_EARLY or span >= min(length, MOST_PICKLE_BYTES):
                 raise
         span *= 4
 

@@ -12,13 +12,10 @@ from ostate.core.tensors import ITEMSIZE
 from ostate.errors import ReadError
 
 from ..pickle.globals import TORCH_GLOBALS, unpickle
-from ..pickle.records import Named
-from ..pickle.torch_tensors import REBUILD, REBUILD_V2, STORAGES, Storage, leaper
+from ..pickle.torch_tensors import MOST_PICKLE_BYTES, REBUILD, REBUILD_V2, Storage, asked_storage, leaper
 from ..pickle.unknown_classes import Lenient
 from .zip import Member, ZipIndex
 
-MOST_BYTES = 1 << 25
-"""Bytes of the pickle within a file: 300,000 tensors, LoRA on each expert of the largest mixtures. Torch writes no values into it."""
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
 """LONG1 of torch's magic number, then STOP (torch/serialization.py, MAGIC_NUMBER), after the protocol and perhaps a frame."""
 
@@ -96,7 +93,7 @@ def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> t
     prefix = pickles[0][: -len("data.pkl")]
     if prefix + "constants.pkl" in index:
         raise ReadError("a TorchScript program, not a state", where=path, fix="give the optimizer file")
-    data = index.read(pickles[0], MOST_BYTES)
+    data = index.read(pickles[0], MOST_PICKLE_BYTES)
     order = index.read(prefix + "byteorder", 16) if prefix + "byteorder" in index else b"little"
     if order not in {b"little", b"big"}:
         raise ReadError(f"byte order {order!r}", where=path, fix="copy the file again")
@@ -132,20 +129,3 @@ def _storages(path: str, room: str, members: Mapping[str, Member], *, swapped: b
         return Storage(path, offset, size, kind, checksum if crc else None, swapped)
 
     return persistent
-
-
-def asked_storage(asked: Any) -> tuple[str, str, int]:
-    """Return (dtype, key, number of elements) of a persistent id `('storage', class, key, location, numel[, view])`.
-
-    Raises:
-        TypeError: something else.
-    """
-    if type(asked) is not tuple or len(asked) not in {5, 6} or asked[0] != "storage":
-        raise TypeError("a persistent id that is no storage")
-    kind, key, count = asked[1], asked[2], asked[4]
-    if type(kind) is not Named or type(key) is not str or type(count) is not int:
-        raise TypeError("a storage whose id is damaged")
-    dtype = STORAGES.get(kind.name.rpartition(".")[2])
-    if dtype is None:
-        raise ReadError(f"a storage of type {kind.name}, which no optimizer keeps", fix="save the optimizer's state_dict() alone")
-    return dtype, key, count

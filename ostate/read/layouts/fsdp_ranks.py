@@ -22,7 +22,7 @@ from ..assemble import assemble
 from ..container.torchsave import load
 from ..flat_buffers import Piece, cut
 from ..hyper import plain_hyper
-from ..pickle.machine import Inert
+from ..pickle.records import Inert
 from ..state_dict import Key
 from . import rank_weights
 from .fsdp_shards import ALLOWED, MissingRank, is_sharded, local, whole

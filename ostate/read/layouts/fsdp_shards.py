@@ -13,7 +13,7 @@ from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ReadError
 
 from ..pickle.globals import RECORD, TORCH_GLOBALS
-from ..pickle.machine import Inert, Named, Refusal
+from ..pickle.records import Inert, Named, Refusal
 
 _SHARD = "torch.distributed._shard."
 _AGAIN = "copy the whole folder again, the files of every process"

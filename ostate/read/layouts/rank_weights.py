@@ -16,7 +16,7 @@ from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
 
 from ..container.torchsave import load
-from ..pickle.machine import Inert
+from ..pickle.records import Inert
 from .fsdp_shards import ALLOWED, is_sharded, whole
 
 Family = tuple[str, str, str]

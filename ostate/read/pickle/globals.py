@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 from ostate.errors import OstateError, ReadError, UnsafePickle
 
 from .collector import Paused
-from .machine import Array, Inert, Machine, Named, Refusal
+from .machine import Machine
 from .numpy_values import NUMPY_CODES, decode_scalar, filled_array, from_buffer, numpy_dtype, plain_scalar
-from .records import RECORD, check_keys
+from .opcodes import run
+from .records import RECORD, Array, Inert, Named, Refusal, check_keys
 from .torch_tensors import STORAGES
 from .unknown_classes import Lenient
 
@@ -116,7 +117,7 @@ def _run(
         machine.leap = leaps[1]
     try:
         with Paused():
-            return machine.run(at)
+            return run(machine, at)
     except OstateError as error:
         if not error.where:
             error.at(where)

@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .opcodes import TABLE
-from .records import Array, Inert, Named, Refusal, check_keys
-
-__all__ = ["Array", "Inert", "Machine", "Named", "Refusal", "check_keys"]
+from .records import Refusal
 
 
 class Machine:
-    """One run over one pickle. `find(module, name)` answers globals, `persistent(id)` persistent ids, `build(object, state)` BUILD.
+    """One run over one pickle (`opcodes.run`). `find(module, name)` answers globals, `persistent(id)` persistent ids, `build(object, state)` BUILD.
 
     Where a memo number brings back `before`, `leap(machine, position)` may read the call that follows in one go; it returns -1 where it cannot.
     """
@@ -45,24 +42,6 @@ class Machine:
         """Containers that may still be made: real pickles spend twelve bytes or more on each."""
         self.room = 10_000 + len(data) // 3
         """Memo numbers that may be given: real pickles spend five bytes or more on each."""
-
-    def run(self, at: int = 0) -> tuple[Any, int]:
-        """Return the object and the position after STOP.
-
-        Raises:
-            Refusal: an opcode, a call or a key that plain data never needs.
-            IndexError: the pickle ends early, or its stack runs empty.
-            KeyError: a memo number that was never put.
-            ValueError, TypeError, OverflowError, struct.error: damaged operands.
-        """
-        data, table = self.data, TABLE
-        while True:
-            code = data[at]
-            if code == 46:  # STOP
-                if self.marks or len(self.stack) != 1:
-                    raise Refusal("the pickle stops in the middle of something")
-                return self.stack[0], at + 1
-            at = table[code](self, at + 1)
 
     def pop_mark(self) -> list[Any]:
         """Return what was pushed since the last MARK, and take it off."""

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .machine import Machine
 from .records import Inert, Named, Refusal, check_keys
-
-if TYPE_CHECKING:
-    from .machine import Machine
 
 MOST_MARKS = 1000
 """Containers within containers."""
@@ -397,3 +395,22 @@ _OPCODES: dict[bytes, Callable[[Machine, int], int]] = {
 """Not here, so refused: INST and OBJ (calls of Python 2 classes), EXT1/2/4 (a process-wide table), NEXT_BUFFER and READONLY_BUFFER."""
 
 TABLE: list[Callable[[Machine, int], int]] = [_OPCODES.get(bytes((code,)), _unknown) for code in range(256)]
+
+
+def run(machine: Machine, at: int = 0) -> tuple[Any, int]:
+    """Return the object and the position after STOP.
+
+    Raises:
+        Refusal: an opcode, a call or a key that plain data never needs.
+        IndexError: the pickle ends early, or its stack runs empty.
+        KeyError: a memo number that was never put.
+        ValueError, TypeError, OverflowError, struct.error: damaged operands.
+    """
+    data, table = machine.data, TABLE
+    while True:
+        code = data[at]
+        if code == 46:  # STOP
+            if machine.marks or len(machine.stack) != 1:
+                raise Refusal("the pickle stops in the middle of something")
+            return machine.stack[0], at + 1
+        at = table[code](machine, at + 1)

@@ -15,7 +15,8 @@ from ostate.core.tensors import ITEMSIZE, Part, TensorRef
 from ostate.errors import ReadError
 
 from ..container.zip import Member
-from .machine import Inert, Machine, Named
+from .machine import Machine
+from .records import Inert, Named
 
 _AGAIN = "the copy is damaged: copy it again"
 
@@ -25,6 +26,9 @@ STORAGES: dict[str, str] = {
     "ComplexFloatStorage": "C64", "UntypedStorage": "U8", "QInt8Storage": "I8", "QUInt8Storage": "U8", "QInt32Storage": "I32",
 }  # fmt: skip
 """torch's storage classes (torch/storage.py) by the dtype of their elements."""
+
+MOST_PICKLE_BYTES = 1 << 25
+"""Bytes of the pickle within a file: 300,000 tensors, LoRA on each expert of the largest mixtures. Torch writes no values into it."""
 
 
 class Storage(NamedTuple):
@@ -37,6 +41,23 @@ class Storage(NamedTuple):
     dtype: str
     crc32: int | None
     swapped: bool
+
+
+def asked_storage(asked: Any) -> tuple[str, str, int]:
+    """Return (dtype, key, number of elements) of a persistent id `('storage', class, key, location, numel[, view])`.
+
+    Raises:
+        TypeError: something else.
+    """
+    if type(asked) is not tuple or len(asked) not in {5, 6} or asked[0] != "storage":
+        raise TypeError("a persistent id that is no storage")
+    kind, key, count = asked[1], asked[2], asked[4]
+    if type(kind) is not Named or type(key) is not str or type(count) is not int:
+        raise TypeError("a storage whose id is damaged")
+    dtype = STORAGES.get(kind.name.rpartition(".")[2])
+    if dtype is None:
+        raise ReadError(f"a storage of type {kind.name}, which no optimizer keeps", fix="save the optimizer's state_dict() alone")
+    return dtype, key, count
 
 
 def view(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str) -> TensorRef:

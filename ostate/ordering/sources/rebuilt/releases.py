@@ -9,7 +9,7 @@ from dataclasses import replace
 from ostate.core.naming import Adapter
 
 from ...grouping.parameters import Layout, Parameter
-from ...keys import PEFT_PREFIX, by_transformers, dora_is_a_parameter
+from ...keys import dora_is_a_parameter
 
 Version = tuple[int, int]
 
@@ -41,8 +41,7 @@ def _renamed(layout: Layout, adapter: Adapter) -> Layout:
     names = [parameter.name for parameter in layout.parameters]
     if _without_base_layer(layout, adapter):
         names = [name.replace(".base_layer.", ".") for name in names]
-    if by_transformers(adapter):
-        names = [name.removeprefix(PEFT_PREFIX) for name in names]
+    names = [name.removeprefix(adapter.cut) for name in names]
     if dora_is_a_parameter(adapter):
         names = [re.sub(r"(\.lora_magnitude_vector\.[^.]+)\.weight$", r"\1", name) for name in names]
     if len(set(names)) != len(names):

@@ -1,0 +1,254 @@
+"""The grammar of parameter names: wrappers, PEFT's containers, the adapter's name in and out, the spellings of LoRA's factors.
+
+A *live name* is what `named_parameters()` gives, without the segments that wrappers put in. A *key* is what an adapter file calls the same tensor:
+PEFT leaves out the adapter's name and `modules_to_save.`, diffusers and kohya spell the factors otherwise, ai-toolkit writes `$$` for a dot.
+Every function here looks at text alone; which of two readings is true is asked where the file's keys are at hand (`ordering/keys.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ostate.errors import OrderingError, OstateError
+
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
+"""Segments of torch.compile, FSDP1, activation checkpointing and Lightning's strategies, wherever they wrap. DDP's `module` is one in front only."""
+LEADING = "module."
+"""What DDP, DataParallel and DeepSpeed's engine put in front of every name of the model."""
+PEFT_PREFIX = "base_model.model."
+"""What PeftModel puts in front of its live names, and every PEFT file in front of its keys."""
+COMPONENTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "diffusion_model")
+"""What diffusers' pipelines and ComfyUI put in front of a component's keys (diffusers loaders/lora_pipeline.py)."""
+SAVED = "modules_to_save"
+ADAPTER_CONTAINERS = (
+    "lora_A", "lora_B", "lora_E", "lora_ranknum", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_diag",
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+    "oft_R", "oft_r", "oft_embedding_R", "boft_R", "boft_s", "ia3_l",
+    "vera_lambda_b", "vera_lambda_d", "pvera_lambda_b", "pvera_lambda_d",
+    "vblora_logits_A", "vblora_logits_B", "vblora_vector_bank", "fourierft_spectrum", "waveft_spectrum",
+    "hra_u", "miss_block", "bone_block", "ln_tuning_layers",
+    "trainable_tokens_delta", "trainable_tokens_original", "poly_lora_A", "poly_lora_B", "poly_router", "c3a_kernel",
+    "randlora_lambda", "randlora_gamma", "shira_weight", "road_theta", "road_alpha",
+    "hira_A", "hira_B", "hira_embedding_A", "hira_embedding_B",
+    "delora_A", "delora_B", "delora_lambda", "gralora_A", "gralora_B", "gralora_A_general", "gralora_B_general",
+    "adamss_A", "adamss_B", "beft_bias", "deft_P", "deft_R", "frod_lambda_l", "frod_lambda_s_values", "glora_A", "glora_B", "glora_C", "glora_D",
+    "glora_E", "lily_A", "lily_B", "lily_router", "peanut_A", "peanut_B", "peanut_encoders", "peanut_decoders", "psoft_R",
+    "supertuning_values", "supertuning_lora_A", "supertuning_lora_B", "tinylora_v", "unilora_theta_d",
+)  # fmt: skip
+"""PEFT's dictionaries with one entry an adapter (`adapter_layer_names` of its layers), each layer's in the order of registration."""
+CONTAINERS = frozenset(ADAPTER_CONTAINERS)
+_BY_ADAPTER = CONTAINERS | {SAVED, "prompt_encoder"}
+"""Segments after which the adapter's name stands in a live name."""
+_TENSORS = frozenset({"weight", "bias"})
+"""Last segments that a tensor of a module bears: after a container, the adapter's name is missing there."""
+TUNER_WORDS = CONTAINERS | {
+    SAVED, "base_layer", "original_module", "lora_a", "lora_b", "lora_down", "lora_up", "prompt_encoder", "adaption_prompt", "adaption_gate",
+}  # fmt: skip
+"""Segments that a tuner puts below the module it tunes."""
+KINDS = ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_A", "lora_B", SAVED)
+"""Sorts of parameter that statistics keep apart."""
+FACTORS = (  # (the factor's own word, as a segment or two; what it is), tried in order
+    (re.compile(r"(?:^|\.)(lora_embedding_A)(?=\.|$)"), "embedding_A"),
+    (re.compile(r"(?:^|\.)(lora_embedding_B)(?=\.|$)"), "embedding_B"),
+    (re.compile(r"(?:^|\.)(lora_A|lora_a|lora_down|lora\.down|down_lora|lora_linear_layer\.down)(?=\.|$)"), "A"),
+    (re.compile(r"(?:^|\.)(lora_B|lora_b|lora_up|lora\.up|up_lora|lora_linear_layer\.up)(?=\.|$)"), "B"),
+)
+"""How LoRA's two factors are spelled: PEFT, torchtune, kohya and OneTrainer, diffusers up to 0.24, its attention processors, its text encoders."""
+
+
+# wrappers
+
+
+def without_inner(name: str) -> str:
+    """Return the name without the segments of `WRAPPERS`, which are no module's own wherever they stand; the last one is the parameter's."""
+    modules, dot, last = name.rpartition(".")
+    return ".".join([*(part for part in modules.split(".") if part not in WRAPPERS), last]) if dot else name
+
+
+def strip_wrappers(name: str) -> str:
+    """Return one name without wrappers' segments. Of all names of a model ask `plain_names`, which knows a wrapper from a submodule `module`."""
+    name = without_inner(name)
+    while name.startswith(LEADING) and len(name) > len(LEADING):
+        name = name.removeprefix(LEADING)
+    return name
+
+
+def leading_modules(names: Iterable[str]) -> str:
+    """Return the `module.` that every one of these names begins with, once for each wrapper; nothing where one name lacks it."""
+    common: str | None = None
+    for name in names:
+        own = re.match(r"(?:module\.)*(?=.)", without_inner(name))
+        lead = own[0] if own else ""
+        common = lead if common is None or len(lead) < len(common) else common
+        if not common:
+            break
+    return common or ""
+
+
+def plain_names(names: Sequence[str]) -> list[str]:
+    """Return a model's names without wrappers' segments; a leading `module.` is a wrapper's only where every name has it."""
+    lead = leading_modules(names)
+    return [without_inner(name).removeprefix(lead) for name in names]
+
+
+def named_parameters(model: Any, *, error: type[OstateError] = OrderingError) -> list[tuple[str, Any]]:
+    """Return (plain name, parameter) of a live model in its own order, a shared parameter under each of its names, the first one first.
+
+    Args:
+        model: anything with `named_parameters(remove_duplicate=…)`.
+        error: what to raise.
+
+    Raises:
+        OrderingError: two parameters have one name once the wrappers' segments are taken out.
+    """
+    pairs = list(model.named_parameters(remove_duplicate=False))
+    owner: dict[str, Any] = {}
+    found = []
+    for (full, parameter), name in zip(pairs, plain_names([full for full, _ in pairs])):
+        if owner.setdefault(name, parameter) is not parameter:
+            raise error(
+                f"two parameters are called {name!r} once the wrappers' segments are taken out",
+                where=full,
+                fix=f"rename the submodule that is called like a wrapper ({', '.join(sorted(WRAPPERS))}), or give the inner model",
+            )
+        found.append((name, parameter))
+    return found
+
+
+def first_names(model: Any, *, error: type[OstateError] = OrderingError) -> dict[int, str]:
+    """Return id(parameter) -> plain name; a parameter that two modules share has its first. Raises as `named_parameters`."""
+    known: dict[int, str] = {}
+    for name, parameter in named_parameters(model, error=error):
+        known.setdefault(id(parameter), name)
+    return known
+
+
+def twins(names: Iterable[str | None]) -> list[str]:
+    """Return the names that stand more than once, in order of appearance."""
+    return [name for name, count in Counter(name for name in names if name is not None).items() if count > 1]
+
+
+# the adapter's name
+
+
+def adapter_at(parts: Sequence[str]) -> int | None:
+    """Return where in a live name the adapter's name stands: after the last container; None where it has no place."""
+    for at in range(len(parts) - 1, 0, -1):
+        if parts[at - 1] in _BY_ADAPTER and not (at == len(parts) - 1 and parts[at] in _TENSORS):
+            return at
+    return None
+
+
+def any_adapter(name: str) -> str:
+    """Return a plain name with `*` for the adapter's name, so that one parameter under two adapters' names is one."""
+    parts = name.split(".")
+    at = adapter_at(parts)
+    return name if at is None else ".".join([*parts[:at], "*", *parts[at + 1 :]])
+
+
+def renamed_adapter(name: str, old: str, new: str) -> str:
+    """Return the live name with `new` for the adapter's name, where that is `old`."""
+    parts = name.split(".")
+    at = adapter_at(parts)
+    return ".".join([*parts[:at], new, *parts[at + 1 :]]) if at is not None and parts[at] == old else name
+
+
+def with_adapter(key: str, name: str) -> str:
+    """Return the key with the adapter's name where PEFT took it out: before a last `weight` or `bias`, else at the end."""
+    head, dot, last = key.rpartition(".")
+    return f"{head}.{name}.{last}" if dot and last in _TENSORS else f"{key}.{name}"
+
+
+def without_adapter(name: str, adapter_name: str) -> Iterator[str]:
+    """Yield the keys that some release of PEFT wrote for the live name, the surest first; each is only a candidate until a file holds it."""
+    yield name
+    parts = name.split(".")
+    for at, part in enumerate(parts[:-1]):
+        if part == SAVED and parts[at + 1] == adapter_name:
+            yield ".".join(parts[:at] + parts[at + 2 :])
+    if parts[-1] == adapter_name:
+        yield ".".join(parts[:-1])
+    elif len(parts) > 1 and parts[-2] == adapter_name:
+        yield ".".join([*parts[:-2], parts[-1]])
+        if len(parts) > 2 and parts[-3] == "lora_magnitude_vector":
+            yield ".".join(parts[:-2])
+    # an adapter joined from beside this one keeps its name in its keys
+    yield name.replace(f".{SAVED}.", ".")
+    if len(parts) > 2 and parts[-3] == "lora_magnitude_vector":
+        yield ".".join(parts[:-1])
+    # PEFT 0.3 to 0.17: key.replace(f".{adapter_name}", ""), which also eats the head of a module's name
+    yield name.replace(f".{adapter_name}", "").replace(f"{SAVED}.", "")
+    if "vblora_vector_bank" in parts:
+        yield "base_model.vblora_vector_bank"
+
+
+# spellings
+
+
+def factor_of(key: str) -> tuple[str, str] | None:
+    """Return (the key without the factor's word, A, B, embedding_A or embedding_B), or None for a key that is no LoRA factor's weight."""
+    if key.endswith((".bias", "lora_magnitude_vector")):
+        return None
+    for pattern, kind in FACTORS:
+        match = pattern.search(key)
+        if match:
+            return key[: match.start(1)] + key[match.end(1) :], kind
+    return None
+
+
+def spelled(key: str) -> str:
+    """Return a key in PEFT's spelling: dots for ai-toolkit's `$$`, `lora_A` and `lora_B` for every other word for LoRA's factors."""
+    key = key.replace("$$", ".")
+    for pattern, kind in FACTORS[2:]:
+        match = pattern.search(key)
+        if match:
+            return f"{key[: match.start(1)]}lora_{kind}{key[match.end(1) :]}"
+    return key
+
+
+def component(keys: Iterable[str]) -> str:
+    """Return the one component (`unet.`) that all keys lie in; nothing where one lies in none, or two lie in different ones."""
+    heads = {key.partition(".")[0] for key in keys}
+    return f"{heads.pop()}." if len(heads) == 1 and heads <= set(COMPONENTS) else ""
+
+
+def without_lead(names: Sequence[str | None], count: int) -> list[str | None]:
+    """Return the names without the first `count` segments, which all share (a LightningModule around the model); nothing where they do not."""
+    parts = [name.split(".", count) if name is not None else None for name in names]
+    leads = {tuple(part[:-1]) for part in parts if part is not None}
+    if len(leads) != 1 or any(part is not None and len(part) <= count for part in parts):
+        return []
+    return [part[-1] if part is not None else None for part in parts]
+
+
+# what a name tells of its parameter
+
+
+def tuner_at(parts: Sequence[str], *, after: int = 0) -> int | None:
+    """Return where the tuner's own part of a name begins, at `after` or behind it; None for a parameter that no tuner made."""
+    return next((at for at, part in enumerate(parts) if at >= after and part in TUNER_WORDS), None)
+
+
+def is_tuned(name: str) -> bool:
+    """True for a parameter that lies in one of PEFT's containers."""
+    return not CONTAINERS.isdisjoint(name.split("."))
+
+
+def kind_of(name: str) -> str:
+    """Return what sort of parameter this is, for statistics: `lora_A`, `lora_B`, `bias`, …, `other`."""
+    parts = name.split(".")
+    for kind in KINDS:
+        if kind in parts:
+            return f"{kind}.bias" if parts[-1] == "bias" else kind
+    return "bias" if parts[-1] == "bias" else "other"
+
+
+def place_in_model(name: str) -> str:
+    """Return the name that the parameter had before PEFT wrapped its module: without `base_layer` and `modules_to_save.<adapter>`."""
+    parts = name.split(".")
+    at = parts.index(SAVED) if SAVED in parts else len(parts)
+    return ".".join(part for i, part in enumerate(parts) if part != "base_layer" and i not in (at, at + 1))

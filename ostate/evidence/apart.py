@@ -1,0 +1,89 @@
+"""Modules that stand apart from their siblings: exchanged by hand, damaged, or never trained. This refuses; it proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ostate.evidence.gauge import Ranked
+from ostate.evidence.looks import Looks, Place
+
+FLOOR = 0.9
+"""Share of a group's digits that most siblings must reach before one that does not is said to stand apart."""
+BULK = 0.5
+"""Share of the digits below which a module's gauge may be any other: two such of one shape are suspect, since names exchanged by hand are two."""
+NOWHERE = 0.12
+"""Share below which one module is suspect by itself: half of all gauges fit as well."""
+UNRELATED = 0.5
+"""Residual of balance above which factors look unrelated; measured .7, and less than .35 in the middle of every healthy file."""
+RELATED = 0.3
+ENOUGH = 48
+"""Elements of a module's group from which one that looks like any other, or a residual that does, says something by itself: rank 3 and more."""
+MOST = 0.4
+"""Share of modules beyond which it is the order as a whole that is in doubt, not single modules."""
+
+
+class Apart(NamedTuple):
+    """What looking at each module by itself found."""
+
+    against: tuple[int, ...]
+    """Modules whose own numbers speak against their place."""
+    untrained: tuple[int, ...]
+    """Modules whose moments and zero factor are all zero: never trained, and nothing to tell by."""
+
+
+def apart(places: Sequence[Place], looks: Looks) -> Apart:
+    """Return the modules whose numbers stand far from what their siblings reach."""
+    known = [place for place in places if place.zero is not None or place.other is not None]
+    plain = {place: looks.plain(place) for place in known}
+    untrained = tuple(place.module for place in known if not plain[place].moment and not plain[place].weight)
+    damaged = {place.module for place in known if not plain[place].finite}
+    if looks.displaced and looks.source.start is None:
+        # what trained has moments and a zero factor that moved, what never did has neither; where most differ, nothing was updated yet
+        halves = {place.module for place in known if place.zero is not None and bool(plain[place].moment) != bool(plain[place].weight)}
+        damaged |= halves if len(halves) <= MOST * len(known) else set()
+    live = [place for place in known if plain[place].moment and place.module not in damaged and place.module not in untrained]
+    by_gauge, by_residual = _by_gauge(live, looks), _by_residual(live, [plain[place].residual for place in live])
+    coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if _elements(ranked) < ENOUGH}
+    # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
+    suspects = damaged | ((by_gauge | by_residual) - coarse) | (by_gauge & by_residual)
+    if len(suspects) > MOST * max(len(known), 1):
+        suspects = damaged
+    return Apart(tuple(sorted(suspects)), untrained)
+
+
+def _elements(ranked: Sequence[Ranked]) -> float:
+    """Return the size of a module's group: of all its blocks together."""
+    return float(np.prod([float(each.size) for each in ranked]))
+
+
+def share(ranked: Sequence[Ranked]) -> float:
+    """Return the digits reached over the digits that the group has: 1 at the floor, about .17 for unrelated modules."""
+    full = sum(np.log(each.size) for each in ranked)
+    return float(sum(np.log(each.size / each.rank) for each in ranked) / full) if full > 0 else float("nan")
+
+
+def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
+    shares = np.array([share(ranked) for ranked in looks.ranked(live, "whole")])
+    told = np.isfinite(shares)
+    if told.sum() < 3 or np.median(shares[told]) < FLOOR:
+        return set()
+    weak: dict[object, list[int]] = {}
+    for place, reached in zip(live, shares):
+        if reached < BULK:
+            weak.setdefault(looks.shapes(place.module), []).append(place.module)
+    lost = {place.module for place, reached in zip(live, shares) if reached < NOWHERE}
+    return lost | {module for members in weak.values() if len(members) > 1 for module in members}
+
+
+def _by_residual(live: Sequence[Place], residuals: Sequence[float]) -> set[int]:
+    values = np.array(residuals)
+    told = np.isfinite(values)
+    if told.sum() < 3 or np.median(values[told]) > RELATED:
+        return set()
+    logs = -np.log(values + 1e-3)
+    middle = float(np.median(logs[told]))
+    scale = max(1.4826 * float(np.median(np.abs(logs[told] - middle))), 0.15)
+    return {place.module for place, value, log in zip(live, values, logs) if value > UNRELATED and middle - log > 4 * scale}

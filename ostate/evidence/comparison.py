@@ -1,0 +1,224 @@
+"""What a state's numbers say of orders of names: the one door between naming and evidence.
+
+A verdict on an order rests on exact nulls (`gauge`, `order`). What is fitted to the file (`ask`) may search for an order where no claim
+stands, and may make us refuse; it proves no claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ostate.core.lora_modules import balance_holds, modules_of, starts_at_zero
+from ostate.core.naming import Adapter, Claim, Evidence
+from ostate.core.state import RawState
+from ostate.core.tensors import TensorRef
+from ostate.evidence import order
+from ostate.evidence.apart import apart
+from ostate.evidence.look import Source
+from ostate.evidence.looks import Looks, Place, places_of
+from ostate.evidence.unpaired import known_starts
+
+from .master_weights import TEST as MASTER_WEIGHTS
+from .master_weights import with_masters
+
+if TYPE_CHECKING:
+    from ostate.core.family import Alternative, Family
+
+EQUAL = 12.0
+"""Digits of a position whose master weights equal the adapter's tensor in eight numbers or more, and no other tensor of its size."""
+MOST_PAIRS = 4_000_000
+"""Pairs of keys and positions of one shape up to which the fitted search is asked: its tables hold about 200 numbers for each."""
+NOT_EXCHANGEABLE = frozenset({"pissa", "olora", "corda", "loftq", "eva", "lora_ga"})
+"""Starts whose latent dimensions come in the order of singular values: only their signs are free (peft tuners/lora/layer.py)."""
+
+
+class Comparison:
+    """A state against the weights that were saved with it."""
+
+    def __init__(
+        self,
+        raw: RawState,
+        adapter: Adapter | None,
+        *,
+        previous: Adapter | None = None,
+        base: Mapping[str, TensorRef] | None = None,
+        own: Adapter | None = None,
+        untested: str | None = None,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            raw: the state.
+            adapter: the trained weights.
+            previous: an earlier adapter of the same run.
+            base: the base model's weights, where at hand.
+            own: the checkpoint's own weights of the same save, asked where the adapter says nothing.
+            untested: why no number is to be read; None: they are.
+        """
+        self.raw, self.adapter, self.previous, self.base = raw, adapter, previous, base
+        self.untested = untested if untested is not None or adapter is not None else "no adapter was found: give --adapter"
+        self.own = own
+        self.stated = tuple(entry.position for entry in raw.entries if entry.has_state)
+        self._looks: Looks | None = None
+
+    @property
+    def looks(self) -> Looks:
+        """The looks at this adapter's modules."""
+        assert self.adapter is not None
+        if self._looks is None:
+            start, product = starts_at_zero(self.adapter), balance_holds(self.adapter)
+            source = Source(self.raw, self.adapter, self.previous if self.previous is not None else None)
+            init = self.adapter.config.get("init_lora_weights")
+            signs = isinstance(init, str) and init.partition("_niter")[0].lower() in NOT_EXCHANGEABLE
+            self._looks = Looks(
+                source, modules_of(self.adapter) if product is None else [], displaced=start is None or self.previous is not None,
+                balanced=product is None, signs_only=signs,
+            )  # fmt: skip
+        return self._looks
+
+    def test(self, claim: Claim, family: Family) -> Evidence:
+        """Return what the numbers say of a claim, against every other order that a program could have made."""
+        if self.untested is not None or self.adapter is None:
+            return self.silence(self.untested or "")
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            found = self._test(claim, family, self.adapter)
+        if found.verdict == "silent" and self.own is not None:
+            self.adapter, self.own, self._looks = self.own, None, None
+            return self.test(claim, family)
+        return found
+
+    def _test(self, claim: Claim, family: Family, adapter: Adapter) -> Evidence:
+        looks, places = self.looks, places_of(claim.keys, self.looks.modules, self.stated)
+        single, against = self._single(claim, adapter, places)
+        weighed = order.weigh_all(claim.keys, claim.names, family, looks, single, self.stated)
+        left, spent = order.rejected(weighed)
+        if any(each.what == order.EVERYTHING for each in left):
+            return self._silent(weighed[0].digits, against, places)
+        open_positions = frozenset().union(*(each.moved for each in left)) if left else frozenset()
+        # a name that was written down and that the weights do not know is nobody's to prove
+        unnamed = {p for p in self.stated if claim.names[p] is None or (claim.explicit and claim.keys[p] is None)}
+        proven = frozenset(self.stated) - open_positions - unnamed
+        by_itself = order.within(order.alone(places, looks, single)) & proven
+        odd = apart(places, looks)
+        weakest = min(weighed, key=lambda each: each.digits)
+        suspect = _positions(odd.against, places)
+        return Evidence(
+            verdict="contradicted" if against else "verified" if proven else "silent",
+            proven=proven - suspect,
+            undecided=tuple(position for position in self.stated if position not in proven - suspect),
+            alone=by_itself - suspect,
+            apart=tuple(sorted(suspect)),
+            untrained=tuple(sorted(_positions(odd.untrained, places))),
+            order=tuple(claim.keys),
+            margin=None if left else round(-float(np.log10(max(spent, 1e-300))), 2),
+            weakest_alternative=(weakest.what, round(weakest.digits, 2)),
+            open=tuple((each.what, round(each.digits, 2)) for each in left),
+            contradictions=against,
+            used=self._used(looks, single),
+            silent=self._untested(looks),
+        )
+
+    def better(self, claim: Claim, family: Family) -> Alternative | None:
+        """Return another order of the family that the numbers prove against the claim, or None: an exact contradiction.
+
+        Were the claim true, the modules that the other order moves would stand there in random gauges.
+        """
+        if self.untested is not None or self.adapter is None:
+            return None
+        looks, index = self.looks, order.factor_index(self.looks)
+        needed = -np.log10(order.MOST_CHANCE) + np.log10(max(len(family.alternatives), 1))
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for other in family.alternatives:
+                moved = {p for p in self.stated if other.keys[p] != claim.keys[p]}
+                places = places_of(other.keys, looks.modules, self.stated)
+                some = _some(places, moved)
+                if order.against(claim.keys, some, places, index, looks, {}) >= needed:
+                    return other
+        return None
+
+    def search(self, claim: Claim) -> Evidence:
+        """Return what the fitted search says of a claim: it may contradict it, or fit no order at all; None of it is proof."""
+        from . import ask as evidence  # tables of pairs, rarely needed
+
+        if self.untested is not None or self.adapter is None or not self._affordable():
+            return self.silence(self.untested or "more modules of one shape than the search has memory for")
+        return evidence.verify(claim.keys, self.raw, self.adapter, previous=self.previous, base=self.base)
+
+    def recover(self) -> Evidence:
+        """Return the order that the numbers alone give, by fitted tails.
+
+        Raises nothing: a search that there is no memory for is silent and says so.
+        """
+        from . import recover  # tables of pairs, rarely needed
+
+        if self.untested is not None or self.adapter is None or not self._affordable():
+            return self.silence(self.untested or "more modules of one shape than the search has memory for")
+        return recover.recover(self.raw, self.adapter, previous=self.previous, base=self.base)
+
+    def silence(self, reason: str) -> Evidence:
+        """Return the evidence of numbers that were not asked."""
+        return Evidence(verdict="silent", undecided=self.stated, silent={"all tests": reason})
+
+    def _affordable(self) -> bool:
+        count: dict[tuple[int, ...], int] = {}
+        for entry in self.raw.entries:
+            if entry.has_state and entry.shape is not None:
+                count[entry.shape] = count.get(entry.shape, 0) + 1
+        return max((n * n for n in count.values()), default=0) <= MOST_PAIRS
+
+    def _single(self, claim: Claim, adapter: Adapter, places: Sequence[Place]) -> tuple[dict[int, float], tuple[tuple[int, str, str], ...]]:
+        """Return digits of single positions, and master weights that equal another tensor than the claimed one."""
+        taken = {position for place in places for position in (place.zero, place.other) if position is not None}
+        source = self.looks.source
+        single = known_starts(source, claim.keys, self.stated, taken, self.previous, self.base)
+        if not self.raw.master:
+            return single, ()
+        said = with_masters(Evidence(verdict="silent", undecided=self.stated), claim.keys, self.raw, adapter)
+        return {**single, **dict.fromkeys(said.proven, EQUAL)}, said.contradictions
+
+    def _silent(self, digits: float, against: tuple[tuple[int, str, str], ...], places: Sequence[Place]) -> Evidence:
+        needed = -np.log10(order.MOST_CHANCE)
+        why = self._untested(self.looks) or {"gauge": f"no better than chance ({digits:.1f} digits of the {needed:.0f} that it takes)"}
+        known = [place for place in places if place.zero is not None]
+        if self.looks.displaced and self.looks.source.start is None and known and not any(self.looks.plain(place).weight for place in known):
+            why = {"all tests": "the adapter was never trained: every factor that starts at zero is zero still"}
+        return Evidence(
+            verdict="contradicted" if against else "silent",
+            undecided=self.stated,
+            contradictions=against,
+            silent=why,
+            weakest_alternative=(order.EVERYTHING, round(digits, 2)),
+        )
+
+    def _used(self, looks: Looks, single: Mapping[int, float]) -> tuple[str, ...]:
+        found = []
+        if looks.modules:
+            found += ["displacement"] * looks.displaced + ["balance"] * looks.balanced
+        if single:
+            found.append(MASTER_WEIGHTS if self.raw.master else "start")
+        return tuple(found)
+
+    def _untested(self, looks: Looks) -> dict[str, str]:
+        assert self.adapter is not None
+        said = {}
+        if not looks.displaced:
+            said["displacement"] = starts_at_zero(self.adapter) or ""
+        if why := balance_holds(self.adapter):
+            said["balance"] = said["displacement"] = why
+        elif not looks.modules:
+            said["displacement"] = said["balance"] = "the weights hold no pair of LoRA factors"
+        return said
+
+
+def _positions(modules: Sequence[int], places: Sequence[Place]) -> frozenset[int]:
+    chosen = set(modules)
+    return frozenset(p for place in places if place.module in chosen for p in (place.zero, place.other) if p is not None)
+
+
+def _some(places: Sequence[Place], moved: set[int], most: int = 64) -> set[int]:
+    """Return the moved positions of the first modules only: as many as say enough."""
+    taken = [place for place in places if place.zero in moved or place.other in moved][:most]
+    return {p for place in taken for p in (place.zero, place.other) if p is not None and p in moved}

@@ -1,0 +1,180 @@
+"""What is known of each module at each place it was looked at: kept, because several claims ask of the same places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from ostate.core.lora_modules import Module
+from ostate.evidence import gauge
+from ostate.evidence.gauge import Products, Ranked
+from ostate.evidence.look import Side, Source, look
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+How = Literal["whole", "zero", "other"]
+TOGETHER = 512
+"""Modules whose gauges are tried at a time."""
+
+
+class Place(NamedTuple):
+    """A module and the positions where its two factors are thought to be; None where a factor has no place with state."""
+
+    module: int
+    zero: int | None
+    other: int | None
+
+
+class Plain(NamedTuple):
+    """Numbers of a module that need no gauge; they explain and may make us refuse, and prove nothing."""
+
+    residual: float
+    """|L - R| / (|L| + |R|) with the drift projected out: 0 for the true pair, about .7 for unrelated ones; NaN where not known."""
+    weight: float
+    """Sum of squares of the zero factor."""
+    moment: float
+    """Sum of squares of both first moments."""
+    finite: bool
+
+
+class Looks:
+    """Looks at modules, each factor once at each position."""
+
+    def __init__(self, source: Source, modules: Sequence[Module], *, displaced: bool, balanced: bool, signs_only: bool) -> None:
+        """Nothing is read yet.
+
+        Args:
+            source: the state and the weights.
+            modules: of the adapter.
+            displaced: the start of the zero factors is known.
+            balanced: the loss sees the two factors through their product alone.
+            signs_only: the starts of a module's latent dimensions may not be exchanged, only their signs.
+        """
+        self.source, self.modules = source, modules
+        self.displaced, self.balanced, self.signs_only = displaced, balanced, signs_only
+        self._sides: dict[tuple[int, bool, int], Side | None] = {}
+        self._ranked: dict[tuple[How, Place], tuple[Ranked, ...]] = {}
+
+    def side(self, module: int, position: int | None, *, zero: bool) -> Side | None:
+        """Return what is left of a factor and the moments at a position."""
+        if position is None:
+            return None
+        at = module, zero, position
+        if at not in self._sides:
+            each = self.modules[module]
+            self._sides[at] = look(self.source, each, each.zero if zero else each.other, position)
+        return self._sides[at]
+
+    def ranked(self, places: Sequence[Place], how: How) -> list[tuple[Ranked, ...]]:
+        """Return where each module's own gauge stands among all of its group; nothing for a module that nothing is known of."""
+        new = [place for place in dict.fromkeys(places) if (how, place) not in self._ranked]
+        by_rank: dict[int, list[Place]] = {}
+        for place in new:
+            rank = self._rank(place)
+            if rank:
+                by_rank.setdefault(rank, []).append(place)
+            else:
+                self._ranked[how, place] = ()
+        for rank, members in by_rank.items():
+            for at in range(0, len(members), TOGETHER):
+                self._rank_some(members[at : at + TOGETHER], rank, how)
+        return [self._ranked[how, place] for place in places]
+
+    def plain(self, place: Place) -> Plain:
+        """Return a module's numbers without a gauge."""
+        zero, other = self.side(place.module, place.zero, zero=True), self.side(place.module, place.other, zero=False)
+        finite = all(side is None or side.finite for side in (zero, other))
+        moment = sum(side.moment for side in (zero, other) if side is not None)
+        weight = zero.weight if zero is not None else 0.0
+        if zero is None or other is None or not self.balanced or not finite or not zero.weight or not other.moment:
+            return Plain(float("nan"), weight, moment, finite)
+        return Plain(_residual(zero, other), weight, moment, finite)
+
+    def shapes(self, module: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of a module's two factors."""
+        each, tensors = self.modules[module], self.source.adapter.tensors
+        return tensors[each.zero].shape, tensors[each.other].shape
+
+    def alike(self, one: int, place_one: int | None, two: int, place_two: int | None) -> bool:
+        """True when two modules began with the same numbers, so that they share a gauge: one seed used anew for each, or a copied adapter."""
+        first, second = self.side(one, place_one, zero=False), self.side(two, place_two, zero=False)
+        if first is None or second is None or first.sample.size != second.sample.size or first.sample.size < 2:
+            return False
+        a, b = (side.sample.astype(np.float64) - side.sample.mean() for side in (first, second))
+        scale = float(np.sqrt((a @ a) * (b @ b)))
+        return scale > 0 and abs(float(a @ b)) / scale > max(0.5, 4 / float(np.sqrt(a.size)))
+
+    def _rank(self, place: Place) -> int:
+        """Return the latent dimensions known of a module's factors, 0 where nothing is known."""
+        sides = [self.side(place.module, place.zero, zero=True), self.side(place.module, place.other, zero=False)]
+        known = [side for side in sides if side is not None]
+        if not known or not all(side.finite for side in known) or not any(side.moment for side in known):
+            return 0
+        return int(known[0].noise.shape[1])
+
+    def _rank_some(self, places: Sequence[Place], rank: int, how: How) -> None:
+        parts = [self._products(place, rank) for place in places]
+        counts = [len(part.left) for part in parts]
+        joined = Products(*(np.concatenate(column) for column in zip(*parts)))
+        test = {"whole": gauge.whole, "zero": gauge.zero, "other": gauge.other}[how]
+        found = test(joined, signs_only=self.signs_only)
+        at = 0
+        for place, count in zip(places, counts):  # the experts of one tensor have a gauge each
+            self._ranked[how, place] = tuple(each for ranked in found[at : at + count] for each in ranked)
+            at += count
+
+    def _products(self, place: Place, rank: int) -> Products:
+        zero, other = self.side(place.module, place.zero, zero=True), self.side(place.module, place.other, zero=False)
+        blocks = self.modules[place.module].blocks
+        nothing, none = np.zeros((blocks, rank, rank)), np.zeros((blocks, rank))
+        displacement = nothing
+        if self.displaced and zero is not None:
+            displacement = -zero.update
+        if self.displaced and other is not None and self.source.start is not None:
+            displacement = _unit(displacement) - _unit(other.update)
+        balanced = self.balanced and zero is not None and other is not None
+        return Products(
+            displacement,
+            zero.first if balanced and zero is not None else nothing,
+            other.first.transpose(0, 2, 1) if balanced and other is not None else nothing,
+            zero.drift if zero is not None else nothing,
+            other.drift.transpose(0, 2, 1) if other is not None else nothing,
+            zero.noise if zero is not None else none,
+            other.noise if other is not None else none,
+        )
+
+
+def _unit(matrices: Array) -> Array:
+    return np.asarray(matrices / (np.linalg.norm(matrices, axis=(1, 2), keepdims=True) + 1e-300))
+
+
+def _residual(zero: Side, other: Side) -> float:
+    """Return the residual of balance over all experts and latent dimensions."""
+    left, right = zero.first, other.first.transpose(0, 2, 1)
+    size = left[0].size
+    spans = [zero.drift, other.drift.transpose(0, 2, 1), *(np.stack([np.diag(row) for row in noise]) for noise in (zero.noise, other.noise))]
+    sides = [np.stack([left.reshape(-1, size), right.reshape(-1, size)], 2)]  # (e, q, 2)
+    both = sides[0]
+    if left.shape[1] > 2:
+        base = np.stack([span.reshape(-1, size) for span in spans], 2)
+        base = base / (np.linalg.norm(base, axis=1, keepdims=True) + 1e-300)
+        q, _ = np.linalg.qr(base)
+        both = both - q @ (q.transpose(0, 2, 1) @ both)
+    top = np.abs(both).max()
+    if not np.isfinite(top) or top == 0:
+        return float("nan")
+    both = both / top
+    norms = np.linalg.norm(both, axis=(0, 1))
+    return float(np.linalg.norm(both[..., 0] - both[..., 1]) / (norms[0] + norms[1]))
+
+
+def places_of(keys: Sequence[str | None], modules: Sequence[Module], with_state: Iterable[int]) -> list[Place]:
+    """Return where a claim puts the factors of each module."""
+    stated = set(with_state)
+    at = {key: position for position, key in enumerate(keys) if key is not None and position in stated}
+    return [Place(index, at.get(module.zero), at.get(module.other)) for index, module in enumerate(modules)]

@@ -1,0 +1,198 @@
+"""From one look at each module to what may be said of an order as a whole: which other orders the numbers reject, and with how many digits.
+
+Under another order the modules that it moves stand in gauges that are uniformly random relative to their claimed ones (`gauge`). The evidence
+against it is one e-value over those of them whose gauges are independent (`independent`, `combine`): a chance of at most 1 / E.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ostate.evidence import combine
+from ostate.evidence.gauge import Ranked
+from ostate.evidence.independent import independent
+from ostate.evidence.looks import How, Looks, Place, places_of
+
+if TYPE_CHECKING:
+    from ostate.core.family import Exchangeable, Family
+
+MOST_CHANCE = 1e-6
+"""Chances of all other orders together below which an order is verified."""
+ENUMERATED = 5
+"""Kinds up to which each of their orders is weighed by itself."""
+EVERYTHING = "another run's numbers, or all names at random"
+Keys = Sequence[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """One other order and the evidence against it."""
+
+    what: str
+    digits: float
+    """The numbers look as they do with a chance of at most 10^-digits if this were the true order."""
+    moved: frozenset[int]
+    """Positions with state that it names otherwise."""
+
+
+def factor_index(looks: Looks) -> dict[str, int]:
+    """Return the module of each factor's key."""
+    return {key: index for index, module in enumerate(looks.modules) for key in (module.zero, module.other)}
+
+
+def weigh_all(claimed: Keys, names: Keys, family: Family, looks: Looks, single: Mapping[int, float], stated: Sequence[int]) -> list[Weighed]:
+    """Return the evidence against each other order of the family, and against numbers that belong to none of these names.
+
+    Args:
+        claimed: adapter key by position.
+        names: live name by position.
+        family: what a program could have made instead.
+        looks: at the modules.
+        single: log10 e-values of positions outside the modules, such as those whose master weights equal the adapter's.
+        stated: positions with state.
+    """
+    places = places_of(claimed, looks.modules, stated)
+    index = factor_index(looks)
+    found = [Weighed(EVERYTHING, _digits(_everything(places, looks), list(single.values())), frozenset(stated))]
+    for other in family.alternatives:
+        moved = [p for p in stated if other.keys[p] != claimed[p] or (claimed[p] is None and other.names[p] != names[p])]
+        if moved:
+            found.append(Weighed(other.what, against(other.keys, set(moved), places, index, looks, single), frozenset(moved)))
+    for group in family.exchangeable:
+        found += _exchanged(group, places, index, looks)
+    return found
+
+
+def _everything(places: Sequence[Place], looks: Looks) -> list[Ranked]:
+    first = next((place for place in places if place.other is not None), None)
+    if first is not None:
+        others = [place for place in places if place.other is not None and place is not first]
+        if others and all(looks.alike(first.module, first.other, place.module, place.other) for place in others[:8]):
+            return []  # one seed for every module: all share one gauge, which then proves nothing
+    return [each for ranked in looks.ranked([place for place in places if _known(place)], "whole") for each in ranked]
+
+
+def _known(place: Place) -> bool:
+    return place.zero is not None or place.other is not None
+
+
+def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mapping[str, int], looks: Looks, single: Mapping[int, float]) -> float:
+    """Return the digits against one other order: an e-value over the modules it moves, one of each cycle left out."""
+    how: list[How | None] = []
+    sources: list[list[int | None]] = []
+    for place in places:
+        theirs = [index.get(other[p] or "") for p in (place.zero, place.other) if p is not None and p in moved]
+        kind = _kind(place, moved) if place.module not in theirs else None  # its own two factors exchanged: no gauge tells
+        how.append(kind)
+        sources.append(theirs)
+    kept = independent(how, sources)
+    ranked: list[Ranked] = []
+    for kind in ("whole", "zero", "other"):
+        chosen = [i for i in kept if how[i] == kind and not any(_shared(places, i, j, looks) for j in sources[i] if j is not None)]
+        ranked += [each for found in looks.ranked([places[i] for i in chosen], kind) for each in found]  # type: ignore[arg-type]
+    return _digits(ranked, [single[p] for p in moved if p in single])
+
+
+def _kind(place: Place, moved: set[int]) -> How | None:
+    zero, rest = place.zero in moved, place.other in moved
+    if (zero and (rest or place.other is None)) or (rest and place.zero is None):
+        return "whole"
+    return "zero" if zero else "other" if rest else None
+
+
+def _shared(places: Sequence[Place], one: int, two: int, looks: Looks) -> bool:
+    return one != two and looks.alike(one, places[one].other, two, places[two].other)
+
+
+def _digits(ranked: Sequence[Ranked], single: Sequence[float]) -> float:
+    """Return the log10 of the mean of the two e-values, where both are there."""
+    parts = ([combine.digits(ranked)] if ranked else []) + ([max(single)] if single else [])
+    if not parts:
+        return 0.0
+    top = max(parts)
+    return max(0.0, top + float(np.log10(sum(10 ** (part - top) for part in parts) / len(parts))))
+
+
+def _exchanged(group: Exchangeable, places: Sequence[Place], index: Mapping[str, int], looks: Looks) -> list[Weighed]:
+    """Return the evidence against all exchanges of whole kinds, as one, and against the weakest pair of them, for people."""
+    members = [[places[index[key]] for key in kind if key in index] for kind in group.modules]
+    ranked = [[each for found in looks.ranked([place for place in kind if _known(place)], "whole") for each in found] for kind in members]
+    digits = [combine.digits(kind) for kind in ranked]
+    bound = (
+        _enumerated(ranked)
+        if len(ranked) <= ENUMERATED
+        else combine.permutations_bound([combine.log_mean(combine.log_evalues(kind)) for kind in ranked])
+    )
+    weakest = sorted(range(len(group.kinds)), key=lambda i: digits[i])[:2]
+    what = f"{group.kinds[weakest[0]]} and {group.kinds[weakest[1]]} exchanged in every layer"
+    moved = frozenset(p for kind in members for place in kind for p in (place.zero, place.other) if p is not None)
+    return [Weighed(what, max(0.0, -bound), moved)]
+
+
+def _enumerated(ranked: Sequence[Sequence[Ranked]]) -> float:
+    """Return log10 of the sum of the chances of all orders of the kinds but the claimed one: of each, over the kinds it moves less one a cycle."""
+    chance: dict[frozenset[int], float] = {}
+    total = 0.0
+    for permutation in itertools.permutations(range(len(ranked))):
+        kept = frozenset(_behind_the_first(permutation))
+        if kept:
+            if kept not in chance:
+                chance[kept] = 10.0 ** -combine.digits([each for kind in sorted(kept) for each in ranked[kind]])
+            total += chance[kept]
+    return float(np.log10(total)) if total > 0 else -np.inf
+
+
+def _behind_the_first(permutation: Sequence[int]) -> Iterator[int]:
+    """Yield the elements that a permutation moves, but for the first of each cycle."""
+    seen: set[int] = set()
+    for start in range(len(permutation)):
+        at = start
+        while at not in seen:
+            seen.add(at)
+            if at != start:
+                yield at
+            at = permutation[at]
+
+
+def rejected(weighed: Sequence[Weighed]) -> tuple[list[Weighed], float]:
+    """Return the orders that the numbers leave open, and the sum of the chances of those they reject.
+
+    The surest are rejected first, as long as their chances together stay within MOST_CHANCE.
+    """
+    spent, left = 0.0, list[Weighed]()
+    for each in sorted(weighed, key=lambda each: -each.digits):
+        chance = 10.0**-each.digits
+        if not left and spent + chance <= MOST_CHANCE:
+            spent += chance
+        else:
+            left.append(each)
+    return left, spent
+
+
+def alone(places: Sequence[Place], looks: Looks, single: Mapping[int, float]) -> dict[int, float]:
+    """Return by position the digits that its own numbers say of its name, whatever the others are."""
+    found = dict(single)
+    whole = looks.ranked(places, "whole")
+    for how in ("zero", "other"):
+        tested = looks.ranked(places, how)
+        for place, one, both in zip(places, tested, whole):
+            position = place.zero if how == "zero" else place.other
+            if position is not None:
+                found[position] = max(found.get(position, 0.0), min(combine.digits(one), combine.digits(both)))
+    return found
+
+
+def within(digits: Mapping[int, float]) -> frozenset[int]:
+    """Return the positions, surest first, whose chances of being wrong sum to MOST_CHANCE at most."""
+    spent, taken = 0.0, set()
+    for position in sorted(digits, key=lambda position: -digits[position]):
+        spent += 10.0 ** -digits[position]
+        if spent > MOST_CHANCE:
+            break
+        taken.add(position)
+    return frozenset(taken)

@@ -1,0 +1,57 @@
+"""In which form the live model bears an adapter's keys: under `base_model.model.`, under a component's name, or without.
+
+PeftModel's live names begin with `base_model.model.`; those of a model that took its adapter from transformers' `add_adapter` do not, and both write
+the same keys and nearly the same configuration. Likewise `unet.` is in diffusers' files, and in live names only where one module holds several
+components. The form is what the checkpoint records: weights under live names, a file that only PeftModel writes. Where nothing tells, the keys' own
+form is kept, and said to be assumed. Names that somebody recorded or gave are taken as they are and never come here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ostate.core.names import PEFT_PREFIX, any_adapter, component, plain_names
+from ostate.core.naming import Adapter
+from ostate.core.state import RawState
+
+from .keys import live_name
+
+
+def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
+    """Return the adapter with what is to be taken off its keys, or with the assumption that nothing is.
+
+    The assumption is contested where transformers may have written the file. A file that neither library wrote comes from a program that gathered
+    PeftModel's own state dict: transformers' models give keys without the prefix to whoever saves them by hand.
+    """
+    lead = _lead(adapter)
+    if not lead or adapter.cut:
+        return adapter
+    kept = _is_recorded(adapter, lead, raw)
+    saved_by = adapter.facts.get("saved_by") if lead == PEFT_PREFIX else None
+    if kept is None and saved_by == "peft":
+        return adapter
+    if kept is None:
+        text = f"the prefix {lead} is taken from the adapter's keys; the live model may lack it"
+        contested = adapter.contested if saved_by == "hand" else (*adapter.contested, text)
+        return replace(adapter, assumed=(*adapter.assumed, text), contested=contested)
+    return replace(adapter, cut="" if kept else lead)
+
+
+def _lead(adapter: Adapter) -> str:
+    """Return what all keys begin with and live names may lack; nothing where some key has no such beginning."""
+    if adapter.kind == "diffusers":
+        return component(adapter.tensors)
+    return PEFT_PREFIX if adapter.kind == "peft" and all(key.startswith(PEFT_PREFIX) for key in adapter.tensors) else ""
+
+
+def _is_recorded(adapter: Adapter, lead: str, raw: RawState) -> bool | None:
+    """Return whether the checkpoint's own weights bear the adapter's names with the lead; None where they bear them in neither form."""
+    if not raw.weights:
+        return None
+    own = {any_adapter(name) for name in plain_names(list(raw.weights))}
+    for key in adapter.tensors:
+        name = any_adapter(live_name(key, adapter))
+        for form in (name, name.removeprefix(lead)):
+            if form in own or any(other.endswith(f".{form}") for other in own):
+                return form == name
+    return None

@@ -1,0 +1,122 @@
+"""What looking at every module once says of an order: on real runs, with names exchanged, with modules that never trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ostate.core.lora_modules import canonical, modules_of
+from ostate.core.naming import Claim, Evidence, Question
+from ostate.evidence import statistics as laws
+from ostate.evidence.comparison import Comparison
+from ostate.evidence.look import Source, look
+from ostate.evidence.order import EVERYTHING
+from ostate.ordering.family import family_of
+from tests import trained
+from tests.evidence import runs
+from tests.evidence.numbers import Held, Known
+from tests.records import replace
+
+CAUSAL = {"task_type": "CAUSAL_LM"}
+KINDS = {
+    "conv2d": (runs.convolutions, {"target_modules": [*(f"body.{index}" for index in range(6)), "narrow", "wide"]}),
+    "conv1d": (lambda: runs.language_model(runs.gpt2), {"target_modules": ["c_attn", "c_fc", "c_proj"], "fan_in_fan_out": True, **CAUSAL}),
+    "embedding": (lambda: runs.language_model(lambda: trained.llama(4)), {"target_modules": ["embed_tokens", "q_proj", "v_proj"], **CAUSAL}),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def run(request, tmp_path_factory):
+    make, lora = KINDS[request.param]
+    return runs.known(runs.train(tmp_path_factory.mktemp(request.param), make(), lora, steps=20))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    made = runs.language_model(lambda: trained.llama(4))
+    return runs.known(runs.train(tmp_path_factory.mktemp("llama"), made, {"target_modules": ["q_proj", "v_proj"], **CAUSAL}, steps=20))
+
+
+def ask(known: Known, keys: tuple[str | None, ...] | None = None, source: str = "given") -> Evidence:
+    """Return what the numbers say of an order of keys, the true one where none is given."""
+    keys = keys or known.keys
+    claim = Claim(source=source, rule=source, names=keys, keys=keys)
+    return Comparison(known.raw, known.adapter).test(claim, family_of(claim, (), Question(raw=known.raw, adapter=known.adapter)))
+
+
+def test_a_look_keeps_the_products_of_whole_tensors(run):
+    source = Source(run.raw, run.adapter)
+    at = {key: position for position, key in enumerate(run.keys)}
+    for module in modules_of(run.adapter):
+        for key, zero in ((module.zero, True), (module.other, False)):
+            seen = look(source, module, key, at[key])
+            assert seen is not None
+            entry, shape = run.raw.entries[at[key]], run.adapter.tensors[key].shape
+            weight, m, v = (
+                canonical(slot.read().reshape(shape).astype(np.float64), zero=zero, flipped=module.flipped)
+                for slot in (run.adapter.tensors[key], entry.slots["exp_avg"], entry.slots["exp_avg_sq"])
+            )
+            u = laws.update_direction(m, np.sqrt(v), step=entry.step, betas=(0.9, 0.999), eps=1e-8)
+            for found, wanted in ((seen.update, weight @ u.T), (seen.first, weight @ m.T), (seen.drift, u @ m.T)):
+                np.testing.assert_allclose(found[0], wanted, rtol=2e-4, atol=2e-5 * np.abs(wanted).max())
+            np.testing.assert_allclose(seen.noise[0], np.sqrt(v).sum(axis=1), rtol=1e-4)
+
+
+def test_the_true_order_stands_numbers_at_random_are_ruled_out_and_no_module_stands_apart(run):
+    found = ask(run)
+    assert found.verdict == "verified"
+    assert EVERYTHING not in {what for what, _ in found.open}
+    assert found.apart == ()
+
+
+def test_the_true_order_of_four_layers_is_proven_whole(llama):
+    found = ask(llama)
+    assert (found.verdict, found.open, found.apart) == ("verified", (), ())
+    assert found.margin is not None
+    assert found.margin >= 6
+
+
+def test_an_exchange_by_hand_stands_apart_and_is_not_proven(llama):
+    for one, two in llama.swaps()[::5]:
+        found = ask(llama, llama.swapped(one, two))
+        assert not found.proven & {one, two}
+        assert {one, two} <= set(found.undecided)
+
+
+def test_no_shuffle_is_proven(llama):
+    for seed in range(8):
+        shuffled = llama.shuffled(seed)
+        wrong = {p for p in llama.with_state if shuffled.keys[p] != llama.keys[p]}
+        found = ask(replace(shuffled, keys=llama.keys), llama.keys)
+        assert not found.proven & wrong
+
+
+def test_modules_that_never_trained_are_said_to_be_that_and_silence_nobody(llama):
+    """Experts that were never routed: moments all zero and lora_B still zero."""
+    dead = [key for key in llama.keys if key is not None and ("layers.1." in key and "v_proj" in key)]
+    entries = tuple(
+        replace(entry, slots={name: Held(np.zeros(slot.shape, np.float32)) for name, slot in entry.slots.items()}) if key in dead else entry
+        for entry, key in zip(llama.raw.entries, llama.keys)
+    )
+    zeros = {key: Held(np.zeros(llama.adapter.tensors[key].shape, np.float32)) for key in dead if "lora_B" in key}
+    known = replace(llama, raw=replace(llama.raw, entries=entries), adapter=replace(llama.adapter, tensors={**llama.adapter.tensors, **zeros}))
+    found = ask(known)
+    assert found.untrained == tuple(position for position, key in enumerate(llama.keys) if key in dead)
+    assert found.apart == ()
+    assert found.proven >= set(llama.with_state) - set(found.untrained)
+
+
+def test_a_trained_module_under_the_name_of_one_that_never_trained_stands_apart(llama):
+    """The weights of a name are zero, but the moments that carry it are not."""
+    key = next(key for key in llama.keys if key is not None and "layers.2." in key and "v_proj" in key and "lora_B" in key)
+    zero = Held(np.zeros(llama.adapter.tensors[key].shape, np.float32))
+    found = ask(replace(llama, adapter=replace(llama.adapter, tensors={**llama.adapter.tensors, key: zero})))
+    assert llama.keys.index(key) in found.apart
+
+
+def test_one_seed_for_every_module_proves_nothing(llama):
+    """Where all lora_A began with the same numbers, all modules share one gauge."""
+    first = next(key for key in llama.keys if key is not None and "lora_A" in key)
+    same = {key: llama.adapter.tensors[first] if "lora_A" in key else ref for key, ref in llama.adapter.tensors.items()}
+    found = ask(replace(llama, adapter=replace(llama.adapter, tensors=same)))
+    assert not found.proven

@@ -1,0 +1,194 @@
+"""Whether a live name begins as its key does: what the checkpoint records decides, and what nothing records is said to be assumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ostate.commands.repair import Options, names, read, repair, verify
+from ostate.core.naming import Adapter, Evidence
+from ostate.core.tensors import TensorRef
+from ostate.errors import Ambiguous, OrderingError
+from ostate.ordering.keys import live_name
+from ostate.ordering.live_form import with_live_form
+from ostate.ordering.resolve import Court, resolve
+from tests.ordering.test_small_rules import state as three_positions
+from tests.ordering.tiny import CAUSAL, TARGETS, llama
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+INJECTED = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
+SAID = "the prefix base_model.model. is taken from the adapter's keys; the live model may lack it"
+REF = TensorRef(dtype="F32", shape=(2, 4), parts=())
+
+
+def stepped(model: torch.nn.Module) -> torch.optim.Optimizer:
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-3)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def peft_model() -> torch.nn.Module:
+    return peft.get_peft_model(llama(), peft.LoraConfig(r=2, **TARGETS, **CAUSAL))
+
+
+def injected() -> torch.nn.Module:
+    """The same model with its adapter put in by transformers itself."""
+    model = llama()
+    model.add_adapter(peft.LoraConfig(r=2, **TARGETS))
+    return model
+
+
+def by_hand(model: torch.nn.Module, folder: Path) -> None:
+    """As verl, SkyRL, ms-swift, axolotl and unsloth-zoo save: the configuration by its own method, the weights by safetensors, no card."""
+    model.peft_config["default"].save_pretrained(str(folder))
+    save_file(peft.get_peft_model_state_dict(model), str(folder / "adapter_model.safetensors"))
+
+
+def adapter_of(folder: Path, state: dict) -> Adapter:
+    torch.save(state, folder / "optimizer.pt")
+    adapter = read(str(folder / "optimizer.pt"), Options(adapter=str(folder)))[1]
+    assert adapter is not None
+    return adapter
+
+
+def live_names_of(adapter: Adapter) -> set[str]:
+    return {live_name(key, adapter) for key in adapter.tensors}
+
+
+def trained_names(model: torch.nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_an_adapter_saved_by_hand_keeps_its_keys_form_which_is_said_to_be_assumed(tmp_path: Path):
+    model = peft_model()
+    by_hand(model, tmp_path)
+    adapter = adapter_of(tmp_path, stepped(model).state_dict())
+    assert live_names_of(adapter) == trained_names(model)
+    assert SAID in adapter.assumed
+    assert SAID not in adapter.contested
+
+
+def test_by_hand_under_transformers_own_stamp_the_prefix_is_contested_and_nothing_called_proven(tmp_path: Path):
+    model = peft_model()
+    model.peft_config["default"].save_pretrained(str(tmp_path))
+    save_file(peft.get_peft_model_state_dict(model), str(tmp_path / "adapter_model.safetensors"), metadata={"format": "pt"})
+    adapter = adapter_of(tmp_path, stepped(model).state_dict())
+    assert live_names_of(adapter) == trained_names(model)
+    assert SAID in adapter.contested
+
+
+def test_what_peft_itself_saved_has_its_prefix_and_nothing_is_assumed_of_it(tmp_path: Path):
+    model = peft_model()
+    model.save_pretrained(str(tmp_path))
+    (tmp_path / "README.md").unlink()
+    adapter = adapter_of(tmp_path, stepped(model).state_dict())
+    assert live_names_of(adapter) == trained_names(model)
+    assert SAID not in adapter.assumed
+
+
+@pytest.mark.parametrize("card", ["---\nlibrary_name: peft\n---\n", "---\nlibrary_name: transformers\n---\n"])
+def test_a_model_card_tells_of_the_prefix_only_where_it_is_pefts(card: str, tmp_path: Path):
+    model = peft_model()
+    by_hand(model, tmp_path)
+    (tmp_path / "README.md").write_text(card)
+    adapter = adapter_of(tmp_path, stepped(model).state_dict())
+    assert any("prefix" in text for text in adapter.assumed) is ("peft" not in card)
+
+
+def test_nothing_that_transformers_writes_tells_that_its_live_names_lack_the_prefix(tmp_path: Path):
+    model = injected()
+    model.save_pretrained(str(tmp_path))
+    adapter = adapter_of(tmp_path, stepped(model).state_dict())
+    assert live_names_of(adapter) == {f"base_model.model.{name}" for name in trained_names(model)}
+    assert SAID in adapter.contested
+
+
+def test_weights_under_live_names_in_the_checkpoint_tell_the_form(tmp_path: Path):
+    for number, make in enumerate((injected, peft_model)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        model = make()
+        if make is injected:
+            model.save_pretrained(str(folder))
+        else:
+            by_hand(model, folder)
+        adapter = adapter_of(folder, {"model": model.state_dict(), "optimizer": stepped(model).state_dict()})
+        assert live_names_of(adapter) == trained_names(model)
+        assert not any("prefix" in text for text in adapter.assumed)
+
+
+def test_the_order_of_a_model_that_transformers_gave_its_adapter_is_proven_by_any_form(tmp_path: Path):
+    """The skeleton names the positions as the weights in the checkpoint do."""
+    model = injected()
+    model.save_pretrained(str(tmp_path))
+    torch.save({"model": model.state_dict(), "optimizer": stepped(model).state_dict()}, tmp_path / "optimizer.pt")
+    model.config.save_pretrained(str(tmp_path / "base"))
+    done = repair(str(tmp_path / "optimizer.pt"), adapter=str(tmp_path), base=str(tmp_path / "base"), evidence=False)
+    assert list(done.named.parameters) == [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+# components
+
+
+def diffusers(*keys: str) -> Adapter:
+    return Adapter(path="a", file="a", kind="diffusers", tensors=dict.fromkeys(keys, REF))
+
+
+def state(tmp_path: Path, **weights: torch.Tensor):
+    parameter = torch.nn.Parameter(torch.zeros(2, 4))
+    parameter.grad = torch.randn(2, 4)
+    optimizer = torch.optim.AdamW([parameter])
+    optimizer.step()
+    folder = tmp_path / "run" / "checkpoint-1"
+    folder.mkdir(parents=True)
+    torch.save({"optimizer": optimizer.state_dict(), **({"model": weights} if weights else {})}, folder / "optimizer.pt")
+    return read(str(folder / "optimizer.pt"), Options(evidence=False))[0]
+
+
+def test_one_component_stays_in_the_name_and_that_is_assumed(tmp_path: Path):
+    found = with_live_form(diffusers("unet.to_q.lora.down.weight"), state(tmp_path))
+    assert live_names_of(found) == {"unet.to_q.lora_A.default.weight"}
+    assert "unet." in found.contested[0]
+
+
+def test_one_component_is_cut_where_the_checkpoint_has_the_model_without_it(tmp_path: Path):
+    found = with_live_form(diffusers("unet.to_q.lora.down.weight"), state(tmp_path, **{"to_q.lora_A.default.weight": torch.zeros(2, 4)}))
+    assert live_names_of(found) == {"to_q.lora_A.default.weight"}
+    assert found.assumed == ()
+
+
+def test_two_components_always_stay(tmp_path: Path):
+    keys = ("text_encoder.q.lora_A.weight", "text_encoder_2.q.lora_A.weight")
+    found = with_live_form(diffusers(*keys), state(tmp_path, **{"q.lora_A.default.weight": torch.zeros(2, 4)}))
+    assert live_names_of(found) == {"text_encoder.q.lora_A.default.weight", "text_encoder_2.q.lora_A.default.weight"}
+
+
+def test_two_positions_under_one_name_are_refused_by_names_and_verify_and_repair(tmp_path: Path):
+    """Two wrappers' spellings of one name, which nobody may write and nobody may print."""
+    parameters = [torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2)]
+    optimizer = torch.optim.AdamW([("x.weight", parameters[0]), ("x._orig_mod.weight", parameters[1])])
+    for parameter in parameters:
+        parameter.grad = torch.randn(2, 2)
+    optimizer.step()
+    folder = tmp_path / "run" / "checkpoint-1"
+    folder.mkdir(parents=True)
+    path = str(folder / "optimizer.pt")
+    torch.save(optimizer.state_dict(), path)
+    for command in (names, verify, repair):
+        with pytest.raises(OrderingError, match=r"positions 0 and 1 the one name 'x\.weight'"):
+            command(path, evidence=False)
+
+
+def test_an_order_that_only_the_numbers_tell_never_gives_one_name_twice():
+    evidence = Evidence(verdict="verified", proven=frozenset({0, 1, 2}), order=("a", "b", "c"))
+    court = Court(raw=three_positions(), verify=lambda _: evidence, recover=lambda: evidence, live_name=lambda key: "same" if key in "ab" else key)
+    with pytest.raises(Ambiguous, match="positions 0 and 1 are both called 'same'"):
+        resolve(court, [])
