@@ -11,12 +11,14 @@ from ostate.core.lora_modules import Module
 from ostate.evidence import gauge
 from ostate.evidence.gauge import Products, Ranked
 from ostate.evidence.look import Side, Source, look
+from ostate.evidence.starts import shared_starts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
 
+_NOTHING = np.zeros(0, np.float32)
 How = Literal["whole", "zero", "other"]
 TOGETHER = 512
 """Modules whose gauges are tried at a time."""
@@ -59,6 +61,7 @@ class Looks:
         self.displaced, self.balanced, self.signs_only = displaced, balanced, signs_only
         self._sides: dict[tuple[int, bool, int], Side | None] = {}
         self._ranked: dict[tuple[How, Place], tuple[Ranked, ...]] = {}
+        self._starts: dict[frozenset[int], list[int]] = {}
 
     def side(self, module: int, position: int | None, *, zero: bool) -> Side | None:
         """Return what is left of a factor and the moments at a position."""
@@ -100,14 +103,14 @@ class Looks:
         each, tensors = self.modules[module], self.source.adapter.tensors
         return tensors[each.zero].shape, tensors[each.other].shape
 
-    def alike(self, one: int, place_one: int | None, two: int, place_two: int | None) -> bool:
-        """True when two modules began with the same numbers, so that they share a gauge: one seed used anew for each, or a copied adapter."""
-        first, second = self.side(one, place_one, zero=False), self.side(two, place_two, zero=False)
-        if first is None or second is None or first.sample.size != second.sample.size or first.sample.size < 2:
-            return False
-        a, b = (side.sample.astype(np.float64) - side.sample.mean() for side in (first, second))
-        scale = float(np.sqrt((a @ a) * (b @ b)))
-        return scale > 0 and abs(float(a @ b)) / scale > max(0.5, 4 / float(np.sqrt(a.size)))
+    def starts(self, places: Sequence[Place]) -> list[int]:
+        """Return, by module, the first module that began with the same numbers, so that both have one gauge; itself where none did."""
+        sides = {place.module: self.side(place.module, place.other, zero=False) for place in places}
+        known = frozenset(module for module, side in sides.items() if side is not None)
+        if known not in self._starts:
+            found = [sides.get(module) for module in range(len(self.modules))]
+            self._starts[known] = shared_starts([side.sample if side is not None else _NOTHING for side in found])
+        return self._starts[known]
 
     def _rank(self, place: Place) -> int:
         """Return the latent dimensions known of a module's factors, 0 where nothing is known."""

@@ -7,6 +7,7 @@ against it is one e-value over those of them whose gauges are independent (`inde
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,8 +16,8 @@ import numpy as np
 
 from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
-from ostate.evidence.independent import independent
 from ostate.evidence.looks import How, Looks, Place, places_of
+from ostate.evidence.starts import independent_starts
 
 if TYPE_CHECKING:
     from ostate.core.family import Exchangeable, Family
@@ -69,12 +70,12 @@ def weigh_all(claimed: Keys, names: Keys, family: Family, looks: Looks, single: 
 
 
 def _everything(places: Sequence[Place], looks: Looks) -> list[Ranked]:
-    first = next((place for place in places if place.other is not None), None)
-    if first is not None:
-        others = [place for place in places if place.other is not None and place is not first]
-        if others and all(looks.alike(first.module, first.other, place.module, place.other) for place in others[:8]):
-            return []  # one seed for every module: all share one gauge, which then proves nothing
-    return [each for ranked in looks.ranked([place for place in places if _known(place)], "whole") for each in ranked]
+    """Return the ranks of the first module of each start; of none where all have one: it is the same gauge whosever moments they are."""
+    starts = looks.starts(places)
+    first = [place for place in places if _known(place) and starts[place.module] == place.module]
+    if len(first) == 1 and len(places) > 1:
+        return []
+    return [each for ranked in looks.ranked(first, "whole") for each in ranked]
 
 
 def _known(place: Place) -> bool:
@@ -90,11 +91,11 @@ def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mappin
         kind = _kind(place, moved) if place.module not in theirs else None  # its own two factors exchanged: no gauge tells
         how.append(kind)
         sources.append(theirs)
-    kept = independent(how, sources)
+    kept = independent_starts(how, sources, looks.starts(places))
     ranked: list[Ranked] = []
     for kind in ("whole", "zero", "other"):
-        chosen = [i for i in kept if how[i] == kind and not any(_shared(places, i, j, looks) for j in sources[i] if j is not None)]
-        ranked += [each for found in looks.ranked([places[i] for i in chosen], kind) for each in found]  # type: ignore[arg-type]
+        chosen = [places[i] for i in kept if how[i] == kind]
+        ranked += [each for found in looks.ranked(chosen, kind) for each in found]  # type: ignore[arg-type]
     return _digits(ranked, [single[p] for p in moved if p in single])
 
 
@@ -105,23 +106,17 @@ def _kind(place: Place, moved: set[int]) -> How | None:
     return "zero" if zero else "other" if rest else None
 
 
-def _shared(places: Sequence[Place], one: int, two: int, looks: Looks) -> bool:
-    return one != two and looks.alike(one, places[one].other, two, places[two].other)
-
-
 def _digits(ranked: Sequence[Ranked], single: Sequence[float]) -> float:
-    """Return the log10 of the mean of the two e-values, where both are there."""
-    parts = ([combine.digits(ranked)] if ranked else []) + ([max(single)] if single else [])
-    if not parts:
-        return 0.0
-    top = max(parts)
-    return max(0.0, top + float(np.log10(sum(10 ** (part - top) for part in parts) / len(parts))))
+    """Return the digits of ranks, and of e-values (log10) that may depend on each other, so that their mean is taken; half a chance for either."""
+    parts = ([combine.digits(ranked)] if ranked else []) + ([combine.log_mean(np.array(single))] if single else [])
+    return max(0.0, max(parts) - math.log10(len(parts))) if parts else 0.0
 
 
 def _exchanged(group: Exchangeable, places: Sequence[Place], index: Mapping[str, int], looks: Looks) -> list[Weighed]:
     """Return the evidence against all exchanges of whole kinds, as one, and against the weakest pair of them, for people."""
     members = [[places[index[key]] for key in kind if key in index] for kind in group.modules]
-    ranked = [[each for found in looks.ranked([place for place in kind if _known(place)], "whole") for each in found] for kind in members]
+    speaking = [[place for place in kind if _known(place)] for kind in _one_of_each_start(members, looks.starts(places))]
+    ranked = [[each for found in looks.ranked(kind, "whole") for each in found] for kind in speaking]
     digits = [combine.digits(kind) for kind in ranked]
     bound = (
         _enumerated(ranked)
@@ -132,6 +127,17 @@ def _exchanged(group: Exchangeable, places: Sequence[Place], index: Mapping[str,
     what = f"{group.kinds[weakest[0]]} and {group.kinds[weakest[1]]} exchanged in every layer"
     moved = frozenset(p for kind in members for place in kind for p in (place.zero, place.other) if p is not None)
     return [Weighed(what, max(0.0, -bound), moved)]
+
+
+def _one_of_each_start(members: Sequence[Sequence[Place]], starts: Sequence[int]) -> Iterator[list[Place]]:
+    """Yield of each kind the first module of every start that no other kind has: exchanged kinds of one start would have no gauge between them."""
+    kinds_of: dict[int, set[int]] = {}
+    for number, kind in enumerate(members):
+        for place in kind:
+            kinds_of.setdefault(starts[place.module], set()).add(number)
+    for kind in members:
+        first = {starts[place.module]: place for place in reversed(kind) if len(kinds_of[starts[place.module]]) == 1}
+        yield [place for place in kind if first.get(starts[place.module]) == place]
 
 
 def _enumerated(ranked: Sequence[Sequence[Ranked]]) -> float:

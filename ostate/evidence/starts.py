@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .independent import independent
+from ostate.evidence.independent import independent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -34,7 +34,17 @@ class Trained(NamedTuple):
         return self._replace(**{name: getattr(self, name)[origins] for name in ("m_a", "v_a", "m_b", "v_b")})
 
 
-def train(rng: np.random.Generator, count: int, rank: int, *, steps: int, rate: float = 1e-2, noise: float = 1.0, shared: float = 0.5) -> Trained:
+def train(
+    rng: np.random.Generator,
+    count: int,
+    rank: int,
+    *,
+    steps: int,
+    rate: float = 1e-2,
+    noise: float = 1.0,
+    shared: float = 0.5,
+    starts: np.ndarray | None = None,
+) -> Trained:
     """Train M modules whose loss is |(B A - T) x|^2 / 2, batches of 4; A starts uniform, B at zero, as PEFT has them.
 
     Args:
@@ -44,10 +54,12 @@ def train(rng: np.random.Generator, count: int, rank: int, *, steps: int, rate: 
         steps: of Adam.
         rate: of learning.
         noise: of the gradient dL/dW, in units of its target.
+        starts: for each module, the one whose first A it begins with; None: its own.
         shared: share of target, data and noise that all modules have in common, as modules of one residual stream do.
     """
     mixed = lambda *shape: np.sqrt(shared) * rng.standard_normal(shape) + np.sqrt(1 - shared) * rng.standard_normal((count, *shape))  # noqa: E731
     a, b = rng.uniform(-1, 1, (count, rank, INTO)) / np.sqrt(INTO / 3), np.zeros((count, OUT, rank))
+    a = a if starts is None else a[starts].copy()
     target = mixed(OUT, INTO)
     m_a, v_a, m_b, v_b = (np.zeros_like(one) for one in (a, a, b, b))
     for step in range(1, steps + 1):

@@ -1,0 +1,67 @@
+"""A run whose modules were seeded anew: what looks like many agreeing gauges is one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ostate.core.family import Alternative, Exchangeable, Family
+from ostate.core.naming import Adapter, Claim
+from ostate.core.state import Entry, Group, RawState
+from ostate.evidence.comparison import Comparison
+from tests.evidence.numbers import Held
+from tests.evidence.small_runs import BETAS, EPS, train
+
+LAYERS, KINDS = 8, ("q_proj", "v_proj")
+ONE_MODULE = 2.6
+"""Digits of one module of rank 4."""
+
+
+def run(starts: list[int]) -> tuple[Comparison, tuple[str, ...]]:
+    """Train two kinds in eight layers, layer by layer; module i begins as module starts[i] does."""
+    trained = train(np.random.default_rng(0), LAYERS * len(KINDS), 4, steps=8, starts=np.array(starts))
+    tensors, entries = {}, []
+    for i in range(LAYERS * len(KINDS)):
+        stem = f"base_model.model.model.layers.{i // 2}.self_attn.{KINDS[i % 2]}"
+        for factor, weight, m, v in (("A", trained.a, trained.m_a, trained.v_a), ("B", trained.b, trained.m_b, trained.v_b)):
+            tensors[f"{stem}.lora_{factor}.weight"] = Held(weight[i])
+            slots = {"exp_avg": Held(m[i]), "exp_avg_sq": Held(v[i])}
+            entries.append(Entry(position=len(entries), key=len(entries), group=0, slots=slots, step=8.0, shape=m[i].shape))
+    groups = (Group(index=0, positions=tuple(range(len(entries))), hyper={"lr": 1e-2, "betas": BETAS, "eps": EPS}),)
+    raw = RawState(source="seeded", layout="torch", files=(), groups=groups, entries=tuple(entries), optimizer="adamw")
+    adapter = Adapter(path="seeded", file="seeded", kind="peft", tensors=tensors, config={"peft_type": "LORA", "r": 4})
+    return Comparison(raw, adapter), tuple(tensors)
+
+
+def families(keys: tuple[str, ...]) -> dict[str, Family]:
+    other = {"q_proj": "v_proj", "v_proj": "q_proj"}
+    exchanged = tuple(next(key.replace(one, two) for one, two in other.items() if one in key) for key in keys)
+    kinds = tuple(tuple(key for key in keys if kind in key and "lora_B" in key) for kind in KINDS)
+    return {"an alternative": Family((Alternative("exchanged", exchanged, exchanged),), ()), "kinds": Family((), (Exchangeable(KINDS, kinds),))}
+
+
+def digits(starts: list[int]) -> list[float]:
+    """Return the digits against the weakest other order, with either family."""
+    comparison, keys = run(starts)
+    found = []
+    for family in families(keys).values():
+        evidence = comparison.test(Claim(source="convention", rule="test", names=keys, keys=keys), family)
+        assert evidence.weakest_alternative is not None
+        found.append(evidence.weakest_alternative[1])
+    return found
+
+
+def test_modules_with_starts_of_their_own_speak_each():
+    assert min(digits(list(range(16)))) > 15
+
+
+def test_one_seed_for_each_kind_is_one_gauge_in_all_layers():
+    """Every lora_A of q_proj begins alike, and every one of v_proj: the exchange is one draw, not eight."""
+    assert max(digits([i % 2 for i in range(16)])) <= 2 * ONE_MODULE
+
+
+def test_one_seed_for_each_layer_leaves_no_gauge_between_its_kinds():
+    assert max(digits([i - i % 2 for i in range(16)])) == 0
+
+
+def test_one_seed_for_all_proves_nothing():
+    assert max(digits([0] * 16)) == 0
