@@ -11,7 +11,8 @@ from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding
 from ostate.core.tensors import Slot
 from ostate.errors import ExportError
-from ostate.optimizers import OPTIMIZERS, fits_adamw
+from ostate.optimizers import OPTIMIZERS
+from ostate.optimizers.moments import fits_adamw
 
 from .base import MARKS
 from .pickling import Call, Global
