@@ -182,12 +182,48 @@ def test_two_parameters_that_end_under_one_name_are_refused_by_save_and_by_names
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_parameters_that_end_under_one_name_are_refused_by_diff_by_export_and_by_fill(tmp_path: Path):
+    plain, twins = Tree({"x": {"weight": "parameter", "a": "parameter"}}), Tree({"x": {"_orig_mod": {"weight": "parameter"}, "weight": "parameter"}})
+    state = ostate.load(ostate.save(stepped(list(plain.parameters())), plain, tmp_path / "named.safetensors"))
+    by_name = torch.optim.AdamW([("x.weight", twins.x.weight), ("x._orig_mod.weight", twins.x._orig_mod.weight)])
+    for parameter in twins.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    by_name.step()
+    torch.save(by_name.state_dict(), tmp_path / "optimizer.pt")
+    with pytest.raises(OstateError, match=r"two positions are called 'x\.weight'"):
+        ostate.diff(str(tmp_path / "optimizer.pt"), str(tmp_path / "named.safetensors"))
+    for wanted in (["x.weight", "x._orig_mod.weight"], twins):
+        with pytest.raises(OstateError, match=r"two parameters are called 'x\.weight'"):
+            ostate.export(state, "torch", tmp_path / "out.pt", wanted=wanted)
+    with pytest.raises(OstateError, match=r"two parameters are called 'x\.weight'"):
+        fill(torch.optim.AdamW(twins.parameters()), twins, state)
+
+
+def test_names_that_begin_with_module_are_exported_as_the_state_has_them(tmp_path: Path):
+    model = Tree({"module": {"weight": "parameter"}, "frozen": "parameter"})
+    optimizer = stepped([model.module.weight])
+    state = ostate.load(ostate.save(optimizer, model, tmp_path / "named.safetensors"))
+    for number, wanted in enumerate((None, ["module.weight"])):
+        done = ostate.export(state, "ostate", tmp_path / f"{number}.safetensors", wanted=wanted, groups="one")
+        assert list(ostate.load(done.path).parameters) == ["module.weight"]
+
+
 def test_names_that_all_begin_with_module_are_not_recorded_beside_others_that_do_not(tmp_path: Path):
     model = Tree({"module": {"weight": "parameter"}, "frozen": "parameter"})
     optimizer = stepped([model.module.weight])
     assert names_of(optimizer, model) == [["module.weight"]]
     with pytest.raises(OstateError, match=r"every name begins with 'module\.'"):
         record_names(optimizer, model, tmp_path)
+
+
+def test_recorded_names_keep_the_module_that_the_weights_have_too(tmp_path: Path):
+    model = Tree({"module": {"weight": "parameter"}, "frozen": "parameter"})
+    optimizer = stepped([model.module.weight])
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "names.txt").write_text("module.weight\n")
+    found = repair(str(tmp_path / "optimizer.pt"), adapter=str(tmp_path / "weights.pt"), order=str(tmp_path / "names.txt"), evidence=False)
+    assert list(found.named.parameters) == ["module.weight"]
 
 
 def test_recorded_names_under_a_wrappers_module_are_read_without_it(tmp_path: Path):

@@ -32,11 +32,14 @@ def command(path: tuple[str, ...], force: bool, out: str, **chosen: Any) -> None
         ostate report step-100.ostate.safetensors step-500.ostate.safetensors -o run.html
     """
     from ostate import plot
+    from ostate.core.atomic import refuse_inputs
+    from ostate.core.files import recorded
 
     if os.path.exists(out) and not force:
         raise click.UsageError(f"'{out}' exists: give another name, or --force to replace it")
-    with progress("read", unit="elements") as step:
+    with recorded() as inputs, progress("read", unit="elements") as step:
         page = plot.page(path, options=options_of(chosen), progress=step)
+    refuse_inputs([Path(out)], inputs)
     temporary = Path(f"{out}.{os.getpid()}.part")
     try:
         temporary.write_text(page, encoding="utf-8", newline="\n")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ostate import store
-from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder
+from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder, refuse_inputs
+from ostate.core.files import recorded
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.core.tensors import Slot
@@ -82,18 +83,19 @@ def export(
         raise ExportError(f"no layout is called {to!r}", fix=f"one of {', '.join([*EXPORTERS, 'ostate'])}")
     if taken_as != "own" and to not in ("torch", "accelerate"):
         raise ExportError(f"{to} has one form for all optimizers", where=f"--as {taken_as}", fix="leave --as out")
-    given = state if isinstance(state, NamedState) else store.load(state)
-    known = len(given.findings)
-    if wanted is not None or rename or groups != "file":
-        own = of_names(_own_names(given, rename), groups)
-        target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=base)
-        given = migrate(given, target, new=new, rename=rename, truncate=truncate)
-    wishes = Wishes(v_hat=v_hat, root=root, taken_as=taken_as, weights=_weights(given, adapter) if adapter is not None else {})
+    with recorded() as inputs:
+        given = state if isinstance(state, NamedState) else store.load(state)
+        known = len(given.findings)
+        if wanted is not None or rename or groups != "file":
+            own = of_names(_own_names(given, rename), groups)
+            target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=base)
+            given = migrate(given, target, new=new, rename=rename, truncate=truncate)
+        wishes = Wishes(v_hat=v_hat, root=root, taken_as=taken_as, weights=_weights(given, adapter) if adapter is not None else {})
     findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *(() if to == "ostate" else EXPORTERS[to].losses(given, wishes))]
     lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]
     if strict and lost:
         raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "leave --strict out to accept it")
-    path = "" if out is None else _write(given, to, Path(out), wishes, force=force)
+    path = "" if out is None else _write(given, to, Path(out), wishes, inputs, force=force)
     return Exported(to=to, path=path, state=given, findings=tuple(findings))
 
 
@@ -146,17 +148,18 @@ def _missing(state: NamedState, to: str) -> list[Finding]:
     return [Finding(rule="export-positions-missing", severity="warning", text=f"{text}: they got no name when the state was repaired", fix=fix)]
 
 
-def _write(state: NamedState, to: str, out: Path, wishes: Wishes, *, force: bool) -> str:
+def _write(state: NamedState, to: str, out: Path, wishes: Wishes, inputs: Iterable[str], *, force: bool) -> str:
     if to == "ostate":
-        return store.write(state, out, force=force).path
+        return store.write(state, out, force=force, inputs=inputs).path
     exporter = EXPORTERS[to]
     if exporter.file is not None and out.is_dir():
         out = out / exporter.file
-    sources = [state.path, *(part.file for p in state.parameters.values() for slot in p.slots.values() for part in getattr(slot, "parts", ()))]
+    sources = dict.fromkeys((*store.sources_of(state), *inputs))
     if exporter.file is not None:
-        check_target(out, force=force, inputs=sorted({source for source in sources if source}))
+        check_target(out, force=force, inputs=tuple(sources))
     elif out.exists() and not force:
         raise ExportError("the output exists already", where=str(out), fix="give --force to replace it, or another name")
+    refuse_inputs([out], sources)
     temporary = beside(out)
     try:
         exporter.write(state, temporary, wishes)

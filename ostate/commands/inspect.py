@@ -224,6 +224,8 @@ def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
         "document": "ostate-inspect",
         "version": 1,
         "source": raw.source,
+        "read": raw.read or raw.source,
+        "not_read": list(raw.not_read),
         "layout": raw.layout,
         "optimizer": raw.optimizer,
         "files": [{"path": file.path, "size": file.size, "index_sha256": file.index_sha256 if digests else None} for file in raw.files],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ostate import checks, ordering, store
 from ostate.checks import copied, judging
-from ostate.core.files import announce
+from ostate.core.files import announce, recorded
 from ostate.core.naming import Adapter, NamedState, Ordering, Question
 from ostate.core.state import Finding, RawState
 from ostate.errors import CheckError, ReadError
@@ -63,6 +64,10 @@ class Repaired:
     findings: tuple[Finding, ...]
     out: tuple[str, ...]
     """Files written; empty for a dry run."""
+    read: str = ""
+    """The state that was read, a file or a folder."""
+    not_read: tuple[str, ...] = ()
+    """Other states in the folder that was asked for."""
 
     @property
     def settled(self) -> bool:
@@ -102,21 +107,28 @@ def repair(
     """
     options = replace(options or Options(), **more)
     if out is not None:
-        store.check_target(out, force=force, inputs=(path, options.adapter))
-    raw, beside = opened(path, options)
-    _refuse_the_unusable(raw)
-    if out is not None:
-        announce(lambda: stored_bytes(raw))
-    _refuse_copies(raw, options)
-    adapter, found = order_among(raw, beside, options)
-    named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
+        store.check_target(out, force=force, inputs=_given(path, options))
+    with recorded() as inputs:
+        raw, beside = opened(path, options)
+        _refuse_the_unusable(raw)
+        if out is not None:
+            announce(lambda: stored_bytes(raw))
+        _refuse_copies(raw, options)
+        adapter, found = order_among(raw, beside, options)
+        named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
     findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter))
     judging.refuse(findings, path)
     named = replace(named, findings=findings)
     if out is None:
-        return Repaired(named=named, ordering=found, findings=findings, out=())
-    written = store.write(named, out, force=force, check=judging.while_copying(named), keep_dtype=keep_dtype, sha256=sha256)
-    return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files))
+        return Repaired(named=named, ordering=found, findings=findings, out=(), read=raw.read, not_read=raw.not_read)
+    written = store.write(named, out, force=force, check=judging.while_copying(named), keep_dtype=keep_dtype, sha256=sha256, inputs=inputs)
+    return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files), read=raw.read, not_read=raw.not_read)
+
+
+def _given(path: str, options: Options) -> tuple[str | None, ...]:
+    """Return the paths that a person typed, and the configuration that `--base` stands for: refused as outputs before anything is read."""
+    base = None if options.base is None else os.path.join(options.base, "config.json")
+    return path, options.adapter, options.model, options.order, options.previous, options.base, base
 
 
 def _refuse_the_unusable(raw: RawState) -> None:
@@ -335,6 +347,8 @@ def repair_document(path: str, done: Repaired) -> dict[str, Any]:
         "document": "ostate-repair",
         "version": 1,
         "source": path,
+        "read": done.read or path,
+        "not_read": list(done.not_read),
         "out": list(done.out),
         "optimizer": done.named.optimizer,
         "parameters": len(done.named.parameters),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,9 +54,32 @@ def refuse_targets(targets: Sequence[Path], sources: Sequence[str], *, force: bo
             raise StoreError("the output is a folder", where=str(target), fix="give a file name, e.g. lora.ostate.safetensors")
         there = target.exists()
         if there and any(_same(target, source) for source in sources):
-            raise StoreError("the output is one of the inputs, which are never changed", where=str(target), fix="give another output name")
+            raise StoreError(INPUT, where=str(target), fix="give another output name")
         if (there or target.is_symlink()) and not force:
             raise StoreError("the output exists already", where=str(target), fix="give --force to replace it, or another name")
+
+
+def refuse_inputs(targets: Sequence[Path], inputs: Iterable[str]) -> None:
+    """Refuse outputs that are one of `inputs`, by device and inode, or folders that hold one.
+
+    Raises:
+        StoreError: one of them is.
+    """
+    there = [target for target in targets if target.exists()]
+    read = list(inputs) if there else []
+    for target in there:
+        source = next((source for source in read if _same(target, source)), None)
+        if source is not None:
+            raise StoreError(INPUT, where=str(target), fix="give another output name")
+        if target.is_dir() and (held := next((source for source in read if _holds(target, source)), None)) is not None:
+            raise StoreError("the output folder holds one of the inputs, which are never changed", where=held, fix="give another output folder")
+
+
+INPUT = "the output is one of the inputs, which are never changed"
+
+
+def _holds(folder: Path, source: str) -> bool:
+    return not is_remote(source) and any(_same(folder, str(above)) for above in Path(source).resolve().parents)
 
 
 def _same(target: Path, source: str) -> bool:

@@ -26,6 +26,8 @@ _FOREIGN = ("aiohttp.ClientError", "botocore.exceptions.BotoCoreError", "botocor
 """Errors of transports that are no OSError; looked up only where their package was imported."""
 _watchers: list[Callable[[int, int], None]] = []
 """Called with (bytes read, bytes announced), both since the last call."""
+_recorders: list[dict[str, None]] = []
+"""Each keeps the paths that are read while it stands here."""
 _local: OrderedDict[str, tuple[int, tuple[int, int]]] = OrderedDict()
 
 
@@ -49,6 +51,22 @@ def watched(step: Callable[[int, int], None]) -> Iterator[None]:
         yield
     finally:
         _watchers.remove(told)
+
+
+@contextmanager
+def recorded() -> Iterator[dict[str, None]]:
+    """Keep the path of every file that is read inside, as keys in the order of first reading: these are inputs, and no output may replace one."""
+    paths: dict[str, None] = {}
+    _recorders.append(paths)
+    try:
+        yield paths
+    finally:
+        _recorders[:] = [one for one in _recorders if one is not paths]
+
+
+def _read_from(path: str) -> None:
+    for paths in _recorders:
+        paths[path] = None
 
 
 def announce(count: Callable[[], int]) -> None:
@@ -120,6 +138,7 @@ def read_at(path: str, offset: int, length: int) -> bytes:
     Raises:
         ReadError: the file is shorter, is gone, or cannot be read.
     """
+    _read_from(path)
     if length == 0:
         return b""
     data = _read_remote(path, offset, length) if is_remote(path) else _read_local(path, offset, length)
@@ -147,6 +166,7 @@ def read_into(path: str, offset: int, view: memoryview, *, on: bool = False) -> 
         ReadError: the file is shorter, is gone, or cannot be read.
     """
     done = 0
+    _read_from(path)
     if not is_remote(path):
         descriptor = _descriptor(path, on=on)
         try:

@@ -114,6 +114,10 @@ class RawState(NamedTuple):
     """`global_step`, `transformers_version`, `peft_version`, `world_size`, `folder` (the checkpoint folder), … where known."""
     findings: tuple[Finding, ...] = ()
     """What reading itself noticed."""
+    read: str = ""
+    """The file, or the folder of a layout that is one, which was read of what `source` holds."""
+    not_read: tuple[str, ...] = ()
+    """Other states in the folder that was asked for, as paths within it."""
 
 
 Names = Sequence[str | None]

@@ -121,7 +121,7 @@ class Looks:
         return int(known[0].noise.shape[1])
 
     def _rank_some(self, places: Sequence[Place], rank: int, how: How) -> None:
-        parts = [self._products(place, rank) for place in places]
+        parts = [self._products(place, rank, how) for place in places]
         counts = [len(part.left) for part in parts]
         joined = Products(*(np.concatenate(column) for column in zip(*parts)))
         test = {"whole": gauge.whole, "zero": gauge.zero, "other": gauge.other}[how]
@@ -131,14 +131,14 @@ class Looks:
             self._ranked[how, place] = tuple(each for ranked in found[at : at + count] for each in ranked)
             at += count
 
-    def _products(self, place: Place, rank: int) -> Products:
+    def _products(self, place: Place, rank: int, how: How) -> Products:
         zero, other = self.side(place.module, place.zero, zero=True), self.side(place.module, place.other, zero=False)
         blocks = self.modules[place.module].blocks
         nothing, none = np.zeros((blocks, rank, rank)), np.zeros((blocks, rank))
         displacement = nothing
         if self.displaced and zero is not None:
             displacement = -zero.update
-        if self.displaced and other is not None and self.source.start is not None:
+        if self.displaced and other is not None and self.source.start is not None and how == "whole":  # elsewhere it is held, not turned
             displacement = _unit(displacement) - _unit(other.update)
         balanced = self.balanced and zero is not None and other is not None
         return Products(

@@ -64,6 +64,8 @@ def weigh_all(claimed: Keys, names: Keys, family: Family, looks: Looks, single: 
         moved = [p for p in stated if other.keys[p] != claimed[p] or (claimed[p] is None and other.names[p] != names[p])]
         if moved:
             found.append(Weighed(other.what, against(other.keys, set(moved), places, index, looks, single), frozenset(moved)))
+    if family.cut:  # what was not looked at cannot be rejected
+        found.append(Weighed(f"{family.cut} more orders, too many to weigh", 0.0, frozenset(stated)))
     for group in family.exchangeable:
         found += _exchanged(group, places, index, looks)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ostate.core.state import RawState
 
-from .detect import READERS, Reader, find_state
+from .detect import READERS, Reader, choice, find_state, others
 from .peek import Peek
 from .pickle.collector import Paused
 
@@ -26,4 +26,6 @@ def read(path: str, *, state: str | None = None, optimizer: int | None = None) -
     """
     with Paused():
         seen, row, optimizer = find_state(path, state=state, optimizer=optimizer)
-        return READERS[row].read(seen, optimizer)
+        raw = READERS[row].read(seen, optimizer)
+        not_read = others(seen, [file.path for file in raw.files]) if state is None else ()
+        return raw._replace(read=seen.path, not_read=not_read, findings=(*raw.findings, *choice(seen, not_read)))

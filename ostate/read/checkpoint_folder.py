@@ -32,7 +32,7 @@ def checkpoint_folder(place: str) -> str:
 def facts_of(folder: str) -> dict[str, Any]:
     """Return `folder`, `global_step`, `transformers_version`, `peft_version`, as far as the folder's files tell them."""
     facts: dict[str, Any] = {"folder": folder}
-    step = _global_step(os.path.join(folder, "trainer_state.json"))
+    step = trainer_step(os.path.join(folder, "trainer_state.json"))
     if step is not None:
         facts["global_step"] = step
     for file, key in (("config.json", "transformers_version"), ("adapter_config.json", "peft_version")):
@@ -44,7 +44,7 @@ def facts_of(folder: str) -> dict[str, Any]:
     return facts
 
 
-def _global_step(path: str) -> int | None:
+def trainer_step(path: str) -> int | None:
     """Return the trainer's step; behind a scheme from the file's beginning alone, since the log of a long run takes megabytes."""
     if not is_remote(path):
         step = _json(path, "global_step").get("global_step")

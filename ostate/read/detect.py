@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
+from pathlib import PurePath
 from types import ModuleType
 from typing import NamedTuple
 
 from ostate.core.files import is_file, is_folder, is_remote, read_at, size_of
-from ostate.core.state import RawState
+from ostate.core.state import Finding, RawState
 from ostate.errors import ReadError, UnknownFormat, UnsafePickle
 
+from .checkpoint_folder import trainer_step
 from .peek import Peek
 
 MOST_DEPTH = 4
@@ -35,6 +37,11 @@ _NEVER_END = (
 _PIECES = (".metadata", ".distcp", "_model_states.pt")
 """Files that mean nothing without their folder."""
 _ACCELERATE = r"^optimizer(?:_(\d+))?\.(?:bin|pt)$"
+TRAINER = "trainer_state.json"
+_TRAINERS_FILES = ("optimizer.pt", "optimizer.bin")
+"""transformers trainer.py OPTIMIZER_NAME and OPTIMIZER_NAME_BIN: what Trainer resumes from."""
+MOST_OTHERS = 16
+"""Folders, and files, that are looked into for states that were not read."""
 
 
 class Reader(NamedTuple):
@@ -146,7 +153,10 @@ def reader_of(seen: Peek) -> str:
 
 
 def _search(seen: Peek, depth: int, visited: set[str]) -> Iterator[tuple[Peek, str]]:
-    """Yield the states that lie in the folder itself or, where none does, in the folders below it; links that lead back are seen once."""
+    """Yield the states of a folder; links that lead back are seen once.
+
+    What the folder's own index names comes first; then what lies in the folder itself; where nothing does, what lies in the folders below it.
+    """
     real = seen.path if is_remote(seen.path) else os.path.realpath(seen.path)
     if real in visited:
         return
@@ -156,15 +166,40 @@ def _search(seen: Peek, depth: int, visited: set[str]) -> Iterator[tuple[Peek, s
     rows = [name for name, reader in READERS.items() if reader.folder and reader.accepts(seen)]
     if len(rows) > 1:
         raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")
-    here = [(seen, rows[0])] if rows else []
-    if not rows:
-        here += list(_files(seen))
-    if here:
-        yield from here
+    folders = _folders(seen)
+    named = [one for name in _indexed(seen, folders) for one in _search(_below(seen, name), depth + 1, visited)]
+    here = [(seen, rows[0])] if rows else [] if named else _of_trainer(seen, list(_files(seen)))
+    if here or named:
+        yield from (*named, *here)
         return
     if depth < MOST_DEPTH:
-        for name in _folders(seen):
-            yield from _search(Peek(os.path.join(seen.path, name), asked=seen.asked), depth + 1, visited)
+        for name in folders:
+            yield from _search(_below(seen, name), depth + 1, visited)
+
+
+def _below(seen: Peek, name: str) -> Peek:
+    return Peek(os.path.join(seen.path, name), asked=seen.asked)
+
+
+def _indexed(seen: Peek, folders: Sequence[str]) -> list[str]:
+    """Return the folders that the index names: `latest`; or the step of Trainer's state, where Trainer wrote no optimizer here."""
+    tags = [tag for tag in tags_of(seen) if tag in folders]
+    if tags or TRAINER not in seen.names or any(file in seen.names for file in _TRAINERS_FILES):
+        return tags
+    numbered = [name for name in folders if re.fullmatch(r"(?:global_step|checkpoint-)\d+", name)]
+    step = trainer_step(os.path.join(seen.path, TRAINER)) if numbered else None
+    return [name for name in numbered if re.sub(r"\D", "", name) == str(step)]
+
+
+def tags_of(seen: Peek) -> list[str]:
+    """Return what DeepSpeed's `latest` and `latest_universal` in the folder name, there or not."""
+    return list(dict.fromkeys(_tag(os.path.join(seen.path, file)) for file in ("latest", "latest_universal") if file in seen.names))
+
+
+def _of_trainer(seen: Peek, found: list[tuple[Peek, str]]) -> list[tuple[Peek, str]]:
+    """Return the file that Trainer itself writes and resumes from, where its `trainer_state.json` lies beside it; else all that was found."""
+    own = [one for one in found if os.path.basename(one[0].path) in _TRAINERS_FILES] if TRAINER in seen.names else []
+    return own if len(own) == 1 else found
 
 
 def _files(seen: Peek) -> Iterator[tuple[Peek, str]]:
@@ -187,12 +222,69 @@ def _files(seen: Peek) -> Iterator[tuple[Peek, str]]:
 def _folders(seen: Peek) -> list[str]:
     """Return the folders to look into; where `latest` names one, the other steps beside it are left alone."""
     folders = [name for name in seen.names if not name.startswith(".") and is_folder(os.path.join(seen.path, name))]
-    tags = {_tag(os.path.join(seen.path, file)) for file in ("latest", "latest_universal") if file in seen.names} & set(folders)
+    tags = set(tags_of(seen)) & set(folders)
     return [name for name in folders if name in tags or not (tags and name.startswith("global_step"))]
 
 
 def _tag(path: str) -> str:
     return read_at(path, 0, min(4096, size_of(path))).decode("utf-8", "replace").strip()
+
+
+def others(seen: Peek, files: Iterable[str]) -> tuple[str, ...]:
+    """Return the states in the folder that was asked for and below it which were not read, as paths within it.
+
+    Args:
+        seen: the state that was read, a file or a folder.
+        files: what was read of it.
+    """
+    if is_remote(seen.asked) or not os.path.isdir(seen.asked):
+        return ()
+    read = {os.path.realpath(path) for path in (*files, seen.path)}
+    visited = {os.path.realpath(seen.asked)}
+    queue, found, opened = [Peek(seen.asked)], [], 0
+    while queue:
+        folder = queue.pop(0)
+        chosen = os.path.realpath(folder.path) in read
+        if not chosen and _is_state(folder):
+            found.append(folder.path)
+            continue
+        for name in folder.names:
+            path = os.path.join(folder.path, name)
+            if name.startswith(_NEVER_START) or name.endswith(_NEVER_END) or (real := os.path.realpath(path)) in visited:
+                continue
+            one = Peek(path, asked=seen.asked)
+            if os.path.isdir(path):
+                if not chosen and len(visited) < MOST_OTHERS:  # what lies below a state that is a folder belongs to it
+                    visited.add(real)
+                    queue.append(one)
+            elif real not in read and opened < MOST_OTHERS and os.path.isfile(path) and one.is_torch:
+                opened += 1
+                found += [path] * _is_state(one)
+    return tuple(os.path.relpath(path, seen.asked) for path in found)
+
+
+def choice(seen: Peek, not_read: Sequence[str]) -> list[Finding]:
+    """Say which state of a folder was read where there are others, and where the folder's index names another than that one."""
+    if seen.asked == seen.path or is_remote(seen.asked) or not os.path.isdir(seen.asked):
+        return []
+    read = os.path.relpath(seen.path, seen.asked)
+    said = []
+    if not_read:
+        text = f"{read} was read; not read: {', '.join(not_read)}"
+        said.append(Finding(rule="other-states", severity="note", text=text, fix="--state FILE reads another of them"))
+    missed = [tag for tag in tags_of(Peek(seen.asked)) if tag and tag not in PurePath(read).parts]
+    if missed and len(missed) == len(tags_of(Peek(seen.asked))):
+        text = f"`latest` names {missed[0]}, where no state was found; {read} was read"
+        said.append(Finding(rule="index-names-another", severity="warning", text=text, fix="copy that folder too, or choose with --state FILE"))
+    return said
+
+
+def _is_state(seen: Peek) -> bool:
+    """True when some row reads it; what is damaged, or holds what no state needs, is none."""
+    try:
+        return any(reader.folder == seen.is_folder and reader.accepts(seen) for reader in READERS.values())
+    except ReadError:
+        return False
 
 
 def _numbered(found: list[tuple[Peek, str]], optimizer: int) -> list[tuple[Peek, str]]:

@@ -53,3 +53,10 @@ def found(findings: Iterable[Mapping[str, Any]]) -> list[Block]:
         Found(finding["severity"], finding["text"], tuple(finding["names"]), finding["fix"])
         for finding in sorted(findings, key=lambda one: _ORDER[one["severity"]])
     ]
+
+
+def read_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a document says of the state that was read, and of others in the folder that were not."""
+    if "read" not in document:  # of `ostate verify`
+        return []
+    return [("read", document["read"]), *(("not read", path) for path in document["not_read"])]

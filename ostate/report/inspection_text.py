@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ostate.report.blocks import Block, Facts, Line, Table, cells, found
+from ostate.report.blocks import Block, Facts, Line, Table, cells, found, read_rows
 from ostate.report.text import hyper_text, number, plain, printable, ranges, shorten
 
 _HYPER = ("lr", "initial_lr", "betas", "eps", "weight_decay")
@@ -38,6 +38,7 @@ def _summary(document: Mapping[str, Any], full: bool) -> Facts:
     entries = document["entries"]
     names = [entry["name"] for entry in entries if entry["name"]]
     rows = [
+        *read_rows(document),
         ("layout", document["layout"]),
         ("optimizer", document["optimizer"]),
         ("positions", f"{document['positions']}, {document['with_state']} with state"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ostate.report.blocks import Block, Facts, Line, Table, Tone, cells, found
+from ostate.report.blocks import Block, Facts, Line, Table, Tone, cells, found, read_rows
 from ostate.report.text import plain
 
 MEANING = {
@@ -37,7 +37,7 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     ordering = document["ordering"]
     verdict = ordering["verdict"]
     out: list[Block] = [Line(f"{verdict}: {meaning(verdict, ordering.get('assumed', ()))}", TONE[verdict])]
-    out.append(_origin(ordering, full))
+    out.append(Facts((*read_rows(document), *_origin(ordering, full))))
     if ordering["weakest"] and (full or document["document"] == "ostate-verify"):
         shown = ordering["weakest"][: None if full else _WEAKEST]
         rows = [cells(pair["name"], pair["position"], _short(pair["score"]), pair["rival"] or "-", _short(pair["margin"])) for pair in shown]
@@ -56,7 +56,7 @@ def meaning(verdict: str, assumed: Sequence[str]) -> str:
     return (MEANING_ASSUMED if assumed else MEANING)[verdict]
 
 
-def _origin(ordering: Mapping[str, Any], full: bool) -> Facts:
+def _origin(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
     margin = "" if ordering["margin"] is None else f"; chance of any other order: {chance_text(ordering['margin'])}"
     tests = f" (tests: {', '.join(ordering['tests'])}{margin})" if ordering["tests"] else ""
     rows = [("names", f"{ordering['named']} from {ordering['source']}: {_rule(ordering['rule'], full)}{tests}")]
@@ -69,7 +69,7 @@ def _origin(ordering: Mapping[str, Any], full: bool) -> Facts:
     if len(losers) > _LOSERS and not full:
         rows.append(("", f"({len(losers) - _LOSERS} more: -v shows all)"))
     rows += [("silent", f"{test}: {why}") for test, why in ordering["silent"].items()]
-    return Facts(tuple(rows))
+    return rows
 
 
 def _rule(rule: str, full: bool) -> str:

@@ -4,6 +4,6 @@ from ostate.core.atomic import check_target
 
 from .loading import load
 from .plan import shard_path
-from .writing import Written, write, write_index
+from .writing import Written, sources_of, write, write_index
 
-__all__ = ["Written", "check_target", "load", "shard_path", "write", "write_index"]
+__all__ = ["Written", "check_target", "load", "shard_path", "sources_of", "write", "write_index"]

@@ -55,7 +55,7 @@ def find(path: str) -> str:
         return path
     place = Path(path)
     if place.is_dir():
-        found = [str(file) for file in sorted(place.glob("*.safetensors.index.json")) if _is_our_index(file)]
+        found = [str(file) for file in sorted(place.glob("*.safetensors.index.json")) if is_our_index(file)]
         shards = {str(place / name) for index in found for name in set(_index(index)["weight_map"].values())}
         found += [str(file) for file in sorted(place.glob("*.safetensors")) if str(file) not in shards and is_named(str(file))]
         if len(found) != 1:
@@ -76,10 +76,11 @@ def is_named(path: str) -> bool:
         return False
 
 
-def _is_our_index(path: Path) -> bool:
+def is_our_index(path: Path) -> bool:
+    """True when the file is the index of a named state in several files."""
     try:
         names = sorted(set(_index(str(path))["weight_map"].values()))
-    except StoreError:
+    except (StoreError, ReadError):
         return False
     return bool(names) and is_named(str(path.parent / names[0]))
 

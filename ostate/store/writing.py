@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ostate.core.atomic import beside, cannot_write, publish, refuse_targets, reserve
+from ostate.core.atomic import beside, cannot_write, publish, refuse_inputs, refuse_targets, reserve
 from ostate.core.files import is_remote, new_buffer
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
@@ -19,6 +19,7 @@ from ostate.errors import StoreError
 
 from . import header, manifest
 from .copying import CHUNK_BYTES, copy, shift, write_at
+from .loading import is_named, is_our_index
 from .plan import SHARD_BYTES, Plan, check_names, cut, index_path, plan, shard_path
 
 Summaries = Mapping[tuple[str, str], Summary]
@@ -47,6 +48,7 @@ def write(
     max_shard_bytes: int = SHARD_BYTES,
     check: Callable[[Summaries], Sequence[Finding]] | None = None,
     shard: tuple[int, int] | None = None,
+    inputs: Iterable[str] = (),
 ) -> Written:
     """Write `state` to `out`; the same state gives the same bytes.
 
@@ -60,6 +62,7 @@ def write(
         check: looks at the ranges seen while copying; its findings go into the manifest, and when it raises nothing is written.
         shard: (number, of how many) when `state` is one process's part of a state that several write at once, each under `shard_path`; one of
             them writes the index when all are there (`write_index`).
+        inputs: files that were read besides those that hold the state's numbers; a named file among them is an earlier output, looked at in passing.
 
     Raises:
         StoreError: the output exists, is an input, or cannot be written; a source changed meanwhile.
@@ -71,8 +74,9 @@ def write(
     paths = [shard_path(target, index + 1, len(shards)) for index in range(len(shards))]
     index = index_path(target) if len(shards) > 1 else None
     finals = [*paths, index] if index is not None else paths
-    sources = _sources(state)
+    sources = sources_of(state)
     refuse_targets([target, *finals], sources, force=force)
+    refuse_inputs([path for path in (target, index_path(target), *finals) if not _ours(path)], inputs)
     before = [_stamp(path) for path in sources]
     temporary: list[Path] = []
     try:
@@ -85,7 +89,8 @@ def write(
         changed = [path for path, stamp in zip(sources, before) if _stamp(path) != stamp]
         if changed:
             raise StoreError("the source changed while it was read", where=changed[0], fix="wait until the run has finished writing it")
-        stale = [path for path in (target, index_path(target)) if path not in finals] if force else []
+        old_index = [path for path in (index_path(target),) if path.exists() and is_our_index(path)]
+        stale = [path for path in (target, *old_index) if path not in finals] if force else []
         publish(temporary, finals, stale, force=force)
     except OSError as error:
         raise cannot_write(error, target) from error
@@ -94,6 +99,11 @@ def write(
             with suppress(OSError):
                 path.unlink()
     return Written(str(finals[-1]), tuple(map(str, finals)), total, (*state.findings, *found))
+
+
+def _ours(path: Path) -> bool:
+    """True for a named file, or the index of several."""
+    return is_our_index(path) if path.name.endswith(".json") else is_named(str(path))
 
 
 def _fill(
@@ -197,7 +207,7 @@ def index_text(shards: Iterable[tuple[str, header.Head]]) -> bytes:
     return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def _sources(state: NamedState) -> list[str]:
+def sources_of(state: NamedState) -> list[str]:
     """Return every file the state's numbers come from."""
     found = {part.file for p in state.parameters.values() for s in p.slots.values() for part in parts_of(s)}
     return sorted(found | ({state.path} if state.path else set()))

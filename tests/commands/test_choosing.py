@@ -135,3 +135,15 @@ def test_a_named_adapter_whose_folder_was_copied_says_that_its_name_is_assumed(p
     told = repair(str(tmp_path / "lora"), adapter_name="policy")
     assert list(told.named.parameters) == policy[1]
     assert told.ordering.assumed == ()
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_model.bin", "lora.safetensors"])
+def test_a_damaged_adapter_to_the_side_is_no_matter_of_this_checkpoint(policy, tmp_path, file):
+    """It may be of another run, and still be being written."""
+    place = tmp_path / "one" / "checkpoint-12"
+    place.mkdir(parents=True)
+    shutil.copy(policy[0] / "optimizer.pt", place)
+    (tmp_path / "one" / "other").mkdir()
+    (tmp_path / "one" / "other" / file).write_bytes(b"x" * 100)
+    (place / "order.txt").write_text("\n".join(policy[1]))
+    assert set(repair(str(place), order=str(place / "order.txt")).named.parameters) == set(policy[1])

@@ -136,9 +136,9 @@ def test_exactly_one_row_reads_each_real_checkpoint(name):
 
     seen = Peek(str(real.case(name).state))
     if seen.is_folder:
-        assert len(list(_search(seen, formats.READERS, 0, set()))) == 1
+        assert len(list(_search(seen, 0, set()))) == 1
     else:
-        assert reader_of(seen, formats.READERS) == "torch"
+        assert reader_of(seen) == "torch"
 
 
 def test_facts_come_from_the_checkpoint_folder_around_the_state(tmp_path, optimizer):
@@ -186,3 +186,92 @@ def test_one_file_of_many_asks_for_the_folder(piece):
     with pytest.raises(ReadError) as caught:
         formats.read(str(real.CASES / "distributed" / piece))
     assert "folder" in caught.value.fix
+
+
+def deepspeed_folder(place):
+    """A folder as DeepSpeed leaves it, `latest` and all, with somebody's own name-keyed file at the top."""
+    shutil.copytree(real.case("ds_z2").state, place)
+    made = adamw()
+    torch.save({"state": {f"layers.{key}": row for key, row in made.state_dict()["state"].items()}, "param_groups": []}, place / "by_name.pt")
+    torch.save(made.state_dict(), place / "optimizer.pt")
+    return place
+
+
+def test_what_latest_names_comes_before_any_file_at_the_top(tmp_path):
+    raw = formats.read(str(deepspeed_folder(tmp_path / "run")))
+    assert (raw.layout, raw.read) == ("zero", str(tmp_path / "run/global_step5"))
+    assert raw.not_read == ("by_name.pt", "optimizer.pt")
+    assert [(f.severity, f.text) for f in raw.findings if f.rule == "other-states"] == [
+        ("note", "global_step5 was read; not read: by_name.pt, optimizer.pt")
+    ]
+    assert formats.read(str(tmp_path / "run"), state="optimizer.pt").layout == "torch"
+
+
+def test_a_latest_that_names_nothing_here_is_said_aloud(tmp_path):
+    place = deepspeed_folder(tmp_path / "run")
+    (place / "by_name.pt").unlink()
+    shutil.rmtree(place / "global_step5")
+    raw = formats.read(str(place))
+    assert raw.read == str(place / "optimizer.pt")
+    assert [(f.severity, f.rule) for f in raw.findings] == [("warning", "index-names-another")]
+
+
+def test_the_trainers_state_names_the_step_and_its_own_file(tmp_path, optimizer):
+    for step in (5, 10):
+        (tmp_path / f"run/checkpoint-{step}").mkdir(parents=True)
+        shutil.copy(tmp_path / "optimizer.pt", tmp_path / f"run/checkpoint-{step}/optimizer.pt")
+    (tmp_path / "run/trainer_state.json").write_text('{"global_step": 10}')
+    raw = formats.read(str(tmp_path / "run"))
+    assert raw.read == str(tmp_path / "run/checkpoint-10/optimizer.pt")
+    assert raw.not_read == (os.path.join("checkpoint-5", "optimizer.pt"),)
+    torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "run/checkpoint-10/bundle.ckpt")
+    with pytest.raises(UnknownFormat, match="2 states"):
+        formats.read(str(tmp_path / "run/checkpoint-10"))
+    (tmp_path / "run/checkpoint-10/trainer_state.json").write_text('{"global_step": 10}')
+    raw = formats.read(str(tmp_path / "run/checkpoint-10"))
+    assert (os.path.basename(raw.read), raw.not_read) == ("optimizer.pt", ("bundle.ckpt",))
+
+
+def test_a_distributed_checkpoint_comes_before_a_file_beside_its_index(tmp_path, optimizer):
+    shutil.copytree(real.case("fsdp2_dcp").state, tmp_path / "dcp")
+    shutil.copy(tmp_path / "optimizer.pt", tmp_path / "dcp/optimizer.pt")
+    raw = formats.read(str(tmp_path / "dcp"))
+    assert (raw.layout, raw.not_read) == ("dcp", ("optimizer.pt",))
+
+
+def test_what_was_passed_over_may_be_damaged_and_is_not_looked_for_without_end(tmp_path, optimizer):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/old.pt").write_bytes((tmp_path / "optimizer.pt").read_bytes()[:300])
+    for index in range(40):
+        (tmp_path / f"below{index}").mkdir()
+        shutil.copy(tmp_path / "optimizer.pt", tmp_path / f"below{index}/optimizer.pt")
+    raw = formats.read(str(tmp_path))
+    assert raw.read == str(tmp_path / "optimizer.pt")
+    assert 10 < len(raw.not_read) < 20
+    assert not any("old.pt" in path for path in raw.not_read)
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["repair", "--dry-run", "--order", "order.txt"]])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_commands_print_which_state_was_read_and_which_were_not(tmp_path, optimizer, command, as_json):
+    import json
+
+    from click.testing import CliRunner
+
+    from ostate.cli import main
+
+    place = tmp_path / "runs" / "one" / "last"
+    (place / "older").mkdir(parents=True)
+    for folder in (place, place / "older"):
+        shutil.copy(tmp_path / "optimizer.pt", folder)
+    names = [f"layer{index}" for index in range(len(formats.read(str(place)).entries))]
+    (tmp_path / "order.txt").write_text("\n".join(names))
+    arguments = [str(tmp_path / word) if word.endswith(".txt") else word for word in command]
+    done = CliRunner().invoke(main, [*arguments, str(place), *(["--json"] if as_json else [])], catch_exceptions=False)
+    if as_json:
+        document = json.loads(done.stdout)
+        assert (document["read"], document["not_read"]) == (str(place / "optimizer.pt"), [os.path.join("older", "optimizer.pt")])
+    else:
+        lines = [line.split() for line in done.stdout.splitlines()]
+        assert ["read", str(place / "optimizer.pt")] in lines
+        assert ["not", "read", os.path.join("older", "optimizer.pt")] in lines

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ostate.core.files import is_remote
+from ostate.core.files import is_remote, read_at, size_of
 from ostate.core.naming import Adapter, Question
-from ostate.errors import OrderingError
+from ostate.errors import OrderingError, ReadError
 
 MOST_BYTES = 4 << 20
 """Of a configuration: one that names 21,000 labels has 1.5 MB, and JSON of nothing but brackets takes twenty times its length of memory."""
@@ -82,8 +82,7 @@ def _read(path: str) -> dict[str, Any] | None:
     try:
         if not os.path.isfile(path) or os.path.getsize(path) > MOST_BYTES:
             return None
-        with open(path, encoding="utf-8") as stream:
-            config = json.load(stream)
-    except (OSError, ValueError, RecursionError):
+        config = json.loads(read_at(path, 0, size_of(path)).decode("utf-8"))
+    except (OSError, ReadError, ValueError, RecursionError):
         return None
     return config if isinstance(config, dict) else None

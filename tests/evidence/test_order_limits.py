@@ -1,4 +1,4 @@
-"""A run whose modules were seeded anew: what looks like many agreeing gauges is one."""
+"""Where an order may not be proven: modules seeded anew, whose many agreeing gauges are one; a factor that is held; a family that was cut."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from ostate.core.family import Alternative, Exchangeable, Family
 from ostate.core.naming import Adapter, Claim
 from ostate.core.state import Entry, Group, RawState
 from ostate.evidence.comparison import Comparison
+from ostate.evidence.looks import Place
 from tests.evidence.numbers import Held
 from tests.evidence.small_runs import BETAS, EPS, train
+from tests.records import replace
 
 LAYERS, KINDS = 8, ("q_proj", "v_proj")
 ONE_MODULE = 2.6
@@ -65,3 +67,26 @@ def test_one_seed_for_each_layer_leaves_no_gauge_between_its_kinds():
 
 def test_one_seed_for_all_proves_nothing():
     assert max(digits([0] * 16)) == 0
+
+
+def test_an_earlier_lora_a_tells_nothing_where_only_lora_b_is_moved():
+    """Its displacement stands still while the zero factor's moments are turned: with it no rank would be uniform."""
+    comparison, _ = run(list(range(16)))
+    adapter = comparison.adapter
+    rng = np.random.default_rng(3)
+    found = []
+    for scale in (0.0, 1.0):
+        moved = {key: scale * ("lora_A" in key) * rng.standard_normal(one.shape) for key, one in adapter.tensors.items()}
+        earlier = {key: Held(one.astype(np.float32)) for key, one in moved.items()}
+        looks = Comparison(comparison.raw, adapter, previous=replace(adapter, tensors=earlier)).looks
+        places = [Place(module, 2 * other + 1, 2 * other) for module in range(16) for other in [(module + 2) % 16]]  # another's moments
+        found.append((looks.ranked(places, "zero"), looks.ranked(places, "whole")))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
+
+
+def test_a_family_that_was_cut_proves_nothing():
+    comparison, keys = run(list(range(16)))
+    claim = Claim(source="recorded", rule="test", names=keys, keys=keys)
+    assert comparison.test(claim, Family((), ())).verdict == "verified"
+    assert not comparison.test(claim, Family((), (), cut=3)).proven
