@@ -27,6 +27,7 @@ LENGTH = 128
 SETTINGS: dict[str, dict[str, Any]] = {
     "r1": {"r": 1},
     "r2": {"r": 2},
+    "r4": {"r": 4},
     "r8": {"r": 8},
     "r64": {"r": 64},
     "dora8": {"r": 8, "use_dora": True},

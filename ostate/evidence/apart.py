@@ -21,6 +21,8 @@ UNRELATED = 0.5
 RELATED = 0.3
 ENOUGH = 48
 """Elements of a module's group from which one that looks like any other, or a residual that does, says something by itself: rank 3 and more."""
+FEWEST = 4
+"""Modules of one shape from which they are compared among themselves."""
 MOST = 0.4
 """Share of modules beyond which it is the order as a whole that is in doubt, not single modules."""
 
@@ -46,12 +48,23 @@ def apart(places: Sequence[Place], looks: Looks) -> Apart:
         damaged |= halves if len(halves) <= MOST * len(known) else set()
     live = [place for place in known if plain[place].moment and place.module not in damaged and place.module not in untrained]
     by_gauge, by_residual = _by_gauge(live, looks), _by_residual(live, [plain[place].residual for place in live])
+    for members in _by_shape(live, looks):  # of its own kind first: other kinds may be starved, or trained apart
+        by_gauge |= _by_gauge(members, looks)
+        by_residual |= _by_residual(members, [plain[place].residual for place in members])
     coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if _elements(ranked) < ENOUGH}
     # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
     suspects = damaged | ((by_gauge | by_residual) - coarse) | (by_gauge & by_residual)
     if len(suspects) > MOST * max(len(known), 1):
         suspects = damaged
     return Apart(tuple(sorted(suspects)), untrained)
+
+
+def _by_shape(live: Sequence[Place], looks: Looks) -> list[list[Place]]:
+    """Return the modules of each pair of shapes that are FEWEST or more."""
+    found: dict[object, list[Place]] = {}
+    for place in live:
+        found.setdefault(looks.shapes(place.module), []).append(place)
+    return [members for members in found.values() if len(members) >= FEWEST]
 
 
 def _elements(ranked: Sequence[Ranked]) -> float:

@@ -41,6 +41,7 @@ def odds_against(scores: Array) -> Array:
                     ways += power
                 through = np.fmin(ways, 1 / (edges[np.ix_(left[members], left[members])].T + np.eye(len(members))))
                 weights = weights + weights[:, members] @ through @ weights[members]
+            weights = np.where(np.isnan(weights), np.inf, weights)  # infinity times zero: as good as infinity
             weights[members], weights[:, members], gone[members] = 0.0, 0.0, True
         weights, left = weights[np.ix_(~gone, ~gone)], left[~gone]
     if len(left) and _radius(weights) < _CONVERGES:
@@ -54,6 +55,8 @@ _CONVERGES = 0.9
 def _radius(weights: Array) -> float:
     """Return the spectral radius, or a bound on it where that is small enough: no row's sum is exceeded (Perron, Frobenius)."""
     bound = float(weights.sum(axis=1).max()) if len(weights) else 0.0
+    if not np.isfinite(bound):
+        return np.inf
     return bound if bound < _CONVERGES else float(np.max(np.abs(np.linalg.eigvals(weights))))
 
 

@@ -120,3 +120,19 @@ def test_one_seed_for_every_module_proves_nothing(llama):
     same = {key: llama.adapter.tensors[first] if "lora_A" in key else ref for key, ref in llama.adapter.tensors.items()}
     found = ask(replace(llama, adapter=replace(llama.adapter, tensors=same)))
     assert not found.proven
+
+
+def test_an_exchange_is_seen_beside_kinds_whose_own_gauges_say_little(llama):
+    """Half of the modules are noise, as starved experts are: the others are compared among themselves."""
+    noise = np.random.default_rng(0)
+    starved = [p for p, key in enumerate(llama.keys) if key is not None and "v_proj" in key]
+    entries = tuple(
+        replace(e, slots={n: Held(noise.standard_normal(s.shape).astype(np.float32) ** 2) for n, s in e.slots.items()})
+        if e.position in starved
+        else e
+        for e in llama.raw.entries
+    )
+    known = replace(llama, raw=replace(llama.raw, entries=entries))
+    one, two = (llama.keys.index(f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_B.weight") for layer in (0, 1))
+    found = ask(known, tuple(known.swapped(one, two)))
+    assert not found.proven & {one, two}

@@ -81,3 +81,11 @@ def test_the_better_order_elsewhere_is_infinite():
 def test_nothing_against_an_order_of_one():
     assert odds_against(np.array([[3.0]])).tolist() == [0.0]
     assert odds_against(np.zeros((0, 0))).tolist() == []
+
+
+def test_scores_that_overflow_tell_no_row_from_another():
+    """Weights near the end of their range times zero: infinity, not a refusal by the library."""
+    scores = np.full((8, 8), 700.0)
+    np.fill_diagonal(scores, -700.0)
+    scores[:4, 4:] = -60.0
+    assert np.isinf(odds_against(scores)).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, permutations
+from itertools import permutations
 
 from .kinds import kinds_of
 from .layers import Arrangement
@@ -45,17 +45,15 @@ def groups_exchanged(sequence: ClaimRows) -> Iterator[Arrangement]:
 
 
 def shifted(sequence: ClaimRows) -> Iterator[Arrangement]:
-    """Yield every count that is one off: over all positions, over each run of one shape, over all positions of one shape, over equal modules."""
+    """Yield every count that is one off: over all positions, over all positions of one shape, over equal modules."""
     size = len(sequence.rows)
     everything = tuple(range(size))
-    runs = [tuple(run) for _, run in groupby(everything, key=sequence.places.__getitem__)]
     by_shape: dict[int, list[int]] = {}
     for slot in everything:
         by_shape.setdefault(sequence.places[slot], []).append(slot)
     parts: list[tuple[str, Sequence[Sequence[int]]]] = [
         ("every name", [everything]),
         ("every name, group by group,", sequence.groups),
-        ("every name, within each run of one shape,", runs),
         ("every name, among those of one shape,", list(by_shape.values())),
     ]
     for what, chosen in parts:
