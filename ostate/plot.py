@@ -10,11 +10,18 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ostate.commands.repair import Options, read, repair
 from ostate.core.naming import Adapter, NamedState
 from ostate.core.state import RawState
 from ostate.errors import OstateError
+from ostate.evidence.ask import compare
+from ostate.ordering.join import as_raw
+from ostate.ordering.keys import match_all
+from ostate.read import adapters, named_file
 from ostate.report import figures
 from ostate.report.numbers import measure
+from ostate.store import load
+from ostate.store.loading import find, open_heads, parsed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,11 +55,7 @@ def subject(path: str, *, options: Options | None = None, progress: Step | None 
     Raises:
         OstateError: it cannot be read, or its names cannot be settled.
     """
-    from ostate.commands.repair import Options, read, repair
-    from ostate.ordering.join import as_raw
-    from ostate.read import adapters, named_file
     from ostate.report.page import Subject
-    from ostate.store import load
 
     options = options or Options()
     if named_file.is_named(path):
@@ -81,8 +84,6 @@ def evidence_matrices(raw: RawState, adapter: Adapter, keys: Sequence[str | None
     Raises:
         ReadError: a tensor cannot be read.
     """
-    from ostate.evidence.ask import compare
-
     return tuple(
         figures.Matrix(
             title=f"{len(each.keys)} tensors of one shape, {'x'.join(map(str, raw.entries[each.positions[0]].shape or ()))}",
@@ -222,8 +223,6 @@ def _need_matplotlib() -> None:
 
 def _keys(raw: RawState, state: NamedState, adapter: Adapter | None) -> list[str | None]:
     """Return the adapter's key at every position of a named state: as recorded, else found by name."""
-    from ostate.ordering.keys import match_all
-
     names = [entry.name for entry in raw.entries]
     recorded = [state.parameters[name].adapter_key if name is not None and name in state.parameters else None for name in names]
     if adapter is None or all(key is None or key in adapter.tensors for key in recorded):
@@ -232,7 +231,5 @@ def _keys(raw: RawState, state: NamedState, adapter: Adapter | None) -> list[str
 
 
 def _manifest(path: str) -> str:
-    from ostate.store.loading import find, open_heads, parsed
-
     found = [parsed(head) for head in open_heads(find(os.fspath(path)))]
     return json.dumps(found[0] if len(found) == 1 else found, indent=1)

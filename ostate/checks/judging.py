@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ostate.core.state import Finding, RawState
+from ostate.core.state import Entry, Finding, RawState
 from ostate.core.stream import Summary
 from ostate.errors import CheckError
 from ostate.optimizers import OPTIMIZERS
@@ -87,8 +87,6 @@ def _raw_rows(raw: RawState) -> tuple[Row, ...]:
 
 
 def _named_rows(named: NamedState, seen: Summaries) -> tuple[Measured, ...]:
-    from ostate.core.state import Entry
-
     rows = []
     for name, parameter in named.parameters.items():
         entry = Entry(position=parameter.position or 0, key=name, group=parameter.group, slots=parameter.slots, step=parameter.step)

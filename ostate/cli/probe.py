@@ -27,7 +27,7 @@ from .screen import is_terminal, loudness, show
 @click.option("--batch-u", default=2, show_default=True, help="Sequences whose update is asked about.")
 @click.option("--eta", type=float, help="Learning rate. Default: the state's lr, or its initial_lr where lr is 0.")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="YAML with `importance:` checkpoint_step, …")
-@click.option("--max-scale", type=float, help="A fixed cap on the scale. Default: 1e3 times its median.")
+@click.option("--max-scale", type=float, help="A fixed cap on the scale. Default: 1e3 times the median of each kind.")
 @click.option("--as", "taken_as", metavar="OPTIMIZER", help="The optimizer that the moments are of, where it was only assumed: adamw.")
 @click.option("--device", default="cpu", show_default=True, help="Where the model runs, e.g. cuda.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the model's weights.")

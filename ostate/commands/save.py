@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ostate.core.names import first_names
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Group
 from ostate.core.tensors import CHUNK, Slot
 from ostate.errors import OstateError, ProbeError, StoreError
+from ostate.optimizers import recognise
+from ostate.store import shard_path, write, write_index
+from ostate.store.plan import index_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,9 +116,6 @@ def save(optimizer: Optimizer, model: nn.Module, path: str | os.PathLike[str], *
     problem = _worst(problem)
     result = os.fspath(path)
     if not problem and writers > 1:
-        from ostate.store import shard_path, write_index
-        from ostate.store.plan import index_path
-
         result = str(index_path(Path(path)))
         if rank == 0:
             try:
@@ -137,8 +138,6 @@ def _worst(problem: str) -> str:
 
 
 def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
-    from ostate.core.names import first_names
-
     names = first_names(model, error=ProbeError)
     out = []
     for group, line in enumerate(optimizer.param_groups):
@@ -155,8 +154,6 @@ def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
 
 def _without_state(optimizer: Optimizer, model: nn.Module) -> dict[str, tuple[int, int]]:
     """Return (group, position) of the parameters that have no state, since no gradient ever came, by name."""
-    from ostate.core.names import first_names
-
     names = first_names(model, error=ProbeError)
     rows = [(group, parameter) for group, line in enumerate(optimizer.param_groups) for parameter in line["params"]]
     return {names[id(parameter)]: (group, at) for at, (group, parameter) in enumerate(rows) if not optimizer.state.get(parameter)}
@@ -209,8 +206,6 @@ _PACKING = {"qmap1", "qmap2", "absmax1", "absmax2", "unorm_vec"}
 
 def _named(optimizer: Optimizer, parameters: dict[str, NamedParameter], without: Mapping[str, tuple[int, int]]) -> NamedState:
     """Return this process's share: its parameters, and on the first one the names of those `without` state, so that no position is lost."""
-    from ostate.optimizers import recognise
-
     groups = []
     for index, line in enumerate(optimizer.param_groups):
         hyper = {key: _plain(value) for key, value in line.items() if key not in _SWITCHES}
@@ -246,6 +241,4 @@ def _plain(value: Any) -> Any:
 
 
 def _write(state: NamedState, path: Path, number: int, of: int, force: bool) -> str:
-    from ostate.store import shard_path, write
-
     return write(state, shard_path(path, number, of), force=force, shard=(number, of) if of > 1 else None).path

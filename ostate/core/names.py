@@ -49,8 +49,14 @@ TUNER_WORDS = CONTAINERS | {
     SAVED, "base_layer", "original_module", "lora_a", "lora_b", "lora_down", "lora_up", "prompt_encoder", "adaption_prompt", "adaption_gate",
 }  # fmt: skip
 """Segments that a tuner puts below the module it tunes."""
-KINDS = ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_A", "lora_B", SAVED)
-"""Sorts of parameter that statistics keep apart."""
+KINDS = ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_A", "lora_B")
+"""Sorts of parameter that statistics keep apart, by a segment of the name."""
+KINDS_OF_MODULES = (
+    ("norm", re.compile(r"norm|^ln(_|\d|$)")),
+    ("embed", re.compile(r"embed(?!_out)|^w[tp]e$|^trainable_tokens")),
+    ("head", re.compile(r"^((lm|v|value|score|reward|cls|classification)_)?head$|^(score|classifier|embed_out|qa_outputs)$")),
+)
+"""The same by the module that a parameter belongs to: their second moments differ by powers of ten."""
 FACTORS = (  # (the factor's own word, as a segment or two; what it is), tried in order
     (re.compile(r"(?:^|\.)(lora_embedding_A)(?=\.|$)"), "embedding_A"),
     (re.compile(r"(?:^|\.)(lora_embedding_B)(?=\.|$)"), "embedding_B"),
@@ -238,13 +244,23 @@ def is_tuned(name: str) -> bool:
     return not CONTAINERS.isdisjoint(name.split("."))
 
 
-def kind_of(name: str) -> str:
-    """Return what sort of parameter this is, for statistics: `lora_A`, `lora_B`, `bias`, …, `other`."""
+def kind_of(name: str, dimensions: int | None = None) -> str:
+    """Return what sort of parameter this is, for the cap and for statistics: `lora_A`, `lora_B`, `head`, `embed`, `norm`, `bias`, …, `other`.
+
+    Args:
+        name: the live name.
+        dimensions: of the parameter; None: unknown. A weight of one dimension scales or shifts, as a norm's does.
+    """
     parts = name.split(".")
     for kind in KINDS:
         if kind in parts:
             return f"{kind}.bias" if parts[-1] == "bias" else kind
-    return "bias" if parts[-1] == "bias" else "other"
+    if parts[-1] == "bias":
+        return "bias"
+    for kind, word in KINDS_OF_MODULES:
+        if any(word.search(part) for part in parts):
+            return kind
+    return "norm" if dimensions == 1 else SAVED if SAVED in parts else "other"
 
 
 def place_in_model(name: str) -> str:

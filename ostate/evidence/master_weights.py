@@ -15,6 +15,8 @@ from ostate.core.naming import Adapter, Evidence
 from ostate.core.state import RawState
 from ostate.core.tensors import Slot
 
+from .tables.stream_rows import Rows
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -60,8 +62,6 @@ def with_masters(evidence: Evidence, keys: Sequence[str | None], raw: RawState, 
 def _agreeing(position: int, raw: RawState, adapter: Adapter, heads: Mapping[str, np.ndarray]) -> list[str]:
     """Return the keys whose tensors equal the masters of a position. All are read a strip at a time, and only as long as they do."""
     import numpy as np
-
-    from .tables.stream_rows import Rows
 
     master = raw.master[position]
     size, head = math.prod(master.shape), _head(master)

@@ -284,8 +284,6 @@ def confirmed(optimizer: str) -> None:
     Raises:
         ProbeError: its row says that something was assumed.
     """
-    from .rows import OPTIMIZERS
-
     spec = OPTIMIZERS.get(optimizer)
     if spec is not None and spec.assumed:
         raise ProbeError(spec.assumed, fix='where it is of Adam\'s kind, say so: --as adamw; in Python dataclasses.replace(state, optimizer="adamw")')
@@ -293,8 +291,6 @@ def confirmed(optimizer: str) -> None:
 
 def fits_adamw(optimizer: str) -> bool:
     """True when `exp_avg_sq` in torch's AdamW gives what this optimizer divides by, but for where eps stands; an unknown one is not judged."""
-    from .rows import OPTIMIZERS
-
     spec = OPTIMIZERS.get(optimizer)
     return spec is None or (SECOND_MOMENTS[spec.moment].v is _adam and SECOND_MOMENTS[spec.moment].corrected)
 

@@ -9,8 +9,8 @@ from ostate.core.naming import Claim, Question
 from .grouping.place import guesses_of
 from .grouping.refute import Refused
 from .sources.adapter_order import adapter_order
-from .sources.convention import convention, ordered_keys
-from .sources.from_keys import is_told, layouts_of_keys
+from .sources.convention import convention, orders_by_convention
+from .sources.from_keys import is_told, layouts_of_keys, trained_keys
 from .sources.given import given
 from .sources.recorded import recorded
 
@@ -63,8 +63,9 @@ def guesses(question: Question) -> list[Claim]:
     layouts = layouts_of(question)
     from_keys = isinstance(layouts, str)
     if isinstance(layouts, str):
-        found = ordered_keys(question.adapter) if question.adapter is not None else ""
-        layouts = [] if isinstance(found, str) else layouts_of_keys("convention", found[0], found[1], question.adapter)
+        found = orders_by_convention(trained_keys(question.adapter)) if question.adapter is not None else ""
+        listed = [] if isinstance(found, str) else found
+        layouts = [layout for rule, keys in listed for layout in layouts_of_keys("convention", rule, keys, question.adapter)]
     made: dict[tuple[tuple[str | None, ...], tuple[str | None, ...]], Claim] = {}
     for layout in layouts:
         for claim in guesses_of(layout, question)[0]:

@@ -123,16 +123,18 @@ def v_ridges(numbers: StateNumbers) -> Ridges:
 
 
 def scale_ridges(numbers: StateNumbers) -> Ridges:
-    """Return the distribution of log10 scale by kind, and where the probe clamps it."""
+    """Return the distribution of log10 scale by kind, and where the probe clamps it: a line where it is one place."""
+    caps = sorted(numbers.caps.items(), key=lambda pair: -pair[1])
+    listed = f"{caps[0][1]:.1f}" if len(caps) == 1 else ", ".join(f"{cap:.1f} ({kind})" for kind, cap in caps)
     return _ridges(
         numbers,
         "scale",
         SCALE_FROM,
         title="Scale",
         says="Distribution of log10 of 1 / (sqrt(v_hat) + eps), by kind: what the preconditioner multiplies a gradient with."
-        + ("" if numbers.cap is None else f" The probe clamps above {numbers.cap:.1f}, 1000 times the median."),
+        + (f" The probe clamps above {listed}: 1000 times the median of the kind." if caps else ""),
         unit="log10, 1/gradient",
-        mark=numbers.cap,
+        mark=caps[0][1] if len(caps) == 1 else None,
         mark_says="clamp: 1000 x the median",
     )
 

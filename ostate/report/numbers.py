@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ostate.core.names import kind_of
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Hyper
 from ostate.core.tensors import TensorRef
@@ -26,7 +27,7 @@ BIN = 0.05
 V_FROM, V_TO = -46.0, 12.0
 SCALE_FROM, SCALE_TO = -8.0, 46.0
 CAP = 1e3
-"""The probe's clamp: this many times the median scale over all elements."""
+"""The probe's clamp: this many times the median scale of a parameter's kind."""
 _MOST = 1 << 20
 """Elements taken at a time."""
 
@@ -61,8 +62,8 @@ class StateNumbers:
     """The numbers of a whole state."""
 
     parameters: tuple[Numbers, ...]
-    cap: float | None
-    """log10 of the clamp that the probe would use; None: no scale is known."""
+    caps: Mapping[str, float]
+    """Kind (`lora_A`, `head`, …) -> log10 of the clamp that the probe would use; a kind of which no scale is known has none."""
 
     @property
     def elements(self) -> int:
@@ -76,9 +77,8 @@ class StateNumbers:
 
     def clamped(self, one: Numbers) -> int:
         """Return how many of the parameter's elements the clamp would touch, to a bin's width."""
-        if self.cap is None:
-            return 0
-        return int(one.scale[max(0, math.ceil((self.cap - SCALE_FROM) / BIN)) :].sum())
+        cap = self.caps.get(kind_of(one.name, len(one.shape)))
+        return 0 if cap is None else int(one.scale[max(0, math.ceil((cap - SCALE_FROM) / BIN)) :].sum())
 
 
 def measure(state: NamedState, *, progress: Callable[[int, int], None] | None = None) -> StateNumbers:
@@ -99,8 +99,16 @@ def measure(state: NamedState, *, progress: Callable[[int, int], None] | None = 
         done += math.prod(parameter.shape)
         if progress is not None:
             progress(done, total)
-    middle = median(sum((one.scale for one in out), _empty(SCALE_FROM, SCALE_TO)), SCALE_FROM)
-    return StateNumbers(parameters=tuple(out), cap=None if middle is None else middle + math.log10(CAP))
+    return StateNumbers(parameters=tuple(out), caps=_caps(out))
+
+
+def _caps(numbers: Sequence[Numbers]) -> dict[str, float]:
+    scales: dict[str, Counts] = {}
+    for one in numbers:
+        kind = kind_of(one.name, len(one.shape))
+        scales[kind] = scales[kind] + one.scale if kind in scales else one.scale
+    middles = {kind: median(counts, SCALE_FROM) for kind, counts in scales.items()}
+    return {kind: middle + math.log10(CAP) for kind, middle in middles.items() if middle is not None}
 
 
 def median(counts: Counts, start: float) -> float | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ostate.report.blocks import Block, Line, Table, cells, found
 
-_ROWS = ("parameters", "elements", "with_v", "min_denom", "max_scale", "zero", "tiny", "clamped_share", "identity_share", "eps_dominated_share")
+_ROWS = ("parameters", "elements", "with_v", "min_denom", "max_scale", "median_scale", "cap", "zero", "tiny")
+_SHARES = ("clamped_share", "identity_share", "eps_dominated_share")
 _ODD = ("zero", "tiny", "negative", "nonfinite")
 
 
@@ -15,7 +16,7 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:  
     """Return what one probe document says."""
     result, stats = document["result"], document["stats"]
     kinds = {"all": stats, **stats["by_kind"]}
-    rows = tuple(cells(row.replace("_", " "), *(_short(line[row]) for line in kinds.values())) for row in _ROWS)
+    rows = tuple(cells(row.replace("_", " "), *(_short(line[row]) for line in kinds.values())) for row in (*_ROWS, *_SHARES))
     shares = ", ".join(f"{bucket} {share:.1%}" for bucket, share in result["shares"].items())
     healthy = result["verdict"] == "healthy"
     return [

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from ostate import __version__
 from ostate.core.naming import NamedParameter, NamedState, Ordering
 from ostate.core.state import Finding, Group
 from ostate.core.tensors import Slot, TensorRef
@@ -25,8 +26,6 @@ MOST_POSITIONS = 1 << 24
 
 def creator() -> str:
     """Return who writes: `ostate 0.1.0`."""
-    from ostate import __version__
-
     return f"ostate {__version__}"
 
 

@@ -23,6 +23,7 @@ from ostate.ordering.sources.recorded import recorded
 from tests.ordering.answers import Answers, claim, proves, resolve, state
 from tests.records import replace
 
+module_orders = importlib.import_module("ostate.ordering.sources.module_orders")
 convention = importlib.import_module("ostate.ordering.sources.convention")  # the package may give functions of these names
 judge = importlib.import_module("ostate.evidence.judge")
 REF = TensorRef(dtype="F32", shape=(2,), parts=())
@@ -353,32 +354,32 @@ def test_what_is_preferred_wins_where_nothing_decides_and_nowhere_else():
 
 
 def test_siblings_are_ordered_by_the_row_that_holds_both_and_by_no_other():
-    for row in convention.BESIDE:
+    for row in module_orders.BESIDE:
         for at, one in enumerate(row):
             for later in row[at + 1 :]:
-                assert convention._before(one, later, {}) < 0 < convention._before(later, one, {})
+                assert convention._before(one, later, convention._NOTHING) < 0 < convention._before(later, one, convention._NOTHING)
     with pytest.raises(LookupError):
-        convention._before("down_blocks", "nobody_knows", {})
+        convention._before("down_blocks", "nobody_knows", convention._NOTHING)
     with pytest.raises(LookupError):
-        convention._before("nobody_knows", "down_blocks", {})
+        convention._before("nobody_knows", "down_blocks", convention._NOTHING)
 
 
 def test_places_are_compared_from_the_first_on():
-    for row, words in enumerate(convention.PLACES):
-        for later in convention.PLACES[row + 1 :]:
-            one = next((word for word in words if word not in sum(convention.BESIDE, ())), None)
-            other = next((word for word in later if word not in sum(convention.BESIDE, ())), None)
+    for row, words in enumerate(module_orders.PLACES):
+        for later in module_orders.PLACES[row + 1 :]:
+            one = next((word for word in words if word not in sum(module_orders.BESIDE, ())), None)
+            other = next((word for word in later if word not in sum(module_orders.BESIDE, ())), None)
             if one and other:
-                assert convention._before(one, other, {}) < 0 < convention._before(other, one, {})
+                assert convention._before(one, other, convention._NOTHING) < 0 < convention._before(other, one, convention._NOTHING)
 
 
 def test_a_name_comes_before_what_it_begins():
-    assert convention.in_order(["model.layers.0.x", "model.layers.0"], ("x",)) == ["model.layers.0", "model.layers.0.x"]
+    assert convention.in_order(["model.layers.0.x", "model.layers.0"], {}) == ["model.layers.0", "model.layers.0.x"]
 
 
 def test_a_convention_says_what_it_is_and_speaks_of_adapters_only():
     keys = [f"base_model.model.model.layers.{layer}.self_attn.{word}.lora_A.weight" for layer in (0, 1) for word in ("q_proj", "v_proj")]
-    rule, found = convention.ordered_keys(adapter(*reversed(keys)))
+    ((rule, found),) = convention.orders_by_convention(keys[::-1])
     assert rule == "module order of Llama and its kin"
     assert found == keys
     assert convention.convention(Question(raw=state(), adapter=None)) == ([], [])

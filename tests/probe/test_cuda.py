@@ -7,7 +7,9 @@ import copy
 import pytest
 import torch
 
-from ostate.probe import AdamPreconditioner, delta_h1, lora_adamw
+from ostate.errors import ProbeError
+from ostate.probe import AdamPreconditioner, Guards, delta_h1, lora_adamw
+from tests.records import replace
 
 from .test_fill import stepped
 from .test_preconditioner import gradients
@@ -52,3 +54,63 @@ def test_the_dot_kernel_covers_every_length():
         assert float(triple_dot(x.bfloat16(), s.double(), g)) == pytest.approx(
             float((x.bfloat16().double() * s.double() * g.double()).sum()), rel=1e-12, abs=1e-12
         )
+
+
+def odd_state(count: int, where: str):
+    """An optimizer of `count` tensors, every second one of them odd in one of five ways."""
+    named = {f"model.layers.{at}.proj.lora_{'AB'[at % 2]}.default.weight": torch.nn.Parameter(torch.zeros(3 + at % 5, 7)) for at in range(count)}
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(list(named.items()), lr=1e-3, foreach=False)
+    for parameter in named.values():
+        parameter.grad = torch.randn(parameter.shape, generator=generator) * 1e-4
+    optimizer.step()
+    for at, state in enumerate(optimizer.state.values()):
+        v = state["exp_avg_sq"]
+        if at % 10 == 1:
+            v[0, :3] = 0.0
+        elif at % 10 == 3:
+            v[1, 2] = float("nan") if at % 20 == 3 else float("inf")
+        elif at % 10 == 5:
+            v.neg_()
+        elif at % 10 == 7:
+            v[:, 1] = 1e-40
+        elif at % 10 == 9:
+            v.zero_()
+        if at % 30 == 0:
+            v[0, 0] = 1e-25
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            state[key] = value.to(where)
+        parameter.data = parameter.data.to(where)
+    return optimizer
+
+
+@pytest.mark.parametrize("guards", [Guards(), Guards.seed(), Guards(fallback="zero", identity_if_coverage_below=0.0)], ids=["own", "seed", "zero"])
+@pytest.mark.parametrize("count", [20, 300])
+def test_many_odd_parameters_are_counted_and_capped_as_on_a_cpu(count, guards):
+    here, there = (AdamPreconditioner(odd_state(count, where), guards=guards) for where in ("cpu", "cuda"))
+    assert [replace(row, min_denom=0.0) for row in there.diagonal.rows] == [replace(row, min_denom=0.0) for row in here.diagonal.rows]
+    torch.testing.assert_close(there.scale[0].cpu(), here.scale[0], rtol=2e-7, atol=0)
+    assert there.findings == here.findings
+
+
+def test_a_cuda_graph_holds_the_multiply_and_sees_a_later_refresh(run):
+    model = copy.deepcopy(run[0]).cuda()
+    optimizer = lora_adamw(model, run[2])
+    pre = AdamPreconditioner(optimizer)
+    given = {name: torch.randn_like(p) for name, p in trainables(model)}
+    pre.apply_all(given)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = pre.apply_all(given)
+    graph.replay()
+    assert all(torch.equal(out[name], want) for name, want in pre.apply_all(given).items())
+    before = {name: value.clone() for name, value in out.items()}
+    stepped(model, optimizer, "cuda")
+    pre.refresh()
+    graph.replay()
+    assert all(torch.equal(out[name], want) for name, want in pre.apply_all(given).items())
+    assert not any(torch.equal(out[name], before[name]) for name in before)
+    stepped(model, optimizer, "cuda")
+    with pytest.raises(ProbeError, match="while a CUDA graph is captured"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        pre.apply_all(given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from ostate.report import figures
 from ostate.report.numbers import BIN, SCALE_FROM, measure, median
 from ostate.report.parts import places
 from ostate.store.header import read as read_header
+from tests.records import replace
 from tests.report.states import real
 
 BIN_ERROR = BIN / 2 + 1e-6
@@ -52,8 +55,10 @@ def test_a_real_state_is_measured_as_numpy_measures_it(name):
         assert one.update == pytest.approx(np.sqrt(np.mean(update**2)), rel=1e-9)
         assert median(one.scale, SCALE_FROM) == pytest.approx(np.median(np.log10(scale[v > 0])), abs=2 * BIN)
         assert one.scale.sum() + one.zeros + one.bad == one.elements
-    every = np.concatenate([true_scale(p.slots["exp_avg_sq"].read().reshape(-1), p.step) for p in state.parameters.values()])
-    assert numbers.cap == pytest.approx(np.log10(np.median(every)) + 3, abs=2 * BIN)
+    assert set(numbers.caps) == {"lora_A", "lora_B"}
+    for kind, cap in numbers.caps.items():
+        every = [true_scale(p.slots["exp_avg_sq"].read().reshape(-1), p.step) for n, p in state.parameters.items() if f".{kind}." in n]
+        assert cap == pytest.approx(np.log10(np.median(np.concatenate(every))) + 3, abs=2 * BIN)
 
 
 def test_zero_bad_and_eps_dominated_elements_are_counted_apart(tmp_path):
@@ -77,11 +82,20 @@ def test_the_clamp_is_a_thousand_times_the_median(tmp_path):
     assert numbers.clamped(numbers.parameters[0]) == 7
 
 
+def test_the_picture_of_scales_names_each_kinds_clamp_and_draws_a_line_only_where_there_is_one():
+    *_, state = real("long_opt_step300")
+    both = figures.scale_ridges(measure(state))
+    assert both.mark is None
+    assert re.search(r"clamps above \d+\.\d \(lora_[AB]\), \d+\.\d \(lora_[AB]\): 1000 times the median of the kind", both.says)
+    one = figures.scale_ridges(measure(replace(state, parameters={name: p for name, p in state.parameters.items() if ".lora_A." in name})))
+    assert one.mark == pytest.approx(float(re.search(r"clamps above (\d+\.\d):", one.says)[1]), abs=0.051)
+
+
 def test_a_state_that_does_not_say_its_step_has_no_scale_and_says_why(tmp_path):
     v = np.full(4, 1e-4, np.float32)
     numbers = measure(state_of(tmp_path / "a.safetensors", {"exp_avg": v, "exp_avg_sq": v}, step=None))
     assert "steps" in numbers.parameters[0].why_not
-    assert numbers.cap is None
+    assert numbers.caps == {}
     assert numbers.parameters[0].update is None
 
 

@@ -10,7 +10,7 @@ from ..grouping.parameters import Layout, Parameter
 from ..grouping.place import Placed, placements, said
 from ..grouping.rules import RULES
 from ..sources.adapter_order import definition_order
-from ..sources.convention import ordered_keys
+from ..sources.convention import orders_by_convention
 from ..sources.from_keys import layouts_of_keys, trained_keys
 from ..sources.rebuilt.model import layouts_of
 from .sequence import ClaimRows
@@ -28,8 +28,8 @@ def layouts_behind(claim: Claim, question: Question) -> list[Layout]:
         keys = definition_order(trained_keys(adapter), adapter)
         return [] if isinstance(keys, str) else layouts_of_keys(claim.source, "key order of the adapter file", keys, adapter)
     if claim.source == "convention":
-        found = ordered_keys(adapter)
-        return [] if isinstance(found, str) else layouts_of_keys(claim.source, found[0], found[1], adapter)
+        found = orders_by_convention(trained_keys(adapter))
+        return [] if isinstance(found, str) else [layout for rule, keys in found for layout in layouts_of_keys(claim.source, rule, keys, adapter)]
     return []
 
 

@@ -10,7 +10,7 @@ from ostate.core.family import Exchangeable
 from ostate.core.lora_modules import modules_of
 from ostate.core.naming import Adapter
 
-from ..sources.convention import FAMILIES
+from ..sources.module_orders import FAMILIES
 from .layers import Arrangement
 from .levels import Arrange, Level, Pattern, rearranged, short_labels, star
 from .names import inner_part

@@ -12,8 +12,8 @@ from ostate.core.names import is_tuned, strip_wrappers
 from ostate.core.naming import Adapter, Claim, Question
 
 from ..grouping.refute import Refused, refused
-from .convention import PLACES
 from .from_keys import claims_of_keys, trained_keys
+from .module_orders import PLACES
 
 _FIRST = frozenset(word for row in PLACES[:2] for word in row)
 _LAST = frozenset(PLACES[-1]) | {"pre_classifier", "pooler"}

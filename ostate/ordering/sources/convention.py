@@ -5,108 +5,156 @@ A convention is never written down as a name without the numbers' word. Where a 
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cmp_to_key
+from itertools import combinations, product
+from typing import Protocol
 
 from ostate.core.names import ADAPTER_CONTAINERS
-from ostate.core.naming import Adapter, Claim, Question
+from ostate.core.naming import Claim, Question
 
 from ..grouping.refute import Refused, refused
 from .from_keys import claims_of_keys, trained_keys
+from .module_orders import BESIDE, DIFFUSERS, FAMILIES, PLACES, TOWERS
 
-PLACES: tuple[tuple[str, ...], ...] = (
-    ("embeddings", "embed_tokens", "wte", "shared", "word_embeddings", "tok_embeddings", "prompt_encoder"),
-    ("embed_positions", "wpe", "position_embeddings"),
-    ("bert", "roberta", "distilbert", "electra", "vit", "model", "transformer", "gpt_neox", "bart", "mpnet", "deberta"),
-    ("text_model", "vision_tower", "vision_model", "visual", "conv1", "conv2", "conv_in"),
-    ("multi_modal_projector", "aligner", "connector"),
-    ("encoder", "down_blocks"),
-    ("decoder", "up_blocks", "mid_block"),
-    ("layers", "layer", "h", "block", "blocks", "transformer_blocks", "language_model"),
-    ("self_attn", "attention", "attn", "SelfAttention", "self_attention", "attn1", "mixer", "linear_attn"),
-    ("encoder_attn", "EncDecAttention", "crossattention", "cross_attn", "attn2"),
-    ("intermediate", "mlp", "feed_forward", "ffn", "ff", "DenseReluDense", "block_sparse_moe"),
-    ("output",),
-    ("pooler",),
-    ("pre_classifier",),
-    ("lm_head", "cls", "vocab_transform", "classifier", "score", "qa_outputs", "v_head", "embed_out", "conv_out"),
-)
-"""Components of a name, in the order in which models hold them. Those of one row never lie side by side, but for the pairs of `BESIDE`."""
-BESIDE: tuple[tuple[str, ...], ...] = (("down_blocks", "up_blocks", "mid_block"), ("vision_tower", "language_model"))
-
-FAMILIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    # name, what the keys must look like, linear layers within a block in the order of their definition
-    ("OPT, BART, Whisper, CLIP", r"\.(decoder|encoder)\.layers\.\d+\.(self_attn|encoder_attn|fc1|fc2)",
-     ("self_attn", "k_proj", "v_proj", "q_proj", "out_proj", "encoder_attn", "fc1", "fc2")),
-    ("GPT-J, GPT-Neo", r"\.h\.\d+\.attn\.(attention\.)?[kvq]_proj", ("k_proj", "v_proj", "q_proj", "out_proj", "fc_in", "c_fc", "fc_out", "c_proj")),
-    ("GPT-2", r"\.h\.\d+\.(attn|mlp|crossattention)\.(c_attn|c_proj|c_fc|q_attn)",
-     ("attn", "crossattention", "mlp", "c_attn", "q_attn", "c_fc", "c_proj")),
-    ("NeoX, Falcon, Bloom", r"\.query_key_value\.|\.dense_h_to_4h\.", ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")),
-    ("T5", r"\.block\.\d+\.layer\.\d+\.", ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo")),
-    ("DistilBERT", r"\.[qkv]_lin\.", ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2")),
-    ("BERT, RoBERTa, ViT", r"\.attention\.(attention\.|self\.)?(query|key|value)\.|\.attention\.output\.dense\.",
-     ("attention", "crossattention", "intermediate", "self", "output", "query", "key", "value", "dense", "out_proj")),
-    ("Phi-3", r"\.self_attn\.qkv_proj\.", ("o_proj", "qkv_proj", "gate_up_proj", "down_proj")),
-    ("Phi", r"\.self_attn\.dense\.", ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")),
-    ("diffusers", r"\.to_[qkv]\.", ("to_q", "to_k", "to_v", "to_out", "net")),
-    ("torchtune", r"layers\.\d+\.attn\.q_proj", ("q_proj", "k_proj", "v_proj", "output_proj", "w1", "w2", "w3")),
-    ("Llama and its kin", r"\.layers\.\d+\.(self_attn|mlp)\.", ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")),
-)  # fmt: skip
-_CONTAINER = {word: rank for rank, word in enumerate(("base_layer", *ADAPTER_CONTAINERS))}
+_FACTORS = ("lora_down", "lora_up", "down", "up", "lora_a", "lora_b")
+"""What others than PEFT call the two factors, each pair in the order of its definition."""
+_CONTAINER = {word: rank for rank, word in enumerate(("base_layer", *ADAPTER_CONTAINERS, *_FACTORS))}
+_DIFFUSERS = re.compile(r"[.$](?:to_[qkv]|to_out|add_[qkv]_proj|to_qkv_mlp_proj)[.$]")
 
 
 def convention(question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return what the module order of the architecture says, cut by every trainer's rule; nothing where a module is unknown."""
     if question.adapter is None or question.adapter.kind == "model":
         return [], []
-    found = ordered_keys(question.adapter)
+    found = orders_by_convention(trained_keys(question.adapter))
     if isinstance(found, str):
         return [], [refused("convention", "module order", found)]
-    return claims_of_keys("convention", found[0], found[1], question)
+    claims: list[Claim] = []
+    lost: list[Refused] = []
+    for rule, keys in found:
+        more, reasons = claims_of_keys("convention", rule, keys, question)
+        claims += more
+        lost = lost or reasons
+    return claims, lost
 
 
-def ordered_keys(adapter: Adapter) -> tuple[str, list[str]] | str:
-    """Return the convention's name and the trained keys in its order, or why there is none."""
-    family = family_of(adapter.tensors)
-    if family is None:
+def orders_by_convention(keys: Sequence[str]) -> list[tuple[str, list[str]]] | str:
+    """Return the keys in every order that a convention gives them, and its name; or why there is none.
+
+    Releases, or models of the same names, may differ: then several orders stand, for the numbers to choose from.
+    """
+    if not keys:
+        return "no keys"
+    towers: dict[tuple[str, ...], list[str]] = {}
+    for key in keys:
+        towers.setdefault(_tower(components(key)), []).append(key)
+    options = {tower: _families(tower, own) for tower, own in towers.items()}
+    if not any(options.values()):
         return "the architecture is not in the table of conventions"
-    try:
-        return f"module order of {family[0]}", in_order(trained_keys(adapter), family[1])
-    except LookupError as unknown:
-        return f"no convention orders {unknown.args[0]}"
+    found: dict[tuple[str, ...], str] = {}
+    unknown = ""
+    for choice in product(*(known or [("", _Rank(()))] for known in options.values())):
+        try:
+            ordered = in_order(keys, dict(zip(options, (order for _, order in choice))))
+        except LookupError as error:
+            unknown = unknown or f"no convention orders {error.args[0]}"
+            continue
+        found.setdefault(tuple(ordered), "module order of " + ", ".join(dict.fromkeys(name for name, _ in choice if name)))
+    return [(name, list(ordered)) for ordered, name in found.items()] or unknown
 
 
-def family_of(keys: Iterable[str]) -> tuple[str, tuple[str, ...]] | None:
-    """Return the family that the keys look like, and its linear layers in order."""
+class Known(Protocol):
+    """What a family of models knows of the order of its modules."""
+
+    def before(self, one: str, other: str) -> int | None:
+        """Return a negative number when `one` is defined before `other`, a positive one when after, None where it is not known."""
+
+
+class _Rank:
+    """One list of words for all levels."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.rank = {word: index for index, word in enumerate(words)}
+
+    def before(self, one: str, other: str) -> int | None:
+        return self.rank[one] - self.rank[other] if one in self.rank and other in self.rank else None
+
+
+class _Chains:
+    """A list for each set of siblings."""
+
+    def __init__(self, chains: Sequence[str]) -> None:
+        self.pairs = {pair for chain in chains for pair in combinations(chain.split(), 2)}
+
+    def before(self, one: str, other: str) -> int | None:
+        return -1 if (one, other) in self.pairs else 1 if (other, one) in self.pairs else None
+
+
+def components(key: str) -> list[str]:
+    """Return a key in components; some trainers write `$$` for the dots of a module's name."""
+    return key.replace("$$", ".").split(".")
+
+
+def _tower(parts: Sequence[str]) -> tuple[str, ...]:
+    last = max((at for at, part in enumerate(parts) if part in TOWERS), default=-1)
+    return tuple(parts[: last + 1])
+
+
+def _families(tower: tuple[str, ...], keys: Sequence[str]) -> list[tuple[str, Known]]:
+    """Return the families that one tower's keys look like, one for every order that they give these keys."""
     text = "\n".join(keys)
-    return next(((name, words) for name, pattern, words in FAMILIES if re.search(pattern, text)), None)
+    here = {part for key in keys for part in components(key)}
+    alike: dict[tuple[str, ...], tuple[str, Known]] = {}
+    if _DIFFUSERS.search(text):
+        for name, chains in DIFFUSERS.items():
+            present = (" ".join(word for word in chain.split() if word in here) for chain in chains)
+            alike.setdefault(tuple(sorted({chain for chain in present if " " in chain})), (name, _Chains(chains)))
+    else:
+        first = next((pattern for _, pattern, _ in FAMILIES if re.search(pattern, text)), None)
+        for name, pattern, words in FAMILIES:
+            if pattern == first:
+                alike.setdefault(tuple(word for word in words if word in here), (name, _Rank(words)))
+    if len(alike) < 2:
+        return list(alike.values())
+    distinct: dict[tuple[str, ...], tuple[str, Known]] = {}
+    for name, known in alike.values():
+        with contextlib.suppress(LookupError):
+            distinct.setdefault(tuple(in_order(keys, {tower: known})), (name, known))
+    return list(distinct.values())
 
 
-def in_order(keys: Sequence[str], words: Sequence[str]) -> list[str]:
-    """Return the keys in the order in which a model of this family defines them.
+def in_order(keys: Sequence[str], known: Mapping[tuple[str, ...], Known]) -> list[str]:
+    """Return the keys in the order in which a model defines them.
+
+    Args:
+        keys: of the adapter file.
+        known: tower (the path of a model within the model; empty: what lies around) -> what its family knows.
 
     Raises:
         LookupError: two modules lie side by side whose order the tables do not know.
     """
-    rank = {word: index for index, word in enumerate(words)}
+    parts = {key: components(key) for key in keys}
 
     def compare(one: str, other: str) -> int:
-        left, right = one.split("."), other.split(".")
-        for a, b in zip(left, right):
+        left, right = parts[one], parts[other]
+        for at, (a, b) in enumerate(zip(left, right)):
             if a != b:
-                return _before(a, b, rank)
+                return _before(a, b, known.get(_tower(left[:at]), _NOTHING))
         return len(left) - len(right)
 
     return sorted(keys, key=cmp_to_key(compare))
 
 
-def _before(one: str, other: str, rank: dict[str, int]) -> int:
+def _before(one: str, other: str, known: Known) -> int:
     """Return a negative number when `one` is defined before `other`, its sibling."""
     if one.isdigit() and other.isdigit():
         return int(one) - int(other)
-    if one in rank and other in rank:
-        return rank[one] - rank[other]
+    told = known.before(one, other)
+    if told is not None:
+        return told
     if one in _CONTAINER and other in _CONTAINER:
         return _CONTAINER[one] - _CONTAINER[other]
     for row in BESIDE:
@@ -120,3 +168,6 @@ def _before(one: str, other: str, rank: dict[str, int]) -> int:
 
 def _place(word: str) -> int | None:
     return next((index for index, row in enumerate(PLACES) if word in row), None)
+
+
+_NOTHING = _Rank(())

@@ -18,8 +18,8 @@ from ostate.core.state import Finding, Severity
 from ostate.errors import ProbeError
 from ostate.optimizers.moments import confirmed, fits_adamw
 
-from .. import same_run
 from ..precondition.shards import like_parameter, local, place_of, read_local
+from . import same_run
 from .fsdp1 import fill_fsdp1, is_fsdp1
 from .live import kind_of_optimizer, put
 from .names import Match, match, trainable

@@ -124,13 +124,15 @@ def steps_of(optimizer: Optimizer, parameters: list[Tensor]) -> list[float | Non
     waiting: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
     for index, parameter in enumerate(parameters):
         step = optimizer.state.get(parameter, {}).get("step")
-        if isinstance(step, Tensor):
+        if type(step) is Tensor and step.ndim == 0:
+            waiting.setdefault((step.device, step.dtype), []).append((index, step))
+        elif isinstance(step, Tensor):
             step = local(step)
             if step.numel():
-                waiting.setdefault((step.device, step.dtype), []).append((index, step.detach().reshape(-1)[0]))
+                waiting.setdefault((step.device, step.dtype), []).append((index, step.reshape(-1)[0]))
         elif step is not None:
             out[index] = float(step)
     for members in waiting.values():
-        for (index, _), value in zip(members, torch.stack([value for _, value in members]).tolist()):
+        for (index, _), value in zip(members, torch.stack([value.detach() for _, value in members]).tolist()):
             out[index] = float(value)
     return out

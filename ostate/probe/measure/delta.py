@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from ostate.errors import ProbeError
 from ..precondition.layout import Gradients, chunks
 from ..precondition.preconditioner import AdamPreconditioner
 
-Verdict = Literal["healthy", "suspect", "identity", "empty"]
+Verdict = Literal["healthy", "healthy, with warnings", "suspect", "identity", "empty"]
 
 SPREAD = 30.0
 """How far from the plausible ratio is still healthy: gradients of one batch differ from the run's average."""
@@ -80,6 +80,7 @@ def delta_h1(xbar: Gradients, ybar: Gradients, eta: float, preconditioner: AdamP
     length = math.sqrt(sums["yy"]) * math.sqrt(sums["pp"])
     shares, raw_shares = _shares(sums, "mass", ""), _shares(sums, "raw_mass", "raw_")
     verdict = _verdict(preconditioner, sums, ratio, mass_ratio, plausible)
+    findings = _findings(preconditioner, verdict, ratio, mass_ratio, plausible, shares, raw_shares)
     return DeltaH1(
         value=eta * done,
         eta=eta,
@@ -88,12 +89,17 @@ def delta_h1(xbar: Gradients, ybar: Gradients, eta: float, preconditioner: AdamP
         ratio=ratio,
         mass_ratio=mass_ratio,
         plausible_ratio=plausible,
-        verdict=verdict,
+        verdict=with_warnings(verdict, (*preconditioner.findings, *findings)),
         shares=shares,
         raw_shares=raw_shares,
         cosine=sums["yp"] / length if length else 0.0,
-        findings=_findings(preconditioner, verdict, ratio, mass_ratio, plausible, shares, raw_shares),
+        findings=findings,
     )
+
+
+def with_warnings(verdict: Verdict, findings: Iterable[Finding]) -> Verdict:
+    """Return the verdict, or the word for healthy numbers beside which something asks for a person."""
+    return "healthy, with warnings" if verdict == "healthy" and any(finding.severity != "note" for finding in findings) else verdict
 
 
 def _sums(pre: AdamPreconditioner, xbar: Gradients, ybar: Gradients) -> dict[str, float]:
@@ -113,7 +119,7 @@ def _sums(pre: AdamPreconditioner, xbar: Gradients, ybar: Gradients) -> dict[str
             scale = diagonal.scale[member.buffer][run]
             nothing = diagonal.nothing[member.buffer]
             aside = torch.full_like(scale, out, dtype=torch.bool) if nothing is None or out or pre.form != "frozen" else nothing[run]
-            here += _terms(x, y, y * scale if whole is None else whole[part], aside, _at_cap(scale, diagonal.cap, pre.form) & ~aside)
+            here += _terms(x, y, y * scale if whole is None else whole[part], aside, _at_cap(scale, diagonal.rows[at].cap, pre.form) & ~aside)
         broken[at] = (~torch.isfinite(here[_SUMS.index("raw")] + here[_SUMS.index("yy")])).to(torch.float64)
         total += here.to(device) / ranks.copies(item.place)
     joined = ranks.total(torch.cat([total, broken])).tolist()

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from ostate.errors import ProbeError
 from ..fill.fill import filled, lora_adamw
 from ..precondition.guards import Guards
 from ..precondition.preconditioner import AdamPreconditioner
-from .delta import DeltaH1, delta_h1
+from .delta import DeltaH1, delta_h1, with_warnings
 from .gradients import GradientMean, eval_mode
 
 
@@ -94,16 +94,25 @@ def read_settings(path: str) -> Settings:
             stored = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ProbeError(f"cannot read the configuration: {error}", where=path) from error
+    return settings_of(stored, path)
+
+
+def settings_of(stored: Any, where: str) -> Settings:
+    """Return the keys under `importance:` of a configuration; other keys there are kept by name.
+
+    Raises:
+        ProbeError: no mapping, or a value that is no number.
+    """
     section = (stored or {}).get("importance", {}) if isinstance(stored or {}, Mapping) else None
     if not isinstance(section, Mapping):
-        raise ProbeError("no mapping under `importance:`", where=path, fix="importance:\n    checkpoint_step: 500")
+        raise ProbeError("no mapping under `importance:`", where=where, fix="importance:\n    checkpoint_step: 500")
     values: dict[str, Any] = {}
     for key in ("checkpoint_step", "identity_preconditioner_if_coverage_below"):
         value = section.get(key)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ProbeError(f"importance.{key} must be a number, not {value!r}", where=path)
+            raise ProbeError(f"importance.{key} must be a number, not {value!r}", where=where)
         values[key] = value
     return Settings(**values, ignored=tuple(str(key) for key in section if key not in Settings.__dataclass_fields__))
 
@@ -201,8 +210,6 @@ def run(
     Raises:
         ProbeError: too few records, no eta, or a state that does not fit the model.
     """
-    from dataclasses import replace
-
     settings = settings or Settings()
     if min(batch_e, batch_u) < 1 or len(records) < batch_e + batch_u:
         raise ProbeError(f"{batch_e} + {batch_u} sequences are wanted, the data has {len(records)}", fix="--batch-e, --batch-u, or more data")
@@ -219,14 +226,15 @@ def run(
     fill_findings = report.findings if report is not None else ()
     if settings.checkpoint_step is not None:
         fill_findings = tuple(finding for finding in fill_findings if finding.rule != "step-missing")
+    findings = _once(known, fill_findings, pre.findings, result.findings, _ignored(settings))
     return ProbeReport(
-        result=result,
+        result=replace(result, verdict=with_warnings(result.verdict, findings)),
         stats=stats,
         coverage=stats["coverage"],
         coverage_step=stats["coverage_step"],
         eta_from=eta_from,
         preconditioner=pre,
-        findings=_once((*known, *fill_findings, *pre.findings, *result.findings, *_ignored(settings))),
+        findings=findings,
     )
 
 
@@ -282,8 +290,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _once(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    seen: dict[str, Finding] = {}
-    for finding in findings:
-        seen.setdefault(finding.rule, finding)
-    return tuple(seen.values())
+def _once(*sources: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Join the findings; what two sources say by one rule is said as the first of them says it."""
+    out: list[Finding] = []
+    for findings in sources:
+        said = {finding.rule for finding in out}
+        out += [finding for finding in findings if finding.rule not in said]
+    return tuple(out)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -14,9 +14,10 @@ from ostate.errors import ProbeError
 
 from .formulas import correction
 from .guards import Guards
-from .layout import Layout, chunks
+from .layout import Layout, Member, chunks
 from .moments import Moments
-from .quantiles import quantiles
+from .quantiles import Piece, medians
+from .segments import counts, extremes
 from .shards import Ranks
 
 TINY = 2.0**-126
@@ -24,15 +25,19 @@ TINY = 2.0**-126
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
+_AT_ONCE = 1 << 26
+"""Elements of v that may wait for one copy: a state read from a file is never whole in memory."""
+
 _NOTHING = -1.0
 """Marks, while the scale is being built, an element that carries no information."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """What one parameter's v is like, over all ranks; counts of elements."""
 
     name: str
+    kind: str
+    """`lora_A`, `lora_B`, `head`, `norm`, …: whose median the cap is measured by."""
     numel: int
     present: bool
     """Whether there is a v at all."""
@@ -47,6 +52,8 @@ class Row:
     high: float = -math.inf
     """Largest v."""
     clamped: int = 0
+    cap: float = math.inf
+    """Largest scale let through here."""
     step: float | None = None
     min_denom: float = math.inf
     """Smallest sqrt(v_hat) + eps before any guard; units grad."""
@@ -59,15 +66,17 @@ class Diagonal:
     """P, and what is known of it."""
 
     scale: list[Tensor]
-    """One flat tensor a buffer; guarded and capped; units 1/grad."""
+    """One flat tensor a buffer; guarded and capped; units 1/grad. The preconditioner's own: its next refresh writes into them."""
     nothing: list[Tensor | None]
     """A flat bool tensor a buffer: single elements without information inside trusted parameters; None: there are none."""
     rows: tuple[Row, ...]
     """In the layout's order."""
     cap: float
-    """Largest scale let through; infinite where none was asked for."""
+    """Largest scale let through anywhere; infinite where none was asked for. Each row has its own."""
     median: float | None
     """Of the scale before the cap, over all elements with information; None: there are none."""
+    medians: Mapping[str, float] = field(default_factory=dict)
+    """The same by kind, for kinds that have any."""
     quantiles: Mapping[float, float] = field(default_factory=dict)
     largest: float
     """Of the scales that come from a v, after the cap; 1 where none does."""
@@ -89,7 +98,9 @@ class Diagonal:
         return self.all_identity or self.rows[at].bad not in usable
 
 
-def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards, dtype: torch.dtype) -> Diagonal:
+def build(
+    items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards, dtype: torch.dtype, into: Sequence[Tensor] | None = None
+) -> Diagonal:
     """Compute the diagonal.
 
     Args:
@@ -98,51 +109,39 @@ def build(items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards
         ranks: who holds the other shards; collective over them.
         guards: the choices.
         dtype: of the kept scale.
+        into: buffers of that dtype to write the scale into, as an earlier diagonal has them; None: new ones.
 
     Raises:
         ProbeError: `fallback="raise"` and a v that cannot be trusted; moments of another shape.
     """
-    scale = layout.zeros(dtype)
-    marked = [False] * len(layout.buffers)
-    measured = []
-    for item, member in zip(items, layout.members):
-        v = item.second()
-        part = scale[member.buffer][member.start : member.stop]
-        if v is None:
-            part.fill_(_NOTHING)
-        measured.append(_measure(v, item, part, guards))
-    rows = _join(items, measured, ranks, guards)
+    scale = list(into) if into is not None else layout.zeros(dtype)
+    parts = layout.parts(scale)
+    corrections = _corrections(items)
+    rows = _join(items, corrections, layout, _measure(items, corrections, layout, scale, guards), ranks, guards)
     coverage = sum(row.present for row in rows) / len(rows)
     all_identity = coverage < guards.identity_if_coverage_below
     if guards.fallback == "raise":
         _refuse(rows, coverage, guards)
-    for row, member in zip(rows, layout.members):
-        if row.bad or all_identity:
-            scale[member.buffer][member.start : member.stop] = _NOTHING
-        elif row.zero and guards.zero_elements == "fallback":
-            marked[member.buffer] = True
-    pieces = (
-        [(scale[m.buffer][m.start : m.stop], ranks.copies(i.place)) for m, i in zip(layout.members, items)]
-        if ranks.groups
-        else [(s, 1.0) for s in scale]
-    )
-    found = quantiles(pieces, QUANTILES, ranks)
-    median = None if found is None else found[0]
-    cap = min(
-        [math.inf if guards.max_scale is None else guards.max_scale] + ([median * guards.relative_cap] if median and guards.relative_cap else [])
-    )
-    clamped, largest = _cap(scale, layout, rows, cap, [ranks.copies(item.place) for item in items], ranks)
+    marked = _mark(parts, layout, rows, all_identity, guards)
+    copies = [ranks.copies(item.place) for item in items]
+    pieces: dict[str, list[Piece]] = {}
+    for row, part, share in zip(rows, parts, copies):
+        pieces.setdefault(row.kind, []).append((part, share))
+    found = medians(pieces, QUANTILES, ranks)
+    caps = {kind: _cap_of(found.by_kind.get(kind), guards) for kind in pieces}
+    touched, largest = _clamp(scale, parts, layout, rows, [caps[row.kind] for row in rows], copies, ranks)
     nothing: list[Tensor | None] = [flat < 0 if there else None for flat, there in zip(scale, marked)]
-    plain = 1.0 if all_identity else guards.fallback_scale
-    for flat in scale:
-        flat.masked_fill_(flat < 0, plain)
+    if all_identity or any(row.bad or row.zero for row in rows):
+        for flat in scale:
+            flat.masked_fill_(flat < 0, 1.0 if all_identity else guards.fallback_scale)
     return Diagonal(
         scale=scale,
         nothing=nothing,
-        rows=tuple(replace(row, clamped=count) for row, count in zip(rows, clamped)),
-        cap=cap,
-        median=median,
-        quantiles=dict(zip(QUANTILES, found[1] if found else ())),
+        rows=tuple(row._replace(clamped=count, cap=caps[row.kind]) for row, count in zip(rows, touched)),
+        cap=max(caps.values()),
+        median=found.median,
+        medians=found.by_kind,
+        quantiles=dict(zip(QUANTILES, found.quantiles)),
         largest=largest,
         coverage=coverage,
         coverage_step=sum(row.step is not None for row in rows) / len(rows),
@@ -155,24 +154,15 @@ def bias_correction(item: Moments) -> float:
     return correction(item.betas[1], item.step) if item.corrected and item.step is not None and item.step >= 1 else 1.0
 
 
-def _measure(v: Tensor | None, item: Moments, out: Tensor, guards: Guards) -> _Counts:
-    """Write the uncapped scale of one shard into `out`; return its counts."""
-    if v is None or v.numel() == 0:
-        return _Counts(present=float(v is not None))
-    v = v.reshape(-1)
-    corrected = bias_correction(item)
-    counts = _counts(v, item.eps, corrected)
-    if not guards.infinite_is_bad and counts.nonfinite:
-        counts = counts._replace(nonfinite=float(torch.isnan(v).sum()))
-    hide = guards.zero_elements == "fallback" and counts.zero > 0
-    for part in chunks(v.numel(), v.device):
-        block = v[part].to(torch.float64, copy=True)
-        empty = block == 0 if hide else None
-        block.div_(corrected).sqrt_().add_(item.eps).reciprocal_()
-        if empty is not None:
-            block.masked_fill_(empty, _NOTHING)
-        out[part].copy_(block)
-    return counts
+def _corrections(items: Sequence[Moments]) -> list[float]:
+    known: dict[tuple[float, float | None, str], float] = {}
+    out = []
+    for item in items:
+        key = (item.betas[1], item.step, item.optimizer)
+        if key not in known:
+            known[key] = bias_correction(item)
+        out.append(known[key])
+    return out
 
 
 class _Counts(NamedTuple):
@@ -188,66 +178,129 @@ class _Counts(NamedTuple):
     high: float = -math.inf
 
 
-def _counts(v: Tensor, eps: float, corrected: float) -> _Counts:
-    """Count in one pass where nothing is odd."""
-    low, high = torch.stack(torch.aminmax(v)).tolist()
-    edge = eps * eps * corrected
-    odd = not (low > 0 and math.isfinite(high))
-    zero = float((v == 0).sum()) if odd else 0.0
-    negative = float((v < 0).sum()) if odd else 0.0
-    nonfinite = float((~torch.isfinite(v)).sum()) if odd else 0.0
-    tiny = float(((v > 0) & (v < TINY)).sum()) if odd or low < TINY else 0.0
-    dominated = float((v < edge).sum()) if odd or low < edge else 0.0
-    if nonfinite:
-        rest = v[torch.isfinite(v)]
-        low, high = torch.stack(torch.aminmax(rest)).tolist() if rest.numel() else (math.inf, -math.inf)
-    return _Counts(1.0, zero, tiny, negative, nonfinite, dominated, low, high)
+def _measure(items: Sequence[Moments], corrections: Sequence[float], layout: Layout, scale: Sequence[Tensor], guards: Guards) -> list[_Counts]:
+    """Write the uncapped scale of every parameter into `scale`; return what this rank's v are like."""
+    out = [_Counts()] * len(items)
+    for buffer, flat in enumerate(scale):
+        members = [(at, member) for at, member in enumerate(layout.members) if member.buffer == buffer]
+        v, present = _gather([items[at] for at, _ in members], [m.stop - m.start for _, m in members], flat)
+        edges = [items[at].eps * items[at].eps * corrections[at] for at, _ in members]
+        for (at, _), there, counted in zip(members, present, _count(v, edges, [m.stop - m.start for _, m in members], guards)):
+            out[at] = counted if there else _Counts()
+        for run, eps, corrected, hide in _runs(items, corrections, members, out, guards):
+            _invert(v, flat, run, eps, corrected, hide=hide)
+        for (_, member), there in zip(members, present):
+            if not there:
+                flat[member.start : member.stop] = _NOTHING
+    return out
 
 
-def _join(items: Sequence[Moments], measured: list[_Counts], ranks: Ranks, guards: Guards) -> list[Row]:
-    """Bring all ranks' counts together, and judge each parameter. The same on every rank: sums run in rank order."""
-    device = items[0].device
-    every = ranks.gather(torch.tensor(measured, dtype=torch.float64, device=device)).tolist()
-    rows = []
+def _gather(items: Sequence[Moments], sizes: Sequence[int], flat: Tensor) -> tuple[Tensor, list[bool]]:
+    """Return all v of a buffer in one flat tensor, and which there are; the scale's own memory where it holds every v exactly."""
+    v, present = flat, []
+    parts = torch.split(v, list(sizes))
+    waiting: list[tuple[Tensor, Tensor]] = []
+    held = 0
     for at, item in enumerate(items):
-        mine = [_Counts(*table[at]) for table in every]
-        copies = ranks.copies(item.place)
-        present = any(line.present for line in mine)
-        zero, tiny, negative, nonfinite, dominated = (round(sum(column) / copies) for column in zip(*(line[1:6] for line in mine)))
-        low, high = min(line.low for line in mine), max(line.high for line in mine)
+        own = item.second()
+        present.append(own is not None)
+        if own is None:
+            parts[at].fill_(1.0)
+            continue
+        if own.dtype == torch.float64 and v.dtype != torch.float64:
+            _copy(waiting)
+            v, waiting, held = v.to(torch.float64), [], 0
+            parts = torch.split(v, list(sizes))
+        waiting.append((parts[at], own.reshape(-1)))
+        held += sizes[at]
+        if held > _AT_ONCE:
+            _copy(waiting)
+            waiting, held = [], 0
+    _copy(waiting)
+    return v, present
+
+
+def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    if pairs:
+        torch._foreach_copy_([into for into, _ in pairs], [own for _, own in pairs])
+
+
+def _count(v: Tensor, edges: Sequence[float], sizes: Sequence[int], guards: Guards) -> list[_Counts]:
+    """Count in one pass where nothing is odd; `edges` are the v at which sqrt(v_hat) is eps."""
+    lows, highs = extremes(v, sizes)
+    odd = [at for at, (low, high) in enumerate(zip(lows, highs)) if sizes[at] and not (low > 0 and math.isfinite(high))]
+    unsure = set(odd)
+    zero, negative = counts(v, sizes, odd, lambda x: x == 0), counts(v, sizes, odd, lambda x: x < 0)
+    nonfinite = counts(v, sizes, odd, lambda x: ~torch.isfinite(x))
+    tiny = counts(v, sizes, [at for at, low in enumerate(lows) if at in unsure or low < TINY], lambda x: (x > 0) & (x < TINY))
+    dominated = [0.0] * len(sizes)
+    for edge in set(edges):
+        below = [at for at, low in enumerate(lows) if edges[at] == edge and (at in unsure or low < edge)]
+        dominated = [a + b for a, b in zip(dominated, counts(v, sizes, below, lambda x, edge=edge: x < edge))]  # type: ignore[misc]
+    parts = torch.split(v, list(sizes))
+    for at in odd:
+        if nonfinite[at]:
+            rest = parts[at][torch.isfinite(parts[at])]
+            lows[at], highs[at] = torch.stack(torch.aminmax(rest)).tolist() if rest.numel() else (math.inf, -math.inf)
+    if not guards.infinite_is_bad:
+        nonfinite = counts(v, sizes, [at for at in odd if nonfinite[at]], torch.isnan)
+    return [_Counts(1.0, *row) for row in zip(zero, tiny, negative, nonfinite, dominated, lows, highs)]
+
+
+def _runs(
+    items: Sequence[Moments], corrections: Sequence[float], members: Sequence[tuple[int, Member]], counted: Sequence[_Counts], guards: Guards
+) -> Iterator[tuple[slice, float, float, bool]]:
+    """Yield (run, eps, correction, whether elements of 0 are hidden) of neighbours that share one formula."""
+    start, stop, formula, hide = 0, 0, (0.0, 0.0), False
+    for at, member in members:
+        own = (items[at].eps, corrections[at])
+        if own != formula:
+            if stop > start:
+                yield slice(start, stop), *formula, hide
+            start, formula, hide = member.start, own, False
+        stop = member.stop
+        hide = hide or (guards.zero_elements == "fallback" and counted[at].zero > 0)
+    if stop > start:
+        yield slice(start, stop), *formula, hide
+
+
+def _invert(v: Tensor, out: Tensor, run: slice, eps: float, corrected: float, *, hide: bool) -> None:
+    """Write 1 / (sqrt(v / corrected) + eps) of a run of elements, in float64 inside; `v` may be `out`."""
+    source, into = v[run], out[run]
+    for part in chunks(source.numel(), source.device):
+        block = source[part].to(torch.float64, copy=True)
+        empty = block == 0 if hide else None
+        block.div_(corrected).sqrt_().add_(eps).reciprocal_()
+        if empty is not None:
+            block.masked_fill_(empty, _NOTHING)
+        into[part].copy_(block)
+
+
+def _join(items: Sequence[Moments], corrections: Sequence[float], layout: Layout, measured: list[_Counts], ranks: Ranks, guards: Guards) -> list[Row]:
+    """Bring all ranks' counts together, and judge each parameter. The same on every rank: sums run in rank order."""
+    if ranks.groups:
+        every = ranks.gather(torch.tensor(measured, dtype=torch.float64, device=items[0].device)).tolist()
+        measured = [_of_all([_Counts(*table[at]) for table in every], ranks.copies(item.place)) for at, item in enumerate(items)]
+    rows = []
+    for item, member, corrected, (present, *numbers, low, high) in zip(items, layout.members, corrections, measured):
+        zero, tiny, negative, nonfinite, dominated = map(int, numbers)
+        numel = math.prod(item.place.whole)
         step = item.step if item.step is not None and item.step > 0 and math.isfinite(item.step) else None
-        row = Row(
-            name=item.name,
-            numel=math.prod(item.place.whole),
-            present=present,
-            zero=zero,
-            tiny=tiny,
-            negative=negative,
-            nonfinite=nonfinite,
-            eps_dominated=dominated,
-            low=low,
-            high=high,
-            step=step,
-            min_denom=math.sqrt(max(low, 0.0) / bias_correction(item)) + item.eps if present and math.isfinite(low) else math.inf,
-        )
-        rows.append(replace(row, bad=_verdict(row, item, guards)))
+        low_denom = math.sqrt(max(low, 0.0) / corrected) + item.eps if present and math.isfinite(low) else math.inf
+        high_denom = math.sqrt(max(high, 0.0) / corrected) + item.eps if math.isfinite(high) else math.inf
+        bad = "missing" if not present else "not finite" if nonfinite else "negative" if negative else ""
+        if not bad and numel:
+            bad = "cold" if high <= 0 and guards.cold_is_bad else "tiny denominator" if high_denom < guards.smallest_denominator else ""
+        counted = (numel, bool(present), zero, tiny, negative, nonfinite, dominated, low, high)
+        rows.append(Row(item.name, member.kind, *counted, 0, math.inf, step, low_denom, bad))
     return rows
 
 
-def _verdict(row: Row, item: Moments, guards: Guards) -> str:
-    if not row.present:
-        return "missing"
-    if row.nonfinite:
-        return "not finite"
-    if row.negative:
-        return "negative"
-    if row.numel == 0:
-        return ""
-    if row.high <= 0 and guards.cold_is_bad:
-        return "cold"
-    if math.isfinite(row.high) and math.sqrt(max(row.high, 0.0) / bias_correction(item)) + item.eps < guards.smallest_denominator:
-        return "tiny denominator"
-    return ""
+def _of_all(mine: Sequence[_Counts], copies: float) -> _Counts:
+    """Return the counts of one parameter over all ranks, each of whose elements `copies` ranks hold."""
+    zero, tiny, negative, nonfinite, dominated = (float(round(sum(column) / copies)) for column in zip(*(line[1:6] for line in mine)))
+    low, high = min(line.low for line in mine), max(line.high for line in mine)
+    return _Counts(float(any(line.present for line in mine)), zero, tiny, negative, nonfinite, dominated, low, high)
 
 
 def _refuse(rows: Sequence[Row], coverage: float, guards: Guards) -> None:
@@ -262,16 +315,47 @@ def _refuse(rows: Sequence[Row], coverage: float, guards: Guards) -> None:
         raise ProbeError(f"coverage {coverage:.1%} is below {guards.identity_if_coverage_below:.1%}")
 
 
-def _cap(scale: list[Tensor], layout: Layout, rows: Sequence[Row], cap: float, copies: Sequence[float], ranks: Ranks) -> tuple[list[int], float]:
+def _mark(parts: Sequence[Tensor], layout: Layout, rows: Sequence[Row], all_identity: bool, guards: Guards) -> list[bool]:
+    """Mark parameters without a v to trust; return which buffers hold single elements without information."""
+    marked = [False] * len(layout.buffers)
+    for row, member, part in zip(rows, layout.members, parts):
+        if row.bad or all_identity:
+            part.fill_(_NOTHING)
+        elif row.zero and guards.zero_elements == "fallback":
+            marked[member.buffer] = True
+    return marked
+
+
+def _cap_of(median: float | None, guards: Guards) -> float:
+    relative = median * guards.relative_cap if median and guards.relative_cap else math.inf
+    return min(relative, math.inf if guards.max_scale is None else guards.max_scale)
+
+
+def _clamp(
+    scale: Sequence[Tensor],
+    parts: Sequence[Tensor],
+    layout: Layout,
+    rows: Sequence[Row],
+    caps: Sequence[float],
+    copies: Sequence[float],
+    ranks: Ranks,
+) -> tuple[list[int], float]:
     """Clamp in place; return how many elements of each parameter it touched, and the largest scale that is left."""
-    counts = [0.0] * len(rows)
-    for at, (row, member) in enumerate(zip(rows, layout.members)):
-        # The scale is largest where the denominator is smallest: most parameters need no look. A v of 0 inside has no scale, or 1/eps.
-        if not row.bad and (row.min_denom * cap < 1.0 + 1e-6 or row.min_denom == 0):
-            counts[at] = float((scale[member.buffer][member.start : member.stop] > cap).sum()) / copies[at]
-    tops = [float(flat.clamp_(max=cap).max()) for flat in scale if flat.numel()]
-    top = max(tops, default=_NOTHING)
+    touched = [0.0] * len(rows)
+    # The scale is largest where the denominator is smallest: most parameters need no look. A v of 0 inside has no scale, or 1/eps.
+    look = {at for at, row in enumerate(rows) if not row.bad and (row.min_denom * caps[at] < 1.0 + 1e-6 or row.min_denom == 0)}
+    for buffer, flat in enumerate(scale if look else ()):
+        members = [at for at, member in enumerate(layout.members) if member.buffer == buffer]
+        sizes = [parts[at].numel() for at in members]
+        for cap in {caps[at] for at in members if at in look}:
+            here = [k for k, at in enumerate(members) if at in look and caps[at] == cap]
+            found = counts(flat, sizes, here, lambda x, cap=cap: x > cap)  # type: ignore[misc]
+            for k in here:
+                touched[members[k]] = found[k] / copies[members[k]]
+    if look:
+        torch._foreach_clamp_max_([parts[at] for at in sorted(look)], [caps[at] for at in sorted(look)])
+    top = max((float(flat.max()) for flat in scale if flat.numel()), default=_NOTHING)
     if ranks.groups:
-        every = ranks.gather(torch.tensor([*counts, top], dtype=torch.float64, device=scale[0].device))
-        counts, top = every[:, :-1].sum(0).tolist(), float(every[:, -1].max())
-    return [round(count) for count in counts], top if top >= 0 else 1.0
+        every = ranks.gather(torch.tensor([*touched, top], dtype=torch.float64, device=scale[0].device))
+        touched, top = every[:, :-1].sum(0).tolist(), float(every[:, -1].max())
+    return [round(count) for count in touched], top if top >= 0 else 1.0

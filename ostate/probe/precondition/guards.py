@@ -19,7 +19,7 @@ class Guards:
     zero_elements: Literal["fallback", "scale"] = "fallback"
     """Single elements with v == 0 carry no information: as `fallback` says (`raise` gives 0), or 1/eps under the cap."""
     relative_cap: float | None = 1e3
-    """Largest scale, in units of the median scale over all covered elements."""
+    """Largest scale, in units of the median scale over the covered elements of the parameter's kind (lora_A, lora_B, head, norm, …)."""
     max_scale: float | None = None
     """Largest scale, absolute; units 1/grad."""
     cold_is_bad: bool = True

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ostate.core.names import any_adapter, strip_wrappers
+from ostate.core.names import any_adapter, kind_of, named_parameters, strip_wrappers
 from ostate.errors import ProbeError
 
 from .shards import like_parameter, local
@@ -32,6 +32,8 @@ class Member:
     stop: int
     shape: tuple[int, ...]
     """Of the local shard."""
+    kind: str = "other"
+    """`lora_A`, `head`, …: parameters of one kind share a cap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Layout:
     buffers: tuple[Buffer, ...]
     index: Mapping[Any, int] = field(default_factory=dict)
     """Name (plain, or with `*` for the adapter's) or parameter -> member."""
+    shapes: tuple[torch.Size, ...] = ()
+    """Each member's local shape."""
 
     @classmethod
     def of(cls, items: Sequence[tuple[str, Tensor | None, tuple[int, ...], torch.device, torch.dtype]]) -> Layout:
@@ -63,7 +67,7 @@ class Layout:
             if at == len(filled):
                 filled.append(0)
             stop = filled[at] + torch.Size(shape).numel()
-            members.append(Member(name, parameter, at, filled[at], stop, tuple(shape)))
+            members.append(Member(name, parameter, at, filled[at], stop, tuple(shape), kind_of(name, len(shape))))
             filled[at] = stop
         index: dict[Any, int] = {}
         for place, member in enumerate(members):
@@ -73,7 +77,7 @@ class Layout:
             index[member.name] = place
             if member.parameter is not None:
                 index[member.parameter] = place
-        return cls(tuple(members), tuple(Buffer(d, t, n) for (d, t), n in zip(kinds, filled)), index)
+        return cls(tuple(members), tuple(Buffer(d, t, n) for (d, t), n in zip(kinds, filled)), index, tuple(torch.Size(m.shape) for m in members))
 
     def find(self, key: Any) -> Member | None:
         """Return the member of that parameter or name (wrappers' segments ignored, the adapter's name too where it decides nothing)."""
@@ -101,13 +105,37 @@ class Layout:
         """Return flat buffers of zeros, in their own dtype or another."""
         return [torch.zeros(b.numel, device=b.device, dtype=dtype or b.dtype) for b in self.buffers]
 
+    def parts(self, flats: Sequence[Tensor]) -> list[Tensor]:
+        """Return each member's part of flat buffers, flat itself, in the members' order; they share the buffers' memory."""
+        sizes: list[list[int]] = [[] for _ in flats]
+        for member in self.members:
+            sizes[member.buffer].append(member.stop - member.start)
+        waiting = [iter(torch.split(flat, size)) for flat, size in zip(flats, sizes)]
+        return [next(waiting[member.buffer]) for member in self.members]
+
     def views(self, flats: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return each parameter's part of flat buffers, by name, in the local shape; they share the buffers' memory."""
         out = {}
         for member in self.members:
             flat = flats[member.buffer]
-            out[member.name] = flat[..., member.start : member.stop].view(*flat.shape[:-1], *member.shape)
+            out[member.name] = flat[..., member.start : member.stop].view((*flat.shape[:-1], *member.shape))
         return out
+
+    def gradients_of(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the `.grad` of every member that has one, by name.
+
+        Raises:
+            ProbeError: none has one; the parameters are not the model's.
+        """
+        own = [member.parameter for member in self.members]
+        if any(parameter is None for parameter in own):
+            live = dict(named_parameters(model, error=ProbeError))
+            own = [live.get(member.name) if parameter is None else parameter for member, parameter in zip(self.members, own)]
+        every = [None if parameter is None else parameter.grad for parameter in own]
+        found = {member.name: gradient for member, gradient in zip(self.members, every) if gradient is not None}
+        if not found:
+            raise ProbeError("no parameter of this preconditioner has a gradient", where=type(model).__name__, fix="call backward() first")
+        return found
 
     def attach(self, flats: Sequence[Tensor]) -> None:
         """Make each parameter's `.grad` its part of the buffers: autograd then accumulates straight into them.

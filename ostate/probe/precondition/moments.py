@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,7 @@ from ..fill.names import match, trainable
 from .shards import Place, local, place_of, read_local
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moments:
+class Moments(NamedTuple):
     """One parameter's Adam state, not yet read."""
 
     name: str
@@ -34,6 +32,7 @@ class Moments:
     dtype: torch.dtype
     """Of the gradients that will come."""
     step: float | None
+    """Updates taken."""
     betas: tuple[float, float]
     eps: float
     amsgrad: bool
@@ -77,6 +76,9 @@ class Moments:
 
     def second(self) -> Tensor | None:
         """Return the v that the optimizer divides by: max_exp_avg_sq under amsgrad, else exp_avg_sq; other optimizers' own form of it."""
+        plain = self.live.get("exp_avg_sq") if self.live is not None and self.state is None and not self.amsgrad else None
+        if type(plain) is Tensor and plain.dtype is torch.float32 and plain.shape == self.place.shape:
+            return plain
         if not self.adam:
             return self._own_form()
         largest = self.read("max_exp_avg_sq") if self.amsgrad else None
@@ -101,17 +103,25 @@ def findings(items: Sequence[Moments]) -> Iterator[Finding]:
             yield Finding(rule="second-moment-rebuilt", severity="warning", text=text, fix="a few steps with AdamW give an exact one")
 
 
-def of_optimizer(optimizer: Optimizer, model: nn.Module | None, checkpoint_step: float | None) -> list[Moments]:
+def of_optimizer(
+    optimizer: Optimizer, model: nn.Module | None, checkpoint_step: float | None, known: Mapping[Tensor, str] | None = None
+) -> list[Moments]:
     """Return the moments of each parameter of a live optimizer, in its order.
 
     Where `fill` put them there and nothing has moved since, the numbers are the named state's own in float32, whatever dtype the optimizer keeps.
+
+    Args:
+        optimizer: torch's or bitsandbytes'.
+        model: gives names.
+        checkpoint_step: for parameters whose state has no step.
+        known: parameter -> name, as an earlier call found them; None: they are looked for.
     """
     report = filled(optimizer)
     if report is not None and report.flat:
         raise ProbeError(
             "FSDP1 keeps flat pieces of parameters, which cannot be probed by name", fix="probe an FSDP2 (fully_shard) or unsharded model"
         )
-    names = _names(optimizer, model, report)
+    names = _names(optimizer, model, report) if known is None else known
     parameters = list(names)
     steps = dict(zip(parameters, steps_of(optimizer, parameters)))
     out = []
@@ -119,23 +129,25 @@ def of_optimizer(optimizer: Optimizer, model: nn.Module | None, checkpoint_step:
         if "betas" not in group or not isinstance(group.get("eps"), (int, float)):
             what = f"a {type(optimizer).__name__} keeps no second moment of Adam's form"
             raise ProbeError(what, where=f"group {index}", fix="repair its state, and give the named state in its place")
+        betas, eps = (float(group["betas"][0]), float(group["betas"][1])), float(group["eps"])
+        amsgrad = bool(group.get("amsgrad", False))
         for parameter in group["params"]:
-            live = optimizer.state.get(parameter) or None
+            name, live = names[parameter], optimizer.state.get(parameter) or None
             exact = report is not None and live is not None and _untouched(report, parameter, live)
             out.append(
                 Moments(
-                    name=names[parameter],
+                    name=name,
                     parameter=parameter,
                     place=place_of(parameter),
                     device=parameter.device,
                     dtype=parameter.dtype,
-                    step=_known_step(steps[parameter], report, names[parameter], exact, checkpoint_step),
-                    betas=(float(group["betas"][0]), float(group["betas"][1])),
-                    eps=float(group["eps"]),
-                    amsgrad=bool(group.get("amsgrad", False)),
+                    step=_known_step(steps[parameter], report, name, exact, checkpoint_step),
+                    betas=betas,
+                    eps=eps,
+                    amsgrad=amsgrad,
                     live=live,
                     state=report.state if exact and report is not None else None,
-                    entry=report.entries[names[parameter]] if exact and report is not None else None,
+                    entry=report.entries[name] if exact and report is not None else None,
                 )
             )
     return out

@@ -15,7 +15,7 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ProbeError, ProbeTypeError
 
-from .. import same_run
+from ..fill import same_run
 from . import moments
 from .diagonal import Diagonal, build
 from .dots import triple_dot
@@ -24,7 +24,7 @@ from .guards import Guards
 from .layout import Gradients, Layout, Member, in_chunks
 from .moments import Moments
 from .shards import Ranks, is_sharded, like_parameter
-from .stats import describe, findings_of
+from .stats import describe, findings_of, table
 
 Form = Literal["frozen", "next_step", "less"]
 
@@ -87,19 +87,24 @@ class AdamPreconditioner:
         self._hyper = {key: value for key, value in (("betas", betas), ("eps", eps)) if value is not None}
         self._warned: set[str] = set()
         self._overflowed = 0
+        self._names: dict[Tensor, str] | None = None
         items = self._moments()
         if not items:
             raise ProbeError("there is no parameter to precondition")
+        self._names = {item.parameter: item.name for item in items if item.parameter is not None}
         self.ranks = Ranks.of([item.parameter for item in items if item.parameter is not None])
         self.layout = Layout.of([(item.name, item.parameter, item.place.shape, item.device, item.dtype) for item in items])
+        self._simple = form == "frozen" and not self.ranks.groups
         self._of_state = self._compared(items)
+        self._diagonal: Diagonal | None = None
+        self._views: list[Tensor] | None = None
         self.refresh(items)
         if self.optimizer is not None:
             self._follow(self.optimizer)
 
     def _moments(self) -> list[Moments]:
         if self.optimizer is not None:
-            return moments.of_optimizer(self.optimizer, self._model, self.checkpoint_step)
+            return moments.of_optimizer(self.optimizer, self._model, self.checkpoint_step, self._names)
         return moments.of_state(cast(NamedState, self._state), self._model, self._device, self.checkpoint_step, self._hyper)
 
     def _compared(self, items: Sequence[Moments]) -> tuple[Finding, ...]:
@@ -130,22 +135,24 @@ class AdamPreconditioner:
         Raises:
             ProbeError: `fallback="raise"` and a second moment that cannot be trusted.
         """
-        self._stale = False
+        self._stale = True  # also where what follows refuses: a scale half written is never used
         self._items = items if items is not None else self._moments()
-        self._diagonal: Diagonal = build(self._items, self.layout, self.ranks, self.guards, _PRECISION[self.precision])
+        into = self._diagonal.scale if self._diagonal is not None else None
+        self._diagonal = build(self._items, self.layout, self.ranks, self.guards, _PRECISION[self.precision], into)
+        self._stale = False
         self._stats: dict[str, Any] | None = None
         self.findings: tuple[Finding, ...] = (*self._of_state, *findings_of(self._diagonal, self.guards), *moments.findings(self._items))
-        for finding in self.findings:
-            if finding.severity != "note" and finding.rule not in self._warned:
-                self._warned.add(finding.rule)
-                self.logger.warning("%s%s", finding.text, f" ({finding.fix})" if finding.fix else "")
+        loud = [finding for finding in self.findings if finding.severity != "note" and finding.rule not in self._warned]
+        for finding in loud:
+            self._warned.add(finding.rule)
+            self.logger.warning("%s%s", finding.text, f" ({finding.fix})" if finding.fix else "")
 
     @property
     def diagonal(self) -> Diagonal:
         """The scale and what is known of it, refreshed when the optimizer moved."""
-        if self._stale:
+        if self._stale or self._diagonal is None:
             self.refresh()
-        return self._diagonal
+        return cast(Diagonal, self._diagonal)
 
     @property
     def scale(self) -> list[Tensor]:
@@ -171,6 +178,8 @@ class AdamPreconditioner:
         if member is None:
             self._warn_once("unknown-parameter", "a gradient came for a parameter that the optimizer does not hold: left as it is")
             return gradient
+        if self._is_plain(gradient) and gradient.shape == member.shape:
+            return gradient * self._parts()[self.layout.index[member.name]]
         own = self.layout.local_of(member, gradient)
         lead = own.shape[: own.ndim - len(member.shape)]
         out = self._one(member, own.reshape(*lead, member.stop - member.start)).view(own.shape)
@@ -199,26 +208,60 @@ class AdamPreconditioner:
             raise ProbeTypeError(what, where=member.name if member else "apply", fix="a parameter that took no part has no gradient: leave it out")
         return member, gradient
 
-    def apply_all(self, gradients: Gradients, *, out: Tensor | list[Tensor] | None = None) -> Any:
+    def apply_all(self, gradients: Gradients | nn.Module, *, out: Tensor | list[Tensor] | None = None) -> Any:
         """Precondition many gradients at once.
 
+        For float32 gradients and the default form one multiply of all tensors together: no launch and no wait for each, and nothing that a CUDA graph
+        could not hold (what is captured reads the scale in place, so that a later `refresh` is seen by a replay).
+
         Args:
-            gradients: by name or parameter (any subset), or flat as `layout` lays them out: (P,) or per-sample (n, P), one tensor a buffer.
+            gradients: by name or parameter (any subset); a model, for the `.grad` of its parameters, those without one left out; or flat as `layout`
+                lays them out: (P,) or per-sample (n, P), one tensor a buffer.
             out: for flat input, where to write; may be the input itself.
 
         Returns:
-            The same kind: a dict under the same keys, a flat tensor, or a list of them.
+            The same kind: a dict under the same keys (by name for a model), a flat tensor, or a list of them.
+
+        Raises:
+            ProbeError: as `apply`; a model of which no parameter has a gradient.
         """
+        if isinstance(gradients, nn.Module):
+            gradients = self.layout.gradients_of(gradients)
         if isinstance(gradients, Mapping):
-            if len(gradients) < len(self.layout.members) or any(is_sharded(g) for g in gradients.values()):
-                return {key: self.apply(key, gradient) for key, gradient in gradients.items()}
-            flats = self.layout.flatten(gradients)
-            done = self.layout.views([self._flat(at, flat, flat) for at, flat in enumerate(flats)])
-            return {key: done[self.layout.member(key).name].to(gradient.dtype) for key, gradient in gradients.items()}
+            return self._mapping(gradients)
         flats = self.layout.flatten(gradients)
         outs: Sequence[Tensor | None] = [out] if isinstance(out, Tensor) else out or [None] * len(flats)
         done_flats = [self._flat(at, flat, into) for at, (flat, into) in enumerate(zip(flats, outs))]
         return done_flats[0] if isinstance(gradients, Tensor) else done_flats
+
+    def _mapping(self, gradients: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+        values = list(gradients.values())
+        places = [self.layout.index.get(key, -1) for key in gradients]
+        shapes = self.layout.shapes
+        if values and self._all_plain(values) and min(places) >= 0 and all(g.shape == shapes[at] for g, at in zip(values, places)):
+            parts = self._parts()
+            return dict(zip(gradients, torch._foreach_mul(values, [parts[at] for at in places])))
+        if len(gradients) < len(self.layout.members) or not {type(g) for g in values} <= {Tensor}:
+            return {key: self.apply(key, gradient) for key, gradient in gradients.items()}
+        flats = self.layout.flatten(gradients)
+        done = self.layout.views([self._flat(at, flat, flat) for at, flat in enumerate(flats)])
+        return {key: done[self.layout.member(key).name].to(gradient.dtype) for key, gradient in gradients.items()}
+
+    def _is_plain(self, gradient: Tensor) -> bool:
+        """True where the preconditioned gradient is one product in the scale's own dtype."""
+        return self._simple and type(gradient) is Tensor and gradient.dtype is _PRECISION[self.precision]
+
+    def _all_plain(self, gradients: Sequence[Tensor]) -> bool:
+        return self._simple and {type(g) for g in gradients} == {Tensor} and {g.dtype for g in gradients} == {_PRECISION[self.precision]}
+
+    def _parts(self) -> list[Tensor]:
+        """Return each parameter's part of the scale, in its local shape: views of buffers that a refresh writes into."""
+        if self._stale and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise ProbeError("the optimizer moved, and the moments cannot be read while a CUDA graph is captured", fix="call refresh() before")
+        scale = self.scale
+        if self._views is None:
+            self._views = list(self.layout.views(scale).values())
+        return self._views
 
     def _flat(self, at: int, flat: Tensor, out: Tensor | None) -> Tensor:
         out = torch.empty_like(flat) if out is None else out
@@ -301,18 +344,15 @@ class AdamPreconditioner:
 
     def stats(self) -> dict[str, Any]:
         """Return what is known of this preconditioner as plain floats and ints, ready for a logger (the parts by kind and the worst are nested)."""
-        if self._stale:
-            self.refresh()
+        diagonal = self.diagonal
         if self._stats is None:
-            self._stats = describe(self._diagonal, self._items, self.layout, self.ranks)
+            self._stats = describe(diagonal, self._items, self.layout, self.ranks)
         return {**self._stats, "overflowed": self._overflowed}
 
     get_stats = stats
 
     def summary(self) -> Any:
         """Return the same as a rich table."""
-        from .stats import table
-
         return table(self.stats(), self.findings)
 
     def _warn_once(self, rule: str, text: str) -> None:

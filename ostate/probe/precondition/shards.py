@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ostate.core.files import is_remote
-from ostate.core.tensors import ITEMSIZE, Slot, TensorRef, decode_numbers
+from ostate.core.tensors import ITEMSIZE, Part, Slot, TensorRef, decode_numbers
 from ostate.errors import ProbeError
 
 try:
@@ -23,8 +23,7 @@ except ImportError:  # a build of torch without distributed: nothing can be shar
     DTensor = None  # type: ignore[assignment,misc]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a rank's shard lies in the whole tensor."""
 
     shape: tuple[int, ...]
@@ -102,8 +101,6 @@ def read_local(slot: Slot, place: Place) -> tuple[np.ndarray, int]:
 
 
 def _run(path: str, start: int, shape: tuple[int, ...]) -> Any:
-    from ostate.core.tensors import Part
-
     strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     return Part(path, start, shape, strides, (0,) * len(shape))
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ostate.core.names import kind_of
 from ostate.core.state import Finding
 
 from .diagonal import Diagonal, Row, bias_correction
@@ -20,6 +19,12 @@ from .shards import Ranks
 _WORST = 5
 _MUCH = 0.01
 """A share of capped elements above this changes the preconditioner, not only its outliers."""
+
+
+_COLUMNS = (
+    "parameters", "elements", "with_v", "min_denom", "max_scale", "median_scale", "cap", "zero", "tiny",
+    "clamped_share", "identity_share", "eps_dominated_share",
+)  # fmt: skip
 
 
 def describe(diagonal: Diagonal, items: Sequence[Moments], layout: Layout, ranks: Ranks) -> dict[str, Any]:
@@ -36,10 +41,20 @@ def describe(diagonal: Diagonal, items: Sequence[Moments], layout: Layout, ranks
         "plausible_ratio": plausible_ratio(diagonal, items, layout, ranks),
     }
     out |= {f"scale_q{round(q * 100):02d}": value for q, value in diagonal.quantiles.items()}
-    kinds = sorted({kind_of(row.name) for row in rows})
-    out["by_kind"] = {kind: _of([row for row in rows if kind_of(row.name) == kind], diagonal) for kind in kinds}
+    out["by_kind"] = {kind: _of_kind(kind, some, diagonal) for kind, some in sorted(_by_kind(rows).items())}
     out["worst"] = _worst(rows)
     return out
+
+
+def _by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    out: dict[str, list[Row]] = {}
+    for row in rows:
+        out.setdefault(row.kind, []).append(row)
+    return out
+
+
+def _of_kind(kind: str, rows: Sequence[Row], diagonal: Diagonal) -> dict[str, Any]:
+    return {**_of(rows, diagonal), "median_scale": diagonal.medians.get(kind, 1.0), "cap": max(row.cap for row in rows)}
 
 
 def _of(rows: Sequence[Row], diagonal: Diagonal) -> dict[str, Any]:
@@ -130,17 +145,30 @@ def findings_of(diagonal: Diagonal, guards: Guards) -> tuple[Finding, ...]:
             f"{len(unstepped)} of {total} parameters have no step: no bias correction for them, their scale is too small by up to sqrt(1 - beta2^t)"
         )
         out.append(Finding(rule="step-missing", severity="warning", text=text, fix="give checkpoint_step", names=unstepped))
-    numel = sum(row.numel for row in rows)
-    clamped = sum(row.clamped for row in rows)
-    if clamped > _MUCH * numel:
-        text = f"the cap {diagonal.cap:.3g} touches {clamped / numel:.1%} of all elements: there the preconditioner is a constant, not Adam's"
-        fix = "use the relative cap" if guards.max_scale is not None else "look at stats()['worst']"
-        out.append(Finding(rule="cap-touches-much", severity="warning", text=text, fix=fix, names=_names(row for row in rows if row.clamped)))
+    out += _capped(rows, guards)
     zeros = sum(row.zero for row in rows if not row.bad)
     if zeros and guards.zero_elements == "fallback" and not diagonal.all_identity:
         text = f"{zeros} single elements have v == 0 and carry no information: scale {guards.fallback_scale:g} for them"
         out.append(Finding(rule="zero-elements", severity="note", text=text, names=_names(row for row in rows if row.zero and not row.bad)))
     return tuple(out)
+
+
+def _capped(rows: Sequence[Row], guards: Guards) -> list[Finding]:
+    """Name each kind whose cap touches more than outliers, the most touched first; all of them at once where they share one cap."""
+    fix = "use the relative cap" if guards.max_scale is not None else "look at stats()['by_kind'] and stats()['worst']"
+
+    def share(some: Sequence[Row]) -> float:
+        return sum(row.clamped for row in some) / max(sum(row.numel for row in some), 1)
+
+    def found(of: str, some: Sequence[Row]) -> Finding:
+        cap = max(row.cap for row in some)
+        text = f"the cap {cap:.3g} touches {share(some):.1%} of {of}: there the preconditioner is a constant, not Adam's"
+        return Finding(rule="cap-touches-much", severity="warning", text=text, fix=fix, names=_names(row for row in some if row.clamped))
+
+    if len({row.cap for row in rows}) == 1 and share(rows) > _MUCH:
+        return [found("all elements", rows)]
+    much = [(kind, some) for kind, some in _by_kind(rows).items() if share(some) > _MUCH]
+    return [found(f"the elements of {kind}", some) for kind, some in sorted(much, key=lambda pair: -share(pair[1]))]
 
 
 def _names(rows: Iterable[Row]) -> tuple[str, ...]:
@@ -151,7 +179,6 @@ def table(stats: dict[str, Any], findings: Sequence[Finding]) -> Any:
     """Return the statistics as a rich table: all parameters, then each kind."""
     from rich.table import Table
 
-    columns = ("parameters", "elements", "with_v", "min_denom", "max_scale", "zero", "tiny", "clamped_share", "identity_share", "eps_dominated_share")
     out = Table(
         title=f"coverage {stats['coverage']:.1%}, step {stats['coverage_step']:.1%}, median scale {stats['median_scale']:.3g}, cap {stats['cap']:.3g}"
     )
@@ -159,7 +186,7 @@ def table(stats: dict[str, Any], findings: Sequence[Finding]) -> Any:
     kinds = {"all": stats, **stats["by_kind"]}
     for kind in kinds:
         out.add_column(kind, justify="right")
-    for column in columns:
+    for column in _COLUMNS:
         cells = [line[column] for line in kinds.values()]
         out.add_row(column.replace("_", " "), *(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells))
     if findings:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 
-from .precondition.shards import is_sharded
+from ..precondition.shards import is_sharded
 
 DRAWS = 10_000
 SMALLEST_CHANCE = 1e-3
