@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ostate import store
+from ostate.core.safetensors import read_head
 from ostate.errors import OstateError
 from ostate.read.adapters import read_adapter
 from ostate.read.container import dcp_index
-from ostate.read.container import safetensors as safetensors_file
 from ostate.read.container.torchsave import load
 from ostate.read.container.zip import ZipIndex
 from ostate.read.layouts import dcp
@@ -66,10 +66,10 @@ def dcp_metadata(data: bytes) -> None:
 
 
 def safetensors(data: bytes) -> None:
-    """The header of a safetensors file, by both of its readers: weights, and our own files."""
+    """The header of a safetensors file, as weights and as our own files."""
     path = placed("weights.safetensors", data)
     with contextlib.suppress(OstateError):
-        safetensors_file.read_all(path)
+        read_head(path)
     with contextlib.suppress(OstateError):
         read_adapter(path)
     header.read(path)

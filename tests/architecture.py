@@ -43,7 +43,6 @@ REASONS: dict[str, str] = {
     "click": "only for completion",
     "hashlib": "loads OpenSSL first",
     "json": "inspect parses none",
-    "dataclasses": "slow to import",
     "ostate, in cli": "one command's own",
     "ostate, in commands": "inspect needs none",
     "ostate, in plot": "jinja2, an extra",

@@ -27,6 +27,8 @@ SLOW = {"demo", "probe"}
 """Commands that train or load a model; tests of their own run them."""
 EXECUTED = {"docs/api.md", "docs/recipes/merging.md", "docs/recipes/dattri.md", "docs/recipes/resuming.md"}
 """Pages whose Python needs nothing but the files of the sandbox."""
+RUN = ("", "bash", "console", "sh", "text")
+"""Languages of blocks whose command lines are run; Python may mention one."""
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,15 +64,35 @@ def fill(folder):
     (folder / "lora" / "optimizer.pt").rename(folder / "optimizer.pt")
     for name, source in (("zero", "ds_z2"), ("fsdp", "fsdp2_dcp")):
         shutil.copytree(CASES / "distributed" / source, folder / name)
+    fully_trained(folder / "run" / "checkpoint-500")
     for name, step in (("lora", 500), ("step-100", 100), ("step-500", 500)):
         run(["repair", f"checkpoint-{step}", "-o", f"{name}.ostate.safetensors"], {})
+
+
+def fully_trained(folder):
+    """Train every weight of a tiny model for some steps, and save both."""
+    import torch
+
+    from tests.trained import llama
+
+    torch.manual_seed(0)
+    model = llama(1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(5):
+        ids = torch.randint(3, 96, (2, 8))
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
 
 
 def clear(arguments):
     """Remove what an earlier line wrote to this command's output: pages are read one by one."""
     for flag, target in itertools.pairwise(arguments):
-        if flag in ("-o", "--out") and Path(target).is_file():
-            Path(target).unlink()
+        if flag in ("-o", "--out"):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target) if Path(target).is_dir() else Path(target).unlink(missing_ok=True)
 
 
 def run(arguments, given):
@@ -98,12 +120,19 @@ def sandbox(furnished, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in WRITTEN], ids=name_of)
 def test_every_command_line_runs(page, sandbox):
-    for text in blocks(page, "", "bash", "console", "sh"):
+    for text in blocks(page, *RUN):
         for given, arguments in command_lines(text):
             assert not arguments or arguments[0] in COMMANDS or arguments[0].startswith("-"), arguments
             if not SLOW & set(arguments):
                 clear(arguments)
                 run(arguments, given)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in WRITTEN], ids=name_of)
+def test_no_command_hides_in_a_block_that_is_not_run(page):
+    """But for a job script, which needs a scheduler."""
+    for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        assert language in RUN or language == "slurm" or not command_lines(text), f"{language}: {text}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from . import PATH, finish
+from .options import Which
 from .options import checksum as with_checksum
 from .screen import progress, show
 
@@ -14,10 +15,10 @@ from .screen import progress, show
 @click.option("--adapter", metavar="DIR|FILE", help="Also tell how the state fits this adapter.")
 @click.option("--values", is_flag=True, help="Read every number once: zeros, tiny, negative, not finite, ranges.")
 @click.option("--state", metavar="FILE", help="Which file of the folder is the state, where several could be.")
-@click.option("--optimizer", type=int, metavar="K", help="Which optimizer, where the file holds several.")
+@click.option("--optimizer", type=Which(), metavar="K|NAME", help="Which optimizer, where there are several: its number from 0, or its name.")
 @with_checksum
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/inspect-v1.schema.json).")
-def command(path: str, adapter: str | None, values: bool, state: str | None, optimizer: int | None, checksum: bool, as_json: bool) -> None:
+def command(path: str, adapter: str | None, values: bool, state: str | None, optimizer: int | str | None, checksum: bool, as_json: bool) -> None:
     """Show what the optimizer state at PATH holds. Names nothing, writes nothing, runs nothing of the file.
 
     \b

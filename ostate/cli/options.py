@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,24 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+if TYPE_CHECKING:
+    _Pair = click.ParamType[tuple[float, float]]
+    _Which = click.ParamType[int | str]
+else:  # not generic in older releases of click
+    _Pair = _Which = click.ParamType
+
+
+class Which(_Which):
+    """A number from 0, or a name."""
+
+    name = "K|NAME"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return a whole number as one, anything else as it is."""
+        text = str(value)
+        return int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
 _NAMING = (
     click.option("--adapter", type=PATH, metavar="DIR|FILE", help="The trained weights. Default: looked for beside the state and inside it."),
     click.option("--base", type=PATH, metavar="DIR|CONFIG", help="The base model's folder or config.json (weights, if there, are evidence too)."),
@@ -22,7 +41,7 @@ _NAMING = (
     click.option("--previous", type=PATH, metavar="DIR|FILE", help="An earlier adapter of the same run: what moved since is evidence."),
     click.option("--adapter-name", metavar="N", help="The adapter's name in the live model, where the files do not tell."),
     click.option("--state", metavar="FILE", help="Which file of the folder is the state, where several could be."),
-    click.option("--optimizer", type=int, metavar="K", help="Which optimizer, where the file holds several."),
+    click.option("--optimizer", type=Which(), metavar="K|NAME", help="Which optimizer, where there are several: its number from 0, or its name."),
     click.option("--no-evidence", is_flag=True, help="Leave the numbers out: names are then an assumption."),
     click.option("--strict", is_flag=True, help="Refuse instead of writing only what is proven."),
 )
@@ -38,12 +57,6 @@ def naming(function: _F) -> _F:
 def checksum(function: _F) -> _F:
     """Add `--checksum`, for commands that read a state once."""
     return click.option("--checksum", is_flag=True, help="First compare every byte of the state with the checksums saved in it.")(function)
-
-
-if TYPE_CHECKING:
-    _Pair = click.ParamType[tuple[float, float]]
-else:  # not generic in older releases of click
-    _Pair = click.ParamType
 
 
 class Betas(_Pair):

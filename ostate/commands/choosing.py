@@ -33,6 +33,11 @@ class _Tried(NamedTuple):
         return len(self.order.evidence.proven) if self.order.evidence is not None else 0
 
     @property
+    def rank(self) -> tuple[int, bool]:
+        """What speaks for this adapter: the positions it explains; where a copy explains as many, that it is not the frozen one."""
+        return self.explained, self.adapter.name not in _FROZEN
+
+    @property
     def names(self) -> frozenset[str]:
         return frozenset(name for name in self.order.names if name is not None)
 
@@ -53,7 +58,7 @@ def settle(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Orderi
         adapter = found.adapters[0] if found.adapters else None
         return adapter, order_of(adapter)
     tried, refused = _try(found.adapters, order_of)
-    best = max(tried, key=lambda one: one.explained, default=None)  # the first of those that explain as much
+    best = max(tried, key=lambda one: one.rank, default=None)  # the first of those that explain as much
     if found.asked:
         _refuse_another(found.adapters[0], tried, best)
     if best is None or (found.asked and best.adapter is not found.adapters[0]):
@@ -67,11 +72,13 @@ def _refuse_another(asked: Adapter, tried: Sequence[_Tried], best: _Tried | None
     Raises:
         Contradiction: it does.
     """
-    own = next((one.explained for one in tried if one.adapter is asked), 0)
-    if best is None or best.explained <= own:
+    own, rank = next(((one.explained, one.rank) for one in tried if one.adapter is asked), (0, (0, True)))
+    if best is None or best.rank <= rank:
         return
+    why = f"; {asked.name!r} is what TRL calls the frozen copy" if best.explained == own else ""
     raise Contradiction(
-        f"the numbers are those of the adapter {best.adapter.name!r} beside it: they prove {best.explained} positions of it, {own} of {asked.name!r}",
+        f"the numbers are those of the adapter {best.adapter.name!r} beside it: they prove {best.explained} positions of it,"
+        f" {own} of {asked.name!r}{why}",
         where=asked.file,
         fix=f"--adapter-name {best.adapter.name}, or --adapter {os.path.dirname(best.adapter.file)}",
     )

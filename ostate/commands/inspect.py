@@ -51,7 +51,7 @@ def inspect(
     adapter: str | None = None,
     values: bool = False,
     state: str | None = None,
-    optimizer: int | None = None,
+    optimizer: int | str | None = None,
     checksum: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
@@ -136,7 +136,7 @@ def _towards(total: int, progress: Callable[[int, int], None] | None) -> Callabl
     return more
 
 
-def open_state(path: str, *, state: str | None = None, optimizer: int | None = None, checksum: bool = False) -> RawState:
+def open_state(path: str, *, state: str | None = None, optimizer: int | str | None = None, checksum: bool = False) -> RawState:
     """Return the state at `path` in any layout, the named format too.
 
     Raises:

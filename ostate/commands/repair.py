@@ -44,7 +44,7 @@ class Options:
     adapter_name: str | None = None
     state: str | None = None
     """Which file of the folder is the state."""
-    optimizer: int | None = None
+    optimizer: int | str | None = None
     """Which optimizer, where the file holds several."""
     step: int | None = None
     betas: tuple[float, float] | None = None

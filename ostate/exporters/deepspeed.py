@@ -43,16 +43,32 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:
     for name in (name for group in chosen for name in group):
         _write_one(state, place / "zero", name, wishes)
     groups: list[dict[str, Any]] = [{**group.hyper, "params": [index]} for index, group in enumerate(state.groups)]
-    made = {"zero_stage": 1, "ds_version": READ_AT, "param_groups": groups}
+    made = {"zero_stage": 1, "ds_version": READ_AT, "param_groups": groups, "optimizer_state_dict": _for_stage_3(state, groups)}
     torch.save(made, place / "zero" / "optimizer_state.pt")
-    torch.save(_model_states(state, chosen, wishes), place / "mp_rank_00_model_states.pt")
+    states = _model_states(state, chosen, wishes)
+    torch.save(states, place / "mp_rank_00_model_states.pt")
+    torch.save({**states, "module": OrderedDict()}, place / "zero_pp_rank_0_mp_rank_00_model_states.pt")
+
+
+def _for_stage_3(state: NamedState, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what ZeRO-3 reads in place of each parameter's step and each group's settings: those of the first group, for all.
+
+    Read at deepspeed 0.19.8, runtime/zero/stage3.py `load_hp_checkpoint_state_from_checkpoint_dir_stage3`.
+    """
+    import torch
+
+    step = torch.tensor(_last_step(state))
+    return {"state": {index: {"step": step} for index in range(len(groups))}, "param_groups": groups}
+
+
+def _last_step(state: NamedState) -> float:
+    return max((parameter.step for parameter in state.parameters.values() if parameter.step is not None), default=0.0)
 
 
 def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], wishes: Wishes) -> dict[str, Any]:
     """Return what the engine reads first: weights, shapes by group, and its counters."""
     import torch
 
-    steps = [parameter.step for parameter in state.parameters.values() if parameter.step is not None]
     empty: dict[str, Any] = dict.fromkeys(
         ("optimizer", "lr_scheduler", "data_sampler", "random_ltd", "frozen_param_shapes", "frozen_param_fragments")
     )
@@ -63,7 +79,7 @@ def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], wishes
         "param_shapes": [OrderedDict((name, torch.Size(state.parameters[name].shape)) for name in group) for group in chosen],
         "shared_params": {},
         "skipped_steps": 0,
-        "global_steps": int(max(steps, default=0)),
+        "global_steps": int(_last_step(state)),
         "global_samples": 0,
         "dp_world_size": 1,
         "mp_world_size": 1,
@@ -92,6 +108,12 @@ def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG
     yield from lost_slots(state, frozenset(KEPT), "a universal checkpoint")
     yield from lost_scalars(state, "a universal checkpoint")
     yield from lost_packing(state)
+    used = [group for group in state.groups if group.names]
+    differ = [key for key in ("lr", "betas", "eps", "weight_decay") if len({repr(group.hyper.get(key)) for group in used}) > 1]
+    steps = {parameter.step for parameter in state.parameters.values()}
+    if differ or len(steps) > 1:
+        text = f"ZeRO-3 takes one group's settings and one step for all; here {' and '.join([*differ, *(['step'] * (len(steps) > 1))])} differ"
+        yield Finding(rule="export-stage-3", severity="warning", text=text, fix="load it under ZeRO 1 or 2, or set the groups after loading")
 
 
 EXPORTER = Exporter(text="DeepSpeed universal checkpoint", file=None, write=write, losses=losses)

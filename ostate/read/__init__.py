@@ -11,13 +11,13 @@ from .pickle.collector import Paused
 __all__ = ["READERS", "Peek", "Reader", "read"]
 
 
-def read(path: str, *, state: str | None = None, optimizer: int | None = None) -> RawState:
+def read(path: str, *, state: str | None = None, optimizer: int | str | None = None) -> RawState:
     """Return the state at `path` exactly as stored: no cast, no name guessed, no tensor read.
 
     Args:
         path: a state file, or a folder whose only state lies in it or below it.
         state: which file of the folder, where several could be meant.
-        optimizer: which optimizer, where several lie in the file, counted from 0.
+        optimizer: which optimizer, where several lie in the file: its number from 0, or its name.
 
     Raises:
         UnknownFormat: no state there, or more than one.

@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterator
 
 from ostate.core.files import absolute, is_file, is_folder, is_remote, names_in, parent
+from ostate.core.safetensors import read_head
 from ostate.core.state import RawState
 from ostate.errors import ReadError
-
-from .container import safetensors as safetensors_file
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
 """What PEFT and torchtune call the file, the one PEFT itself would load first."""
@@ -98,7 +97,7 @@ def weight_files(folder: str) -> list[str]:
 def has_tuner_keys(path: str) -> bool:
     """True when most keys of a safetensors file are a tuner's. A file that cannot be read is none: whoever names it gets the error."""
     try:
-        keys = list(safetensors_file.read_header(path))
+        keys = list(read_head(path).tensors)
     except ReadError:
         return False
     return 2 * sum(bool(_TUNER_KEY.search(key)) for key in keys) > len(keys)

@@ -12,6 +12,7 @@ from typing import Any
 from ostate.core.files import absolute, is_file, is_folder, parent, read_at, size_of
 from ostate.core.names import leading_modules, plain_names, with_adapter
 from ostate.core.naming import Adapter
+from ostate.core.safetensors import read_head
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
@@ -19,7 +20,6 @@ from ostate.errors import ReadError
 from .adapter_files import file_in
 from .adapter_name import name_of, siblings_of, text_of
 from .assemble import Deferred
-from .container import safetensors as safetensors_file
 
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
@@ -136,7 +136,7 @@ def _tensors(file: str) -> tuple[dict[str, TensorRef], bool]:
     if file.endswith(".index.json"):
         return _sharded(file)
     if file.endswith(".safetensors"):
-        return safetensors_file.read_header(file), False
+        return read_head(file).tensors, False
     from .container import torchsave
 
     return dict(weights_in(torchsave.load(file).value, file)), True
@@ -211,7 +211,7 @@ def _facts(home: str, file: str, config: Mapping[str, Any]) -> dict[str, Any]:
                 facts.setdefault(f"{library.lower()}_version", version.rstrip("."))
     if by_peft:
         facts["saved_by"] = "peft"
-    elif config and file.endswith(".safetensors") and "format" not in safetensors_file.read_all(file)[1]:
+    elif config and file.endswith(".safetensors") and "format" not in read_head(file).metadata:
         facts["saved_by"] = "hand"
     if isinstance(config.get("peft_version"), str):
         facts["peft_version"] = config["peft_version"]

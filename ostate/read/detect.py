@@ -19,6 +19,7 @@ from ostate.errors import ReadError, UnknownFormat, UnsafePickle
 
 from .checkpoint_folder import trainer_step
 from .peek import Peek
+from .which_optimizer import called
 
 MOST_DEPTH = 4
 MOST_FOLDERS = 2000
@@ -47,7 +48,7 @@ MOST_OTHERS = 16
 class Reader(NamedTuple):
     """A layout on disk, and the module that reads it.
 
-    A folder's module has `detect(folder: str) -> bool` and `read(folder: str, *, optimizer: int | None = None) -> RawState`.
+    A folder's module has `detect(folder: str) -> bool` and `read(folder: str, *, optimizer: int | str | None = None) -> RawState`.
     A file's module has the same two with a `Peek` in place of the path, so that a file is opened once.
     """
 
@@ -66,7 +67,7 @@ class Reader(NamedTuple):
             return False
         return bool(self._module.detect(seen.path if self.folder else seen))
 
-    def read(self, seen: Peek, optimizer: int | None) -> RawState:
+    def read(self, seen: Peek, optimizer: int | str | None) -> RawState:
         """Return the state exactly as stored."""
         state: RawState = self._module.read(seen.path if self.folder else seen, optimizer=optimizer)
         return state._replace(source=seen.asked, facts={**seen.facts, **state.facts})
@@ -87,13 +88,13 @@ READERS: dict[str, Reader] = {
 """Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""
 
 
-def find_state(path: str, *, state: str | None, optimizer: int | None) -> tuple[Peek, str, int | None]:
+def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> tuple[Peek, str, int | str | None]:
     """Return the one file or folder that holds the state, the row of `READERS` that reads it, and which optimizer of that file is meant.
 
     Args:
         path: what the person gave.
         state: which file or folder within `path`, where the person says so.
-        optimizer: which of Accelerate's `optimizer.bin`, `optimizer_1.bin`, …, where there are several.
+        optimizer: which of Accelerate's `optimizer.bin`, `optimizer_1.bin`, … by number, or a word of the path, where there are several.
 
     Raises:
         ReadError: no such path.
@@ -108,7 +109,7 @@ def find_state(path: str, *, state: str | None, optimizer: int | None) -> tuple[
             raise UnknownFormat("one file of a layout that is a folder", where=target, fix="give the folder")
         return seen, reader_of(seen), optimizer
     found = list(_search(seen, 0, set()))
-    if len(found) > 1 and optimizer is not None and (chosen := _numbered(found, optimizer)):
+    if len(found) > 1 and optimizer is not None and (chosen := _called(found, optimizer, target)):
         found, optimizer = chosen, None
     if not found:
         raise UnknownFormat(
@@ -287,7 +288,9 @@ def _is_state(seen: Peek) -> bool:
         return False
 
 
-def _numbered(found: list[tuple[Peek, str]], optimizer: int) -> list[tuple[Peek, str]]:
-    """Return Accelerate's file of that number: `optimizer.bin` is 0."""
+def _called(found: list[tuple[Peek, str]], optimizer: int | str, target: str) -> list[tuple[Peek, str]]:
+    """Return the file that is meant: by Accelerate's number (`optimizer.bin` is 0), or by a folder or word of its path."""
+    if isinstance(optimizer, str):
+        return [found[number] for number in called([_within_target(one.path, target) for one, _ in found], optimizer)]
     marks = [(re.match(_ACCELERATE, os.path.basename(one.path)), one, row) for one, row in found]
     return [(one, row) for mark, one, row in marks if mark is not None and int(mark[1] or 0) == optimizer]

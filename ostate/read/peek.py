@@ -72,9 +72,10 @@ class Peek:
         """Tensors and metadata of a safetensors file; empty for anything else."""
         if self.is_folder or self.head[8:9] != b"{":
             return {}, {}
-        from .container.safetensors import read_all
+        from ostate.core.safetensors import read_head  # json, which inspect of a torch file needs not
 
-        return read_all(self.path)
+        head = read_head(self.path)
+        return head.tensors, head.metadata
 
     @cached_property
     def facts(self) -> dict[str, Any]:

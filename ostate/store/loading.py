@@ -11,6 +11,7 @@ from typing import Any
 
 from ostate.core.files import is_remote, read_at, size_of
 from ostate.core.naming import NamedState, positions_of
+from ostate.core.safetensors import Head, unique
 from ostate.core.tensors import Slot, TensorRef
 from ostate.errors import ReadError, StoreError
 
@@ -85,7 +86,7 @@ def is_our_index(path: Path) -> bool:
     return bool(names) and is_named(str(path.parent / names[0]))
 
 
-def open_heads(path: str) -> list[header.Head]:
+def open_heads(path: str) -> list[Head]:
     """Return the head of the file, or of each file of an index, in order.
 
     Raises:
@@ -112,7 +113,7 @@ def _index(path: str) -> dict[str, Any]:
     return dict(index)
 
 
-def parsed(head: header.Head) -> dict[str, Any]:
+def parsed(head: Head) -> dict[str, Any]:
     """Return the manifest as JSON.
 
     Raises:
@@ -122,7 +123,7 @@ def parsed(head: header.Head) -> dict[str, Any]:
     if text is None:
         raise StoreError("a safetensors file, but not a named optimizer state", where=head.path, fix=header.NOT_OURS)
     try:
-        rows = json.loads(text, object_pairs_hook=header.unique)
+        rows = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"the manifest is not JSON: {error}", where=head.path, fix=header.NOT_OURS) from error
     version = rows.get("format_version") if isinstance(rows, dict) else None
@@ -131,7 +132,7 @@ def parsed(head: header.Head) -> dict[str, Any]:
     return dict(rows)
 
 
-def _state(rows: Mapping[str, Any], head: header.Head, wrap: Wrap) -> NamedState:
+def _state(rows: Mapping[str, Any], head: Head, wrap: Wrap) -> NamedState:
     slots = {
         name: {slot: wrap(head.tensors[f"state.{name}.{slot}"], row["digest"][slot]) for slot in row["slots"]}
         for name, row in rows["parameters"].items()

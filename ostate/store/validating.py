@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ostate.core.files import read_at, size_of
+from ostate.core.safetensors import Head
 from ostate.core.state import Finding
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError, StoreError
@@ -50,8 +51,8 @@ def _error(rule: str, text: str, *, names: tuple[str, ...] = (), where: str = ""
     return Finding(rule=rule, severity="error", text=f"{text} ({where})" if where else text, fix=fix, names=names)
 
 
-def _one(head: header.Head, rows: Mapping[str, Any], *, deep: bool) -> Iterator[Finding]:
-    if not head.sealed:
+def _one(head: Head, rows: Mapping[str, Any], *, deep: bool) -> Iterator[Finding]:
+    if not header.is_sealed(head):
         yield _error("header-digest", "the header is not as it was written")
     broken = list(_against_schema(rows))
     yield from broken
@@ -96,7 +97,7 @@ def _membership(rows: Mapping[str, Any]) -> Iterator[Finding]:
         yield _error("positions", "two parameters claim one position of the source")
 
 
-def _tensors(head: header.Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
+def _tensors(head: Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
     wanted = {f"state.{name}.{slot}" for name, row in rows["parameters"].items() for slot in row["slots"]}
     wanted |= {f"state.{name}.step" for name, row in rows["parameters"].items() if row["step"] is not None}
     if missing := sorted(wanted - set(head.tensors)):
@@ -138,7 +139,7 @@ def _ranges(rows: Mapping[str, Any]) -> Iterator[Finding]:
         yield _error("range", "steps that are no whole numbers", names=odd)
 
 
-def _digests(head: header.Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
+def _digests(head: Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
     for name, row in rows["parameters"].items():
         for slot, text in row["digest"].items():
             tensor = head.tensors.get(f"state.{name}.{slot}")
@@ -151,7 +152,7 @@ def other_bytes(name: str, slot: str) -> Finding:
     return _error("digest", f"the bytes of {slot} are not those that were written", names=(name,))
 
 
-def _across(place: str, heads: list[header.Head], manifests: list[dict[str, Any]]) -> Iterator[Finding]:
+def _across(place: str, heads: list[Head], manifests: list[dict[str, Any]]) -> Iterator[Finding]:
     text = index_text([(Path(head.path).name, head) for head in heads])
     if read_at(place, 0, size_of(place)) != text:
         yield _error("index", "the index is not as it was written")

@@ -12,6 +12,7 @@ from pathlib import Path
 from ostate.core.atomic import beside, cannot_write, publish, refuse_inputs, refuse_targets, reserve
 from ostate.core.files import is_remote, new_buffer
 from ostate.core.naming import NamedState
+from ostate.core.safetensors import Head
 from ostate.core.state import Finding
 from ostate.core.stream import Summary
 from ostate.core.tensors import Part, TensorRef
@@ -197,7 +198,7 @@ def write_index(out: str | os.PathLike[str], files: Sequence[str], *, force: boo
     return str(index)
 
 
-def index_text(shards: Iterable[tuple[str, header.Head]]) -> bytes:
+def index_text(shards: Iterable[tuple[str, Head]]) -> bytes:
     """Return the index of shards, (file name, head) each, as Hugging Face writes it; the same shards give the same bytes."""
     weight_map: dict[str, str] = {}
     total = 0

@@ -1,12 +1,11 @@
-"""Load a universal checkpoint with DeepSpeed itself, on one gloo process: `DS_ACCELERATOR=cpu python -m tests.exporters.load_universal IN OUT`.
+"""Load a universal checkpoint with DeepSpeed itself over gloo: `python -m tests.exporters.load_universal IN OUT STAGE RANK WORLD PORT`.
 
-IN holds `universal` and `truth.pt`; OUT gets, by name, the moments and weights that the engine holds after loading.
+IN holds `universal`; OUT gets, by name, the moments and weights that the engine holds after loading.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -18,12 +17,9 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 SLOTS = ("exp_avg", "exp_avg_sq")
 
 
-def main(given: Path, out: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-    # A shared-memory speed-up, which would be compiled for minutes; one process needs none.
+def main(given: Path, out: Path, stage: int, rank: str, world: str, port: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world)
+    # A shared-memory speed-up, which would be compiled for minutes; gloo does without.
     import_module("deepspeed.comm.torch").build_shm_op = lambda: None
     deepspeed.init_distributed("gloo")
     model = torch.nn.ModuleDict({name: torch.nn.Linear(5, 3) for name in ("one", "two", "three")})
@@ -33,7 +29,7 @@ def main(given: Path, out: Path) -> None:
     settings = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": 1},
+        "zero_optimization": {"stage": stage},
         "checkpoint": {"load_universal": True},
     }
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
@@ -46,8 +42,9 @@ def main(given: Path, out: Path) -> None:
         if p.requires_grad
     }
     steps = [float(state["step"]) for state in engine.optimizer.optimizer.state.values()]
-    torch.save({"found": found, "steps": steps, "decay": [group["weight_decay"] for group in engine.optimizer.param_groups]}, out)
+    if rank == "0":
+        torch.save({"found": found, "steps": steps, "decay": [group["weight_decay"] for group in engine.optimizer.param_groups]}, out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:7])

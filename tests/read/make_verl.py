@@ -27,15 +27,15 @@ WORLD = 2
 
 def tuned() -> Any:
     torch.manual_seed(0)
-    model = llama(3, hidden_size=33, num_attention_heads=3, num_key_value_heads=3, head_dim=12)
-    return peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    model = llama(6, hidden_size=33, num_attention_heads=3, num_key_value_heads=3, head_dim=12)
+    return peft.get_peft_model(model, peft.LoraConfig(r=5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
 
 
 def train(model: nn.Module) -> torch.optim.Optimizer:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     draw = torch.Generator().manual_seed(3)
     model.train()
-    for _ in range(10):
+    for _ in range(14):
         ids = torch.randint(0, 12, (8, 12), generator=draw)
         optimizer.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ostate.errors import ReadError
+from ostate.core.safetensors import read_head
+from ostate.errors import ReadError, StoreError
 from ostate.read.adapters import adapter_from_weights, read_adapter
-from ostate.read.container.safetensors import read_all, read_header
+from ostate.store import header
 from tests import real
 
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
@@ -285,7 +287,7 @@ DAMAGED: dict[str, object] = {
 @pytest.mark.parametrize("fault", sorted(DAMAGED))
 def test_a_damaged_header_is_one_clear_error(fault: str, tmp_path: Path):
     with pytest.raises(ReadError) as error:
-        read_header(_file(tmp_path / "x.safetensors", DAMAGED[fault]))
+        read_head(_file(tmp_path / "x.safetensors", DAMAGED[fault]))
     assert "x.safetensors" in error.value.where
     assert error.value.fix
 
@@ -293,21 +295,45 @@ def test_a_damaged_header_is_one_clear_error(fault: str, tmp_path: Path):
 @pytest.mark.parametrize("length", [1 << 62, 100_000_001, 500])
 def test_a_header_length_that_cannot_be_is_refused_before_reading(length: int, tmp_path: Path):
     with pytest.raises(ReadError, match="not a safetensors file, or cut short"):
-        read_header(_file(tmp_path / "x.safetensors", {}, length=length))
+        read_head(_file(tmp_path / "x.safetensors", {}, length=length))
 
 
 def test_an_empty_file_is_refused(tmp_path: Path):
     (tmp_path / "x.safetensors").write_bytes(b"")
     with pytest.raises(ReadError, match="not a safetensors file"):
-        read_header(str(tmp_path / "x.safetensors"))
+        read_head(str(tmp_path / "x.safetensors"))
 
 
 def test_empty_tensors_and_metadata_are_read(tmp_path: Path):
     rows = {"__metadata__": {"format": "pt"}, "a": _row(), "e": _row(shape=(0, 3), offsets=(16, 16))}
-    tensors, metadata = read_all(_file(tmp_path / "x.safetensors", rows))
+    head = read_head(_file(tmp_path / "x.safetensors", rows))
+    tensors, metadata = head.tensors, head.metadata
     assert (metadata, tensors["e"].shape, tensors["e"].read().shape) == ({"format": "pt"}, (0, 3), (0, 3))
+
+
+DISAGREED: dict[str, tuple[dict[str, object], int]] = {
+    "a hole before the first": ({"a": _row(offsets=(8, 24))}, 24),
+    "a hole between two": ({"a": _row(), "b": _row(offsets=(24, 40))}, 40),
+    "bytes after the last": ({"a": _row()}, 20),
+    "no tensor, but bytes": ({}, 4),
+}
+"""Files that the reader of adapters took and the reader of named files, as the safetensors library, did not: rows and bytes of data."""
+
+
+@pytest.mark.parametrize("fault", sorted(DISAGREED))
+def test_adapters_named_files_and_the_library_refuse_the_same_files(fault: str, tmp_path: Path):
+    rows, size = DISAGREED[fault]
+    head = json.dumps(rows).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(size))
+    with pytest.raises(SafetensorError):
+        safe_open(path, "np").keys()
+    with pytest.raises(ReadError):
+        read_head(str(path))
+    with pytest.raises(StoreError):
+        header.read(str(path))
 
 
 def test_a_scalar_may_not_lie_within_another_tensor(tmp_path: Path):
     with pytest.raises(ReadError, match="lie within"):
-        read_all(_file(tmp_path / "x.safetensors", {"a": _row(), "s": _row(shape=(), offsets=(0, 4))}))
+        read_head(_file(tmp_path / "x.safetensors", {"a": _row(), "s": _row(shape=(), offsets=(0, 4))}))

@@ -160,7 +160,7 @@ def test_two_optimizers_in_one_checkpoint_are_listed_and_chosen(folders):
     ]
     found = dcp.optimizers_of([*items, *read_index(str(folders / "nested")).items.values()])
     assert list(found) == ["first", "second", "optim"]
-    with pytest.raises(ReadError, match=r"0: first, 1: second") as error:
+    with pytest.raises(ReadError, match=r"0: first; 1: second") as error:
         dcp._choose(["first", "second"], None, "here")
     assert "--optimizer" in error.value.fix
     assert dcp._choose(["first", "second"], 1, "here") == "second"

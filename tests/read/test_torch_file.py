@@ -120,6 +120,20 @@ def test_two_states_in_a_file_are_listed_and_one_can_be_chosen(tmp_path):
     assert holds(formats.read(str(tmp_path / "x.pt"), optimizer=1), second)
     with pytest.raises(UnknownFormat, match="no optimizer 2"):
         formats.read(str(tmp_path / "x.pt"), optimizer=2)
+    for name in ("discriminator.opt", "discriminator", "opt"):
+        assert holds(formats.read(str(tmp_path / "x.pt"), optimizer=name), second)
+    with pytest.raises(UnknownFormat, match=r"no optimizer is called 'critic'; there are 0: generator"):
+        formats.read(str(tmp_path / "x.pt"), optimizer="critic")
+
+
+def test_of_several_states_in_a_folder_one_is_chosen_by_a_word_of_its_path(tmp_path):
+    first, second = adamw(), adamw(torch.nn.Linear(5, 6))
+    for name, optimizer in (("actor", first), ("critic", second)):
+        (tmp_path / name).mkdir()
+        torch.save(optimizer.state_dict(), tmp_path / name / "optimizer.pt")
+    assert holds(formats.read(str(tmp_path), optimizer="critic"), second)
+    with pytest.raises(UnknownFormat, match="2 states in this folder"):
+        formats.read(str(tmp_path), optimizer="optimizer")
 
 
 def test_param_names_give_each_position_its_name(tmp_path):

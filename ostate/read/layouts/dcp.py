@@ -15,12 +15,13 @@ from typing import Any
 from ostate.core.files import absolute, is_file, is_remote, parent, read_at, size_of
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
-from ostate.errors import ReadError, UnknownFormat
+from ostate.errors import UnknownFormat
 from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import Deferred, assemble
 from ..container.dcp_index import METADATA, Index, Item, read_index, tensor, value
 from ..state_dict import Key
+from ..which_optimizer import choose
 
 _WEIGHT_FOLDERS = ("pytorch_model_fsdp_{n}", "pytorch_model_fsdp_0", "pytorch_model_fsdp", "model")
 """Where Accelerate and NeMo Automodel put the model beside `optimizer_N/` or `optim/`."""
@@ -46,7 +47,7 @@ def detect(folder: str) -> bool:
     )
 
 
-def read(folder: str, *, optimizer: int | None = None) -> RawState:
+def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     """Return the optimizer state of the folder.
 
     Args:
@@ -163,16 +164,10 @@ def _with_moments(found: dict[str, Found]) -> dict[str, Found]:
     return sure or found
 
 
-def _choose(roots: list[str], optimizer: int | None, folder: str) -> str:
+def _choose(roots: list[str], optimizer: int | str | None, folder: str) -> str:
     if not roots:
         raise UnknownFormat("the checkpoint holds no optimizer state", where=folder, fix="give the folder that was saved with the optimizer")
-    if optimizer is None and len(roots) > 1:
-        listed = ", ".join(f"{number}: {root or 'the top'}" for number, root in enumerate(roots))
-        raise ReadError(f"{len(roots)} optimizer states lie here ({listed})", where=folder, fix="choose one with --optimizer K")
-    chosen = optimizer or 0
-    if not 0 <= chosen < len(roots):
-        raise ReadError(f"there is no optimizer {chosen}, only {len(roots)}", where=folder, fix=f"choose 0 to {len(roots) - 1}")
-    return roots[chosen]
+    return roots[choose(roots, optimizer, folder)]
 
 
 def _nested(leaves: Mapping[tuple[Any, ...], Item]) -> dict[str, object]:

@@ -34,7 +34,7 @@ def detect(folder: str) -> bool:
     return is_file(os.path.join(zero, "optimizer_state.pt")) or any(is_file(os.path.join(zero, name, "exp_avg_sq.pt")) for name in names_in(zero))
 
 
-def read(folder: str, *, optimizer: int | None = None) -> RawState:
+def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     """Return the state by folder names.
 
     Args:

@@ -58,7 +58,7 @@ def _stage0(folder: str, names: Sequence[str]) -> Stored | None:
     return stored if held and stored.value["optimizer"] else None
 
 
-def read(folder: str, *, optimizer: int | None = None) -> RawState:
+def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     """Return the state of all processes together.
 
     Args:

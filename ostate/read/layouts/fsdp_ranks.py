@@ -24,6 +24,7 @@ from ..flat_buffers import Piece, cut
 from ..hyper import plain_hyper
 from ..pickle.records import Inert
 from ..state_dict import Key
+from ..which_optimizer import choose
 from . import rank_weights
 from .fsdp_shards import ALLOWED, MissingRank, is_sharded, local, whole
 from .torch_file import candidates
@@ -87,7 +88,7 @@ def _sharded(optimizer: Mapping[str, Any]) -> bool:
     return any(is_sharded(value) for entry in optimizer["state"].values() if isinstance(entry, Mapping) for value in entry.values())
 
 
-def read(folder: str, *, optimizer: int | None = None) -> RawState:
+def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     """Return the state of all processes together.
 
     Args:
@@ -100,16 +101,12 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     """
     found = _optimizers(folder)
     listed = sorted(found)
-    if len(listed) > 1 and optimizer is None:
-        names = ", ".join(f"{number}: {found[one][min(found[one])]}" for number, one in enumerate(listed))
-        raise ReadError(f"{len(listed)} optimizers lie here ({names})", where=folder, fix="choose one with --optimizer K")
-    if not 0 <= (optimizer or 0) < len(listed):
-        raise ReadError(f"there is no optimizer {optimizer or 0}, only {len(listed)}", where=folder, fix="give the folder with the rank files")
-    by_rank = found[listed[optimizer or 0]]
-    _check_ranks(folder, by_rank, listed[optimizer or 0])
+    family = listed[choose([found[one][min(found[one])] for one in listed], optimizer, folder)]
+    by_rank = found[family]
+    _check_ranks(folder, by_rank, family)
     shares = [_share(os.path.join(folder, by_rank[rank])) for rank in sorted(by_rank)]
     _check_agree(shares)
-    model = rank_weights.model_family(listed[optimizer or 0], families(names_in(folder)))
+    model = rank_weights.model_family(family, families(names_in(folder)))
     try:
         weights = rank_weights.weights_of(folder, model) if set(model) == set(by_rank) else {}
         state = _joined(shares, rank_weights.trained(weights))

@@ -11,9 +11,9 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from ostate.core.files import is_file, names_in, read_at, size_of
+from ostate.core.safetensors import read_head
 from ostate.core.state import Finding, RawState, SourceFile
 from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ReadError
@@ -21,8 +21,8 @@ from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import assemble
 from ..container.dcp_index import Item
-from ..container.safetensors import read_all
 from ..state_dict import Key
+from ..which_optimizer import choose
 from .dcp import optimizers_of
 
 _INFO = "DCP_SHARDING_INFO"
@@ -46,7 +46,7 @@ def is_shard(path: str) -> bool:
     return b'"ostate"' not in header[: 1 << 16] and bool(_SLOT.search(header))
 
 
-def read(folder: str, *, optimizer: int | None = None) -> RawState:
+def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     """Return the state of all shards together.
 
     Args:
@@ -62,7 +62,8 @@ def read(folder: str, *, optimizer: int | None = None) -> RawState:
     files = []
     for name in names:
         path = os.path.join(folder, name)
-        tensors, metadata = read_all(path)
+        head = read_head(path)
+        tensors, metadata = head.tensors, head.metadata
         offsets = _offsets(path, metadata)
         for key, ref in tensors.items():
             pieces.setdefault(key, []).append((offsets.get(key, (0,) * len(ref.shape)), ref))
@@ -156,12 +157,5 @@ def _whole(folder: str, key: str, pieces: list[tuple[tuple[int, ...], TensorRef]
     return TensorRef(first.dtype, shape, tuple(parts))
 
 
-def _root(roots: list[str], optimizer: int | None, folder: str) -> str:
-    if not roots or (optimizer or 0) >= len(roots):
-        raise ReadError(
-            f"there is no optimizer {optimizer or 0}, only {len(roots)}", where=folder, fix="give the folder that was saved with the optimizer"
-        )
-    if optimizer is None and len(roots) > 1:
-        listed: Any = ", ".join(f"{number}: {root or 'the top'}" for number, root in enumerate(roots))
-        raise ReadError(f"{len(roots)} optimizer states lie here ({listed})", where=folder, fix="choose one with --optimizer K")
-    return roots[optimizer or 0]
+def _root(roots: list[str], optimizer: int | str | None, folder: str) -> str:
+    return roots[choose(roots, optimizer, folder)]

@@ -17,6 +17,7 @@ from ..peek import Peek
 from ..pickle.records import Inert
 from ..pickle.unknown_classes import noted, refuse_within
 from ..state_dict import raw_state
+from ..which_optimizer import choose
 
 MOST_DEPTH = 8
 _PACKED = "__bnb_optimizer_quant_state__"
@@ -44,7 +45,7 @@ def detect(seen: Peek) -> bool:
     return any(True for _ in candidates(seen.value))
 
 
-def read(seen: Peek, *, optimizer: int | None = None) -> RawState:
+def read(seen: Peek, *, optimizer: int | str | None = None) -> RawState:
     """Return the state in this file, exactly as stored.
 
     Args:
@@ -82,18 +83,10 @@ def _is_part(value: Any) -> bool:
     return type(inner) is dict and any(key in inner for key in _PARTS)
 
 
-def _chosen(found: list[Candidate], optimizer: int | None, path: str) -> Candidate:
+def _chosen(found: list[Candidate], optimizer: int | str | None, path: str) -> Candidate:
     if not found:
         raise UnknownFormat("no optimizer state in this file", where=path, fix="give the optimizer file, not the model file")
-    if optimizer is None:
-        if len(found) > 1:
-            listed = "; ".join(f"{index}: {one.text}" for index, one in enumerate(found[:10]))
-            raise UnknownFormat(f"{len(found)} optimizer states in this file: {listed}", where=path, fix="choose one with --optimizer K")
-        return found[0]
-    if not 0 <= optimizer < len(found):
-        listed = "; ".join(f"{index}: {one.text}" for index, one in enumerate(found[:10]))
-        raise UnknownFormat(f"no optimizer {optimizer} in this file; it has {listed}", where=path, fix="choose one of these")
-    return found[optimizer]
+    return found[choose([one.place for one in found], optimizer, path, texts=[one.text for one in found])]
 
 
 def candidates(value: Any) -> Iterator[Candidate]:
