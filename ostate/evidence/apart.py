@@ -58,7 +58,7 @@ def apart(places: Sequence[Place], looks: Looks) -> Apart:
     for members in _by_shape(live, looks):  # of its own kind first: other kinds may be starved, or trained apart
         by_gauge |= _by_gauge(members, looks)
         by_residual |= _by_residual(members, [plain[place].residual for place in members])
-    coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if _elements(ranked) < ENOUGH}
+    coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if elements(ranked) < ENOUGH}
     # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
     suspects = damaged | ((by_gauge | by_residual) - coarse) | (by_gauge & by_residual)
     if len(suspects) > MOST * max(len(known), 1):
@@ -74,7 +74,7 @@ def _by_shape(live: Sequence[Place], looks: Looks) -> list[list[Place]]:
     return [members for members in found.values() if len(members) >= FEWEST]
 
 
-def _elements(ranked: Sequence[Ranked]) -> float:
+def elements(ranked: Sequence[Ranked]) -> float:
     """Return the size of a module's group: of all its blocks together."""
     return float(np.prod([float(each.size) for each in ranked]))
 

@@ -16,7 +16,7 @@ from ostate.core.naming import Adapter, Claim, Evidence
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
 from ostate.evidence import order
-from ostate.evidence.apart import apart
+from ostate.evidence.apart import ENOUGH, apart, elements
 from ostate.evidence.look import Source
 from ostate.evidence.looks import Looks, Place, places_of
 from ostate.evidence.unpaired import known_starts
@@ -104,7 +104,7 @@ class Comparison:
         by_itself = order.within(order.alone(places, looks, single)) & proven
         odd = apart(places, looks)
         weakest = min(weighed, key=lambda each: each.digits)
-        suspect = _positions(odd.against, places)
+        suspect = _positions(odd.against, places) | self._suspects(claim, places)
         return Evidence(
             verdict="contradicted" if against else "verified" if proven else "silent",
             proven=proven - suspect,
@@ -120,6 +120,13 @@ class Comparison:
             used=self._used(looks, single),
             silent=self._untested(looks),
         )
+
+    def _suspects(self, claim: Claim, places: Sequence[Place]) -> frozenset[int]:
+        """Return positions that the fitted search would rather have under another name, where modules are of a rank whose gauges say little alone."""
+        coarse = {place.module for place, ranked in zip(places, self.looks.ranked(places, "whole")) if ranked and elements(ranked) < ENOUGH}
+        if not coarse:
+            return frozenset()
+        return frozenset(self.search(claim).apart) & _positions(tuple(coarse), places)
 
     def better(self, claim: Claim, family: Family) -> Alternative | None:
         """Return another order of the family that the numbers prove against the claim, or None: an exact contradiction.

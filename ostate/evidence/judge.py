@@ -29,6 +29,8 @@ FEWEST_MODULES = 4
 """Modules of a class from which a fitted law overthrows a claim, and one test alone names a position: of two or three values little can be fitted."""
 LEAST_RANK = 4
 """Rank from which fitted tails are believed: a residual of few numbers is small by chance now and then."""
+DOUBT = 1e-3
+"""Odds of the best order below which a position where the claim differs is suspect: not contradicted, but not proven either."""
 AGAINST = -3.0
 """A log ratio below which a pair's own numbers speak against it."""
 EARLY = 30.0
@@ -73,6 +75,7 @@ def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, 
         for position in with_state
         if said[position] is not None and order[position] not in (None, said[position]) and odds.wrong[position] <= overthrown.get(position, 0.0)
     )
+    suspects = tuple(p for p in with_state if said[p] is not None and order[p] not in (None, said[p]) and odds.wrong[p] <= DOUBT)
     scores = sorted((_pair_score(position, str(order[position]), odds) for position in agreed), key=lambda score: score.margin)
     return Evidence(
         verdict="contradicted" if contradictions or foreign else "verified" if proven else "silent",
@@ -81,6 +84,7 @@ def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, 
         order=tuple(order),
         margin=min((score.margin for score in scores if score.position in proven), default=None),
         contradictions=contradictions,
+        apart=suspects,
         weakest=tuple(scores[:_WEAKEST]),
         foreign=foreign,
         used=used,
