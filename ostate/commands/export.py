@@ -122,7 +122,7 @@ def _proof(state: NamedState) -> list[Finding]:
     if ordering.assumed:
         text = f"whoever loads this by name relies on what was assumed, not read: {'; '.join(ordering.assumed)}"
         said.append(Finding(rule="export-assumed", severity="note", text=text, fix="--for or --rename spells them otherwise"))
-    if ordering.verdict in ("verified", "recovered"):
+    if ordering.proven:
         return said
     text = f"the names are {ordering.verdict}: whoever loads this relies on them"
     fix = "see `ostate validate` and `ostate verify`"
