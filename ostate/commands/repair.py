@@ -15,7 +15,7 @@ from ostate.core.state import Finding, RawState
 from ostate.core.tensors import shape_text
 from ostate.errors import CheckError, ReadError
 from ostate.optimizers import OPTIMIZERS
-from ostate.ordering import assumed, keys, resolve
+from ostate.ordering import advice, assumed, keys, resolve
 from ostate.ordering.join import named_state
 from ostate.ordering.live_form import with_live_form
 from ostate.read import adapters
@@ -115,7 +115,7 @@ def repair(
         _refuse_copies(raw, options)
         adapter, found = order_among(raw, beside, options)
         named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
-    findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter))
+    findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter, options))
     judging.refuse(findings, path)
     named = replace(named, findings=findings)
     if out is None:
@@ -213,7 +213,14 @@ def _untested_reason(adapter: Adapter | None, options: Options, near: Sequence[s
     return f"no adapter was found: give --adapter{listed}"
 
 
-def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -> list[Finding]:
+def _numbers_ways(options: Options, adapter: Adapter | None) -> str:
+    """Return what would let the numbers be asked, of what was not given yet."""
+    if not options.evidence:
+        return "leave --no-evidence out"
+    return "pass --adapter DIR (of the same save)" if adapter is None else advice.ways(options, advice.PREVIOUS, advice.BASE)
+
+
+def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, options: Options) -> list[Finding]:
     """Say aloud what is not proven."""
     said = list(found.findings)
     spelled = {name for finding in said if finding.severity == "warning" for name in finding.names}
@@ -226,7 +233,7 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -
                 rule="order-unverified",
                 severity="warning",
                 text=f"the names come from {found.rule} and the numbers could neither confirm nor refute them",
-                fix="treat them as an assumption; an adapter of the same step, or --previous DIR, lets the numbers speak",
+                fix=f"treat them as an assumption; to let the numbers speak, {_numbers_ways(options, adapter)}",
             )
         )
     elif not found.proven and (undecided := tuple(name for name in found.undecided if name not in lacking and name not in spelled)):
@@ -237,7 +244,7 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -
                 rule="order-undecided",
                 severity="warning",
                 text=f"{len(undecided)} names rest on {found.rule}; the numbers prove the others{than}",
-                fix="pass --previous DIR (an earlier adapter of the run) or --base DIR with the base weights to let the numbers decide these too",
+                fix=f"to let the numbers decide these too, {advice.ways(options, advice.PREVIOUS, advice.BASE)}",
                 names=undecided,
             )
         )
@@ -249,7 +256,7 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None) -
                 rule="positions-left-out",
                 severity="warning",
                 text=f"{len(found.left_out)} of {sum(entry.has_state for entry in raw.entries)} positions with state got no name and were left out",
-                fix="pass --order FILE or --base DIR to name them too",
+                fix=f"to name them too, {advice.ways(options, advice.ORDER, advice.BASE)}",
                 names=tuple(f"position {position}" for position in found.left_out),
             )
         )

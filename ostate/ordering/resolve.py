@@ -23,15 +23,12 @@ from ostate.core.naming import Claim, Evidence, Ordering, Question
 from ostate.core.state import Finding, RawState
 from ostate.errors import Ambiguous, Contradiction
 
+from .advice import BASE, ORDER, PREVIOUS, ways
 from .family import Alternative, Family, family_of
 from .keys import told_name
 
 Rejected = list[Mapping[str, str]]
 
-_SETTLE = (
-    "pass --order FILE (one name per line, in the optimizer's order), --base DIR with the base model's config.json,"
-    " or --previous DIR with an earlier adapter of the run"
-)
 _SAME_SAVE = "give the adapter that was saved with this state: same run, same step"
 MOST_TRIED = 48
 """Other orders of a family that are tried as claims of their own where none stands."""
@@ -109,7 +106,7 @@ def resolve(
     standing = _standing(tested, question.raw, comparison, lost)
     if not standing:
         return _by_numbers(question, comparison, lost, strict=strict)
-    return _by_agreement(question.raw, standing, lost, strict=strict)
+    return _by_agreement(question, standing, lost, strict=strict)
 
 
 def _explicit(question: Question, explicit: Sequence[Claim], comparison: Comparison, lost: Rejected) -> Ordering:
@@ -190,7 +187,7 @@ def _by_numbers(question: Question, comparison: Comparison, lost: Rejected, *, s
         raise Ambiguous(
             "cannot determine the parameter order" + "".join(f"; {why}" for why in _reasons(evidence, lost)),
             where=raw.source,
-            fix=_SETTLE,
+            fix=_settle(question),
         )
     keys = tuple(key if position in evidence.proven else None for position, key in enumerate(evidence.order))
     names = tuple((told_name(key, adapter) if adapter is not None else key) if key is not None else None for key in keys)
@@ -198,12 +195,13 @@ def _by_numbers(question: Question, comparison: Comparison, lost: Rejected, *, s
     claim = Claim(source="content", rule="tensor values alone", names=names, keys=keys)
     left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
     if left_out:
-        _refuse_if_strict(raw, left_out, strict=strict)
+        _refuse_if_strict(question, left_out, strict=strict)
     return _ordering(raw, claim, evidence, "partial" if left_out else "recovered", lost, left_out=left_out)
 
 
-def _by_agreement(raw: RawState, standing: list[Tested], lost: Rejected, *, strict: bool) -> Ordering:
+def _by_agreement(question: Question, standing: list[Tested], lost: Rejected, *, strict: bool) -> Ordering:
     """Some claims stand and none is proven whole: keep what is proven and what all of them say alike."""
+    raw = question.raw
     preferred = [each for each in standing if each.claim.preferred]
     if preferred and len(preferred) < len(standing):
         lost += [_loser(each.claim, "a version stamp asks for another rule") for each in standing if not each.claim.preferred]
@@ -212,7 +210,7 @@ def _by_agreement(raw: RawState, standing: list[Tested], lost: Rejected, *, stri
     claim, evidence = best.claim, best.evidence
     only_convention = all(each.claim.source == "convention" for each in standing)
     if not evidence.proven:
-        return _silent(raw, standing, lost, only_convention=only_convention)
+        return _silent(question, standing, lost, only_convention=only_convention)
     keep = set(evidence.proven)
     for position in evidence.undecided:
         said = {each.claim.names[position] for each in standing if position not in each.evidence.proven}
@@ -222,14 +220,14 @@ def _by_agreement(raw: RawState, standing: list[Tested], lost: Rejected, *, stri
     names = tuple(name if position in keep else None for position, name in enumerate(claim.names))
     left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
     if left_out:
-        _refuse_if_strict(raw, left_out, strict=strict)
+        _refuse_if_strict(question, left_out, strict=strict)
     lost += [_loser(each.claim, "differs where the numbers leave it undecided") for each in standing if each is not best]
     kept = replace(claim, names=names, keys=tuple(k if n is not None else None for k, n in zip(claim.keys, names)))
     return _ordering(raw, kept, evidence, "partial", lost, left_out=left_out)
 
 
-def _silent(raw: RawState, standing: Sequence[Tested], lost: Rejected, *, only_convention: bool) -> Ordering:
-    first = standing[0]
+def _silent(question: Question, standing: Sequence[Tested], lost: Rejected, *, only_convention: bool) -> Ordering:
+    raw, first = question.raw, standing[0]
     if len(standing) == 1 and not only_convention:
         return _ordering(raw, first.claim, first.evidence, "unverified", lost)
     if len(standing) == 1:
@@ -237,7 +235,7 @@ def _silent(raw: RawState, standing: Sequence[Tested], lost: Rejected, *, only_c
             f"only a convention names these positions ({first.claim.rule}) and the numbers do not prove it"
             + "".join(f"; {why}" for why in _reasons(first.evidence, lost)),
             where=raw.source,
-            fix=_SETTLE,
+            fix=_settle(question),
         )
     second = standing[1]
     position = _first_difference(first.claim, second.claim, raw) or 0
@@ -245,7 +243,7 @@ def _silent(raw: RawState, standing: Sequence[Tested], lost: Rejected, *, only_c
         f"{first.claim.rule} says {first.claim.names[position]!r}, {second.claim.rule} says {second.claim.names[position]!r},"
         f" and the numbers do not decide{''.join(f'; {why}' for why in _reasons(first.evidence, []))}",
         where=f"{raw.source}: position {position}",
-        fix=_SETTLE,
+        fix=_settle(question),
     )
 
 
@@ -335,13 +333,17 @@ def _refuse_foreign(evidence: Evidence, raw: RawState) -> None:
         )
 
 
-def _refuse_if_strict(raw: RawState, left_out: tuple[int, ...], *, strict: bool) -> None:
+def _refuse_if_strict(question: Question, left_out: tuple[int, ...], *, strict: bool) -> None:
     if strict:
         raise Ambiguous(
             f"{len(left_out)} positions cannot be named for certain: {_some(left_out)}",
-            where=raw.source,
-            fix=f"{_SETTLE}; or leave --strict away to write what is proven",
+            where=question.raw.source,
+            fix=f"{_settle(question)}; or leave --strict away to write what is proven",
         )
+
+
+def _settle(question: Question) -> str:
+    return ways(question, ORDER, BASE, PREVIOUS)
 
 
 def _first_difference(one: Claim, other: Claim, raw: RawState) -> int | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ostate.core.naming import Question
 from ostate.errors import Ambiguous, Contradiction
+from ostate.ordering import advice
 from ostate.ordering.family import Alternative
+from ostate.ordering.resolve import resolve as settled
 from tests.ordering.answers import SILENT, Answers, claim, proves, resolve, state
 from tests.records import replace
 
@@ -172,3 +175,27 @@ def test_a_state_without_moments_keeps_apart_the_orders_that_its_shapes_allow():
 def test_given_names_that_differ_from_recorded_ones_where_there_is_no_state_are_refused():
     with pytest.raises(Ambiguous, match="position 2"):
         resolve(Answers({"abc": proves((0, 1))}, raw=state(without=(2,))), [claim("abc", "recorded"), claim("abd", "given")])
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({}, ("--order FILE", "--base DIR", "--previous DIR")),
+        ({"base": "base"}, ("--order FILE", "--previous DIR")),
+        ({"base": "base", "previous": "earlier"}, ("--order FILE",)),
+        ({"base": "base", "previous": "earlier", "order": "names.txt"}, ()),
+    ],
+)
+def test_advice_never_names_what_was_given(given, left):
+    asked = Question(raw=state(), **given)
+    text = advice.ways(asked, advice.ORDER, advice.BASE, advice.PREVIOUS)
+    assert tuple(option for option in ("--order FILE", "--base DIR", "--previous DIR") if option in text) == left
+    assert left or text.startswith("all that could settle it was given")
+
+
+def test_a_refusal_advises_only_what_is_left():
+    asked = Question(raw=state(), base="base")
+    with pytest.raises(Ambiguous) as error:
+        settled(asked, [claim("abc", "convention")], [], Answers({"abc": SILENT}))
+    assert "--previous DIR" in error.value.fix
+    assert "--base" not in error.value.fix
