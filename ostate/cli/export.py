@@ -28,7 +28,12 @@ def _renamings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
 @click.argument("file", type=PATH)
 @click.option("--to", required=True, type=click.Choice(LAYOUTS), help="Whose layout. ostate: a named file, for another set of parameters.")
 @click.option("--for", "wanted", type=PATH, metavar="NAMES|DIR", help="The optimizer that will load it: a file of names, or an adapter.")
-@click.option("--groups", type=click.Choice(["file", "one", "trainer"]), default="file", help="Its groups: as in FILE, one, or Trainer's two.")
+@click.option(
+    "--groups",
+    type=click.Choice(["auto", "file", "one", "trainer"]),
+    default="auto",
+    help="Its groups: as in FILE, one, or Trainer's two; auto: Trainer's where FILE's are.",
+)
 @click.option("--base", type=PATH, metavar="DIR|CONFIG", help="The base model, which tells the order of an adapter's new parameters.")
 @click.option("--new", type=click.Choice(["zeros", "cold-step", "sibling", "absent"]), default="zeros", help="What a new parameter gets.")
 @click.option("--rename", multiple=True, callback=_renamings, metavar="FROM=TO", help="Rename by regular expression; may be given again.")

@@ -44,4 +44,4 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
     else:
         write("\n".join(f"{position}\t{name}\t{shape}" for position, name, shape in rows))
     say([Line(f"assumed, not read: {text}") for text in order.assumed], err=True)
-    finish(order.verdict not in ("verified", "recovered"))
+    finish(not order.proven)

@@ -34,4 +34,4 @@ def command(path: str, as_json: bool, **chosen: Any) -> None:
         found = verify(path, options=options_of(chosen))
     document = verify_document(path, found)
     show(document, verdict_text.blocks, as_json=as_json)
-    finish(document["ordering"]["verdict"] not in ("verified", "recovered"))
+    finish(not found.proven)

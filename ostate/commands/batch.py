@@ -13,6 +13,7 @@ from typing import Any
 
 from ostate import read as formats
 from ostate import store
+from ostate.core.naming import PROVEN
 from ostate.errors import OstateError, ReadError
 
 from .repair import Options, repair
@@ -92,7 +93,7 @@ def one(path: str, out: str, options: Options, force: bool) -> Outcome:
     began = time.perf_counter()
     try:
         if not force and os.path.exists(out) and (verdict := verdict_if_current(path, out, options)) is not None:
-            return Outcome(path=path, out=out, verdict=verdict, done=True, settled=verdict in ("verified", "recovered"))
+            return Outcome(path=path, out=out, verdict=verdict, done=True, settled=verdict in PROVEN)
         done = repair(path, out, options=options, force=True)
     except OstateError as error:
         return Outcome(path=path, out=out, verdict="refused", reason=error.what, seconds=time.perf_counter() - began)

@@ -44,7 +44,7 @@ def export(
     out: str | os.PathLike[str] | None,
     *,
     wanted: Any = None,
-    groups: Grouping = "file",
+    groups: Grouping = "auto",
     base: str | None = None,
     new: New = "zeros",
     rename: Sequence[tuple[str, str]] = (),
@@ -62,7 +62,7 @@ def export(
         to: a row of `exporters.EXPORTERS`, or `ostate` for a named file.
         out: the file or folder to write; in a folder that is there, the layout's usual file name; None: nothing is written.
         wanted: `--for`: an adapter, a file of names, a list of names or groups, or a live model whose optimizer will load it.
-        groups: the groups of that optimizer: as the state's, one, or Trainer's two.
+        groups: the groups of that optimizer: as the state's, one, Trainer's two, or `auto`: Trainer's where the state's are, else as the state's.
         base: the base model's folder or config.json, for the order of an adapter's new parameters.
         new: what a parameter gets that the state has no moments of.
         rename: (regular expression, replacement) over the state's names.
@@ -82,8 +82,8 @@ def export(
     with recorded() as inputs:
         given = state if isinstance(state, NamedState) else store.load(state)
         known = len(given.findings)
-        if wanted is not None or rename or groups != "file":
-            own = of_names(_own_names(given, rename), groups)
+        if wanted is not None or rename or groups in ("one", "trainer"):
+            own = of_names(_own_names(given, rename), "file" if groups == "auto" else groups, given)
             target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=base)
             given = migrate(given, target, new=new, rename=rename, truncate=truncate)
         wishes = Wishes(v_hat=v_hat, root=root, weights=_weights(given, adapter) if adapter is not None else {})
@@ -122,7 +122,7 @@ def _proof(state: NamedState) -> list[Finding]:
     if ordering.assumed:
         text = f"whoever loads this by name relies on what was assumed, not read: {'; '.join(ordering.assumed)}"
         said.append(Finding(rule="export-assumed", severity="note", text=text, fix="--for or --rename spells them otherwise"))
-    if ordering.verdict in ("verified", "recovered"):
+    if ordering.proven:
         return said
     text = f"the names are {ordering.verdict}: whoever loads this relies on them"
     fix = "see `ostate validate` and `ostate verify`"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ostate import checks
 from ostate.core.state import Entry, Finding, RawState
-from ostate.core.tensors import TensorRef
+from ostate.core.tensors import TensorRef, shape_text
 from ostate.errors import ReadError
 from ostate.read import named_file, read
 
@@ -187,11 +187,6 @@ def fit_of(raw: RawState, adapter: Adapter) -> Fit:
 
 def _sized(shape: tuple[int, ...], flat: bool) -> str:
     return f"{math.prod(shape)} elements" if flat else shape_text(shape)
-
-
-def shape_text(shape: tuple[int, ...]) -> str:
-    """`4x32`; `scalar` for a 0-d tensor."""
-    return "x".join(map(str, shape)) if shape else "scalar"
 
 
 def slot_table(raw: RawState) -> list[dict[str, Any]]:

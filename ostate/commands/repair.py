@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ostate import checks, ordering, store
 from ostate.checks import copied, judging
 from ostate.core.files import announce, recorded
-from ostate.core.naming import Adapter, NamedState, Ordering, Question
+from ostate.core.naming import EXPLICIT, Adapter, NamedState, Ordering, Question
 from ostate.core.state import Finding, RawState
+from ostate.core.tensors import shape_text
 from ostate.errors import CheckError, ReadError
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import assumed, keys, resolve
@@ -77,8 +78,6 @@ class Repaired:
 
 MOST_LISTED = 6
 """Files that one message lists."""
-EXPLICIT = ("recorded", "given")
-"""Sources that outrank every inference: where one of them speaks, no model is built to ask it."""
 
 
 def repair(
@@ -297,13 +296,6 @@ def names_and_order(path: str, *, options: Options) -> tuple[list[tuple[int, str
     _, found = order_among(raw, beside, options)
     rows = [(entry.position, name, shape_text(entry.shape)) for entry, name in zip(raw.entries, found.names) if name is not None]
     return rows, found
-
-
-def shape_text(shape: tuple[int, ...] | None) -> str:
-    """`4x32`, `scalar`, or `-` when the state does not tell."""
-    if shape is None:
-        return "-"
-    return "x".join(map(str, shape)) if shape else "scalar"
 
 
 def ordering_document(found: Ordering) -> dict[str, Any]:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+PROVEN = ("verified", "recovered")
+"""Verdicts of an order that the numbers bear out whole."""
+EXPLICIT = ("recorded", "given")
+"""Sources that the file or the user speaks through: they outrank every inference."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """The trained weights beside a state, by key, and what their configuration says."""
@@ -69,7 +75,7 @@ class Claim:
     @property
     def explicit(self) -> bool:
         """True for names that the file or the user gives: they outrank every inference."""
-        return self.source in ("recorded", "given")
+        return self.source in EXPLICIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +158,7 @@ class Ordering:
     @property
     def proven(self) -> bool:
         """True when every name with state is proven."""
-        return self.verdict in ("verified", "recovered")
+        return self.verdict in PROVEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -286,3 +286,10 @@ def _float8_table(dtype: str) -> np.ndarray:
     else:
         values = np.where(codes == 0x80, np.nan, values)
     return np.asarray(values, np.float32)
+
+
+def shape_text(shape: tuple[int, ...] | None) -> str:
+    """Return `4x32`; `scalar` for a 0-d tensor; `-` where the state does not tell."""
+    if shape is None:
+        return "-"
+    return "x".join(map(str, shape)) if shape else "scalar"

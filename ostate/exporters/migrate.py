@@ -141,7 +141,9 @@ def migrate(
             told["made"].append(name)
     told["dropped"] = [parameter.name for name, parameter in there.items() if name not in used]
     told["dropped"] += [name for name in without if name not in set(target.order)]
-    groups, findings = _groups(state, target, made, without)
+    new_names = {*told["made"], *told["absent"]} - set(without)
+    groups, findings = _groups(state, target, {name: p for name, p in made.items() if name not in new_names}, _places(state, target, there, without))
+    findings += _where_new_ones_went(state, target, [name for name in target.order if name in new_names], there, groups)
     placed = {name: replace(made[name], group=group.index) for group in groups for name in group.names or () if name in made}
     numbered = {name: replace(parameter, position=None) for name, parameter in placed.items()}
     facts = {**state.adapter, "name": target.adapter.name} if target.adapter is not None and target.adapter.name_known else state.adapter
@@ -238,7 +240,8 @@ def _kin(name: str, target: Target, there: Mapping[str, NamedParameter]) -> Name
     """Return the likest parameter: same place in another layer, else same factor, of the same shape if one is known; nearest layer first."""
     shape, layer = target.shapes.get(name), _layer(name)
     same_place = [p for other, p in there.items() if _LAYER.sub(".*.", other) == _LAYER.sub(".*.", name)]
-    tail = ".".join(name.split(".")[-3:])
+    parts = name.split(".")
+    tail = ".".join(parts[-4 if "modules_to_save" in parts else -3 :])  # a norm and a head are both saved whole, and are no kin
     same_factor = [p for other, p in there.items() if other.endswith(tail)]
     for rows in (same_place, same_factor):
         fitting = [p for p in rows if shape is None or len(p.shape) == len(shape)]
@@ -253,16 +256,23 @@ def _layer(name: str) -> int:
 
 
 def _groups(
-    state: NamedState, target: Target, made: Mapping[str, NamedParameter], without: Mapping[str, int]
+    state: NamedState, target: Target, kept: Mapping[str, NamedParameter], places: Mapping[str, int]
 ) -> tuple[tuple[Group, ...], list[Finding]]:
-    """Return the groups of the target; where they join parameters with different settings, the most common stand and a finding says so."""
-    wanted = target.groups if target.groups is not None else _as_in_the_state(state, target, made, without)
+    """Return the groups of the target; where they join parameters with different settings, the most common stand and a finding says so.
+
+    Args:
+        state: whose settings they get: a group of nothing but new parameters those of the group of its number.
+        target: whom the state is for.
+        kept: the parameters that keep moments.
+        places: the group of each other name, where the target tells none.
+    """
+    wanted = target.groups if target.groups is not None else _as_in_the_state(state, target, kept, places)
     groups, findings = [], []
     for index, names in enumerate(wanted):
         settings: dict[str, list[int]] = {}
         for name in names:
-            if name in made and made[name].slots:
-                settings.setdefault(repr(sorted(_settings(state, made[name]).items())), []).append(made[name].group)
+            if name in kept and kept[name].slots:
+                settings.setdefault(repr(sorted(_settings(state, kept[name]).items())), []).append(kept[name].group)
         common = max(settings.values(), key=len)[0] if settings else min(index, len(state.groups) - 1)
         hyper: Mapping[str, Any] = state.groups[common].hyper if state.groups else {}
         if len(settings) > 1:
@@ -278,12 +288,36 @@ def _settings(state: NamedState, parameter: NamedParameter) -> dict[str, Any]:
     return {key: hyper.get(key) for key in ("lr", "initial_lr", "betas", "eps", "weight_decay", "amsgrad")}
 
 
-def _as_in_the_state(
-    state: NamedState, target: Target, made: Mapping[str, NamedParameter], without: Mapping[str, int]
-) -> tuple[tuple[str, ...], ...]:
-    """Return the names by group: where each stood, and the first group for those that are new."""
-    at = {name: without[name] if name in without else made[name].group if name in made else 0 for name in target.order}
+def _as_in_the_state(state: NamedState, target: Target, kept: Mapping[str, NamedParameter], places: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
+    """Return the names by group: where each stood, and for those that are new where their nearest kin stands."""
+    at = {name: kept[name].group if name in kept else places[name] for name in target.order}
     return tuple(tuple(name for name in target.order if at[name] == group.index) for group in state.groups)
+
+
+def _places(state: NamedState, target: Target, there: Mapping[str, NamedParameter], without: Mapping[str, int]) -> dict[str, int]:
+    """Return a group for each name of the target: its own where it is known without state, that of its nearest kin, else the first with names."""
+    first = next((group.index for group in state.groups if group.names), 0)
+    kin = {name: _kin(name, target, there) for name in target.order if name not in without}
+    return {**{name: first if one is None else one.group for name, one in kin.items()}, **without}
+
+
+def _where_new_ones_went(
+    state: NamedState, target: Target, new: Sequence[str], there: Mapping[str, NamedParameter], groups: Sequence[Group]
+) -> list[Finding]:
+    """Say into which groups new parameters were put where nobody said it: by Trainer's rule, or without any kin to go by."""
+    at = {name: group.index for group in groups for name in group.names or ()}
+    if target.by_trainer and new:
+        counted = ", ".join(f"{sum(at[name] == group.index for name in new)} in group {group.index}" for group in groups)
+        text = f"the state's groups are Trainer's, so its rule placed the new parameters: {counted}"
+        return [Finding(rule="migration-placed", severity="note", text=text, fix="--groups file keeps new ones with their nearest kin")]
+    if target.groups is not None or sum(bool(group.names) for group in state.groups) < 2:
+        return []
+    alone = tuple(name for name in new if _kin(name, target, there) is None)
+    if not alone:
+        return []
+    text = f"{len(alone)} new parameters have no kin in the state to go by and were put into group {at[alone[0]]}"
+    fix = "--groups trainer, or --for a file with a list of names for each group"
+    return [Finding(rule="migration-placed", severity="warning", text=text, fix=fix, names=alone)]
 
 
 def _findings(told: Mapping[str, Sequence[str]], new: New) -> list[Finding]:

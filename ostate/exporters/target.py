@@ -23,7 +23,8 @@ from ostate.read import adapters
 if TYPE_CHECKING:
     import torch
 
-Grouping = Literal["file", "one", "trainer"]
+Grouping = Literal["auto", "file", "one", "trainer"]
+"""Groups of the optimizer to come: as the state's, one, Trainer's two, or `auto`: Trainer's where the state's own are, else as the state's."""
 _NORMS = ("LayerNorm", "RMSNorm")
 
 
@@ -39,15 +40,17 @@ class Target:
     keys: Mapping[str, str] = field(default_factory=dict)
     """Live name -> adapter key, where known."""
     adapter: Adapter | None = None
+    by_trainer: bool = False
+    """True when the groups were cut by Trainer's rule unasked, since the state's own are."""
 
 
-def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "file", base_model: str | None = None) -> Target:
+def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "auto", base_model: str | None = None) -> Target:
     """Return what `--for` asks for.
 
     Args:
         state: whose names and groups are kept where nothing else is said.
         wanted: an adapter (folder or file), a file of names, a list of names or of groups of names, or a live model.
-        grouping: as the state's groups, one group, or Trainer's two.
+        grouping: see `Grouping`.
         base_model: the base model's folder or config.json, which tells the order of an adapter's parameters.
 
     Raises:
@@ -55,7 +58,7 @@ def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "file", ba
     """
     if hasattr(wanted, "named_parameters"):
         rows = _of_model(wanted)
-        return _grouped(rows, grouping, {}, None)
+        return _grouped(rows, grouping, {}, None, state)
     if not isinstance(wanted, (str, os.PathLike)):
         return _of_lists(wanted, grouping, state)
     path = os.fspath(wanted)
@@ -63,12 +66,12 @@ def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "file", ba
         return _of_lists(read_names(path), grouping, state)
     adapter = adapters.read_adapter(path)
     rows, known = _of_adapter(state, adapter, base_model)
-    return _grouped(rows, grouping, known, adapter)
+    return _grouped(rows, grouping, known, adapter, state)
 
 
-def of_names(names: Sequence[str], grouping: Grouping) -> Target:
+def of_names(names: Sequence[str], grouping: Grouping, state: NamedState) -> Target:
     """Return the target that has exactly these names."""
-    return _grouped([Parameter(name=name) for name in names], grouping, {}, None)
+    return _grouped([Parameter(name=name) for name in names], grouping, {}, None, state)
 
 
 def _of_lists(wanted: Iterable[Any], grouping: Grouping, state: NamedState) -> Target:
@@ -78,8 +81,8 @@ def _of_lists(wanted: Iterable[Any], grouping: Grouping, state: NamedState) -> T
         groups = tuple(tuple(next(plain) for _ in row) for row in rows)
         if len(groups) > 1 or grouping == "one":
             return Target(groups=groups, order=tuple(name for group in groups for name in group))
-        return of_names(groups[0], grouping)
-    return of_names(_plain(rows, state), grouping)
+        return of_names(groups[0], grouping, state)
+    return of_names(_plain(rows, state), grouping, state)
 
 
 def _plain(names: Sequence[Any], state: NamedState) -> list[str]:
@@ -151,14 +154,32 @@ def _renamed(name: str, adapter: Adapter, state: NamedState) -> str:
     return renamed_adapter(name, there, adapter.name)
 
 
-def _grouped(rows: Sequence[Parameter], grouping: Grouping, known: Mapping[str, str], adapter: Adapter | None) -> Target:
+def _grouped(rows: Sequence[Parameter], grouping: Grouping, known: Mapping[str, str], adapter: Adapter | None, state: NamedState) -> Target:
     order = tuple(row.name for row in rows)
     groups: tuple[tuple[str, ...], ...] | None = None
+    by_trainer = grouping == "auto" and groups_are_trainers(state, rows)
     if grouping == "one":
         groups = (order,)
-    elif grouping == "trainer":
-        rule = next(rule for rule in RULES if rule.family == "Trainer" and rule.span is not None and rule.span.before == LAST)
-        (cuts,) = rule.split(rows, ())
-        groups = tuple(tuple(row.name for row in one.parameters) for one in cuts)
+    elif grouping == "trainer" or by_trainer:
+        groups = _by_trainer(rows)
     shapes = {row.name: row.shape for row in rows if row.shape is not None}
-    return Target(groups=groups, order=order, shapes=shapes, keys=known, adapter=adapter)
+    return Target(groups=groups, order=order, shapes=shapes, keys=known, adapter=adapter, by_trainer=by_trainer)
+
+
+def _by_trainer(rows: Sequence[Parameter]) -> tuple[tuple[str, ...], ...]:
+    """Return names by group as Trainer of today cuts them: what decays, and what does not."""
+    rule = next(rule for rule in RULES if rule.family == "Trainer" and rule.span is not None and rule.span.before == LAST)
+    (cuts,) = rule.split(rows, ())
+    return tuple(tuple(row.name for row in one.parameters) for one in cuts)
+
+
+def groups_are_trainers(state: NamedState, rows: Sequence[Parameter]) -> bool:
+    """True when Trainer's rule, on the state's own names, gives the state's own groups: two, of which the second does not decay.
+
+    `rows`, the parameters of the optimizer to come, tell the classes of those norms that both have.
+    """
+    if len(state.groups) != 2 or (state.groups[1].names and state.groups[1].hyper.get("weight_decay")):
+        return False
+    known = {row.name: row for row in rows}
+    cut = _by_trainer([known.get(name, Parameter(name=name)) for name in state.names])
+    return [set(names) for names in cut] == [set(group.names or ()) for group in state.groups]

@@ -20,6 +20,7 @@ from ostate.errors import ReadError
 from .adapter_files import file_in
 from .adapter_name import name_of, siblings_of, text_of
 from .assemble import Deferred
+from .checkpoint_folder import card_versions
 
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
@@ -30,7 +31,6 @@ MOST_CONTAINERS = 500_000
 """Lists and tables in it."""
 
 _PEFT_FACTOR = re.compile(r"\.(lora_[AB]\.(weight|bias)|lora(_linear_layer)?\.(down|up)\.\w+)$")
-_README_VERSION = re.compile(r"^\s*-\s*(PEFT|Transformers|TRL)\s*:?\s*v?(\d+\.\d+[\w.]*)", re.MULTILINE | re.IGNORECASE)
 
 
 def read_adapter(path: str, *, name: str | None = None) -> Adapter:
@@ -207,8 +207,7 @@ def _facts(home: str, file: str, config: Mapping[str, Any]) -> dict[str, Any]:
         if is_file(card):
             text = text_of(card)
             by_peft = by_peft or "library_name: peft" in text
-            for library, version in _README_VERSION.findall(text):
-                facts.setdefault(f"{library.lower()}_version", version.rstrip("."))
+            facts = {**card_versions(text), **facts}
     if by_peft:
         facts["saved_by"] = "peft"
     elif config and file.endswith(".safetensors") and "format" not in read_head(file).metadata:

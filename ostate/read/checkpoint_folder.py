@@ -13,7 +13,8 @@ MOST_BYTES = 1 << 26
 _MARKS = ("trainer_state.json", "adapter_config.json")
 _HEAD = 1 << 14
 _STEP = r'"global_step":\s*(\d{1,15})\b'
-_README = r"\b(PEFT|Transformers)\s*:?\s*v?(\d+\.\d+[\w.]*)"
+_CARD = r"(?im)^\s*-\s*(PEFT|Transformers|TRL)\s*:?\s*v?(\d+\.\d+[\w.]*)"
+"""A line of the list of versions in a model card: `- PEFT 0.15.2` of peft, `- Transformers: 4.51.3` of transformers. Prose is no record."""
 
 
 def checkpoint_folder(place: str) -> str:
@@ -39,9 +40,18 @@ def facts_of(folder: str) -> dict[str, Any]:
         version = _json(os.path.join(folder, file), key).get(key)
         if type(version) is str:
             facts[key] = version
-    for library, version in re.findall(_README, _text(os.path.join(folder, "README.md"))):
-        facts.setdefault(f"{library.lower()}_version", version)
+    for library, version in card_versions(_text(os.path.join(folder, "README.md"))).items():
+        if library != "trl_version":
+            facts.setdefault(library, version)
     return facts
+
+
+def card_versions(text: str) -> dict[str, str]:
+    """Return `peft_version`, `transformers_version`, `trl_version`, as far as a model card lists them; the first of each."""
+    found: dict[str, str] = {}
+    for library, version in re.findall(_CARD, text):
+        found.setdefault(f"{library.lower()}_version", version.rstrip("."))
+    return found
 
 
 def trainer_step(path: str) -> int | None:

@@ -176,3 +176,51 @@ def test_a_slot_that_holds_weights_does_not_grow(llama_run, llama_state, tmp_pat
     wider = adapter_with(llama_run, tmp_path / "wider", lambda tensors: {key: np.pad(value, ((0, 1), (0, 0))) for key, value in tensors.items()})
     with pytest.raises(ExportError, match="its z holds weights"):
         moved(replace(llama_state, parameters=kept), tmp_path, wanted=wider)
+
+
+def trainers_groups(model, folder):
+    """The names by group of the optimizer that the real Trainer makes."""
+    from transformers import Trainer, TrainingArguments
+
+    optimizer = Trainer(model=model, args=TrainingArguments(output_dir=str(folder), report_to=[], use_cpu=True, weight_decay=0.1)).create_optimizer()
+    names = {p: name for name, p in model.named_parameters()}
+    return [[names[p] for p in group["params"]] for group in optimizer.param_groups]
+
+
+def with_norms(run, **more):
+    """The run's model with its norms trained too, and perhaps its head."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    saved = ["norm", "input_layernorm", *more.get("saved", ())]
+    options = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=saved, task_type="CAUSAL_LM")
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(run.base), options)
+
+
+@pytest.mark.parametrize("new", ["zeros", "absent"])
+def test_new_norms_go_where_trainer_puts_them_without_being_told(llama_run, llama_state, tmp_path, new):
+    model = with_norms(llama_run, saved=["lm_head"])
+    groups = trainers_groups(model, tmp_path)
+    done = ostate.export(llama_state, "names", tmp_path / "names.json", wanted=model, new=new)
+    assert json.loads((tmp_path / "names.json").read_text()) == groups
+    placed = next(finding for finding in done.findings if finding.rule == "migration-placed")
+    assert (placed.severity, "1 in group 0, 25 in group 1" in placed.text) == ("note", True), placed.text
+    assert done.state.groups[1].hyper["weight_decay"] == 0
+    names = [name for group in groups for name in group]
+    flat = ostate.export(llama_state, "names", None, wanted=names, new="absent").state
+    assert [list(group.names) for group in flat.groups] == groups, "a list of names is placed alike"
+    kin = ostate.export(llama_state, "names", None, wanted=model, new=new, groups="file").state
+    assert [len(group.names) for group in kin.groups] == [len(names), 0]
+
+
+def test_where_no_trainer_made_the_groups_who_has_no_kin_is_named(llama_run, llama_state, tmp_path):
+    names = list(llama_state.parameters)
+    by_hand = ostate.export(llama_state, "ostate", tmp_path / "hand.safetensors", wanted=[[n for n in names if f"lora_{x}" in n] for x in "AB"]).path
+    grown = [name for name in names if "lora_" in name]
+    extra = [A.replace("layers.0.", "layers.77."), "base_model.model.lm_head.modules_to_save.default.weight"]
+    done = ostate.export(by_hand, "torch", None, wanted=[*grown, *extra, B.replace("layers.0.", "layers.77.")], new="absent")
+    assert extra[0] in done.state.groups[0].names
+    assert B.replace("layers.0.", "layers.77.") in done.state.groups[1].names
+    placed = next(finding for finding in done.findings if finding.rule == "migration-placed")
+    assert (placed.severity, placed.names) == ("warning", (extra[1],))
+    assert "--groups trainer" in placed.fix

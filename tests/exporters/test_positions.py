@@ -17,6 +17,7 @@ from ostate.core.naming import Ordering
 from ostate.errors import ExportError
 from ostate.exporters import EXPORTERS
 from ostate.ordering.join import as_raw, named_state
+from ostate.probe import fill
 from ostate.store import validating
 from tests.records import replace
 
@@ -205,5 +206,5 @@ def test_who_asks_for_moments_of_all_is_told(run, tmp_path):
 def test_a_probe_counts_them_as_not_covered(run):
     model, optimizer, state = run
     fresh = adamw([{"params": list(group["params"])} for group in optimizer.param_groups])
-    filled = ostate.probe.fill(fresh, model, state)
+    filled = fill(fresh, model, state)
     assert filled.coverage == pytest.approx(4 / 6)

@@ -11,6 +11,7 @@ import torch
 from ostate import read as formats
 from ostate.errors import ReadError, UnknownFormat, UnsafePickle
 from ostate.read import named_file
+from ostate.read.checkpoint_folder import card_versions
 from tests import real
 from tests.read.archives import Call, saved
 from tests.read.test_torch_file import adamw, holds
@@ -275,3 +276,12 @@ def test_commands_print_which_state_was_read_and_which_were_not(tmp_path, optimi
         lines = [line.split() for line in done.stdout.splitlines()]
         assert ["read", str(place / "optimizer.pt")] in lines
         assert ["not", "read", os.path.join("older", "optimizer.pt")] in lines
+
+
+def test_only_the_list_of_versions_in_a_model_card_is_a_record():
+    """Prose about another release was taken for the writer's by one of two readers of the same card, the list's lower case by the other alone."""
+    card = (
+        "---\nbase_model: x\n---\nFine-tuned as in Transformers 4.30 and PEFT 0.3 tutorials.\n"
+        "### Framework versions\n\n- peft 0.15.2\n- Transformers: 4.51.3\n"
+    )
+    assert card_versions(card) == {"peft_version": "0.15.2", "transformers_version": "4.51.3"}
