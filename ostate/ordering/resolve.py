@@ -371,7 +371,11 @@ def _pairs(claim: Claim, evidence: Evidence) -> str:
 
 def _reasons(evidence: Evidence, lost: Sequence[Mapping[str, str]]) -> list[str]:
     left = [f"not told apart from: {what}" for what, _ in evidence.open[:2]]
-    return left + [f"{test}: {why}" for test, why in evidence.silent.items()][:2] + [f"{_first_rule(loser['rule'])}: {loser['reason']}" for loser in lost][:2]
+    return (
+        left
+        + [f"{test}: {why}" for test, why in evidence.silent.items()][:2]
+        + [f"{_first_rule(loser['rule'])}: {loser['reason']}" for loser in lost][:2]
+    )
 
 
 def _first_rule(rule: str) -> str:
