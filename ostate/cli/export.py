@@ -41,6 +41,14 @@ def _renamings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
 @click.option("--adapter", type=PATH, metavar="DIR|FILE", help="The trained weights, for layouts that keep them too.")
 @click.option("--v-hat", is_flag=True, help="bergson: write v freed from its bias.")
 @click.option("--root", default="optim", show_default=True, help="dcp: the optimizer's key (Trainer and accelerate: optimizer).")
+@click.option(
+    "--as",
+    "taken_as",
+    type=click.Choice(["own", "adamw_torch"]),
+    default="own",
+    show_default=True,
+    help="torch, accelerate: go on in the optimizer that made FILE, or in torch's AdamW.",
+)
 @click.option("--strict", is_flag=True, help="Refuse where something would be lost.")
 @click.option("--dry-run", is_flag=True, help="Say what would be kept, made, dropped and lost; write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")

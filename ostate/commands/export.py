@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ostate import store
 from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder, refuse_inputs
@@ -52,6 +52,7 @@ def export(
     adapter: str | None = None,
     v_hat: bool = False,
     root: str = "optim",
+    taken_as: Literal["own", "adamw_torch"] = "own",
     strict: bool = False,
     force: bool = False,
 ) -> Exported:
@@ -70,6 +71,7 @@ def export(
         adapter: the trained weights, for layouts that keep them too.
         v_hat: write v freed from its bias (bergson).
         root: the key of the optimizer in a distributed checkpoint.
+        taken_as: whose slots a torch or accelerate file holds: the optimizer's that made the state, or torch's AdamW's.
         strict: refuse where something would be lost.
         force: replace an existing output.
 
@@ -79,6 +81,8 @@ def export(
     """
     if to != "ostate" and to not in EXPORTERS:
         raise ExportError(f"no layout is called {to!r}", fix=f"one of {', '.join([*EXPORTERS, 'ostate'])}")
+    if taken_as != "own" and to not in ("torch", "accelerate"):
+        raise ExportError(f"{to} has one form for all optimizers", where=f"--as {taken_as}", fix="leave --as out")
     with recorded() as inputs:
         given = state if isinstance(state, NamedState) else store.load(state)
         known = len(given.findings)
@@ -86,7 +90,7 @@ def export(
             own = of_names(_own_names(given, rename), "file" if groups == "auto" else groups, given)
             target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=base)
             given = migrate(given, target, new=new, rename=rename, truncate=truncate)
-        wishes = Wishes(v_hat=v_hat, root=root, weights=_weights(given, adapter) if adapter is not None else {})
+        wishes = Wishes(v_hat=v_hat, root=root, taken_as=taken_as, weights=_weights(given, adapter) if adapter is not None else {})
     findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *(() if to == "ostate" else EXPORTERS[to].losses(given, wishes))]
     lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]
     if strict and lost:

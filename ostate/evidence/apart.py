@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import Looks, Place
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
 
 FLOOR = 0.9
 """Share of a group's digits that siblings must reach before one that does not is said to stand apart."""
@@ -26,6 +31,8 @@ ENOUGH = 48
 """Elements of a module's group from which one that looks like any other, or a residual that does, says something by itself: rank 3 and more."""
 FEWEST = 4
 """Modules of one shape from which they are compared among themselves."""
+TAIL = 3.0
+"""Times as many low shares as the others thin out to, from which they are none of them."""
 MOST = 0.4
 """Share of modules beyond which moments without a weight that moved mean that nothing was updated yet."""
 
@@ -86,6 +93,8 @@ def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
     told = shares[np.isfinite(shares)]
     if len(told) < 3 or np.quantile(told, 0.75) < FLOOR:
         return set()
+    if is_tail(told):
+        return set()
     lost = {place.module for place, reached in zip(live, shares) if reached < NOWHERE}
     if np.median(told) < FLOOR:
         return lost
@@ -107,6 +116,16 @@ def _kinds_at_random(live: Sequence[Place], looks: Looks, coarse: set[int]) -> s
     if not means or max(means.values()) < FLOOR:
         return set()
     return {module for kind, mean in means.items() if mean < BULK for module in kinds[kind]}
+
+
+def is_tail(shares: Array) -> bool:
+    """Return True when the shares (n,) below BULK are no more than those above thin out to: many modules, some of which saw little.
+
+    Of those that are not at 1, some are below 3/4, and of these as small a part is expected below 1/2. Names exchanged by hand leave a gap.
+    """
+    missed = 1 - shares
+    some, much, most = ((missed > bound).sum() for bound in (1e-9, (1 - BULK) / 2, 1 - BULK))
+    return bool(most <= TAIL * (much - most) ** 2 / max(some - most, 1))
 
 
 def _by_residual(live: Sequence[Place], residuals: Sequence[float]) -> set[int]:

@@ -20,6 +20,7 @@ from ostate.optimizers import OPTIMIZERS
 from ostate.optimizers.slots import first_moment, second_moment
 
 from . import statistics as laws
+from .starts import COMPARED
 from .tables.stream_rows import Rows, betas_of
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ DIMENSIONS = 16
 """Latent dimensions compared: four blocks of four say 10 digits of a module alone."""
 STRIP = 1 << 19
 """Numbers of a tall tensor read at a time."""
-SAMPLE = 256
-"""Numbers of a factor that are kept to see whether two modules began alike."""
 OTHER_BASIS = frozenset({"rotated", "projected", "blocks"})
 """Forms of second moments that are not told element by element in the parameter's own basis."""
 SIGNS = frozenset({"lion", "lion_bnb", "signsgd"})
@@ -56,7 +55,7 @@ class Side(NamedTuple):
     moment: float
     """Sum of squares of the first moment."""
     sample: Array
-    """(<= SAMPLE,): the factor's first numbers."""
+    """(<= COMPARED,): the factor's first numbers, to see whether two modules began alike."""
     finite: bool
 
 
@@ -183,7 +182,7 @@ class _Sums:
             self.noise[at] += root.sum(axis=2)
         u = direction.of(m, root)
         if not self.sample.size:
-            self.sample = weight.reshape(-1)[:SAMPLE].copy()
+            self.sample = weight.reshape(-1)[:COMPARED].copy()
         turned = m.transpose(0, 2, 1)
         self.first[at] += weight @ turned
         if decay:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _NOTHING = np.zeros(0, np.float32)
 How = Literal["whole", "zero", "other"]
+SLAB = 1 << 19
+"""Numbers of one of the arrays in which others are kept: 4 MB."""
 TOGETHER = 512
 """Modules whose gauges are tried at a time."""
 
@@ -61,6 +63,7 @@ class Looks:
         self.displaced, self.balanced, self.signs_only = displaced, balanced, signs_only
         self._sides: dict[tuple[int, bool, int], Side | None] = {}
         self._ranked: dict[tuple[How, Place], tuple[Ranked, ...]] = {}
+        self._kept = _Pool()
         self._starts: dict[frozenset[int], list[int]] = {}
 
     def side(self, module: int, position: int | None, *, zero: bool) -> Side | None:
@@ -70,7 +73,7 @@ class Looks:
         at = module, zero, position
         if at not in self._sides:
             each = self.modules[module]
-            self._sides[at] = look(self.source, each, each.zero if zero else each.other, position)
+            self._sides[at] = self._kept.side(look(self.source, each, each.zero if zero else each.other, position))
         return self._sides[at]
 
     def ranked(self, places: Sequence[Place], how: How) -> list[tuple[Ranked, ...]]:
@@ -150,6 +153,29 @@ class Looks:
             zero.noise if zero is not None else none,
             other.noise if other is not None else none,
         )
+
+
+class _Pool:
+    """Keeps small arrays within large ones: each by itself would pin the memory of the strips that were read around it."""
+
+    def __init__(self) -> None:
+        self._slab = np.zeros(0)
+        self._at = 0
+
+    def side(self, found: Side | None) -> Side | None:
+        """Return the same with its arrays kept here."""
+        if found is None:
+            return None
+        update, first, drift, noise = (self._keep(part) for part in (found.update, found.first, found.drift, found.noise))
+        return found._replace(update=update, first=first, drift=drift, noise=noise, sample=self._keep(found.sample))
+
+    def _keep(self, array: NDArray[np.floating]) -> Array:
+        if self._at + array.size > self._slab.size:
+            self._slab, self._at = np.empty(max(SLAB, array.size)), 0
+        view = self._slab[self._at : self._at + array.size].reshape(array.shape)
+        view[...] = array
+        self._at += array.size
+        return view
 
 
 def _unit(matrices: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
@@ -17,6 +18,8 @@ class Wishes:
 
     v_hat: bool = False
     """Write the second moment already freed from its bias (bergson's normalizer divides by it as it stands)."""
+    taken_as: Literal["own", "adamw_torch"] = "own"
+    """Whose slots a torch file holds: those of the optimizer that made the state, or torch's AdamW's."""
     root: str = "optim"
     """The key that a distributed checkpoint keeps the optimizer under."""
     weights: Mapping[str, Slot] = field(default_factory=dict)
@@ -90,7 +93,7 @@ def lost_packing(state: NamedState) -> Iterator[Finding]:
         yield Finding(rule="export-packing-lost", severity="warning", text=text)
 
 
-MARKS = frozenset({"bitsandbytes", "torchao"})
+MARKS = frozenset({"bitsandbytes", "torchao", "torchao_block", "auto8bit"})
 """Values that only say who packed an entry."""
 CARRIED = frozenset({"lr", "initial_lr", "betas", "eps", "weight_decay", "amsgrad"})
 """Hyperparameters worth a word when they are lost."""

@@ -60,6 +60,20 @@ def pickled(value: Any) -> tuple[bytes, list[Slot]]:
     return b"\x80\x02" + b"".join(writer.out) + b".", writer.slots
 
 
+class Global(NamedTuple):
+    """A class or function by its name, which whoever loads the file must allow: `module name`."""
+
+    name: str
+
+
+class Call(NamedTuple):
+    """What loading the file gives by calling a function."""
+
+    function: str
+    """`module name`."""
+    args: tuple[Any, ...]
+
+
 class _Writer:
     def __init__(self) -> None:
         self.out: list[bytes] = []
@@ -77,6 +91,12 @@ class _Writer:
         elif isinstance(value, str):
             raw = value.encode("utf-8", "surrogatepass")
             self._once(b"X" + pack("<I", len(raw)) + raw)
+        elif isinstance(value, Global):
+            self._global(value.name)
+        elif isinstance(value, Call):
+            self._global(value.function)
+            self._many(b"(", value.args, b"t")
+            self.out.append(b"R")
         elif isinstance(value, Mapping):
             self._many(b"}(", (part for row in value.items() for part in row), b"u")
         elif isinstance(value, list):

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import torch
 
 _MAPPED = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
-_TENSORS = frozenset({"mu_product", "eta", "mu"})
-"""Single numbers that torch's NAdam and ASGD change in place, so they must be 0-d tensors."""
+_TENSORS = frozenset({"mu_product", "eta", "mu", "eps_sq", "avg_lr", "lr"})
+"""Single numbers that NAdam, ASGD, StableAdamW and Automagic change in place or hand to tensors' methods, so they must be 0-d tensors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A 0-d float32, as torch keeps a step. Satisfies `Slot`."""
+    """A 0-d float32, as torch keeps a step, or int32. Satisfies `Slot`."""
 
     value: float
     shape: tuple[int, ...] = ()
@@ -36,6 +36,8 @@ class Number:
     @property
     def raw(self) -> bytes:
         """Its four bytes; infinite beyond float32, as `torch.tensor` makes it."""
+        if self.dtype == "I32":
+            return struct.pack("<i", int(self.value))
         try:
             return struct.pack("<f", self.value)
         except OverflowError:
@@ -45,7 +47,7 @@ class Number:
         """Return the value, 0-d."""
         import numpy as np
 
-        return np.frombuffer(self.raw, "<f4").reshape(self.shape)
+        return np.frombuffer(self.raw, "<i4" if self.dtype == "I32" else "<f4").reshape(self.shape)
 
     def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:  # noqa: ARG002
         """Yield the value, flat."""
@@ -53,7 +55,7 @@ class Number:
 
     def with_shape(self, shape: tuple[int, ...]) -> Number:
         """Return the same under another shape of one element."""
-        return Number(self.value, shape)
+        return Number(self.value, shape, dtype=self.dtype)
 
 
 def with_tensors(value: Any) -> Any:

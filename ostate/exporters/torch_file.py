@@ -10,17 +10,17 @@ from ostate.core.state import Finding
 
 from .archive import save
 from .base import Exporter, Wishes, lost_packing
-from .tensors import numbered
+from .own import adamw_numbered, own_numbered, requantised
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG001
-    """Write positions, each group with its `param_names`."""
-    save(numbered(state, names=True), place)
+def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+    """Write positions, each group with its `param_names`, under the slot names of the optimizer that will load it."""
+    save(adamw_numbered(state) if wishes.taken_as == "adamw_torch" else own_numbered(state), place)
 
 
-def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
-    """Nothing is lost but the packing of quantised moments."""
-    yield from lost_packing(state)
+def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:
+    """What was quantised is rounded again where it was changed since; for torch's AdamW it leaves decoded."""
+    yield from requantised(state) if wishes.taken_as == "own" else lost_packing(state)
 
 
 EXPORTER = Exporter(

@@ -65,6 +65,8 @@ def wrong_hyper(index: int, hyper: Mapping[str, Any], group: Mapping[str, Any]) 
         value = hyper[key]
         if key == "eps" and isinstance(value, list) and all(part is None or _is_size(part) for part in value):
             continue  # Adafactor and CAME keep two
+        if key == "dampening" and isinstance(value, bool):
+            continue  # optimi's SGD only switches it
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             yield _wrong(index, key, f"is {_short(value)}, which is no number")
         elif isinstance(value, float) and not math.isfinite(value):

@@ -152,8 +152,9 @@ def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any
         for inner, item in value.items():
             _put(f"{key}.{inner}", item, slots, scalars)
     elif (kind := _torchao_kind(value)) is not None:
-        slots[key] = _torchao(kind, cast(Inert, value))
-        scalars["torchao"] = kind
+        packed = _torchao(kind, cast(Inert, value))
+        slots[key] = packed
+        scalars |= {"torchao": kind, "torchao_block": packed.block}
     elif key == "step" and isinstance(value, (int, float)):
         scalars[key] = float(value)
     else:
@@ -270,7 +271,7 @@ def _torchao_kind(value: object) -> str | None:
     return next((kind for kind in ("8bit", "4bit", "fp8") if value.name.lower().endswith(".optimstate" + kind)), None)
 
 
-def _torchao(kind: str, record: Inert) -> Slot:
+def _torchao(kind: str, record: Inert) -> Packed:
     state = record.state if isinstance(record.state, Mapping) else {}
     codes, scale, table = (state.get(key) for key in ("codes", "scale", "qmap"))
     if not isinstance(codes, TensorRef) or not isinstance(scale, TensorRef) or (kind != "fp8" and not isinstance(table, TensorRef)):

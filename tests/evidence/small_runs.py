@@ -157,6 +157,6 @@ def _said(run: Saved, found: Ordering, *, true: bool) -> str:
     listed = set(found.undecided)
     if found.verdict in ("verified", "recovered") and wrong and not true:
         return NEVER[2]
-    if true and any(found.names[p] not in listed and run.keys[p] not in listed for p in wrong) and found.verdict != "unverified":
+    if found.verdict != "unverified" and any(found.names[p] not in listed and run.keys[p] not in listed for p in wrong):
         return NEVER[0]
     return f"{found.verdict}{', wrong names listed' if wrong and true else ''}"
