@@ -44,6 +44,8 @@ def command_lines(text):
     """Return (environment, arguments) of every ostate command of a block, continued lines joined."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
+        if not re.match(r"\s*(?:\$ )?(?:[A-Z_]+=\S* )*ostate\b", line):
+            continue
         words = shlex.split(line.removeprefix("$ ").strip(), comments=True)
         given = {}
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):

@@ -122,23 +122,18 @@ def migrate(
         ExportError: two parameters get one name, one shrank, or a new one's shape or kin is not known.
     """
     there, without = _renamed(state, rename)
-    by_key = {parameter.adapter_key: name for name, parameter in there.items() if parameter.adapter_key is not None}
-    by_place = {place_in_model(name): name for name in there}
-    for place in twins(place_in_model(name) for name in there):
-        del by_place[place]  # either may be meant
+    pairs = matched(there, target)
     made: dict[str, NamedParameter] = {}
-    used: set[str] = set()
     told: dict[str, list[str]] = {"kept": [], "grown": [], "cut": [], "made": [], "absent": []}
     for name in target.order:
-        found = name if name in there else by_key.get(target.keys.get(name, "")) or by_place.get(place_in_model(name))
-        if found is not None and found not in used:
-            made[name] = _kept(there[found], name, target, told, truncate=truncate)
-            used.add(found)
+        if name in pairs:
+            made[name] = _kept(there[pairs[name]], name, target, told, truncate=truncate)
         elif new == "absent" or (name in without and name not in target.shapes):
             told["absent"].append(name)
         else:
             made[name] = _new(name, target, there, new)
             told["made"].append(name)
+    used = set(pairs.values())
     told["dropped"] = [parameter.name for name, parameter in there.items() if name not in used]
     told["dropped"] += [name for name in without if name not in set(target.order)]
     new_names = {*told["made"], *told["absent"]} - set(without)
@@ -159,6 +154,22 @@ def migrate(
         findings=(*state.findings, *_findings(told, new), *findings),
         path=state.path,
     )
+
+
+def matched(there: Mapping[str, NamedParameter], target: Target) -> dict[str, str]:
+    """Return, for the target's names that the state has moments of, the name they have there: the same, of the same key, or of the same place."""
+    by_key = {parameter.adapter_key: name for name, parameter in there.items() if parameter.adapter_key is not None}
+    by_place = {place_in_model(name): name for name in there}
+    for place in twins(place_in_model(name) for name in there):
+        del by_place[place]  # either may be meant
+    pairs: dict[str, str] = {}
+    used: set[str] = set()
+    for name in target.order:
+        found = name if name in there else by_key.get(target.keys.get(name, "")) or by_place.get(place_in_model(name))
+        if found is not None and found not in used:
+            pairs[name] = found
+            used.add(found)
+    return pairs
 
 
 def _renamed(state: NamedState, rename: Sequence[tuple[str, str]]) -> tuple[dict[str, NamedParameter], dict[str, int]]:

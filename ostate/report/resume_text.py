@@ -1,0 +1,48 @@
+"""What `ostate diff STATE --for …` says: why a resume refuses, by name, and the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ostate.report.blocks import Block, Facts, Found, Line, found
+
+_ROWS = 8
+"""Rows of one kind, unless all are asked for."""
+
+
+def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
+    """Return what one document says; `full` leaves nothing out."""
+    if document["same"]:
+        return [Line("the same parameters in the same order: the state loads as it is", "good")]
+    most = None if full else _ROWS
+    document = {**document, "moved": reordered(document["moved"])}
+    counted = {"adds": "more", "lacks": "fewer", "renamed": "renamed", "reshaped": "of another shape", "moved": "in another order"}
+    said = ", ".join(f"{len(document[key])} {word}" for key, word in counted.items() if document[key])
+    groups = document["groups"]
+    out: list[Block] = [
+        Line(f"other parameters: {said or 'other groups'}", "warning"),
+        Facts((("groups", f"{groups['state']} in the state, {groups['to_come']} in the optimizer to come"), ("as it is", document["by_position"]))),
+        Line(),
+    ]
+    if document["adds"]:
+        out.append(Found("note", f"{len(document['adds'])} parameters that the state does not know", tuple(row["name"] for row in document["adds"])))
+    if document["lacks"]:
+        fix = "still to be trained? then they are frozen: load with is_trainable=True, or set requires_grad"
+        out.append(Found("note", f"{len(document['lacks'])} parameters of the state that will not be trained", tuple(document["lacks"]), fix))
+    out += [Line(f"  renamed  {row['state']} -> {row['to_come']}") for row in document["renamed"][:most]]
+    out += [Line(f"  shape  {row['name']}: {row['state']} -> {row['to_come']}") for row in document["reshaped"][:most]]
+    out += [Line(f"  position  {row['name']}: {row['state']} -> {row['to_come']}") for row in document["moved"][:most]]
+    left = sum(max(0, len(document[key]) - _ROWS) for key in ("renamed", "reshaped", "moved")) if most else 0
+    if left:
+        out.append(Line(f"  … and {left} more (-v shows all)", "dim"))
+    out += found(document["findings"])
+    if document["command"]:
+        out += [Line(), Line("this writes an optimizer.pt for it:"), Line(f"  {document['command']}", "good")]
+    return out
+
+
+def reordered(moved: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows, or none where all that moved kept its order: others came before it, or went."""
+    to_come = [row["to_come"] for row in sorted(moved, key=lambda row: row["state"])]
+    return [] if to_come == sorted(to_come) else list(moved)
