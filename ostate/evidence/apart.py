@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 FLOOR = 0.9
-"""Share of a group's digits that most siblings must reach before one that does not is said to stand apart."""
+"""Share of a group's digits that siblings must reach before one that does not is said to stand apart."""
 BULK = 0.5
 """Share of the digits below which a module's gauge may be any other: two such of one shape are suspect, since names exchanged by hand are two."""
-NOWHERE = 0.12
-"""Share below which one module is suspect by itself: half of all gauges fit as well."""
+NOWHERE = 0.25
+"""Share below which one module is suspect by itself: a quarter of all gauges and more fit as well."""
+FEW = 6
+"""Modules of one kind from which their mean share is looked at, where a group is too small to tell of one of them."""
 UNRELATED = 0.5
 """Residual of balance above which factors look unrelated; measured .7, and less than .35 in the middle of every healthy file."""
 RELATED = 0.3
@@ -31,7 +34,7 @@ FEWEST = 4
 TAIL = 3.0
 """Times as many low shares as the others thin out to, from which they are none of them."""
 MOST = 0.4
-"""Share of modules beyond which it is the order as a whole that is in doubt, not single modules."""
+"""Share of modules beyond which moments without a weight that moved mean that nothing was updated yet."""
 
 
 class Apart(NamedTuple):
@@ -61,8 +64,7 @@ def apart(places: Sequence[Place], looks: Looks) -> Apart:
     coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if elements(ranked) < ENOUGH}
     # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
     suspects = damaged | ((by_gauge | by_residual) - coarse) | (by_gauge & by_residual)
-    if len(suspects) > MOST * max(len(known), 1):
-        suspects = damaged
+    suspects |= _kinds_at_random(live, looks, coarse)
     return Apart(tuple(sorted(suspects)), untrained)
 
 
@@ -86,18 +88,34 @@ def share(ranked: Sequence[Ranked]) -> float:
 
 
 def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
+    """Return modules whose gauges look like any other where a quarter of their siblings, or half of them, reach the floor."""
     shares = np.array([share(ranked) for ranked in looks.ranked(live, "whole")])
-    told = np.isfinite(shares)
-    if told.sum() < 3 or np.median(shares[told]) < FLOOR:
+    told = shares[np.isfinite(shares)]
+    if len(told) < 3 or np.quantile(told, 0.75) < FLOOR:
         return set()
-    if is_tail(shares[told]):
+    if is_tail(told):
         return set()
+    lost = {place.module for place, reached in zip(live, shares) if reached < NOWHERE}
+    if np.median(told) < FLOOR:
+        return lost
     weak: dict[object, list[int]] = {}
     for place, reached in zip(live, shares):
         if reached < BULK:
             weak.setdefault(looks.shapes(place.module), []).append(place.module)
-    lost = {place.module for place, reached in zip(live, shares) if reached < NOWHERE}
     return lost | {module for members in weak.values() if len(members) > 1 for module in members}
+
+
+def _kinds_at_random(live: Sequence[Place], looks: Looks, coarse: set[int]) -> set[int]:
+    """Return the coarse modules of kinds whose ranks are on average those of unrelated moments, where other kinds reach the floor."""
+    shares = dict(zip((place.module for place in live), (share(ranked) for ranked in looks.ranked(live, "whole"))))
+    kinds: dict[str, list[int]] = {}
+    for module in coarse:
+        if np.isfinite(shares[module]):
+            kinds.setdefault(re.sub(r"\d+", "#", looks.modules[module].prefix), []).append(module)
+    means = {kind: float(np.mean([shares[module] for module in members])) for kind, members in kinds.items() if len(members) >= FEW}
+    if not means or max(means.values()) < FLOOR:
+        return set()
+    return {module for kind, mean in means.items() if mean < BULK for module in kinds[kind]}
 
 
 def is_tail(shares: Array) -> bool:

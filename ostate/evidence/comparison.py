@@ -79,22 +79,22 @@ class Comparison:
             )  # fmt: skip
         return self._looks
 
-    def test(self, claim: Claim, family: Family) -> Evidence:
-        """Return what the numbers say of a claim, against every other order that a program could have made."""
+    def test(self, claim: Claim, family: Family, *, tries: int = 1) -> Evidence:
+        """Return what the numbers say of a claim, one of so many that are tried, against every other order that a program could have made."""
         if self.untested is not None or self.adapter is None:
             return self.silence(self.untested or "")
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            found = self._test(claim, family, self.adapter)
+            found = self._test(claim, family, self.adapter, tries)
         if found.verdict == "silent" and self.own is not None:
             self.adapter, self.own, self._looks = self.own, None, None
-            return self.test(claim, family)
+            return self.test(claim, family, tries=tries)
         return found
 
-    def _test(self, claim: Claim, family: Family, adapter: Adapter) -> Evidence:
+    def _test(self, claim: Claim, family: Family, adapter: Adapter, tries: int) -> Evidence:
         looks, places = self.looks, places_of(claim.keys, self.looks.modules, self.stated)
         single, against = self._single(claim, adapter, places)
         weighed = order.weigh_all(claim.keys, claim.names, family, looks, single, self.stated)
-        left, spent = order.rejected(weighed)
+        left, spent = order.rejected(weighed, tries=tries)
         if any(each.what == order.EVERYTHING for each in left):
             return self._silent(weighed[0].digits, against, places)
         open_positions = frozenset().union(*(each.moved for each in left)) if left else frozenset()

@@ -167,15 +167,15 @@ def _behind_the_first(permutation: Sequence[int]) -> Iterator[int]:
             at = permutation[at]
 
 
-def rejected(weighed: Sequence[Weighed]) -> tuple[list[Weighed], float]:
+def rejected(weighed: Sequence[Weighed], *, tries: int = 1) -> tuple[list[Weighed], float]:
     """Return the orders that the numbers leave open, and the sum of the chances of those they reject.
 
-    The surest are rejected first, as long as their chances together stay within MOST_CHANCE.
+    The surest are rejected first, as long as their chances together stay within MOST_CHANCE / tries: of several orders tried, each pays.
     """
     spent, left = 0.0, list[Weighed]()
     for each in sorted(weighed, key=lambda each: -each.digits):
         chance = 10.0**-each.digits
-        if not left and spent + chance <= MOST_CHANCE:
+        if not left and spent + chance <= MOST_CHANCE / tries:
             spent += chance
         else:
             left.append(each)

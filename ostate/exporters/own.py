@@ -97,6 +97,11 @@ def packed_slots(state: NamedState) -> Iterator[tuple[str, Slot, Packing]]:
 
 def requantised(state: NamedState) -> Iterator[Finding]:
     """Say that moments were rounded to few bits again, and how far that moved them; or that they are the same to the last bit."""
+    spec = OPTIMIZERS.get(state.optimizer)
+    if spec is not None and {"bitsandbytes", "torchao"} & set(spec.tells):
+        text = f"the slots are those of {spec.classes}: resume with the same optimizer"
+        fix = "--as adamw_torch writes torch's AdamW's" if fits_adamw(state.optimizer) else ""
+        yield Finding(rule="export-own-slots", severity="note", text=text, fix=fix)
     kinds: set[str] = set()
     worst = 0.0
     for kind, slot, packing in packed_slots(state):

@@ -37,8 +37,8 @@ MOST_TRIED = 48
 class Comparison(Protocol):
     """What the numbers can be asked; `evidence.comparison` answers."""
 
-    def test(self, claim: Claim, family: Family) -> Evidence:
-        """Return what the numbers say of a claim against its family."""
+    def test(self, claim: Claim, family: Family, *, tries: int = 1) -> Evidence:
+        """Return what the numbers say of a claim, one of so many tried, against its family."""
         ...
 
     def better(self, claim: Claim, family: Family) -> Alternative | None:
@@ -93,7 +93,7 @@ def resolve(
     for claim in sorted(distinct, key=lambda claim: not claim.preferred):
         others = [other for other in distinct if other is not claim]
         family = family_of(claim, others, question)
-        each = Tested(claim, family, comparison.test(claim, family))
+        each = Tested(claim, family, comparison.test(claim, family, tries=len(distinct)))
         if each.whole:
             lost += [_loser(other, "the numbers prove another order") for other in others]
             return _ordering(question.raw, claim, each.evidence, "verified", lost)
@@ -154,12 +154,13 @@ def _proven_alternative(tested: Tested, question: Question, comparison: Comparis
         return None  # no number was asked
     left = {what for what, _ in evidence.open}  # of a claim that stands in part; where it does not at all, any of them
     others = [other for other in tested.family.alternatives if not evidence.proven or other.what in left]
-    for other in others[:MOST_TRIED]:
+    others = others[:MOST_TRIED]
+    for other in others:
         claim = Claim(
             source="convention", rule=other.what, names=other.names, keys=other.keys, from_keys=tested.claim.from_keys, by_hand=tested.claim.by_hand
         )
         family = family_of(claim, (tested.claim,), question)
-        each = Tested(claim, family, comparison.test(claim, family))
+        each = Tested(claim, family, comparison.test(claim, family, tries=len(others)))
         if each.whole:
             return each
     return None
@@ -373,7 +374,17 @@ def _pairs(claim: Claim, evidence: Evidence) -> str:
 
 def _reasons(evidence: Evidence, lost: Sequence[Mapping[str, str]]) -> list[str]:
     left = [f"not told apart from: {what}" for what, _ in evidence.open[:2]]
-    return left + [f"{test}: {why}" for test, why in evidence.silent.items()][:2] + [f"{loser['rule']}: {loser['reason']}" for loser in lost][:3]
+    return (
+        left
+        + [f"{test}: {why}" for test, why in evidence.silent.items()][:2]
+        + [f"{_first_rule(loser['rule'])}: {loser['reason']}" for loser in lost][:2]
+    )
+
+
+def _first_rule(rule: str) -> str:
+    """Return the first of several rules that say the same, and how many more there are."""
+    first, *others = rule.split("; ")
+    return f"{first} (and {len(others)} more)" if others else first
 
 
 def _some(positions: Sequence[int]) -> str:

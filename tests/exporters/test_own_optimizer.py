@@ -76,6 +76,8 @@ def test_no_name_of_optim_is_forgotten():
 @pytest.mark.filterwarnings("ignore")
 def test_eight_bits_go_on_in_torchs_adamw_where_asked(base, tmp_path):
     _, checkpoint = repaired(base, tmp_path, "adamw_bnb_8bit")
+    own = {finding.rule: finding for finding in ostate.export(str(tmp_path / "named.safetensors"), "torch", None).findings}
+    assert own["export-own-slots"].fix == "--as adamw_torch writes torch's AdamW's"
     done = ostate.export(str(tmp_path / "named.safetensors"), "torch", checkpoint, taken_as="adamw_torch")
     assert "export-packing-lost" in {finding.rule for finding in done.findings}
     resumed = trainer(tmp_path / "resumed", adapted(base, r=64), optim="adamw_torch")

@@ -35,7 +35,7 @@ class Answers:
     def __init__(self, by_names: dict[str, Evidence], recovered: Evidence = SILENT, raw: RawState | None = None, better: Alternative | None = None):
         self.by_names, self.recovered, self.raw, self.found = by_names, recovered, raw or state(), better
 
-    def test(self, claim: Claim, family: Family) -> Evidence:
+    def test(self, claim: Claim, family: Family, *, tries: int = 1) -> Evidence:
         return self.by_names.get("".join(name or "-" for name in claim.names), SILENT)
 
     def search(self, claim: Claim) -> Evidence:

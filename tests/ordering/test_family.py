@@ -151,7 +151,7 @@ def test_kinds_are_exchangeable_only_where_a_convention_speaks(tmp_path: Path) -
     assert first == tuple(f"base_model.model.model.layers.{at}.self_attn.k_proj.lora_B.weight" for at in range(3))
     rebuilt = family.family_of(*the_claim(made, "skeleton"))
     assert rebuilt.exchangeable == ()
-    assert not any("exchanged" in one.what for one in rebuilt.alternatives)
+    assert "q_proj and k_proj exchanged in every layer" in {one.what for one in rebuilt.alternatives}  # another release may define them otherwise
 
 
 def test_nothing_in_the_family_equals_the_claim_and_all_of_it_fits_the_shapes(tmp_path: Path) -> None:
@@ -340,4 +340,6 @@ def test_what_repair_wrote_is_asked_as_the_source_that_named_it() -> None:
     claim, question = synthetic({"q_proj": (8, 8), "k_proj": (8, 8)}, layers=12, experts=0, rank=2)
     named = replace(question, raw=replace(question.raw, layout="named", facts={"named_by": "skeleton"}))
     assert said(family.family_of(claim, [], named)) == said(family.family_of(replace(claim, source="skeleton"), [], question))
-    assert len(family.family_of(claim, [], named).alternatives) < len(family.family_of(claim, [], question).alternatives)
+    listed = replace(question, raw=replace(question.raw, layout="named", facts={"named_by": "convention"}))
+    assert family.family_of(claim, [], listed).exchangeable
+    assert not family.family_of(claim, [], named).exchangeable

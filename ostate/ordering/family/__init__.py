@@ -49,11 +49,11 @@ ROWS: tuple[Row, ...] = (
     Row("reversed", ANY, lambda sequence, _: recorded.reversed_orders(sequence)),
     Row("names sorted", ANY, lambda sequence, _: recorded.sorted_names(sequence)),
     Row("components", frozenset(["adapter-order"]), lambda sequence, _: kinds.components_exchanged(sequence)),
-    Row("kinds exchanged", UNKNOWN_DEFINITION, lambda sequence, _: kinds.kinds_exchanged(sequence)),
+    Row("kinds exchanged", ANY, lambda sequence, _: kinds.kinds_exchanged(sequence)),
     Row("siblings", UNKNOWN_DEFINITION, lambda sequence, _: kinds.siblings_exchanged(sequence)),
     Row("other conventions", UNKNOWN_DEFINITION, lambda sequence, question: kinds.by_other_conventions(sequence, question.adapter)),
-    Row("layers rotated", LISTED, lambda sequence, _: layers.layers_rotated(sequence)),
-    Row("shifted", LISTED, lambda sequence, _: recorded.shifted(sequence)),
+    Row("layers rotated", ANY, lambda sequence, _: layers.layers_rotated(sequence)),
+    Row("shifted", ANY, lambda sequence, _: recorded.shifted(sequence)),
 )
 """Besides these: every grouping rule on the layouts behind the claim, and every other claim."""
 
