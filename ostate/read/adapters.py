@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ostate.core.files import absolute, is_file, is_folder, parent, read_at, size_of
-from ostate.core.names import leading_modules, plain_names, with_adapter
+from ostate.core.names import CONTAINERS, leading_modules, with_adapter, without_inner
 from ostate.core.naming import Adapter
 from ostate.core.safetensors import read_head
 from ostate.core.state import RawState
@@ -99,7 +99,9 @@ def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: s
 
     What wrappers put into the names is taken out, as it is from the names of a state.
     """
-    bare = dict(zip(plain_names(list(weights)), weights))
+    tuned = [name for name in weights if CONTAINERS.intersection(name.split("."))]  # the frozen ones may lie under a key of their own
+    lead = leading_modules(tuned or weights)
+    bare = {without_inner(name).removeprefix(lead): name for name in weights}
     if len(bare) == len(weights) and bare.keys() != weights.keys():
         weights = Deferred(bare, weights.__getitem__)
     return Adapter(

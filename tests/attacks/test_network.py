@@ -36,7 +36,7 @@ PROBED = ["--model", "{room}/demo/base", "--adapter", f"{{room}}/demo/run/checkp
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
     room = tmp_path_factory.mktemp("network")
-    case, base = real.case("llama_qv"), real.case("llama_qv").base
+    case, base = real.case("opt_kvq"), real.case("opt_kvq").base
     state, out = str(case.state.parent), str(room / "named.safetensors")
     commands = [
         ["inspect", state, "--values"],

@@ -60,14 +60,14 @@ def adafactor(params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
 
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A LoRA of rank 64 on a hidden size of 64: every factor has 4096 elements, enough to be packed."""
+    """A LoRA of rank 32 on a hidden size of 128: every factor has 4096 elements, enough to be packed."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("lora")
-    model = trained.llama(4, hidden_size=64, intermediate_size=64)
+    model = trained.llama(4, hidden_size=128, intermediate_size=64)
     model.save_pretrained(folder / "base")
-    return folder / "base", get_peft_model(model, LoraConfig(r=64, lora_alpha=64, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    return folder / "base", get_peft_model(model, LoraConfig(r=32, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
 
 
 def trained_by(make: Make, model: Any, folder: Path) -> tuple[Any, torch.optim.Optimizer]:

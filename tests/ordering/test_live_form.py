@@ -15,8 +15,7 @@ from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, OrderingError
 from ostate.ordering.keys import live_name
 from ostate.ordering.live_form import with_live_form
-from ostate.ordering.resolve import Court, resolve
-from tests.ordering.test_small_rules import state as three_positions
+from tests.ordering.answers import Answers, resolve
 from tests.ordering.tiny import CAUSAL, TARGETS, llama
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -188,7 +187,6 @@ def test_two_positions_under_one_name_are_refused_by_names_and_verify_and_repair
 
 
 def test_an_order_that_only_the_numbers_tell_never_gives_one_name_twice():
-    evidence = Evidence(verdict="verified", proven=frozenset({0, 1, 2}), order=("a", "b", "c"))
-    court = Court(raw=three_positions(), verify=lambda _: evidence, recover=lambda: evidence, live_name=lambda key: "same" if key in "ab" else key)
-    with pytest.raises(Ambiguous, match="positions 0 and 1 are both called 'same'"):
-        resolve(court, [])
+    evidence = Evidence(verdict="verified", proven=frozenset({0, 1, 2}), order=("a", "a", "c"))
+    with pytest.raises(Ambiguous, match="positions 0 and 1 are both called 'a'"):
+        resolve(Answers({}, recovered=evidence), [])
