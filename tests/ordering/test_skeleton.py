@@ -274,7 +274,8 @@ def test_the_second_repair_of_an_adapter_imports_neither_peft_nor_torch(tmp_path
     made = tiny.write(tmp_path, model, tiny.trainables(model))
     made.ask()
     script = (
-        "import sys\nfrom ostate.read import read\nfrom ostate.read.adapters import read_adapter\nfrom ostate.core.naming import Question\nfrom ostate.ordering import claims\n"
+        "import sys\nfrom ostate.read import read\nfrom ostate.read.adapters import read_adapter\n"
+        "from ostate.core.naming import Question\nfrom ostate.ordering import claims\n"
         f"found, _ = claims(Question(raw=read({str(tmp_path / 'optimizer.pt')!r}), adapter=read_adapter({str(tmp_path)!r}),"
         f" base={str(tmp_path / 'base')!r}))\nprint(found[0].source, *({{'torch', 'peft', 'transformers'}} & set(sys.modules)))"
     )
