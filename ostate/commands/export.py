@@ -17,7 +17,7 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.core.tensors import Slot
 from ostate.errors import ExportError
-from ostate.exporters import EXPORTERS, Wishes
+from ostate.exporters import EXPORTERS, ExportOptions
 from ostate.exporters.base import missing_positions
 from ostate.exporters.migrate import New, migrate
 from ostate.exporters.target import Grouping, of_names, target_of
@@ -90,12 +90,17 @@ def export(
             own = of_names(_own_names(given, rename), "file" if groups == "auto" else groups, given)
             target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=base)
             given = migrate(given, target, new=new, rename=rename, truncate=truncate)
-        wishes = Wishes(v_hat=v_hat, root=root, taken_as=taken_as, weights=_weights(given, adapter) if adapter is not None else {})
-    findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *(() if to == "ostate" else EXPORTERS[to].losses(given, wishes))]
+        export_options = ExportOptions(v_hat=v_hat, root=root, taken_as=taken_as, weights=_weights(given, adapter) if adapter is not None else {})
+    findings = [
+        *given.findings[known:],
+        *_proof(given),
+        *_missing(given, to),
+        *(() if to == "ostate" else EXPORTERS[to].losses(given, export_options)),
+    ]
     lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]
     if strict and lost:
         raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "leave --strict out to accept it")
-    path = "" if out is None else _write(given, to, Path(out), wishes, inputs, force=force)
+    path = "" if out is None else _write(given, to, Path(out), export_options, inputs, force=force)
     return Exported(to=to, path=path, state=given, findings=tuple(findings))
 
 
@@ -148,7 +153,7 @@ def _missing(state: NamedState, to: str) -> list[Finding]:
     return [Finding(rule="export-positions-missing", severity="warning", text=f"{text}: they got no name when the state was repaired", fix=fix)]
 
 
-def _write(state: NamedState, to: str, out: Path, wishes: Wishes, inputs: Iterable[str], *, force: bool) -> str:
+def _write(state: NamedState, to: str, out: Path, export_options: ExportOptions, inputs: Iterable[str], *, force: bool) -> str:
     if to == "ostate":
         return store.write(state, out, force=force, inputs=inputs).path
     exporter = EXPORTERS[to]
@@ -162,7 +167,7 @@ def _write(state: NamedState, to: str, out: Path, wishes: Wishes, inputs: Iterab
     refuse_inputs([out], sources)
     temporary = beside(out)
     try:
-        exporter.write(state, temporary, wishes)
+        exporter.write(state, temporary, export_options)
         if exporter.file is None:
             publish_folder(temporary, out, force=force)
         else:

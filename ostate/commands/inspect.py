@@ -78,7 +78,7 @@ def inspect(
     fit = fit_of(raw, weights) if weights is not None else None
     findings = list(checks.structure(raw, weights))
     if weights is not None and raw.recorded:
-        findings += _strangers(raw, weights)
+        findings += _unknown_classes(raw, weights)
     found: Mapping[str, Any] = {}
     if values:
         from ostate.checks import judging  # only with --values
@@ -93,7 +93,7 @@ def _bytes_of_numbers(raw: RawState) -> int:
     return sum(math.prod(slot.shape) * (8 if slot.dtype == "F64" else 4) for entry in raw.entries for slot in entry.slots.values())
 
 
-def _strangers(raw: RawState, adapter: Adapter) -> list[Finding]:
+def _unknown_classes(raw: RawState, adapter: Adapter) -> list[Finding]:
     """Say which recorded names no tensor of the adapter has."""
     from ostate.ordering import keys
 

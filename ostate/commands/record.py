@@ -32,11 +32,11 @@ def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[l
     known = first_names(model)
     found = []
     for index, group in enumerate(optimizer.param_groups):
-        strangers = [place for place, parameter in enumerate(group["params"]) if id(parameter) not in known]
-        if strangers:
+        foreign_params = [place for place, parameter in enumerate(group["params"]) if id(parameter) not in known]
+        if foreign_params:
             raise OrderingError(
-                f"{len(strangers)} of {len(group['params'])} tensors of the group are no parameters of this model",
-                where=f"param_groups[{index}]['params'][{strangers[0]}]",
+                f"{len(foreign_params)} of {len(group['params'])} tensors of the group are no parameters of this model",
+                where=f"param_groups[{index}]['params'][{foreign_params[0]}]",
                 fix="give the model that the optimizer was made for; DeepSpeed and FSDP1's flat tensors have no names, their own files record them",
             )
         found.append([known[id(parameter)] for parameter in group["params"]])

@@ -307,7 +307,7 @@ def names_and_order(path: str, *, options: Options) -> tuple[list[tuple[int, str
 
 def ordering_document(found: Ordering) -> dict[str, Any]:
     """Return how the names were settled, as the schemas describe it."""
-    heard = found.evidence
+    evidence = found.evidence
     return {
         "source": found.source,
         "rule": found.rule,
@@ -320,11 +320,11 @@ def ordering_document(found: Ordering) -> dict[str, Any]:
         "assumed": list(found.assumed),
         "left_out": list(found.left_out),
         "rejected": [dict(loser) for loser in found.rejected],
-        "tests": list(heard.used) if heard else [],
-        "silent": dict(heard.silent) if heard else {},
+        "tests": list(evidence.used) if evidence else [],
+        "silent": dict(evidence.silent) if evidence else {},
         "weakest": [
             {"name": pair.name, "position": pair.position, "score": pair.score, "rival": pair.rival, "margin": pair.margin}
-            for pair in (heard.weakest if heard else ())
+            for pair in (evidence.weakest if evidence else ())
         ],
     }
 

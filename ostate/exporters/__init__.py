@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import accelerate, bergson, dattri, dcp, deepspeed, less, names, ota, torch_file
-from .base import Exporter, Wishes
+from .base import Exporter, ExportOptions
 
 EXPORTERS: dict[str, Exporter] = {
     "torch": torch_file.EXPORTER,
@@ -18,4 +18,4 @@ EXPORTERS: dict[str, Exporter] = {
 }
 """By the word after `--to`."""
 
-__all__ = ["EXPORTERS", "Exporter", "Wishes"]
+__all__ = ["EXPORTERS", "ExportOptions", "Exporter"]

@@ -13,7 +13,7 @@ from ostate.core.tensors import Slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class ExportOptions:
     """What a person may ask of an exporter."""
 
     v_hat: bool = False
@@ -26,8 +26,8 @@ class Wishes:
     """Trained weights by live name, for layouts that keep them beside the moments."""
 
 
-Write = Callable[[NamedState, Path, Wishes], None]
-Losses = Callable[[NamedState, Wishes], Iterator[Finding]]
+Write = Callable[[NamedState, Path, ExportOptions], None]
+Losses = Callable[[NamedState, ExportOptions], Iterator[Finding]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from ostate.core.tensors import CHUNK, Slot
 from ostate.errors import ExportError
 
 from .archive import save
-from .base import Exporter, Wishes, groups_of, lost_groups, lost_packing, lost_slots
+from .base import Exporter, ExportOptions, groups_of, lost_groups, lost_packing, lost_slots
 from .tensors import Number
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Divided:
             return (values.astype(np.float64) / self.by).astype(np.float32)
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
     """Write second moments by position with their names.
 
     Raises:
@@ -73,7 +73,7 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:
         entry: dict[str, Any] = {slot: parameter.slots[slot] for slot in KEPT if slot in parameter.slots}
         if not entry:
             continue
-        if wishes.v_hat and "exp_avg_sq" in entry:
+        if export_options.v_hat and "exp_avg_sq" in entry:
             entry["exp_avg_sq"] = Divided(entry["exp_avg_sq"], _correction(state, parameter))
         if parameter.step is not None:
             entry["step"] = Number(parameter.step)
@@ -91,12 +91,12 @@ def _correction(state: NamedState, parameter: NamedParameter) -> float:
     return 1.0 - math.pow(float(betas[1]), parameter.step)
 
 
-def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:
+def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:
     """Bergson asks for the second moment alone."""
     yield from lost_slots(state, frozenset(KEPT), "bergson")
     yield from lost_groups(state, ("betas", "eps"), "bergson")
     yield from lost_packing(state)
-    if wishes.v_hat:
+    if export_options.v_hat:
         text = "v is written freed from its bias: right for bergson's normalizer, twice corrected for its SOURCE path"
         yield Finding(rule="export-v-hat", severity="note", text=text)
 

@@ -13,11 +13,11 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 
 from .archive import save
-from .base import Exporter, Wishes, groups_of, lost_packing
+from .base import Exporter, ExportOptions, groups_of, lost_packing
 from .tensors import numbered
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG001
+def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:  # noqa: ARG001
     """Write both files; the state dict without `param_names`, which the list beside it replaces."""
     place.mkdir()
     save(numbered(state, names=False), place / "optimizer.pt")
@@ -25,7 +25,7 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG0
     (place / "param_names.json").write_text(json.dumps(names, indent=1, ensure_ascii=False))
 
 
-def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
+def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:  # noqa: ARG001
     """Nothing is lost but the packing of quantised moments."""
     yield from lost_packing(state)
 

@@ -9,20 +9,20 @@ from pathlib import Path
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 
-from .base import Exporter, Wishes, lost_packing
+from .base import Exporter, ExportOptions, lost_packing
 from .tensors import named, with_tensors
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:
-    """Write the state dict by name under `wishes.root`; Trainer and accelerate call it `optimizer`."""
+def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
+    """Write the state dict by name under `export_options.root`; Trainer and accelerate call it `optimizer`."""
     from torch.distributed.checkpoint.state_dict_saver import save
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that there is one process only, which is so
-        save({wishes.root: with_tensors(named(state))}, checkpoint_id=str(place), no_dist=True)
+        save({export_options.root: with_tensors(named(state))}, checkpoint_id=str(place), no_dist=True)
 
 
-def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
+def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:  # noqa: ARG001
     """Nothing is lost but the packing of quantised moments."""
     yield from lost_packing(state)
 

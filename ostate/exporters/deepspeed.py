@@ -15,7 +15,7 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ExportError
 
-from .base import Exporter, Wishes, groups_of, lost_packing, lost_scalars, lost_slots
+from .base import Exporter, ExportOptions, groups_of, lost_packing, lost_scalars, lost_slots
 from .tensors import tensor
 
 KEPT = ("exp_avg", "exp_avg_sq")
@@ -23,7 +23,7 @@ READ_AT = "0.19.8"
 """The release whose layout this is; DeepSpeed asks every checkpoint for one."""
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
     """Write `zero/<name>/{fp32,exp_avg,exp_avg_sq,step}.pt` and `zero/optimizer_state.pt`.
 
     Raises:
@@ -36,16 +36,16 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:
         raise ExportError(
             f"DeepSpeed keeps moments of every parameter, and {len(idle)} have none", where=", ".join(idle[:3]), fix="give them zeros: --for ADAPTER"
         )
-    lacking = [name for group in chosen for name in group if name not in wishes.weights]
+    lacking = [name for group in chosen for name in group if name not in export_options.weights]
     if lacking:
         raise ExportError("DeepSpeed keeps the weights beside the moments", where=", ".join(lacking[:3]), fix="give --adapter DIR with them")
     (place / "zero").mkdir(parents=True)
     for name in (name for group in chosen for name in group):
-        _write_one(state, place / "zero", name, wishes)
+        _write_one(state, place / "zero", name, export_options)
     groups: list[dict[str, Any]] = [{**group.hyper, "params": [index]} for index, group in enumerate(state.groups)]
     made = {"zero_stage": 1, "ds_version": READ_AT, "param_groups": groups, "optimizer_state_dict": _for_stage_3(state, groups)}
     torch.save(made, place / "zero" / "optimizer_state.pt")
-    states = _model_states(state, chosen, wishes)
+    states = _model_states(state, chosen, export_options)
     torch.save(states, place / "mp_rank_00_model_states.pt")
     torch.save({**states, "module": OrderedDict()}, place / "zero_pp_rank_0_mp_rank_00_model_states.pt")
 
@@ -65,7 +65,7 @@ def _last_step(state: NamedState) -> float:
     return max((parameter.step for parameter in state.parameters.values() if parameter.step is not None), default=0.0)
 
 
-def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], wishes: Wishes) -> dict[str, Any]:
+def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], export_options: ExportOptions) -> dict[str, Any]:
     """Return what the engine reads first: weights, shapes by group, and its counters."""
     import torch
 
@@ -74,7 +74,7 @@ def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], wishes
     )
     return {
         **empty,
-        "module": OrderedDict((name, tensor(wishes.weights[name])) for group in chosen for name in group),
+        "module": OrderedDict((name, tensor(export_options.weights[name])) for group in chosen for name in group),
         "buffer_names": [],
         "param_shapes": [OrderedDict((name, torch.Size(state.parameters[name].shape)) for name in group) for group in chosen],
         "shared_params": {},
@@ -88,7 +88,7 @@ def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], wishes
     }
 
 
-def _write_one(state: NamedState, zero: Path, name: str, wishes: Wishes) -> None:
+def _write_one(state: NamedState, zero: Path, name: str, export_options: ExportOptions) -> None:
     import torch
 
     if "/" in name or name.startswith("."):
@@ -98,12 +98,12 @@ def _write_one(state: NamedState, zero: Path, name: str, wishes: Wishes) -> None
         raise ExportError("DeepSpeed wants exp_avg, exp_avg_sq and a step of every parameter", where=name, fix="use --to torch")
     folder = zero / name
     folder.mkdir()
-    for file, values in {"fp32": tensor(wishes.weights[name]).float(), **{slot: tensor(parameter.slots[slot]) for slot in KEPT}}.items():
+    for file, values in {"fp32": tensor(export_options.weights[name]).float(), **{slot: tensor(parameter.slots[slot]) for slot in KEPT}}.items():
         torch.save({"cat_dim": 0, "param": values}, folder / f"{file}.pt")
     torch.save(torch.tensor(parameter.step), folder / "step.pt")
 
 
-def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
+def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:  # noqa: ARG001
     """The layout knows Adam's two moments."""
     yield from lost_slots(state, frozenset(KEPT), "a universal checkpoint")
     yield from lost_scalars(state, "a universal checkpoint")

@@ -13,11 +13,11 @@ from ostate.core.state import Finding
 from ostate.errors import ExportError
 
 from .archive import save
-from .base import Exporter, Wishes, lost_packing
+from .base import Exporter, ExportOptions, lost_packing
 from .tensors import named
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG001
+def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:  # noqa: ARG001
     """Write a state dict by name.
 
     Raises:
@@ -29,7 +29,7 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG0
     save(named(state), place)
 
 
-def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
+def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:  # noqa: ARG001
     """Say what LESS will not look at."""
     yield from lost_packing(state)
     if idle := state.without_state:

@@ -9,15 +9,15 @@ from pathlib import Path
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 
-from .base import Exporter, Wishes, groups_of
+from .base import Exporter, ExportOptions, groups_of
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG001
+def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:  # noqa: ARG001
     """Write a list of lists."""
     place.write_text(json.dumps([list(group) for group in groups_of(state)], indent=1, ensure_ascii=False) + "\n")
 
 
-def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
+def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:  # noqa: ARG001
     """Say that this is names alone."""
     yield Finding(rule="export-names-only", severity="note", text="names alone: keep it beside the optimizer.pt that it names")
 

@@ -12,11 +12,11 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ExportError
 
-from .base import Exporter, Wishes, groups_of, lost_hyper, lost_packing, lost_slots
+from .base import Exporter, ExportOptions, groups_of, lost_hyper, lost_packing, lost_slots
 from .tensors import tensor
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG001
+def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:  # noqa: ARG001
     """Write the second moments alone.
 
     Raises:
@@ -32,7 +32,7 @@ def write(state: NamedState, place: Path, wishes: Wishes) -> None:  # noqa: ARG0
     save_file(tensors, str(place), metadata={"format": "pt"})
 
 
-def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:  # noqa: ARG001
+def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:  # noqa: ARG001
     """OTA-merge reads v alone."""
     yield from lost_slots(state, frozenset({"exp_avg_sq"}), "OTA-merge")
     yield from lost_hyper(state, frozenset(), "OTA-merge")

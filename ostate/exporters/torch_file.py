@@ -9,18 +9,18 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 
 from .archive import save
-from .base import Exporter, Wishes, lost_packing
+from .base import Exporter, ExportOptions, lost_packing
 from .own import adamw_numbered, own_numbered, requantised
 
 
-def write(state: NamedState, place: Path, wishes: Wishes) -> None:
+def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
     """Write positions, each group with its `param_names`, under the slot names of the optimizer that will load it."""
-    save(adamw_numbered(state) if wishes.taken_as == "adamw_torch" else own_numbered(state), place)
+    save(adamw_numbered(state) if export_options.taken_as == "adamw_torch" else own_numbered(state), place)
 
 
-def losses(state: NamedState, wishes: Wishes) -> Iterator[Finding]:
+def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:
     """What was quantised is rounded again where it was changed since; for torch's AdamW it leaves decoded."""
-    yield from requantised(state) if wishes.taken_as == "own" else lost_packing(state)
+    yield from requantised(state) if export_options.taken_as == "own" else lost_packing(state)
 
 
 EXPORTER = Exporter(

@@ -55,7 +55,7 @@ class Peek:
             ReadError: it is none, or damaged.
             UnsafePickle: it asks for something that no checkpoint needs.
         """
-        return load(self.path, strangers=True, digest=False)
+        return load(self.path, unknown_classes=True, digest=False)
 
     @property
     def value(self) -> Any:

@@ -17,9 +17,9 @@ A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
 B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"
 
 
-def moved(state, tmp_path, **wishes):
+def moved(state, tmp_path, **export_options):
     """Export to the named format and load again: what was asked for must survive the trip."""
-    done = ostate.export(state, "ostate", tmp_path / "moved.safetensors", **wishes)
+    done = ostate.export(state, "ostate", tmp_path / "moved.safetensors", **export_options)
     assert validating.validate(done.path, deep=True) == []
     return store.load(done.path), {finding.rule: finding for finding in done.findings}
 

@@ -143,8 +143,8 @@ def test_parameters_that_both_runs_train_take_the_same_first_step(whole, tmp_pat
     optimizer = run.create_optimizer()
     with pytest.raises(ValueError, match="doesn't match the size"):
         optimizer.load_state_dict(torch.load(whole["stopped"] / "optimizer.pt", weights_only=True))
-    wishes = {"wanted": str(tmp_path / "adapter"), "base": str(whole["root"] / "base"), "groups": "trainer", "new": new}
-    done = ostate.export(whole["named"], "torch", tmp_path / "optimizer.pt", **wishes)
+    export_options = {"wanted": str(tmp_path / "adapter"), "base": str(whole["root"] / "base"), "groups": "trainer", "new": new}
+    done = ostate.export(whole["named"], "torch", tmp_path / "optimizer.pt", **export_options)
     optimizer.load_state_dict(torch.load(done.path, weights_only=True))
     kept = done.state.source["migration"]["kept"]
     assert {plain_name(name) for name in kept} == {plain_name(name) for name in ostate.load(whole["named"]).parameters}

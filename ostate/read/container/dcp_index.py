@@ -77,7 +77,7 @@ def read_index(folder: str) -> Index:
     """
     path = os.path.join(folder, METADATA)
     raw = read_at(path, 0, size_of(path))
-    stored = unpickle(raw, where=path, allowed=Lenient(_ALLOWED, strangers=True))
+    stored = unpickle(raw, where=path, allowed=Lenient(_ALLOWED, unknown_classes=True))
     fields = _fields(stored, "Metadata", path)
     described, places, paths = fields.get("state_dict_metadata"), fields.get("storage_data"), fields.get("planner_data")
     if type(described) is not dict or type(places) is not dict:

@@ -25,7 +25,7 @@ class Stored(NamedTuple):
 
     value: Any
     source: SourceFile
-    strangers: tuple[str, ...] = ()
+    unknown_classes: tuple[str, ...] = ()
     """Classes of a person's own that it asks for, where they were let through."""
 
 
@@ -35,7 +35,7 @@ def load(
     start: int = 0,
     length: int | None = None,
     allowed: Mapping[str, Any] | None = None,
-    strangers: bool = False,
+    unknown_classes: bool = False,
     digest: bool = True,
 ) -> Stored:
     """Return the contents of a file that torch.save wrote, zip or legacy, whole or at `start` of a larger file.
@@ -45,7 +45,7 @@ def load(
         start: first byte of the archive within it.
         length: bytes of the archive; None: to the end of the file.
         allowed: full name of a global -> what stands in for it; None: `TORCH_GLOBALS`.
-        strangers: keep classes of a person's own as records and name them, where the file is more than a state.
+        unknown_classes: keep classes of a person's own as records and name them, where the file is more than a state.
         digest: take the index's digest now, and not when it is asked for, which keeps the index: of one file, not of a thousand ranks'.
 
     Raises:
@@ -54,7 +54,7 @@ def load(
     """
     size = size_of(path) - start if length is None else length
     head = read_at(path, start, min(size, 512))
-    table = Lenient({**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}, strangers=strangers)
+    table = Lenient({**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}, unknown_classes=unknown_classes)
     if head[:4] == b"PK\3\4":
         value, source = _load_zip(path, start, size, table)
         if digest:
@@ -64,7 +64,7 @@ def load(
         from .legacy import load_legacy
 
         value, source = load_legacy(path, start, size, table)
-        return Stored(value=value, source=source, strangers=tuple(sorted(table.met)))
+        return Stored(value=value, source=source, unknown_classes=tuple(sorted(table.met)))
     raise ReadError(_what_else(head), where=path, fix="give a file that torch.save wrote")
 
 

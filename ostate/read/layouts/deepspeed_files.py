@@ -38,7 +38,7 @@ class Opened:
     model_path: str
     model: Mapping[str, Any]
     files: tuple[SourceFile, ...]
-    strangers: tuple[str, ...] = ()
+    unknown_classes: tuple[str, ...] = ()
     """Classes of a person's own in the model file (`client_state`), left alone."""
 
 
@@ -53,17 +53,17 @@ def open_all(folder: str) -> Opened:
     _refuse_parallel(folder, names)
     by_rank = _by_rank(folder, names)
     paths = [by_rank[rank] for rank in sorted(by_rank)]
-    stored = [load(path, strangers=True) for path in paths]
+    stored = [load(path, unknown_classes=True) for path in paths]
     ranks = []
     for path, one in zip(paths, stored):
         state = one.value.get("optimizer_state_dict") if isinstance(one.value, Mapping) else None
-        refuse_within(state, one.strangers, path)
+        refuse_within(state, one.unknown_classes, path)
         if not isinstance(state, Mapping):
             raise ReadError("no optimizer_state_dict in a file of that name", where=path, fix=_AGAIN)
         ranks.append(state)
     _check_world(folder, by_rank, ranks)
     model_path = model_file(folder, names)
-    model = load(model_path, strangers=True)
+    model = load(model_path, unknown_classes=True)
     if not isinstance(model.value, Mapping):
         raise ReadError("no model states in a file of that name", where=model_path, fix=_AGAIN)
     config = stored[0].value.get("ds_config") or model.value.get("ds_config")
@@ -75,7 +75,7 @@ def open_all(folder: str) -> Opened:
         model_path=model_path,
         model=model.value,
         files=(*(one.source for one in stored), model.source),
-        strangers=model.strangers,
+        unknown_classes=model.unknown_classes,
     )
 
 

@@ -48,7 +48,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     if optimizer:
         raise ReadError(f"there is no optimizer {optimizer}, only one", where=folder, fix="leave --optimizer out")
     zero = os.path.join(folder, "zero")
-    models = [(path, load(path, strangers=True)) for path in model_files(folder, names_in(folder))]
+    models = [(path, load(path, unknown_classes=True)) for path in model_files(folder, names_in(folder))]
     model = models[0][1]
     shapes = _together([param_shapes(one.value, path) for path, one in models])
     files = [one.source for _, one in models]
@@ -77,7 +77,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         weights=weights,
         master=master,
         facts=_facts(folder, model.value),
-        findings=(*_findings(groups), *noted(model.strangers)),
+        findings=(*_findings(groups), *noted(model.unknown_classes)),
     )
 
 

@@ -53,7 +53,7 @@ def _stage0(folder: str, names: Sequence[str]) -> Stored | None:
     """Return the model file where it holds the optimizer (no ZeRO), else None."""
     if "mp_rank_00_model_states.pt" not in names:
         return None
-    stored = load(os.path.join(folder, "mp_rank_00_model_states.pt"), strangers=True)
+    stored = load(os.path.join(folder, "mp_rank_00_model_states.pt"), unknown_classes=True)
     held = isinstance(stored.value, Mapping) and isinstance(stored.value.get("optimizer"), Mapping)
     return stored if held and stored.value["optimizer"] else None
 
@@ -111,7 +111,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         weights=weights,
         master=master,
         facts=_facts(opened),
-        findings=(*findings, *noted(opened.strangers)),
+        findings=(*findings, *noted(opened.unknown_classes)),
     )
 
 
@@ -159,7 +159,7 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
             where=stored.source.path,
             fix="train with zero_optimization.stage 1, or with bf16 in torch",
         )
-    refuse_within(inner["state"], stored.strangers, stored.source.path)
+    refuse_within(inner["state"], stored.unknown_classes, stored.source.path)
     return assemble(
         inner["state"],
         inner["param_groups"],
@@ -169,7 +169,7 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
         weights=_module_weights(stored.value),
         master=_unfused_masters(stored.value["optimizer"], inner["param_groups"]),
         facts=_common_facts(folder, stored.value) | {"zero_stage": 0},
-        findings=noted(stored.strangers),
+        findings=noted(stored.unknown_classes),
     )
 
 

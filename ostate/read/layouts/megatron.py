@@ -118,7 +118,7 @@ def _param_groups(index: Index) -> Iterator[dict[str, Any]]:
             yield from _dicts(value(index, item))
     common = os.path.join(index.folder, "common.pt")
     if is_file(common):
-        yield from _dicts(_search(load(common, strangers=True).value))  # Megatron's arguments, with enums of its own, lie beside the groups
+        yield from _dicts(_search(load(common, unknown_classes=True).value))  # Megatron's arguments, with enums of its own, lie beside the groups
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:

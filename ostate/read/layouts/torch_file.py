@@ -63,7 +63,7 @@ def read(seen: Peek, *, optimizer: int | str | None = None) -> RawState:
     one = _chosen(found, optimizer, seen.path)
     stored = seen.stored
     where = f"{seen.path}: {one.place}" if one.place else seen.path
-    refuse_within(one.optimizer["state"], stored.strangers, where)
+    refuse_within(one.optimizer["state"], stored.unknown_classes, where)
     layout = "lightning" if "pytorch-lightning_version" in seen.keys else "torch"
     return raw_state(
         one.optimizer,
@@ -73,7 +73,7 @@ def read(seen: Peek, *, optimizer: int | str | None = None) -> RawState:
         where=where,
         weights=weights_in(seen.value, one.optimizer),
         facts=_facts(seen.value),
-        findings=noted(stored.strangers),
+        findings=noted(stored.unknown_classes),
         sidecar=seen.sidecar,
     )
 

@@ -25,14 +25,14 @@ _MOST_DEPTH = 6
 class Lenient(dict[str, Any]):
     """A table of globals that may also have a record for every class of a person's own; `met` are those that a file asked for."""
 
-    def __init__(self, table: Mapping[str, Any], *, strangers: bool) -> None:
+    def __init__(self, table: Mapping[str, Any], *, unknown_classes: bool) -> None:
         super().__init__(table)
-        self.strangers = strangers
+        self.unknown_classes = unknown_classes
         self.met: set[str] = set()
 
     def stranger(self, full: str) -> object | None:
         """Return what stands in for a class without a row, and note that the file asks for it; None where it is refused."""
-        if not self.strangers or not is_strange(full):
+        if not self.unknown_classes or not is_strange(full):
             return None
         self.met.add(full)
         return RECORD
@@ -45,13 +45,13 @@ def is_strange(full: str) -> bool:
     return plain and (parts[0] not in _REFUSED or full.startswith(_MODULES))
 
 
-def refuse_within(state: Any, strangers: Iterable[str], where: str) -> None:
+def refuse_within(state: Any, unknown_classes: Iterable[str], where: str) -> None:
     """Refuse a state whose own entries hold such a class.
 
     Raises:
         UnsafePickle: one does.
     """
-    wanted = frozenset(strangers)
+    wanted = frozenset(unknown_classes)
     if wanted and (found := _first(state, wanted, 0)):
         raise UnsafePickle(
             f"an entry of the state is a {found}, which no optimizer state needs", where=where, fix="save the optimizer's state_dict() alone"
@@ -67,9 +67,11 @@ def _first(value: Any, wanted: frozenset[str], depth: int) -> str:
     return next((found for one in inner if (found := _first(one, wanted, depth + 1))), "")
 
 
-def noted(strangers: Sequence[str]) -> tuple[Finding, ...]:
+def noted(unknown_classes: Sequence[str]) -> tuple[Finding, ...]:
     """Say which classes were left alone."""
-    if not strangers:
+    if not unknown_classes:
         return ()
-    shown = ", ".join(strangers[:_MOST_NAMED]) + (f" and {len(strangers) - _MOST_NAMED} more" if len(strangers) > _MOST_NAMED else "")
+    shown = ", ".join(unknown_classes[:_MOST_NAMED]) + (
+        f" and {len(unknown_classes) - _MOST_NAMED} more" if len(unknown_classes) > _MOST_NAMED else ""
+    )
     return (Finding(rule="classes-left-alone", severity="note", text=f"the file also holds objects of {shown}: nothing of them was imported or run"),)
