@@ -15,6 +15,8 @@ class Alternative:
     """Adapter key by position, as this order has it; None where it names nothing that the adapter holds."""
     names: tuple[str | None, ...]
     """Live name by position."""
+    fault: bool = False
+    """True for what only goes wrong where names are counted or listed: to be ruled out, and never taken for what a program meant."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ostate.evidence.gauge import Ranked
-from ostate.evidence.looks import Looks, Place
+from ostate.evidence.looks import How, Looks, Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +31,8 @@ ENOUGH = 48
 """Elements of a module's group from which one that looks like any other, or a residual that does, says something by itself: rank 3 and more."""
 FEWEST = 4
 """Modules of one shape from which they are compared among themselves."""
+MANY = 256
+"""Modules from which the share of weak ones is held against how the others thin out; in a small file each weak one counts."""
 TAIL = 3.0
 """Times as many low shares as the others thin out to, from which they are none of them."""
 MOST = 0.4
@@ -65,6 +67,7 @@ def apart(places: Sequence[Place], looks: Looks) -> Apart:
     # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
     suspects = damaged | ((by_gauge | by_residual) - coarse) | (by_gauge & by_residual)
     suspects |= _kinds_at_random(live, looks, coarse)
+    suspects |= (_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse
     return Apart(tuple(sorted(suspects)), untrained)
 
 
@@ -105,6 +108,16 @@ def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
     return lost | {module for members in weak.values() if len(members) > 1 for module in members}
 
 
+def _by_factor(live: Sequence[Place], looks: Looks, how: How) -> set[int]:
+    """Return modules one of whose factors fits no better than by chance while both together miss the floor, where most siblings' reach it."""
+    alone = np.array([share(ranked) for ranked in looks.ranked(live, how)])
+    both = np.array([share(ranked) for ranked in looks.ranked(live, "whole")])
+    told = alone[np.isfinite(alone)]
+    if len(told) < 3 or np.quantile(told, 0.75) < FLOOR or is_tail(told):
+        return set()
+    return {place.module for place, one, two in zip(live, alone, both) if one < NOWHERE and two < FLOOR}
+
+
 def _kinds_at_random(live: Sequence[Place], looks: Looks, coarse: set[int]) -> set[int]:
     """Return the coarse modules of kinds whose ranks are on average those of unrelated moments, where other kinds reach the floor."""
     shares = dict(zip((place.module for place in live), (share(ranked) for ranked in looks.ranked(live, "whole"))))
@@ -123,6 +136,8 @@ def is_tail(shares: Array) -> bool:
 
     Of those that are not at 1, some are below 3/4, and of these as small a part is expected below 1/2. Names exchanged by hand leave a gap.
     """
+    if len(shares) < MANY:
+        return False
     missed = 1 - shares
     some, much, most = ((missed > bound).sum() for bound in (1e-9, (1 - BULK) / 2, 1 - BULK))
     return bool(most <= TAIL * (much - most) ** 2 / max(some - most, 1))

@@ -153,7 +153,7 @@ def _proven_alternative(tested: Tested, question: Question, comparison: Comparis
     if evidence.weakest_alternative is None:
         return None  # no number was asked
     left = {what for what, _ in evidence.open}  # of a claim that stands in part; where it does not at all, any of them
-    others = [other for other in tested.family.alternatives if not evidence.proven or other.what in left]
+    others = [other for other in tested.family.alternatives if not other.fault and (not evidence.proven or other.what in left)]
     others = others[:MOST_TRIED]
     for other in others:
         claim = Claim(

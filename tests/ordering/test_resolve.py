@@ -124,16 +124,23 @@ def test_positions_without_state_differ_without_harm():
     assert found.undecided == ("a", "b")
 
 
+OPEN = replace(SILENT, weakest_alternative=("another run", 0.0))
+
+
 def test_an_order_of_the_family_that_the_numbers_prove_whole_is_taken():
-    asked = {"abc": replace(SILENT, weakest_alternative=("another run", 0.0)), "cba": proves((0, 1, 2))}
-    found = resolve(Answers(asked), [claim("abc", "convention")])
-    assert (found.verdict, found.names, found.rule) == ("verified", ("c", "b", "a"), "the order reversed")
+    found = resolve(Answers({"bac": OPEN, "abc": proves((0, 1, 2))}), [claim("bac", "convention")])
+    assert (found.verdict, found.names) == ("verified", ("a", "b", "c"))
+    assert "names sorted" in found.rule
 
 
 def test_an_order_of_the_family_is_not_believed_in_part():
-    asked = {"abc": replace(SILENT, weakest_alternative=("another run", 0.0)), "cba": proves((0, 2))}
     with pytest.raises(Ambiguous, match="only a convention names these positions"):
-        resolve(Answers(asked), [claim("abc", "convention")])
+        resolve(Answers({"bac": OPEN, "abc": proves((0, 2))}), [claim("bac", "convention")])
+
+
+def test_an_order_that_only_goes_wrong_is_never_taken_for_what_a_program_meant():
+    with pytest.raises(Ambiguous, match="only a convention names these positions"):
+        resolve(Answers({"abc": OPEN, "cba": proves((0, 1, 2))}), [claim("abc", "convention")])
 
 
 def test_recorded_names_are_refused_where_the_numbers_prove_another_order_of_the_family():

@@ -39,21 +39,23 @@ class Row(NamedTuple):
     sources: frozenset[str]
     """Claims of these sources leave it open."""
     make: Callable[[ClaimRows, Question], Iterator[Arrangement]]
+    fault: bool = False
+    """As `Alternative.fault`."""
 
 
 ROWS: tuple[Row, ...] = (
     Row("layer order", ANY, lambda sequence, _: layers.layer_orders(sequence)),
     Row("factor order", ANY, lambda sequence, _: factors.factor_orders(sequence)),
     Row("adapters", ANY, lambda sequence, _: factors.adapter_orders(sequence)),
-    Row("groups exchanged", ANY, lambda sequence, _: recorded.groups_exchanged(sequence)),
-    Row("reversed", ANY, lambda sequence, _: recorded.reversed_orders(sequence)),
+    Row("groups exchanged", ANY, lambda sequence, _: recorded.groups_exchanged(sequence), fault=True),
+    Row("reversed", ANY, lambda sequence, _: recorded.reversed_orders(sequence), fault=True),
     Row("names sorted", ANY, lambda sequence, _: recorded.sorted_names(sequence)),
     Row("components", frozenset(["adapter-order"]), lambda sequence, _: kinds.components_exchanged(sequence)),
-    Row("kinds exchanged", ANY, lambda sequence, _: kinds.kinds_exchanged(sequence)),
-    Row("siblings", UNKNOWN_DEFINITION, lambda sequence, _: kinds.siblings_exchanged(sequence)),
+    Row("kinds exchanged", ANY, lambda sequence, _: kinds.kinds_exchanged(sequence), fault=True),
+    Row("siblings", UNKNOWN_DEFINITION, lambda sequence, _: kinds.siblings_exchanged(sequence), fault=True),
     Row("other conventions", UNKNOWN_DEFINITION, lambda sequence, question: kinds.by_other_conventions(sequence, question.adapter)),
-    Row("layers rotated", ANY, lambda sequence, _: layers.layers_rotated(sequence)),
-    Row("shifted", ANY, lambda sequence, _: recorded.shifted(sequence)),
+    Row("layers rotated", ANY, lambda sequence, _: layers.layers_rotated(sequence), fault=True),
+    Row("shifted", ANY, lambda sequence, _: recorded.shifted(sequence), fault=True),
 )
 """Besides these: every grouping rule on the layouts behind the claim, and every other claim."""
 
@@ -82,7 +84,7 @@ def family_of(claim: Claim, others: Sequence[Claim], question: Question) -> Fami
         if claim.source in row.sources:
             for what, order in row.make(sequence, question):
                 if sequence.fit(order):
-                    found.add(what, *sequence.arranged(order))
+                    found.add(what, *sequence.arranged(order), fault=row.fault)
     return Family(tuple(found.kept), open_kinds, found.cut)
 
 
@@ -113,12 +115,12 @@ class _Distinct:
         """Take an order for known: something else stands for it."""
         self._is_new(keys, names)
 
-    def add(self, what: str, keys: tuple[str | None, ...], names: tuple[str | None, ...]) -> None:
+    def add(self, what: str, keys: tuple[str | None, ...], names: tuple[str | None, ...], *, fault: bool = False) -> None:
         """Keep an order unless the claim or another alternative says the same of every position with state."""
         if not self._is_new(keys, names):
             return
         if len(self.kept) < MOST_ALTERNATIVES:
-            self.kept.append(Alternative(what, keys, names))
+            self.kept.append(Alternative(what, keys, names, fault))
         else:
             self.cut += 1
 
