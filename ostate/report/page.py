@@ -107,7 +107,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
         if state.ordering.evidence is not None and state.ordering.evidence.used:
             rows.append(("tests", ", ".join(state.ordering.evidence.used)))
         if state.ordering.undecided:
-            rows.append(("not proven", shorten(state.ordering.undecided)))
+            rows.append(("proven only as part of the order" if state.ordering.proven else "not proven", shorten(state.ordering.undecided)))
         rows += [("assumed", text) for text in state.ordering.assumed]
         if state.ordering.left_out:
             rows.append(("left out", f"{len(state.ordering.left_out)} positions without a name"))

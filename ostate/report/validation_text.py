@@ -14,7 +14,8 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:  
     out: list[Block] = [Line(f"sound ({read})", "good") if document["sound"] else Line("not sound", "error")]
     if document["parameters"] is not None:
         verdict = document["verdict"] or "not recorded"
-        left = f", {len(document['undecided'])} names undecided" if document["undecided"] else ""
+        by_itself = " as an order" if verdict == "verified" else f", {len(document['undecided'])} names undecided"
+        left = by_itself if document["undecided"] else ""
         rows = [("optimizer", document["optimizer"]), ("parameters", str(document["parameters"])), ("names", verdict + left)]
         rows += [("assumed", text) for text in document.get("assumed", ())]
         out.append(Facts(tuple(rows)))
