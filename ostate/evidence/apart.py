@@ -65,7 +65,10 @@ def apart(places: Sequence[Place], looks: Looks) -> Apart:
         by_residual |= _by_residual(members, [plain[place].residual for place in members])
     coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if elements(ranked) < ENOUGH}
     # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
-    suspects = damaged | ((by_gauge | by_residual) - coarse) | (by_gauge & by_residual)
+    both, rest = looks.ranked(live, "whole"), looks.ranked(live, "other")
+    at_floor = {place.module for place, one, two in zip(live, both, rest) if min(share(one), share(two)) >= FLOOR}
+    # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own
+    suspects = damaged | ((by_gauge | (by_residual - at_floor)) - coarse) | (by_gauge & by_residual)
     suspects |= _kinds_at_random(live, looks, coarse)
     suspects |= (_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse
     return Apart(tuple(sorted(suspects)), untrained)

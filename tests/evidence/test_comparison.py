@@ -150,3 +150,9 @@ def test_an_exchange_of_two_modules_of_rank_two_is_not_proven_either():
     wrong = {p for p, (said, true) in enumerate(zip(keys, known.keys)) if said != true}
     assert ask(known).proven == set(known.with_state)
     assert not wrong <= ask(known, tuple(keys)).proven
+
+
+def test_a_lora_a_exchanged_alone_is_not_proven(llama):
+    """Its module's lora_B still fits, so that both together may; the factor's own gauge or the residual of balance tells."""
+    for one, two in [pair for pair in llama.swaps() if "lora_A" in str(llama.keys[pair[0]])][::4]:
+        assert not {one, two} <= ask(llama, tuple(llama.swapped(one, two))).proven
