@@ -112,13 +112,13 @@ def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
 
 
 def _by_factor(live: Sequence[Place], looks: Looks, how: How) -> set[int]:
-    """Return modules one of whose factors fits no better than by chance while both together miss the floor, where most siblings' reach it."""
+    """Return modules one of whose factors fits no better than by chance while both together say little, where nearly all siblings' say more."""
     alone = np.array([share(ranked) for ranked in looks.ranked(live, how)])
     both = np.array([share(ranked) for ranked in looks.ranked(live, "whole")])
     told = alone[np.isfinite(alone)]
-    if len(told) < 3 or np.quantile(told, 0.75) < FLOOR or is_tail(told):
-        return set()
-    return {place.module for place, one, two in zip(live, alone, both) if one < NOWHERE and two < FLOOR}
+    if len(told) < 3 or np.quantile(told, 0.1) < BULK or is_tail(told):
+        return set()  # early in a run balance is weak, and many factors say little by themselves
+    return {place.module for place, one, two in zip(live, alone, both) if one < NOWHERE and two < BULK}
 
 
 def _kinds_at_random(live: Sequence[Place], looks: Looks, coarse: set[int]) -> set[int]:
