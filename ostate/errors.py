@@ -1,6 +1,8 @@
 """Every exception of ostate, in one tree.
 
 OstateError                    what, where, fix; exit code 3
+├── OutOfMemory                memory or address space ran out; a MemoryError too
+├── MissingPackage             a package that this needs is not installed; an ImportError too
 ├── ReadError                  a file cannot be read as what it should be
 │   ├── UnknownFormat          no reader, or more than one, knows this layout
 │   └── UnsafePickle           the file asks for something outside the allow-list
@@ -15,6 +17,30 @@ OstateError                    what, where, fix; exit code 3
 """
 
 from __future__ import annotations
+
+import errno
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_EXTRAS = {
+    # a package that is not always installed -> what installs it
+    "transformers": "ostate[demo]", "accelerate": "ostate[demo]", "matplotlib": "ostate[plot]", "fsspec": "ostate[remote]", "yaml": "pyyaml",
+}  # fmt: skip
+_NEEDED = frozenset({"click", "jinja2", "jsonschema", "numpy", "peft", "rich", "safetensors", "scipy", "torch"})
+"""What `pip install ostate` brings."""
+_NO_MEMORY = (
+    "failed to map segment from shared object", "cannot allocate memory", "can't allocate memory", "can't start new thread", "out of memory",
+    "error return without exception set", "std::bad_alloc", "cannot create thread-local", "unable to allocate",
+)  # fmt: skip
+"""What the loader of shared libraries, the interpreter, numpy and torch say where memory is short and the error is no MemoryError."""
+_MORE = "give it more memory (`ulimit -v`, a container's limit), close other programs, or use a machine with more"
+FORESEEN = (MemoryError, ImportError, OSError, RuntimeError, SystemError)
+"""Kinds among which `refusal_for` may know one."""
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class OstateError(Exception):
@@ -44,6 +70,14 @@ class OstateError(Exception):
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+class OutOfMemory(OstateError, MemoryError):
+    """Memory, or address space under `ulimit -v`, ran out."""
+
+
+class MissingPackage(OstateError, ImportError):
+    """A package that this needs is not installed."""
 
 
 class ReadError(OstateError):
@@ -88,3 +122,35 @@ class ProbeError(OstateError):
 
 class ProbeTypeError(ProbeError, TypeError):
     """An argument of another kind than the one wanted."""
+
+
+def refusal_for(error: BaseException) -> OstateError | None:
+    """Return what to tell of an error that is nobody's fault here: memory that ran out, a package that is not installed; None for any other."""
+    if isinstance(error, OstateError):
+        return error
+    text = str(error)
+    memory = isinstance(error, FORESEEN) and any(mark in text.lower() for mark in _NO_MEMORY)
+    if isinstance(error, MemoryError) or memory or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        asked = next((line.strip()[:200] for line in text.splitlines() if line.strip()), "no more could be had")
+        return OutOfMemory(f"memory ran out: {asked}", fix=_MORE)
+    if isinstance(error, ModuleNotFoundError):
+        name = (error.name or "").partition(".")[0]
+        if name in _EXTRAS or name in _NEEDED:
+            return MissingPackage(f"the package {name} is needed for this and is not installed", fix=f"pip install '{_EXTRAS.get(name, name)}'")
+    return None
+
+
+def refusing(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a public function raise `OstateError` where memory runs out or a package is missing, as it does for what it refuses by itself."""
+
+    @wraps(function)
+    def bounded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except FORESEEN as error:
+            refusal = refusal_for(error)
+            if refusal is None or isinstance(error, OstateError):
+                raise
+            raise refusal from error
+
+    return bounded

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ostate import __version__
-from ostate.errors import OstateError
+from ostate.errors import OutOfMemory
 
-from .screen import loudness_options, say_error
+from .failures import INTERRUPTED, limit_address_space, say
+from .screen import loudness_options
 
 gc.set_threshold(500_000)  # nothing dies while modules load and an index is read; looking for it would take a twentieth of `repair`
 
@@ -55,9 +56,13 @@ class _Lazy(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except OstateError as error:
-            say_error(error)
-            ctx.exit(3)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own way out
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted. What was not finished was not written.", err=True)
+            ctx.exit(INTERRUPTED)
+        except Exception as error:  # noqa: BLE001  (here a program ends: what comes this far is said in words, and never ends as "a person should look")
+            ctx.exit(say(error))
 
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "OSTATE", "max_content_width": 110}
@@ -69,7 +74,7 @@ def main() -> None:
     """Give a saved optimizer state its parameter names back.
 
     \b
-    Exit codes: 0 fine; 1 done, a person should look; 2 usage; 3 refused, with the reason.
+    Exit codes: 0 fine; 1 done, a person should look; 2 usage; 3 refused, with the reason; 70 a fault of ostate's own.
 
     \b
     Example:
@@ -87,7 +92,10 @@ def run() -> None:
     end is called; output that cannot be written any more is left to Python's own way out, which says so.
     """
     try:
+        limit_address_space()
         main()
+    except OutOfMemory as error:
+        sys.exit(say(error))
     except SystemExit as leaving:
         if type(leaving.code) is not int:
             raise

@@ -61,12 +61,13 @@ def command(
     """
     from ostate.commands.probe import Files, probe
     from ostate.probe import Guards
+    from ostate.probe.measure.loading import tokenizer_of
     from ostate.report import probe_text
 
     files = Files(state=str(state), model=str(model_dir), adapter=str(adapter), data=str(data), config=str(config) if config else None)
     guards = None if max_scale is None else Guards(relative_cap=None, max_scale=max_scale)
     with _silent():
-        tokenize = _tokenizer(model_dir)
+        tokenize = tokenizer_of(str(model_dir))
         report = probe(
             files, taken_as=taken_as, device=device, dtype=dtype, tokenize=tokenize, batch_e=batch_e, batch_u=batch_u, eta=eta, guards=guards
         )
@@ -85,12 +86,3 @@ def _silent() -> Iterator[None]:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with quiet():
         yield
-
-
-def _tokenizer(model_dir: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    if not any((model_dir / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-        return None
-    from transformers import AutoTokenizer
-
-    found = AutoTokenizer.from_pretrained(str(model_dir), local_files_only=True, trust_remote_code=False)
-    return lambda text: found(text, add_special_tokens=False)["input_ids"]

@@ -89,8 +89,8 @@ def say(blocks: list[Block], *, err: bool = False) -> None:
         write("\n".join(plain(blocks, most=most)), err=err)
 
 
-def say_error(error: OstateError) -> None:
-    """Print what, where and fix to stderr; under `-v` also where it comes from."""
+def say_error(error: OstateError, cause: Exception | None = None) -> None:
+    """Print what, where and fix to stderr; under `-v` also the traceback of what it comes from: `cause`, or itself."""
     from ostate.report.text import printable
 
     mark = click.style("Error:", fg="red", bold=True) if wants_colour(sys.stderr) else "Error:"
@@ -102,7 +102,7 @@ def say_error(error: OstateError) -> None:
     if loudness() > 0:
         import traceback
 
-        lines += ["", *(printable(line) for whole in traceback.format_exception(error) for line in whole.splitlines())]
+        lines += ["", *(printable(line) for whole in traceback.format_exception(cause or error) for line in whole.splitlines())]
     write("\n".join(lines), err=True)
 
 

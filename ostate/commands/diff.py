@@ -13,7 +13,7 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Hyper, RawState
 from ostate.core.stream import side_by_side, stream
 from ostate.core.tensors import Slot
-from ostate.errors import ReadError
+from ostate.errors import ReadError, refusing
 from ostate.read import named_file
 from ostate.store import load
 
@@ -86,6 +86,7 @@ class Difference:
         return not any(apart) and all(gap.equal for gap in self.gaps)
 
 
+@refusing
 def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int], None] | None = None) -> Difference:
     """Compare two states in any layout.
 

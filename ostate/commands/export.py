@@ -16,7 +16,7 @@ from ostate.core.files import recorded
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.core.tensors import Slot
-from ostate.errors import ExportError
+from ostate.errors import ExportError, refusing
 from ostate.exporters import EXPORTERS, ExportOptions
 from ostate.exporters.base import missing_positions
 from ostate.exporters.migrate import New, migrate
@@ -38,6 +38,7 @@ class Exported:
     findings: tuple[Finding, ...]
 
 
+@refusing
 def export(
     state: NamedState | str | os.PathLike[str],
     to: str,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ostate import checks
 from ostate.core.state import Entry, Finding, RawState
 from ostate.core.tensors import TensorRef, shape_text
-from ostate.errors import ReadError
+from ostate.errors import ReadError, refusing
 from ostate.read import named_file, read
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Inspection(NamedTuple):
     """Slot -> counts and ranges, only when asked for."""
 
 
+@refusing
 def inspect(
     path: str,
     *,

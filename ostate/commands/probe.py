@@ -62,7 +62,7 @@ def probe(
     """
     import torch
 
-    from ostate.probe.measure import protocol
+    from ostate.probe.measure import loading, protocol
 
     named = load(files.state)
     if taken_as is not None:
@@ -70,7 +70,7 @@ def probe(
             raise ProbeError(f"no optimizer is called {taken_as!r}", where="--as", fix="docs/optimizers.md lists them; adamw, most often")
         named = replace(named, optimizer=taken_as)
     own, known = of_this_adapter(named, files.state, files.adapter)
-    model = protocol.load_model(files.model, files.adapter, dtype=getattr(torch, dtype), device=device)
+    model = loading.load_model(files.model, files.adapter, dtype=getattr(torch, dtype), device=device)
     records = protocol.read_records(files.data, tokenize)
     settings = protocol.read_settings(files.config) if files.config else None
     report = protocol.run(named, model, records, settings=settings, known=known, **more)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ostate.core.names import LEADING, first_names, leading_modules
-from ostate.errors import OrderingError
+from ostate.errors import OrderingError, refusing
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FILE = "optimizer_param_names.json"
 
 
+@refusing
 def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[list[str]]:
     """Return the model's name of every parameter that the optimizer holds, group by group, in its own order: the living truth.
 
@@ -43,6 +44,7 @@ def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[l
     return found
 
 
+@refusing
 def record_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module, path: str | os.PathLike[str]) -> str:
     """Write the names of the optimizer's parameters beside the state that is saved there, and return the file's path.
 

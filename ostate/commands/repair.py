@@ -13,7 +13,7 @@ from ostate.core.files import announce, recorded
 from ostate.core.naming import EXPLICIT, Adapter, NamedState, Ordering, Question
 from ostate.core.state import Finding, RawState
 from ostate.core.tensors import shape_text
-from ostate.errors import CheckError, ReadError
+from ostate.errors import CheckError, ReadError, refusing
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import advice, assumed, keys, resolve
 from ostate.ordering.join import named_state
@@ -80,6 +80,7 @@ MOST_LISTED = 6
 """Files that one message lists."""
 
 
+@refusing
 def repair(
     path: str,
     out: str | None = None,
@@ -263,6 +264,7 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, o
     return said
 
 
+@refusing
 def verify(path: str, *, options: Options | None = None, **more: Any) -> Ordering:
     """Tell whether the numbers of the state at `path` belong to the adapter under the names that are claimed.
 
@@ -280,6 +282,7 @@ def verify(path: str, *, options: Options | None = None, **more: Any) -> Orderin
     return replace(found, findings=(*compared, *found.findings))
 
 
+@refusing
 def names(path: str, *, options: Options | None = None, **more: Any) -> tuple[list[tuple[int, str, str]], bool]:
     """Return (position, name, shape) for every position that gets a name, and whether all of them are proven.
 

@@ -12,7 +12,7 @@ from ostate.core.names import first_names
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Group
 from ostate.core.tensors import CHUNK, Slot
-from ostate.errors import OstateError, ProbeError, StoreError
+from ostate.errors import OstateError, ProbeError, StoreError, refusing
 from ostate.optimizers import recognise
 from ostate.store import shard_path, write, write_index
 from ostate.store.plan import index_path
@@ -69,6 +69,7 @@ class _Held:
     state: Mapping[str, Any]
 
 
+@refusing
 def save(optimizer: Optimizer, model: nn.Module, path: str | os.PathLike[str], *, force: bool = False) -> str:
     """Write the state of a live optimizer under its parameters' names, moments in float32.
 

@@ -13,7 +13,7 @@ from ostate.core.files import is_remote, read_at, size_of
 from ostate.core.naming import NamedState, positions_of
 from ostate.core.safetensors import Head, unique
 from ostate.core.tensors import Slot, TensorRef
-from ostate.errors import ReadError, StoreError
+from ostate.errors import ReadError, StoreError, refusing
 
 from . import header, manifest
 from .plan import index_path
@@ -22,6 +22,7 @@ Wrap = Callable[[TensorRef, str], Slot]
 """Makes the slot from a stored tensor and the digest that the manifest has of it."""
 
 
+@refusing
 def load(path: str | os.PathLike[str], *, wrap: Wrap | None = None) -> NamedState:
     """Return the state that `path` holds: a file, an index of several, or a folder with one of them. No number is read.
 

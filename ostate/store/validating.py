@@ -16,7 +16,7 @@ from ostate.core.files import read_at, size_of
 from ostate.core.safetensors import Head
 from ostate.core.state import Finding
 from ostate.core.tensors import TensorRef
-from ostate.errors import ReadError, StoreError
+from ostate.errors import ReadError, StoreError, refusing
 from ostate.optimizers.slots import PARAM_SHAPED
 
 from . import header, manifest
@@ -27,6 +27,7 @@ from .writing import index_text
 DAMAGED = "the file is damaged or was changed: repair again from the source"
 
 
+@refusing
 def validate(path: str | os.PathLike[str], deep: bool = False) -> list[Finding]:
     """Check schema, shapes, offsets, names, groups, ranges and the header's own digest; with `deep` every tensor's digest too.
 

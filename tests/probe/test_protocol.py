@@ -185,3 +185,76 @@ def test_entropy_and_objective_count_only_the_counted_tokens():
     logp = logits.log_softmax(-1)
     torch.testing.assert_close(protocol.entropy(logits, record), -(logp.exp() * logp).sum(-1)[1:].mean())
     torch.testing.assert_close(protocol.objective(logits, record), -2.0 * (logp[1, 2] + logp[2, 3]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"input_ids": "12"}', "input_ids is no list of token ids"),
+        ('{"input_ids": [1, "2"]}', "input_ids is no list of token ids"),
+        ('{"input_ids": [1, -2]}', "input_ids is no list of token ids"),
+        ('{"input_ids": [1, 1e400]}', "input_ids is no list of token ids"),
+        ('{"input_ids": {"0": 1}}', "input_ids is no list of token ids"),
+        ('{"input_ids": [1, 2], "labels": 7}', "labels is no list"),
+        ('{"input_ids": [1, 2], "advantage": "much"}', "the advantage is 'much'"),
+        ('{"input_ids": [1, 2], "advantage": NaN}', "the advantage is nan"),
+        ('{"input_ids": [1, 2], "advantage": [1]}', "the advantage is"),
+        ("[" * 200_000, "cannot read the data"),
+        ('{"input_ids": [1, ' + "9" * 5000 + "]}", "cannot read the data"),
+    ],
+)
+def test_data_of_another_kind_is_refused_by_its_line(tmp_path, text, message):
+    path = tmp_path / "data.jsonl"
+    path.write_text(text)
+    with pytest.raises(ProbeError, match=message) as caught:
+        read_records(str(path), None)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda", "cannot be used"), ("cuda:99", "cannot be used"), ("abacus", "cannot be used"), ("meta", "holds no numbers")]
+)
+def test_a_device_that_is_not_there_is_refused_in_words(saved, device, message):
+    if device == "cuda" and torch.cuda.is_available():
+        return
+    done = CliRunner().invoke(main, arguments(saved, "--device", device))
+    assert done.exit_code == 3, done.output
+    assert message in done.stderr
+    assert "--device cpu" in done.stderr
+
+
+def test_a_token_outside_the_vocabulary_is_refused_in_words(saved, tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"input_ids": [1, 2, 3]}\n' * 3 + '{"input_ids": [1, 2000000, 3]}\n')
+    done = CliRunner().invoke(main, arguments(saved, "--data", str(data)))
+    assert done.exit_code == 3, done.output
+    assert "token id 2000000 of sequence 4 is outside the model's vocabulary of" in done.stderr
+
+
+def test_an_adapter_of_a_larger_model_and_folders_that_are_no_model_are_refused_in_words(saved, tmp_path):
+    import shutil
+
+    config = json.loads((saved / "base" / "config.json").read_text())
+    wrong = {"narrow": {"hidden_size": config["hidden_size"] * 2}, "kind": {"model_type": "no-such-thing"}, "type": {"vocab_size": "x"}}
+    for name, change in wrong.items():
+        shutil.copytree(saved / "base", tmp_path / name)
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, **change}))
+    (tmp_path / "cut").mkdir()
+    for file in (saved / "base").iterdir():
+        (tmp_path / "cut" / file.name).write_bytes(file.read_bytes()[: 40 if file.suffix == ".safetensors" else None])
+    (tmp_path / "empty").mkdir()
+    for name in ("narrow", "kind", "type", "cut", "empty"):
+        done = CliRunner().invoke(main, arguments(saved, "--model", str(tmp_path / name)))
+        assert done.exit_code == 3, f"{name}: {done.output}"
+        assert "the model or its adapter cannot be loaded" in done.stderr
+
+
+def test_a_tokenizer_that_is_damaged_is_refused_in_words(saved, tmp_path):
+    import shutil
+
+    shutil.copytree(saved / "base", tmp_path / "base")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "base" / name).write_text("{")
+    done = CliRunner().invoke(main, arguments(saved, "--model", str(tmp_path / "base")))
+    assert done.exit_code == 3, done.output
+    assert "the tokenizer cannot be loaded" in done.stderr

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,13 +18,17 @@ from torch import Tensor, nn
 
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
-from ostate.errors import ProbeError
+from ostate.errors import ProbeError, refusal_for
 
 from ..fill.fill import filled, lora_adamw
 from ..precondition.guards import Guards
 from ..precondition.preconditioner import AdamPreconditioner
 from .delta import DeltaH1, delta_h1, with_warnings
 from .gradients import GradientMean, eval_mode
+
+_MOST_ID = 1 << 31
+_MOST_ADVANTAGE = 1e30
+"""Beyond it, a float32 gradient is infinite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +95,8 @@ def read_settings(path: str) -> Settings:
     try:
         with open(path, encoding="utf-8") as file:
             stored = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ProbeError(f"cannot read the configuration: {error}", where=path) from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a ValueError: no text, or a date that is none
+        raise ProbeError(f"cannot read the configuration: {error}", where=path, fix="a YAML mapping with `importance:`") from error
     return settings_of(stored, path)
 
 
@@ -111,8 +114,8 @@ def settings_of(stored: Any, where: str) -> Settings:
         value = section.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ProbeError(f"importance.{key} must be a number, not {value!r}", where=where)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_ID:
+            raise ProbeError(f"importance.{key} must be a number, not {ascii(value)[:60]}", where=where, fix="a finite number from 0")
         values[key] = value
     return Settings(**values, ignored=tuple(str(key) for key in section if key not in Settings.__dataclass_fields__))
 
@@ -132,7 +135,7 @@ def read_records(path: str, tokenize: Callable[[str], Sequence[int]] | None) -> 
             for number, line in enumerate(file, 1):
                 if line.strip():
                     records.append(_record(json.loads(line), tokenize, f"{path}: line {number}"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # a ValueError: no text, no JSON, or a number of thousands of digits
         raise ProbeError(f"cannot read the data: {error}", where=path, fix="one JSON object a line") from error
     if not records:
         raise ProbeError("the data is empty", where=path)
@@ -143,8 +146,12 @@ def _record(row: Any, tokenize: Callable[[str], Sequence[int]] | None, where: st
     if not isinstance(row, Mapping):
         raise ProbeError("one JSON object a line is wanted", where=where)
     if "input_ids" in row:
-        ids = [int(token) for token in row["input_ids"]]
+        ids = row["input_ids"]
+        if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < _MOST_ID for token in ids):
+            raise ProbeError("input_ids is no list of token ids", where=where, fix="whole numbers from 0, as the tokenizer gives them")
         labels = row.get("labels", ids)
+        if not isinstance(labels, list):
+            raise ProbeError("labels is no list", where=where, fix="one number a token, -100 where it is not counted")
         if len(labels) != len(ids):
             raise ProbeError(f"{len(labels)} labels for {len(ids)} tokens", where=where)
         counted = [label != -100 for label in labels]
@@ -158,28 +165,12 @@ def _record(row: Any, tokenize: Callable[[str], Sequence[int]] | None, where: st
         raise ProbeError("neither input_ids, nor completion, nor text", where=where)
     if len(ids) < 2 or not any(counted[1:]):
         raise ProbeError("no token of this sequence is predicted", where=where, fix="two tokens at least, one of them counted")
-    return Record(ids=tuple(ids), counted=tuple(counted), advantage=float(row.get("advantage", 1.0)))
-
-
-def load_model(model: str, adapter: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> nn.Module:
-    """Load a causal language model with its adapter, trainable, from local folders; no remote code, no network.
-
-    Raises:
-        ProbeError: a folder that is not there, or that transformers or PEFT cannot load.
-    """
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, __version__
-
-    asked = "dtype" if tuple(map(int, __version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
-    for folder in (model, adapter):
-        if not os.path.isdir(folder):
-            raise ProbeError("no such folder", where=folder)
-    try:
-        base = AutoModelForCausalLM.from_pretrained(model, **{asked: dtype}, local_files_only=True, trust_remote_code=False)
-        found: nn.Module = PeftModel.from_pretrained(base, adapter, is_trainable=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ProbeError(f"the model or its adapter cannot be loaded: {error}", where=f"{model}, {adapter}") from error
-    return found.to(device)
+    advantage = row.get("advantage", 1.0)
+    if type(advantage) not in {int, float} or not abs(advantage) <= _MOST_ADVANTAGE:
+        raise ProbeError(
+            f"the advantage is {ascii(advantage)[:60]}, which is no number", where=where, fix="a finite number, 1.0 where nothing is known"
+        )
+    return Record(ids=tuple(ids), counted=tuple(counted), advantage=float(advantage))
 
 
 def run(
@@ -214,6 +205,7 @@ def run(
     if min(batch_e, batch_u) < 1 or len(records) < batch_e + batch_u:
         raise ProbeError(f"{batch_e} + {batch_u} sequences are wanted, the data has {len(records)}", fix="--batch-e, --batch-u, or more data")
     eta, eta_from = _eta(state, eta)
+    _check_ids(model, records[: batch_e + batch_u])
     optimizer = lora_adamw(model, state, lr=eta)
     guards = replace(guards or Guards(), identity_if_coverage_below=settings.identity_preconditioner_if_coverage_below)
     pre = AdamPreconditioner(optimizer, checkpoint_step=settings.checkpoint_step, guards=guards)
@@ -258,11 +250,32 @@ def _places(logits: Tensor, record: Record) -> Tensor:
 def _mean(model: nn.Module, records: Sequence[Record], quantity: Callable[[Tensor, Record], Tensor]) -> dict[str, Tensor]:
     total = GradientMean(model)
     device = next(model.parameters()).device
-    for record in records:
-        logits = model(input_ids=torch.tensor([record.ids], device=device)).logits[0, :-1]
-        quantity(logits, record).backward()  # type: ignore[no-untyped-call]
+    for number, record in enumerate(records, 1):
+        try:
+            logits = model(input_ids=torch.tensor([record.ids], device=device)).logits[0, :-1]
+            quantity(logits, record).backward()  # type: ignore[no-untyped-call]
+        except (IndexError, RuntimeError, AttributeError) as error:  # more tokens than places; out of memory on the device; no `logits`
+            if (refusal := refusal_for(error)) is not None:
+                raise refusal.at(f"sequence {number}, {len(record.ids)} tokens") from error
+            what = f"the model fails on a sequence: {(str(error).splitlines() or [type(error).__name__])[0][:300]}"
+            fix = "give a causal language model, and sequences that it has places for"
+            raise ProbeError(what, where=f"sequence {number}, {len(record.ids)} tokens", fix=fix) from error
         total.add()
     return total.mean()
+
+
+def _check_ids(model: nn.Module, records: Sequence[Record]) -> None:
+    """Refuse a token id outside the model's vocabulary: torch's own error comes late on a GPU, and ends the process there.
+
+    Raises:
+        ProbeError: there is one.
+    """
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    size = getattr(embeddings, "num_embeddings", None)
+    for number, record in enumerate(records, 1):
+        if size is not None and max(record.ids) >= size:
+            text = f"token id {max(record.ids)} of sequence {number} is outside the model's vocabulary of {size}"
+            raise ProbeError(text, where="the data", fix="tokenize it with this model's own tokenizer")
 
 
 def _eta(state: NamedState, given: float | None) -> tuple[float, str]:

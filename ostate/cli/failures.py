@@ -1,0 +1,63 @@
+"""How a command ends that does not end well: a refusal in words with exit code 3, a fault of ours in three lines with exit code 70."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+from ostate import __version__
+from ostate.errors import OstateError, OutOfMemory, refusal_for
+
+from .screen import say_error
+
+REFUSED = 3
+FAULT = 70
+"""EX_SOFTWARE of sysexits.h: an internal error. 1 would say that the work is done and a person should look."""
+INTERRUPTED = 130
+"""128 + SIGINT, as shells say it."""
+LEAST_ADDRESS_SPACE = 192 << 20
+"""Bytes under `ulimit -v` below which numpy's own BLAS ends the process with words of its own while it is imported."""
+
+
+def say(error: Exception) -> int:
+    """Print what ended the command to stderr, and return its exit code."""
+    refusal = refusal_for(error)
+    with suppress(OSError):  # nobody can be told where stderr is full or closed; the exit code still says it
+        say_error(_fault(error) if refusal is None else refusal, error)
+    return FAULT if refusal is None else REFUSED
+
+
+def _fault(error: Exception) -> OstateError:
+    """Return the three lines about an exception that nobody foresaw."""
+    text = (str(error).splitlines() or [""])[0]
+    what = f"ostate itself failed, and it is not your fault: {type(error).__name__}{': ' if text else ''}{text}"
+    trace = error.__traceback__
+    place = ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if f"{os.sep}ostate{os.sep}" in file:
+            place = f"ostate/{file.rpartition(f'{os.sep}ostate{os.sep}')[2]}:{trace.tb_lineno}, "
+        trace = trace.tb_next
+    version = ".".join(map(str, sys.version_info[:3]))
+    fix = "please report it where you got ostate, with what the same command prints under -v (the traceback)"
+    return OstateError(what, where=f"{place}ostate {__version__}, Python {version}", fix=fix)
+
+
+def limit_address_space() -> None:
+    """Make the most of a limited address space (`ulimit -v`): without this, numpy's BLAS reserves buffers for every core, and ends the process.
+
+    Raises:
+        OutOfMemory: too little to work with at all.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows, where there is no such limit
+        return
+    least = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if least == resource.RLIM_INFINITY:
+        return
+    if least < LEAST_ADDRESS_SPACE:
+        what = f"{least >> 20} MB of address space are too little: ostate needs {LEAST_ADDRESS_SPACE >> 20} MB, and more for large files"
+        raise OutOfMemory(what, where="`ulimit -v`", fix=f"ulimit -v {1 << 20}, which is 1 GB, or `ulimit -v unlimited`")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
