@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ostate.core.names import LEADING, first_names, leading_modules
+from ostate.core.names_list import NAMES_FILE
 from ostate.errors import OrderingError, refusing
 
 if TYPE_CHECKING:
     import torch
 
-FILE = "optimizer_param_names.json"
+FILE = NAMES_FILE
+"""What `record_names` writes in a folder."""
 
 
 @refusing

@@ -105,7 +105,7 @@ class RawState(NamedTuple):
     optimizer: str = "unknown"
     """The row of `optimizers.OPTIMIZERS`."""
     recorded: str | None = None
-    """Where `Entry.name` comes from (`param_names`, `name-keyed`, `dcp`, `param_shapes`, a sidecar's file name); None: no names in the file."""
+    """Where `Entry.name` comes from (`param_names`, `name-keyed`, `dcp`, `param_shapes`, a names file's own name); None: no names in the file."""
     weights: Mapping[str, TensorRef] = NOTHING
     """Named model weights that lie within the same checkpoint (Lightning `state_dict`, DCP `model.`)."""
     master: Mapping[int, Slot] = NOTHING

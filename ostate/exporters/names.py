@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ostate.core.names_list import NAMES_FILE
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 
@@ -22,6 +23,4 @@ def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding
     yield Finding(rule="export-names-only", severity="note", text="names alone: keep it beside the optimizer.pt that it names")
 
 
-EXPORTER = Exporter(
-    text="names of each group, to keep beside optimizer.pt", file="optimizer_param_names.json", write=write, losses=losses, positional=True
-)
+EXPORTER = Exporter(text="names of each group, to keep beside optimizer.pt", file=NAMES_FILE, write=write, losses=losses, positional=True)

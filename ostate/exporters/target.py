@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ostate.core.names import first_names, plain_names, renamed_adapter, twins
+from ostate.core.names_list import read_names
 from ostate.core.naming import Adapter, NamedState, Question, positions_of
 from ostate.errors import ExportError
 from ostate.ordering import keys
@@ -15,7 +16,6 @@ from ostate.ordering.grouping.norms import LAST
 from ostate.ordering.grouping.parameters import Layout, Parameter
 from ostate.ordering.grouping.rules import RULES
 from ostate.ordering.join import as_raw
-from ostate.ordering.sources.names_file import read_names
 from ostate.ordering.sources.rebuilt import base_config as base
 from ostate.ordering.sources.rebuilt.model import layout_for
 from ostate.read import adapters
@@ -63,7 +63,7 @@ def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "auto", ba
         return _of_lists(wanted, grouping, state)
     path = os.fspath(wanted)
     if path.endswith((".json", ".txt")) and not path.endswith("adapter_config.json"):
-        return _of_lists(read_names(path), grouping, state)
+        return _of_lists(read_names(path, error=ExportError), grouping, state)
     adapter = adapters.read_adapter(path)
     rows, known = _of_adapter(state, adapter, base_model)
     return _grouped(rows, grouping, known, adapter, state)

@@ -6,12 +6,12 @@ import os
 from functools import cached_property
 from typing import Any
 
+from ostate.core import names_list
 from ostate.core.files import is_folder, is_remote, names_in, parent, read_at, size_of
 from ostate.core.tensors import TensorRef
 
 from .checkpoint_folder import checkpoint_folder, facts_of
 from .container.torchsave import Stored, load, starts_as_legacy
-from .sidecars import sidecar_of
 
 
 class Peek:
@@ -83,6 +83,13 @@ class Peek:
         return facts_of(checkpoint_folder(self.place))
 
     @cached_property
-    def sidecar(self) -> tuple[str, list[list[str]]] | None:
-        """File name and names by group, of a names file beside the state; None where there is none."""
-        return sidecar_of(self.place)
+    def names_file(self) -> tuple[str, list[list[str]]] | None:
+        """File name and names by group, of a names file beside the state; None where there is none.
+
+        Raises:
+            ReadError: it is no list of names.
+        """
+        path = names_list.names_file_in(self.place)
+        if path is None:
+            return None
+        return os.path.basename(path), names_list.read_names(path, fix="remove the file, or write one list of names for each parameter group")

@@ -30,7 +30,7 @@ def raw_state(
     weights: Mapping[str, TensorRef] | None = None,
     facts: Mapping[str, Any] | None = None,
     findings: tuple[Finding, ...] = (),
-    sidecar: tuple[str, Sequence[Sequence[str]]] | None = None,
+    names_file: tuple[str, Sequence[Sequence[str]]] | None = None,
     master: Mapping[Key, Slot] | None = None,
 ) -> RawState:
     """Return the state that `{"state": …, "param_groups": […]}` describes, exactly as it stands there.
@@ -44,7 +44,7 @@ def raw_state(
         weights: named weights that lie in the same file.
         facts: what else is known of the checkpoint.
         findings: what was noticed so far.
-        sidecar: file name and names by group, of a names file beside the state.
+        names_file: file name and names by group, of a names file beside the state.
         master: key -> fp32 master weights, where the state keeps them.
 
     Raises:
@@ -57,7 +57,7 @@ def raw_state(
     listed = _groups_of(param_groups, state, where)
     keys = _positions(listed, where)
     state = _by_position(state, listed, keys, where)
-    names, recorded = _names(listed, keys, state, sidecar, where)
+    names, recorded = _names(listed, keys, state, names_file, where)
     groups, notes = _groups(listed, names)
     master = {**own, **(master or {})}
     of_group = [group.index for group in groups for _ in group.positions]
@@ -190,7 +190,7 @@ def _names(
     groups: Sequence[Mapping[str, Any]],
     keys: Sequence[Key],
     state: Mapping[Any, Any],
-    sidecar: tuple[str, Sequence[Sequence[str]]] | None,
+    names_file: tuple[str, Sequence[Sequence[str]]] | None,
     where: str,
 ) -> tuple[list[str | None], str | None]:
     """Return a name by position, and where the names come from."""
@@ -203,8 +203,8 @@ def _names(
     own = [entry.get("param_name") if type(entry := state.get(key)) is dict else None for key in keys]
     if any(type(name) is str for name in own):
         return [name if type(name) is str else None for name in own], "param_name"
-    if sidecar is not None:
-        return _sidecar_names(groups, *sidecar, where=where), sidecar[0]
+    if names_file is not None:
+        return _names_of_file(groups, *names_file, where=where), names_file[0]
     return names, None
 
 
@@ -222,7 +222,7 @@ def _group_names(groups: Sequence[Mapping[str, Any]], field: str, where: str) ->
     return names
 
 
-def _sidecar_names(groups: Sequence[Mapping[str, Any]], file: str, given: Sequence[Sequence[str]], *, where: str) -> list[str | None]:
+def _names_of_file(groups: Sequence[Mapping[str, Any]], file: str, given: Sequence[Sequence[str]], *, where: str) -> list[str | None]:
     sizes, wanted = [len(names) for names in given], [len(group["params"]) for group in groups]
     if sizes != wanted and [size for size in sizes if size] != [size for size in wanted if size]:
         raise ReadError(

@@ -13,7 +13,6 @@ from ostate.core.state import RawState
 from ostate.errors import OrderingError
 from ostate.evidence.ask import verify
 from ostate.ordering import claims
-from ostate.ordering.sources.names_file import read_names
 from ostate.read import read
 from ostate.read.adapters import read_adapter
 from tests import real
@@ -148,18 +147,3 @@ def test_a_list_that_is_too_short_is_refused_with_both_numbers(tmp_path: Path):
     with pytest.raises(OrderingError) as error:
         claims(_question("llama_qv", order=str(tmp_path / "order")), SOURCES)
     assert "it lists 2 names, the file has 12 positions, 12 with state" in str(error.value)
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[[1, 2]]", '{"param_names": 3}', "[", "position,shape\n1,2\n", "position,name\nx,a\n"])
-def test_what_is_no_list_of_names_is_refused(text: str, tmp_path: Path):
-    path = tmp_path / "order"
-    path.write_text(text)
-    with pytest.raises(OrderingError):
-        read_names(str(path))
-
-
-def test_bytes_are_no_list_of_names(tmp_path: Path):
-    path = tmp_path / "order"
-    path.write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(OrderingError, match="not text"):
-        read_names(str(path))

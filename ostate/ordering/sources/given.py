@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ostate.core.names_list import read_names
 from ostate.core.naming import Claim, Question
 from ostate.errors import OrderingError
 
 from ..grouping.refute import Refused
-from .names_file import read_names
 from .recorded import by_position
 
 
@@ -18,7 +18,7 @@ def given(question: Question) -> tuple[list[Claim], list[Refused]]:
     """
     if question.order is None:
         return [], []
-    claims, lost = by_position("given", "--order", read_names(question.order), question.raw, question.adapter)
+    claims, lost = by_position("given", "--order", read_names(question.order, error=OrderingError), question.raw, question.adapter)
     if not claims:
         raise OrderingError(
             f"the order that was given cannot be this state's: {lost[0]['reason']}",

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from ostate.core.files import is_remote
 from ostate.core.names import plain_names, twins, without_inner
+from ostate.core.names_list import names_file_in, read_names
 from ostate.core.naming import Adapter, Claim, Question
 from ostate.core.state import Names, RawState
 from ostate.errors import OrderingError
 
 from ..grouping.refute import Refused, positions_of, refused, refute_groups, refute_positions
 from ..keys import live_names, match_all
-from .names_file import SIDECAR, read_names
 
 
 def recorded(question: Question) -> tuple[list[Claim], list[Refused]]:
@@ -26,10 +26,10 @@ def recorded(question: Question) -> tuple[list[Claim], list[Refused]]:
     if raw.recorded is not None:
         names: Names = [entry.name for entry in raw.entries]
         return told("recorded", raw.recorded, names, raw, question.adapter)
-    path = _sidecar(raw)
+    path = _names_file(raw)
     if path is None:
         return [], []
-    groups = read_names(path)
+    groups = read_names(path, error=OrderingError)
     return by_position("recorded", os.path.basename(path), groups, raw, question.adapter)
 
 
@@ -99,11 +99,7 @@ def _read_as(names: Names, raw: RawState, adapter: Adapter | None) -> tuple[list
     return bare, keys
 
 
-def _sidecar(raw: RawState) -> str | None:
+def _names_file(raw: RawState) -> str | None:
     folder = raw.facts.get("folder")
-    places = [folder if isinstance(folder, str) else None, raw.source, os.path.dirname(raw.source) or "."]
-    for place in places:
-        path = os.path.join(place, SIDECAR) if place else ""
-        if path and not is_remote(path) and os.path.isfile(path):
-            return path
-    return None
+    places = [folder if isinstance(folder, str) else "", raw.source, os.path.dirname(raw.source) or "."]
+    return next((path for place in places if place and not is_remote(place) and (path := names_file_in(place)) is not None), None)

@@ -74,7 +74,7 @@ def read(seen: Peek, *, optimizer: int | str | None = None) -> RawState:
         weights=weights_in(seen.value, one.optimizer),
         facts=_facts(seen.value),
         findings=noted(stored.unknown_classes),
-        sidecar=seen.sidecar,
+        names_file=seen.names_file,
     )
 
 
