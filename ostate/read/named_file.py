@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 
-from ostate.core.files import is_file, is_remote, read_at, size_of
+from ostate.core import named_file
+from ostate.core.files import is_remote
 from ostate.errors import ReadError, UnknownFormat
 
 from .detect import NO_STATE, find_state
 from .peek import Peek
-
-INDEX = ".index.json"
-MOST_BYTES = 1 << 28
 
 
 def is_named(path: str) -> bool:
@@ -24,26 +22,14 @@ def is_named(path: str) -> bool:
     if seen.is_folder:
         return _in_folder(seen)
     if not is_remote(path) and not os.path.exists(path):
-        return os.path.exists(path + INDEX) and is_named(path + INDEX)
-    return _index_is_named(path) if path.endswith(".safetensors" + INDEX) else "ostate" in seen.header[1]
-
-
-def _index_is_named(path: str) -> bool:
-    import json
-
-    size = size_of(path)
-    try:
-        shards = json.loads(read_at(path, 0, min(size, MOST_BYTES)))["weight_map"].values()
-        first = str(min(shards))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
-    beside = os.path.join(os.path.dirname(path), os.path.basename(first))
-    return os.path.basename(first) == first and is_file(beside) and "ostate" in Peek(beside).header[1]
+        path += ".index.json"
+        return os.path.exists(path) and named_file.is_named(path)
+    return named_file.is_named(path)
 
 
 def _in_folder(seen: Peek) -> bool:
     files = [os.path.join(seen.path, name) for name in seen.names if name.endswith(".safetensors")]
-    if not any(_says_so(file) and is_named(file) for file in files):
+    if not any(named_file.is_named(file) for file in files):
         return False
     try:
         find_state(seen.path, state=None, optimizer=None)
@@ -52,8 +38,3 @@ def _in_folder(seen: Peek) -> bool:
     except ReadError:
         return False
     return False
-
-
-def _says_so(file: str) -> bool:
-    """True when the word stands early in the header: the manifest's key comes first, and a large header is not parsed for nothing."""
-    return b'"ostate"' in read_at(file, 0, min(4096, size_of(file)))

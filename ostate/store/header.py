@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ostate.core.named_file import MANIFEST
 from ostate.core.safetensors import Head, read_head
 from ostate.core.tensors import ITEMSIZE
 from ostate.errors import StoreError
@@ -52,7 +53,7 @@ def pack(tensors: Sequence[Tensor], manifest: str, room: int = 0) -> bytes:
     Raises:
         StoreError: a name is not text that UTF-8 can hold.
     """
-    table: dict[str, Any] = {"__metadata__": {"format": "pt", "header_sha256": BLANK, "ostate": manifest}}
+    table: dict[str, Any] = {"__metadata__": {"format": "pt", "header_sha256": BLANK, MANIFEST: manifest}}
     for tensor in tensors:
         table[tensor.key] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [tensor.start, tensor.end]}
     try:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ostate.core.files import is_remote, read_at, size_of
+from ostate.core.files import is_remote, size_of
+from ostate.core.named_file import INDEX, MANIFEST, files_of_index, is_named
 from ostate.core.naming import NamedState, positions_of
 from ostate.core.safetensors import Head, unique
 from ostate.core.tensors import Slot, TensorRef
-from ostate.errors import ReadError, StoreError, refusing
+from ostate.errors import StoreError, refusing
 
 from . import header, manifest
 from .plan import index_path
@@ -57,8 +58,8 @@ def find(path: str) -> str:
         return path
     place = Path(path)
     if place.is_dir():
-        found = [str(file) for file in sorted(place.glob("*.safetensors.index.json")) if is_our_index(file)]
-        shards = {str(place / name) for index in found for name in set(_index(index)["weight_map"].values())}
+        found = [str(file) for file in sorted(place.glob(f"*{INDEX}")) if is_named(str(file))]
+        shards = {str(place / name) for index in found for name in files_of_index(index)}
         found += [str(file) for file in sorted(place.glob("*.safetensors")) if str(file) not in shards and is_named(str(file))]
         if len(found) != 1:
             names = ", ".join(Path(file).name for file in found) or "none"
@@ -70,23 +71,6 @@ def find(path: str) -> str:
     return path
 
 
-def is_named(path: str) -> bool:
-    """True when the file is a named state (its header says so; nothing else is looked at)."""
-    try:
-        return "ostate" in header.read(path).metadata
-    except (StoreError, ReadError):
-        return False
-
-
-def is_our_index(path: Path) -> bool:
-    """True when the file is the index of a named state in several files."""
-    try:
-        names = sorted(set(_index(str(path))["weight_map"].values()))
-    except (StoreError, ReadError):
-        return False
-    return bool(names) and is_named(str(path.parent / names[0]))
-
-
 def open_heads(path: str) -> list[Head]:
     """Return the head of the file, or of each file of an index, in order.
 
@@ -96,22 +80,8 @@ def open_heads(path: str) -> list[Head]:
     """
     if not path.endswith(".json"):
         return [header.read(path)]
-    folder = Path(path).parent
-    names = sorted(set(_index(path)["weight_map"].values()))
-    if any(Path(name).name != name for name in names):
-        raise StoreError("the index leads out of its own folder", where=path, fix="do not use this file")
-    return [header.read(str(folder / name)) for name in names]
-
-
-def _index(path: str) -> dict[str, Any]:
-    try:
-        index = json.loads(read_at(path, 0, size_of(path)))
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"the index is not JSON: {error}", where=path, fix=header.NOT_OURS) from error
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(name, str) for name in weight_map.values()):
-        raise StoreError("the index holds no weight_map", where=path, fix=header.NOT_OURS)
-    return dict(index)
+    names = files_of_index(path, error=StoreError, fix=header.NOT_OURS)
+    return [header.read(str(Path(path).parent / name)) for name in names]
 
 
 def parsed(head: Head) -> dict[str, Any]:
@@ -120,7 +90,7 @@ def parsed(head: Head) -> dict[str, Any]:
     Raises:
         StoreError: none there, not JSON, another version.
     """
-    text = head.metadata.get("ostate")
+    text = head.metadata.get(MANIFEST)
     if text is None:
         raise StoreError("a safetensors file, but not a named optimizer state", where=head.path, fix=header.NOT_OURS)
     try:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from ostate.core.atomic import beside, cannot_write, publish, refuse_inputs, refuse_targets, reserve
 from ostate.core.files import is_remote, new_buffer
+from ostate.core.named_file import is_named
 from ostate.core.naming import NamedState
 from ostate.core.safetensors import Head
 from ostate.core.state import Finding
 from ostate.core.stream import Summary
 from ostate.core.tensors import Part, TensorRef
-from ostate.errors import StoreError
+from ostate.errors import ReadError, StoreError
 
 from . import header, manifest
 from .copying import CHUNK_BYTES, copy, shift, write_at
-from .loading import is_named, is_our_index
 from .plan import SHARD_BYTES, Plan, check_names, cut, index_path, plan, shard_path
 
 Summaries = Mapping[tuple[str, str], Summary]
@@ -90,7 +90,7 @@ def write(
         changed = [path for path, stamp in zip(sources, before) if _stamp(path) != stamp]
         if changed:
             raise StoreError("the source changed while it was read", where=changed[0], fix="wait until the run has finished writing it")
-        old_index = [path for path in (index_path(target),) if path.exists() and is_our_index(path)]
+        old_index = [path for path in (index_path(target),) if path.exists() and _ours(path)]
         stale = [path for path in (target, *old_index) if path not in finals] if force else []
         publish(temporary, finals, stale, force=force)
     except OSError as error:
@@ -103,8 +103,11 @@ def write(
 
 
 def _ours(path: Path) -> bool:
-    """True for a named file, or the index of several."""
-    return is_our_index(path) if path.name.endswith(".json") else is_named(str(path))
+    """True for a named file, or the index of several; one that is damaged, or not there, is none."""
+    try:
+        return is_named(str(path))
+    except ReadError:
+        return False
 
 
 def _fill(

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 
 from ostate.core.files import is_file, names_in, read_at, size_of
+from ostate.core.named_file import mentions_manifest
 from ostate.core.safetensors import read_head
 from ostate.core.state import Finding, RawState, SourceFile
 from ostate.core.tensors import Part, TensorRef
@@ -43,7 +44,7 @@ def is_shard(path: str) -> bool:
     if not 2 <= length <= size_of(path) - 8:
         return False
     header = read_at(path, 8, min(length, 1 << 22))
-    return b'"ostate"' not in header[: 1 << 16] and bool(_SLOT.search(header))
+    return not mentions_manifest(header) and bool(_SLOT.search(header))
 
 
 def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
