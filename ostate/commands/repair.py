@@ -22,6 +22,7 @@ from ostate.read import adapters
 from ostate.read.weights import Candidates, base_weights, candidates, own_weights
 
 from . import choosing
+from .beside import order_beside
 from .inspect import finding_document, not_in_adapter, open_state, stored_bytes
 
 if TYPE_CHECKING:
@@ -187,9 +188,22 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: 
     claims, rejected = ordering.claims(question, EXPLICIT)
     if not claims:
         claims, rejected = ordering.claims(question)
-    comparison = _comparison(raw, adapter, previous, options, near)
-    found = resolve.resolve(question, claims, rejected, comparison, strict=options.strict)
+    found = None
+    if not claims and adapter is not None:
+        found = order_beside(raw, adapter, lambda rest: _order_of_rest(replace(question, raw=rest), options))
+    if found is None:
+        comparison = _comparison(raw, adapter, previous, options, near)
+        found = resolve.resolve(question, claims, rejected, comparison, strict=options.strict)
     return assumed.with_assumed(found, raw, adapter)
+
+
+def _order_of_rest(question: Question, options: Options) -> Ordering | None:
+    """Return the order of a state without the positions that its adapter lacks; None where no claim stands over the rest."""
+    claims, rejected = ordering.claims(question)
+    if not claims:
+        return None
+    comparison = _comparison(question.raw, question.adapter, question.previous, options, ())
+    return resolve.resolve(question, claims, rejected, comparison)
 
 
 def _comparison(raw: RawState, adapter: Adapter | None, previous: Adapter | None, options: Options, near: Sequence[str]) -> Comparison:
@@ -251,14 +265,15 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, o
         )
     if unknown:
         said.append(not_in_adapter(unknown, found.rule, adapter.file if adapter is not None else ""))
-    if found.left_out:
+    left_out = [f"position {position}" for position in found.left_out if f"position {position}" not in spelled]
+    if left_out:
         said.append(
             Finding(
                 rule="positions-left-out",
                 severity="warning",
-                text=f"{len(found.left_out)} of {sum(entry.has_state for entry in raw.entries)} positions with state got no name and were left out",
+                text=f"{len(left_out)} of {sum(entry.has_state for entry in raw.entries)} positions with state got no name and were left out",
                 fix=f"to name them too, {advice.ways(options, advice.ORDER, advice.BASE)}",
-                names=tuple(f"position {position}" for position in found.left_out),
+                names=tuple(left_out),
             )
         )
     return said

@@ -223,12 +223,17 @@ def component(keys: Iterable[str]) -> str:
 
 
 def without_lead(names: Sequence[str | None], count: int) -> list[str | None]:
-    """Return the names without the first `count` segments, which all share (a LightningModule around the model); nothing where they do not."""
+    """Return the names without the first `count` segments, which all those of a tuner share: a LightningModule, a value head's wrapper.
+
+    None for a name that begins otherwise: a parameter beside the model. Nothing where the tuner's names share no beginning.
+    """
     parts = [name.split(".", count) if name is not None else None for name in names]
-    leads = {tuple(part[:-1]) for part in parts if part is not None}
-    if len(leads) != 1 or any(part is not None and len(part) <= count for part in parts):
+    tuned = [part for name, part in zip(names, parts) if name is not None and is_tuned(name)] or parts
+    leads = {tuple(part[:-1]) for part in tuned if part is not None}
+    if len(leads) != 1 or any(part is not None and len(part) <= count for part in tuned):
         return []
-    return [part[-1] if part is not None else None for part in parts]
+    lead = list(leads.pop())
+    return [part[-1] if part is not None and part[:-1] == lead else None for part in parts]
 
 
 # what a name tells of its parameter
