@@ -33,7 +33,6 @@ REASONS: dict[str, str] = {
     "peft": "seconds to import",
     "transformers": "seconds to import",
     "accelerate": "not always installed",
-    "scipy": "rarely needed, heavy",
     "safetensors": "needs torch itself",
     "matplotlib": "an optional extra",
     "fsspec": "an optional extra",

@@ -29,7 +29,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parents[1]
-HEAVY = ("numpy", "scipy.optimize", "torch", "safetensors.numpy", "safetensors.torch", "hypothesis", "jsonschema", "peft", "transformers")
+HEAVY = ("numpy", "torch", "safetensors.numpy", "safetensors.torch", "hypothesis", "jsonschema", "peft", "transformers")
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn,
     ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And, ast.Add: ast.Sub, ast.Sub: ast.Add,

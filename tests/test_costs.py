@@ -177,7 +177,7 @@ ALLOWED = {
     "--help": set(),
     "inspect": set(),
     "repair --no-evidence": {"numpy"},
-    "verify": {"numpy", "scipy"},
+    "verify": {"numpy"},
 }
 
 

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
     Places = NDArray[np.intp]
 
-_FEW = 24
-"""Rows whose best column another row has too, up to which scipy (70 MB and half a second to import) stays out."""
-
 
 def assign(scores: Array) -> tuple[Places, Places]:
     """Return (rows, columns) of the assignment whose scores, (k, p), sum to most; as many as the smaller side has.
@@ -30,20 +27,16 @@ def assign(scores: Array) -> tuple[Places, Places]:
     if not table.size or table.min() == table.max():  # nothing is known yet: as they stand
         columns = rows
     else:
-        best = np.argmax(table, axis=1)
-        if len(best) - len(set(best.tolist())) <= _FEW:  # np.unique would import numpy.ma, for 15 ms
-            columns = _rearranged(-table, best)
-        else:
-            from scipy.optimize import linear_sum_assignment
-
-            rows, columns = linear_sum_assignment(-table)
+        if table.shape[0] == table.shape[1]:  # each column is taken once: what is taken off a whole column changes no choice, and fewer rows collide
+            table = table - table.max(axis=0)
+        columns = _rearranged(-table)
     if not turned:
         return rows, columns
     order = np.argsort(columns)
     return columns[order], rows[order]
 
 
-def _rearranged(cost: Array, best: Places) -> Places:
+def _rearranged(cost: Array) -> Places:
     """Return the column of each row in the cheapest assignment, from the rows' own best columns.
 
     Rows that share one are placed one by one along the shortest augmenting path. Nothing is to be done where all lie apart.
@@ -52,27 +45,34 @@ def _rearranged(cost: Array, best: Places) -> Places:
     """
     rows, columns = cost.shape
     of_row, of_column = cost.min(axis=1), np.zeros(columns)  # what each row and column is worth: feasible, and tight at each row's best
+    best = np.argmin(cost, axis=1)
     owner, place = np.full(columns, -1), np.full(rows, -1)
     owner[best[::-1]] = np.arange(rows)[::-1]  # the first of those that share a column
     first = owner[owner >= 0]
     place[first] = best[first]
     for free in np.flatnonzero(place < 0):
-        shortest, before, done = np.full(columns, np.inf), np.full(columns, -1), np.zeros(columns, bool)
-        row, low, seen = int(free), 0.0, []
+        shortest, beaten, before = np.full(columns, np.inf), np.full(columns, np.inf), np.full(columns, -1)
+        row, low, reached = int(free), 0.0, [int(free)]
+        done: list[int] = []
+        lengths: list[float] = []
         while True:
-            seen.append(row)
-            through = low + cost[row] - of_row[row] - of_column
-            better = ~done & (through < shortest)
-            shortest[better], before[better] = through[better], row
-            column = int(np.argmin(np.where(done, np.inf, shortest)))
-            low, done[column] = float(shortest[column]), True
+            through = cost[row] - of_column
+            through += low - of_row[row]
+            better = through < beaten
+            np.copyto(shortest, through, where=better)
+            np.copyto(beaten, through, where=better)
+            before[better] = row
+            column = int(shortest.argmin())
+            low = float(shortest[column])
+            done.append(column)
+            lengths.append(low)
+            shortest[column], beaten[column] = np.inf, -np.inf  # never looked at, never beaten again
             if owner[column] < 0:
                 break
             row = int(owner[column])
-        of_row[free] += low
-        for other in seen[1:]:
-            of_row[other] += low - shortest[place[other]]
-        of_column[done] -= low - shortest[done]
+            reached.append(row)
+        of_row[reached] += low - np.array([0.0, *lengths[:-1]])
+        of_column[done] -= low - np.array(lengths)
         while True:
             row = int(before[column])
             owner[column] = row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,7 +62,27 @@ def _radius(weights: Array) -> float:
 
 
 def _components(linked: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
-    from scipy.sparse.csgraph import connected_components
+    """Return the sets of rows that all reach one another, every row in one of them: Kosaraju's two walks, each along one row a step."""
+    finished: list[int] = []
+    for _ in _walks(linked, range(len(linked)), finished):
+        pass
+    return list(_walks(linked.T, reversed(finished), []))
 
-    count, label = connected_components(linked, directed=True, connection="strong")
-    return [np.flatnonzero(label == each) for each in range(count)]
+
+def _walks(linked: NDArray[np.bool_], starts: Iterable[int], finished: list[int]) -> Iterator[NDArray[np.intp]]:
+    """Yield what is reached first from each start, sorted, depth first; rows are added to `finished` as their last way out is taken."""
+    new = np.ones(len(linked), bool)
+    for start in starts:
+        if not new[start]:
+            continue
+        new[start], way, reached = False, [start], [start]
+        while way:
+            onward = linked[way[-1]] & new
+            after = int(onward.argmax())
+            if onward[after]:
+                new[after] = False
+                way.append(after)
+                reached.append(after)
+            else:
+                finished.append(way.pop())
+        yield np.array(sorted(reached), np.intp)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from importlib import resources
 from pathlib import PurePath
-from typing import Any
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from typing import TypeAlias
 
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ReadError
 from ostate.report import figures, svg
+from ostate.report.markup import Markup, joined, tag
 from ostate.report.numbers import StateNumbers
-from ostate.report.text import printable, shorten
+from ostate.report.text import shorten
 from ostate.report.verdict_text import TONE, chance_text, meaning
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
+_LEGEND = (
+    "Coverage: elements whose second moment is positive and finite. Below eps: sqrt(v_hat) < eps, so the scale tells of eps alone. "
+    "Clamped: scale above 1000 times the median, the probe's own limit."
+)
 _NO_VERDICT = "this file does not say how its names were settled"
+
+Figure: TypeAlias = figures.Heat | figures.Ridges | figures.Lines | figures.Matrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,52 +49,97 @@ def html(subjects: Sequence[Subject]) -> str:
     """
     if not subjects:
         raise ReadError("no state to draw", fix="give at least one file")
-    room = resources.files("ostate.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["printable"] = printable
-    template = environment.from_string((room / "page.html.j2").read_text(encoding="utf-8"))
     ordered = sorted(subjects, key=_step)
-    return (
-        template.render(
-            style=Markup((room / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file, not anybody's input
-            title=" and ".join("/".join(PurePath(subject.path).parts[-2:]) for subject in ordered[:2]) + (" …" if len(ordered) > 2 else ""),
-            states=[_state(subject, f"s{i}") for i, subject in enumerate(ordered)],
-            changes=_changes(ordered),
-        )
-        + "\n"
+    title = " and ".join("/".join(PurePath(subject.path).parts[-2:]) for subject in ordered[:2]) + (" …" if len(ordered) > 2 else "")
+    style = Markup((resources.files("ostate.report") / "page.css").read_text(encoding="utf-8"))
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'; img-src data:"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", f"{title} – ostate report"),
+        tag("style", style),
     )
+    body = tag(
+        "body",
+        tag("header", tag("h1", title), _verdicts(ordered) if len(ordered) > 1 else None),
+        tag("main", _changes(ordered) if len(ordered) > 1 else None, *(_article(subject, n) for n, subject in enumerate(ordered, 1))),
+        tag("footer", tag("p", "Made by ostate. This page needs no network and runs no script.")),
+    )
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
 def _step(subject: Subject) -> float:
     return max((one.step for one in subject.numbers.parameters if one.step is not None), default=0.0)
 
 
-def _changes(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
-    if len(subjects) < 2:
-        return []
+def _verdict(state: NamedState) -> str:
+    return state.ordering.verdict if state.ordering else "unknown"
+
+
+def _tone(state: NamedState) -> str:
+    return TONE[state.ordering.verdict] if state.ordering else "warning"
+
+
+def _verdicts(subjects: Sequence[Subject]) -> Markup:
+    """Return the table that leads to each state, for a page of several."""
+    rows = (
+        (tag("a", one.path, href=f"#state-{n}"), tag("span", _verdict(one.state), class_=f"badge {_tone(one.state)}"))
+        for n, one in enumerate(subjects, 1)
+    )
+    return _scroll("Verdicts", _table(("state", "verdict"), ((path, [tag("td", badge)]) for path, badge in rows)))
+
+
+def _changes(subjects: Sequence[Subject]) -> Markup:
     scale, update, moved = figures.changes([subject.numbers for subject in subjects])
-    drawn = [(each, svg.lines(each, f"change{i}")) for i, each in enumerate((scale, update))]
-    return [_figure(each, picture) for each, picture in drawn] + [_figure(moved, svg.heat(moved, "change2"), _heat_table(moved))]
+    drawn = [_figure(each, svg.lines(each, f"change{i}")) for i, each in enumerate((scale, update))]
+    drawn.append(_figure(moved, svg.heat(moved, "change2"), _heat_table(moved)))
+    return tag("section", tag("h2", "Over training", id="changes"), tag("div", *drawn, class_="figures"), aria_labelledby="changes")
 
 
-def _state(subject: Subject, mark: str) -> dict[str, Any]:
-    state, numbers = subject.state, subject.numbers
-    ordering = state.ordering
+def _article(subject: Subject, n: int) -> Markup:
+    """Return one state's part of the page: verdict, findings, evidence, numbers, coverage, manifest."""
+    state, numbers, mark = subject.state, subject.numbers, f"s{n - 1}"
+    matrices = [_figure(each, svg.matrix(each, f"{mark}m{i}")) for i, each in enumerate(subject.matrices)]
     unknown = sorted({one.why_not for one in numbers.parameters if one.why_not})
-    return {
-        "path": subject.path,
-        "verdict": ordering.verdict if ordering else "unknown",
-        "meaning": meaning(ordering.verdict, ordering.assumed) if ordering else _NO_VERDICT,
-        "tone": TONE[ordering.verdict] if ordering else "warning",
-        "facts": _facts(subject),
-        "rejected": list(dict.fromkeys((loser["rule"], loser["reason"]) for loser in ordering.rejected)) if ordering else [],
-        "matrices": [_figure(each, svg.matrix(each, f"{mark}m{i}")) for i, each in enumerate(subject.matrices)],
-        "figures": _figures(numbers, mark),
-        "layers": figures.layers(numbers),
-        "unknown": unknown,
-        "findings": [_finding(finding) for finding in sorted(state.findings, key=lambda one: _ORDER[one.severity])],
-        "manifest": subject.manifest,
-    }
+    return tag(
+        "article",
+        _head(subject, n),
+        _section("Findings", f"findings-{n}", tag("ul", *_findings(state.findings), class_="findings")) if state.findings else None,
+        _section("Who matches whom", f"evidence-{n}", tag("div", *matrices, class_="figures")) if matrices else None,
+        _section(
+            "The numbers",
+            f"numbers-{n}",
+            *(tag("p", f"Some parameters have no scale: {why}", class_="unknown") for why in unknown),
+            tag("div", *_figures(numbers, mark), class_="figures"),
+        ),
+        _section("Step and coverage by layer", f"coverage-{n}", _coverage(numbers), tag("p", _LEGEND, class_="legend")),
+        _manifest(subject.manifest) if subject.manifest else None,
+        id=f"state-{n}",
+        aria_labelledby=f"head-{n}",
+    )
+
+
+def _head(subject: Subject, n: int) -> Markup:
+    ordering = subject.state.ordering
+    says = meaning(ordering.verdict, ordering.assumed) if ordering else _NO_VERDICT
+    rejected = list(dict.fromkeys((loser["rule"], loser["reason"]) for loser in ordering.rejected)) if ordering else []
+    return tag(
+        "section",
+        tag("h2", subject.path, id=f"head-{n}"),
+        tag("p", tag("strong", _verdict(subject.state)), f": {says}", class_="says"),
+        tag("dl", *(tag("div", tag("dt", title), tag("dd", text)) for title, text in _facts(subject))),
+        _folded(
+            f"Orders not taken, and why: {len(rejected)}",
+            tag("ul", *(tag("li", f"{rule}: {reason}") for rule, reason in rejected)),
+            label="Orders not taken",
+        )
+        if rejected
+        else None,
+        class_=f"verdict {_tone(subject.state)}",
+    )
 
 
 def _facts(subject: Subject) -> list[tuple[str, str]]:
@@ -116,7 +166,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     return rows
 
 
-def _figures(numbers: StateNumbers, mark: str) -> list[dict[str, Any]]:
+def _figures(numbers: StateNumbers, mark: str) -> list[Markup]:
     out = []
     for i, ridge in enumerate((figures.scale_ridges(numbers), figures.v_ridges(numbers))):
         if ridge.rows:
@@ -127,21 +177,68 @@ def _figures(numbers: StateNumbers, mark: str) -> list[dict[str, Any]]:
     return out
 
 
-def _figure(
-    figure: figures.Heat | figures.Ridges | figures.Lines | figures.Matrix, picture: str, table: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    return {
-        "title": figure.title,
-        "says": figure.says,
-        "picture": Markup(picture),  # noqa: S704 - svg.py escapes every text that it takes
-        "table": table,
-    }
+def _figure(figure: Figure, picture: str, table: Markup | None = None) -> Markup:
+    """Return a picture with its caption, and its numbers folded under it. `picture` is SVG of ours, which escapes every text that it takes."""
+    title = figure.title
+    caption = tag("figcaption", tag("h3", title), tag("p", figure.says))
+    numbers = None
+    if table is not None:
+        numbers = _folded(f"{title} as numbers", _scroll(f"{title}, numbers", table), label=f"{title}, as numbers")
+    return tag("figure", caption, _scroll(f"{title}, picture", Markup(picture)), numbers)
 
 
-def _heat_table(heat: figures.Heat) -> dict[str, Any]:
-    rows = [(label, ["-" if value is None else f"{value:.3g}" for value in values]) for label, values in zip(heat.rows, heat.values)]
-    return {"head": ("layer", *heat.columns), "rows": rows}
+def _heat_table(heat: figures.Heat) -> Markup:
+    cells = ([tag("td", "-" if value is None else f"{value:.3g}") for value in values] for values in heat.values)
+    return _table(("layer", *heat.columns), zip(heat.rows, cells))
 
 
-def _finding(finding: Finding) -> dict[str, str]:
-    return {"severity": finding.severity, "text": finding.text, "fix": finding.fix, "names": shorten(finding.names) if finding.names else ""}
+def _findings(findings: Sequence[Finding]) -> Iterator[Markup]:
+    for one in sorted(findings, key=lambda one: _ORDER[one.severity]):
+        yield tag(
+            "li",
+            tag("span", one.severity, class_=f"badge {one.severity}"),
+            f" {one.text}",
+            joined((tag("br"), tag("code", shorten(one.names))), "") if one.names else None,
+            joined((tag("br"), tag("span", f"What to do: {one.fix}", class_="fix")), "") if one.fix else None,
+            class_=one.severity,
+        )
+
+
+def _coverage(numbers: StateNumbers) -> Markup:
+    head = ("layer", "parameters", "elements", "step", "coverage", "zero", "bad", "below eps", "clamped")
+    rows = []
+    for row in figures.layers(numbers):
+        counts = [tag("td", text) for text in (str(row.parameters), f"{row.elements:,}", row.step)]
+        bar = tag("td", tag("span", f"{100 * row.coverage:.4g} %", style=f"--share:{row.coverage:.4f}"), class_="bar")
+        shares = (row.zeros, row.bad, row.eps_dominated, row.clamped)
+        rows.append((row.layer, [*counts, bar, *(_share(share) for share in shares)]))
+    return _scroll("Step and coverage by layer", _table(head, rows))
+
+
+def _share(share: float) -> Markup:
+    text = f"{100 * share:.3g} %"
+    return tag("td", text, class_="much") if share > 0.01 else tag("td", text)
+
+
+def _manifest(text: str) -> Markup:
+    whole = tag("pre", Markup(escape(text)), tabindex="0", role="group", aria_label="Manifest")
+    return tag("details", tag("summary", "Manifest"), whole, class_="manifest", aria_label="Manifest, folded")
+
+
+def _section(title: str, mark: str, *children: Markup) -> Markup:
+    return tag("section", tag("h2", title, id=mark), *children, aria_labelledby=mark)
+
+
+def _folded(summary: str, inner: Markup, *, label: str) -> Markup:
+    return tag("details", tag("summary", summary), inner, aria_label=label)
+
+
+def _scroll(label: str, inner: Markup) -> Markup:
+    """Return what may be wider than the page in a part that a keyboard can scroll."""
+    return tag("div", inner, class_="scroll", tabindex="0", role="group", aria_label=label)
+
+
+def _table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[Markup]]]) -> Markup:
+    """Return a table whose first column heads its rows; `rows` gives that column's text and the other cells."""
+    top = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))
+    return tag("table", top, tag("tbody", *(tag("tr", tag("th", first, scope="row"), *cells) for first, cells in rows)))

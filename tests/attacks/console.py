@@ -132,7 +132,6 @@ if __name__ == "__main__":
     from importlib import import_module
 
     import jsonschema  # noqa: F401
-    import scipy.optimize  # noqa: F401
 
     import ostate
 

@@ -6,8 +6,9 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from scipy.sparse.csgraph import connected_components
 
-from ostate.evidence.permutation_odds import odds_against
+from ostate.evidence.permutation_odds import _components, odds_against
 
 
 def exact(scores: np.ndarray) -> np.ndarray:
@@ -89,3 +90,22 @@ def test_scores_that_overflow_tell_no_row_from_another():
     np.fill_diagonal(scores, -700.0)
     scores[:4, 4:] = -60.0
     assert np.isinf(odds_against(scores)).all()
+
+
+@pytest.mark.parametrize("links", [0.0, 0.02, 0.05, 0.2, 1.0])
+def test_rows_that_reach_one_another_are_found_as_scipy_finds_them(links):
+    rng = np.random.default_rng(5)
+    for n in (1, 2, 7, 40):
+        linked = rng.random((n, n)) < links
+        count, label = connected_components(linked, directed=True, connection="strong")
+        parts = _components(linked)
+        assert len(parts) == count
+        assert sorted(row for part in parts for row in part) == list(range(n))
+        assert all(len(set(label[part])) == 1 for part in parts)
+
+
+def test_one_long_way_takes_no_recursion():
+    circle = np.roll(np.eye(3000, dtype=bool), 1, axis=1)
+    assert [len(part) for part in _components(circle)] == [3000]
+    circle[-1, 0] = False
+    assert len(_components(circle)) == 3000
