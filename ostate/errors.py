@@ -12,6 +12,7 @@ OstateError                    what, where, fix; exit code 3
 ├── CheckError                 a state breaks a rule
 ├── StoreError                 a named file cannot be written, or is not sound
 ├── ExportError                a state cannot be given in another layout without loss
+├── MissingPackage             an optional package is not installed; an ImportError too
 └── ProbeError                 a live model or gradient does not fit the state
     └── ProbeTypeError         an argument of another kind than the one wanted; a TypeError too
 """
@@ -114,6 +115,10 @@ class StoreError(OstateError):
 
 class ExportError(OstateError):
     """A state cannot be given in another layout without loss."""
+
+
+class MissingPackage(OstateError, ImportError):
+    """A package that only some commands need is not installed; `fix` names the extra that brings it."""
 
 
 class ProbeError(OstateError):

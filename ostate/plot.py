@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ostate.commands.repair import Options, read, repair
+from ostate.core.extras import needed
 from ostate.core.naming import Adapter, NamedState
 from ostate.core.state import RawState
 from ostate.errors import OstateError
@@ -207,18 +208,11 @@ def _filled(rows: Sequence[figures.Row]) -> Any:
 
 
 def _canvas(width: float, height: float, *, axes: bool = True) -> tuple[Figure, Axes]:
-    _need_matplotlib()
-    from matplotlib.figure import Figure
+    with needed("a figure (`ostate report` draws without it)"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot() if axes else None  # type: ignore[return-value]
-
-
-def _need_matplotlib() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise OstateError("figures need matplotlib, which is not installed", fix="pip install 'ostate[plot]'; `ostate report` works without it")
 
 
 def _keys(raw: RawState, state: NamedState, adapter: Adapter | None) -> list[str | None]:

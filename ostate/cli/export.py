@@ -39,7 +39,7 @@ def _renamings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
 @click.option("--rename", multiple=True, callback=_renamings, metavar="FROM=TO", help="Rename by regular expression; may be given again.")
 @click.option("--truncate", is_flag=True, help="Let a parameter that shrank keep the part that fits.")
 @click.option("--adapter", type=PATH, metavar="DIR|FILE", help="The trained weights, for layouts that keep them too.")
-@click.option("--v-hat", is_flag=True, help="bergson: write v freed from its bias.")
+@click.option("--v-hat", is_flag=True, help="bergson, ota: write v freed from its bias.")
 @click.option("--root", default="optim", show_default=True, help="dcp: the optimizer's key (Trainer and accelerate: optimizer).")
 @click.option(
     "--as",

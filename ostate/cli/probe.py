@@ -9,6 +9,9 @@ from pathlib import Path
 
 import click
 
+from ostate.core.extras import needed
+from ostate.core.quiet import quiet
+
 from . import finish
 from .screen import is_terminal, loudness, show
 
@@ -60,13 +63,14 @@ def command(
         ostate probe lora.ostate.safetensors --model base --adapter checkpoint-500 --data probe.jsonl
     """
     from ostate.commands.probe import Files, probe
-    from ostate.probe import Guards
-    from ostate.probe.measure.loading import tokenizer_of
     from ostate.report import probe_text
 
     files = Files(state=str(state), model=str(model_dir), adapter=str(adapter), data=str(data), config=str(config) if config else None)
-    guards = None if max_scale is None else Guards(relative_cap=None, max_scale=max_scale)
     with _silent():
+        from ostate.probe import Guards
+        from ostate.probe.measure.loading import tokenizer_of
+
+        guards = None if max_scale is None else Guards(relative_cap=None, max_scale=max_scale)
         tokenize = tokenizer_of(str(model_dir))
         report = probe(
             files, taken_as=taken_as, device=device, dtype=dtype, tokenize=tokenize, batch_e=batch_e, batch_u=batch_u, eta=eta, guards=guards
@@ -78,9 +82,8 @@ def command(
 @contextmanager
 def _silent() -> Iterator[None]:
     """Keep what transformers says while it loads off the screen: its warnings always, its progress bar where nobody would see it."""
-    from transformers.utils import logging
-
-    from ostate.core.quiet import quiet
+    with needed("a probe of a model", extra="base"):
+        from transformers.utils import logging
 
     if loudness() < 0 or not is_terminal(sys.stderr):
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]

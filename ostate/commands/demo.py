@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ostate.core.extras import needed
 from ostate.core.quiet import quiet
 from ostate.errors import OstateError
 
@@ -76,11 +77,11 @@ def _bars(found: dict[str, Any]) -> str:
 
 
 def _need_training_libraries() -> None:
-    try:
+    with needed("the demo", extra="demo"):
         import accelerate  # noqa: F401
+        import peft  # noqa: F401
+        import torch  # noqa: F401
         import transformers  # noqa: F401
-    except ImportError as error:
-        raise OstateError(f"the demo trains with transformers and accelerate: {error.name} is missing", fix="pip install 'ostate[demo]'") from error
 
 
 def train(root: Path) -> Path:

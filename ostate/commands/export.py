@@ -70,7 +70,7 @@ def export(
         rename: (regular expression, replacement) over the state's names.
         truncate: let a parameter that shrank keep the part that fits.
         adapter: the trained weights, for layouts that keep them too.
-        v_hat: write v freed from its bias (bergson).
+        v_hat: write v freed from its bias (bergson, ota).
         root: the key of the optimizer in a distributed checkpoint.
         taken_as: whose slots a torch or accelerate file holds: the optimizer's that made the state, or torch's AdamW's.
         strict: refuse where something would be lost.
@@ -84,6 +84,9 @@ def export(
         raise ExportError(f"no layout is called {to!r}", fix=f"one of {', '.join([*EXPORTERS, 'ostate'])}")
     if taken_as != "own" and to not in ("torch", "accelerate"):
         raise ExportError(f"{to} has one form for all optimizers", where=f"--as {taken_as}", fix="leave --as out")
+    if v_hat and (to == "ostate" or not EXPORTERS[to].v_hat):
+        able = ", ".join(name for name, exporter in EXPORTERS.items() if exporter.v_hat)
+        raise ExportError(f"{to} takes v as the optimizer keeps it", where="--v-hat", fix=f"leave --v-hat out; it is for {able}")
     with recorded() as inputs:
         given = state if isinstance(state, NamedState) else store.load(state)
         known = len(given.findings)

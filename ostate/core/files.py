@@ -15,6 +15,8 @@ from typing import Any
 
 from ostate.errors import ReadError
 
+from .extras import needed
+
 _MOST_OPEN = 32
 _AHEAD = 8 << 20
 """Bytes fetched at once for a reader that goes on where it stopped."""
@@ -305,10 +307,8 @@ def _asked(path: str, question: str, **more: Any) -> Any:
 
 def _system(path: str) -> tuple[Any, str]:
     scheme = path.partition("://")[0]
-    try:
+    with needed("a path with a scheme", where=path):
         from fsspec.core import url_to_fs
-    except ImportError as error:
-        raise ReadError("remote paths need fsspec", where=path, fix="pip install 'ostate[remote]'") from error
     try:
         system, inner = url_to_fs(path)
     except ImportError as error:

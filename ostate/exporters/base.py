@@ -17,7 +17,7 @@ class ExportOptions:
     """What a person may ask of an exporter."""
 
     v_hat: bool = False
-    """Write the second moment already freed from its bias (bergson's normalizer divides by it as it stands)."""
+    """Write the second moment already freed from its bias, for programs that divide by it as it stands."""
     taken_as: Literal["own", "adamw_torch"] = "own"
     """Whose slots a torch file holds: those of the optimizer that made the state, or torch's AdamW's."""
     root: str = "optim"
@@ -42,6 +42,8 @@ class Exporter:
     losses: Losses
     positional: bool = False
     """True where who reads it counts positions: a name that is missing would shift all that follow."""
+    v_hat: bool = False
+    """True where the second moment may leave freed from its bias: whoever steps on with it would free it twice."""
 
 
 def groups_of(state: NamedState) -> tuple[tuple[str, ...], ...]:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from ostate.core.extras import needed
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 
@@ -15,7 +16,8 @@ from .tensors import named, with_tensors
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
     """Write the state dict by name under `export_options.root`; Trainer and accelerate call it `optimizer`."""
-    from torch.distributed.checkpoint.state_dict_saver import save
+    with needed("a distributed checkpoint"):
+        from torch.distributed.checkpoint.state_dict_saver import save
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that there is one process only, which is so

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ostate.core.extras import needed
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ExportError
@@ -29,7 +30,8 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
     Raises:
         ExportError: a weight, a moment or a step is missing, or a name cannot be a folder's.
     """
-    import torch
+    with needed("a DeepSpeed checkpoint"):
+        import torch
 
     chosen = groups_of(state)
     if idle := state.without_state:

@@ -7,10 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
+from ostate.core.extras import needed
 from ostate.errors import OstateError, ProbeError, refusal_for
+
+with needed("a probe of a model", extra="base"):
+    from safetensors import SafetensorError
 
 _MOST_TEXT = 600
 """Letters of what another library says; a mismatch of shapes lists every tensor."""
@@ -25,8 +28,9 @@ def load_model(model: str, adapter: str, *, dtype: torch.dtype = torch.float32, 
         ProbeError: a folder that is not there, or that transformers or PEFT cannot load; a device that is not there.
     """
     _check_device(device)
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, __version__
+    with needed("a probe of a model", extra="base"):
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, __version__
 
     asked = "dtype" if tuple(map(int, __version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
     for folder in (model, adapter):
@@ -49,7 +53,8 @@ def tokenizer_of(model: str) -> Callable[[str], Sequence[int]] | None:
     """
     if not any(os.path.exists(os.path.join(model, name)) for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         return None
-    from transformers import AutoTokenizer
+    with needed("a probe of a model", extra="base"):
+        from transformers import AutoTokenizer
 
     try:
         found = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)

@@ -15,8 +15,10 @@ from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
+from ostate.core.extras import needed
 from ostate.core.naming import Adapter, Claim, Question
 from ostate.core.quiet import quiet
+from ostate.errors import MissingPackage
 
 from ...grouping.parameters import Layout, Parameter
 from ...grouping.place import claims_of
@@ -66,7 +68,12 @@ def skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
 
 
 def layouts_of(question: Question) -> list[Layout] | str:
-    """Return what the rebuilt model may have been, the likeliest first, or why it cannot be rebuilt."""
+    """Return what the rebuilt model may have been, the likeliest first, or why it cannot be rebuilt.
+
+    Raises:
+        OrderingError: `--base` was given and holds no readable configuration.
+        MissingPackage: `--base` was given, and what rebuilds a model is not installed.
+    """
     adapter = question.adapter
     if adapter is None:
         return "no adapter at hand"
@@ -75,7 +82,12 @@ def layouts_of(question: Question) -> list[Layout] | str:
     found = base.find_config(question)
     if isinstance(found, str):
         return f"{found}: pass --base DIR"
-    layout = layout_for([adapter], found[0])
+    try:
+        layout = layout_for([adapter], found[0])
+    except MissingPackage as missing:
+        if question.base is not None:
+            raise missing.at(f"--base {question.base}") from None
+        return f"{found[1]} tells the model, but {missing.what}: {missing.fix}"
     layouts = [] if isinstance(layout, str) else list(variants(layout, adapter))
     for together in orders_of(adapter):
         several = layout_for(together, found[0])
@@ -176,8 +188,9 @@ def _plain_adapter(adapter: Adapter) -> dict[str, Any]:
 
 def _build(request: Mapping[str, Any]) -> dict[str, Any]:
     """Build the model on the meta device and list its parameters; `{"failed": reason}` when the installed libraries cannot."""
-    import peft  # noqa: F401  (here, and not first under the clock, which would leave half an import behind)
-    import transformers  # noqa: F401
+    with needed("a model rebuilt from its configuration", extra="base"):
+        import peft  # noqa: F401  (here, and not first under the clock, which would leave half an import behind)
+        import transformers  # noqa: F401
 
     failed = ""
     for device, low_memory in TRIES:
