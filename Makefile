@@ -6,20 +6,28 @@ SEED ?= 1
 
 .PHONY: demo test test-long faults frameworks lint bench calibrate soak fuzz mutants clean
 
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PIP) torch
+	$(PIP) -e '.[test]'
+	touch $@
+
+# What the demo trains and probes with, a third of what the tests need; nothing is installed where the tests' packages are there already.
+.venv/demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -e .venv/ready || $(PIP) -e '.[demo]'
 	touch $@
 
 # DeepSpeed and what it needs; with it `make test` runs the tests that are skipped without it.
 frameworks: .venv/frameworks
 
 .venv/frameworks: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test-frameworks]'
+	$(PIP) -e '.[test-frameworks]'
 	touch $@
 
-demo: .venv/ready
+demo: .venv/demo
 	$(BIN)/ostate demo
 
 test: .venv/ready

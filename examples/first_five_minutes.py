@@ -78,7 +78,7 @@ def page(parts: list[str], spent: float, installed: float | None) -> str:
     head = (
         "# First five minutes\n\n<!-- written by examples/first_five_minutes.py; edit that -->\n\n"
         "From a clone of the repository, in an environment of its own:\n\n"
-        "```text\npython3 -m venv .venv\n. .venv/bin/activate\npip install -c constraints.txt .\n```\n\n"
+        "```text\npython3 -m venv .venv\n. .venv/bin/activate\npip install -c constraints.txt '.[demo]'\n```\n\n"
         "The constraints are the versions that were tried together. What follows is the screen as it was.\n"
     )
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, no GPU"

@@ -226,3 +226,18 @@ def test_an_unknown_layout_lists_those_that_are_known(llama_state):
     with pytest.raises(ExportError, match="no layout is called 'orbax'") as error:
         export(llama_state, "orbax", None)
     assert "deepspeed-universal" in error.value.fix
+
+
+def test_ota_can_have_v_freed_from_its_bias(llama_run, llama_state, tmp_path):
+    done = export(llama_state, "ota", tmp_path / "exp_avg_sq.safetensors", v_hat=True)
+    assert "export-v-hat" in {finding.rule for finding in done.findings}
+    for name, v in llama_run.live("exp_avg_sq").items():
+        wanted = v.double() / (1 - 0.999 ** llama_state.parameters[name].step)
+        assert torch.allclose(ota_preconditioner(done.path, name.replace(".default", ""), v.shape).double(), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("to", ["torch", "less", "dattri", "names", "dcp", "accelerate", "deepspeed-universal", "ostate"])
+def test_v_freed_from_its_bias_is_refused_where_it_would_be_freed_again_or_means_nothing(llama_state, tmp_path, to):
+    with pytest.raises(ExportError, match=f"{to} takes v as the optimizer keeps it"):
+        export(llama_state, to, tmp_path / "out", v_hat=True)
+    assert list(tmp_path.iterdir()) == []
