@@ -12,7 +12,6 @@ OstateError                    what, where, fix; exit code 3
 ├── CheckError                 a state breaks a rule
 ├── StoreError                 a named file cannot be written, or is not sound
 ├── ExportError                a state cannot be given in another layout without loss
-├── MissingPackage             an optional package is not installed; an ImportError too
 └── ProbeError                 a live model or gradient does not fit the state
     └── ProbeTypeError         an argument of another kind than the one wanted; a TypeError too
 """
@@ -26,11 +25,12 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_EXTRAS = {
-    # a package that is not always installed -> what installs it
-    "transformers": "ostate[demo]", "accelerate": "ostate[demo]", "matplotlib": "ostate[plot]", "fsspec": "ostate[remote]", "yaml": "pyyaml",
+EXTRAS = {
+    # a package that only some commands need -> the smallest extra of pyproject.toml that brings it
+    "torch": "ostate[probe]", "peft": "ostate[base]", "transformers": "ostate[base]", "safetensors": "ostate[base]",
+    "accelerate": "ostate[demo]", "fsspec": "ostate[remote]", "matplotlib": "ostate[plot]", "yaml": "pyyaml",
 }  # fmt: skip
-_NEEDED = frozenset({"click", "jinja2", "jsonschema", "numpy", "peft", "rich", "safetensors", "scipy", "torch"})
+_NEEDED = frozenset({"click", "jsonschema", "numpy", "rich"})
 """What `pip install ostate` brings."""
 _NO_MEMORY = (
     "failed to map segment from shared object", "cannot allocate memory", "can't allocate memory", "can't start new thread", "out of memory",
@@ -78,7 +78,7 @@ class OutOfMemory(OstateError, MemoryError):
 
 
 class MissingPackage(OstateError, ImportError):
-    """A package that this needs is not installed."""
+    """A package that only some commands need is not installed; `fix` names the extra that brings it."""
 
 
 class ReadError(OstateError):
@@ -117,10 +117,6 @@ class ExportError(OstateError):
     """A state cannot be given in another layout without loss."""
 
 
-class MissingPackage(OstateError, ImportError):
-    """A package that only some commands need is not installed; `fix` names the extra that brings it."""
-
-
 class ProbeError(OstateError):
     """A live model, optimizer or gradient does not fit the state."""
 
@@ -138,11 +134,23 @@ def refusal_for(error: BaseException) -> OstateError | None:
     if isinstance(error, MemoryError) or memory or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         asked = next((line.strip()[:200] for line in text.splitlines() if line.strip()), "no more could be had")
         return OutOfMemory(f"memory ran out: {asked}", fix=_MORE)
-    if isinstance(error, ModuleNotFoundError):
-        name = (error.name or "").partition(".")[0]
-        if name in _EXTRAS or name in _NEEDED:
-            return MissingPackage(f"the package {name} is needed for this and is not installed", fix=f"pip install '{_EXTRAS.get(name, name)}'")
-    return None
+    return missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+
+
+def missing_package(error: ImportError, what: str = "this", *, extra: str = "", where: str = "") -> MissingPackage | None:
+    """Return what to tell of a package that is not installed; None where the error is about none that ostate knows.
+
+    Args:
+        error: as the import raised it.
+        what: what needs it, as a sentence begins: "the demo".
+        extra: the extra to install, where `what` needs more than the missing package; empty: the one that brings that package.
+        where: the file or argument that asked for it.
+    """
+    name = (error.name or "").partition(".")[0]
+    if name not in EXTRAS and name not in _NEEDED:
+        return None
+    fix = f"ostate[{extra}]" if extra else EXTRAS.get(name, name)
+    return MissingPackage(f"{what} needs the package {name}, which is not installed", where=where, fix=f"pip install '{fix}'")
 
 
 def refusing(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -79,8 +79,8 @@ def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs
     done = CliRunner().invoke(main, ["inspect", str(CHECKPOINT)])
     assert done.exit_code == 3
     assert done.stderr.splitlines() == [
-        "Error: the package transformers is needed for this and is not installed",
-        "  fix: pip install 'ostate[demo]'",
+        "Error: this needs the package transformers, which is not installed",
+        "  fix: pip install 'ostate[base]'",
     ]
     with pytest.raises(MissingPackage):
         ostate.inspect(str(CHECKPOINT))
