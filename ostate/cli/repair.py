@@ -63,7 +63,8 @@ def command(
         return
     if path is None:
         raise click.UsageError("say which state: PATH (or --batch PATTERN)")
-    from ostate.commands.repair import repair, repair_document
+    from ostate.commands.documents import repair_document
+    from ostate.commands.repair import repair
     from ostate.report import verdict_text
 
     if out is None and not dry_run:

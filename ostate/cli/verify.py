@@ -27,7 +27,8 @@ def command(path: str, as_json: bool, **chosen: Any) -> None:
         ostate verify lora.ostate.safetensors --adapter checkpoint-500
         ostate verify checkpoint-500
     """
-    from ostate.commands.repair import verify, verify_document
+    from ostate.commands.documents import verify_document
+    from ostate.commands.repair import verify
     from ostate.report import verdict_text
 
     with reading("proving"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ostate.core.files import announce, new_buffer
 from ostate.core.names import plain_names, twins
 from ostate.core.naming import NamedState
+from ostate.core.plain import plain_document
 from ostate.core.state import Hyper, RawState
 from ostate.core.stream import side_by_side, stream
 from ostate.core.tensors import Slot
@@ -17,7 +18,7 @@ from ostate.errors import ReadError, refusing
 from ostate.read import named_file
 from ostate.store import load
 
-from .inspect import open_state, plain, stored_bytes
+from .inspect import open_state, stored_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,7 +181,7 @@ def _hyper(pairs: list[tuple[Item, Item]]) -> tuple[tuple[str, Any, Any, int], .
     counted: dict[tuple[str, str], list[Any]] = {}
     for one, other in pairs:
         for key in sorted((set(one.hyper) | set(other.hyper)) - IGNORED):
-            x, y = plain(one.hyper.get(key)), plain(other.hyper.get(key))
+            x, y = plain_document(one.hyper.get(key)), plain_document(other.hyper.get(key))
             if x != y:
                 row = counted.setdefault((key, repr((x, y))), [key, x, y, 0])
                 row[3] += 1
@@ -248,13 +249,13 @@ def as_document(found: Difference) -> dict[str, Any]:
         "matched": found.matched,
         "only_a": list(found.only_a),
         "only_b": list(found.only_b),
-        "shapes": [{"name": name, "a": plain(x), "b": plain(y)} for name, x, y in found.shapes],
+        "shapes": [{"name": name, "a": plain_document(x), "b": plain_document(y)} for name, x, y in found.shapes],
         "slots": [{"name": name, "only_a": list(x), "only_b": list(y)} for name, x, y in found.slots],
-        "steps": [{"name": name, "a": plain(x), "b": plain(y)} for name, x, y in found.steps],
+        "steps": [{"name": name, "a": plain_document(x), "b": plain_document(y)} for name, x, y in found.steps],
         "hyper": [{"key": key, "a": x, "b": y, "parameters": count} for key, x, y, count in found.hyper],
         "compared": len(found.gaps),
         "equal": len(found.gaps) - len(differing),
-        "values": [{"name": g.name, "slot": g.slot, "relative": plain(g.relative), "cosine": plain(g.cosine)} for g in differing],
+        "values": [{"name": g.name, "slot": g.slot, "relative": plain_document(g.relative), "cosine": plain_document(g.cosine)} for g in differing],
         "cold_a": found.cold_a,
         "cold_b": found.cold_b,
     }

@@ -23,8 +23,6 @@ from ostate.exporters.migrate import New, migrate
 from ostate.exporters.target import Grouping, of_names, target_of
 from ostate.read import adapters
 
-from .inspect import finding_document
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
@@ -204,5 +202,5 @@ def as_document(done: Exported) -> dict[str, Any]:
         "out": done.path or None,
         "parameters": len(done.state.parameters),
         "migration": {key: list(moved.get(key, ())) for key in ("kept", "grown", "cut", "made", "absent", "dropped")} if moved else None,
-        "findings": [finding_document(finding) for finding in done.findings],
+        "findings": [finding.as_dict() for finding in done.findings],
     }

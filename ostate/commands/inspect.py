@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ostate import checks
+from ostate.core.plain import plain_document
 from ostate.core.state import Entry, Finding, RawState
 from ostate.core.tensors import TensorRef, shape_text
 from ostate.errors import ReadError, refusing
@@ -232,7 +233,7 @@ def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
             {
                 "index": group.index,
                 "positions": list(group.positions),
-                "hyper": plain(dict(group.hyper)),
+                "hyper": plain_document(dict(group.hyper)),
                 "names": list(group.names) if group.names else None,
             }
             for group in raw.groups
@@ -243,12 +244,12 @@ def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
                 "group": entry.group,
                 "name": entry.name,
                 "shape": list(entry.shape) if entry.shape is not None else None,
-                "step": plain(entry.step),
+                "step": plain_document(entry.step),
                 "slots": {name: _slot_document(stored_dtype(slot), slot.encoding, slot.shape) for name, slot in entry.slots.items()},
             }
             for entry in raw.entries
         ],
-        "facts": plain(dict(raw.facts)),
+        "facts": plain_document(dict(raw.facts)),
         "fit": None
         if seen.fit is None
         else {
@@ -259,37 +260,11 @@ def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
             "only_state": dict(seen.fit.only_state),
             "only_adapter": dict(seen.fit.only_adapter),
         },
-        "values": plain(dict(seen.values)) or None,
-        "findings": [finding_document(finding) for finding in seen.findings],
+        "values": plain_document(dict(seen.values)) or None,
+        "findings": [finding.as_dict() for finding in seen.findings],
     }
 
 
 @cache  # a state has thousands of slots, of a few kinds
 def _slot_document(dtype: str, encoding: str, shape: tuple[int, ...]) -> Mapping[str, Any]:
     return {"dtype": dtype, "encoding": encoding, "shape": list(shape)}
-
-
-def finding_document(finding: Finding) -> dict[str, Any]:
-    """Return a finding as the schemas describe it."""
-    return {"rule": finding.rule, "severity": finding.severity, "text": finding.text, "fix": finding.fix, "names": list(finding.names)}
-
-
-def plain(value: Any) -> Any:
-    """Return `value` with only what JSON knows; numbers that JSON cannot hold become text.
-
-    Raises:
-        ReadError: a value of a kind that no optimizer state should hold.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, TensorRef):
-        return plain(value.item()) if value.numel == 1 else {"shape": list(value.shape), "dtype": value.dtype}
-    if isinstance(value, bytes):
-        return value.hex()
-    raise ReadError(f"a {type(value).__name__} has no place in a printed document")

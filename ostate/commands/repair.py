@@ -23,7 +23,7 @@ from ostate.read.weights import Candidates, base_weights, candidates, own_weight
 
 from . import choosing
 from .beside import order_beside
-from .inspect import finding_document, not_in_adapter, open_state, stored_bytes
+from .inspect import not_in_adapter, open_state, stored_bytes
 
 if TYPE_CHECKING:
     from ostate.evidence.comparison import Comparison
@@ -321,54 +321,3 @@ def names_and_order(path: str, *, options: Options) -> tuple[list[tuple[int, str
     _, found = order_among(raw, beside, options)
     rows = [(entry.position, name, shape_text(entry.shape)) for entry, name in zip(raw.entries, found.names) if name is not None]
     return rows, found
-
-
-def ordering_document(found: Ordering) -> dict[str, Any]:
-    """Return how the names were settled, as the schemas describe it."""
-    evidence = found.evidence
-    return {
-        "source": found.source,
-        "rule": found.rule,
-        "verdict": found.verdict,
-        "margin": found.margin,
-        "proof": found.proof,
-        "weakest_alternative": None if found.weakest_alternative is None else dict(zip(("what", "digits"), found.weakest_alternative)),
-        "named": sum(1 for name in found.names if name is not None),
-        "undecided": list(found.undecided),
-        "assumed": list(found.assumed),
-        "left_out": list(found.left_out),
-        "rejected": [dict(loser) for loser in found.rejected],
-        "tests": list(evidence.used) if evidence else [],
-        "silent": dict(evidence.silent) if evidence else {},
-        "weakest": [
-            {"name": pair.name, "position": pair.position, "score": pair.score, "rival": pair.rival, "margin": pair.margin}
-            for pair in (evidence.weakest if evidence else ())
-        ],
-    }
-
-
-def verify_document(path: str, found: Ordering) -> dict[str, Any]:
-    """Return the JSON document that schemas/verify-v1.schema.json describes."""
-    return {
-        "document": "ostate-verify",
-        "version": 1,
-        "source": path,
-        "ordering": ordering_document(found),
-        "findings": [finding_document(finding) for finding in found.findings],
-    }
-
-
-def repair_document(path: str, done: Repaired) -> dict[str, Any]:
-    """Return the JSON document that schemas/repair-v1.schema.json describes."""
-    return {
-        "document": "ostate-repair",
-        "version": 1,
-        "source": path,
-        "read": done.read or path,
-        "not_read": list(done.not_read),
-        "out": list(done.out),
-        "optimizer": done.named.optimizer,
-        "parameters": len(done.named.parameters),
-        "ordering": ordering_document(done.ordering),
-        "findings": [finding_document(finding) for finding in done.findings],
-    }

@@ -16,7 +16,6 @@ from ostate.exporters.migrate import matched, migrate
 from ostate.exporters.target import Grouping, Target, target_of
 from ostate.read import named_file
 
-from .inspect import finding_document
 from .repair import repair
 
 Shape = tuple[int, ...] | None
@@ -161,5 +160,5 @@ def as_document(found: Change) -> dict[str, Any]:
         "groups": {"state": list(found.groups), "to_come": list(found.groups_to_come)},
         "by_position": found.by_position,
         "command": found.command,
-        "findings": [finding_document(finding) for finding in found.findings],
+        "findings": [finding.as_dict() for finding in found.findings],
     }

@@ -14,8 +14,6 @@ from ostate.core.state import Finding
 from ostate.ordering.join import as_raw
 from ostate.store import digesting, validating
 
-from .inspect import finding_document
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
@@ -73,5 +71,5 @@ def as_document(done: Validation) -> dict[str, Any]:
         "verdict": ordering.verdict if ordering is not None else None,
         "undecided": list(ordering.undecided) if ordering is not None else [],
         "assumed": list(ordering.assumed) if ordering is not None else [],
-        "findings": [finding_document(finding) for finding in done.findings],
+        "findings": [finding.as_dict() for finding in done.findings],
     }

@@ -28,6 +28,10 @@ class Finding(NamedTuple):
     names: tuple[str, ...] = ()
     """The parameters (or positions, as `position 7`) it is about; empty: the whole state."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding as the schemas describe it."""
+        return {**self._asdict(), "names": list(self.names)}
+
 
 class SourceFile(Fields):
     """A file that was read, and the digest of its index (pickle and zip directory, or header), not of its tensors."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from ostate import __version__
+from ostate.core import plain as values
 from ostate.core.naming import NamedParameter, NamedState, Ordering
 from ostate.core.state import Finding, Group
-from ostate.core.tensors import Slot, TensorRef
+from ostate.core.tensors import Slot
 from ostate.errors import StoreError
 
 VERSION = 1
@@ -35,17 +35,11 @@ def plain(value: Any, where: str) -> Any:
     Raises:
         StoreError: it cannot be held: a tensor of several elements, an object.
     """
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"float": _ODD.get(value, "nan")}
-    if isinstance(value, TensorRef) and value.numel == 1:
-        return plain(value.item(), where)
-    if isinstance(value, (list, tuple)):
-        return [plain(item, where) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): plain(item, where) for key, item in value.items()}
-    raise StoreError(f"a value of type {type(value).__name__} has no place in a named file", where=where, fix="report this layout")
+
+    def other(value: Any) -> Any:
+        raise StoreError(f"a value of type {type(value).__name__} has no place in a named file", where=where, fix="report this layout")
+
+    return values.plain(value, lambda number: {"float": _ODD.get(number, "nan")}, other)
 
 
 def revived(value: Any) -> Any:
@@ -145,16 +139,8 @@ def alternative(ordering: Ordering) -> dict[str, Any] | None:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    row: dict[str, Any] = {"rule": finding.rule, "severity": finding.severity, "text": finding.text, "fix": finding.fix}
-    row["names"] = list(finding.names[:NAMES_KEPT])
-    if len(finding.names) > NAMES_KEPT:
-        row["more"] = len(finding.names) - NAMES_KEPT
-    return row
-
-
-def source_of(layout: str, files: Sequence[tuple[str, int, str]]) -> dict[str, Any]:
-    """Return the manifest's `source`: (path, size, index digest) a file, by the file's own name, not its folder."""
-    return {"layout": layout, "files": [{"name": PurePath(path).name, "size": size, "index_sha256": digest} for path, size, digest in files]}
+    row = finding._replace(names=finding.names[:NAMES_KEPT]).as_dict()
+    return row if len(finding.names) <= NAMES_KEPT else {**row, "more": len(finding.names) - NAMES_KEPT}
 
 
 def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]], path: str) -> NamedState:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ostate
 from ostate import store
+from ostate.commands.documents import ordering_document
 from ostate.commands.export import export
-from ostate.commands.repair import Options, names, order_of, ordering_document, read, verify
+from ostate.commands.repair import Options, names, order_of, read, verify
 from ostate.commands.validate import as_document, validate
 from ostate.ordering.assumed import with_assumed
 from ostate.ordering.join import named_state

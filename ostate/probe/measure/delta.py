@@ -52,7 +52,7 @@ class DeltaH1:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for a logger or JSON."""
-        return asdict(self)
+        return {**asdict(self), "findings": [finding.as_dict() for finding in self.findings]}
 
 
 def delta_h1(xbar: Gradients, ybar: Gradients, eta: float, preconditioner: AdamPreconditioner) -> DeltaH1:

@@ -8,7 +8,6 @@ when the parameters climb the objective by one preconditioned step.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ostate.core.naming import NamedState
+from ostate.core.plain import no_number, plain
 from ostate.core.state import Finding
 from ostate.errors import ProbeError, refusal_for
 
@@ -74,13 +74,13 @@ class ProbeReport:
         return {
             "document": "ostate-probe",
             "version": 1,
-            "result": _finite(result),
-            "stats": _finite(self.stats),
+            "result": plain(result, no_number, str),
+            "stats": plain(self.stats, no_number, str),
             "coverage": self.coverage,
             "coverage_step": self.coverage_step,
             "eta_from": self.eta_from,
             "healthy": self.healthy,
-            "findings": [{"rule": f.rule, "severity": f.severity, "text": f.text, "fix": f.fix, "names": list(f.names)} for f in self.findings],
+            "findings": [finding.as_dict() for finding in self.findings],
         }
 
 
@@ -294,13 +294,6 @@ def _ignored(settings: Settings) -> tuple[Finding, ...]:
     if not settings.ignored:
         return ()
     return (Finding(rule="settings-ignored", severity="note", text=f"not used here: importance.{', importance.'.join(settings.ignored)}"),)
-
-
-def _finite(value: Any) -> Any:
-    """Return the value as JSON can hold it: null for what is not finite (a ratio to 0, a cap that was not asked for)."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _once(*sources: Sequence[Finding]) -> tuple[Finding, ...]:
