@@ -10,10 +10,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ostate.commands.inspect import stored_bytes
 from ostate.commands.repair import Options, read, repair
 from ostate.core.extras import needed
+from ostate.core.files import announce, watched
 from ostate.core.naming import Adapter, NamedState
 from ostate.core.state import RawState
+from ostate.core.tensors import shape_text
 from ostate.errors import OstateError
 from ostate.evidence.ask import compare
 from ostate.ordering.join import as_raw
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ostate.commands.repair import Options
     from ostate.report.page import Subject
 
 Step = Callable[[int, int], None]
@@ -40,17 +42,18 @@ def page(paths: Sequence[str], *, options: Options | None = None, progress: Step
     Args:
         paths: named files, or checkpoints in any layout, which are named first as `ostate repair` would.
         options: as for `ostate.repair`; an adapter in it adds the matrix of evidence.
-        progress: called with (elements done, elements in all), for each state anew.
+        progress: called with (bytes read, about how many there are).
 
     Raises:
         OstateError: a path cannot be read, or its names cannot be settled.
     """
     from ostate.report.page import html
 
-    return html([subject(path, options=options, progress=progress) for path in paths])
+    with watched(progress):
+        return html([subject(path, options=options) for path in paths])
 
 
-def subject(path: str, *, options: Options | None = None, progress: Step | None = None) -> Subject:
+def subject(path: str, *, options: Options | None = None) -> Subject:
     """Return what the page says of one path.
 
     Raises:
@@ -70,8 +73,9 @@ def subject(path: str, *, options: Options | None = None, progress: Step | None 
         state, manifest = done.named, ""
         raw, adapter = read(path, options)
         keys = list(done.ordering.keys)
+    announce(lambda: stored_bytes(state))
     matrices = evidence_matrices(raw, adapter, keys) if adapter is not None and options.evidence else ()
-    return Subject(path=path, state=state, numbers=measure(state, progress=progress), matrices=matrices, manifest=manifest)
+    return Subject(path=path, state=state, numbers=measure(state), matrices=matrices, manifest=manifest)
 
 
 def evidence_matrices(raw: RawState, adapter: Adapter, keys: Sequence[str | None]) -> tuple[figures.Matrix, ...]:
@@ -87,7 +91,7 @@ def evidence_matrices(raw: RawState, adapter: Adapter, keys: Sequence[str | None
     """
     return tuple(
         figures.Matrix(
-            title=f"{len(each.keys)} tensors of one shape, {'x'.join(map(str, raw.entries[each.positions[0]].shape or ()))}",
+            title=f"{len(each.keys)} tensors of one shape, {shape_text(raw.entries[each.positions[0]].shape)}",
             says="How much more likely each pair is to belong together than not (natural log). The order taken lies on the diagonal; "
             "a bright cell elsewhere would be a rival.",
             keys=each.keys,

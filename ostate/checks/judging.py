@@ -13,7 +13,7 @@ from ostate.optimizers import OPTIMIZERS
 
 from .context import Row, name_of, structure_of
 from .measured import Measured, Numbers
-from .measuring import Progress, measure
+from .measuring import measure
 from .numbers import NUMBERS
 from .rules import RULES
 
@@ -54,28 +54,27 @@ def refuse(found: Iterable[Finding], where: str) -> None:
         raise CheckError(first.text, where=", ".join(first.names[:3]) or where, fix=first.fix)
 
 
-def values(state: RawState | NamedState, progress: Progress | None = None) -> tuple[dict[str, dict[str, float | int]], list[Finding]]:
+def values(state: RawState | NamedState) -> tuple[dict[str, dict[str, float | int]], list[Finding]]:
     """Stream once over every number.
 
     Args:
         state: in any layout, or named.
-        progress: called with the bytes read since the last call.
 
     Returns:
         slot -> counts and ranges over all parameters; and what the rules say of them.
     """
-    measured = _measured(state, progress, table=True)
+    measured = _measured(state, table=True)
     return _table(measured), _numbers(Numbers(measured, OPTIMIZERS.get(state.optimizer), exact=True))
 
 
-def judged(state: RawState | NamedState, progress: Progress | None = None) -> list[Finding]:
+def judged(state: RawState | NamedState) -> list[Finding]:
     """Stream once over every number, as `values`; return what the rules say, and no counts."""
-    return _numbers(Numbers(_measured(state, progress, table=False), OPTIMIZERS.get(state.optimizer), exact=True))
+    return _numbers(Numbers(_measured(state, table=False), OPTIMIZERS.get(state.optimizer), exact=True))
 
 
-def _measured(state: RawState | NamedState, progress: Progress | None, *, table: bool) -> tuple[Measured, ...]:
+def _measured(state: RawState | NamedState, *, table: bool) -> tuple[Measured, ...]:
     rows = _raw_rows(state) if isinstance(state, RawState) else tuple(one.row for one in _named_rows(state, {}))
-    return tuple(measure(row, progress, table=table) for row in rows)
+    return tuple(measure(row, table=table) for row in rows)
 
 
 def _numbers(seen: Numbers) -> list[Finding]:

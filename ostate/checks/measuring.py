@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ostate.core.stream import PIECE, Meter, side_by_side
@@ -15,17 +14,15 @@ from .numbers import UNDERFLOW, bound
 if TYPE_CHECKING:
     import numpy as np
 
-Progress = Callable[[int], None]
 _SLACK = 1.01
 """What rounding may add to a moment."""
 
 
-def measure(row: Row, progress: Progress | None, *, table: bool) -> Measured:
+def measure(row: Row, *, table: bool) -> Measured:
     """Read one parameter's slots.
 
     Args:
         row: the parameter.
-        progress: called with the bytes read since the last call.
         table: also count what no rule asks for.
     """
     slots = row.entry.slots
@@ -42,15 +39,11 @@ def measure(row: Row, progress: Progress | None, *, table: bool) -> Measured:
             low, high = meters[pair[1]].add(v)
             unpaired += _unpaired(m, v) if low <= 0 else 0
             unbounded += 0 if limit is None else _unbounded(m, v, limit, high)
-            if progress is not None:
-                progress(m.nbytes + v.nbytes)
     for slot in slots:
         if together and slot in pair:
             continue
         for chunk in slots[slot].chunks(PIECE):
             meters[slot].add(chunk)
-            if progress is not None:
-                progress(chunk.nbytes)
     return Measured(row, {slot: meter.summary() for slot, meter in meters.items()}, unbounded, unpaired)
 
 

@@ -7,7 +7,7 @@ import click
 from . import PATH, finish
 from .options import Which
 from .options import checksum as with_checksum
-from .screen import progress, show
+from .screen import reading, show
 
 
 @click.command()
@@ -34,7 +34,7 @@ def command(path: str, adapter: str | None, values: bool, state: str | None, opt
     from ostate.report import inspection_text
 
     with Paused():
-        with progress("reading") as step:
-            seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer, checksum=checksum, progress=step)
+        with reading("reading"):
+            seen = inspection.inspect(path, adapter=adapter, values=values, state=state, optimizer=optimizer, checksum=checksum)
         show(inspection.as_document(seen, digests=as_json), inspection_text.blocks, as_json=as_json)
     finish(any(finding.severity != "note" for finding in seen.findings))

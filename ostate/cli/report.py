@@ -10,7 +10,7 @@ import click
 
 from . import PATH
 from .options import naming, options_of
-from .screen import loudness, progress, write
+from .screen import loudness, reading, write
 
 
 @click.command()
@@ -37,8 +37,8 @@ def command(path: tuple[str, ...], force: bool, out: str, **chosen: Any) -> None
 
     if os.path.exists(out) and not force:
         raise click.UsageError(f"'{out}' exists: give another name, or --force to replace it")
-    with recorded() as inputs, progress("read", unit="elements") as step:
-        page = plot.page(path, options=options_of(chosen), progress=step)
+    with recorded() as inputs, reading("reading"):
+        page = plot.page(path, options=options_of(chosen))
     refuse_inputs([Path(out)], inputs)
     temporary = Path(f"{out}.{os.getpid()}.part")
     try:

@@ -7,7 +7,7 @@ import sys
 import click
 
 from . import PATH, finish
-from .screen import progress, show
+from .screen import reading, show
 
 
 @click.command()
@@ -26,20 +26,10 @@ def command(file: str, deep: bool, as_json: bool) -> None:
         ostate validate lora.ostate.safetensors --deep --json
     """
     from ostate.commands import validate as validation
-    from ostate.core.files import size_of
     from ostate.report import validation_text
 
-    with progress("reading") as step:
-        read = 0
-
-        def told(more: int) -> None:
-            nonlocal read
-            read += more
-            if step is not None:
-                step(read, max(read, total))
-
-        total = size_of(file) if deep else 0
-        done = validation.validate(file, deep=deep, progress=told)
+    with reading("reading"):
+        done = validation.validate(file, deep=deep)
     show(validation.as_document(done), validation_text.blocks, as_json=as_json)
     if not done.sound:
         sys.exit(3)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ostate.core.files import announce, new_buffer
+from ostate.core.files import announce, new_buffer, watched
 from ostate.core.names import plain_names, twins
 from ostate.core.naming import NamedState
 from ostate.core.plain import plain_document
@@ -88,18 +88,23 @@ class Difference:
 
 
 @refusing
-def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int], None] | None = None) -> Difference:
+def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int, int], None] | None = None) -> Difference:
     """Compare two states in any layout.
 
     Args:
         a: a named file, a state file, or a checkpoint folder.
         b: the same.
         values: read every number of both.
-        progress: called with the bytes read since the last call.
+        progress: called with (bytes read, about how many there are).
 
     Raises:
         ReadError: one cannot be read, or the two have nothing to be matched by.
     """
+    with watched(progress):
+        return _difference(a, b, values=values)
+
+
+def _difference(a: str, b: str, *, values: bool) -> Difference:
     one_state, other_state = _open(a), _open(b)
     ours, theirs, by = _matched(one_state, other_state, a, b)
     announce(lambda: stored_bytes(one_state) + stored_bytes(other_state))
@@ -111,7 +116,7 @@ def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int], None]
     for one, other in pairs if values else ():
         for slot in one.slots:
             if slot in other.slots and one.slots[slot].shape == other.slots[slot].shape:
-                gap, zero_a, zero_b = _gap(one.name, slot, one.slots[slot], other.slots[slot], rooms, progress)
+                gap, zero_a, zero_b = _gap(one.name, slot, one.slots[slot], other.slots[slot], rooms)
                 gaps.append(gap)
                 cold = [cold[0] and zero_a, cold[1] and zero_b]
     return Difference(
@@ -188,26 +193,22 @@ def _hyper(pairs: list[tuple[Item, Item]]) -> tuple[tuple[str, Any, Any, int], .
     return tuple((key, x, y, count) for key, x, y, count in sorted(counted.values(), key=lambda row: -row[3]))
 
 
-def _gap(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms, progress: Callable[[int], None] | None) -> tuple[Gap, bool, bool]:
+def _gap(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms) -> tuple[Gap, bool, bool]:
     """Return how far two slots lie apart, and whether each is all zero. Only what differs is read twice."""
     zero = True
     for x, y in side_by_side(stream(a, rooms[0]), stream(b, rooms[1])):
         if not _same(x, y):
-            return _apart(name, slot, a, b, rooms, progress)
+            return _apart(name, slot, a, b, rooms)
         zero = zero and not x.any()
-        if progress is not None:
-            progress(x.nbytes + y.nbytes)
     return Gap(name=name, slot=slot, equal=True, relative=0.0, cosine=math.nan if zero else 1.0), zero, zero
 
 
-def _apart(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms, progress: Callable[[int], None] | None) -> tuple[Gap, bool, bool]:
+def _apart(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms) -> tuple[Gap, bool, bool]:
     """Add up, in float64, what the distance and the angle between two slots that differ are made of."""
     import numpy as np
 
     dot = norm_a = norm_b = apart = 0.0
     for x, y in side_by_side(stream(a, rooms[0]), stream(b, rooms[1])):
-        if progress is not None:
-            progress(x.nbytes + y.nbytes)
         if np.iscomplexobj(x) or np.iscomplexobj(y):  # two real numbers each: what is added up comes to the same
             x, y = (np.asarray(one, np.complex128).view(np.float64) for one in (x, y))
         with np.errstate(invalid="ignore", over="ignore"):

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ostate import checks
+from ostate.core.files import announce, watched
 from ostate.core.plain import plain_document
-from ostate.core.state import Entry, Finding, RawState
+from ostate.core.state import Finding, RawState
 from ostate.core.tensors import TensorRef, shape_text
 from ostate.errors import ReadError, refusing
 from ostate.read import named_file, read
@@ -66,7 +67,7 @@ def inspect(
         state: which file of the folder is the state, where several could be.
         optimizer: which optimizer, where the file holds several.
         checksum: first compare every byte with the checksums that were saved with it.
-        progress: called with (bytes of numbers seen, all of them) while values are read.
+        progress: called with (bytes read, about how many there are) while values are read.
 
     Raises:
         ReadError: nothing readable is there, or a checksum is wrong.
@@ -80,22 +81,19 @@ def inspect(
     fit = fit_of(raw, weights) if weights is not None else None
     findings = list(checks.structure(raw, weights))
     if weights is not None and raw.recorded:
-        findings += _unknown_classes(raw, weights)
+        findings += _names_not_in(raw, weights)
     found: Mapping[str, Any] = {}
     if values:
         from ostate.checks import judging  # only with --values
 
-        found, seen = judging.values(raw, _towards(_bytes_of_numbers(raw), progress))
+        with watched(progress):
+            announce(lambda: stored_bytes(raw))
+            found, seen = judging.values(raw)
         findings += seen
     return Inspection(raw=raw, fit=fit, findings=tuple(findings), values=found)
 
 
-def _bytes_of_numbers(raw: RawState) -> int:
-    """Bytes of all slots once they are numbers: float32, or float64 where stored so."""
-    return sum(math.prod(slot.shape) * (8 if slot.dtype == "F64" else 4) for entry in raw.entries for slot in entry.slots.values())
-
-
-def _unknown_classes(raw: RawState, adapter: Adapter) -> list[Finding]:
+def _names_not_in(raw: RawState, adapter: Adapter) -> list[Finding]:
     """Say which recorded names no tensor of the adapter has."""
     from ostate.ordering import keys
 
@@ -122,20 +120,6 @@ def stored_bytes(state: RawState | NamedState) -> int:
     rows = state.entries if isinstance(state, RawState) else state.parameters.values()
     slots = (slot for row in rows for slot in row.slots.values())
     return sum(slot.nbytes if isinstance(slot, TensorRef) else math.prod(slot.shape) for slot in slots)
-
-
-def _towards(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None] | None:
-    """Turn a callback that takes (done, total) into one that takes what is new."""
-    if progress is None:
-        return None
-    done = 0
-
-    def more(new: int) -> None:
-        nonlocal done
-        done += new
-        progress(done, max(done, total))
-
-    return more
 
 
 def open_state(path: str, *, state: str | None = None, optimizer: int | str | None = None, checksum: bool = False) -> RawState:
@@ -191,27 +175,9 @@ def _sized(shape: tuple[int, ...], flat: bool) -> str:
     return f"{math.prod(shape)} elements" if flat else shape_text(shape)
 
 
-def slot_table(raw: RawState) -> list[dict[str, Any]]:
-    """Rows of (slot, dtype, encoding, shape, count), most frequent first."""
-    rows: Counter[tuple[str, str, str, str]] = Counter()
-    for entry in raw.entries:
-        for name, slot in entry.slots.items():
-            rows[(name, stored_dtype(slot), slot.encoding, shape_text(slot.shape))] += 1
-    ordered = sorted(rows.items(), key=lambda row: (row[0][0], -row[1], row[0][3]))
-    return [{"slot": s, "dtype": d, "encoding": e, "shape": shape, "count": n} for (s, d, e, shape), n in ordered]
-
-
 def stored_dtype(slot: object) -> str:
     """The dtype on disk: a packed slot says it by its encoding."""
     return slot.dtype if isinstance(slot, TensorRef) else "packed"
-
-
-def step_text(entries: tuple[Entry, ...]) -> str:
-    """`500`, `2 to 5`, or `none recorded`."""
-    steps = sorted({entry.step for entry in entries if entry.step is not None})
-    if not steps:
-        return "none recorded"
-    return f"{steps[0]:g}" if len(steps) == 1 else f"{steps[0]:g} to {steps[-1]:g}"
 
 
 def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:

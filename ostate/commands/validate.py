@@ -9,10 +9,13 @@ from typing import Any
 
 from ostate import checks, store
 from ostate.checks import judging
+from ostate.core.files import announce, watched
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.ordering.join import as_raw
 from ostate.store import digesting, validating
+
+from .inspect import stored_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +33,13 @@ class Validation:
         return all(finding.severity != "error" for finding in self.findings)
 
 
-def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Callable[[int], None] | None = None) -> Validation:
+def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Callable[[int, int], None] | None = None) -> Validation:
     """Check the file, then the state in it.
 
     Args:
         path: a named file, an index, or a folder with one of them.
         deep: also read every byte: digests, and the rules on numbers.
-        progress: called with the bytes of numbers read since the last call.
+        progress: called with (bytes read, about how many there are) while numbers are read.
 
     Raises:
         ReadError: nothing there.
@@ -49,7 +52,9 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Call
     found += checks.structure(as_raw(state)._replace(findings=()))
     if deep:
         digested, damaged = digesting.digested(path)
-        judged = judging.judged(digested, progress)  # first, since that is what reads the bytes
+        with watched(progress):
+            announce(lambda: stored_bytes(digested))
+            judged = judging.judged(digested)  # first, since that is what reads the bytes
         if broken := damaged():
             return Validation(path=os.fspath(path), deep=deep, state=None, findings=tuple(broken))
         found += judged

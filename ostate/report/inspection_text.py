@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ostate.core.tensors import shape_text
 from ostate.report.blocks import Block, Facts, Line, Table, cells, found, read_rows
 from ostate.report.text import hyper_text, number, plain, printable, ranges, shorten
 
@@ -74,7 +75,7 @@ def _groups(document: Mapping[str, Any]) -> Table:
 
 def _slots(entries: Sequence[Mapping[str, Any]], full: bool) -> list[Block]:
     kinds = Counter((name, slot["dtype"], slot["encoding"], *slot["shape"]) for entry in entries for name, slot in entry["slots"].items())
-    counted = {(*kind[:3], "x".join(map(str, kind[3:])) or "scalar"): count for kind, count in kinds.items()}
+    counted = {(*kind[:3], shape_text(kind[3:])): count for kind, count in kinds.items()}
     ordered = sorted(counted.items(), key=lambda row: (row[0][0], -row[1], row[0][3]))
     shown = ordered if full else ordered[:_ROWS]
     out: list[Block] = [Table(("slot", "dtype", "encoding", "shape", "count"), tuple(cells(*key, count) for key, count in shown))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,35 +70,23 @@ class StateNumbers:
         """Elements of all parameters."""
         return sum(one.elements for one in self.parameters)
 
-    @property
-    def covered(self) -> int:
-        """Elements that have a scale."""
-        return sum(int(one.scale.sum()) for one in self.parameters)
-
     def clamped(self, one: Numbers) -> int:
         """Return how many of the parameter's elements the clamp would touch, to a bin's width."""
         cap = self.caps.get(kind_of(one.name, len(one.shape)))
         return 0 if cap is None else int(one.scale[max(0, math.ceil((cap - SCALE_FROM) / BIN)) :].sum())
 
 
-def measure(state: NamedState, *, progress: Callable[[int, int], None] | None = None) -> StateNumbers:
+def measure(state: NamedState) -> StateNumbers:
     """Read every number of a state once.
 
     Args:
         state: the named state.
-        progress: called with (elements done, elements in all).
 
     Raises:
         ReadError: a tensor cannot be read.
     """
     where = places(state.parameters)
-    total = sum(math.prod(parameter.shape) for parameter in state.parameters.values())
-    done, out = 0, []
-    for name, parameter in state.parameters.items():
-        out.append(_of(state, parameter, where[name]))
-        done += math.prod(parameter.shape)
-        if progress is not None:
-            progress(done, total)
+    out = [_of(state, parameter, where[name]) for name, parameter in state.parameters.items()]
     return StateNumbers(parameters=tuple(out), caps=_caps(out))
 
 

@@ -275,10 +275,3 @@ def test_the_table_of_values_counts_exactly(tmp_path):
     everything = torch.cat([entry["exp_avg_sq"].reshape(-1) for entry in stored["state"].values()])
     assert row["largest"] == everything[everything.isfinite()].max().item()
     assert row["mean"] == pytest.approx(everything[everything.isfinite()].double().mean().item())
-
-
-def test_progress_tells_every_byte(tmp_path):
-    raw = read(tmp_path, state_dict())
-    told = []
-    judging.values(raw, told.append)
-    assert sum(told) == sum(slot.nbytes for entry in raw.entries for slot in entry.slots.values())

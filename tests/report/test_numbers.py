@@ -117,14 +117,6 @@ def test_a_long_parameter_is_read_in_pieces_to_the_same_numbers(tmp_path, monkey
     assert (cut.scale == whole.scale).all()
 
 
-def test_progress_ends_at_the_whole():
-    *_, state = real("long_opt_step2")
-    seen = []
-    measure(state, progress=lambda done, total: seen.append((done, total)))
-    assert seen == sorted(seen)
-    assert seen[-1][0] == seen[-1][1] == 67584
-
-
 @pytest.mark.parametrize(
     ("name", "layer", "kind"),
     [
