@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ostate.errors import OstateError, ReadError
 
 from .files import read_at, size_of
+from .kinds import kind_of_head
 from .tensors import ITEMSIZE, Part, TensorRef
 
 LARGEST_HEADER = 100_000_000
@@ -54,6 +55,9 @@ def read_head(path: str, *, error: type[OstateError] = ReadError, fix: str = "co
     size = size_of(path)
     length = int.from_bytes(read_at(path, 0, 8), "little") if size >= 8 else 0
     if size < 8 or length > size - 8 or not 2 <= length <= LARGEST_HEADER:
+        kind = kind_of_head(read_at(path, 0, min(size, 512)))
+        if kind is not None and kind[0] != "a safetensors file":
+            raise error(f"not a safetensors file: it is {kind[0]}", where=path, fix=kind[1] or fix)
         raise error(f"not a safetensors file, or cut short: {size} bytes, header of {length}", where=path, fix=fix)
     raw = read_at(path, 8, length)
     if raw.count(b"[") + raw.count(b"{") > 1000 + length // SPARSEST:

@@ -25,7 +25,8 @@ def read(path: str, *, state: str | None = None, optimizer: int | str | None = N
         ReadError: missing, truncated, damaged, or contradicting itself.
     """
     with Paused():
-        seen, row, optimizer = find_state(path, state=state, optimizer=optimizer)
-        raw = READERS[row].read(seen, optimizer)
+        found = find_state(path, state=state, optimizer=optimizer)
+        seen = found.seen
+        raw = READERS[found.row].read(seen, found.optimizer)
         not_read = others(seen, [file.path for file in raw.files]) if state is None else ()
-        return raw._replace(read=seen.path, not_read=not_read, findings=(*raw.findings, *choice(seen, not_read)))
+        return raw._replace(read=seen.path, not_read=not_read, findings=(*raw.findings, *choice(seen, not_read, found.skipped)))

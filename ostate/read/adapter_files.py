@@ -97,10 +97,18 @@ def weight_files(folder: str) -> list[str]:
 def has_tuner_keys(path: str) -> bool:
     """True when most keys of a safetensors file are a tuner's. A file that cannot be read is none: whoever names it gets the error."""
     try:
-        keys = list(read_head(path).tensors)
+        head = read_head(path)
     except ReadError:
         return False
-    return 2 * sum(bool(_TUNER_KEY.search(key)) for key in keys) > len(keys)
+    if "ostate" in head.metadata:  # a state under the names of an adapter
+        return False
+    keys = list(head.tensors)
+    return 2 * sum(map(is_tuner_key, keys)) > len(keys)
+
+
+def is_tuner_key(key: str) -> bool:
+    """True for the key of a tensor that a tuner trains: LoRA, LoKr, OFT, IA3, …"""
+    return _TUNER_KEY.search(key) is not None
 
 
 def subfolders(folder: str) -> list[str]:

@@ -138,7 +138,10 @@ def _tensors(file: str) -> tuple[dict[str, TensorRef], bool]:
     if file.endswith(".index.json"):
         return _sharded(file)
     if file.endswith(".safetensors"):
-        return read_head(file).tensors, False
+        head = read_head(file)
+        if "ostate" in head.metadata:
+            raise ReadError("an optimizer state that ostate named, no adapter", where=file, fix="give the adapter that was saved with it")
+        return head.tensors, False
     from .container import torchsave
 
     return dict(weights_in(torchsave.load(file).value, file)), True

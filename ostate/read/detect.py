@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ostate.core.files import is_file, is_folder, is_remote, read_at, size_of
 from ostate.core.state import Finding, RawState
-from ostate.errors import ReadError, UnknownFormat, UnsafePickle
+from ostate.errors import ReadError, UnknownFormat
 
 from .checkpoint_folder import trainer_step
 from .peek import Peek
@@ -43,6 +43,25 @@ _TRAINERS_FILES = ("optimizer.pt", "optimizer.bin")
 """transformers trainer.py OPTIMIZER_NAME and OPTIMIZER_NAME_BIN: what Trainer resumes from."""
 MOST_OTHERS = 16
 """Folders, and files, that are looked into for states that were not read."""
+
+
+class Skipped(NamedTuple):
+    """A file or folder that was looked into for a state and cannot be read."""
+
+    path: str
+    error: ReadError
+
+
+class Found(NamedTuple):
+    """The one file or folder that holds the state."""
+
+    seen: Peek
+    row: str
+    """Of `READERS`."""
+    optimizer: int | str | None
+    """Which optimizer of it is meant, where that is not settled by the file."""
+    skipped: tuple[Skipped, ...] = ()
+    """What lies beside it and cannot be read."""
 
 
 class Reader(NamedTuple):
@@ -88,8 +107,8 @@ READERS: dict[str, Reader] = {
 """Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""
 
 
-def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> tuple[Peek, str, int | str | None]:
-    """Return the one file or folder that holds the state, the row of `READERS` that reads it, and which optimizer of that file is meant.
+def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> Found:
+    """Return the one file or folder that holds the state. What lies beside it and is damaged, or something else, is skipped and kept in a list.
 
     Args:
         path: what the person gave.
@@ -97,7 +116,7 @@ def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> 
         optimizer: which of Accelerate's `optimizer.bin`, `optimizer_1.bin`, … by number, or a word of the path, where there are several.
 
     Raises:
-        ReadError: no such path.
+        ReadError: no such path; nothing there but what cannot be read, or the very file that the trainer resumes from cannot be read.
         UnknownFormat: no state, or more than one.
     """
     target = path if state is None else _within(path, state)
@@ -107,8 +126,10 @@ def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> 
     if not seen.is_folder:
         if target.endswith(_PIECES):
             raise UnknownFormat("one file of a layout that is a folder", where=target, fix="give the folder")
-        return seen, reader_of(seen), optimizer
-    found = list(_search(seen, 0, set()))
+        return Found(seen, reader_of(seen), optimizer)
+    skipped: list[Skipped] = []
+    found = list(_search(seen, 0, set(), skipped))
+    _refuse_skipped(skipped, [one for one, _ in found])
     if len(found) > 1 and optimizer is not None and (chosen := _called(found, optimizer, target)):
         found, optimizer = chosen, None
     if not found:
@@ -121,7 +142,18 @@ def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> 
         listed = ", ".join(_within_target(one.path, target) for one, _ in found[:MOST_LISTED])
         more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
         raise UnknownFormat(f"{len(found)} states in this folder: {listed}{more}", where=target, fix="give one of them, or choose with --state FILE")
-    return *found[0], optimizer
+    return Found(*found[0], optimizer, tuple(skipped))
+
+
+def _refuse_skipped(skipped: Sequence[Skipped], found: Sequence[Peek]) -> None:
+    """Raise what is wrong with a skipped file where no state was found, or where it is the one that its trainer would resume from."""
+    places = {one.place for one in found}
+    for one in skipped:
+        if os.path.dirname(one.path) in places and re.match(_ACCELERATE, os.path.basename(one.path)):
+            one.error.fix = f"{one.error.fix}; or choose another state of this folder with --state FILE"
+            raise one.error
+    if skipped and not found:
+        raise min(skipped, key=lambda one: not os.path.basename(one.path).startswith("optimizer")).error
 
 
 def _within(path: str, state: str) -> str:
@@ -147,14 +179,46 @@ def reader_of(seen: Peek) -> str:
 
             if is_shard(seen.path):
                 raise UnknownFormat("one file of a layout that is a folder", where=seen.path, fix="give the folder")
-        raise UnknownFormat("no optimizer state in this file", where=seen.path, fix="give the optimizer file or its checkpoint folder")
+        raise _no_state_in(seen, [] if is_remote(seen.path) else _beside(seen))
     if len(rows) > 1:
         raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")
     return rows[0]
 
 
-def _search(seen: Peek, depth: int, visited: set[str]) -> Iterator[tuple[Peek, str]]:
-    """Yield the states of a folder; links that lead back are seen once.
+def _no_state_in(seen: Peek, beside: Sequence[str] = ()) -> UnknownFormat:
+    """Return the refusal of a file without a state: what it is, and which state lies beside it, where there is one."""
+    from .kinds import STATE_FIX, kind_of
+
+    what, fix = kind_of(seen)
+    if len(beside) == 1 and fix == STATE_FIX:
+        fix = f"the state beside it is {beside[0]}: give that, or the folder"
+    return UnknownFormat(what, where=seen.path, fix=fix)
+
+
+def _beside(seen: Peek) -> list[str]:
+    """Return the names of the states that lie in the same folder as this file."""
+    folder = Peek(seen.place, asked=seen.asked)
+    try:
+        found = _of_trainer(folder, list(_files(folder, [])))
+    except ReadError:  # a folder that cannot be listed
+        return []
+    return [os.path.basename(one.path) for one, _ in found]
+
+
+def _rows(seen: Peek, skipped: list[Skipped]) -> list[str]:
+    """Return the rows that read this file or folder; what is wrong with it where none can tell goes to `skipped`."""
+    rows = []
+    for name, reader in READERS.items():
+        try:
+            if reader.accepts(seen):
+                rows.append(name)
+        except ReadError as error:
+            skipped.append(Skipped(seen.path, error))
+    return rows
+
+
+def _search(seen: Peek, depth: int, visited: set[str], skipped: list[Skipped]) -> Iterator[tuple[Peek, str]]:
+    """Yield the states of a folder; links that lead back are seen once. What cannot be read goes to `skipped`.
 
     What the folder's own index names comes first; then what lies in the folder itself; where nothing does, what lies in the folders below it.
     """
@@ -164,18 +228,24 @@ def _search(seen: Peek, depth: int, visited: set[str]) -> Iterator[tuple[Peek, s
     visited.add(real)
     if len(visited) > MOST_FOLDERS:
         raise UnknownFormat(f"no state in the first {MOST_FOLDERS} folders", where=seen.asked, fix="give the checkpoint folder itself")
-    rows = [name for name, reader in READERS.items() if reader.folder and reader.accepts(seen)]
+    try:
+        rows = _rows(seen, skipped) if seen.names else []
+    except ReadError as error:  # a folder that cannot be listed
+        if depth == 0:
+            raise
+        skipped.append(Skipped(seen.path, error))
+        return
     if len(rows) > 1:
         raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")
     folders = _folders(seen)
-    named = [one for name in _indexed(seen, folders) for one in _search(_below(seen, name), depth + 1, visited)]
-    here = [(seen, rows[0])] if rows else [] if named else _of_trainer(seen, list(_files(seen)))
+    named = [one for name in _indexed(seen, folders) for one in _search(_below(seen, name), depth + 1, visited, skipped)]
+    here = [(seen, rows[0])] if rows else [] if named else _of_trainer(seen, list(_files(seen, skipped)))
     if here or named:
         yield from (*named, *here)
         return
     if depth < MOST_DEPTH:
         for name in folders:
-            yield from _search(_below(seen, name), depth + 1, visited)
+            yield from _search(_below(seen, name), depth + 1, visited, skipped)
 
 
 def _below(seen: Peek, name: str) -> Peek:
@@ -203,7 +273,8 @@ def _of_trainer(seen: Peek, found: list[tuple[Peek, str]]) -> list[tuple[Peek, s
     return own if len(own) == 1 else found
 
 
-def _files(seen: Peek) -> Iterator[tuple[Peek, str]]:
+def _files(seen: Peek, skipped: list[Skipped]) -> Iterator[tuple[Peek, str]]:
+    """Yield the files of a folder that hold a state. A file called like one that holds none, or cannot be read, goes to `skipped`."""
     for name in seen.names:
         path = os.path.join(seen.path, name)
         if name.startswith(_NEVER_START) or name.endswith(_NEVER_END) or not is_file(path):
@@ -211,13 +282,14 @@ def _files(seen: Peek) -> Iterator[tuple[Peek, str]]:
         one = Peek(path, asked=seen.asked)
         wanted = name.startswith("optimizer")
         try:
-            rows = [row for row, reader in READERS.items() if not reader.folder and (wanted or one.is_torch) and reader.accepts(one)]
-        except UnsafePickle:
-            if wanted:
-                raise
+            rows = _rows(one, skipped) if wanted or one.is_torch else []
+        except ReadError as error:  # gone, or not to be read
+            skipped.append(Skipped(path, error))
             continue
         if rows:
             yield one, rows[0]
+        elif wanted and (not skipped or skipped[-1].path != path):
+            skipped.append(Skipped(path, _no_state_in(one)))
 
 
 def _folders(seen: Peek) -> list[str]:
@@ -258,14 +330,14 @@ def others(seen: Peek, files: Iterable[str]) -> tuple[str, ...]:
                 if not chosen and len(visited) < MOST_OTHERS:  # what lies below a state that is a folder belongs to it
                     visited.add(real)
                     queue.append(one)
-            elif real not in read and opened < MOST_OTHERS and os.path.isfile(path) and one.is_torch:
+            elif real not in read and opened < MOST_OTHERS and os.path.isfile(path) and _starts_as_torch(one):
                 opened += 1
                 found += [path] * _is_state(one)
     return tuple(os.path.relpath(path, seen.asked) for path in found)
 
 
-def choice(seen: Peek, not_read: Sequence[str]) -> list[Finding]:
-    """Say which state of a folder was read where there are others, and where the folder's index names another than that one."""
+def choice(seen: Peek, not_read: Sequence[str], skipped: Sequence[Skipped]) -> list[Finding]:
+    """Say which state of a folder was read where there are others, what was skipped, and where the folder's index names another than that one."""
     if seen.asked == seen.path or is_remote(seen.asked) or not os.path.isdir(seen.asked):
         return []
     read = os.path.relpath(seen.path, seen.asked)
@@ -273,11 +345,31 @@ def choice(seen: Peek, not_read: Sequence[str]) -> list[Finding]:
     if not_read:
         text = f"{read} was read; not read: {', '.join(not_read)}"
         said.append(Finding(rule="other-states", severity="note", text=text, fix="--state FILE reads another of them"))
+    if skipped:
+        first = f"{os.path.relpath(skipped[0].path, seen.asked)}: {skipped[0].error.what}"
+        doubt = any(os.path.basename(one.path).startswith("optimizer") for one in skipped)
+        said.append(
+            Finding(
+                rule="files-skipped",
+                severity="warning" if doubt else "note",
+                text=f"{len(skipped)} other file{'s' * (len(skipped) > 1)} could not be read as a state and stood aside ({first})",
+                fix="look whether one of these is the state that you mean" if doubt else "",
+                names=tuple(os.path.relpath(one.path, seen.asked) for one in skipped),
+            )
+        )
     missed = [tag for tag in tags_of(Peek(seen.asked)) if tag and tag not in PurePath(read).parts]
     if missed and len(missed) == len(tags_of(Peek(seen.asked))):
         text = f"`latest` names {missed[0]}, where no state was found; {read} was read"
         said.append(Finding(rule="index-names-another", severity="warning", text=text, fix="copy that folder too, or choose with --state FILE"))
     return said
+
+
+def _starts_as_torch(seen: Peek) -> bool:
+    """True when the file can be read and starts as torch.save's do."""
+    try:
+        return seen.is_torch
+    except ReadError:
+        return False
 
 
 def _is_state(seen: Peek) -> bool:

@@ -100,14 +100,33 @@ def _in_places(raw: RawState, places: Iterable[list[str]], name: str | None) -> 
     paths = next((paths for paths in places if paths), [])
     if not paths:
         return Candidates()
-    found = [read_adapter(path) for path in paths]
+    found = _sound(paths, name)
     asked = next((adapter for adapter in found if name is not None and name in (os.path.basename(adapter.path), adapter.name)), None)
     if asked is not None and len(found) > 1:
         others = _no_worse(raw, asked, [adapter for adapter in found if adapter is not asked])
         return Candidates((for_state(read_adapter(asked.path, name=name), raw), *others), seen=tuple(paths), asked=True)
     if name is not None:
-        found = [read_adapter(path, name=name) for path in paths]
+        found = [read_adapter(adapter.path, name=name) for adapter in found]
     return Candidates(tuple(_fitting(raw, found)), seen=tuple(paths))
+
+
+def _sound(paths: Sequence[str], name: str | None) -> list[Adapter]:
+    """Return the adapters at these paths that can be read; a damaged one stands aside, unless it is the one that was asked for or all are.
+
+    Raises:
+        ReadError: what is wrong with the first of them.
+    """
+    found, errors = [], []
+    for path in paths:
+        try:
+            found.append(read_adapter(path))
+        except ReadError as error:
+            errors.append(error)
+            if name is not None and name in (os.path.basename(path), os.path.basename(os.path.dirname(path))):
+                raise
+    if not found:
+        raise errors[0]
+    return found
 
 
 def _no_worse(raw: RawState, first: Adapter, others: Sequence[Adapter]) -> list[Adapter]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from ostate.core.files import read_at, size_of
+from ostate.core.kinds import kind_of_head
 from ostate.core.state import SourceFile
 from ostate.core.tensors import ITEMSIZE
 from ostate.errors import ReadError
@@ -65,7 +66,7 @@ def load(
 
         value, source = load_legacy(path, start, size, table)
         return Stored(value=value, source=source, unknown_classes=tuple(sorted(table.met)))
-    raise ReadError(_what_else(head), where=path, fix="give a file that torch.save wrote")
+    raise _no_torch_file(head, path)
 
 
 def starts_as_legacy(head: bytes) -> bool:
@@ -73,21 +74,17 @@ def starts_as_legacy(head: bytes) -> bool:
     return head[:1] == b"\x80" and LEGACY_MAGIC in head[:32]
 
 
-def _what_else(head: bytes) -> str:
-    if not head.strip(b"\0"):
-        return "the file is empty" if not head else "the file starts with nothing but zeros"
-    if head[257:262] == b"ustar":
-        return "a torch.save file of 2017 or older (tar), which is not read"
-    if head[:1] in b"{[" or head[8:9] == b"{":
-        return "no torch.save file: this is JSON or safetensors"
-    if head[:1] == b"\x80":
-        return "a plain pickle, not a torch.save file"
-    return "no torch.save file"
+def _no_torch_file(head: bytes, path: str) -> ReadError:
+    kind = ("a plain pickle", "") if head[:1] == b"\x80" else kind_of_head(head)
+    what = f"no torch.save file: it is {kind[0]}" if kind else "no torch.save file"
+    return ReadError(what, where=path, fix=(kind and kind[1]) or "give a file that torch.save wrote")
 
 
 def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> tuple[Any, SourceFile]:
     index = ZipIndex(path, start, length)
     pickles = [name for name in index.members if name.endswith("data.pkl") and name.count("/") < 2 and name.rpartition("/")[2] == "data.pkl"]
+    if not pickles and index.members and all(name.endswith(".npy") for name in index.members):
+        raise ReadError("numpy arrays (.npz), no torch.save file", where=path, fix="give a file that torch.save wrote")
     if len(pickles) != 1:
         raise ReadError(f"{len(pickles)} members data.pkl in the archive, one wanted", where=path, fix="give a file that torch.save wrote")
     prefix = pickles[0][: -len("data.pkl")]

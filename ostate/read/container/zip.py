@@ -93,6 +93,11 @@ class ZipIndex:
                 raise ReadError("the archive's zip64 record is damaged", where=self.path, fix=_DAMAGED)
         if disk or first or here != count:
             raise ReadError("an archive of several disks", where=self.path, fix=_DAMAGED)
+        if start + size < end:
+            what = (
+                f"the archive begins {end - start - size} bytes into the file: two files one after another, or an interrupted copy that was resumed"
+            )
+            raise ReadError(what, where=self.path, fix="copy it again; each file by itself")
         if start + size != end or size > MOST_DIRECTORY or count * _CENTRAL.size > size:
             raise ReadError("the archive's directory does not lie where its end record says", where=self.path, fix=_DAMAGED)
         return count, self._bytes(start, size), start
@@ -127,7 +132,12 @@ class ZipIndex:
                 raise ReadError("the archive's directory is damaged", where=self.path, fix=_DAMAGED)
             if method or flags & 0x2041 or packed != size:
                 how = "encrypted" if flags & 0x2041 else "compressed"
-                raise ReadError(f"the member {name!r} is {how}; torch.save never does that", where=self.path, fix="save it again with torch.save")
+                what = f"the member {name!r} is {how}; torch.save never does that"
+                if name.endswith(".npy"):
+                    what = "numpy arrays (.npz), compressed"
+                elif "/code/" in name:
+                    what = "a TorchScript program, not a state"
+                raise ReadError(what, where=self.path, fix="unpack it and give what was in it, or save it again with torch.save")
             if "\\" in name or name[0] == "/" or (".." in name and ".." in name.split("/")):
                 raise ReadError(f"a member named {name!r} points outside the archive", where=self.path, fix="do not use this file")
             if header - ended not in between:

@@ -1,0 +1,136 @@
+"""What lies beside a state, below it or in the next folder and is damaged or something else does not keep anybody from the state."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from ostate import read as formats
+from ostate import repair
+from ostate.errors import ReadError
+from tests.real import CASES
+
+CHECKPOINT = CASES / "one-process" / "llama_all_linear_12" / "checkpoint-5"
+WHOLE = (CHECKPOINT / "optimizer.pt").read_bytes()
+
+
+def deflated():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"x" * 1000)
+    return buffer.getvalue()
+
+
+def arrays(save):
+    buffer = io.BytesIO()
+    save(buffer, a=np.ones(5))
+    return buffer.getvalue()
+
+
+def legacy():
+    buffer = io.BytesIO()
+    torch.save({"a": torch.ones(3)}, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+STRANGERS = {
+    "data.zip": deflated(),
+    "x.pt": deflated(),
+    "a.npz": arrays(np.savez),
+    "b.npz": arrays(np.savez_compressed),
+    "cut.pt": WHOLE[:-500],
+    "half.bin": WHOLE[: len(WHOLE) // 2],
+    "four.pt": b"PK\3\4",
+    "empty.pt": b"",
+    "old.pt": legacy()[:-5],
+    "older.pth": legacy()[:40],
+    ".metadata": b"junk",
+    "mp_rank_00_model_states.pt": deflated(),
+    "optim_rank_0.pt": WHOLE[:700],
+    "model.safetensors": b"junk",
+    "latest": b"\xff\xfe\0",
+    "trainer_state.json": b"{",
+    "optimizer_old.pt": WHOLE[:400],
+    "optimizer.npz": arrays(np.savez),
+    "optimizer.pt.gz": b"\x1f\x8b\x08" + bytes(50),
+}
+READABLE = ("empty.pt", "model.safetensors", "latest", "trainer_state.json", ".metadata")
+"""Nobody takes these for torch.save's: there is nothing to say of them."""
+
+
+def folders(tmp_path, name, where):
+    """Return (path to give, folder of the stranger) with the stranger in place."""
+    checkpoint = tmp_path / "run" / "checkpoint-5"
+    shutil.copytree(CHECKPOINT, checkpoint)
+    at = {"beside it": checkpoint, "below it": checkpoint / "junk", "in the next folder": tmp_path / "run" / "a"}[where]
+    at.mkdir(exist_ok=True)
+    (at / name).write_bytes(STRANGERS[name])
+    return (checkpoint if where != "in the next folder" else tmp_path / "run"), at
+
+
+@pytest.mark.parametrize("where", ["beside it", "below it", "in the next folder"])
+@pytest.mark.parametrize("name", STRANGERS)
+def test_it_is_skipped_and_the_state_is_read(tmp_path, name, where):
+    path, at = folders(tmp_path, name, where)
+    raw = formats.read(str(path))
+    assert len(raw.entries) == 168
+    said = [finding for finding in raw.findings if finding.rule == "files-skipped"]
+    if where == "below it" or name in READABLE or (where != "beside it" and name == "mp_rank_00_model_states.pt"):
+        return
+    assert len(said) == 1, name
+    assert any(one.endswith((name, at.name)) or one == "." for one in said[0].names)
+    assert said[0].severity == ("warning" if name.startswith("optimizer") else "note")
+
+
+def test_repair_reads_on_beside_a_damaged_archive(tmp_path):
+    path, at = folders(tmp_path, "cut.pt", "beside it")
+    (at / "sub").mkdir()
+    (at / "sub" / "adapter_model.bin").write_bytes(WHOLE[:400])
+    assert repair(str(path), None).ordering.verdict == "verified"
+
+
+def test_alone_each_of_them_is_refused_with_its_own_reason(tmp_path):
+    for number, (name, content) in enumerate(STRANGERS.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        with pytest.raises(ReadError) as caught:
+            formats.read(str(folder))
+        if name not in READABLE:
+            assert name in caught.value.where, name
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "optimizer.bin", "optimizer_1.bin"])
+def test_the_damaged_file_that_a_trainer_resumes_from_is_not_passed_over_for_another(tmp_path, name):
+    """Reading `backup.pt` in its place would be a guess that nobody asked for."""
+    (tmp_path / "backup.pt").write_bytes(WHOLE)
+    (tmp_path / name).write_bytes(WHOLE[:400])
+    with pytest.raises(ReadError, match="no archive directory") as caught:
+        formats.read(str(tmp_path))
+    assert "--state" in caught.value.fix
+    assert len(formats.read(str(tmp_path), state="backup.pt").entries) == 168
+
+
+def test_a_pickle_that_asks_for_code_beside_the_state_is_skipped_and_alone_refused(tmp_path):
+    from tests.attacks import pickles
+
+    (tmp_path / "evil").mkdir()
+    evil = pickles.real_reduce(tmp_path / "evil")
+    shutil.copy(evil, tmp_path / "other.pt")
+    shutil.rmtree(tmp_path / "evil")
+    with pytest.raises(ReadError):
+        formats.read(str(tmp_path))
+    shutil.copy(CHECKPOINT / "optimizer.pt", tmp_path)
+    assert len(formats.read(str(tmp_path)).entries) == 168
+
+
+def test_damaged_adapters_stand_aside_for_a_sound_one_and_are_refused_alone(tmp_path):
+    shutil.copytree(CHECKPOINT, tmp_path / "c")
+    (tmp_path / "c" / "adapter_model.safetensors").write_bytes(b"junk")
+    with pytest.raises(ReadError, match="not a safetensors file"):
+        repair(str(tmp_path / "c"), None)
