@@ -6,14 +6,15 @@ import glob
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
 from ostate import read as formats
 from ostate import store
-from ostate.core.naming import PROVEN
+from ostate.core.naming import Ordering, settled
+from ostate.core.state import Finding
 from ostate.errors import OstateError, ReadError
 
 from .repair import Options, repair
@@ -92,8 +93,9 @@ def one(path: str, out: str, options: Options, force: bool) -> Outcome:
     """Repair one checkpoint, unless `out` was written from the same bytes before."""
     began = time.perf_counter()
     try:
-        if not force and os.path.exists(out) and (verdict := verdict_if_current(path, out, options)) is not None:
-            return Outcome(path=path, out=out, verdict=verdict, done=True, settled=verdict in PROVEN)
+        if not force and os.path.exists(out) and (written := written_from(path, out, options)) is not None:
+            order, _ = written
+            return Outcome(path=path, out=out, verdict=order.verdict, done=True, settled=settled(*written))
         done = repair(path, out, options=options, force=True)
     except OstateError as error:
         return Outcome(path=path, out=out, verdict="refused", reason=error.what, seconds=time.perf_counter() - began)
@@ -107,8 +109,8 @@ def one(path: str, out: str, options: Options, force: bool) -> Outcome:
     )
 
 
-def verdict_if_current(path: str, out: str, options: Options) -> str | None:
-    """Return the verdict that `out` holds when it was written from the very files at `path`, else None."""
+def written_from(path: str, out: str, options: Options) -> tuple[Ordering, Sequence[Finding]] | None:
+    """Return how the names in `out` are proven and what is odd in it, when it was written from the very files at `path`; else None."""
     try:
         written = store.load(out)
     except OstateError:
@@ -116,4 +118,4 @@ def verdict_if_current(path: str, out: str, options: Options) -> str | None:
     raw = formats.read(path, state=options.state, optimizer=options.optimizer)
     there = sorted((file.index_sha256, file.size) for file in raw.files)
     then: list[Any] = sorted((file["index_sha256"], file["size"]) for file in written.source.get("files", ()))
-    return written.ordering.verdict if there == then and written.ordering is not None else None
+    return (written.ordering, written.findings) if there == then and written.ordering is not None else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ostate import checks, ordering, store
 from ostate.checks import copied, judging
 from ostate.core.files import announce, recorded
-from ostate.core.naming import EXPLICIT, Adapter, NamedState, Ordering, Question
+from ostate.core.naming import EXPLICIT, Adapter, NamedState, Ordering, Question, settled
 from ostate.core.state import Finding, RawState
 from ostate.core.tensors import shape_text
 from ostate.errors import CheckError, ReadError, refusing
@@ -74,7 +74,7 @@ class Repaired:
     @property
     def settled(self) -> bool:
         """True when no person needs to look: proven whole, and nothing above a note."""
-        return self.ordering.proven and all(finding.severity == "note" for finding in self.findings)
+        return settled(self.ordering, self.findings)
 
 
 MOST_LISTED = 6
@@ -239,7 +239,7 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, o
     """Say aloud what is not proven."""
     said = list(found.findings)
     spelled = {name for finding in said if finding.severity == "warning" for name in finding.names}
-    explicit = adapter is not None and found.source in EXPLICIT
+    explicit = adapter is not None and found.explicit
     lacking = {name for name, key in zip(found.names, found.keys) if explicit and key is None}
     unknown = tuple(name for name in found.undecided if name in lacking) if not found.proven else ()
     if found.verdict == "unverified":

@@ -5,7 +5,7 @@ A file of its own because making a dataclass takes a millisecond, and looking at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -159,6 +159,16 @@ class Ordering:
     def proven(self) -> bool:
         """True when every name with state is proven."""
         return self.verdict in PROVEN
+
+    @property
+    def explicit(self) -> bool:
+        """True for names that the file or the user gives."""
+        return self.source in EXPLICIT
+
+
+def settled(ordering: Ordering, findings: Iterable[Finding]) -> bool:
+    """True when no person needs to look: every name is proven, and nothing found is more than a note."""
+    return ordering.proven and all(finding.severity == "note" for finding in findings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

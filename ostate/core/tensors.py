@@ -20,10 +20,15 @@ ITEMSIZE: dict[str, int] = {
 }  # fmt: skip
 """Bytes an element, by safetensors' dtype tag."""
 
-_NUMPY = {
+NUMPY: dict[str, str] = {
     "F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U64": "u8", "U32": "u4",
     "U16": "u2", "U8": "u1", "BOOL": "?", "C64": "c8",
 }  # fmt: skip
+"""numpy's name of a dtype tag, without byte order; the 16-bit brain float and the 8-bit floats have none."""
+STRUCT: dict[str, str] = {
+    "F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "U64": "Q", "U32": "I", "U16": "H", "U8": "B", "BOOL": "?",
+}  # fmt: skip
+"""`struct`'s letter of a dtype tag, for one number without numpy."""
 _FLOAT8 = {  # exponent bits, mantissa bits, bias, has infinities, unsigned zero only (OCP 8-bit float specification; fnuz: arXiv 2206.02915)
     "F8_E4M3": (4, 3, 7, "nan-only"), "F8_E5M2": (5, 2, 15, "ieee"), "F8_E4M3FNUZ": (4, 3, 8, "fnuz"), "F8_E5M2FNUZ": (5, 2, 16, "fnuz"),
 }  # fmt: skip
@@ -197,7 +202,7 @@ class TensorRef(Fields):
         if self.dtype == "BF16":
             raw = raw + b"\0\0" if self.swapped else b"\0\0" + raw
             return float(struct.unpack(order + "f", raw)[0])
-        code = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b", "U8": "B", "BOOL": "?"}.get(self.dtype)
+        code = STRUCT.get(self.dtype)
         if code is None:
             raise ReadError(f"a number of type {self.dtype} is not expected here", where=part.file)
         value = struct.unpack(order + code, raw)[0]
@@ -261,9 +266,9 @@ def decode_numbers(raw: bytes | memoryview, dtype: str, swapped: bool = False) -
         return (np.frombuffer(raw, order + "u2").astype("<u4") << 16).view("<f4")
     if dtype in _FLOAT8:
         return np.asarray(_float8_table(dtype)[np.frombuffer(raw, "u1")])
-    if dtype not in _NUMPY:
+    if dtype not in NUMPY:
         raise ReadError(f"numbers of type {dtype} are not known")
-    values = np.frombuffer(raw, order + _NUMPY[dtype] if _NUMPY[dtype] != "?" else "?")
+    values = np.frombuffer(raw, order + NUMPY[dtype])
     if dtype == "F16":
         return values.astype("<f4")
     return values.astype(values.dtype.newbyteorder("<")) if swapped else values

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ostate.core.master_weights import ABSOLUTE, FIRST, close
 from ostate.core.naming import Adapter, Evidence
 from ostate.core.state import RawState
 from ostate.core.tensors import Slot
@@ -21,13 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 TEST = "master weights"
-_RELATIVE = 2.0**-7
-"""The adapter may hold the masters rounded to bfloat16, which keeps 8 bits."""
-_ABSOLUTE = 1e-6
-_FIRST = 64
 _STRIP = 1 << 17
 _FEWEST = 8
-"""Numbers above `_ABSOLUTE` that must agree: a tensor of zeros equals any other one."""
+"""Numbers above `ABSOLUTE` that must agree: a tensor of zeros equals any other one."""
 
 
 def with_masters(evidence: Evidence, keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> Evidence:
@@ -71,7 +68,7 @@ def _agreeing(position: int, raw: RawState, adapter: Adapter, heads: Mapping[str
         if not weights:
             break
         values = masters.take(min(_STRIP, size - at)).reshape(-1)
-        large += int(np.count_nonzero(np.abs(values) > _ABSOLUTE))
+        large += int(np.count_nonzero(np.abs(values) > ABSOLUTE))
         weights = {key: rows for key, rows in weights.items() if _alike(values, rows.take(len(values)).reshape(-1)) and rows.finite}
     return list(weights) if large >= _FEWEST and masters.finite else []
 
@@ -80,7 +77,7 @@ def _head(slot: Slot) -> np.ndarray:
     """Return the first numbers, by which most pairs differ."""
     import numpy as np
 
-    return np.asarray(next(iter(slot.chunks(_FIRST)), ()), np.float32).reshape(-1)[:_FIRST]
+    return np.asarray(next(iter(slot.chunks(FIRST)), ()), np.float32).reshape(-1)[:FIRST]
 
 
 def _alike(master: np.ndarray, weight: np.ndarray) -> bool:
@@ -89,4 +86,4 @@ def _alike(master: np.ndarray, weight: np.ndarray) -> bool:
 
     count = min(len(master), len(weight))
     master, weight = master[:count], weight[:count]
-    return bool(np.all(np.abs(master - weight) <= _ABSOLUTE + _RELATIVE * np.abs(weight)))
+    return bool(np.all(close(master, weight)))

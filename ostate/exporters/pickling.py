@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from struct import pack
 from typing import Any, NamedTuple
 
-from ostate.core.tensors import ITEMSIZE, Slot, TensorRef
+from ostate.core.tensors import ITEMSIZE, NUMPY, Slot, TensorRef
 from ostate.errors import ExportError
 
 _STORAGES = {
@@ -21,10 +21,6 @@ _STORAGES = {
 }  # fmt: skip
 _LATER = {"U64": "torch uint64", "U32": "torch uint32", "U16": "torch uint16"}
 """Types that came after typed storages."""
-_NUMPY = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "C64": "<c8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
-}  # fmt: skip
 _DECODED = frozenset({"F16", "BF16"})
 """Types that `Slot.chunks` gives as float32, beside the 8-bit floats."""
 
@@ -43,10 +39,10 @@ def kind_of(slot: Slot) -> Kind:
 
     Float16 stays where it lies in one run, as its numbers need not be looked at.
     """
-    if isinstance(slot, TensorRef) and slot.run is not None and slot.dtype in _NUMPY:
-        return Kind(slot.dtype, _NUMPY[slot.dtype], stored=True)
-    dtype = "F32" if slot.encoding != "plain" or slot.dtype in _DECODED or slot.dtype not in _NUMPY else slot.dtype
-    return Kind(dtype, _NUMPY[dtype], stored=False)
+    if isinstance(slot, TensorRef) and slot.run is not None and slot.dtype in NUMPY:
+        return Kind(slot.dtype, "<" + NUMPY[slot.dtype], stored=True)
+    dtype = "F32" if slot.encoding != "plain" or slot.dtype in _DECODED or slot.dtype not in NUMPY else slot.dtype
+    return Kind(dtype, "<" + NUMPY[dtype], stored=False)
 
 
 def pickled(value: Any) -> tuple[bytes, list[Slot]]:

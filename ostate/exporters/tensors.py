@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ostate.core.files import is_remote
 from ostate.core.naming import NamedParameter, NamedState
-from ostate.core.tensors import CHUNK, Slot, TensorRef
+from ostate.core.tensors import CHUNK, NUMPY, Slot, TensorRef
 from ostate.optimizers import OPTIMIZERS
 
 from .base import MARKS
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-_MAPPED = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
+_MAPPED = frozenset({"F32", "F64", "F16", "I64", "I32"})
+"""Types whose bytes in a file torch can take as they are."""
 _TENSORS = frozenset({"mu_product", "eta", "mu", "eps_sq", "avg_lr", "lr"})
 """Single numbers that NAdam, ASGD, StableAdamW and Automagic change in place or hand to tensors' methods, so they must be 0-d tensors."""
 
@@ -82,7 +83,7 @@ def tensor(slot: Slot) -> torch.Tensor:
 
     run = slot.run if isinstance(slot, TensorRef) else None
     if run is not None and slot.dtype in _MAPPED and not is_remote(run[0]) and 0 not in slot.shape:
-        values = np.memmap(run[0], _MAPPED[slot.dtype], "c", run[1], slot.shape)
+        values = np.memmap(run[0], "<" + NUMPY[slot.dtype], "c", run[1], slot.shape)
         if values.flags.aligned:
             return torch.from_numpy(np.asarray(values))
     return torch.from_numpy(np.array(slot.read(), copy=True))

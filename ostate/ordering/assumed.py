@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ostate.core.naming import PROVEN, Adapter, Ordering
+from ostate.core.naming import Adapter, Ordering
 from ostate.core.state import Finding, RawState
 
 RULE = "name-assumed"
@@ -37,7 +37,7 @@ def assume(found: Ordering, assumed: tuple[str, ...], contested: tuple[str, ...]
     undecided, verdict = found.undecided, found.verdict
     if doubted:
         undecided = tuple(name for name in found.names if name is not None and (name in set(names) or name in set(undecided)))
-        verdict = "partial" if verdict in PROVEN else verdict
+        verdict = "partial" if found.proven else verdict
     return replace(found, assumed=assumed, verdict=verdict, undecided=undecided, findings=(*others, said))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ostate.core.files import new_buffer
 from ostate.core.stream import Meter, Summary
-from ostate.core.tensors import Slot, TensorRef, decode_numbers, raw_chunks
+from ostate.core.tensors import NUMPY, Slot, TensorRef, decode_numbers, raw_chunks
 from ostate.errors import StoreError
 
 from .plan import Job
@@ -94,9 +94,7 @@ def encode(values: np.ndarray, dtype: str) -> bytes:
 
     if dtype == "BF16":  # exact: what comes here was bfloat16 before
         return (np.ascontiguousarray(values, "<f4").view("<u4") >> 16).astype("<u2").tobytes()
-    wanted = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
-    wanted |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?", "C64": "<c8"}
-    return np.ascontiguousarray(values, wanted[dtype]).tobytes()
+    return np.ascontiguousarray(values, "<" + NUMPY[dtype]).tobytes()
 
 
 def write_at(descriptor: int, raw: Raw, offset: int) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import ostate
@@ -98,3 +99,15 @@ def test_the_slurm_lines_of_the_readme_do_one_checkpoint_a_task_and_nothing_twic
         "named/runs/a/checkpoint-5.ostate.safetensors",
         "named/runs/b/checkpoint-5.ostate.safetensors",
     ]
+
+
+def test_a_second_run_asks_for_a_person_where_the_first_did(tmp_path):
+    """It took every file with proven names for one that needs no look, whatever else was found in it."""
+    checkpoint = tmp_path / "runs" / "a" / "checkpoint-5"
+    shutil.copytree(real.case("llama_all_linear_12").state.parent, checkpoint)
+    stored = torch.load(checkpoint / "optimizer.pt")
+    stored["param_groups"][0]["eps"] = 0.0  # a warning: the update is infinite where v is zero
+    torch.save(stored, checkpoint / "optimizer.pt")
+    first, second = (batch.one(str(checkpoint), str(tmp_path / "out.safetensors"), batch.Options(), False) for _ in range(2))
+    assert (first.verdict, first.done, first.settled) == ("verified", False, False)
+    assert (second.verdict, second.done, second.settled) == ("verified", True, False)

@@ -16,10 +16,10 @@ from ostate import read as formats
 from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ExportError, ReadError
 from ostate.exporters import archive
-from ostate.exporters.bergson import Divided
 from ostate.exporters.migrate import Filled
 from ostate.exporters.pickling import kind_of
 from ostate.exporters.tensors import Number, numbered, with_tensors
+from ostate.exporters.v_hat import Divided
 from ostate.read.container.zip import ZipIndex
 
 TYPES = {

@@ -6,15 +6,15 @@ import math
 import struct
 from typing import Any
 
+from ostate.core.tensors import NUMPY, STRUCT
+
 from .records import Array, Inert
 
 NUMPY_CODES: dict[str, str] = {
     "float64": "f8", "float32": "f4", "float16": "f2", "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1",
     "uint64": "u8", "uint32": "u4", "uint16": "u2", "uint8": "u1", "bool_": "b1", "bool": "b1",
 }  # fmt: skip
-_STRUCT = {
-    "f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u8": "Q", "u4": "I", "u2": "H", "u1": "B", "b1": "?",
-}  # fmt: skip
+_STRUCT = {"b1" if tag == "BOOL" else NUMPY[tag]: letter for tag, letter in STRUCT.items()}
 MOST_ITEMS = 1 << 20
 
 
