@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import How, Looks, Place
 
@@ -29,6 +30,14 @@ UNRELATED = 0.5
 RELATED = 0.3
 ENOUGH = 48
 """Elements of a module's group from which one that looks like any other, or a residual that does, says something by itself: rank 3 and more."""
+RANDOM = 1.5
+"""Digits below which all but one in thirty random tensors are."""
+NEXT_TO_NOTHING, MUCH = 0.5, 4.0
+"""Digits of a single tensor that is suspect by itself, where the middle one of its kind has so many."""
+BETTER = 1.5
+"""Digits by which another place must fit better, that of the search paid, for a tensor to be suspect at its own."""
+MOST_WEAK = 64
+"""Weak tensors of one shape that are tried at each other's place."""
 FEWEST = 4
 """Modules of one shape from which they are compared among themselves."""
 MANY = 256
@@ -50,28 +59,75 @@ class Apart(NamedTuple):
 
 def apart(places: Sequence[Place], looks: Looks) -> Apart:
     """Return the modules whose numbers stand far from what their siblings reach."""
-    known = [place for place in places if place.zero is not None or place.other is not None]
+    known = [place for place in places if looks.modules[place.module].paired and (place.zero is not None or place.other is not None)]
     plain = {place: looks.plain(place) for place in known}
     untrained = tuple(place.module for place in known if not plain[place].moment and not plain[place].weight)
     damaged = {place.module for place in known if not plain[place].finite}
-    if looks.displaced and looks.source.start is None:
+    if looks.source.start is None:
         # what trained has moments and a zero factor that moved, what never did has neither; where most differ, nothing was updated yet
-        halves = {place.module for place in known if place.zero is not None and bool(plain[place].moment) != bool(plain[place].weight)}
+        zeros = [place for place in known if place.zero is not None and looks.modules[place.module].displaced[0]]
+        halves = {place.module for place in zeros if bool(plain[place].moment) != bool(plain[place].weight)}
         damaged |= halves if len(halves) <= MOST * len(known) else set()
     live = [place for place in known if plain[place].moment and place.module not in damaged and place.module not in untrained]
-    by_gauge, by_residual = _by_gauge(live, looks), _by_residual(live, [plain[place].residual for place in live])
+    alike: dict[object, list[Place]] = {}
+    for place in live:  # LoHa's two products, one of which starts at zero
+        alike.setdefault(looks.modules[place.module].displaced, []).append(place)
+    suspects = damaged | _singles(places, looks)
+    for members in alike.values():
+        suspects |= _pairs(members, {place: plain[place].residual for place in members}, looks)
+    return Apart(tuple(sorted(suspects)), untrained)
+
+
+def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks) -> set[int]:
+    """Return the balanced pairs whose gauges or residuals stand apart."""
+    by_gauge, by_residual = _by_gauge(live, looks), _by_residual(live, [residuals[place] for place in live])
     for members in _by_shape(live, looks):  # of its own kind first: other kinds may be starved, or trained apart
         by_gauge |= _by_gauge(members, looks)
-        by_residual |= _by_residual(members, [plain[place].residual for place in members])
+        by_residual |= _by_residual(members, [residuals[place] for place in members])
     coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if elements(ranked) < ENOUGH}
     # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
     both, rest = looks.ranked(live, "whole"), looks.ranked(live, "other")
     at_floor = {place.module for place, one, two in zip(live, both, rest) if min(share(one), share(two)) >= FLOOR}
     # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own
-    suspects = damaged | ((by_gauge | (by_residual - at_floor)) - coarse) | (by_gauge & by_residual)
+    suspects = ((by_gauge | (by_residual - at_floor)) - coarse) | (by_gauge & by_residual)
     suspects |= _kinds_at_random(live, looks, coarse)
-    suspects |= (_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse
-    return Apart(tuple(sorted(suspects)), untrained)
+    return suspects | ((_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse)
+
+
+def _singles(places: Sequence[Place], looks: Looks) -> set[int]:
+    """Return the units outside balanced pairs that say next to nothing at their place, and far more at that of another such one of their shape.
+
+    Single tensors say more or less by chance, so that to say little is no reason by itself, unless the others say very much.
+    """
+    known = [place for place in places if place.zero is not None and not looks.modules[place.module].paired]
+    kinds: dict[object, list[Place]] = {}
+    for place in known:
+        kinds.setdefault((re.sub(r"\d+", "#", looks.modules[place.module].prefix), looks.shapes(place.module)), []).append(place)
+    weak: dict[object, list[tuple[Place, float]]] = {}
+    found = set()
+    for members in kinds.values():
+        ranked = looks.ranked(members, "whole")
+        digits = [combine.digits(one) for one in ranked]
+        middle = float(np.median(digits))
+        for place, one, own in zip(members, ranked, digits):
+            if elements(one) < ENOUGH or len(members) < 3:
+                continue
+            if own < NEXT_TO_NOTHING and middle >= MUCH:
+                found.add(place.module)
+            if own < max(RANDOM, middle / 2):
+                weak.setdefault(looks.shapes(place.module), []).append((place, own))
+    for candidates in weak.values():
+        found |= _better_elsewhere(candidates, looks)
+    return found
+
+
+def _better_elsewhere(weak: Sequence[tuple[Place, float]], looks: Looks) -> set[int]:
+    found = set()
+    for place, own in weak[:MOST_WEAK]:
+        at = [Place(place.module, other.zero, place.other) for other, _ in weak[:MOST_WEAK] if other is not place]
+        if at and max(combine.digits(one) for one in looks.ranked(at, "zero")) - np.log10(len(at)) >= own + BETTER:
+            found.add(place.module)
+    return found
 
 
 def _by_shape(live: Sequence[Place], looks: Looks) -> list[list[Place]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.core.lora_modules import balance_holds, modules_of, starts_at_zero
+from ostate.core.lora_modules import starts_at_zero
 from ostate.core.naming import Adapter, Claim, Evidence
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
@@ -19,6 +19,7 @@ from ostate.evidence import order
 from ostate.evidence.apart import ENOUGH, apart, elements
 from ostate.evidence.look import Source
 from ostate.evidence.looks import Looks, Place, places_of
+from ostate.evidence.methods import METHODS, method_of, units_of
 from ostate.evidence.unpaired import known_starts
 
 from .master_weights import TEST as MASTER_WEIGHTS
@@ -31,8 +32,6 @@ EQUAL = 12.0
 """Digits of a position whose master weights equal the adapter's tensor in eight numbers or more, and no other tensor of its size."""
 MOST_PAIRS = 4_000_000
 """Pairs of keys and positions of one shape up to which the fitted search is asked: its tables hold about 200 numbers for each."""
-NOT_EXCHANGEABLE = frozenset({"pissa", "olora", "corda", "loftq", "eva", "lora_ga"})
-"""Starts whose latent dimensions come in the order of singular values: only their signs are free (peft tuners/lora/layer.py)."""
 
 
 class Comparison:
@@ -69,14 +68,7 @@ class Comparison:
         """The looks at this adapter's modules."""
         assert self.adapter is not None
         if self._looks is None:
-            start, product = starts_at_zero(self.adapter), balance_holds(self.adapter)
-            source = Source(self.raw, self.adapter, self.previous if self.previous is not None else None)
-            init = self.adapter.config.get("init_lora_weights")
-            signs = isinstance(init, str) and init.partition("_niter")[0].lower() in NOT_EXCHANGEABLE
-            self._looks = Looks(
-                source, modules_of(self.adapter) if product is None else [], displaced=start is None or self.previous is not None,
-                balanced=product is None, signs_only=signs,
-            )  # fmt: skip
+            self._looks = Looks(Source(self.raw, self.adapter, self.previous), units_of(self.adapter, previous=self.previous))
         return self._looks
 
     def test(self, claim: Claim, family: Family, *, tries: int = 1) -> Evidence:
@@ -189,7 +181,7 @@ class Comparison:
     def _silent(self, digits: float, against: tuple[tuple[int, str, str], ...], places: Sequence[Place]) -> Evidence:
         needed = -np.log10(order.MOST_CHANCE)
         why = self._untested(self.looks) or {"gauge": f"no better than chance ({digits:.1f} digits of the {needed:.0f} that it takes)"}
-        known = [place for place in places if place.zero is not None]
+        known = [place for place in places if place.zero is not None and self.looks.modules[place.module].displaced[0]]
         if self.looks.displaced and self.looks.source.start is None and known and not any(self.looks.plain(place).weight for place in known):
             why = {"all tests": "the adapter was never trained: every factor that starts at zero is zero still"}
         return Evidence(
@@ -210,14 +202,13 @@ class Comparison:
 
     def _untested(self, looks: Looks) -> dict[str, str]:
         assert self.adapter is not None
-        said = {}
-        if not looks.displaced:
-            said["displacement"] = starts_at_zero(self.adapter) or ""
-        if why := balance_holds(self.adapter):
-            said["balance"] = said["displacement"] = why
-        elif not looks.modules:
-            said["displacement"] = said["balance"] = "the weights hold no pair of LoRA factors"
-        return said
+        method = METHODS.get(method_of(self.adapter))
+        if not any(unit.group for unit in looks.modules):
+            why = (method.silent if method is not None else "") or "the weights hold nothing that has a gauge of its own"
+            return {"displacement": why, "balance": why}
+        if looks.displaced:
+            return {}
+        return {"displacement": (starts_at_zero(self.adapter) or "") if method is None else "no tensor of it is known to start at zero or one"}
 
 
 def _positions(modules: Sequence[int], places: Sequence[Place]) -> frozenset[int]:

@@ -114,6 +114,17 @@ def other(products: Products, *, signs_only: bool = False) -> list[tuple[Ranked,
     return _ranked(products, _other, signs_only=signs_only)
 
 
+def moved(displacement: Array, *, signs_only: bool = False) -> list[tuple[Ranked, ...]]:
+    """Return the same by the trace of D g^T alone, for what no balance is known of.
+
+    Args:
+        displacement: D, (B, r, r), the first index the weight's, the second the moment's.
+        signs_only: as above.
+    """
+    nothing, none = np.zeros_like(displacement), np.zeros(displacement.shape[:2])
+    return _ranked(Products(displacement, nothing, nothing, nothing, nothing, none, none), _moved, signs_only=signs_only)
+
+
 def blocks_of(rank: int, *, signs_only: bool = False) -> list[slice]:
     """Return the blocks into which r latent dimensions are cut."""
     most = SIGNED if signs_only else BLOCK + (rank == BLOCK + 1)

@@ -1,27 +1,28 @@
 """One look at a LoRA module: its two factors and the moments at two positions, each read once, and the r x r numbers that are kept of them.
 
 A factor of a module is read as a matrix of r latent dimensions by n. Wide ones, stored (r, n), need only their first rows; tall ones, stored
-(n, r), are read a strip at a time. Of a rank above DIMENSIONS the first so many latent dimensions are compared: they already say more than
+(n, r), are read a strip at a time. Of a rank above `Unit.most` the first so many latent dimensions are compared: they already say more than
 any verdict asks for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ostate.core.lora_modules import Module
 from ostate.core.naming import Adapter
 from ostate.core.state import Entry, Hyper, RawState
 from ostate.core.tensors import Slot
 from ostate.optimizers import OPTIMIZERS
-from ostate.optimizers.slots import first_moment, second_moment
+from ostate.optimizers.slots import first_moment, second_moment, weights_slot
 
 from . import statistics as laws
 from .starts import COMPARED
 from .tables.stream_rows import Rows, betas_of
+from .units import Unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
     Doubles = NDArray[np.float64]
 
-DIMENSIONS = 16
-"""Latent dimensions compared: four blocks of four say 10 digits of a module alone."""
 STRIP = 1 << 19
 """Numbers of a tall tensor read at a time."""
 OTHER_BASIS = frozenset({"rotated", "projected", "blocks"})
@@ -46,6 +45,8 @@ class Side(NamedTuple):
     """(e, r, r): sum over n of W u, rows W's latent dimensions."""
     first: Doubles
     """(e, r, r): sum over n of W m, rows W's latent dimensions."""
+    stored: Doubles | None
+    """(e, r, r): sum over n of W z, where the state keeps weights z of its own; None: it keeps none."""
     drift: Doubles
     """(e, r, r): sum over n of u m."""
     noise: Doubles
@@ -68,6 +69,12 @@ class Source:
     start: Adapter | None = None
     """An earlier adapter of the run: displacement is then counted from it."""
 
+    @property
+    def averages_steps(self) -> bool:
+        """True where the first moment is an average of divided gradients (ADOPT, CAME, Adafactor): a direction, and no side of balance."""
+        spec = OPTIMIZERS.get(self.raw.optimizer)
+        return spec is not None and spec.averages == "steps"
+
     def matrix(self, key: str) -> tuple[int, int]:
         """Return a factor's shape as a matrix: a convolution's A (r, in, kh, kw) is (r, in * kh * kw), its B (out, r, 1, 1) is (out, r)."""
         shape = self.adapter.tensors[key].shape
@@ -84,44 +91,72 @@ class Source:
 
 
 def moments_of(source: Source, entry: Entry) -> tuple[str | None, str | None]:
-    """Return the slots of an entry that hold its first and second moment, element by element; None for one that it does not keep."""
-    first, second = first_moment(entry), second_moment(entry)
-    spec = OPTIMIZERS.get(source.raw.optimizer)
+    """Return the slots of an entry that hold its first and second moment, element by element; None for one that it does not keep.
+
+    An average of steps (`Source.averages_steps`) is a direction by itself: its second moment is not asked for.
+    """
+    optimizer = source.raw.optimizer
+    first, second = first_moment(entry, "unknown" if source.averages_steps else optimizer), second_moment(entry)
+    spec = OPTIMIZERS.get(optimizer)
     if first is None or second is None or entry.slots[first].shape != entry.slots[second].shape or (spec is not None and spec.moment in OTHER_BASIS):
         second = None
-    return first, second
+    return first, None if source.averages_steps else second
 
 
-def look(source: Source, module: Module, key: str, position: int) -> Side | None:
-    """Read a factor and the moments at a position; None where the position keeps no first moment of the factor's size.
+def stored_weights(source: Source, entry: Entry) -> Slot | None:
+    """Return the parameter's values as the state keeps them, each element of them: schedule-free's z, Prodigy's p0, master weights.
+
+    Master weights may be read anew from the model while moments are kept, so they speak here only where there is no first moment.
+    """
+    slot = weights_slot(entry)
+    found = entry.slots[slot] if slot is not None else None
+    if found is None and first_moment(entry) is None:
+        found = source.raw.master.get(entry.position)
+    return found if found is not None and int(np.prod(found.shape, dtype=np.int64)) == entry.numel else None
+
+
+def look(source: Source, unit: Unit, key: str, position: int) -> Side | None:
+    """Read a factor and the moments at a position; None where the position keeps neither a first moment nor weights of the factor's size.
 
     Args:
         source: the state and the weights.
-        module: the factor's module.
-        key: the factor: `module.zero` or `module.other`.
+        unit: the factor's unit.
+        key: the factor: `unit.zero` or `unit.other`.
         position: of the state.
     """
     entry, ref = source.raw.entries[position], source.adapter.tensors[key]
     first, second = moments_of(source, entry)
-    if first is None or entry.numel != ref.numel:
+    stored = stored_weights(source, entry)
+    if (first is None and stored is None) or entry.numel != ref.numel or unit.group is None:
         return None
-    rows, columns = source.matrix(key)
-    tall = (key == module.zero) != module.flipped
+    rows, columns = (1, ref.numel) if unit.flat else source.matrix(key)
+    zero = key == unit.zero
+    tall = unit.is_tall(zero=zero)
     width = columns if tall else rows
-    rank = width // module.blocks
-    kept = min(rank, DIMENSIONS) if module.blocks == 1 else rank
-    sums = _Sums(module.blocks, kept)
+    rank = width // unit.blocks
+    kept = min(rank, unit.most) if unit.blocks == 1 else rank
+    sums = _Sums(unit.blocks, kept // 2 if unit.halved else kept, stored=stored is not None)
     strip = max(1, STRIP // columns)
     # tall: (rows to read, all experts at once); wide: (the first rows of the only expert, or all rows of each; which one)
-    strips = [(min(strip, rows - at), None) for at in range(0, rows, strip)] if tall else [(kept, expert) for expert in range(module.blocks)]
+    strips = [(min(strip, rows - at), None) for at in range(0, rows, strip)] if tall else [(kept, expert) for expert in range(unit.blocks)]
     start = source.start.tensors.get(key) if source.start is not None else None
-    slots = [ref, entry.slots[first], entry.slots[second] if second else None, start if start is not None and start.shape == ref.shape else None]
+    slots = [
+        ref, entry.slots[first] if first else None, entry.slots[second] if second else None,
+        start if start is not None and start.shape == ref.shape else None, stored,
+    ]  # fmt: skip
     readers = [_reader(slot, ref.shape, columns, tall) for slot in slots]
     direction = _Direction(source.raw.groups[entry.group].hyper, entry.step, sign=source.raw.optimizer in SIGNS)
+    fold = _differences if unit.halved else None
+    constant = unit.start if zero else 0.0
     for count, expert in strips:
-        parts = [None if rows is None else _latent(rows.take(count), kept, module.blocks, tall=tall) for rows in readers]
-        sums.add(expert, parts, direction, decay=source.decay(entry))
+        parts = [None if rows is None else _latent(rows.take(count), kept, unit.blocks, tall=tall) for rows in readers]
+        sums.add(expert, parts, direction, decay=source.decay(entry), constant=constant, fold=fold)
     return sums.side(all(rows.finite for rows in readers if rows is not None))
+
+
+def _differences(latent: Array) -> Array:
+    """Return (e, r, n) -> (e, r / 2, n): each pair of latent dimensions that began alike, less one another."""
+    return latent[:, 0::2] - latent[:, 1::2]
 
 
 def _reader(slot: Slot | None, shape: tuple[int, ...], columns: int, tall: bool) -> Rows | None:
@@ -157,42 +192,58 @@ def _number(value: object, default: float) -> float:
     return float(value) if isinstance(value, (int, float)) and value else default
 
 
+Fold = Callable[["Array"], "Array"]
+
+
 class _Sums:
     """Adds strips up."""
 
-    def __init__(self, blocks: int, rank: int) -> None:
+    def __init__(self, blocks: int, rank: int, *, stored: bool) -> None:
         self.update, self.first, self.drift = (np.zeros((blocks, rank, rank)) for _ in range(3))
+        self.stored = np.zeros((blocks, rank, rank)) if stored else None
         self.noise = np.zeros((blocks, rank))
         self.weight = self.moment = 0.0
         self.sample: Array = np.zeros(0, np.float32)
         self.finite = True
 
-    def add(self, expert: int | None, parts: list[Array | None], direction: _Direction, *, decay: float) -> None:
-        """Add W, m, v and the start, each (experts, r, n) or None."""
-        weight, m, v, start = parts
+    def add(self, expert: int | None, parts: list[Array | None], direction: _Direction, *, decay: float, constant: float, fold: Fold | None) -> None:
+        """Add W, m, v, the start and the state's own weights, each (experts, r, n) or None."""
+        weight, m, v, start, stored = parts
         assert weight is not None
-        assert m is not None
         at = slice(None) if expert is None else slice(expert, expert + 1)
+        if m is None:
+            m = np.zeros_like(weight)
         root = None
         if v is not None:
             if not (v >= 0).all():  # no optimizer makes a negative one
                 self.finite = False
                 v = np.maximum(v, 0)
             root = np.sqrt(v)
-            self.noise[at] += root.sum(axis=2)
         u = direction.of(m, root)
+        began = constant if start is None else start
+        moved = weight - began if start is not None or constant else weight
+        if fold is not None:
+            weight, m, u, moved = fold(weight), fold(m), fold(u), fold(moved)
+        if root is not None:
+            self.noise[at] += (root if fold is None else root[:, 0::2] + root[:, 1::2]).sum(axis=2)
         if not self.sample.size:
             self.sample = weight.reshape(-1)[:COMPARED].copy()
         turned = m.transpose(0, 2, 1)
         self.first[at] += weight @ turned
         if decay:
             self.first[at] -= decay * (weight @ weight.transpose(0, 2, 1))
-        self.update[at] += (weight if start is None else weight - start) @ u.transpose(0, 2, 1)
+        self.update[at] += moved @ u.transpose(0, 2, 1)
         self.drift[at] += u @ turned
-        self.weight += float(np.vdot(weight, weight))
+        if stored is not None and self.stored is not None:
+            stored = stored - constant if constant else stored
+            self.stored[at] += (weight - constant if constant else weight) @ (stored if fold is None else fold(stored)).transpose(0, 2, 1)
+        self.weight += float(np.vdot(moved, moved)) if constant or fold is not None else float(np.vdot(weight, weight))
         self.moment += float(np.vdot(m, m))
 
     def side(self, finite: bool) -> Side:
         """Return the sums."""
-        whole = all(np.isfinite(part).all() for part in (self.update, self.first, self.drift, self.noise))
-        return Side(self.update, self.first, self.drift, self.noise, self.weight, self.moment, self.sample, finite and self.finite and whole)
+        parts = (self.update, self.first, self.drift, self.noise, *(() if self.stored is None else (self.stored,)))
+        whole = all(np.isfinite(part).all() for part in parts)
+        return Side(
+            self.update, self.first, self.stored, self.drift, self.noise, self.weight, self.moment, self.sample, finite and self.finite and whole
+        )

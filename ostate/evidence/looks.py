@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from ostate.core.lora_modules import Module
-from ostate.evidence import gauge
+from ostate.evidence import gauge, permuted
 from ostate.evidence.gauge import Products, Ranked
 from ostate.evidence.look import Side, Source, look
-from ostate.evidence.starts import shared_starts
+from ostate.evidence.starts import join, root, shared_starts
+from ostate.evidence.units import Group, Unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,18 +49,15 @@ class Plain(NamedTuple):
 class Looks:
     """Looks at modules, each factor once at each position."""
 
-    def __init__(self, source: Source, modules: Sequence[Module], *, displaced: bool, balanced: bool, signs_only: bool) -> None:
+    def __init__(self, source: Source, modules: Sequence[Unit]) -> None:
         """Nothing is read yet.
 
         Args:
             source: the state and the weights.
-            modules: of the adapter.
-            displaced: the start of the zero factors is known.
-            balanced: the loss sees the two factors through their product alone.
-            signs_only: the starts of a module's latent dimensions may not be exchanged, only their signs.
+            modules: what is tested of the adapter.
         """
         self.source, self.modules = source, modules
-        self.displaced, self.balanced, self.signs_only = displaced, balanced, signs_only
+        self.displaced, self.balanced = any(each.displaced[0] for each in modules), any(each.balanced for each in modules)
         self._sides: dict[tuple[int, bool, int], Side | None] = {}
         self._ranked: dict[tuple[How, Place], tuple[Ranked, ...]] = {}
         self._kept = _Pool()
@@ -79,16 +76,16 @@ class Looks:
     def ranked(self, places: Sequence[Place], how: How) -> list[tuple[Ranked, ...]]:
         """Return where each module's own gauge stands among all of its group; nothing for a module that nothing is known of."""
         new = [place for place in dict.fromkeys(places) if (how, place) not in self._ranked]
-        by_rank: dict[int, list[Place]] = {}
+        alike: dict[tuple[int, Group | None, bool], list[Place]] = {}
         for place in new:
-            rank = self._rank(place)
+            unit, rank = self.modules[place.module], self._rank(place)
             if rank:
-                by_rank.setdefault(rank, []).append(place)
+                alike.setdefault((rank, unit.group, self._balances(place)), []).append(place)
             else:
                 self._ranked[how, place] = ()
-        for rank, members in by_rank.items():
+        for (rank, group, balanced), members in alike.items():
             for at in range(0, len(members), TOGETHER):
-                self._rank_some(members[at : at + TOGETHER], rank, how)
+                self._rank_some(members[at : at + TOGETHER], rank, group, how, balanced=balanced)
         return [self._ranked[how, place] for place in places]
 
     def plain(self, place: Place) -> Plain:
@@ -97,14 +94,14 @@ class Looks:
         finite = all(side is None or side.finite for side in (zero, other))
         moment = sum(side.moment for side in (zero, other) if side is not None)
         weight = zero.weight if zero is not None else 0.0
-        if zero is None or other is None or not self.balanced or not finite or not zero.weight or not other.moment:
+        if zero is None or other is None or not self._balances(place) or not finite or not zero.weight or not other.moment:
             return Plain(float("nan"), weight, moment, finite)
         return Plain(_residual(zero, other), weight, moment, finite)
 
-    def shapes(self, module: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the shapes of a module's two factors."""
+    def shapes(self, module: int) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of a module's two factors, or of the one tensor that it is."""
         each, tensors = self.modules[module], self.source.adapter.tensors
-        return tensors[each.zero].shape, tensors[each.other].shape
+        return tuple(tensors[key].shape for key in (each.zero, each.other) if key)
 
     def starts(self, places: Sequence[Place]) -> list[int]:
         """Return, by module, the first module that began with the same numbers, so that both have one gauge; itself where none did."""
@@ -112,38 +109,54 @@ class Looks:
         known = frozenset(module for module, side in sides.items() if side is not None)
         if known not in self._starts:
             found = [sides.get(module) for module in range(len(self.modules))]
-            self._starts[known] = shared_starts([side.sample if side is not None else _NOTHING for side in found])
+            starts, gauges = shared_starts([side.sample if side is not None else _NOTHING for side in found]), dict[str, int]()
+            for module, unit in enumerate(self.modules):
+                if unit.gauge:
+                    join(starts, gauges.setdefault(unit.gauge, module), module)
+            self._starts[known] = [root(starts, module) for module in range(len(starts))]
         return self._starts[known]
 
     def _rank(self, place: Place) -> int:
         """Return the latent dimensions known of a module's factors, 0 where nothing is known."""
         sides = [self.side(place.module, place.zero, zero=True), self.side(place.module, place.other, zero=False)]
         known = [side for side in sides if side is not None]
-        if not known or not all(side.finite for side in known) or not any(side.moment for side in known):
+        if not known or not all(side.finite for side in known) or not any(side.moment or side.stored is not None for side in known):
             return 0
         return int(known[0].noise.shape[1])
 
-    def _rank_some(self, places: Sequence[Place], rank: int, how: How) -> None:
+    def _balances(self, place: Place) -> bool:
+        both = place.zero is not None and place.other is not None
+        return both and self.modules[place.module].balanced and not self.source.averages_steps
+
+    def _rank_some(self, places: Sequence[Place], rank: int, group: Group | None, how: How, *, balanced: bool) -> None:
         parts = [self._products(place, rank, how) for place in places]
         counts = [len(part.left) for part in parts]
         joined = Products(*(np.concatenate(column) for column in zip(*parts)))
-        test = {"whole": gauge.whole, "zero": gauge.zero, "other": gauge.other}[how]
-        found = test(joined, signs_only=self.signs_only)
+        signs = group == "signs"
+        if group == "permuted":
+            found = permuted.moved(joined.displacement)
+        elif balanced:
+            found = {"whole": gauge.whole, "zero": gauge.zero, "other": gauge.other}[how](joined, signs_only=signs)
+        else:
+            found = gauge.moved(joined.displacement, signs_only=signs)
         at = 0
-        for place, count in zip(places, counts):  # the experts of one tensor have a gauge each
-            self._ranked[how, place] = tuple(each for ranked in found[at : at + count] for each in ranked)
+        for place, part, count in zip(places, parts, counts):  # the experts of one tensor have a gauge each
+            own = found[at : at + count]
+            if balanced and how == "whole" and not part.displacement.any():
+                own = [_without_sign(ranked) for ranked in own]
+            self._ranked[how, place] = tuple(each for ranked in own for each in ranked)
             at += count
 
     def _products(self, place: Place, rank: int, how: How) -> Products:
         zero, other = self.side(place.module, place.zero, zero=True), self.side(place.module, place.other, zero=False)
-        blocks = self.modules[place.module].blocks
-        nothing, none = np.zeros((blocks, rank, rank)), np.zeros((blocks, rank))
+        unit = self.modules[place.module]
+        nothing, none = np.zeros((unit.blocks, rank, rank)), np.zeros((unit.blocks, rank))
         displacement = nothing
-        if self.displaced and zero is not None:
-            displacement = -zero.update
-        if self.displaced and other is not None and self.source.start is not None and how == "whole":  # elsewhere it is held, not turned
-            displacement = _unit(displacement) - _unit(other.update)
-        balanced = self.balanced and zero is not None and other is not None
+        if zero is not None and how != "other":
+            displacement = _displacement(zero, known=unit.displaced[0])
+        if other is not None and how != "zero":  # held there, not turned
+            displacement = displacement + _displacement(other, known=unit.displaced[1])
+        balanced = self._balances(place) and zero is not None and other is not None
         return Products(
             displacement,
             zero.first if balanced and zero is not None else nothing,
@@ -153,6 +166,11 @@ class Looks:
             zero.noise if zero is not None else none,
             other.noise if other is not None else none,
         )
+
+
+def _without_sign(ranked: tuple[Ranked, ...]) -> tuple[Ranked, ...]:
+    """Return the ranks among the pairs (g, -g): of both factors turned together balance says the same of either, always."""
+    return tuple(Ranked((one.rank + 1) // 2, one.size // 2) for one in ranked)
 
 
 class _Pool:
@@ -167,7 +185,8 @@ class _Pool:
         if found is None:
             return None
         update, first, drift, noise = (self._keep(part) for part in (found.update, found.first, found.drift, found.noise))
-        return found._replace(update=update, first=first, drift=drift, noise=noise, sample=self._keep(found.sample))
+        stored = self._keep(found.stored) if found.stored is not None else None
+        return found._replace(update=update, first=first, stored=stored, drift=drift, noise=noise, sample=self._keep(found.sample))
 
     def _keep(self, array: NDArray[np.floating]) -> Array:
         if self._at + array.size > self._slab.size:
@@ -176,6 +195,13 @@ class _Pool:
         view[...] = array
         self._at += array.size
         return view
+
+
+def _displacement(side: Side, *, known: bool) -> Array:
+    """Return what says that a factor is its moments': W z^T where the state keeps weights z, else -(W - start) u^T; zeros: nothing does."""
+    if side.stored is not None:
+        return _unit(side.stored)
+    return -_unit(side.update) if known else np.zeros_like(side.update)
 
 
 def _unit(matrices: Array) -> Array:
@@ -202,7 +228,7 @@ def _residual(zero: Side, other: Side) -> float:
     return float(np.linalg.norm(both[..., 0] - both[..., 1]) / (norms[0] + norms[1]))
 
 
-def places_of(keys: Sequence[str | None], modules: Sequence[Module], with_state: Iterable[int]) -> list[Place]:
+def places_of(keys: Sequence[str | None], modules: Sequence[Unit], with_state: Iterable[int]) -> list[Place]:
     """Return where a claim puts the factors of each module."""
     stated = set(with_state)
     at = {key: position for position, key in enumerate(keys) if key is not None and position in stated}

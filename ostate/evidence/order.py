@@ -43,7 +43,7 @@ class Weighed:
 
 def factor_index(looks: Looks) -> dict[str, int]:
     """Return the module of each factor's key."""
-    return {key: index for index, module in enumerate(looks.modules) for key in (module.zero, module.other)}
+    return {key: index for index, module in enumerate(looks.modules) for key in (module.zero, module.other) if key}
 
 
 def weigh_all(claimed: Keys, names: Keys, family: Family, looks: Looks, single: Mapping[int, float], stated: Sequence[int]) -> list[Weighed]:

@@ -39,19 +39,21 @@ def shared_starts(samples: Sequence[Array]) -> list[int]:
     for start in range(0, len(rows), TOGETHER):
         found = rows[start : start + TOGETHER] @ rows[start:].T
         for one, two in zip(*np.nonzero((found > ALIKE) | (found < -ALIKE))):
-            _join(first, start + int(one), start + int(two))
-    return [_root(first, module) for module in range(len(first))]
+            join(first, start + int(one), start + int(two))
+    return [root(first, module) for module in range(len(first))]
 
 
-def _root(first: list[int], module: int) -> int:
+def root(first: list[int], module: int) -> int:
+    """Return the first module of a module's start."""
     while first[module] != module:
         first[module] = first[first[module]]
         module = first[module]
     return module
 
 
-def _join(first: list[int], one: int, two: int) -> None:
-    one, two = _root(first, one), _root(first, two)
+def join(first: list[int], one: int, two: int) -> None:
+    """Note that two modules have one start."""
+    one, two = root(first, one), root(first, two)
     first[max(one, two)] = min(one, two)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ostate.core.lora_modules import canonical, modules_of
+from ostate.core.lora_modules import canonical
 from ostate.core.naming import Claim, Evidence, Question
 from ostate.evidence import statistics as laws
 from ostate.evidence.comparison import Comparison
 from ostate.evidence.look import Source, look
+from ostate.evidence.methods import units_of
 from ostate.evidence.order import EVERYTHING
 from ostate.ordering.family import family_of
 from tests import trained
@@ -48,7 +49,7 @@ def ask(known: Known, keys: tuple[str | None, ...] | None = None, source: str = 
 def test_a_look_keeps_the_products_of_whole_tensors(run):
     source = Source(run.raw, run.adapter)
     at = {key: position for position, key in enumerate(run.keys)}
-    for module in modules_of(run.adapter):
+    for module in units_of(run.adapter):
         for key, zero in ((module.zero, True), (module.other, False)):
             seen = look(source, module, key, at[key])
             assert seen is not None

@@ -1,0 +1,181 @@
+"""Which of a method's tensors have a gauge, by method: one row each, read in peft's source (tuners/<method>/layer.py, 0.3.0 to 0.21.2).
+
+A row says what is a product of two factors (`Pair`), what is known to start at one number (`Vector`), or why nothing is tested. A wrong start
+costs power and proves nothing false: the null rests on the gauge alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from ostate.core.lora_modules import modules_of, starts_at_zero
+from ostate.core.naming import Adapter
+
+from .sides import private_side
+from .units import Unit
+
+NOT_EXCHANGEABLE = frozenset({"pissa", "olora", "corda", "loftq", "eva", "lora_ga"})
+"""Starts whose latent dimensions come in the order of singular values: only their signs are free (peft tuners/lora/layer.py)."""
+SHARED_BASIS = "the frozen bases are the same for every module, so that none has a gauge of its own"
+
+
+class Pair(NamedTuple):
+    """Two trained tensors that lie in one module."""
+
+    zero: str
+    """Container of the one that starts at zero, where one of them does."""
+    other: str
+    tall: tuple[bool, bool]
+    """Which is stored (n, r): the first, the second."""
+    displaced: tuple[bool, bool] = (True, False)
+    balanced: bool = True
+    unless: str = ""
+    """A container beside them that makes the pair another kind of product."""
+
+
+class Vector(NamedTuple):
+    """One trained tensor that starts at one number."""
+
+    word: str
+    """Its container, or the end of its key."""
+    start: float
+    side: str
+    """Which axis of the module's weight its elements lie along: `out`, along a column or as a vector; `last`: the same, along its last axis;
+    `feedforward`: what it enters, where it is a row, else `out`; `rows`: each of its rows along a stretch of `out`; `own`: its gauge is its own."""
+    signs: bool = False
+    """True where an element changes its sign with its unit's."""
+    permutes: bool = True
+    """False where a frozen basis tells the elements apart."""
+
+
+class Method(NamedTuple):
+    """One row."""
+
+    pairs: tuple[Pair, ...] = ()
+    vectors: tuple[Vector, ...] = ()
+    silent: str = ""
+    """Why nothing is tested, or what is not."""
+    starts: Callable[[Mapping[str, Any]], bool] = lambda config: config.get("init_weights", True) is True
+    """Whether the configuration leaves the start as the row has it."""
+
+
+METHODS: dict[str, Method] = {
+    "LOHA": Method(
+        (
+            Pair("hada_w1_a", "hada_w1_b", (True, False), displaced=(False, False), unless="hada_t1"),
+            Pair("hada_w2_b", "hada_w2_a", (False, True), unless="hada_t2"),
+        )
+    ),
+    "LOKR": Method(
+        (
+            Pair("lokr_w1_a", "lokr_w1_b", (True, False)),
+            Pair("lokr_w2_a", "lokr_w2_b", (True, False), displaced=(False, False), unless="lokr_t2"),
+        ),
+        (Vector("lokr_w1", 0.0, "rows", signs=True, permutes=False),),
+    ),
+    "ADALORA": Method(
+        # E scales latent dimensions, so it changes sign with A or with B; the term that keeps A and B orthogonal is the same for every gauge,
+        # pulls both away from their start, and leaves no balance
+        (Pair("lora_E", "lora_A", (False, False), displaced=(True, True), balanced=False),),
+        starts=lambda config: config.get("init_lora_weights", True) is True,
+    ),
+    "HIRA": Method((Pair("hira_B", "hira_A", (True, False)), Pair("hira_embedding_A", "hira_embedding_B", (False, True)))),
+    "DELORA": Method((Pair("delora_B", "delora_A", (True, False), balanced=False),)),  # factors enter by their direction
+    "IA3": Method(vectors=(Vector("ia3_l", 1.0, "feedforward"),), starts=lambda config: config.get("init_ia3_weights", True) is True),
+    "BOFT": Method(vectors=(Vector("boft_s", 1.0, "out"),)),
+    "OFT": Method(silent="rotations of a layer's input: where that is the residual stream, no module has a gauge of its own"),
+    "MISS": Method(vectors=(Vector("miss_block", 0.0, "last", signs=True),)),
+    "BONE": Method(vectors=(Vector("bone_block", 0.0, "last", signs=True),)),
+    "HRA": Method(vectors=(Vector("hra_u", 0.0, "own", signs=True, permutes=False),)),
+    "VERA": Method(
+        vectors=(Vector("vera_lambda_b", 0.0, "out", signs=True, permutes=False),),
+        silent="A and B are frozen and shared: of lambda_b only signs speak, of lambda_d nothing",
+    ),
+    "RANDLORA": Method(silent=SHARED_BASIS),
+    "VBLORA": Method(silent="the vector bank is shared by every module"),
+    "FOURIERFT": Method(silent="coefficients of a transform that is the same for every module"),
+    "SHIRA": Method(silent="single elements of the weight, whose places the file does not tell"),
+    "TRAINABLE_TOKENS": Method(silent="rows of one tensor"),
+    **dict.fromkeys(("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING"), Method(silent="a prompt has no partner in the model")),
+    "LN_TUNING": Method(silent="gains of norms lie in the residual stream, which all layers share"),
+    **dict.fromkeys(
+        ("XLORA", "POLY", "GRALORA", "PVERA", "C3A", "ROAD", "WAVEFT", "LILY", "GLORA"), Method(silent="no symmetry of its parts is known")
+    ),
+}
+
+
+def method_of(adapter: Adapter) -> str:
+    """Return the adapter's method as PEFT calls it."""
+    return str(adapter.config.get("peft_type", "LORA")).upper()
+
+
+def units_of(adapter: Adapter, *, previous: Adapter | None = None) -> list[Unit]:
+    """Return what is tested of an adapter, in the order of its keys.
+
+    Args:
+        adapter: the trained weights.
+        previous: an earlier adapter of the run, from which every tensor's displacement is known.
+    """
+    method = METHODS.get(method_of(adapter))
+    if method is None:
+        return [*_lora(adapter, previous), *_biases(adapter)]
+    known = method.starts(adapter.config)
+    found = [unit for pair in method.pairs for unit in _pairs(adapter, pair, known, previous)]
+    return found + [unit for vector in method.vectors for unit in _vectors(adapter, vector)] if known else found
+
+
+def _lora(adapter: Adapter, previous: Adapter | None) -> Iterator[Unit]:
+    init = adapter.config.get("init_lora_weights")
+    signs = isinstance(init, str) and init.partition("_niter")[0].lower() in NOT_EXCHANGEABLE
+    known = starts_at_zero(adapter) is None or previous is not None
+    for module in modules_of(adapter):
+        yield Unit(
+            module.prefix, module.zero, module.other, module.flipped, module.blocks,
+            displaced=(known, previous is not None), group="signs" if signs else "signed",
+        )  # fmt: skip
+
+
+def _biases(adapter: Adapter) -> Iterator[Unit]:
+    """Yield the biases of lora_B, which start at zero (`lora_bias`)."""
+    if starts_at_zero(adapter) is None:
+        yield from _vectors(adapter, Vector("lora_B.bias", 0.0, "out", signs=True))
+
+
+def _pairs(adapter: Adapter, pair: Pair, known: bool, previous: Adapter | None) -> Iterator[Unit]:
+    keys = adapter.tensors
+    for zero, prefix in _keys(adapter, pair.zero):
+        other = f"{prefix}.{pair.other}{zero[len(prefix) + 1 + len(pair.zero) :]}"
+        if other not in keys or (pair.unless and f"{prefix}.{pair.unless}" in keys):
+            continue
+        rank, same = (keys[key].shape[-1 if tall else 0] if len(keys[key].shape) > 1 else 0 for key, tall in zip((zero, other), pair.tall))
+        if rank and rank == same:
+            displaced = (known and pair.displaced[0]) or previous is not None, (known and pair.displaced[1]) or previous is not None
+            yield Unit(prefix, zero, other, False, 1, displaced=displaced, balanced=pair.balanced, tall=pair.tall)
+
+
+def _vectors(adapter: Adapter, vector: Vector) -> Iterator[Unit]:
+    for key, prefix in _keys(adapter, vector.word):
+        shape = adapter.tensors[key].shape
+        unit = Unit(prefix, key, "", False, 1, displaced=(True, False), balanced=False, start=vector.start, tall=(False, False))
+        inside = vector.side == "feedforward" and len(shape) == 2 and shape[0] == 1
+        last = inside or vector.side == "last"
+        side = private_side(prefix, "in" if inside else "out", signs=vector.signs, permutes=vector.permutes)
+        if vector.side == "own":
+            if len(shape) == 2 and shape[1] % 2 == 0:
+                yield replace(unit, halved=True, tall=(True, False), group="signs")
+        elif vector.side == "rows":
+            private = side.group is not None and len(shape) == 2
+            yield replace(unit, group="signs", gauge=side.gauge) if private else replace(unit, flat=True)
+        elif side.gauge and len(shape) in (1, 2) and (last or len(shape) == 1 or shape[1] == 1):
+            most = side.most(shape[-1] if last else shape[0])
+            yield replace(unit, group=side.group if most else None, gauge=side.gauge, most=most, tall=(last, False))
+
+
+def _keys(adapter: Adapter, word: str) -> Iterator[tuple[str, str]]:
+    """Yield (key, module's path) of the tensors of a container."""
+    for key in adapter.tensors:
+        before, found, behind = f".{key}".rpartition(f".{word}")
+        if found and behind in ("", ".weight") and before:
+            yield key, before[1:]
