@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 EXTRAS = {
     # a package that only some commands need -> the smallest extra of pyproject.toml that brings it
     "torch": "ostate[probe]", "peft": "ostate[base]", "transformers": "ostate[base]", "safetensors": "ostate[base]",
-    "accelerate": "ostate[demo]", "fsspec": "ostate[remote]", "matplotlib": "ostate[plot]", "yaml": "pyyaml",
+    "accelerate": "ostate[demo]", "fsspec": "ostate[remote]", "matplotlib": "ostate[plot]", "diffusers": "ostate[diffusion]",
+    "yaml": "pyyaml",
 }  # fmt: skip
 _NEEDED = frozenset({"click", "jsonschema", "numpy", "rich"})
 """What `pip install ostate` brings."""

@@ -33,6 +33,7 @@ REASONS: dict[str, str] = {
     "peft": "seconds to import",
     "transformers": "seconds to import",
     "accelerate": "not always installed",
+    "diffusers": "an optional extra",
     "safetensors": "needs torch itself",
     "matplotlib": "an optional extra",
     "fsspec": "an optional extra",

@@ -22,6 +22,10 @@ PEFT_PREFIX = "base_model.model."
 """What PeftModel puts in front of its live names, and every PEFT file in front of its keys."""
 COMPONENTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "diffusion_model")
 """What diffusers' pipelines and ComfyUI put in front of a component's keys (diffusers loaders/lora_pipeline.py)."""
+OF_COMPONENT = re.compile(
+    r"(?:base_model\.model\.)?(?:(lora_(?:te\d?|unet|transformer|prior(?:_unet)?))_|((?:unet|transformer|prior|text_encoder)(?:_\d)?)(?:\.|\$\$))"
+)
+"""The component that a name begins with: diffusers', OneTrainer's and ai-toolkit's folder names, kohya's `lora_te1_`, `lora_unet_`."""
 SAVED = "modules_to_save"
 ADAPTER_CONTAINERS = (
     "lora_A", "lora_B", "lora_E", "lora_ranknum", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_diag",
@@ -247,6 +251,12 @@ def tuner_at(parts: Sequence[str], *, after: int = 0) -> int | None:
 def is_tuned(name: str) -> bool:
     """True for a parameter that lies in one of PEFT's containers."""
     return not CONTAINERS.isdisjoint(name.split("."))
+
+
+def component_of(name: str) -> str:
+    """Return the component of a diffusion pipeline that the name begins with (`unet`, `lora_te1`); empty where it begins with none."""
+    found = OF_COMPONENT.match(name)
+    return found[1] or found[2] if found else ""
 
 
 def kind_of(name: str, dimensions: int | None = None) -> str:

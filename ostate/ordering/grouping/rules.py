@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby, product
 from typing import NamedTuple
 
-from ostate.core.names import CONTAINERS, SAVED, is_tuned
+from ostate.core.names import CONTAINERS, SAVED, component_of, is_tuned
 
 from . import norms
 from .norms import Span, Version
@@ -25,6 +26,8 @@ class Cut(NamedTuple):
 
 
 Cuts = list[Cut]
+MOST_COMPONENTS = 5
+"""Of one pipeline: a denoiser, perhaps two, and up to three text encoders."""
 Split = Callable[[Sequence[Parameter], Sequence[int]], Iterable[Cuts]]
 """(parameters in definition order, sizes of the file's groups) -> the ways in which this rule may cut them."""
 Test = Callable[[Parameter], bool]
@@ -229,6 +232,39 @@ def _layer(parameter: Parameter) -> int | None:
     return int(found[1]) if found else None
 
 
+def _by_component(*, plus: bool) -> Split:
+    """Return a split at the borders of a pipeline's components, neighbours perhaps together; `plus`: each group's `lora_up` in one of its own."""
+
+    def split(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cuts]:
+        own = trainable(parameters)
+        if not all(component_of(one.name) for one in own):
+            return
+        runs = [list(run) for _, run in groupby(own, key=lambda one: component_of(one.name))]
+        if len(runs) == 1 and not plus:
+            return
+        for borders in product((True, False), repeat=min(len(runs), MOST_COMPONENTS) - 1):
+            cuts = [Cut(group, rate=str(at)) for at, group in enumerate(_joined(runs, borders))]
+            cuts = [half for cut in cuts for half in _halves(cut)] if plus else cuts
+            if [len(cut.parameters) for cut in cuts] == list(sizes):
+                yield cuts
+
+    return split
+
+
+def _joined(runs: Sequence[list[Parameter]], borders: Sequence[bool]) -> list[list[Parameter]]:
+    """Return the runs as groups: True in `borders` begins a new one, False goes on with the last. Those beyond the borders go on."""
+    groups = [list(runs[0])] if runs else []
+    for run, border in zip(runs[1:], borders):
+        groups = [*groups, list(run)] if border else [*groups[:-1], groups[-1] + run]
+    return groups
+
+
+def _halves(cut: Cut) -> list[Cut]:
+    """Return sd-scripts' LoRA+ of one component: what is no `lora_up`, then those; empty ones are left out."""
+    up, rest = _parts(cut.parameters, lambda one: "lora_up" in one.name)
+    return [Cut(half, rate=f"{cut.rate} {word}") for word, half in (("base", rest), ("plus", up)) if half]
+
+
 def _sorted_names(parameters: Sequence[Parameter]) -> Cuts:
     return [Cut(sorted(trainable(parameters), key=lambda one: one.name))]
 
@@ -297,6 +333,10 @@ def _rules() -> tuple[Rule, ...]:
              groups=2, source="transformers examples, *_no_trainer.py"),
         Rule(name="bias and LayerNorm.weight by name, frozen too", split=_by_substring(frozen_too=True), groups=2,
              source="transformers examples, *_no_trainer.py"),
+        Rule(name="a group for each component", split=_by_component(plus=False),
+             source="sd-scripts networks/lora.py:1148-1240, networks/lora_flux.py; OneTrainer modules/modelSetup/*LoRASetup.py; diffusers examples"),
+        Rule(name="LoRA+ of sd-scripts", split=_by_component(plus=True),
+             source="sd-scripts networks/lora.py:1165-1200; musubi-tuner networks/lora.py:785-800"),
         Rule(name="one group for each parameter", split=_each_alone, source="torch.optim, by its users"),
         Rule(name="matrices before the rest (Muon)", split=_once(_muon), groups=1, source="LLaMA-Factory train/trainer_utils.py, Muon", guess=True),
         Rule(name="two groups by hand", split=_late, groups=2, source="torch.optim.Optimizer.add_param_group", guess=True),

@@ -1,4 +1,7 @@
-"""Where the base model's config.json is: given, named by the adapter, in the local cache, or beside the checkpoint. Never the network."""
+"""Where the base model's config.json is: given, named by the adapter, in the local cache, or beside the checkpoint. Never the network.
+
+A diffusion pipeline has one for each component, in folders of fixed names (`unet/`, `text_encoder/`) below its model_index.json.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ostate.core.files import is_remote, read_at, size_of
+from ostate.core.names import COMPONENTS
 from ostate.core.naming import Adapter, Question
 from ostate.errors import OrderingError, ReadError
 
 MOST_BYTES = 4 << 20
 """Of a configuration: one that names 21,000 labels has 1.5 MB, and JSON of nothing but brackets takes twenty times its length of memory."""
+CLASS = "_class_name"
+"""The entry by which a configuration of diffusers names its class (diffusers configuration_utils.py)."""
+PIPELINE = "model_index.json"
+"""What diffusers' pipelines write above their components' folders."""
 
 
 def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
@@ -23,7 +31,7 @@ def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
         OrderingError: `--base` was given and holds no readable configuration.
     """
     if question.base is not None:
-        path = os.path.join(question.base, "config.json") if os.path.isdir(question.base) else question.base
+        path = _config_of(question.base)
         config = _read(path)
         if config is None:
             raise OrderingError("no model configuration here", where=path, fix="give the folder that holds the base model's config.json")
@@ -33,11 +41,42 @@ def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
     tried = []
     for path in _places(question.adapter, question):
         config = _read(path)
-        if config is not None and "model_type" in config:
+        if config is not None and ("model_type" in config or CLASS in config):
             return config, path
         tried.append(path)
     named = question.adapter.config.get("base_model_name_or_path")
     return f"the base model {named!r} is no local folder and not in the local cache" if named else "nothing names the base model"
+
+
+def components_of(question: Question) -> dict[str, dict[str, Any]]:
+    """Return the configurations of a diffusion model by the name of each component's folder, the denoiser's first; nothing where it is none.
+
+    `--base` may be the pipeline, or the folder or configuration of one component, whose pipeline then lies above it.
+
+    Raises:
+        OrderingError: `--base` was given and holds no readable configuration.
+    """
+    if question.base is not None and os.path.isdir(question.base):
+        below = _components_below(question.base)
+        if below:
+            return below
+    found = find_config(question)
+    if isinstance(found, str) or CLASS not in found[0]:
+        return {}
+    config, path = found
+    home = os.path.dirname(os.path.abspath(path))
+    above = os.path.dirname(home)
+    beside = _components_below(above) if os.path.isfile(os.path.join(above, PIPELINE)) else {}
+    return {os.path.basename(home): config, **{name: other for name, other in beside.items() if name != os.path.basename(home)}}
+
+
+def _components_below(folder: str) -> dict[str, dict[str, Any]]:
+    found = {name: config for name in COMPONENTS if (config := _read(os.path.join(folder, name, "config.json"))) is not None}
+    return found if any(CLASS in config for config in found.values()) else {}
+
+
+def _config_of(base: str) -> str:
+    return os.path.join(base, "config.json") if os.path.isdir(base) else base
 
 
 def read_config(folder: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ostate.core.digests import sha256_of
 
-LIBRARIES = ("torch", "transformers", "peft")
+LIBRARIES = ("torch", "transformers", "peft", "diffusers")
 SCHEME = 2
 """Raised whenever what is kept changes its meaning."""
 

@@ -24,8 +24,10 @@ from ...grouping.parameters import Layout, Parameter
 from ...grouping.place import claims_of
 from ...grouping.refute import Refused, refused
 from ...keys import adapter_key
+from ..tuner_keys import split_key
 from . import base_config as base
 from . import cache
+from .diffusion import Component, component_of_rows, tuned_layouts
 from .limits import TooMuch, absurd, bounded
 from .releases import train_all, variants
 
@@ -77,23 +79,69 @@ def layouts_of(question: Question) -> list[Layout] | str:
     adapter = question.adapter
     if adapter is None:
         return "no adapter at hand"
-    if adapter.kind in ("torchtune", "diffusers"):
-        return f"a {adapter.kind} adapter says nothing of a transformers model"
-    found = base.find_config(question)
+    if adapter.kind == "torchtune":
+        return "a torchtune adapter says nothing of a transformers model"
+    components = base.components_of(question)
+    if adapter.kind == "diffusers" and not components:
+        return "nothing names the diffusion model: pass --base DIR (its pipeline's folder, or the one that holds unet/ or transformer/ config.json)"
+    found = base.find_config(question) if not components else (components, "the pipeline")
     if isinstance(found, str):
         return f"{found}: pass --base DIR"
     try:
-        layout = layout_for([adapter], found[0])
+        return diffusion_layouts(adapter, components) if components else _transformers_layouts(adapter, found[0])
     except MissingPackage as missing:
         if question.base is not None:
             raise missing.at(f"--base {question.base}") from None
         return f"{found[1]} tells the model, but {missing.what}: {missing.fix}"
+
+
+def _transformers_layouts(adapter: Adapter, config: Mapping[str, Any]) -> list[Layout] | str:
+    """Return what a model of transformers may have been under this adapter, alone and with those beside it, or why it cannot be rebuilt."""
+    layout = layout_for([adapter], config)
     layouts = [] if isinstance(layout, str) else list(variants(layout, adapter))
     for together in orders_of(adapter):
-        several = layout_for(together, found[0])
+        several = layout_for(together, config)
         if isinstance(several, Layout):
             layouts += [several, train_all(several)]
     return layouts or str(layout)
+
+
+def diffusion_layouts(adapter: Adapter, configs: Mapping[str, Mapping[str, Any]]) -> list[Layout] | str:
+    """Return the orders in which the components of a diffusion pipeline define these weights, or why there is none.
+
+    Args:
+        adapter: the trained weights; live names of one component where they are no tuner's.
+        configs: folder of a component -> its config.json.
+    """
+    whole = adapter.kind == "model" and not any(split_key(key) for key in adapter.tensors)
+    components: list[Component] = []
+    reason = ""
+    versions: Mapping[str, str] = {}
+    for name, config in configs.items():
+        made = class_of(config)
+        absurdity = absurd(config)
+        answer: dict[str, Any] = {"failed": absurdity} if absurdity else _listing(made, [], config, adapter.name)
+        if "failed" in answer:
+            reason = reason or f"{name}: {made or 'no class'} cannot be rebuilt from its config.json: {answer['failed']}"
+            continue
+        if whole:
+            layout = _checked(made, answer, adapter)
+            if isinstance(layout, Layout):
+                return [layout]
+            reason = reason or layout
+        versions = answer["versions"]
+        components.append(component_of_rows(name, made, answer["parameters"]))
+    if whole or not components:
+        return reason
+    layouts = tuned_layouts(adapter, components, versions)
+    return f"{layouts}; {reason}" if isinstance(layouts, str) and reason else layouts
+
+
+def class_of(config: Mapping[str, Any]) -> str:
+    """Return the class that a component's configuration names: diffusers' by `_class_name`, transformers' by `architectures`."""
+    architectures = config.get("architectures")
+    named = config.get(base.CLASS) or (architectures[0] if isinstance(architectures, list) and architectures else "")
+    return named if isinstance(named, str) else ""
 
 
 def orders_of(adapter: Adapter) -> list[list[Adapter]]:
@@ -141,13 +189,7 @@ def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Layout
         return f"no model is built from this configuration: {reason}"
     adapter = next(one for one in adapters if one.tensors)
     for name in model_classes(adapter, config):
-        request = {
-            "class": name,
-            "model": _plain_model(config),
-            "adapters": [[one.name, _plain_adapter(one)] for one in adapters],
-            "saved": adapter.name,
-        }
-        answer = cache.remember(request, lambda request=request: _build(request))  # type: ignore[misc]
+        answer = _listing(name, adapters, config, adapter.name)
         if "failed" in answer:
             reason = reason or f"{name} cannot be rebuilt from these configurations: {answer['failed']}"
             if answer.get("hopeless"):
@@ -158,6 +200,12 @@ def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Layout
             return layout
         reason = reason or layout
     return reason or "the configuration names no architecture"
+
+
+def _listing(made: str, adapters: Sequence[Adapter], config: Mapping[str, Any], saved: str) -> dict[str, Any]:
+    """Return the parameters of the class `made` under these adapters, from the disk where they are kept, or `{"failed": reason}`."""
+    request = {"class": made, "model": _plain_model(config), "adapters": [[one.name, _plain_adapter(one)] for one in adapters], "saved": saved}
+    return cache.remember(request, lambda: _build(request))
 
 
 def model_classes(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
@@ -193,6 +241,9 @@ def _build(request: Mapping[str, Any]) -> dict[str, Any]:
         import transformers  # noqa: F401
 
     failed = ""
+    if base.CLASS in request["model"]:
+        with needed("a diffusion model rebuilt from its configuration", extra="diffusion"):
+            import diffusers  # noqa: F401
     for device, low_memory in TRIES:
         try:
             with _offline(), quiet(), bounded():
@@ -224,12 +275,27 @@ def _offline() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _diffusion_model(request: Mapping[str, Any]) -> Any:
+    """Return a component of diffusers on the meta device."""
+    import diffusers
+    import torch
+
+    made = getattr(diffusers, request["class"], None)
+    if not (isinstance(made, type) and issubclass(made, diffusers.ModelMixin)):
+        raise TypeError(f"the installed diffusers has no model {request['class']}")
+    make: Any = made
+    with torch.device("meta"):
+        return make.from_config(dict(request["model"]))
+
+
 def _model(request: Mapping[str, Any], device: str, *, low_memory: bool) -> Any:
     """Return the model on the meta device, under its adapters where it has any (plain fine-tuning has none)."""
     import torch
     import transformers
     from transformers import CONFIG_MAPPING
 
+    if base.CLASS in request["model"]:
+        return _diffusion_model(request)
     model_type = request["model"].get("model_type")
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"the installed transformers does not know the model type {model_type!r}")

@@ -1,0 +1,174 @@
+"""Image trainers' orders with the pipeline's configurations at hand: diffusers' own models, and the programs' ways over them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+
+from ostate.core.naming import Claim, Question
+from ostate.ordering import claims
+from ostate.read import read
+from ostate.read.adapters import read_adapter
+from tests.ordering.pipelines import Named, factors, flux, save, text_encoder, unet, write_pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SD_TEXT = ("CLIPAttention", "CLIPMLP")
+
+
+def _ask(folder: Path, base: Path | None) -> tuple[list[Claim], str]:
+    adapter = read_adapter(str(folder / "lora.safetensors"))
+    question = Question(raw=read(str(folder / "optimizer.pt")), adapter=adapter, base=None if base is None else str(base))
+    found, lost = claims(question, sources={"skeleton"})
+    return found, "; ".join(row["reason"] for row in lost)
+
+
+def _keys(claim: Claim) -> list[str | None]:
+    return list(claim.keys)
+
+
+def _kohya(prefix: str, path: str) -> str:
+    return f"{prefix}_{path}".replace(".", "_")
+
+
+def _turned(named: Named) -> Named:
+    """Put `ff` in front of `attn2` within each block, as sd-scripts' own U-Net defines them."""
+    out: Named = []
+    held: Named = []
+    block = ""
+    for name, parameter in named:
+        head, found, _ = name.partition("_attn2_")
+        if found:
+            held.append((name, parameter))
+            block = head
+            continue
+        if held and not name.startswith(f"{block}_ff_"):
+            out += held
+            held = []
+        out.append((name, parameter))
+    return [*out, *held]
+
+
+def test_peft_over_a_unet_is_named_by_its_config(tmp_path: Path):
+    model = unet()
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0", "proj", "ff.net.2"]))
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    order = save(tmp_path / "run", [named], lambda name: "unet." + name.replace(".default", ""))
+    found, _ = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", unet=unet()) / "unet")
+    keys = ["unet." + name.replace(".default", "") for name in order]
+    assert keys in [_keys(claim) for claim in found]
+    assert all(claim.source == "skeleton" for claim in found)
+    first = next(claim for claim in found if _keys(claim) == keys)
+    assert [name.removeprefix("unet.") for name in first.names] == order
+
+
+@pytest.mark.parametrize("own_unet", [False, True])
+@pytest.mark.parametrize("plus", [False, True])
+def test_sd_scripts_order_is_text_encoder_then_unet_in_groups_and_halves(plus: bool, own_unet: bool, tmp_path: Path):
+    text = factors(text_encoder(), lambda path: _kohya("lora_te", path), SD_TEXT)
+    image = factors(unet(), lambda path: _kohya("lora_unet", path), ("Transformer2DModel",))
+    image = _turned(image) if own_unet else image
+    halves = [[[one for one in part if ("lora_up" in one[0]) is up] for up in (False, True)] for part in (text, image)]
+    groups = [half for part in halves for half in part] if plus else [text, image]
+    modules = dict.fromkeys(name.partition(".")[0] for name, _ in text + image)
+    order = save(tmp_path / "run", groups, beside=[f"{module}.alpha" for module in modules])
+    found, _ = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder()))
+    assert order in [_keys(claim) for claim in found]
+    assert order in [list(claim.names) for claim in found]
+
+
+def test_two_text_encoders_of_one_class_are_told_apart_by_their_prefix(tmp_path: Path):
+    parts = [
+        factors(text_encoder(), lambda path: _kohya("lora_te1", f"text_model.{path}"), SD_TEXT),  # transformers 4 called it so
+        factors(text_encoder(), lambda path: _kohya("lora_te2", f"text_model.{path}"), SD_TEXT),
+        factors(unet(), lambda path: _kohya("lora_unet", path), ("Transformer2DModel",)),
+    ]
+    order = save(tmp_path / "run", [parts[0] + parts[1], parts[2]])
+    base = write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder(), text_encoder_2=text_encoder())
+    assert order in [_keys(claim) for claim in _ask(tmp_path / "run", base)[0]]
+
+
+def test_onetrainers_order_has_dots_and_a_group_for_each_model(tmp_path: Path):
+    text = factors(text_encoder(), lambda path: f"text_encoder.{path}")
+    image = factors(unet(), lambda path: f"unet.{path}")
+    order = save(tmp_path / "run", [text, image])
+    found, _ = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder()))
+    assert order in [_keys(claim) for claim in found]
+
+
+def test_ai_toolkits_keys_over_a_flux_transformer(tmp_path: Path):
+    named = factors(flux(), lambda path: f"transformer$${path.replace('.', '$$')}", ("FluxTransformer2DModel",))
+
+    def key(name: str) -> str:
+        return name.replace("$$", ".").replace("lora_down", "lora_A").replace("lora_up", "lora_B")
+
+    order = [key(name) for name in save(tmp_path / "run", [named], key)]
+    found, _ = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", transformer=flux()))
+    assert [_keys(claim) for claim in found] == [order]
+
+
+@pytest.mark.parametrize("algo", ["lokr", "loha", "locon"])
+def test_lycoris_order_is_the_models_with_each_modules_tensors_as_registered(algo: str, tmp_path: Path):
+    import lycoris
+
+    lycoris.LycorisNetwork.apply_preset({"target_module": ["Attention", "FeedForward", "ResnetBlock2D"]})
+    net = lycoris.create_lycoris(unet(), 1.0, linear_dim=2, linear_alpha=1, algo=algo, use_tucker=True, conv_dim=2, factor=2)
+    net.apply_to()
+    named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+    order = save(tmp_path / "run", [named], beside=[name for name in net.state_dict() if name.endswith(".alpha")])
+    found, reason = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", unet=unet()))
+    assert order in [_keys(claim) for claim in found], reason
+
+
+def test_another_models_configuration_makes_no_claim(tmp_path: Path):
+    save(tmp_path / "run", [factors(unet(), lambda path: _kohya("lora_unet", path))])
+    found, reason = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", transformer=flux()))
+    assert not found
+    assert "of the adapter's keys lie in none of transformer (FluxTransformer2DModel)" in reason
+
+
+def test_a_text_encoder_that_is_not_at_hand_is_asked_for(tmp_path: Path):
+    text = factors(text_encoder(), lambda path: _kohya("lora_te", path))
+    save(tmp_path / "run", [text, factors(unet(), lambda path: _kohya("lora_unet", path))])
+    found, reason = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", unet=unet()) / "unet")
+    assert not found
+    assert "give the whole pipeline's folder" in reason
+
+
+def test_a_model_of_other_widths_makes_no_claim(tmp_path: Path):
+    save(tmp_path / "run", [factors(text_encoder(), lambda path: f"text_encoder.{path}") + factors(unet(), lambda path: f"unet.{path}")])
+    found, reason = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder(hidden=16)))
+    assert not found
+    assert "another base model?" in reason
+
+
+def test_a_whole_unet_is_named_by_the_config_beside_its_weights(tmp_path: Path):
+    model = unet()
+    model.save_pretrained(tmp_path / "unet")
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    question = Question(raw=read(str(tmp_path / "optimizer.pt")), adapter=read_adapter(str(tmp_path / "unet")))
+    found, _ = claims(question, sources={"skeleton"})
+    assert [list(claim.names) for claim in found] == [[name for name, _ in model.named_parameters()]]
+
+
+def test_a_class_that_diffusers_does_not_have_is_said(tmp_path: Path):
+    save(tmp_path / "run", [factors(unet(), lambda path: f"unet.{path}")])
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps({"_class_name": "NobodysModel"}))
+    found, reason = _ask(tmp_path / "run", tmp_path / "unet")
+    assert not found
+    assert "the installed diffusers has no model NobodysModel" in reason
+
+
+def test_without_a_configuration_the_way_is_named(tmp_path: Path):
+    save(tmp_path / "run", [factors(unet(), lambda path: f"unet.{path}")])
+    found, reason = _ask(tmp_path / "run", None)
+    assert not found
+    assert "pass --base DIR (its pipeline's folder" in reason
