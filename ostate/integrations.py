@@ -58,7 +58,7 @@ class SaveNamed(TrainerCallback):
 
         Raises:
             OrderingError: the optimizer holds a tensor that is no parameter of the model.
-            OstateError: a search over hyperparameters, whose folders a callback is not told.
+            OstateError: a search over hyperparameters, whose folders a callback does not know.
         """
         if state.is_hyper_param_search:
             raise OstateError("SaveNamed cannot tell the folder of a trial", fix="leave it out of the search, and train the best trial with it")

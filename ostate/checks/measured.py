@@ -1,4 +1,4 @@
-"""What rules on numbers look at: ranges and counts, told by one pass over every number."""
+"""What rules on numbers look at: ranges and counts, found by one pass over every number."""
 
 from __future__ import annotations
 

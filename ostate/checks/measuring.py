@@ -66,7 +66,7 @@ def _unbounded(m: np.ndarray, v: np.ndarray, limit: float, high: float) -> int:
 
 
 def _may_exceed(m: np.ndarray, v: np.ndarray, limit: float, high: float) -> bool:
-    """False only where no element exceeds its bound, told by squares, which cost a third of roots.
+    """False only where no element exceeds its bound, judged by squares, which cost a third of roots.
 
     What exceeds it is larger than `UNDERFLOW`, so its square is a normal number; rounding moves either side by a hundredth of the 1e-5 at most.
     """

@@ -1,4 +1,4 @@
-"""Rules on what one pass over the numbers told."""
+"""Rules on what one pass over the numbers found."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ LEAST_ADDRESS_SPACE = 192 << 20
 def say(error: Exception) -> int:
     """Print what ended the command to stderr, and return its exit code."""
     refusal = refusal_for(error)
-    with suppress(OSError):  # nobody can be told where stderr is full or closed; the exit code still says it
+    with suppress(OSError):  # nobody can be reached where stderr is full or closed; the exit code still says it
         say_error(_fault(error) if refusal is None else refusal, error)
     return FAULT if refusal is None else REFUSED
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ostate.report.blocks import Block
 
 Step = Callable[[int, int], None]
-"""(done, total), in the unit that `progress` was told; called as often as the work likes."""
+"""(done, total), in the unit that `progress` was given; called as often as the work likes."""
 
 _LOUDNESS = "ostate.loudness"
 _LONGEST = 900

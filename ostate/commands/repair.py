@@ -253,7 +253,7 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, o
         )
     elif not found.proven and (undecided := tuple(name for name in found.undecided if name not in lacking and name not in spelled)):
         left = found.evidence.open if found.evidence is not None else ()
-        than = f": not told apart from {left[0][0]}" if left else ""
+        than = f": not distinguished from {left[0][0]}" if left else ""
         said.append(
             Finding(
                 rule="order-undecided",

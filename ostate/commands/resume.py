@@ -77,7 +77,7 @@ def compare_for(state: str | NamedState, wanted: Any, *, base: str | None = None
 
     Raises:
         ReadError, OrderingError: the state cannot be read, or not named.
-        ExportError: the order of the parameters to come cannot be told.
+        ExportError: the order of the parameters to come cannot be determined.
     """
     named = state if isinstance(state, NamedState) else store.load(state) if named_file.is_named(state) else repair(state).named
     target = target_of(named, wanted, grouping=groups, base_model=base)

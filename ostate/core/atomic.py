@@ -96,7 +96,7 @@ def beside(path: Path) -> Path:
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Ask for the room of a new file at once, where the file system can: a full disk is told before a byte is written, and writing costs less.
+    """Ask for the room of a new file at once, where the file system can: a full disk is reported before a byte is written, and writing costs less.
 
     Through the system's own `fallocate(2)`: `os.posix_fallocate` writes into every block of a file system that has none, a slow one over a network.
 

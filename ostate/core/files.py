@@ -46,16 +46,16 @@ def watched(step: Callable[[int, int], None] | None) -> Iterator[None]:
         return
     read = announced = 0
 
-    def told(more: int, to_come: int) -> None:
+    def counted(more: int, to_come: int) -> None:
         nonlocal read, announced
         read, announced = read + more, announced + to_come
         step(read, announced and max(read, announced))
 
-    _watchers.append(told)
+    _watchers.append(counted)
     try:
         yield
     finally:
-        _watchers.remove(told)
+        _watchers.remove(counted)
 
 
 @contextmanager
@@ -76,8 +76,8 @@ def _read_from(path: str) -> None:
 
 def announce(count: Callable[[], int]) -> None:
     """Tell who watches that about `count()` bytes will be read; it is not asked where nobody does."""
-    for told in _watchers:
-        told(0, count())
+    for watcher in _watchers:
+        watcher(0, count())
 
 
 def is_file(path: str) -> bool:
@@ -153,8 +153,8 @@ def read_at(path: str, offset: int, length: int) -> bytes:
             where=path,
             fix="the copy is incomplete or still being written: copy it again",
         )
-    for told in _watchers:
-        told(length, 0)
+    for watcher in _watchers:
+        watcher(length, 0)
     return data
 
 
@@ -184,8 +184,8 @@ def read_into(path: str, offset: int, view: memoryview, *, on: bool = False) -> 
                 done += count
         except OSError as error:
             raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the disk") from error
-        for told in _watchers:
-            told(done, 0)
+        for watcher in _watchers:
+            watcher(done, 0)
     if done < len(view):
         view[done:] = read_at(path, offset + done, len(view) - done)
 

@@ -39,9 +39,9 @@ def modules_of(adapter: Adapter) -> list[Module]:
     """Return the LoRA modules whose two factors the adapter holds, in the order of their first key."""
     found: dict[tuple[str, bool], dict[str, str]] = {}
     for key in adapter.tensors:
-        told = factor_of(key)
-        if told is not None:
-            rest, kind = told
+        split = factor_of(key)
+        if split is not None:
+            rest, kind = split
             found.setdefault((rest, kind.startswith("embedding")), {})[kind[-1]] = key
     modules = []
     for (rest, embedding), keys in found.items():

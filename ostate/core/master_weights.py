@@ -9,7 +9,7 @@ RELATIVE = 2.0**-7
 ABSOLUTE = 1e-6
 """Smaller numbers tell nothing: a tensor of zeros equals any other one."""
 FIRST = 64
-"""Elements by which most pairs that differ are told apart."""
+"""Elements by which most pairs that differ are distinguished."""
 
 
 def close(master: Any, weight: Any) -> Any:

@@ -41,7 +41,7 @@ class Adapter:
     name: str = "default"
     """The adapter's name in the live model, as far as known."""
     name_known: bool = False
-    """True when something told the name (`--adapter-name`, a subfolder, recorded names); False: the default is assumed."""
+    """True when something gives the name (`--adapter-name`, a subfolder, recorded names); False: the default is assumed."""
     cut: str = ""
     """What every key begins with and no live name does: `module.` of a whole model that was saved from its wrapper; `base_model.model.` or
     `unet.` where names that the checkpoint records lack it."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Summary(NamedTuple):
-    """What one pass over a slot told. Ranges are over the finite numbers; 0 where there are none."""
+    """What one pass over a slot found. Ranges are over the finite numbers; 0 where there are none."""
 
     elements: int
     zeros: int

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 New = Literal["absent", "zeros", "cold-step", "sibling"]
 """What a new parameter gets: no entry (torch makes one at its first step), zero moments at step 0, zero moments at the step of the
-others, or zero momentum with the mean second moment of its nearest kin."""
+others, or zero momentum with the mean second moment of its nearest parameter."""
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -119,31 +119,31 @@ def migrate(
         The state in the target's groups; `source["migration"]` lists what was kept, resized, made and dropped.
 
     Raises:
-        ExportError: two parameters get one name, one shrank, or a new one's shape or kin is not known.
+        ExportError: two parameters get one name, one shrank, or a new one's shape, or a parameter near it, is not known.
     """
     there, without = _renamed(state, rename)
     pairs = matched(there, target)
     made: dict[str, NamedParameter] = {}
-    told: dict[str, list[str]] = {"kept": [], "grown": [], "cut": [], "made": [], "absent": []}
+    fates: dict[str, list[str]] = {"kept": [], "grown": [], "cut": [], "made": [], "absent": []}
     for name in target.order:
         if name in pairs:
-            made[name] = _kept(there[pairs[name]], name, target, told, truncate=truncate)
+            made[name] = _kept(there[pairs[name]], name, target, fates, truncate=truncate)
         elif new == "absent" or (name in without and name not in target.shapes):
-            told["absent"].append(name)
+            fates["absent"].append(name)
         else:
             made[name] = _new(name, target, there, new)
-            told["made"].append(name)
+            fates["made"].append(name)
     used = set(pairs.values())
-    told["dropped"] = [parameter.name for name, parameter in there.items() if name not in used]
-    told["dropped"] += [name for name in without if name not in set(target.order)]
-    new_names = {*told["made"], *told["absent"]} - set(without)
+    fates["dropped"] = [parameter.name for name, parameter in there.items() if name not in used]
+    fates["dropped"] += [name for name in without if name not in set(target.order)]
+    new_names = {*fates["made"], *fates["absent"]} - set(without)
     groups, findings = _groups(state, target, {name: p for name, p in made.items() if name not in new_names}, _places(state, target, there, without))
     findings += _where_new_ones_went(state, target, [name for name in target.order if name in new_names], there, groups)
     placed = {name: replace(made[name], group=group.index) for group in groups for name in group.names or () if name in made}
     numbered = {name: replace(parameter, position=None) for name, parameter in placed.items()}
     facts = {**state.adapter, "name": target.adapter.name} if target.adapter is not None and target.adapter.name_known else state.adapter
     counts = tuple(len(group.names or ()) for group in groups)
-    moved = {**state.source, "positions": counts, "migration": {"new": new, **{key: tuple(names) for key, names in told.items() if names}}}
+    moved = {**state.source, "positions": counts, "migration": {"new": new, **{key: tuple(names) for key, names in fates.items() if names}}}
     return replace(
         state,
         groups=groups,
@@ -151,7 +151,7 @@ def migrate(
         ordering=None if state.ordering is None else replace(state.ordering, names=(), keys=(), left_out=()),
         adapter=facts,
         source=moved,
-        findings=(*state.findings, *_findings(told, new), *findings),
+        findings=(*state.findings, *_findings(fates, new), *findings),
         path=state.path,
     )
 
@@ -197,11 +197,11 @@ def _renamed(state: NamedState, rename: Sequence[tuple[str, str]]) -> tuple[dict
     return there, without
 
 
-def _kept(parameter: NamedParameter, name: str, target: Target, told: dict[str, list[str]], *, truncate: bool) -> NamedParameter:
+def _kept(parameter: NamedParameter, name: str, target: Target, fates: dict[str, list[str]], *, truncate: bool) -> NamedParameter:
     shape = target.shapes.get(name, parameter.shape)
     own = replace(parameter, name=name, adapter_key=target.keys.get(name, parameter.adapter_key))
     if shape == parameter.shape:
-        told["kept"].append(name)
+        fates["kept"].append(name)
         return own
     differ = [axis for axis, (a, b) in enumerate(zip(parameter.shape, shape)) if a != b]
     if len(shape) != len(parameter.shape) or len(differ) != 1:
@@ -216,16 +216,16 @@ def _kept(parameter: NamedParameter, name: str, target: Target, told: dict[str, 
             f"grew from {list(parameter.shape)} to {list(shape)}, and its {slot} holds weights, which no state can make", where=name,
             fix="--rename it away, and give --new absent",
         )  # fmt: skip
-    told["grown" if grown else "cut"].append(name)
+    fates["grown" if grown else "cut"].append(name)
     return replace(own, shape=shape, slots={slot: Resized(value, shape) for slot, value in parameter.slots.items()})
 
 
 def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: New) -> NamedParameter:
-    kin = _kin(name, target, there)
-    shape = target.shapes.get(name, kin.shape if kin is not None else None)
+    nearest = _nearest(name, target, there)
+    shape = target.shapes.get(name, nearest.shape if nearest is not None else None)
     if shape is None or name not in target.shapes:
         raise ExportError("the shape of a new parameter is not known", where=name, fix="give --for an adapter folder, or --new absent")
-    pattern = kin if kin is not None else next(iter(there.values()), None)
+    pattern = nearest if nearest is not None else next(iter(there.values()), None)
     slots = [slot for slot in (pattern.slots if pattern is not None else ()) if pattern is not None and pattern.slots[slot].shape == pattern.shape]
     if (held := next((slot for slot in slots if row_of(slot).role == "weights"), None)) is not None:
         raise ExportError(f"its {held} would hold the parameter's own weights, which no state can make", where=name, fix="give --new absent")
@@ -233,12 +233,12 @@ def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: Ne
     step = 0.0 if new == "zeros" or not steps else steps[len(steps) // 2]
     filled: dict[str, Slot] = {slot: Filled(shape) for slot in slots or ["exp_avg", "exp_avg_sq"]}
     if new == "sibling":
-        if kin is None:
+        if nearest is None:
             raise ExportError("no parameter of its kind to take the second moment from", where=name, fix="give --new zeros")
-        step = kin.step if kin.step is not None else step
-        filled = {slot: Filled(shape, _mean(kin.slots[slot]) if slot in SECOND_MOMENT_SLOTS else 0.0) for slot in slots}
+        step = nearest.step if nearest.step is not None else step
+        filled = {slot: Filled(shape, _mean(nearest.slots[slot]) if slot in SECOND_MOMENT_SLOTS else 0.0) for slot in slots}
     return NamedParameter(
-        name=name, shape=shape, group=kin.group if kin is not None else 0, slots=filled, step=step, adapter_key=target.keys.get(name)
+        name=name, shape=shape, group=nearest.group if nearest is not None else 0, slots=filled, step=step, adapter_key=target.keys.get(name)
     )
 
 
@@ -247,12 +247,12 @@ def _mean(slot: Slot) -> float:
     return total / max(1, math.prod(slot.shape))
 
 
-def _kin(name: str, target: Target, there: Mapping[str, NamedParameter]) -> NamedParameter | None:
+def _nearest(name: str, target: Target, there: Mapping[str, NamedParameter]) -> NamedParameter | None:
     """Return the likest parameter: same place in another layer, else same factor, of the same shape if one is known; nearest layer first."""
     shape, layer = target.shapes.get(name), _layer(name)
     same_place = [p for other, p in there.items() if _LAYER.sub(".*.", other) == _LAYER.sub(".*.", name)]
     parts = name.split(".")
-    tail = ".".join(parts[-4 if "modules_to_save" in parts else -3 :])  # a norm and a head are both saved whole, and are no kin
+    tail = ".".join(parts[-4 if "modules_to_save" in parts else -3 :])  # a norm and a head are both saved whole, and are no neighbours
     same_factor = [p for other, p in there.items() if other.endswith(tail)]
     for rows in (same_place, same_factor):
         fitting = [p for p in rows if shape is None or len(p.shape) == len(shape)]
@@ -300,40 +300,40 @@ def _settings(state: NamedState, parameter: NamedParameter) -> dict[str, Any]:
 
 
 def _as_in_the_state(state: NamedState, target: Target, kept: Mapping[str, NamedParameter], places: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-    """Return the names by group: where each stood, and for those that are new where their nearest kin stands."""
+    """Return the names by group: where each stood, and for those that are new where their nearest parameter stands."""
     at = {name: kept[name].group if name in kept else places[name] for name in target.order}
     return tuple(tuple(name for name in target.order if at[name] == group.index) for group in state.groups)
 
 
 def _places(state: NamedState, target: Target, there: Mapping[str, NamedParameter], without: Mapping[str, int]) -> dict[str, int]:
-    """Return a group for each name of the target: its own where it is known without state, that of its nearest kin, else the first with names."""
+    """Return a group for each name of the target: its own where known without state, that of its nearest parameter, else the first with names."""
     first = next((group.index for group in state.groups if group.names), 0)
-    kin = {name: _kin(name, target, there) for name in target.order if name not in without}
-    return {**{name: first if one is None else one.group for name, one in kin.items()}, **without}
+    nearest = {name: _nearest(name, target, there) for name in target.order if name not in without}
+    return {**{name: first if one is None else one.group for name, one in nearest.items()}, **without}
 
 
 def _where_new_ones_went(
     state: NamedState, target: Target, new: Sequence[str], there: Mapping[str, NamedParameter], groups: Sequence[Group]
 ) -> list[Finding]:
-    """Say into which groups new parameters were put where nobody said it: by Trainer's rule, or without any kin to go by."""
+    """Say into which groups new parameters were put where nobody said it: by Trainer's rule, or without any parameter near them to go by."""
     at = {name: group.index for group in groups for name in group.names or ()}
     if target.by_trainer and new:
         counted = ", ".join(f"{sum(at[name] == group.index for name in new)} in group {group.index}" for group in groups)
         text = f"the state's groups are Trainer's, so its rule placed the new parameters: {counted}"
-        return [Finding(rule="migration-placed", severity="note", text=text, fix="--groups file keeps new ones with their nearest kin")]
+        return [Finding(rule="migration-placed", severity="note", text=text, fix="--groups file keeps new ones with their nearest parameter")]
     if target.groups is not None or sum(bool(group.names) for group in state.groups) < 2:
         return []
-    alone = tuple(name for name in new if _kin(name, target, there) is None)
+    alone = tuple(name for name in new if _nearest(name, target, there) is None)
     if not alone:
         return []
-    text = f"{len(alone)} new parameters have no kin in the state to go by and were put into group {at[alone[0]]}"
+    text = f"{len(alone)} new parameters have no parameter near them in the state to go by and were put into group {at[alone[0]]}"
     fix = "--groups trainer, or --for a file with a list of names for each group"
     return [Finding(rule="migration-placed", severity="warning", text=text, fix=fix, names=alone)]
 
 
-def _findings(told: Mapping[str, Sequence[str]], new: New) -> list[Finding]:
+def _findings(fates: Mapping[str, Sequence[str]], new: New) -> list[Finding]:
     """Say what happened to whom."""
-    how = {"zeros": "zero moments at step 0", "cold-step": "zero moments at the step of the others", "sibling": "the mean v of their nearest kin"}
+    how = {"zeros": "zero moments at step 0", "cold-step": "zero moments at the step of the others", "sibling": "the mean v of the nearest parameter"}
     texts = {
         "kept": ("note", "{} parameters kept their moments"),
         "grown": ("note", "{} parameters grew: what is new in them starts at zero"),
@@ -343,7 +343,7 @@ def _findings(told: Mapping[str, Sequence[str]], new: New) -> list[Finding]:
         "dropped": ("note", "{} parameters are not asked for and were left out"),
     }
     return [
-        Finding(rule=f"migration-{key}", severity=severity, text=text.format(len(told[key])), names=tuple(told[key]) if key != "kept" else ())  # type: ignore[arg-type]
+        Finding(rule=f"migration-{key}", severity=severity, text=text.format(len(fates[key])), names=tuple(fates[key]) if key != "kept" else ())  # type: ignore[arg-type]
         for key, (severity, text) in texts.items()
-        if told.get(key)
+        if fates.get(key)
     ]

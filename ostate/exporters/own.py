@@ -192,8 +192,8 @@ def _auto8bit(slot: str, value: Slot) -> dict[str, Any]:
 def _tensors_of_group(optimizer: str, group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that the optimizer keeps as tensors in its groups, from `_GROUP_TENSORS`."""
     made: dict[str, Any] = {}
-    for row, told_by, keys, shape, dtype in _GROUP_TENSORS:
-        if optimizer == row and told_by in group:
+    for row, marker, keys, shape, dtype in _GROUP_TENSORS:
+        if optimizer == row and marker in group:
             made |= {key: Number(float(group[key]), shape, dtype=dtype) for key in keys if isinstance(group.get(key), (int, float))}
     return made
 

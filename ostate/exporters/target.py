@@ -54,7 +54,7 @@ def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "auto", ba
         base_model: the base model's folder or config.json, which tells the order of an adapter's parameters.
 
     Raises:
-        ExportError: the order of the parameters cannot be told.
+        ExportError: the order of the parameters cannot be determined.
     """
     if hasattr(wanted, "named_parameters"):
         rows = _of_model(wanted)
@@ -127,7 +127,7 @@ def _of_adapter(state: NamedState, adapter: Adapter, base_model: str | None) -> 
     if not isinstance(layout, Layout):
         new = sorted(set(shapes) - set(by_key))
         raise ExportError(
-            f"the order of {len(new)} new parameters cannot be told: {layout}",
+            f"the order of {len(new)} new parameters cannot be determined: {layout}",
             where=f"{adapter.file}: {new[0]}",
             fix="give --base DIR, or --for a file of names in the optimizer's order",
         )

@@ -10,7 +10,7 @@ from .grouping.place import guesses_of
 from .grouping.refute import Refused
 from .sources.adapter_order import adapter_order
 from .sources.convention import convention, orders_by_convention
-from .sources.from_keys import is_told, layouts_of_keys, trained_keys
+from .sources.from_keys import has_live_names, layouts_of_keys, trained_keys
 from .sources.given import given
 from .sources.recorded import recorded
 
@@ -69,7 +69,7 @@ def guesses(question: Question) -> list[Claim]:
     made: dict[tuple[tuple[str | None, ...], tuple[str | None, ...]], Claim] = {}
     for layout in layouts:
         for claim in guesses_of(layout, question)[0]:
-            if not from_keys or is_told(claim, question.adapter):
+            if not from_keys or has_live_names(claim, question.adapter):
                 made.setdefault((claim.names, claim.keys), claim)
     return list(made.values())
 

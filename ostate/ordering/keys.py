@@ -50,21 +50,21 @@ def match_all(names: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], s
     file, the modules around the saved one, which all names then begin with, are left out to look again.
     """
     bare = [without_inner(name) if name is not None else None for name in names]
-    keys, told = _matched(bare, adapter)
+    keys, adapter_name = _matched(bare, adapter)
     for lead in range(1, MOST_LEAD + 1):
         if any(keys):
             break
         shorter = without_lead(bare, lead)
-        keys, told = _matched(shorter, adapter) if shorter else (keys, told)
-    return tuple(_respelled(bare, keys, told, adapter)), told
+        keys, adapter_name = _matched(shorter, adapter) if shorter else (keys, adapter_name)
+    return tuple(_respelled(bare, keys, adapter_name, adapter)), adapter_name
 
 
 def _matched(bare: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], str]:
-    told = adapter.name if adapter.name_known else _told_name([name for name in bare if name], adapter)
-    return tuple(_find(name, told, adapter) if name is not None else None for name in bare), told
+    adapter_name = adapter.name if adapter.name_known else _recorded_adapter_name([name for name in bare if name], adapter)
+    return tuple(_find(name, adapter_name, adapter) if name is not None else None for name in bare), adapter_name
 
 
-def _respelled(bare: Names, keys: Names, told: str, adapter: Adapter) -> Names:
+def _respelled(bare: Names, keys: Names, adapter_name: str, adapter: Adapter) -> Names:
     """Find keys that spell LoRA's factors otherwise, or lie in a component that the live model is: where one key alone can be meant."""
     if adapter.kind != "diffusers" or all(key is not None or name is None for name, key in zip(bare, keys)):
         return keys
@@ -74,20 +74,20 @@ def _respelled(bare: Names, keys: Names, told: str, adapter: Adapter) -> Names:
         for form in dict.fromkeys((spelled(key), spelled(key).removeprefix(inside))):
             by_spelling[form] = None if form in by_spelling else key
     return [
-        key if key is not None or name is None else next((found for form in _spellings(name, told) if (found := by_spelling.get(form))), None)
+        key if key is not None or name is None else next((found for form in _spellings(name, adapter_name) if (found := by_spelling.get(form))), None)
         for name, key in zip(bare, keys)
     ]
 
 
-def _spellings(name: str, told: str) -> Iterator[str]:
-    return (spelled(form) for form in without_adapter(name, told))
+def _spellings(name: str, adapter_name: str) -> Iterator[str]:
+    return (spelled(form) for form in without_adapter(name, adapter_name))
 
 
 def live_name(key: str, adapter: Adapter) -> str:
     """Return the name that the parameter behind `key` has in the live model, as PEFT of today would name it.
 
     The key's own form is kept: `base_model.model.`, a component such as `unet.`. Only `adapter.cut` is taken off, which names that the
-    checkpoint records have told.
+    checkpoint records have shown.
     """
     if adapter.kind in ("model", "torchtune"):
         return without_inner(key).removeprefix(adapter.cut) if adapter.cut else strip_wrappers(key)
@@ -98,7 +98,7 @@ def live_name(key: str, adapter: Adapter) -> str:
     return _live_peft(key, adapter).removeprefix(adapter.cut)
 
 
-def told_name(key: str, adapter: Adapter) -> str | None:
+def known_live_name(key: str, adapter: Adapter) -> str | None:
     """Return `live_name`, or None where nothing tells it: PEFT saved a whole weight that neither `modules_to_save` nor `bias` explains.
 
     Such a tensor bears its plain name, or lies in a `modules_to_save` that the configuration no longer lists.
@@ -156,7 +156,7 @@ def _unprefixed(name: str) -> Iterator[str]:
         yield PEFT_PREFIX + name
 
 
-def _told_name(names: Sequence[str], adapter: Adapter) -> str:
+def _recorded_adapter_name(names: Sequence[str], adapter: Adapter) -> str:
     """Return the component that, left out next to a slot's word, turns most names into keys of the file."""
     seen: Counter[str] = Counter()
     for name in names:

@@ -25,7 +25,7 @@ from ostate.errors import Ambiguous, Contradiction
 
 from .advice import BASE, ORDER, PREVIOUS, ways
 from .family import Alternative, Family, family_of
-from .keys import told_name
+from .keys import known_live_name
 
 Rejected = list[Mapping[str, str]]
 
@@ -191,7 +191,7 @@ def _by_numbers(question: Question, comparison: Comparison, lost: Rejected, *, s
             fix=_settle(question),
         )
     keys = tuple(key if position in evidence.proven else None for position, key in enumerate(evidence.order))
-    names = tuple((told_name(key, adapter) if adapter is not None else key) if key is not None else None for key in keys)
+    names = tuple((known_live_name(key, adapter) if adapter is not None else key) if key is not None else None for key in keys)
     keys = tuple(key if name is not None else None for key, name in zip(keys, names))
     claim = Claim(source="content", rule="tensor values alone", names=names, keys=keys)
     left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
@@ -373,7 +373,7 @@ def _pairs(claim: Claim, evidence: Evidence) -> str:
 
 
 def _reasons(evidence: Evidence, lost: Sequence[Mapping[str, str]]) -> list[str]:
-    left = [f"not told apart from: {what}" for what, _ in evidence.open[:2]]
+    left = [f"not distinguished from: {what}" for what, _ in evidence.open[:2]]
     return (
         left
         + [f"{test}: {why}" for test, why in evidence.silent.items()][:2]

@@ -1,4 +1,4 @@
-"""Where trained weights lie: in a folder, below it or to its side; told by what the file is called, else by the keys in it."""
+"""Where trained weights lie: in a folder, below it or to its side; known by what the file is called, else by the keys in it."""
 
 from __future__ import annotations
 

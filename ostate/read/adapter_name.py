@@ -30,7 +30,7 @@ class AdapterName(NamedTuple):
     """What the folder tells of an adapter's name."""
 
     name: str
-    told: bool
+    known: bool
     """True when something says so that is not the folder's own name."""
     below: bool
     """True when `save_pretrained` was pointed at the folder above."""
@@ -50,24 +50,24 @@ def name_of(home: str, asked: str | None, config: Mapping[str, Any]) -> AdapterN
     home = absolute(home)
     above, own = os.path.split(home)
     found = _from_folders(home, above, own, config)
-    return AdapterName(asked, told=True, below=found.below) if asked else found
+    return AdapterName(asked, known=True, below=found.below) if asked else found
 
 
 def _from_folders(home: str, above: str, own: str, config: Mapping[str, Any]) -> AdapterName:
     if has_card(home):
-        return AdapterName("default", told=False, below=False)  # PEFT was pointed here: what lies here itself is `default`
+        return AdapterName("default", known=False, below=False)  # PEFT was pointed here: what lies here itself is `default`
     if own != "default" and holds_adapter(home) and not is_checkpoint(home):
         card, top, plain = has_card(above), holds_adapter(above), is_plain(own)
         if not plain and (card or top or (is_checkpoint(above) and _has_several(above))):
-            return AdapterName(own, told=True, below=True)
+            return AdapterName(own, known=True, below=True)
         by_trainer = not plain and is_file(os.path.join(above, "trainer_state.json"))  # Trainer saves PEFT models as PEFT does
         if (card and not top) or by_trainer:
-            return AdapterName(own, told=False, below=True, assumed=(f"the adapter is called {own!r}, as its folder is",), contested=True)
+            return AdapterName(own, known=False, below=True, assumed=(f"the adapter is called {own!r}, as its folder is",), contested=True)
         if plain and card:
-            return AdapterName("default", told=False, below=False, assumed=(_default(own),), contested=True)
+            return AdapterName("default", known=False, below=False, assumed=(_default(own),), contested=True)
     if is_file(os.path.join(home, "trainer_state.json")) and config.get("inference_mode") is True:
-        return AdapterName("default", told=False, below=False)  # PEFT saved it, at the folder that Trainer saves to
-    return AdapterName("default", told=False, below=False, assumed=(_default(own),))
+        return AdapterName("default", known=False, below=False)  # PEFT saved it, at the folder that Trainer saves to
+    return AdapterName("default", known=False, below=False, assumed=(_default(own),))
 
 
 def _has_several(folder: str) -> bool:

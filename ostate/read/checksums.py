@@ -30,7 +30,7 @@ def check(raw: RawState) -> Finding:
     """Read every member of every archive that the state lies in, and compare.
 
     Raises:
-        ReadError: a byte is not what was saved, with the member's name; or a file records no checksums, so that nothing can be told.
+        ReadError: a byte is not what was saved, with the member's name; or a file records no checksums, so that nothing can be compared.
     """
     buffer = new_buffer(_PIECE)
     members = total = 0

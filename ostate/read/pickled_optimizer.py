@@ -19,7 +19,7 @@ def numbered(state: Mapping[Any, Any], groups: Any, where: str) -> tuple[Mapping
     """Return the state and its groups by number, and the parameters' own values by number, where the file holds them.
 
     Raises:
-        ReadError: parameters that cannot be told apart, or entries that no group lists.
+        ReadError: parameters that cannot be distinguished, or entries that no group lists.
     """
     if not isinstance(groups, (list, tuple)) or not all(type(group) is dict for group in groups):
         return state, groups, {}

@@ -26,7 +26,7 @@ class Candidates(NamedTuple):
 
     adapters: tuple[Adapter, ...] = ()
     seen: tuple[str, ...] = ()
-    """Weight files that lie near and were not taken, for whoever is told that no adapter was found."""
+    """Weight files that lie near and were not taken, to list where no adapter was found."""
     on_trial: bool = False
     """True for weights that lie beside the checkpoint and not in it: only the numbers can say that they belong to this state."""
     asked: bool = False

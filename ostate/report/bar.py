@@ -29,7 +29,7 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.3g}/s")
 
 
-def _told(unit: str) -> tuple[ProgressColumn, ...]:
+def _columns(unit: str) -> tuple[ProgressColumn, ...]:
     """Return what stands behind the bar: how much, how fast, how long still; or how long already, where nothing is counted."""
     if not unit:
         return (TimeElapsedColumn(),)
@@ -40,7 +40,7 @@ def _told(unit: str) -> tuple[ProgressColumn, ...]:
 def bar(title: str, total: int | None, *, unit: str) -> Progress:
     """Return a running bar with one task, whose id is 0; without a total it only moves. `update` and `stop` are the caller's."""
     running = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), *_told(unit), console=Console(stderr=True, emoji=False), transient=True
+        TextColumn("{task.description}", markup=False), BarColumn(), *_columns(unit), console=Console(stderr=True, emoji=False), transient=True
     )
     running.start()
     running.add_task(printable(title), total=total)

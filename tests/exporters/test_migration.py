@@ -117,8 +117,8 @@ def test_new_parameters_start_as_asked(llama_run, llama_state, tmp_path, new):
     row = state.parameters[first]
     assert row.step == (0.0 if new == "zeros" else 12.0)
     assert not state.tensor(first, "exp_avg").any()
-    kin = first.replace("layers.0", "layers.1")
-    wanted = llama_state.tensor(kin, "exp_avg_sq").astype("f8").mean() if new == "sibling" else 0.0
+    nearest = first.replace("layers.0", "layers.1")
+    wanted = llama_state.tensor(nearest, "exp_avg_sq").astype("f8").mean() if new == "sibling" else 0.0
     assert np.allclose(state.tensor(first, "exp_avg_sq"), wanted, rtol=1e-6, atol=0)
     assert list(state.groups[0].names) == list(llama_state.parameters)
 
@@ -146,7 +146,7 @@ def test_an_adapter_with_new_modules_and_no_base_says_what_is_needed(llama_run, 
         return {**tensors, "base_model.model.model.layers.0.new.lora_A.weight": np.ones((4, 32), np.float32)}
 
     folder = adapter_with(llama_run, tmp_path / "extended", extend)
-    with pytest.raises(ExportError, match="order of 1 new parameters cannot be told") as error:
+    with pytest.raises(ExportError, match="order of 1 new parameters cannot be determined") as error:
         ostate.export(llama_state, "torch", None, wanted=folder)
     assert "--base" in error.value.fix
 
@@ -209,11 +209,11 @@ def test_new_norms_go_where_trainer_puts_them_without_being_told(llama_run, llam
     names = [name for group in groups for name in group]
     flat = ostate.export(llama_state, "names", None, wanted=names, new="absent").state
     assert [list(group.names) for group in flat.groups] == groups, "a list of names is placed alike"
-    kin = ostate.export(llama_state, "names", None, wanted=model, new=new, groups="file").state
-    assert [len(group.names) for group in kin.groups] == [len(names), 0]
+    kept = ostate.export(llama_state, "names", None, wanted=model, new=new, groups="file").state
+    assert [len(group.names) for group in kept.groups] == [len(names), 0]
 
 
-def test_where_no_trainer_made_the_groups_who_has_no_kin_is_named(llama_run, llama_state, tmp_path):
+def test_where_no_trainer_made_the_groups_a_parameter_without_neighbours_is_named(llama_run, llama_state, tmp_path):
     names = list(llama_state.parameters)
     by_hand = ostate.export(llama_state, "ostate", tmp_path / "hand.safetensors", wanted=[[n for n in names if f"lora_{x}" in n] for x in "AB"]).path
     grown = [name for name in names if "lora_" in name]

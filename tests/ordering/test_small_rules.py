@@ -380,13 +380,13 @@ def test_a_name_comes_before_what_it_begins():
 def test_a_convention_says_what_it_is_and_speaks_of_adapters_only():
     keys = [f"base_model.model.model.layers.{layer}.self_attn.{word}.lora_A.weight" for layer in (0, 1) for word in ("q_proj", "v_proj")]
     ((rule, found),) = convention.orders_by_convention(keys[::-1])
-    assert rule == "module order of Llama and its kin"
+    assert rule == "module order of Llama and models like it"
     assert found == keys
     assert convention.convention(Question(raw=state(), adapter=None)) == ([], [])
     assert convention.convention(Question(raw=state(), adapter=replace(adapter(*keys), kind="model"))) == ([], [])
     claims, _ = convention.convention(Question(raw=state(4), adapter=adapter(*keys)))
     assert claims
-    assert all(one.rule.startswith("module order of Llama and its kin") for one in claims)
+    assert all(one.rule.startswith("module order of Llama and models like it") for one in claims)
 
 
 def odds_of_one(table: list[list[float]], *, complete: bool = True) -> float:

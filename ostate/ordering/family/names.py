@@ -51,10 +51,10 @@ def row_of(name: str, key: str | None) -> Row:
         factor = tail if whole else f"{parts[found]}.bias" if bias else parts[found]
         rank = _SLOT_RANK.get("bias" if whole and bias else parts[found], len(_SLOT_RANK))
         return Row(name, key, components(parts[:found]), factor, rank, adapter, not whole)
-    told = factor_of(name)
-    if told is not None:
-        kind = told[1]
-        stem = re.sub(r"\.(?:weight|bias)$", "", told[0]).rstrip(".").removesuffix(".lora").split(".")
+    split = factor_of(name)
+    if split is not None:
+        kind = split[1]
+        stem = re.sub(r"\.(?:weight|bias)$", "", split[0]).rstrip(".").removesuffix(".lora").split(".")
         return Row(name, key, components(stem), f"lora_{kind}", _RANKED[kind], "", True)
     base = parts[:-1]
     inside = base[:-1] if base and base[-1] == "base_layer" else base

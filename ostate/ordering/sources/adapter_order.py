@@ -1,7 +1,7 @@
 """The key order of an adapter that torch.save wrote: the state dict's own, which is the order of definition.
 
 PEFT appends what `modules_to_save` trains after everything else, and with bias="lora_only" puts a bias after its lora_A; both are put back where
-the model has them, or, where that cannot be told, no claim is made. safetensors sorts its keys and tells nothing.
+the model has them, or, where that cannot be determined, no claim is made. safetensors sorts its keys and tells nothing.
 """
 
 from __future__ import annotations

@@ -152,9 +152,9 @@ def _before(one: str, other: str, known: Known) -> int:
     """Return a negative number when `one` is defined before `other`, its sibling."""
     if one.isdigit() and other.isdigit():
         return int(one) - int(other)
-    told = known.before(one, other)
-    if told is not None:
-        return told
+    listed = known.before(one, other)
+    if listed is not None:
+        return listed
     if one in _CONTAINER and other in _CONTAINER:
         return _CONTAINER[one] - _CONTAINER[other]
     for row in BESIDE:

@@ -11,7 +11,7 @@ from ostate.core.naming import Adapter, Claim, Question
 from ..grouping.parameters import Layout, Parameter
 from ..grouping.place import claims_of, claims_over_state
 from ..grouping.refute import Refused, refused
-from ..keys import live_name, told_name
+from ..keys import known_live_name, live_name
 
 _NORM = re.compile(r"norm|(?:^|\.)ln_", re.IGNORECASE)
 
@@ -46,15 +46,15 @@ def claims_of_keys(source: str, rule: str, keys: Sequence[str], question: Questi
         for claim in found:
             claims.setdefault((claim.names, claim.keys), claim)
         lost = reasons
-    standing = [claim for claim in claims.values() if is_told(claim, question.adapter)]
+    standing = [claim for claim in claims.values() if has_live_names(claim, question.adapter)]
     if len(standing) < len(claims):
         lost = [*lost, refused(source, rule, "adapter_config.json does not tell whether a whole tensor lies under modules_to_save")]
     return standing, lost
 
 
-def is_told(claim: Claim, adapter: Adapter | None) -> bool:
+def has_live_names(claim: Claim, adapter: Adapter | None) -> bool:
     """True when the configuration tells the live name of every key that the claim gives to a position."""
-    return adapter is None or all(key is None or told_name(key, adapter) is not None for key in claim.keys)
+    return adapter is None or all(key is None or known_live_name(key, adapter) is not None for key in claim.keys)
 
 
 def layouts_of_keys(source: str, rule: str, keys: Sequence[str], adapter: Adapter | None) -> list[Layout]:

@@ -25,7 +25,7 @@ def recorded(question: Question) -> tuple[list[Claim], list[Refused]]:
     raw = question.raw
     if raw.recorded is not None:
         names: Names = [entry.name for entry in raw.entries]
-        return told("recorded", raw.recorded, names, raw, question.adapter)
+        return explicit_names("recorded", raw.recorded, names, raw, question.adapter)
     path = _names_file(raw)
     if path is None:
         return [], []
@@ -48,10 +48,10 @@ def by_position(source: str, rule: str, groups: Sequence[Sequence[str]], raw: Ra
         return [], [refused(source, rule, f"it lists {len(flat)} names, the file has {len(raw.entries)} positions, {len(with_state)} with state")]
     for position, name in zip(places, flat):
         names[position] = name
-    return told(source, rule, names, raw, adapter)
+    return explicit_names(source, rule, names, raw, adapter)
 
 
-def told(source: str, rule: str, names: Names, raw: RawState, adapter: Adapter | None) -> tuple[list[Claim], list[Refused]]:
+def explicit_names(source: str, rule: str, names: Names, raw: RawState, adapter: Adapter | None) -> tuple[list[Claim], list[Refused]]:
     """Return the claim that somebody's own list of names makes, or why it cannot be one.
 
     Raises:

@@ -93,7 +93,7 @@ def wanted(names: Sequence[tuple[str, str]]) -> frozenset[tuple[str, str]]:
 def findings(
     names: Sequence[tuple[str, str]], parameters: Sequence[tuple[str, Tensor]], moments: Mapping[tuple[str, str], Tensor], *, step: float | None
 ) -> tuple[Finding, ...]:
-    """Return a warning when the moments are of another run than the live weights; nothing where they fit, or where nothing can be told.
+    """Return a warning when the moments are of another run than the live weights; nothing where they fit, or where nothing can be said.
 
     Args:
         names: as `chosen` gives them.

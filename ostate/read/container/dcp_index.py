@@ -184,7 +184,7 @@ def _overlap(chunks: Sequence[Blob], shape: tuple[int, ...], where: str) -> bool
         near = [(b, m) for b, m in near if b[axis] + m[axis] > starts[axis]]
         compared += len(near) + 1
         if compared > MOST_COMPARED:
-            raise ReadError(f"{len(chunks)} chunks of one tensor cannot be told apart", where=where, fix="the index is damaged: copy it again")
+            raise ReadError(f"{len(chunks)} chunks of one tensor cannot be distinguished", where=where, fix="the index is damaged: copy it again")
         if any(all(a < b + m and b < a + n for a, n, b, m in zip(starts, sizes, *other)) for other in near):
             return True
         near.append((starts, sizes))

@@ -110,8 +110,8 @@ def _by_rank(folder: str, names: Sequence[str]) -> dict[int, str]:
 def _check_world(folder: str, by_rank: Mapping[int, str], ranks: Sequence[Mapping[str, Any]]) -> None:
     paths = [by_rank[rank] for rank in sorted(by_rank)]
     counts = [_world(state) for state in ranks]
-    told = [count for count in counts if count is not None]
-    world = max(set(told), key=told.count) if told else max(by_rank) + 1
+    stated = [count for count in counts if count is not None]
+    world = max(set(stated), key=stated.count) if stated else max(by_rank) + 1
     for rank in range(world):
         if rank not in by_rank:
             name = os.path.basename(paths[0])

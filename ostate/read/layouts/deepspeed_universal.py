@@ -191,8 +191,8 @@ def _findings(groups: Sequence[Mapping[str, Any]]) -> list[Finding]:
 
 def _check_steps(zero: str, state: Mapping[Key, Mapping[str, object]]) -> None:
     steps = {name: entry["step"] for name, entry in state.items() if "step" in entry}
-    told = list(steps.values())
-    common = max(set(told), key=told.count) if told else None
+    stated = list(steps.values())
+    common = max(set(stated), key=stated.count) if stated else None
     for name, step in steps.items():
         if step != common:
             where = os.path.join(zero, str(name), "step.pt")

@@ -264,10 +264,10 @@ def _flat_slot(opened: Opened, rank: int, slots: Mapping[str, Slot], name: str) 
 
 def _step(opened: Opened, buffer: Buffer) -> float | None:
     steps = [scalars.get("step") for scalars in buffer.scalars]
-    told = [step for step in steps if step is not None]
-    if not told:
+    stated = [step for step in steps if step is not None]
+    if not stated:
         return None
-    common = max(set(told), key=told.count)
+    common = max(set(stated), key=stated.count)
     for path, step in zip(opened.optim, steps):
         if step != common:
             raise ReadError(f"this file is of step {step}, the others of {common}", where=path, fix=_AGAIN)
@@ -356,8 +356,8 @@ def _module_weights(model: Mapping[str, Any]) -> dict[str, TensorRef]:
 
 
 def _facts(opened: Opened) -> dict[str, Any]:
-    told = {"world_size": len(opened.optim), "zero_stage": stage_of(opened.ranks[0])}
-    return _common_facts(opened.folder, opened.model) | told
+    stated = {"world_size": len(opened.optim), "zero_stage": stage_of(opened.ranks[0])}
+    return _common_facts(opened.folder, opened.model) | stated
 
 
 def _common_facts(folder: str, model: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,8 +126,8 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
 
 
 def _check_ranks(folder: str, names: Mapping[int, str], family: tuple[str, str, str]) -> None:
-    told = _WORLD.search(family[0] + family[1])
-    world = int(told.group(1)) if told else max(names) + 1
+    stated = _WORLD.search(family[0] + family[1])
+    world = int(stated.group(1)) if stated else max(names) + 1
     for rank in range(world):
         if rank not in names:
             raise _missing(os.path.join(folder, names[min(names)]), rank, world)
@@ -173,8 +173,8 @@ def _check_agree(shares: Sequence[Share]) -> None:
             if list(one["params"]) != list(other["params"]) or _plain(one) != _plain(other):
                 raise ReadError("other hyperparameters than in the file of rank 0", where=share.path, fix=_AGAIN)
     steps = {share.path: _steps(share) for share in shares}
-    told = [step for found in steps.values() for step in found]
-    common = max(set(told), key=told.count) if told else None
+    stated = [step for found in steps.values() for step in found]
+    common = max(set(stated), key=stated.count) if stated else None
     for path, found in steps.items():
         if common is not None and found and common not in found:
             raise ReadError(f"this file is of step {min(found):g}, the others of {common:g}", where=path, fix=_AGAIN)

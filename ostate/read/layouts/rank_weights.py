@@ -81,5 +81,5 @@ def lengths(weights: Mapping[str, TensorRef], padded: list[int], processes: int)
     sizes = [math.prod(ref.shape) for ref in weights.values()]
     rounded = [-(-size // processes) * processes for size in sizes]
     found = dict(zip(rounded, sizes))
-    told = sorted(rounded) == sorted(padded) and all(found[up] == size for up, size in zip(rounded, sizes))
-    return found if told else {}
+    consistent = sorted(rounded) == sorted(padded) and all(found[up] == size for up, size in zip(rounded, sizes))
+    return found if consistent else {}

@@ -43,7 +43,7 @@ LEFT_OUT = frozenset(
 )
 """Settings that only choose a start, or need files that are not here."""
 TRIES: tuple[tuple[str, bool], ...] = (("meta", False), ("cpu", False), ("meta", True))
-"""Where PEFT makes its weights, and whether it is told to spare memory: some methods compute their start, some untie weights when spared."""
+"""Where PEFT makes its weights, and whether it is asked to spare memory: some methods compute their start, some untie weights when spared."""
 MOST_ADAPTERS = 4
 """Adapters in one checkpoint whose order of making is worth trying."""
 MOST_CLASSES = 3
