@@ -12,7 +12,8 @@ from collections import Counter
 import numpy as np
 
 from ostate.evidence import gauge
-from tests.evidence.small_runs import outcomes, products, train
+from tests.evidence import method_nets
+from tests.evidence.small_runs import outcomes, outcomes_of, products, train
 
 KINDS = ("whole", "zero", "other")
 RANKS = (1, 2, 3, 4, 5, 6, 8, 16)
@@ -69,6 +70,20 @@ def print_uniformity(draws: int, seed: int) -> None:
             print(f"{kind:8} {rank:4}  " + "".join(f"{' '.join(f'{p:.2f}' for p in cell):26}" for cell in cells), flush=True)
 
 
+def print_methods(draws: int, runs: int, seed: int) -> None:
+    """Print the same of PEFT's other methods: by kind of tensor, and what happened to the names of small runs."""
+    for method in method_nets.STARTS:
+        for steps in (2, 4, 12):
+            found = method_nets.uniformity(method, draws // 2, steps=steps, seed=seed)
+            print(f"{method:8} {steps:3} steps  " + ", ".join(f"{kind} {p:.3f}" for kind, p in found.items()), flush=True)
+        names: Counter[str] = Counter()
+        for at in range(0, runs // 10, 50):
+            batch = method_nets.trained(method, 50, layers=5, steps=1 + at // 50 % 6, seed=seed + at)
+            for number, run in enumerate(batch):
+                names.update(outcomes_of(run, np.random.default_rng((seed, at, number))))
+        print("\n".join(f"{times:8}  {what}" for what, times in sorted(names.items())), flush=True)
+
+
 def main() -> None:
     """Print every figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,6 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.draws:
         print_uniformity(options.draws, options.seed)
+        print_methods(options.draws, options.runs, options.seed)
     found = small_runs(options.runs, seed=options.seed)
     print(f"\n{options.runs} small healthy runs: what happened to the names\n")
     for what, times in sorted(found.items()):

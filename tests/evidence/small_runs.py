@@ -118,7 +118,11 @@ def saved(rng: np.random.Generator) -> Saved:
 
 def outcomes(rng: np.random.Generator) -> Iterator[str]:
     """Yield what happens to one small run: under the names its optimizer had, under none, and under false ones."""
-    run = saved(rng)
+    yield from outcomes_of(saved(rng), rng)
+
+
+def outcomes_of(run: Saved, rng: np.random.Generator) -> Iterator[str]:
+    """Yield the same of one run at hand."""
     yield f"own names: {_outcome(run, run.keys, true=True)}"
     yield f"no names: {_outcome(run, None, true=True)}"
     false = list(false_orders(run.keys))
@@ -128,20 +132,32 @@ def outcomes(rng: np.random.Generator) -> Iterator[str]:
 
 def false_orders(keys: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield orders that a program could have written in place of the true one: modules, layers or kinds exchanged."""
-    modules = [keys[i : i + 2] for i in range(0, len(keys), 2)]
+    stems: dict[str, list[str]] = {}
+    for key in keys:
+        stems.setdefault(_stem(key), []).append(key)
+    modules = list(stems.values())
     yield "modules in reverse", tuple(key for module in reversed(modules) for key in module)
     yield "two modules exchanged", tuple(key for module in (modules[1], modules[0], *modules[2:]) for key in module)
     yield "shifted by a module", tuple(key for module in (*modules[1:], modules[0]) for key in module)
-    if any("v_proj" in key for key in keys):
+    if any("q_proj" in key for key in keys) and any("v_proj" in key for key in keys):
         exchanged = {"q_proj": "v_proj", "v_proj": "q_proj"}
         yield "kinds exchanged", tuple(next(key.replace(one, two) for one, two in exchanged.items() if one in key) for key in keys)
+
+
+def _live(key: str) -> str:
+    return key.replace(".weight", ".default.weight") if key.endswith(".weight") else f"{key}.default"
+
+
+def _stem(key: str) -> str:
+    stem, word, _ = key.partition("_proj.")
+    return stem + word
 
 
 def _outcome(run: Saved, recorded: tuple[str, ...] | None, *, true: bool) -> str:
     """Let `repair` settle a run's names, and say how it went."""
     raw = run.raw
     if recorded is not None:
-        entries = (entry._replace(name=key.replace(".weight", ".default.weight")) for entry, key in zip(raw.entries, recorded))
+        entries = (entry._replace(name=_live(key)) for entry, key in zip(raw.entries, recorded))
         raw = raw._replace(entries=tuple(entries), recorded="param_names")
     try:
         found = order_of(raw, run.adapter, Options())

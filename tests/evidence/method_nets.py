@@ -1,0 +1,175 @@
+"""Many small networks trained side by side with one of PEFT's methods, written out as in its source; Adam by hand.
+
+Each layer is x + O V x (values) and x + D gelu(U x) (neurons), random at first. All layers of a network share its residual stream, data and noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+from scipy.stats import kstest
+
+from ostate.core.naming import Adapter
+from ostate.core.state import Entry, Group, RawState
+from ostate.evidence.look import Source
+from ostate.evidence.looks import Looks, Place
+from ostate.evidence.methods import units_of
+from tests.evidence.numbers import Held
+from tests.evidence.small_runs import BETAS, EPS, Saved
+
+HIDDEN, UNITS, RANK = 12, 16, 4
+Tensors = dict[str, torch.Tensor]
+
+
+def _random(*shape: int) -> torch.Tensor:
+    return (2 * torch.rand(*shape) - 1) / math.sqrt(shape[-1])
+
+
+def _lora_like(zero: str, other: str) -> Callable[[int], Tensors]:
+    return lambda count: {zero: torch.zeros(count, UNITS, RANK), other: _random(count, RANK, HIDDEN)}
+
+
+STARTS: dict[str, Callable[[int], Tensors]] = {
+    "IA3": lambda count: {"ia3_l": torch.ones(count, UNITS, 1)},
+    "LOHA": lambda count: {
+        "hada_w1_a": _random(count, UNITS, RANK), "hada_w1_b": _random(count, RANK, HIDDEN),
+        "hada_w2_a": _random(count, UNITS, RANK), "hada_w2_b": torch.zeros(count, RANK, HIDDEN),
+    },
+    "LOKR": lambda count: {
+        "lokr_w1": torch.zeros(count, 4, 3), "lokr_w2_a": _random(count, UNITS // 4, 2), "lokr_w2_b": _random(count, 2, HIDDEN // 3),
+    },
+    "ADALORA": lambda count: {
+        "lora_A": 0.02 * torch.randn(count, RANK, HIDDEN), "lora_B": 0.02 * torch.randn(count, UNITS, RANK), "lora_E": torch.zeros(count, RANK, 1),
+    },
+    "VERA": lambda count: {"vera_lambda_b": torch.zeros(count, UNITS), "vera_lambda_d": torch.full((count, RANK), 0.1)},
+    "MISS": lambda count: {"miss_block": torch.zeros(count, RANK, UNITS)},
+    "HRA": lambda count: {"hra_u": torch.repeat_interleave(torch.randn(count, HIDDEN, RANK // 2), 2, dim=2)},
+    "HIRA": _lora_like("hira_B", "hira_A"),
+    "DELORA": _lora_like("delora_B", "delora_A"),
+}  # fmt: skip
+"""By method: what one module of each network starts with, (networks, *shape)."""
+
+
+def changed(method: str, weight: torch.Tensor, p: Tensors, frozen: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Return a module's weight (networks, UNITS, HIDDEN) as the method makes it."""
+    if method == "IA3":
+        return weight * p["ia3_l"]
+    if method == "LOHA":
+        return weight + (p["hada_w1_a"] @ p["hada_w1_b"]) * (p["hada_w2_a"] @ p["hada_w2_b"])
+    if method == "LOKR":
+        small = p["lokr_w2_a"] @ p["lokr_w2_b"]
+        return weight + torch.einsum("mij,mkl->mikjl", p["lokr_w1"], small).reshape(weight.shape)
+    if method == "ADALORA":
+        return weight + p["lora_B"] @ (p["lora_A"] * p["lora_E"]) / RANK
+    if method == "VERA":
+        return weight + p["vera_lambda_b"][:, :, None] * (frozen[0] @ (p["vera_lambda_d"][:, :, None] * frozen[1]))
+    if method == "MISS":
+        return weight + p["miss_block"].transpose(1, 2).repeat(1, 1, HIDDEN // RANK)
+    if method == "HRA":
+        turn = torch.eye(HIDDEN)
+        for u in p["hra_u"].unbind(2):
+            unit = u / u.norm(dim=1, keepdim=True)
+            turn = turn - 2 * (turn @ unit[:, :, None]) * unit[:, None]
+        return weight @ turn
+    if method == "HIRA":
+        return weight * (1 + p["hira_B"] @ p["hira_A"])
+    sizes = p["delora_A"].norm(dim=2).clamp(min=1e-4) * p["delora_B"].norm(dim=1).clamp(min=1e-4)
+    return weight + p["delora_B"] @ (p["delora_A"] / sizes[:, :, None])
+
+
+def trained(method: str, count: int, *, layers: int = 4, steps: int = 4, rate: float = 3e-3, seed: int = 0) -> list[Saved]:
+    """Train `count` networks; IA3 scales what enters D too, as its feed-forward modules are."""
+    torch.manual_seed(seed)
+    base = [
+        (_random(count, UNITS, HIDDEN), _random(count, HIDDEN, UNITS), _random(count, UNITS, HIDDEN), _random(count, HIDDEN, UNITS))
+        for _ in range(layers)
+    ]
+    frozen = _random(UNITS, RANK), _random(RANK, HIDDEN)
+    params: Tensors = {}
+    for layer in range(layers):
+        params |= {f"layers.{layer}.self_attn.v_proj.{name}": value for name, value in STARTS[method](count).items()}
+        if method == "IA3":
+            params[f"layers.{layer}.mlp.down_proj.ia3_l"] = torch.ones(count, 1, UNITS)
+    target = torch.randn(count, HIDDEN, HIDDEN) / HIDDEN**0.5
+    m, v = ({name: torch.zeros_like(value) for name, value in params.items()} for _ in range(2))
+    for step in range(1, steps + 1):
+        leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+        start = x = torch.randn(count, 6, HIDDEN)
+        for layer, (values, out, up, down) in enumerate(base):
+            prefix = f"layers.{layer}.self_attn.v_proj."
+            own = {name[len(prefix) :]: value for name, value in leaves.items() if name.startswith(prefix)}
+            x = x + x @ changed(method, values, own, frozen).transpose(1, 2) @ out.transpose(1, 2)
+            hidden = torch.nn.functional.gelu(x @ up.transpose(1, 2))
+            scale = leaves.get(f"layers.{layer}.mlp.down_proj.ia3_l")
+            x = x + (hidden if scale is None else hidden * scale) @ down.transpose(1, 2)
+        loss = ((x - start @ target) ** 2).mean(dim=(1, 2)).sum()
+        if method == "ADALORA":
+            for name, value in leaves.items():
+                if "lora_E" not in name:
+                    wide = value if "lora_A" in name else value.transpose(1, 2)
+                    loss = loss + 0.5 / layers * (wide @ wide.transpose(1, 2) - torch.eye(RANK)).norm(dim=(1, 2)).sum()
+        for name, slope in zip(leaves, torch.autograd.grad(loss, list(leaves.values()))):
+            m[name] += (1 - BETAS[0]) * (slope - m[name])
+            v[name] += (1 - BETAS[1]) * (slope**2 - v[name])
+            params[name] = params[name] - rate * (m[name] / (1 - BETAS[0] ** step)) / ((v[name] / (1 - BETAS[1] ** step)).sqrt() + EPS)
+    return [_saved(method, number, params, m, v, steps, rate) for number in range(count)]
+
+
+def _saved(method: str, number: int, params: Tensors, m: Tensors, v: Tensors, steps: int, rate: float) -> Saved:
+    keys = tuple(f"base_model.model.model.{name}" for name in params)
+    one: Callable[[Mapping[str, torch.Tensor], str], np.ndarray] = lambda table, name: table[name][number].numpy().copy()  # noqa: E731
+    tensors = {key: Held(one(params, name)) for key, name in zip(keys, params)}
+    entries = tuple(
+        Entry(
+            position=at,
+            key=at,
+            group=0,
+            slots={"exp_avg": Held(one(m, name)), "exp_avg_sq": Held(one(v, name))},
+            step=float(steps),
+            shape=tensors[key].shape,
+        )
+        for at, (key, name) in enumerate(zip(keys, params))
+    )
+    hyper = {"lr": rate, "betas": BETAS, "eps": EPS, "weight_decay": 0.0, "amsgrad": False}
+    raw = RawState(
+        source="small",
+        layout="torch",
+        files=(),
+        groups=(Group(index=0, positions=tuple(range(len(keys))), hyper=hyper),),
+        entries=entries,
+        optimizer="adamw",
+    )
+    config = {
+        "peft_type": method,
+        "r": RANK,
+        "target_modules": ["v_proj", "down_proj"],
+        "feedforward_modules": ["down_proj"],
+        "task_type": "CAUSAL_LM",
+    }
+    return Saved(raw, Adapter(path="small", file="small", kind="peft", tensors=tensors, config=config), keys)
+
+
+def wrong_pairs(run: Saved) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield (kind, ranks, sizes) of units beside the moments of the next layer's: layers 0 and 1, 2 and 3, so that pairs are independent."""
+    looks = Looks(Source(run.raw, run.adapter), units_of(run.adapter))
+    at = {key: position for position, key in enumerate(run.keys)}
+    for number, unit in enumerate(looks.modules):
+        layer = int(unit.prefix.split(".layers.")[1].split(".")[0])
+        if unit.group is None or layer % 2:
+            continue
+        theirs = [at[key.replace(f"layers.{layer}.", f"layers.{layer + 1}.")] if key else None for key in (unit.zero, unit.other)]
+        (found,) = looks.ranked([Place(number, theirs[0], theirs[1])], "whole")
+        yield f"{unit.zero.rpartition('.')[2]} {unit.group}", np.array([one.rank for one in found]), np.array([one.size for one in found])
+
+
+def uniformity(method: str, count: int, *, steps: int, seed: int) -> dict[str, float]:
+    """Return by kind of unit the Kolmogorov-Smirnov p of its p values, spread evenly within their steps: first blocks, of independent runs."""
+    values: dict[str, list[float]] = {}
+    spread = np.random.default_rng(1)
+    for run in trained(method, count, steps=steps, seed=seed):
+        for kind, ranks, sizes in wrong_pairs(run):
+            values.setdefault(kind, []).extend((ranks - spread.random(len(ranks))) / sizes)
+    return {kind: float(kstest(each, "uniform").pvalue) for kind, each in values.items()}
