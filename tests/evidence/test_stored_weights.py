@@ -1,0 +1,85 @@
+"""Weights that the state itself keeps (schedule-free's z, Prodigy's p0) stand in their module's gauge: they prove an order without a first moment."""
+
+from __future__ import annotations
+
+import re
+
+import prodigyopt
+import pytest
+import schedulefree
+import torch
+
+from ostate.evidence.comparison import Comparison
+from ostate.evidence.look import Source, stored_weights
+from ostate.evidence.looks import Looks, Place
+from ostate.evidence.methods import units_of
+from tests.evidence import runs
+from tests.evidence.method_runs import METHODS, train
+from tests.evidence.numbers import Known
+from tests.evidence.test_methods import ask
+
+
+def schedule_free(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    optimizer = schedulefree.AdamWScheduleFree(parameters, lr=lr)
+    optimizer.train()
+    return optimizer
+
+
+def prodigy(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    return prodigyopt.Prodigy(parameters, lr=1.0, d_coef=10.0)
+
+
+OPTIMIZERS = {"schedule-free": schedule_free, "prodigy": prodigy}
+
+
+@pytest.fixture(scope="module", params=[(name, method) for name in OPTIMIZERS for method in ("lora", "miss")], ids="-".join)
+def run(request, tmp_path_factory):
+    name, method = request.param
+    (folder,) = train(tmp_path_factory.mktemp(name), METHODS[method](), [10], layers=8, optimizer=OPTIMIZERS[name])
+    return name, method, runs.known(folder)
+
+
+def rotated(known: Known, by: int) -> tuple[str | None, ...]:
+    return tuple(key and re.sub(r"layers\.(\d+)", lambda found: f"layers.{(int(found[1]) + by) % 8}", key) for key in known.keys)
+
+
+def test_the_state_keeps_weights_that_are_read(run):
+    name, method, known = run
+    entry = known.raw.entries[0]
+    if (name, method) == ("prodigy", "miss"):  # a parameter that starts at zero is kept as one number
+        assert stored_weights(Source(known.raw, known.adapter), entry) is None
+        return
+    assert stored_weights(Source(known.raw, known.adapter), entry) is entry.slots["z" if name == "schedule-free" else "p0"]
+
+
+def test_the_own_order_is_proven_and_no_other(run):
+    name, method, known = run
+    found = ask(known, known.keys)
+    assert (found.verdict, found.open, found.apart) == ("verified", (), ()), (name, method, found)
+    for keys in (rotated(known, 1), rotated(known, 7), tuple(reversed(known.keys))):
+        assert not {p for p in ask(known, keys).proven if keys[p] != known.keys[p]}
+
+
+def test_weights_of_another_module_stand_in_any_gauge(run):
+    """Every module beside every other's: the first place of 384 gauges comes up as often as chance has it, not more."""
+    _, method, known = run
+    if method != "lora":
+        return
+    looks = Looks(Source(known.raw, known.adapter), units_of(known.adapter))
+    at = {key: position for position, key in enumerate(known.keys)}
+    places = [
+        Place(one, at[other.zero], at[other.other])
+        for one, unit in enumerate(looks.modules)
+        for two, other in enumerate(looks.modules)
+        if one != two and looks.shapes(one) == looks.shapes(two)
+    ]
+    ranks = [ranked[0].rank for ranked in looks.ranked(places, "whole")]
+    assert len(ranks) == 240
+    assert sum(rank <= 19 for rank in ranks) < 30  # 12 expected
+    assert sum(rank <= 192 for rank in ranks) < 150  # 120 expected
+
+
+def test_used_tests_are_named(run):
+    _, method, known = run
+    comparison = Comparison(known.raw, known.adapter)
+    assert comparison.looks.balanced == (method == "lora")
