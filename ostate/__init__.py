@@ -10,17 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .commands.api import names, repair, verify
     from .commands.diff import diff
     from .commands.export import export
     from .commands.inspect import inspect
     from .commands.record import names_of, record_names
-    from .commands.repair import names, repair, verify
     from .commands.save import save
     from .core.naming import NamedState
     from .core.state import Finding
     from .errors import OstateError
     from .store.loading import load
     from .store.validating import validate
+    from .store.writing import write
 
 __version__ = "0.1.0"
 
@@ -40,19 +41,21 @@ __all__ = [
     "save",
     "validate",
     "verify",
+    "write",
 ]
 
 _PUBLIC: dict[str, str] = {
     # name -> module that defines it; the imports above say the same to a type checker, and a test holds them together
     "load": "store.loading",
+    "write": "store.writing",
     "save": "commands.save",
     "validate": "store.validating",
     "export": "commands.export",
     "diff": "commands.diff",
     "inspect": "commands.inspect",
-    "repair": "commands.repair",
-    "verify": "commands.repair",
-    "names": "commands.repair",
+    "repair": "commands.api",
+    "verify": "commands.api",
+    "names": "commands.api",
     "names_of": "commands.record",
     "record_names": "commands.record",
     "OstateError": "errors",

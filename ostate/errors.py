@@ -41,6 +41,8 @@ _NO_MEMORY = (
 _MORE = "give it more memory (`ulimit -v`, a container's limit), close other programs, or use a machine with more"
 FORESEEN = (MemoryError, ImportError, OSError, RuntimeError, SystemError)
 """Kinds among which `refusal_for` may know one."""
+_VARKEYWORDS = 8
+"""The flag of a function's code that takes any keyword (`inspect.CO_VARKEYWORDS`)."""
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -60,6 +62,10 @@ class OstateError(Exception):
         self.where = where
         self.fix = fix
 
+    def __reduce__(self) -> tuple[Callable[..., OstateError], tuple[type[OstateError], str, str, str]]:
+        """Tell pickle how it is made anew: a refusal may rise in one process and be read in another."""
+        return _again, (type(self), self.what, self.where, self.fix)
+
     def at(self, where: str) -> OstateError:
         """Put an outer place in front of `where` as the error rises; returns itself."""
         self.where = f"{where}: {self.where}" if self.where else where
@@ -72,6 +78,10 @@ class OstateError(Exception):
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+def _again(kind: type[OstateError], what: str, where: str, fix: str) -> OstateError:
+    return kind(what, where=where, fix=fix)
 
 
 class OutOfMemory(OstateError, MemoryError):
@@ -156,9 +166,14 @@ def missing_package(error: ImportError, what: str = "this", *, extra: str = "", 
 
 def refusing(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Let a public function raise `OstateError` where memory runs out or a package is missing, as it does for what it refuses by itself."""
+    code = function.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    open_ended = code.co_flags & _VARKEYWORDS
 
     @wraps(function)
     def bounded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if not open_ended and (unknown := next((key for key in kwargs if key not in known), None)) is not None:
+            raise TypeError(_no_keyword(function.__name__, unknown, known))
         try:
             return function(*args, **kwargs)
         except FORESEEN as error:
@@ -168,3 +183,10 @@ def refusing(function: Callable[_P, _R]) -> Callable[_P, _R]:
             raise refusal from error
 
     return bounded
+
+
+def _no_keyword(function: str, unknown: str, known: tuple[str, ...]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(unknown, known, 1, 0.5)
+    return f"{function}() has no argument {unknown!r}{f': did you mean {near[0]!r}?' if near else ''}"

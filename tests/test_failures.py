@@ -95,7 +95,7 @@ def test_every_public_function_tells_of_memory_that_ran_out():
     """Held by the mark that `refusing` leaves: a new function of the face needs it too."""
     functions = [getattr(ostate, name) for name in ostate.__all__ if callable(getattr(ostate, name)) and not isinstance(getattr(ostate, name), type)]
     assert {one.__name__ for one in functions} == {
-        "diff", "export", "inspect", "load", "names", "names_of", "record_names", "repair", "save", "validate", "verify",
+        "diff", "export", "inspect", "load", "names", "names_of", "record_names", "repair", "save", "validate", "verify", "write",
     }  # fmt: skip
     assert [one.__name__ for one in functions if not hasattr(one, "__wrapped__")] == []
 

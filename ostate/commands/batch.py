@@ -13,6 +13,7 @@ from typing import Any
 
 from ostate import read as formats
 from ostate import store
+from ostate.core.brief import brief
 from ostate.core.naming import Ordering, settled
 from ostate.core.state import Finding
 from ostate.errors import OstateError, ReadError
@@ -38,6 +39,9 @@ class Outcome:
     seconds: float = 0.0
     reason: str = ""
     """Why it was refused."""
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 def targets(pattern: str, folder: str) -> list[tuple[str, str]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ostate.core.brief import brief
 from ostate.core.files import announce, new_buffer, watched
 from ostate.core.names import plain_names, twins
 from ostate.core.naming import NamedState
@@ -56,6 +58,9 @@ class Gap:
     cosine: float
     """Between a and b as vectors; 1 where they are equal, nan where one is zero."""
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
@@ -80,6 +85,9 @@ class Difference:
     """True when all moments are zero; None: numbers were not read."""
     cold_b: bool | None
 
+    def __repr__(self) -> str:
+        return brief(self)
+
     @property
     def same(self) -> bool:
         """True when nothing differs; numbers count where they were read."""
@@ -88,7 +96,9 @@ class Difference:
 
 
 @refusing
-def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int, int], None] | None = None) -> Difference:
+def diff(
+    a: str | os.PathLike[str], b: str | os.PathLike[str], *, values: bool = True, progress: Callable[[int, int], None] | None = None
+) -> Difference:
     """Compare two states in any layout.
 
     Args:
@@ -101,7 +111,7 @@ def diff(a: str, b: str, *, values: bool = True, progress: Callable[[int, int], 
         ReadError: one cannot be read, or the two have nothing to be matched by.
     """
     with watched(progress):
-        return _difference(a, b, values=values)
+        return _difference(os.fspath(a), os.fspath(b), values=values)
 
 
 def _difference(a: str, b: str, *, values: bool) -> Difference:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ostate import store
 from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder, refuse_inputs
+from ostate.core.brief import brief
 from ostate.core.files import recorded
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
@@ -20,8 +21,11 @@ from ostate.errors import ExportError, refusing
 from ostate.exporters import EXPORTERS, ExportOptions
 from ostate.exporters.base import missing_positions
 from ostate.exporters.migrate import New, migrate
-from ostate.exporters.target import Grouping, of_names, target_of
+from ostate.exporters.target import Grouping, Wanted, of_names, target_of
 from ostate.read import adapters
+
+Layout = Literal["torch", "less", "bergson", "dattri", "ota", "names", "dcp", "deepspeed-universal", "accelerate", "ostate"]
+"""The rows of `exporters.EXPORTERS`, and the named format itself; held equal by a test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +39,23 @@ class Exported:
     """What was written, after migration."""
     findings: tuple[Finding, ...]
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @refusing
 def export(
     state: NamedState | str | os.PathLike[str],
-    to: str,
+    to: Layout,
     out: str | os.PathLike[str] | None,
     *,
-    wanted: Any = None,
+    wanted: Wanted | None = None,
     groups: Grouping = "auto",
-    base: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     new: New = "zeros",
     rename: Sequence[tuple[str, str]] = (),
     truncate: bool = False,
-    adapter: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     v_hat: bool = False,
     root: str = "optim",
     taken_as: Literal["own", "adamw_torch"] = "own",
@@ -90,9 +97,11 @@ def export(
         known = len(given.findings)
         if wanted is not None or rename or groups in ("one", "trainer"):
             own = of_names(_own_names(given, rename), "file" if groups == "auto" else groups, given)
-            target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=base)
+            target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=None if base is None else os.fspath(base))
             given = migrate(given, target, new=new, rename=rename, truncate=truncate)
-        export_options = ExportOptions(v_hat=v_hat, root=root, taken_as=taken_as, weights=_weights(given, adapter) if adapter is not None else {})
+        export_options = ExportOptions(
+            v_hat=v_hat, root=root, taken_as=taken_as, weights=_weights(given, os.fspath(adapter)) if adapter is not None else {}
+        )
     findings = [
         *given.findings[known:],
         *_proof(given),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -10,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ostate import checks
+from ostate.core.brief import brief
 from ostate.core.files import announce, watched
 from ostate.core.plain import plain_document
 from ostate.core.state import Finding, RawState
@@ -36,6 +38,9 @@ class Fit(NamedTuple):
     only_adapter: Mapping[str, int] = MappingProxyType({})
     """Shape -> how many more tensors than positions have it."""
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 class Inspection(NamedTuple):
     """A state as found, how it fits the adapter, and what a person should know."""
@@ -46,12 +51,15 @@ class Inspection(NamedTuple):
     values: Mapping[str, Any] = MappingProxyType({})
     """Slot -> counts and ranges, only when asked for."""
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @refusing
 def inspect(
-    path: str,
+    path: str | os.PathLike[str],
     *,
-    adapter: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     values: bool = False,
     state: str | None = None,
     optimizer: int | str | None = None,
@@ -72,12 +80,12 @@ def inspect(
     Raises:
         ReadError: nothing readable is there, or a checksum is wrong.
     """
-    raw = open_state(path, state=state, optimizer=optimizer, checksum=checksum)
+    raw = open_state(os.fspath(path), state=state, optimizer=optimizer, checksum=checksum)
     weights: Adapter | None = None
     if adapter is not None:
         from ostate.read.adapters import read_adapter  # only with --adapter
 
-        weights = read_adapter(adapter)
+        weights = read_adapter(os.fspath(adapter))
     fit = fit_of(raw, weights) if weights is not None else None
     findings = list(checks.structure(raw, weights))
     if weights is not None and raw.recorded:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ostate import checks, ordering, store
 from ostate.checks import copied, judging
+from ostate.core.brief import brief
 from ostate.core.files import announce, recorded
 from ostate.core.naming import EXPLICIT, Adapter, NamedState, Ordering, Question, settled
 from ostate.core.state import Finding, RawState
@@ -56,6 +57,9 @@ class Options:
     checksum: bool = False
     """Compare every byte of the state with the checksums that were saved with it, before anything else."""
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
@@ -70,6 +74,9 @@ class Repaired:
     """The state that was read, a file or a folder."""
     not_read: tuple[str, ...] = ()
     """Other states in the folder that was asked for."""
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def settled(self) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ostate import store
+from ostate.core.brief import brief
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ExportError, OstateError
@@ -45,6 +46,9 @@ class Change:
     command: str
     """The one command that writes an optimizer.pt for it; empty where nothing is to be done, or nothing can be."""
     findings: tuple[Finding, ...] = ()
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def same(self) -> bool:

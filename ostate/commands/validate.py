@@ -9,6 +9,7 @@ from typing import Any
 
 from ostate import checks, store
 from ostate.checks import judging
+from ostate.core.brief import brief
 from ostate.core.files import announce, watched
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
@@ -26,6 +27,9 @@ class Validation:
     deep: bool
     state: NamedState | None
     findings: tuple[Finding, ...]
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def sound(self) -> bool:

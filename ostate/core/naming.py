@@ -5,15 +5,17 @@ A file of its own because making a dataclass takes a millisecond, and looking at
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from .brief import brief
 from .state import Finding, Group, Hyper, RawState
 from .tensors import Slot, TensorRef
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 
 PROVEN = ("verified", "recovered")
@@ -54,6 +56,9 @@ class Adapter:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """`peft_version`, … where known."""
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -72,6 +77,9 @@ class Claim:
     by_hand: bool = False
     """True when a person cut the groups (a rule that is a guess): each may then be in an order of its own; a loop orders all of them alike."""
 
+    def __repr__(self) -> str:
+        return brief(self)
+
     @property
     def explicit(self) -> bool:
         """True for names that the file or the user gives: they outrank every inference."""
@@ -87,6 +95,9 @@ class PairScore:
     score: float
     rival: str | None
     margin: float
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +136,9 @@ class Evidence:
     """Test -> why it could say nothing."""
     findings: tuple[Finding, ...] = ()
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ordering:
@@ -154,6 +168,9 @@ class Ordering:
     findings: tuple[Finding, ...] = ()
     evidence: Evidence | None = None
     """What the numbers said of it; None for one that was read back from a file."""
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def proven(self) -> bool:
@@ -191,6 +208,9 @@ class NamedParameter:
     scalars: Mapping[str, Any] = field(default_factory=dict)
     """Other plain values of its entry."""
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedState:
@@ -213,6 +233,33 @@ class NamedState:
     findings: tuple[Finding, ...] = ()
     path: str | None = None
     """The named file it was loaded from."""
+
+    def __repr__(self) -> str:
+        return brief(self)
+
+    def __len__(self) -> int:
+        """How many parameters have state."""
+        return len(self.parameters)
+
+    def __bool__(self) -> bool:
+        """Always true: a state without parameters is a state."""
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the parameters with state, in the source's order."""
+        return iter(self.parameters)
+
+    def __contains__(self, name: object) -> bool:
+        """True where the parameter of this name has state."""
+        return name in self.parameters
+
+    def __getitem__(self, name: str) -> NamedParameter:
+        """Return the state of one parameter.
+
+        Raises:
+            KeyError: none of this name has state.
+        """
+        return self.parameters[name]
 
     def hyper(self, name: str) -> Hyper:
         """Return the hyperparameters of the group that `name` belongs to."""
@@ -243,9 +290,9 @@ class NamedState:
         """How many positions of the source have no name here."""
         return self.positions - len(self.names)
 
-    def tensor(self, name: str, slot: str) -> np.ndarray:
+    def tensor(self, name: str, slot: str) -> NDArray[np.floating]:
         """Return one slot's numbers, float32 (float64 where stored so), in the parameter's shape."""
-        return self.parameters[name].slots[slot].read()
+        return self[name].slots[slot].read()
 
 
 def positions_of(state: NamedState) -> dict[str, int]:
@@ -272,3 +319,6 @@ class Question:
     adapter_name: str | None = None
     previous: Adapter | None = None
     """`--previous`: an earlier adapter of the same run."""
+
+    def __repr__(self) -> str:
+        return brief(self)

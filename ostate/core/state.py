@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from .brief import brief
 from .tensors import Fields, Slot, TensorRef
 
 Severity = Literal["note", "warning", "error"]
@@ -31,6 +32,9 @@ class Finding(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as the schemas describe it."""
         return {**self._asdict(), "names": list(self.names)}
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 class SourceFile(Fields):
@@ -73,6 +77,9 @@ class Entry(NamedTuple):
     flat: bool = False
     """True when only the number of elements is known: `shape` is then one number, and the adapter tells the rest."""
 
+    def __repr__(self) -> str:
+        return brief(self)
+
     @property
     def has_state(self) -> bool:
         """True when at least one tensor is stored."""
@@ -93,6 +100,9 @@ class Group(NamedTuple):
     """`lr`, `initial_lr`, `betas`, `eps`, `weight_decay`, `amsgrad`, …; never `params` or `param_names`."""
     names: tuple[str, ...] | None = None
     """`param_names`, where recorded."""
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 class RawState(NamedTuple):
@@ -122,6 +132,9 @@ class RawState(NamedTuple):
     """The file, or the folder of a layout that is one, which was read of what `source` holds."""
     not_read: tuple[str, ...] = ()
     """Other states in the folder that was asked for, as paths within it."""
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 Names = Sequence[str | None]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ostate.errors import ReadError
 
+from .brief import brief
 from .files import read_at, read_into
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Fields:
         return hash(tuple(getattr(self, name) for name in self.__slots__))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+        return brief(self)
 
     def _replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from ostate.core.names import first_names, plain_names, renamed_adapter, twins
 from ostate.core.names_list import read_names
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Grouping = Literal["auto", "file", "one", "trainer"]
 """Groups of the optimizer to come: as the state's, one, Trainer's two, or `auto`: Trainer's where the state's own are, else as the state's."""
+Wanted: TypeAlias = "str | os.PathLike[str] | Sequence[str] | Sequence[Sequence[str]] | torch.nn.Module"
+"""What `--for` may be: an adapter or a file of names, the names themselves, one after another or by group, or a live model."""
 _NORMS = ("LayerNorm", "RMSNorm")
 
 
@@ -44,7 +46,7 @@ class Target:
     """True when the groups were cut by Trainer's rule unasked, since the state's own are."""
 
 
-def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "auto", base_model: str | None = None) -> Target:
+def target_of(state: NamedState, wanted: Wanted, *, grouping: Grouping = "auto", base_model: str | None = None) -> Target:
     """Return what `--for` asks for.
 
     Args:
@@ -57,7 +59,7 @@ def target_of(state: NamedState, wanted: Any, *, grouping: Grouping = "auto", ba
         ExportError: the order of the parameters cannot be determined.
     """
     if hasattr(wanted, "named_parameters"):
-        rows = _of_model(wanted)
+        rows = _of_model(cast("torch.nn.Module", wanted))
         return _grouped(rows, grouping, {}, None, state)
     if not isinstance(wanted, (str, os.PathLike)):
         return _of_lists(wanted, grouping, state)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ostate.core.atomic import beside, cannot_write, publish, refuse_inputs, refuse_targets, reserve
+from ostate.core.brief import brief
 from ostate.core.files import is_remote, new_buffer
 from ostate.core.named_file import is_named
 from ostate.core.naming import NamedState
@@ -17,7 +18,7 @@ from ostate.core.safetensors import Head
 from ostate.core.state import Finding
 from ostate.core.stream import Summary
 from ostate.core.tensors import Part, TensorRef
-from ostate.errors import ReadError, StoreError
+from ostate.errors import ReadError, StoreError, refusing
 
 from . import header, manifest
 from .copying import CHUNK_BYTES, copy, shift, write_at
@@ -38,7 +39,11 @@ class Written:
     findings: tuple[Finding, ...]
     """All that stand in the manifest: the state's own, then those that `check` added."""
 
+    def __repr__(self) -> str:
+        return brief(self)
 
+
+@refusing
 def write(
     state: NamedState,
     out: str | os.PathLike[str],

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ostate.core.brief import brief
 from ostate.core.names import first_names, strip_wrappers
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding, Severity
@@ -58,6 +59,9 @@ class Filled:
     stamps: Mapping[Tensor, tuple[int, int]]
     """Parameter -> (id, version) of its second moment as filled: while it holds, the state's float32 numbers are the exact ones."""
     findings: tuple[Finding, ...] = ()
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ostate.core.brief import brief
 from ostate.core.state import Finding
 from ostate.errors import ProbeError
 
@@ -49,6 +50,9 @@ class DeltaH1:
     cosine: float
     """Between Ybar and P Ybar: near 1, the preconditioner is a constant."""
     findings: tuple[Finding, ...] = ()
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for a logger or JSON."""

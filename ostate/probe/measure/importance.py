@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ostate.core.brief import brief
 from ostate.core.state import Finding
 from ostate.errors import ProbeError
 
@@ -31,6 +32,9 @@ class ImportanceWeights:
     log_ratio_range: tuple[float, float]
     """Smallest and largest log ratio, before clipping."""
     findings: tuple[Finding, ...] = ()
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 def importance_weights(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ostate.core.brief import brief
 from ostate.core.naming import NamedState
 from ostate.core.plain import no_number, plain
 from ostate.core.state import Finding
@@ -40,6 +41,9 @@ class Record:
     """Whether the token at this place is predicted (the completion) or only read (the prompt)."""
     advantage: float = 1.0
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -49,6 +53,9 @@ class Settings:
     identity_preconditioner_if_coverage_below: float = 0.9
     ignored: tuple[str, ...] = ()
     """Other keys that stood there."""
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +69,9 @@ class ProbeReport:
     eta_from: str
     preconditioner: AdamPreconditioner
     findings: tuple[Finding, ...] = ()
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def healthy(self) -> bool:

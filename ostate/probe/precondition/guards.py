@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ostate.core.brief import brief
 from ostate.errors import ProbeError
 
 Fallback = Literal["identity", "zero", "raise"]
@@ -34,6 +35,9 @@ class Guards:
     """What `apply` does with a parameter that the preconditioner never saw."""
     healthy_ratio: float | None = None
     """Fixed bound on bars_dot over its identity value; None: within 1/30 to 30 of what the state's own v makes plausible."""
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def __post_init__(self) -> None:
         for name in ("relative_cap", "max_scale", "healthy_ratio"):

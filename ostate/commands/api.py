@@ -1,0 +1,191 @@
+"""`ostate.repair`, `ostate.verify` and `ostate.names`: what a person may add to the files, each as a keyword of its own."""
+
+from __future__ import annotations
+
+import os
+
+from ostate.core.naming import Ordering
+from ostate.errors import refusing
+
+from . import repair as program
+from .repair import Options, Repaired
+
+Path = str | os.PathLike[str]
+
+
+@refusing
+def repair(
+    path: Path,
+    out: Path | None = None,
+    *,
+    adapter: Path | None = None,
+    base: Path | None = None,
+    model: Path | None = None,
+    order: Path | None = None,
+    previous: Path | None = None,
+    adapter_name: str | None = None,
+    state: str | None = None,
+    optimizer: int | str | None = None,
+    step: int | None = None,
+    betas: tuple[float, float] | None = None,
+    eps: float | None = None,
+    evidence: bool = True,
+    strict: bool = False,
+    checksum: bool = False,
+    force: bool = False,
+    keep_dtype: bool = False,
+    sha256: bool = False,
+) -> Repaired:
+    """Give the state at `path` its names and write them to `out`.
+
+    Args:
+        path: state file or checkpoint folder.
+        out: the named file to write; None: a dry run, nothing is written.
+        adapter: folder or file of the trained weights; None: looked for beside the state and inside it.
+        base: folder or config.json of the base model.
+        model: folder with full weights, where there is no adapter (full fine-tuning).
+        order: file of names, one a line, in the optimizer's order.
+        previous: folder or file of an earlier adapter of the same run: what moved since is evidence.
+        adapter_name: the adapter's name in the live model, where the files do not tell.
+        state: which file of the folder is the state, where several could be.
+        optimizer: which optimizer, where the file holds several: its number from 0, or its name.
+        step: updates taken, where the file does not say.
+        betas: decay rates, where the file does not say.
+        eps: Adam's epsilon, where the file does not say.
+        evidence: ask the numbers; without, names are an assumption.
+        strict: refuse instead of writing only what is proven.
+        checksum: first compare every byte with the checksums that were saved with the state.
+        force: replace an existing output.
+        keep_dtype: leave 16-bit moments as they are; otherwise everything becomes float32.
+        sha256: record a SHA-256 of every tensor in place of a CRC32.
+
+    Raises:
+        ReadError, OrderingError, CheckError, StoreError: refused; nothing is written.
+    """
+    options = Options(
+        adapter=_text(adapter),
+        base=_text(base),
+        model=_text(model),
+        order=_text(order),
+        previous=_text(previous),
+        adapter_name=adapter_name,
+        state=state,
+        optimizer=optimizer,
+        step=step,
+        betas=betas,
+        eps=eps,
+        evidence=evidence,
+        strict=strict,
+        checksum=checksum,
+    )
+    return program.repair(os.fspath(path), _text(out), options=options, force=force, keep_dtype=keep_dtype, sha256=sha256)
+
+
+@refusing
+def verify(
+    path: Path,
+    *,
+    adapter: Path | None = None,
+    base: Path | None = None,
+    model: Path | None = None,
+    order: Path | None = None,
+    previous: Path | None = None,
+    adapter_name: str | None = None,
+    state: str | None = None,
+    optimizer: int | str | None = None,
+    evidence: bool = True,
+    strict: bool = False,
+    checksum: bool = False,
+) -> Ordering:
+    """Tell whether the numbers of the state at `path` belong to the adapter under the names that are claimed.
+
+    A named file is judged by its own names; any other layout by the claims that `repair` would weigh.
+
+    Args:
+        path: a named file, a state file, or a checkpoint folder.
+        adapter: as for `repair`, like all that follow.
+        base: the base model.
+        model: full weights.
+        order: a list of names.
+        previous: an earlier adapter.
+        adapter_name: the adapter's name in the live model.
+        state: which file of the folder.
+        optimizer: which optimizer of the file.
+        evidence: ask the numbers.
+        strict: refuse where not all is proven.
+        checksum: compare checksums first.
+
+    Raises:
+        Contradiction: they do not.
+        CheckError: one parameter's moments stand twice.
+    """
+    options = Options(
+        adapter=_text(adapter),
+        base=_text(base),
+        model=_text(model),
+        order=_text(order),
+        previous=_text(previous),
+        adapter_name=adapter_name,
+        state=state,
+        optimizer=optimizer,
+        evidence=evidence,
+        strict=strict,
+        checksum=checksum,
+    )
+    return program.verify(os.fspath(path), options=options)
+
+
+@refusing
+def names(
+    path: Path,
+    *,
+    adapter: Path | None = None,
+    base: Path | None = None,
+    model: Path | None = None,
+    order: Path | None = None,
+    previous: Path | None = None,
+    adapter_name: str | None = None,
+    state: str | None = None,
+    optimizer: int | str | None = None,
+    evidence: bool = True,
+    strict: bool = False,
+    checksum: bool = False,
+) -> tuple[list[tuple[int, str, str]], bool]:
+    """Return (position, name, shape) for every position that gets a name, and whether all of them are proven.
+
+    Args:
+        path: a named file, a state file, or a checkpoint folder.
+        adapter: as for `repair`, like all that follow.
+        base: the base model.
+        model: full weights.
+        order: a list of names.
+        previous: an earlier adapter.
+        adapter_name: the adapter's name in the live model.
+        state: which file of the folder.
+        optimizer: which optimizer of the file.
+        evidence: ask the numbers.
+        strict: refuse where not all is proven.
+        checksum: compare checksums first.
+
+    Raises:
+        OrderingError: no order can be settled.
+        CheckError: one parameter's moments stand twice.
+    """
+    options = Options(
+        adapter=_text(adapter),
+        base=_text(base),
+        model=_text(model),
+        order=_text(order),
+        previous=_text(previous),
+        adapter_name=adapter_name,
+        state=state,
+        optimizer=optimizer,
+        evidence=evidence,
+        strict=strict,
+        checksum=checksum,
+    )
+    return program.names(os.fspath(path), options=options)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else os.fspath(path)
