@@ -19,6 +19,7 @@ from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import advice, assumed, keys, resolve
 from ostate.ordering.join import named_state
 from ostate.ordering.live_form import with_live_form
+from ostate.ordering.sources.from_keys import trained_keys
 from ostate.read import adapters
 from ostate.read.weights import Candidates, base_weights, candidates, own_weights
 
@@ -270,6 +271,8 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, o
                 names=undecided,
             )
         )
+    if adapter is not None and found.source == "content":
+        said += _without_position(found, adapter)
     if unknown:
         said.append(not_in_adapter(unknown, found.rule, adapter.file if adapter is not None else ""))
     left_out = [f"position {position}" for position in found.left_out if f"position {position}" not in spelled]
@@ -287,6 +290,15 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, o
 
 
 @refusing
+def _without_position(found: Ordering, adapter: Adapter) -> list[Finding]:
+    """Say that an order which the numbers alone gave leaves tensors of the adapter without a position: the state may be a part of one."""
+    left = [key for key in trained_keys(adapter) if key not in set(found.keys)]
+    if not left or found.left_out:
+        return []
+    text = f"{len(left)} of the adapter's {len(left) + len(found.keys)} tensors have no position: is this a part of the state?"
+    return [Finding(rule="adapter-without-position", severity="warning", text=text, fix="give the folder with all parts", names=tuple(left))]
+
+
 def verify(path: str, *, options: Options | None = None, **more: Any) -> Ordering:
     """Tell whether the numbers of the state at `path` belong to the adapter under the names that are claimed.
 

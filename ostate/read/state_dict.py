@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from ostate.core.state import Entry, Finding, Group, RawState, SourceFile
 from ostate.core.tensors import Slot, TensorRef
@@ -36,7 +36,7 @@ def raw_state(
     """Return the state that `{"state": …, "param_groups": […]}` describes, exactly as it stands there.
 
     Args:
-        optimizer: plain data with `TensorRef` leaves; `param_groups` may be missing (then all entries are one group).
+        optimizer: plain data with `TensorRef` leaves; `param_groups` may be missing (then all entries are one group); `names` may give id -> name.
         source: the path that was asked for.
         layout: the row of `READERS`.
         files: what was read.
@@ -58,6 +58,8 @@ def raw_state(
     keys = _positions(listed, where)
     state = _by_position(state, listed, keys, where)
     names, recorded = _names(listed, keys, state, names_file, where)
+    if _are_by_id(by_id := optimizer.get("names"), keys, state):
+        names, recorded = [by_id.get(key) for key in keys], "names"
     groups, notes = _groups(listed, names)
     master = {**own, **(master or {})}
     of_group = [group.index for group in groups for _ in group.positions]
@@ -206,6 +208,11 @@ def _names(
     if names_file is not None:
         return _names_of_file(groups, *names_file, where=where), names_file[0]
     return names, None
+
+
+def _are_by_id(names: Any, keys: Sequence[Key], state: Mapping[Any, Any]) -> TypeGuard[Mapping[Key, str]]:
+    """True for nanotron's names beside the state, {id: name} of every id with state (nanotron/optim/named_optimizer.py, `state_dict`)."""
+    return isinstance(names, Mapping) and all(type(name) is str for name in names.values()) and all(key in names for key in keys if state.get(key))
 
 
 def _group_names(groups: Sequence[Mapping[str, Any]], field: str, where: str) -> list[str | None]:

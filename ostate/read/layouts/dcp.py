@@ -20,6 +20,7 @@ from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import Deferred, assemble
 from ..container.dcp_index import METADATA, Index, Item, read_index, tensor, value
+from ..parts import Part, joined, stages
 from ..state_dict import Key
 from ..which_optimizer import choose
 
@@ -65,11 +66,12 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     if megatron.detect(index):
         return megatron.read(index)
     found = _with_moments({root: one for root, one in optimizers_of(index.items.values()).items() if one.state})
-    root = _choose(list(found), optimizer, folder)
-    one = found[root]
-    integers = all(key.isdigit() for key in one.state)
-    state = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
-    groups = _groups(index, one, list(state), integers)
+    in_parts = stages(found, folder)
+    root = in_parts[0].rpartition(".")[0] if in_parts else _choose(list(found), optimizer, folder)
+    whole = [_part(index, found[place]) for place in in_parts or [root]]
+    state, groups = joined(whole) if in_parts else whole[0]
+    integers = all(isinstance(key, int) for key in state)
+    names = {key for key in state if isinstance(key, str)}
     taken = {item.key for each in found.values() for row in each.state.values() for item in row.values()}
     taken |= {item.key for each in found.values() for row in each.groups.values() for item in row.values()}
     rest = {item.key: item for item in index.items.values() if item.dtype and item.key not in taken}
@@ -80,9 +82,16 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         layout="dcp",
         files=index.files,
         recorded=None if integers else "dcp",
-        weights=_weights(folder, rest, set(one.state)),
+        weights=_weights(folder, rest, names),
         facts=_facts(folder, index, root),
     )
+
+
+def _part(index: Index, one: Found) -> Part:
+    """Return one optimizer: entries by id or name, and its groups."""
+    integers = all(key.isdigit() for key in one.state)
+    state = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
+    return Part(state, _groups(index, one, list(state), integers))
 
 
 def _key(key: str, integers: bool) -> Key:

@@ -13,6 +13,7 @@ from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError, UnknownFormat
 from ostate.optimizers.slots import MARKS_ANYWHERE, SECOND_MOMENT_SLOTS
 
+from ..parts import Part, joined, refuse_one_of_several, refuse_one_process, stages
 from ..peek import Peek
 from ..pickle.records import Inert
 from ..pickle.unknown_classes import noted, refuse_within
@@ -61,6 +62,10 @@ def read(seen: Peek, *, optimizer: int | str | None = None) -> RawState:
         raise ReadError("one rank's piece of a DeepSpeed ZeRO state", where=seen.path, fix="give the checkpoint folder with the files of all ranks")
     found = list(candidates(seen.value))
     one = _chosen(found, optimizer, seen.path)
+    if one.optimizer["param_groups"] is None:
+        refuse_one_of_several(seen.path)
+    if one.optimizer.get("names"):
+        refuse_one_process(seen.path)
     stored = seen.stored
     where = f"{seen.path}: {one.place}" if one.place else seen.path
     refuse_within(one.optimizer["state"], stored.unknown_classes, where)
@@ -86,7 +91,16 @@ def _is_part(value: Any) -> bool:
 def _chosen(found: list[Candidate], optimizer: int | str | None, path: str) -> Candidate:
     if not found:
         raise UnknownFormat("no optimizer state in this file", where=path, fix="give the optimizer file, not the model file")
+    by_place = {one.place: one for one in found}
+    if in_order := stages(by_place, path):
+        return _joined([by_place[place] for place in in_order])
     return found[choose([one.place for one in found], optimizer, path, texts=[one.text for one in found])]
+
+
+def _joined(found: list[Candidate]) -> Candidate:
+    """Return the optimizers of a pipeline's stages as one."""
+    whole = joined([Part(one.optimizer["state"], one.optimizer["param_groups"] or [{"params": list(one.optimizer["state"])}]) for one in found])
+    return Candidate(found[0].place.rpartition(".")[0], {"state": whole.state, "param_groups": whole.groups})
 
 
 def candidates(value: Any) -> Iterator[Candidate]:
@@ -119,7 +133,7 @@ def _as_optimizer(value: dict[Any, Any]) -> Mapping[str, Any] | None:
     state = value.get("state")
     groups = value.get("param_groups")
     if type(state) is dict and (isinstance(groups, (list, tuple, dict)) or _holds_slots(state)):
-        return {"state": state, "param_groups": groups}
+        return {"state": state, "param_groups": groups, "names": value.get("names")}
     if state is None and any(type(key) is str and key.startswith("state.") for key in value):
         return _unflattened(value)
     if _holds_slots(value):

@@ -1,0 +1,182 @@
+"""States that a program saved in parts: ColossalAI's index and shards, the pipeline stages of NeMo Automodel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from ostate.commands.repair import repair
+from ostate.errors import ReadError, UnknownFormat
+from ostate.read import read
+from tests import trained
+from tests.commands.test_choosing import lora, steps
+from tests.read.test_torch_file import adamw, holds
+
+
+def colossalai(folder: Path, optimizer: torch.optim.Optimizer, parts: int = 3) -> Path:
+    """What `Booster.save_optimizer(optimizer, folder, shard=True)` writes (colossalai/checkpoint_io/general_checkpoint_io.py, index_file.py)."""
+    folder.mkdir(parents=True)
+    stored = optimizer.state_dict()
+    ids = list(stored["state"])
+    weight_map = {}
+    for part in range(parts):
+        name = f"pytorch_optim-{part + 1:05d}.bin"
+        own = ids[part * len(ids) // parts : (part + 1) * len(ids) // parts]
+        torch.save({key: stored["state"][key] for key in own}, folder / name)
+        weight_map.update(dict.fromkeys(own, name))
+    torch.save(stored["param_groups"], folder / "pytorch_optim_group.bin")
+    index = {"metadata": {"param_groups": "pytorch_optim_group.bin", "total_size": 1}, "weight_map": weight_map}
+    (folder / "pytorch_optim.bin.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def stages(optimizers: list[torch.optim.Optimizer]) -> dict:
+    """What NeMo Automodel's `OptimizerState.state_dict` gives for a pipeline (components/checkpoint/stateful_wrappers.py)."""
+    return {"optim": {"optimizer_parts": {f"stage_{number}": one.state_dict() for number, one in enumerate(optimizers)}}}
+
+
+def test_a_sharded_optimizer_of_colossalai_is_joined_by_its_index(tmp_path):
+    made = adamw()
+    raw = read(str(colossalai(tmp_path / "optimizer", made).parent))
+    assert raw.layout == "colossalai"
+    assert holds(raw, made)
+    assert len(raw.files) == 4
+
+
+def test_one_part_alone_is_refused_and_says_which_folder_to_give(tmp_path):
+    folder = colossalai(tmp_path / "optimizer", adamw())
+    with pytest.raises(ReadError, match=r"one of the 3 parts of a state that pytorch_optim\.bin\.index\.json lists"):
+        read(str(folder / "pytorch_optim-00002.bin"))
+
+
+@pytest.mark.parametrize("file", ["pytorch_optim-00003.bin", "pytorch_optim_group.bin"])
+def test_a_missing_part_is_named(tmp_path, file):
+    folder = colossalai(tmp_path / "optimizer", adamw())
+    (folder / file).unlink()
+    with pytest.raises(ReadError, match="a part that the index names is missing") as caught:
+        read(str(folder))
+    assert caught.value.where.endswith(file)
+
+
+def test_a_part_that_lacks_what_the_index_says_is_refused(tmp_path):
+    folder = colossalai(tmp_path / "optimizer", adamw(), parts=2)
+    torch.save({}, folder / "pytorch_optim-00002.bin")
+    with pytest.raises(ReadError, match="the index says that entry"):
+        read(str(folder))
+
+
+def by_torch(folder: Path, value: dict) -> Path:
+    torch.save(value, folder / "optimizer.pt")
+    return folder
+
+
+def by_dcp(folder: Path, value: dict) -> Path:
+    dcp.save(value, checkpoint_id=folder / "optim", no_dist=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    """(adapter's model, an optimizer for each of two stages, the live names stage after stage, group after group)."""
+    torch.manual_seed(6)
+    import peft
+
+    model = peft.get_peft_model(trained.llama(6), lora(bias="all"))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    halves = [named[: len(named) // 2], named[len(named) // 2 :]]
+    made = [torch.optim.AdamW([p for _, p in half], lr=2e-3) for half in halves]
+
+    class Both:
+        def zero_grad(self):
+            for one in made:
+                one.zero_grad()
+
+        def step(self):
+            for one in made:
+                one.step()
+
+    steps(model, Both(), 12)
+    return model, made, [name for name, _ in named]
+
+
+@pytest.mark.parametrize("save", [by_torch, by_dcp])
+def test_the_stages_of_a_pipeline_are_one_state(tmp_path, pipeline, save: Callable[[Path, dict], Path]):
+    model, made, names = pipeline
+    model.save_pretrained(str(tmp_path / "model"))
+    done = repair(str(save(tmp_path, stages(made))), adapter=str(tmp_path / "model"))
+    assert {p.position: name for name, p in done.named.parameters.items()} == dict(enumerate(names))
+    assert (done.ordering.verdict, len(done.named.groups)) == ("verified", 1)
+    for name, parameter in model.named_parameters():
+        if name in names:
+            state = next(one.state[parameter] for one in made if parameter in one.state)
+            assert torch.equal(torch.from_numpy(done.named.tensor(name, "exp_avg_sq")), state["exp_avg_sq"])
+
+
+@pytest.mark.parametrize("save", [by_torch, by_dcp])
+def test_a_pipeline_without_one_of_its_stages_is_refused(tmp_path, pipeline, save):
+    _, made, _ = pipeline
+    half = stages(made)
+    del half["optim"]["optimizer_parts"]["stage_0"]
+    with pytest.raises(ReadError, match="stage 0 of the pipeline is missing, stage 1 is here"):
+        read(str(save(tmp_path, half)))
+
+
+def test_stages_of_other_settings_keep_their_groups(tmp_path):
+    one, other = adamw(), adamw()
+    other.param_groups[0]["lr"] = 7.0
+    raw = read(str(by_torch(tmp_path, stages([one, other]))))
+    sizes = [len(group["params"]) for group in one.param_groups]
+    assert [len(group.positions) for group in raw.groups] == sizes * 2
+    assert [group.hyper["lr"] for group in raw.groups][len(sizes)] == 7.0
+
+
+def test_half_a_state_that_the_numbers_name_alone_is_said_to_leave_tensors_out(tmp_path, pipeline):
+    model, made, names = pipeline
+    model.save_pretrained(str(tmp_path))
+    torch.save({"state": dict(enumerate(made[0].state.values()))}, tmp_path / "optimizer.pt")
+    done = repair(str(tmp_path))
+    assert {p.position: name for name, p in done.named.parameters.items()}.items() <= dict(enumerate(names)).items()
+    assert any(finding.rule == "adapter-without-position" for finding in done.findings) or done.ordering.left_out
+    assert not done.settled
+
+
+def test_several_optimizers_that_are_no_stages_are_still_a_choice(tmp_path):
+    torch.save({"actor": adamw().state_dict(), "critic": adamw().state_dict()}, tmp_path / "optimizer.pt")
+    with pytest.raises(UnknownFormat, match="2 optimizer states"):
+        read(str(tmp_path / "optimizer.pt"))
+
+
+def nanotron(folder: Path, optimizer: torch.optim.Optimizer, names: list[str], *, tensors: int = 1) -> Path:
+    """What nanotron writes: `NamedOptimizer.state_dict` under `save_optimizer` (optim/named_optimizer.py, serialize/optimizer.py)."""
+    stored = optimizer.state_dict()
+    stored["names"] = {position: names[position] for position in stored["state"]}
+    stored["gradient_accumulator"] = {names[at]: p.detach().clone() for at, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
+    path = folder / "optimizer" / f"optimizer_pp-0-of-1_tp-0-of-{tensors}_exp-0-of-1.pt"
+    path.parent.mkdir(parents=True)
+    torch.save(stored, path)
+    return path
+
+
+def test_names_by_id_beside_the_state_are_recorded_names(tmp_path):
+    made = adamw()
+    count = sum(len(group["params"]) for group in made.param_groups)
+    names = [f"model.decoder.{at}.pp_block.weight" for at in range(count)]
+    raw = read(str(nanotron(tmp_path, made, names).parent.parent))
+    assert raw.recorded == "names"
+    assert [entry.name for entry in raw.entries if entry.has_state] == [names[entry.position] for entry in raw.entries if entry.has_state]
+    assert set(raw.weights) == set(names)
+    assert {entry.position: name for name, entry in repair(str(tmp_path)).named.parameters.items()}.items() <= dict(enumerate(names)).items()
+
+
+def test_the_file_of_one_process_of_nanotron_is_refused(tmp_path):
+    made = adamw()
+    names = [str(at) for at in range(sum(len(group["params"]) for group in made.param_groups))]
+    with pytest.raises(ReadError, match=r"one process of nanotron's \(tp 2\)"):
+        read(str(nanotron(tmp_path, made, names, tensors=2)))
