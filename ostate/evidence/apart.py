@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 FLOOR = 0.9
-"""Share of a group's digits that siblings must reach before one that does not is said to stand apart."""
+"""Share of a group's digits from which a module's gauge is its own: the first of all or nearly so."""
+STRONG = 0.75
+"""Share that nine in ten siblings must reach before one that does not says something by standing apart."""
 BULK = 0.5
 """Share of the digits below which a module's gauge may be any other: two such of one shape are suspect, since names exchanged by hand are two."""
 NOWHERE = 0.25
@@ -38,14 +42,18 @@ BETTER = 1.5
 """Digits by which another place must fit better, that of the search paid, for a tensor to be suspect at its own."""
 MOST_WEAK = 64
 """Weak tensors of one shape that are tried at each other's place."""
+TEN = 10
+"""Modules from which one in ten of them is one."""
 FEWEST = 4
 """Modules of one shape from which they are compared among themselves."""
-MANY = 256
-"""Modules from which the share of weak ones is held against how the others thin out; in a small file each weak one counts."""
 TAIL = 3.0
 """Times as many low shares as the others thin out to, from which they are none of them."""
 MOST = 0.4
 """Share of modules beyond which moments without a weight that moved mean that nothing was updated yet."""
+WEAKEST = 24
+"""Modules of one shape, those whose gauges say least, that are tried in each other's places: 552 looks at most, however many modules there are."""
+SURE = 3.0
+"""Digits, beyond those of the places tried, from which a module fits another's place: one healthy file in a thousand is warned of."""
 
 
 class Apart(NamedTuple):
@@ -81,15 +89,17 @@ def apart(places: Sequence[Place], looks: Looks) -> Apart:
 def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks) -> set[int]:
     """Return the balanced pairs whose gauges or residuals stand apart."""
     by_gauge, by_residual = _by_gauge(live, looks), _by_residual(live, [residuals[place] for place in live])
+    exchanged: set[int] = set()
     for members in _by_shape(live, looks):  # of its own kind first: other kinds may be starved, or trained apart
-        by_gauge |= _by_gauge(members, looks)
-        by_residual |= _by_residual(members, [residuals[place] for place in members])
+        by_gauge |= _by_gauge(members, looks) if len(members) >= FEWEST else set()
+        by_residual |= _by_residual(members, [residuals[place] for place in members]) if len(members) >= FEWEST else set()
+        exchanged |= exchanged_in(members, looks)
     coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if elements(ranked) < ENOUGH}
     # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
     both, rest = looks.ranked(live, "whole"), looks.ranked(live, "other")
-    at_floor = {place.module for place, one, two in zip(live, both, rest) if min(share(one), share(two)) >= FLOOR}
-    # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own
-    suspects = ((by_gauge | (by_residual - at_floor)) - coarse) | (by_gauge & by_residual)
+    in_own = {place.module for place, one, two in zip(live, both, rest) if min(share(one), share(two)) >= BULK}
+    # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own or close to it
+    suspects = exchanged | ((by_gauge | (by_residual - in_own)) - coarse) | (by_gauge & by_residual)
     suspects |= _kinds_at_random(live, looks, coarse)
     return suspects | ((_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse)
 
@@ -131,11 +141,11 @@ def _better_elsewhere(weak: Sequence[tuple[Place, float]], looks: Looks) -> set[
 
 
 def _by_shape(live: Sequence[Place], looks: Looks) -> list[list[Place]]:
-    """Return the modules of each pair of shapes that are FEWEST or more."""
+    """Return the modules of each pair of shapes."""
     found: dict[object, list[Place]] = {}
     for place in live:
         found.setdefault(looks.shapes(place.module), []).append(place)
-    return [members for members in found.values() if len(members) >= FEWEST]
+    return list(found.values())
 
 
 def elements(ranked: Sequence[Ranked]) -> float:
@@ -150,29 +160,49 @@ def share(ranked: Sequence[Ranked]) -> float:
 
 
 def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
-    """Return modules whose gauges look like any other where a quarter of their siblings, or half of them, reach the floor."""
+    """Return modules whose gauges look like any other where nearly all of their siblings' do not, and the few that do are no tail of the rest."""
     shares = np.array([share(ranked) for ranked in looks.ranked(live, "whole")])
-    told = shares[np.isfinite(shares)]
-    if len(told) < 3 or np.quantile(told, 0.75) < FLOOR:
+    known = shares[np.isfinite(shares)]
+    if len(known) < 3 or np.quantile(known, 0.1 if len(known) > TEN else 0.5) < STRONG or is_tail(known):
         return set()
-    if is_tail(told):
-        return set()
-    lost = {place.module for place, reached in zip(live, shares) if reached < NOWHERE}
-    if np.median(told) < FLOOR:
-        return lost
     weak: dict[object, list[int]] = {}
     for place, reached in zip(live, shares):
         if reached < BULK:
             weak.setdefault(looks.shapes(place.module), []).append(place.module)
+    lost = {place.module for place, reached in zip(live, shares) if reached < NOWHERE}
     return lost | {module for members in weak.values() if len(members) > 1 for module in members}
+
+
+def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
+    """Return modules that fit the places of others as only one in many does by chance.
+
+    Each stands at another's place in a gauge that is uniformly random, if the claim is true: the digits there are exact. Both of an exchanged
+    pair together, or one by itself, must say SURE more than the places tried give by chance.
+
+    Args:
+        members: modules of one pair of shapes.
+        looks: at them.
+    """
+    reached = {place: share(ranked) for place, ranked in zip(members, looks.ranked(members, "whole"))}
+    weak = sorted((place for place in members if reached[place] < BULK), key=lambda place: reached[place])[:WEAKEST]
+    if len(weak) < 2:
+        return set()
+    pairs = list(itertools.permutations(weak, 2))
+    fits = dict(zip(pairs, looks.ranked([Place(one.module, two.zero, two.other) for one, two in pairs], "whole")))
+    needed = SURE + math.log10(len(pairs))
+    found = set()
+    for one, two in pairs:
+        if combine.digits(fits[one, two]) >= needed or combine.digits([*fits[one, two], *fits[two, one]]) >= needed:
+            found |= {one.module, two.module}
+    return found
 
 
 def _by_factor(live: Sequence[Place], looks: Looks, how: How) -> set[int]:
     """Return modules one of whose factors fits no better than by chance while both together say little, where nearly all siblings' say more."""
     alone = np.array([share(ranked) for ranked in looks.ranked(live, how)])
     both = np.array([share(ranked) for ranked in looks.ranked(live, "whole")])
-    told = alone[np.isfinite(alone)]
-    if len(told) < 3 or np.quantile(told, 0.1) < BULK or is_tail(told):
+    known = alone[np.isfinite(alone)]
+    if len(known) < 3 or np.quantile(known, 0.1) < BULK or is_tail(known):
         return set()  # early in a run balance is weak, and many factors say little by themselves
     return {place.module for place, one, two in zip(live, alone, both) if one < NOWHERE and two < BULK}
 
@@ -191,12 +221,10 @@ def _kinds_at_random(live: Sequence[Place], looks: Looks, coarse: set[int]) -> s
 
 
 def is_tail(shares: Array) -> bool:
-    """Return True when the shares (n,) below BULK are no more than those above thin out to: many modules, some of which saw little.
+    """Return True when the shares (n,) below BULK are no more than those above thin out to: some modules saw little.
 
     Of those that are not at 1, some are below 3/4, and of these as small a part is expected below 1/2. Names exchanged by hand leave a gap.
     """
-    if len(shares) < MANY:
-        return False
     missed = 1 - shares
     some, much, most = ((missed > bound).sum() for bound in (1e-9, (1 - BULK) / 2, 1 - BULK))
     return bool(most <= TAIL * (much - most) ** 2 / max(some - most, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -27,14 +27,24 @@ GRID = 16
 
 
 def log_evalues(ranked: Iterable[Ranked]) -> Array:
-    """Return log10 of the product of e-values of independent ranks, one for each of EXPONENTS: sums of these stay e-values.
+    """Return log10 of the product of e-values of independent ranks, one for each of EXPONENTS and way of ranking: sums of these stay e-values.
 
     f(rank) = rank^-x size / sum_k k^-x has mean 1 where the rank is uniform over 1 … size, and at most 1 where ties are counted up.
     """
-    found = np.zeros(len(EXPONENTS))
-    for (rank, size), count in Counter(ranked).items():
-        found += count * np.array([_log_evalue(rank, size, exponent) for exponent in EXPONENTS])
-    return found
+    ways = []
+    for ranks in _ways(tuple(ranked)):
+        found = np.zeros(len(EXPONENTS))
+        for (rank, size), count in Counter(ranks).items():
+            found += count * np.array([_log_evalue(rank, size, exponent) for exponent in EXPONENTS])
+        ways.append(found)
+    return np.concatenate(ways)
+
+
+def _ways(ranked: Sequence[Ranked]) -> Iterator[list[tuple[int, int]]]:
+    """Yield the ranks by all that was asked, and those by balance alone where any module was asked both ways."""
+    yield [(one.rank, one.size) for one in ranked]
+    if any(one.balance_size for one in ranked):
+        yield [(one.balance_rank, one.balance_size) if one.balance_size else (one.rank, one.size) for one in ranked]
 
 
 def _log_evalue(rank: int, size: int, exponent: float) -> float:
@@ -47,7 +57,7 @@ def _log_evalue(rank: int, size: int, exponent: float) -> float:
 
 
 def log_mean(log_values: Array) -> float:
-    """Return log10 of the mean over EXPONENTS of 10^log_values: the mean of e-values is one."""
+    """Return log10 of the mean of 10^log_values: the mean of e-values is one."""
     largest = float(log_values.max())
     return largest + math.log10(float((10.0 ** (log_values - largest)).mean()))
 
@@ -55,20 +65,24 @@ def log_mean(log_values: Array) -> float:
 def digits(ranked: Sequence[Ranked]) -> float:
     """Return the digits against an alternative under which these ranks are independent and uniform: its chance is at most 10^-digits.
 
-    Few ranks are added up exactly. For more, P(e >= 1 / a) <= a for every e-value (Markov): about one digit less, of many.
+    Few ranks are added up exactly, and of two ways of ranking the better counts, at half the chance. For more ranks, P(e >= 1 / a) <= a for every
+    e-value (Markov): about one digit less, of many.
     """
-    return exact_digits(ranked) if len(ranked) <= EXACT else max(0.0, log_mean(log_evalues(ranked)))
+    if len(ranked) > EXACT:
+        return max(0.0, log_mean(log_evalues(ranked)))
+    ways = [exact_digits(ranks) for ranks in _ways(ranked)]
+    return max(0.0, max(ways) - math.log10(len(ways)))
 
 
-def exact_digits(ranked: Sequence[Ranked]) -> float:
+def exact_digits(ranks: Sequence[tuple[int, int]]) -> float:
     """Return -log10 of the chance that the sum of ln rank, in steps of 1 / GRID, is at most what it is, if the ranks are independent and uniform.
 
-    Fisher's statistic with its own distribution, by convolution; ties counted up only make it smaller than the truth.
+    Fisher's statistic, of pairs (rank, size), with its own distribution, by convolution; ties counted up only make it smaller than the truth.
     """
-    reached = sum(_score(one.rank) for one in ranked)
+    reached = sum(_score(rank) for rank, _ in ranks)
     chances = np.zeros(reached + 1)
     chances[0], scale = 1.0, 0.0
-    for size, count in Counter(one.size for one in ranked).items():
+    for size, count in Counter(size for _, size in ranks).items():
         single = _chances(size)[: reached + 1]
         for _ in range(count):
             chances = np.convolve(chances, single)[: reached + 1]

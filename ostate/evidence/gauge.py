@@ -51,7 +51,11 @@ class Ranked(NamedTuple):
     rank: int
     """Elements whose statistic is at least the identity's, itself included. Ties count, so 1 is best."""
     size: int
-    """Elements of the group."""
+    """Elements of the group; 1 where the statistic is the same for all of them, which tells nothing whichever the true one is."""
+    balance_rank: int = 0
+    """The same by balance alone. Late in a run weights may move against their last update, and displacement then speaks for the wrong sign."""
+    balance_size: int = 0
+    """Values that balance has over the group: half its elements where g and -g are the same to it; 0 where only one of the two was asked."""
 
 
 class Products(NamedTuple):
@@ -131,18 +135,45 @@ def blocks_of(rank: int, *, signs_only: bool = False) -> list[slice]:
     return [slice(start, min(start + most, rank)) for start in range(0, rank, most)]
 
 
-def _ranked(products: Products, statistic: Callable[[Products, _Group], Array], *, signs_only: bool) -> list[tuple[Ranked, ...]]:
+def _ranked(products: Products, statistic: Callable[[Products, _Group], tuple[Array, Array]], *, signs_only: bool) -> list[tuple[Ranked, ...]]:
     count, rank = products.left.shape[:2]
     columns = []
     for chosen in blocks_of(rank, signs_only=signs_only):
         group = _group(chosen.stop - chosen.start, signs_only)
-        size = 2 * len(group.linear)
-        ranks: list[int] = []
-        for modules in _batches(count, size):
-            values = statistic(_scaled(products.block(chosen, modules)), group)
-            ranks += (values >= values[:, :1] - TIE).sum(axis=1).tolist()
-        columns.append([Ranked(found, size) for found in ranks])
+        ranks: list[Ranked] = []
+        for modules in _batches(count, 2 * len(group.linear)):
+            ranks += _rank_both(*statistic(_scaled(products.block(chosen, modules)), group))
+        columns.append(ranks)
     return list(zip(*columns))
+
+
+def _rank_both(moved: Array, balance: Array) -> list[Ranked]:
+    """Return the rank of the identity, the first column, in both together and in balance alone.
+
+    Which of the two is the same for all elements is the same whichever of them is the true one, so it may decide what is asked.
+
+    Args:
+        moved: (B, |group|), of all g and then of all -g.
+        balance: (B, |group|) likewise, or (B, |group| / 2) where g and -g have one value.
+    """
+    total = moved + np.tile(balance, moved.shape[1] // balance.shape[1])
+    found = []
+    for at, flat in enumerate(zip(_is_flat(moved), _is_flat(balance))):
+        if all(flat):
+            found.append(Ranked(1, 1))
+        elif any(flat):
+            found.append(Ranked(*_rank_of_first(moved[at] if flat[1] else balance[at])))
+        else:
+            found.append(Ranked(*_rank_of_first(total[at]), *_rank_of_first(balance[at])))
+    return found
+
+
+def _is_flat(values: Array) -> NDArray[np.bool_]:
+    return np.asarray(values.max(axis=1) - values.min(axis=1) <= TIE)
+
+
+def _rank_of_first(values: Array) -> tuple[int, int]:
+    return int((values >= values[0] - TIE).sum()), len(values)
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:
@@ -194,8 +225,8 @@ def _standardised(values: Array) -> Array:
     return np.asarray(centred / np.sqrt((centred * centred).mean(axis=1, keepdims=True) + FLOOR**2))
 
 
-def _whole(parts: Products, group: _Group) -> Array:
-    """Return the statistic (B, |group|): of all g, then of all -g, for which balance is the same and displacement the opposite.
+def _whole(parts: Products, group: _Group) -> tuple[Array, Array]:
+    """Return displacement (B, |group|), of all g and then of all -g, for which it is the opposite, and balance (B, |group| / 2), the same for both.
 
     All that balance asks for is linear in g, <L g^T, g Q g^T> = <g, L Q^T> and <g R, g Q g^T> = <g, R^T Q>, but for one form <L g^T, g R>.
     """
@@ -205,11 +236,11 @@ def _whole(parts: Products, group: _Group) -> Array:
     if left.shape[1] > PROJECTED:
         spans = _orthonormal(parts.zero_drift, parts.other_drift, _diagonal(parts.zero_noise), _diagonal(parts.other_noise))
         drift = _linear(group, left[:, None] @ spans.swapaxes(2, 3)), _linear(group, right.swapaxes(1, 2)[:, None] @ spans)
-    return _moved(parts, group) + np.tile(_balance(left, right, cross, drift, odd=False), 2)
+    return _moved(parts, group), _balance(left, right, cross, drift, odd=False)
 
 
-def _zero(parts: Products, group: _Group) -> Array:
-    """Return the same for L g^T and R. The directions Q of the zero factor's drift are turned with g, those Q' of the other's held.
+def _zero(parts: Products, group: _Group) -> tuple[Array, Array]:
+    """Return both (B, |group|) for L g^T and R. The directions Q of the zero factor's drift are turned with g, those Q' of the other's held.
 
     <L g^T, R> = <g, R^T L>, <L g^T, g Q g^T> = <g, L Q^T> and <L g^T, Q'> = <g, Q'^T L> are odd in g, <R, g Q g^T> and <g Q g^T, Q'> are not.
     """
@@ -220,10 +251,10 @@ def _zero(parts: Products, group: _Group) -> Array:
         ones = _linear(group, left[:, None] @ turned.swapaxes(2, 3)), _linear(group, held.swapaxes(2, 3) @ left[:, None])
         twos = _around(group, right[:, None], turned), np.einsum("bij,bhij->bh", right, held)[:, :, None]
         drift = _coordinates(_around(group, held[:, :, None], turned[:, None]), ones, twos)
-    return _moved(parts, group) + _balance(left, right, _linear(group, right.swapaxes(1, 2) @ left), drift, odd=True)
+    return _moved(parts, group), _balance(left, right, _linear(group, right.swapaxes(1, 2) @ left), drift, odd=True)
 
 
-def _other(parts: Products, group: _Group) -> Array:
+def _other(parts: Products, group: _Group) -> tuple[Array, Array]:
     """Return the same for g R and L: transposed, that is R^T g^T and L^T."""
     _, left, right, zero_drift, other_drift, zero_noise, other_noise = (part.swapaxes(1, 2) if part.ndim == 3 else part for part in parts)
     return _zero(Products(np.zeros_like(left), right, left, other_drift, zero_drift, other_noise, zero_noise), group)

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -143,28 +144,30 @@ def _one_of_each_start(members: Sequence[Sequence[Place]], starts: Sequence[int]
 
 
 def _enumerated(ranked: Sequence[Sequence[Ranked]]) -> float:
-    """Return log10 of the sum of the chances of all orders of the kinds but the claimed one: of each, over the kinds it moves less one a cycle."""
-    chance: dict[frozenset[int], float] = {}
+    """Return log10 of the sum of the chances of all orders of the kinds but the claimed one.
+
+    Of each cycle one kind must be left out, whichever: the best choice counts, at its chance times the number of choices.
+    """
+    digits = lru_cache(None)(lambda kept: combine.digits([each for kind in sorted(kept) for each in ranked[kind]]))
     total = 0.0
     for permutation in itertools.permutations(range(len(ranked))):
-        kept = frozenset(_behind_the_first(permutation))
-        if kept:
-            if kept not in chance:
-                chance[kept] = 10.0 ** -combine.digits([each for kind in sorted(kept) for each in ranked[kind]])
-            total += chance[kept]
+        cycles = [cycle for cycle in _cycles(permutation) if len(cycle) > 1]
+        if cycles:
+            choices = [frozenset(kind for cycle in cycles for kind in cycle).difference(left) for left in itertools.product(*cycles)]
+            total += min(1.0, len(choices) * 10.0 ** -max(digits(kept) for kept in choices))
     return float(np.log10(total)) if total > 0 else -np.inf
 
 
-def _behind_the_first(permutation: Sequence[int]) -> Iterator[int]:
-    """Yield the elements that a permutation moves, but for the first of each cycle."""
+def _cycles(permutation: Sequence[int]) -> Iterator[list[int]]:
     seen: set[int] = set()
     for start in range(len(permutation)):
-        at = start
+        cycle, at = [], start
         while at not in seen:
             seen.add(at)
-            if at != start:
-                yield at
+            cycle.append(at)
             at = permutation[at]
+        if cycle:
+            yield cycle
 
 
 def rejected(weighed: Sequence[Weighed], *, tries: int = 1) -> tuple[list[Weighed], float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ostate.evidence.apart import is_tail
+from ostate.evidence.apart import exchanged_in, is_tail
+from ostate.evidence.gauge import Ranked
+from ostate.evidence.looks import Place
 
 
 @pytest.mark.parametrize("exchanged", [1, 2, 4])
@@ -33,3 +35,33 @@ def test_a_hundred_exchanged_among_many_noisy_ones_are_no_tail():
 
 def test_where_nothing_is_low_there_is_nothing_to_explain():
     assert is_tail(np.ones(300))
+
+
+def test_the_thin_end_of_a_small_file_is_one_too():
+    """Sixteen modules of each of three kinds, one of them half trained: no gap between what the weak and the others reach."""
+    shares = np.array([1.0] * 24 + [0.94, 0.9, 0.88, 0.8, 0.74, 0.7, 0.66, 0.6, 0.55, 0.52, 0.47, 0.4])
+    assert is_tail(shares)
+
+
+class Known:
+    """Looks whose ranks are given: (module, position of the zero factor) -> rank among 384."""
+
+    def __init__(self, ranks: dict[tuple[int, int], int]) -> None:
+        self.ranks = ranks
+
+    def ranked(self, places, how):
+        assert how == "whole"
+        return [(Ranked(self.ranks.get((place.module, place.zero), 150), 384),) for place in places]
+
+
+def test_of_the_weak_those_that_fit_each_others_places_are_exchanged():
+    """Modules 0 to 5 are weak where they stand; 1 and 4 fit each other's place."""
+    places = [Place(module, 2 * module, 2 * module + 1) for module in range(6)]
+    ranks = {(module, 2 * module): 120 + module for module in range(6)} | {(1, 8): 1, (4, 2): 1}
+    assert exchanged_in(places, Known(ranks)) == {1, 4}
+
+
+def test_weak_modules_that_fit_nowhere_else_are_not_exchanged():
+    places = [Place(module, 2 * module, 2 * module + 1) for module in range(6)]
+    ranks = {(module, 2 * module): 120 + module for module in range(6)} | {(1, 8): 20, (4, 2): 20, (0, 4): 1}
+    assert exchanged_in(places, Known(ranks)) == set()

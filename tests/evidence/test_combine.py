@@ -38,13 +38,13 @@ def test_exact_digits_are_the_share_of_all_outcomes_that_are_as_good(sizes):
     outcomes = list(itertools.product(*(range(1, size + 1) for size in sizes)))
     sums = np.array([sum(round(16 * math.log(rank)) for rank in ranks) for ranks in outcomes])
     for at in np.random.default_rng(0).choice(len(outcomes), 40):
-        found = exact_digits([Ranked(rank, size) for rank, size in zip(outcomes[at], sizes)])
+        found = exact_digits(list(zip(outcomes[at], sizes)))
         assert 10**-found == pytest.approx((sums <= sums[at]).mean())
 
 
 def test_digits_of_many_first_ranks_are_all_there_is():
-    assert exact_digits([Ranked(1, 2)] * 60) == pytest.approx(60 * math.log10(2))
-    assert exact_digits([Ranked(1, 3840)] * 200) == pytest.approx(200 * math.log10(3840))
+    assert exact_digits([(1, 2)] * 60) == pytest.approx(60 * math.log10(2))
+    assert exact_digits([(1, 3840)] * 200) == pytest.approx(200 * math.log10(3840))
     assert digits([Ranked(1, 2)] * 64) == pytest.approx(64 * math.log10(2))
     assert 65 * math.log10(2) - 1 < digits([Ranked(1, 2)] * 65) < 65 * math.log10(2)
 
@@ -55,6 +55,19 @@ def test_many_ranks_are_no_more_than_chance_allows():
         ranked = [Ranked(1, 2)] * (70 - wrong) + [Ranked(2, 2)] * wrong
         chance = sum(math.comb(70, k) for k in range(wrong + 1)) / 2**70
         assert digits(ranked) <= -math.log10(chance) + 1e-9
+
+
+def test_of_two_ways_of_ranking_the_better_counts_at_half_the_chance():
+    """Every outcome of two modules at rank 2: (rank, rank of the pair) as an element and its opposite have them."""
+    elements = [Ranked(rank, 8, pair, 4) for rank, pair in zip((1, 5, 2, 6, 3, 7, 4, 8), (1, 1, 2, 2, 3, 3, 4, 4))]
+    found = sorted((digits(pair) for pair in itertools.product(elements, repeat=2)), reverse=True)
+    for place, value in enumerate(found, 1):
+        if value > 0:
+            assert place / len(found) <= 10**-value * (1 + 1e-9)
+    late = [Ranked(5, 8, 1, 4)] * 16
+    assert digits(late) == pytest.approx(16 * math.log10(4) - math.log10(2))
+    assert digits([Ranked(5, 8)] * 16) < 2
+    assert log_mean(log_evalues([Ranked(5, 8, 1, 4)] * 100)) == pytest.approx(100 * math.log10(4) - math.log10(8))
 
 
 def test_digits_of_nothing_are_none():

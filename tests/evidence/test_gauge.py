@@ -80,9 +80,9 @@ def test_what_is_zero_or_not_finite_tells_nothing():
     products.displacement[2], products.right[2] = 0, 0
     for test in (whole, zero):
         found = test(products)
-        assert found[:3] == [(Ranked(384, 384),)] * 3
-        assert all(one.rank < 384 for (one,) in found[3:])
-    assert other(products)[1] == (Ranked(384, 384),)
+        assert found[:3] == [(Ranked(1, 1),)] * 3
+        assert all(one.size == 384 for (one,) in found[3:])
+    assert other(products)[1] == (Ranked(1, 1),)
 
 
 def test_equal_fits_count_against_the_identity():
@@ -100,7 +100,31 @@ def test_true_moments_stand_first():
     signal = rng.standard_normal((50, 8, 8))
     products = noise._replace(displacement=5 * np.eye(8) + 0.3 * noise.displacement, left=signal, right=signal + 0.05 * noise.right)
     for test in TESTS.values():
-        assert sum(one == Ranked(1, 384) for ranks in test(products) for one in ranks) >= 98
+        assert sum((one.rank, one.size) == (1, 384) for ranks in test(products) for one in ranks) >= 98
+        assert sum(one.balance_rank == 1 for ranks in test(products) for one in ranks) >= (0 if test is other else 98)
+
+
+def test_displacement_that_points_backwards_takes_nothing_from_balance():
+    """Late in a run: balance holds exactly, and displacement says the opposite sign. Balance cannot tell g from -g: 192 values of 384 elements."""
+    rng = np.random.default_rng(2)
+    signal = rng.standard_normal((20, 4, 4))
+    products = anything(20, 4, rng)._replace(displacement=np.tile(-np.eye(4), (20, 1, 1)), left=signal, right=signal)
+    for (one,) in whole(products):
+        assert one.rank > 1
+        assert (one.balance_rank, one.balance_size) == (1, 192)
+    for (one,) in zero(products):
+        assert (one.balance_rank, one.balance_size) == (1, 384)
+
+
+def test_where_one_of_the_two_says_nothing_the_other_is_asked_alone():
+    products = anything(3, 4, np.random.default_rng(3))
+    nothing = np.zeros((3, 4, 4))
+    for (one,) in whole(products._replace(displacement=nothing)):
+        assert (one.size, one.balance_size) == (192, 0)
+    for (one,) in whole(products._replace(left=nothing)):
+        assert (one.size, one.balance_size) == (384, 0)
+    for (one,) in other(products):
+        assert (one.size, one.balance_size) == (384, 0)
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e150])
