@@ -126,7 +126,7 @@ def moved(displacement: Array, *, signs_only: bool = False) -> list[tuple[Ranked
         signs_only: as above.
     """
     nothing, none = np.zeros_like(displacement), np.zeros(displacement.shape[:2])
-    return _ranked(Products(displacement, nothing, nothing, nothing, nothing, none, none), _moved, signs_only=signs_only)
+    return _ranked(Products(displacement, nothing, nothing, nothing, nothing, none, none), _displaced, signs_only=signs_only)
 
 
 def blocks_of(rank: int, *, signs_only: bool = False) -> list[slice]:
@@ -223,6 +223,11 @@ def _standardised(values: Array) -> Array:
     """Return values (B, |group|) less their mean, in standard deviations, near zero where they hardly differ."""
     centred = values - values.mean(axis=1, keepdims=True)
     return np.asarray(centred / np.sqrt((centred * centred).mean(axis=1, keepdims=True) + FLOOR**2))
+
+
+def _displaced(parts: Products, group: _Group) -> tuple[Array, Array]:
+    found = _moved(parts, group)
+    return found, np.zeros_like(found)
 
 
 def _whole(parts: Products, group: _Group) -> tuple[Array, Array]:

@@ -140,11 +140,8 @@ class Looks:
         else:
             found = gauge.moved(joined.displacement, signs_only=signs)
         at = 0
-        for place, part, count in zip(places, parts, counts):  # the experts of one tensor have a gauge each
-            own = found[at : at + count]
-            if balanced and how == "whole" and not part.displacement.any():
-                own = [_without_sign(ranked) for ranked in own]
-            self._ranked[how, place] = tuple(each for ranked in own for each in ranked)
+        for place, count in zip(places, counts):  # the experts of one tensor have a gauge each
+            self._ranked[how, place] = tuple(each for ranked in found[at : at + count] for each in ranked)
             at += count
 
     def _products(self, place: Place, rank: int, how: How) -> Products:
@@ -166,11 +163,6 @@ class Looks:
             zero.noise if zero is not None else none,
             other.noise if other is not None else none,
         )
-
-
-def _without_sign(ranked: tuple[Ranked, ...]) -> tuple[Ranked, ...]:
-    """Return the ranks among the pairs (g, -g): of both factors turned together balance says the same of either, always."""
-    return tuple(Ranked((one.rank + 1) // 2, one.size // 2) for one in ranked)
 
 
 class _Pool:

@@ -35,9 +35,10 @@ def moved(displacement: Array) -> list[tuple[Ranked, ...]]:
 
 
 def ranks(values: Array) -> list[Ranked]:
-    """Return where the first of each row of values (B, |group|) stands among all of its row; ties count against it."""
+    """Return where the first of each row of values (B, |group|) stands among all of its row; ties count against it, and equal rows tell nothing."""
     spread = values.std(axis=1, keepdims=True)
-    return [Ranked(int(found), values.shape[1]) for found in (values >= values[:, :1] - TIE * spread).sum(axis=1)]
+    found = (values >= values[:, :1] - TIE * spread).sum(axis=1)
+    return [Ranked(int(rank), values.shape[1]) if each > 0 else Ranked(1, 1) for rank, each in zip(found, spread[:, 0])]
 
 
 @lru_cache(maxsize=1)
