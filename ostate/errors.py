@@ -23,7 +23,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 EXTRAS = {
     # a package that only some commands need -> the smallest extra of pyproject.toml that brings it
@@ -47,6 +47,10 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
+MOST_REASONS = 3
+"""Reasons that a refusal shows before all are asked for."""
+
+
 class OstateError(Exception):
     """An expected refusal: says what is wrong, where, and what to do.
 
@@ -54,13 +58,15 @@ class OstateError(Exception):
         what: one sentence, no file names.
         where: file, tensor or position.
         fix: what the person can do next.
+        why: the reasons in detail, the most important first; a screen shows the first `MOST_REASONS`.
     """
 
-    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", fix: str = "", why: Sequence[str] = ()) -> None:
         super().__init__(what, where, fix)
         self.what = what
         self.where = where
         self.fix = fix
+        self.why = tuple(why)
 
     def __reduce__(self) -> tuple[Callable[..., OstateError], tuple[type[OstateError], str, str, str]]:
         """Tell pickle how it is made anew: a refusal may rise in one process and be read in another."""
@@ -75,6 +81,7 @@ class OstateError(Exception):
         lines = [self.what]
         if self.where:
             lines.append(f"  at:  {self.where}")
+        lines += [f"  -    {reason}" for reason in self.why[:MOST_REASONS]]
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)

@@ -61,7 +61,9 @@ class SaveNamed(TrainerCallback):
             OstateError: a search over hyperparameters, whose folders a callback does not know.
         """
         if state.is_hyper_param_search:
-            raise OstateError("SaveNamed cannot tell the folder of a trial", fix="leave it out of the search, and train the best trial with it")
+            raise OstateError(
+                "SaveNamed does not know the folder of a hyperparameter-search trial", fix="do not use it in the search; train the best trial with it"
+            )
         names_of(kwargs["optimizer"], kwargs["model"])
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002

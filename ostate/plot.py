@@ -168,13 +168,13 @@ def evidence(raw: RawState, adapter: Adapter, keys: Sequence[str | None]) -> Fig
     """
     matrices = evidence_matrices(raw, adapter, keys)
     if not matrices:
-        raise OstateError("nothing to compare: no two tensors of one shape", where=adapter.file, fix="give the adapter of this state")
+        raise OstateError("nothing to compare: no two tensors of one shape", where=adapter.file, fix="pass the adapter of this state")
     figure, _ = _canvas(4.2 * len(matrices), 4.2, axes=False)
     for i, one in enumerate(matrices):
         axes = figure.add_subplot(1, len(matrices), i + 1)
         drawn = axes.imshow(_filled(one.scores), cmap="viridis")
         axes.set_title(one.title, fontsize="small")
-        axes.set_xlabel("position, in the order taken")
+        axes.set_xlabel("position, in the chosen order")
         axes.set_ylabel("adapter key")
         figure.colorbar(drawn, ax=axes, shrink=0.7)
     return figure

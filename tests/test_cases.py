@@ -18,7 +18,7 @@ REFUSED: dict[str, str] = {
     "neg_truncated": "incomplete or damaged",
     "ds_z2_rr_universal": "round_robin",
     # Its adapter was saved before training (lora_B is zero), and no base model is there: a convention alone does not do.
-    "ddp_plain": "only a convention names these positions",
+    "ddp_plain": "only a convention gives one",
 }
 PARTIAL = {
     # case -> positions left out. Three layers of rank 3 named by a convention: 5 digits are all that their gauges can say against layers

@@ -1,4 +1,4 @@
-"""How commands end that do not end well: never a traceback, never as "a person should look", the same from the library."""
+"""How commands end that do not end well: never a traceback, never as "completed with warnings", the same from the library."""
 
 from __future__ import annotations
 

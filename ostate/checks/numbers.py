@@ -41,7 +41,9 @@ def state_is_cold(seen: Numbers) -> Iterator[Finding]:
     judged = [one for one in seen.rows if _moments(one)]
     if judged and all(_all_zero(one) for one in judged):
         yield say(
-            "error", f"every moment of all {len(judged)} parameters is zero: a cold or invented state", "use a checkpoint saved after training steps"
+            "error",
+            f"every moment of all {len(judged)} parameters is zero: an untrained or invented state",
+            "use a checkpoint saved after training steps",
         )
 
 
@@ -103,8 +105,8 @@ def written_over(same: Sequence[Sequence[Row]]) -> Iterator[Finding]:
         lost = sum(len(rows) - 1 for rows in same)
         yield say(
             "error",
-            f"the moments of {plural(lost, 'parameter')} are those of another one, bit for bit: they were written over",
-            "the file was put together wrongly: use the one that the training wrote",
+            f"the moments of {plural(lost, 'parameter')} are those of another one, bit for bit: they were overwritten",
+            "the file was assembled wrongly: use the one that the training wrote",
             list({row.label: row for rows in same for row in rows}.values()),
         )
 
@@ -133,7 +135,7 @@ def second_moment_is_zero_where_the_first_is_not(seen: Numbers) -> Iterator[Find
         yield say(
             "warning" if share > 1e-3 else "note",
             text,
-            'the preconditioner gives such elements no scale of 1/eps (fallback="identity" or "zero")',
+            'the preconditioner does not scale such elements by 1/eps (fallback="identity" or "zero")',
             lost,
         )
 
@@ -157,7 +159,7 @@ def first_moment_is_out_of_bounds(seen: Numbers) -> Iterator[Finding]:
         return
     rows = [one.row for one in seen.rows if _breaks_bound(one)]
     if rows:
-        text = f"m is larger than Adam allows beside v in {plural(len(rows), 'parameter')}"
+        text = f"m is larger than Adam's v allows in {plural(len(rows), 'parameter')}"
         why = "the two moments are not of one parameter, or the betas are not those of the training"
         if seen.spec.assumed:
             why = "the optimizer is not Adam: ADOPT and LaProp divide the gradient before they average it"
@@ -209,8 +211,8 @@ def moments_are_constant(seen: Numbers) -> Iterator[Finding]:
     if flat:
         yield say(
             "warning",
-            f"v is one and the same number all over {plural(len(flat), 'parameter')}",
-            "a dummy step or an initialised state: use a trained one",
+            f"v is one constant in all of {plural(len(flat), 'parameter')}",
+            "written by a dummy step or an initialisation: use a trained state",
             flat,
         )
 

@@ -51,7 +51,7 @@ def optimizer_over_frozen_parameters(seen: Structure) -> Iterator[Finding]:
         f"only {len(held)} of {len(seen.rows)} positions hold state, the last at {held[-1].entry.position}: the optimizer was built over "
         f"all parameters, frozen ones too. Loaded by position into an optimizer over the trainable ones, {len(held) - lucky} of {len(held)} "
         f"{_kind(seen)}parameters would have no exp_avg_sq: Adam preconditioning would multiply by 1/eps = {scale}",
-        "never load it by position: give it names with `ostate repair`, then load by name",
+        "never load it by position: name it with `ostate repair`, then load by name",
     )
 
 
@@ -78,9 +78,9 @@ def optimizer_not_recognised(seen: Structure) -> Iterator[Finding]:
     """The slots and group keys are those of no known optimizer: names can be given, the numbers' meaning is not known."""
     if seen.spec is None and seen.with_state:
         slots = sorted({slot for row in seen.with_state for slot in row.entry.slots})
-        yield say("warning", f"the optimizer is not known; its slots are {', '.join(slots[:8])}", "tell us which optimizer wrote it")
+        yield say("warning", f"unknown optimizer; its slots are {', '.join(slots[:8])}", "please report which optimizer wrote it")
     elif seen.spec is not None and seen.spec.assumed:
-        yield say("warning", seen.spec.assumed, "where it is of Adam's kind, say so to the probe: --as adamw")
+        yield say("warning", seen.spec.assumed, "if it is an Adam variant, tell the probe: --as adamw")
     elif seen.spec is not None and seen.spec.caution:
         yield say("note", seen.spec.caution)
 
@@ -178,7 +178,7 @@ def shapes_disagree(seen: Structure) -> Iterator[Finding]:
     }
     rows = [row for row in seen.with_state if row.entry.position in differ] if differ else []
     if rows and (seen.spec is None or seen.spec.moment not in {"blocks", "projected"}):
-        yield say("error", f"the moments of {plural(len(rows), 'parameter')} differ in shape", "the file was put together wrongly: use another", rows)
+        yield say("error", f"the moments of {plural(len(rows), 'parameter')} differ in shape", "the file was assembled wrongly: use another", rows)
 
 
 def step_is_missing(seen: Structure) -> Iterator[Finding]:
@@ -192,7 +192,7 @@ def step_is_missing(seen: Structure) -> Iterator[Finding]:
         yield say(
             "warning",
             f"{plural(len(rows), 'parameter')} have no step: bias correction is not possible",
-            "give --step N (trainer_state.json has global_step)",
+            "pass --step N (trainer_state.json has global_step)",
             rows,
         )
 
@@ -201,7 +201,7 @@ def step_is_zero(seen: Structure) -> Iterator[Finding]:
     """Moments at step 0 were made, not learned: v / (1 - beta2**0) is 0 / 0."""
     rows = [row for row in seen.with_state if row.step == 0]
     if rows:
-        yield say("warning", f"{plural(len(rows), 'parameter')} stand at step 0: their moments hold nothing", "use a later checkpoint", rows)
+        yield say("warning", f"{plural(len(rows), 'parameter')} are at step 0: their moments hold nothing", "use a later checkpoint", rows)
 
 
 def steps_differ(seen: Structure) -> Iterator[Finding]:
@@ -243,11 +243,11 @@ def step_against_the_trainer(seen: Structure) -> Iterator[Finding]:
     if not isinstance(known, (int, float)) or isinstance(known, bool) or not steps or max(steps) == known:
         return
     most = max(steps)
-    text = f"the optimizer stands at step {most:g}, the trainer at {known:g}"
+    text = f"the optimizer is at step {most:g}, the trainer at {known:g}"
     if most > known or most < 0.9 * known:
-        yield say("warning", text, "the optimizer was started cold at a resume, or the files are of different checkpoints")
+        yield say("warning", text, "the optimizer was started without its state at a resume, or the files are of different checkpoints")
     else:
-        yield say("note", f"{text}: updates skipped by gradient scaling look like this")
+        yield say("note", f"{text}: gradient scaling skips updates like this")
 
 
 def learning_rate_is_zero(seen: Structure) -> Iterator[Finding]:
@@ -256,7 +256,9 @@ def learning_rate_is_zero(seen: Structure) -> Iterator[Finding]:
     if ended:
         first = ended[0].hyper.get("initial_lr")
         yield say(
-            "note", "lr is 0.0: the schedule had ended" + (f"; it began at {first:g}" if isinstance(first, float) else ""), "take eta from initial_lr"
+            "note",
+            "lr is 0 because the schedule has finished" + (f"; initial_lr is {first:g}" if isinstance(first, float) else ""),
+            "for a probe, use initial_lr as eta",
         )
 
 
@@ -284,7 +286,9 @@ def hyperparameters_out_of_range(seen: Structure) -> Iterator[Finding]:
             if isinstance(value, (int, float)) and (not math.isfinite(value) or (value < 0 and key != "weight_decay")):
                 yield say("error", f"group {group.index}: {key} is {value}", "the file is damaged")
         if group.hyper.get("eps") == 0 and seen.spec is not None and "eps" in seen.spec.needs and seen.spec.moment == "adam":
-            yield say("warning", f"group {group.index}: eps is 0: where v is zero the update is infinite", "give the preconditioner a floor")
+            yield say(
+                "warning", f"group {group.index}: eps is 0: where v is zero the update is infinite", "set max_scale in the preconditioner's Guards"
+            )
 
 
 def adapter_does_not_fit(seen: Structure) -> Iterator[Finding]:

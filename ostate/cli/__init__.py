@@ -5,32 +5,34 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
 
 from ostate import __version__
-from ostate.errors import OutOfMemory
+from ostate.errors import OstateError, OutOfMemory
 
 from .failures import INTERRUPTED, limit_address_space, say
-from .screen import loudness_options
+from .screen import is_json, keep_json, loudness_options, say_error, write
 
 gc.set_threshold(500_000)  # nothing dies while modules load and an index is read; looking for it would take a twentieth of `repair`
 
 COMMANDS: dict[str, str] = {
     # name -> one line for `ostate --help`; the command lies in ostate/cli/<name>.py as `command`
-    "inspect": "Show what an optimizer state holds, in any layout.",
+    "inspect": "Show what an optimizer state holds, in any layout. Read-only.",
     "names": "Print position, name and shape, a line each.",
-    "repair": "Write a state under its parameters' names, proven from the numbers.",
-    "verify": "Do these numbers belong to this adapter, under these names?",
+    "repair": "Write a state with its parameters' names, proven from the tensor values.",
+    "verify": "Check that a state belongs to an adapter, under its names.",
     "validate": "Check that a named file is sound.",
-    "diff": "What differs between two states?",
-    "export": "Give a named file back in another program's layout.",
-    "probe": "Run a tiny probe with a named file: can its preconditioner be trusted?",
-    "report": "Draw the same facts as one page of pictures.",
-    "demo": "Train a tiny LoRA here, break its state, repair it, probe it.",
+    "diff": "Compare two states, or a state and what a resume will train.",
+    "export": "Write a named file in the layout of another program.",
+    "probe": "Run a small probe: can the state's preconditioner be trusted?",
+    "report": "Write one HTML page of plots.",
+    "demo": "Train a tiny LoRA here, misuse its state, repair it, probe with it.",
     "completion": "Print a shell's completion script.",
 }
 
@@ -47,7 +49,19 @@ class _Lazy(click.Group):
         command: click.Command = import_module(f"ostate.cli.{cmd_name}").command
         if not any(param.name == "quiet" for param in command.params):
             command.params += loudness_options()
+        for param in command.params:
+            if param.name == "as_json":
+                param.callback = keep_json
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else f" The commands: {', '.join(COMMANDS)}."
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -74,14 +88,14 @@ def main() -> None:
     """Give a saved optimizer state its parameter names back.
 
     \b
-    Exit codes: 0 fine; 1 done, a person should look; 2 usage; 3 refused, with the reason; 70 a fault of ostate's own.
+    Exit codes: 0 fine; 1 completed with warnings; 2 usage; 3 refused, with the reason; 70 a fault of ostate's own.
 
     \b
     Example:
         ostate inspect checkpoint-500 --adapter checkpoint-500
         ostate repair checkpoint-500 -o lora.ostate.safetensors
 
-    Every option of a command can come from a variable, too: OSTATE_REPAIR_BASE=base-model.
+    Every option can also be set by an environment variable: OSTATE_REPAIR_BASE=base-model.
     """
 
 
@@ -135,6 +149,43 @@ class _Path(_Text):
 
 
 PATH = _Path()
+
+
+class _Model(_Path):
+    """A folder or file that exists, or `org/name` of a model that the local Hugging Face cache holds; nothing is downloaded."""
+
+    name = "model"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if os.path.exists(text) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+            return super().convert(value, param, ctx)
+        from ostate.core.hf_cache import snapshot
+
+        folder = snapshot(text)
+        if not os.path.isdir(folder):
+            self.fail(f"'{text}' is neither a path nor a model in the local Hugging Face cache (looked at {folder}).", param, ctx)
+        return folder
+
+
+MODEL = _Model()
+
+
+def each(paths: Sequence[str], one: Callable[[str], int]) -> None:
+    """Call `one`, which returns an exit code, for every path, and leave with the highest; a path that is refused does not stop the others."""
+    codes = []
+    for i, path in enumerate(paths):
+        if i and not is_json():
+            write("")
+        try:
+            codes.append(one(path))
+        except OstateError as error:
+            if len(paths) == 1:
+                raise
+            say_error(error)
+            codes.append(3)
+    if any(codes):
+        sys.exit(max(codes))
 
 
 def finish(findings_severe: bool) -> None:

@@ -12,7 +12,7 @@ from .screen import write
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print the script that teaches SHELL to complete commands, options and paths.
+    """Print the script that makes SHELL complete commands, options and paths.
 
     \b
     Example:

@@ -12,11 +12,11 @@ from .screen import write
 
 
 @click.command()
-@click.option("--folder", default="ostate-demo", show_default=True, type=click.Path(file_okay=False), help="Where the files go.")
+@click.option("--folder", default="ostate-demo", show_default=True, type=click.Path(file_okay=False), help="Folder to write to.")
 def command(folder: str) -> None:
-    """Train a tiny LoRA here, break its optimizer state as people do, repair it, probe with it.
+    """Train a tiny LoRA here, misuse its optimizer state as people do, repair it, probe with it.
 
-    Half a minute on two cores; no network; nothing outside the folder is touched.
+    Takes half a minute on two cores, uses no network, writes only in the folder.
 
     \b
     Example:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from . import PATH, finish
+from . import MODEL, PATH, finish
 from .screen import reading, show
 
 
@@ -12,19 +12,19 @@ from .screen import reading, show
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH, required=False)
 @click.option(
-    "--for", "wanted", type=PATH, metavar="NAMES|DIR", help="In place of B: what a resume will train, an adapter's folder or a file of names."
+    "--for", "wanted", type=PATH, metavar="NAMES|DIR", help="Instead of B: what a resume will train (an adapter folder, or a file of names)."
 )
-@click.option("--base", type=PATH, metavar="DIR|CONFIG", help="With --for: the base model, which tells the order of an adapter's new parameters.")
-@click.option("--no-values", is_flag=True, help="Compare names, shapes, steps and settings only; read no numbers.")
+@click.option("--base", type=MODEL, metavar="DIR|CONFIG|ORG/NAME", help="With --for: the base model, for the order of an adapter's new parameters.")
+@click.option("--no-values", is_flag=True, help="Compare names, shapes, steps and hyperparameters only; read no tensor values.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/diff-v1.schema.json; with --for: resume-v1).")
 def command(a: str, b: str | None, wanted: str | None, base: str | None, no_values: bool, as_json: bool) -> None:
-    """What differs between the states A and B? Each may be a named file, a state file or a checkpoint folder.
+    """Compare the states A and B. Each may be a named file, a state file or a checkpoint folder.
 
-    Matched by name where both have names, else by position. With --for: why a resume from A refuses or goes wrong, by name, and the
-    command that mends it.
+    Parameters are matched by name if both have names, else by position. With --for: which parameters a resume from A adds, lacks or
+    reorders, by name, and the command that fixes it.
 
     \b
-    Exit codes: 0 nothing differs; 1 something does.
+    Exit codes: 0 no difference; 1 there are differences; 3 refused.
 
     \b
     Example:
@@ -33,7 +33,7 @@ def command(a: str, b: str | None, wanted: str | None, base: str | None, no_valu
         ostate diff lora.ostate.safetensors --for new-adapter/
     """
     if (b is None) == (wanted is None):
-        raise click.UsageError("give a second state B, or --for what a resume will train")
+        raise click.UsageError("pass a second state B, or --for what a resume will train")
     if base is not None and wanted is None:
         raise click.UsageError("--base goes with --for")
     if b is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from . import PATH, finish
+from . import MODEL, PATH, finish
 from .screen import progress, show
 
 LAYOUTS = ("torch", "less", "bergson", "dattri", "ota", "names", "dcp", "deepspeed-universal", "accelerate", "ostate")
@@ -26,20 +26,24 @@ def _renamings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
 
 @click.command()
 @click.argument("file", type=PATH)
-@click.option("--to", required=True, type=click.Choice(LAYOUTS), help="Whose layout. ostate: a named file, for another set of parameters.")
-@click.option("--for", "wanted", type=PATH, metavar="NAMES|DIR", help="The optimizer that will load it: a file of names, or an adapter.")
+@click.option("--to", required=True, type=click.Choice(LAYOUTS), help="The layout to write. ostate: a named file, for another set of parameters.")
+@click.option(
+    "--for", "wanted", type=PATH, metavar="NAMES|DIR", help="The parameters of the optimizer that will load it: a file of names, or an adapter."
+)
 @click.option(
     "--groups",
     type=click.Choice(["auto", "file", "one", "trainer"]),
     default="auto",
-    help="Its groups: as in FILE, one, or Trainer's two; auto: Trainer's where FILE's are.",
+    help="Parameter groups: as in FILE, one, or Trainer's two. auto: Trainer's if FILE has them, else FILE's.",
 )
-@click.option("--base", type=PATH, metavar="DIR|CONFIG", help="The base model, which tells the order of an adapter's new parameters.")
-@click.option("--new", type=click.Choice(["zeros", "cold-step", "sibling", "absent"]), default="zeros", help="What a new parameter gets.")
-@click.option("--rename", multiple=True, callback=_renamings, metavar="FROM=TO", help="Rename by regular expression; may be given again.")
-@click.option("--truncate", is_flag=True, help="Let a parameter that shrank keep the part that fits.")
-@click.option("--adapter", type=PATH, metavar="DIR|FILE", help="The trained weights, for layouts that keep them too.")
-@click.option("--v-hat", is_flag=True, help="bergson, ota: write v freed from its bias.")
+@click.option("--base", type=MODEL, metavar="DIR|CONFIG|ORG/NAME", help="The base model, for the order of an adapter's new parameters.")
+@click.option(
+    "--new", type=click.Choice(["zeros", "cold-step", "sibling", "absent"]), default="zeros", help="The state of a parameter that FILE lacks."
+)
+@click.option("--rename", multiple=True, callback=_renamings, metavar="FROM=TO", help="Rename parameters by regular expression; repeatable.")
+@click.option("--truncate", is_flag=True, help="Keep the part that fits of a parameter that shrank.")
+@click.option("--adapter", type=PATH, metavar="DIR|FILE", help="The trained weights, for layouts that store them.")
+@click.option("--v-hat", is_flag=True, help="bergson, ota: write v bias-corrected.")
 @click.option("--root", default="optim", show_default=True, help="dcp: the optimizer's key (Trainer and accelerate: optimizer).")
 @click.option(
     "--as",
@@ -47,10 +51,10 @@ def _renamings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
     type=click.Choice(["own", "adamw_torch"]),
     default="own",
     show_default=True,
-    help="torch, accelerate: go on in the optimizer that made FILE, or in torch's AdamW.",
+    help="torch, accelerate: for the optimizer that made FILE (own), or for torch's AdamW.",
 )
-@click.option("--strict", is_flag=True, help="Refuse where something would be lost.")
-@click.option("--dry-run", is_flag=True, help="Say what would be kept, made, dropped and lost; write nothing.")
+@click.option("--strict", is_flag=True, help="Refuse if anything would be lost.")
+@click.option("--dry-run", is_flag=True, help="Print what would be kept, added, dropped and lost; write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/export-v1.schema.json).")
 @click.option("-o", "--out", type=click.Path(), metavar="OUT", help="The file or folder to write.")
@@ -58,7 +62,7 @@ def command(file: str, out: str | None, dry_run: bool, as_json: bool, **chosen: 
     """Write the named state FILE in another program's layout, or for another set of trainable parameters.
 
     \b
-    Exit codes: 0 written whole; 1 written, but something was lost or is not proven; 3 refused.
+    Exit codes: 0 written completely; 1 written, with losses or unproven names; 3 refused.
 
     \b
     Example:
@@ -70,7 +74,7 @@ def command(file: str, out: str | None, dry_run: bool, as_json: bool, **chosen: 
     from ostate.report import export_text
 
     if out is None and not dry_run:
-        raise click.UsageError("say where to write: -o OUT (or --dry-run to write nothing)")
+        raise click.UsageError("no output given: pass -o OUT (or --dry-run to write nothing)")
     with progress("writing", unit=""):
         done = program.export(file, chosen.pop("to"), None if dry_run else out, **chosen)
     show(program.as_document(done), export_text.blocks, as_json=as_json)

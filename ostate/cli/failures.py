@@ -13,7 +13,7 @@ from .screen import say_error
 
 REFUSED = 3
 FAULT = 70
-"""EX_SOFTWARE of sysexits.h: an internal error. 1 would say that the work is done and a person should look."""
+"""EX_SOFTWARE of sysexits.h: an internal error. 1 would say that the command completed with warnings."""
 INTERRUPTED = 130
 """128 + SIGINT, as shells say it."""
 LEAST_ADDRESS_SPACE = 192 << 20
@@ -24,7 +24,7 @@ def say(error: Exception) -> int:
     """Print what ended the command to stderr, and return its exit code."""
     refusal = refusal_for(error)
     with suppress(OSError):  # nobody can be reached where stderr is full or closed; the exit code still says it
-        say_error(_fault(error) if refusal is None else refusal, error)
+        say_error(_fault(error) if refusal is None else refusal, error, exit_code=FAULT if refusal is None else REFUSED)
     return FAULT if refusal is None else REFUSED
 
 

@@ -17,7 +17,7 @@ from .screen import reading, say, write
 @checksum
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated, with a header.")
 def command(path: str, as_csv: bool, **chosen: Any) -> None:
-    """Print position, name and shape, a line each: the order that `repair` would write.
+    """Print position, name and shape, one line each: the order that `repair` would write.
 
     \b
     Exit codes: 0 all names are proven; 1 some are not; 3 refused.
@@ -43,5 +43,5 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
         write(text.getvalue().removesuffix("\n"))
     else:
         write("\n".join(f"{position}\t{name}\t{shape}" for position, name, shape in rows))
-    say([Line(f"assumed, not read: {text}") for text in order.assumed], err=True)
+    say([Line(f"assumed, not recorded: {text}") for text in order.assumed], err=True)
     finish(not order.proven)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from . import PATH
+from . import MODEL, PATH
 
 if TYPE_CHECKING:
     from ostate.commands.repair import Options
@@ -34,16 +34,16 @@ class Which(_Which):
 
 
 _NAMING = (
-    click.option("--adapter", type=PATH, metavar="DIR|FILE", help="The trained weights. Default: looked for beside the state and inside it."),
-    click.option("--base", type=PATH, metavar="DIR|CONFIG", help="The base model's folder or config.json (weights, if there, are evidence too)."),
-    click.option("--model", type=PATH, metavar="DIR", help="Folder of full weights, where there is no adapter (full fine-tuning)."),
-    click.option("--order", type=PATH, metavar="FILE", help="Names, one a line, in the optimizer's order."),
-    click.option("--previous", type=PATH, metavar="DIR|FILE", help="An earlier adapter of the same run: what moved since is evidence."),
-    click.option("--adapter-name", metavar="N", help="The adapter's name in the live model, where the files do not tell."),
-    click.option("--state", metavar="FILE", help="Which file of the folder is the state, where several could be."),
-    click.option("--optimizer", type=Which(), metavar="K|NAME", help="Which optimizer, where there are several: its number from 0, or its name."),
-    click.option("--no-evidence", is_flag=True, help="Leave the numbers out: names are then an assumption."),
-    click.option("--strict", is_flag=True, help="Refuse instead of writing only what is proven."),
+    click.option("--adapter", type=PATH, metavar="DIR|FILE", help="The trained weights. Default: searched for beside the state and inside it."),
+    click.option("--base", type=MODEL, metavar="DIR|CONFIG|ORG/NAME", help="The base model: folder, config.json, or org/name in the local HF cache."),
+    click.option("--model", type=MODEL, metavar="DIR|ORG/NAME", help="Full weights, if there is not a adapter (full fine-tuning)."),
+    click.option("--order", type=PATH, metavar="FILE", help="File of parameter names, one per line, in the optimizer's order."),
+    click.option("--previous", type=PATH, metavar="DIR|FILE", help="An earlier adapter of the same run: the change since is used as evidence."),
+    click.option("--adapter-name", metavar="N", help="The adapter's name in the live model, if the files do not record it."),
+    click.option("--state", metavar="FILE", help="The state file, if the folder holds several."),
+    click.option("--optimizer", type=Which(), metavar="K|NAME", help="Which optimizer, if the file holds several: its index from 0, or its name."),
+    click.option("--no-evidence", is_flag=True, help="Do not use tensor values: the names then stay unverified."),
+    click.option("--strict", is_flag=True, help="Refuse instead of writing only the proven names."),
 )
 
 
@@ -56,7 +56,7 @@ def naming(function: _F) -> _F:
 
 def checksum(function: _F) -> _F:
     """Add `--checksum`, for commands that read a state once."""
-    return click.option("--checksum", is_flag=True, help="First compare every byte of the state with the checksums saved in it.")(function)
+    return click.option("--checksum", is_flag=True, help="First check every byte of the state against the checksums stored in it.")(function)
 
 
 class Betas(_Pair):

@@ -17,19 +17,23 @@ if TYPE_CHECKING:
     from ostate.commands.repair import Options
 
 
+_TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+"""Names under which a program expects what torch.save writes."""
+
+
 @click.command()
 @click.argument("path", type=PATH, required=False)
 @naming
 @checksum
-@click.option("--step", type=click.IntRange(min=1), metavar="N", help="Updates taken, where the file does not say.")
-@click.option("--betas", type=Betas(), metavar="B1,B2", help="Decay rates, where the file does not say.")
-@click.option("--eps", type=click.FloatRange(min=0), metavar="E", help="Adam's epsilon, where the file does not say.")
+@click.option("--step", type=click.IntRange(min=1), metavar="N", help="Number of optimizer steps, if the file does not record it.")
+@click.option("--betas", type=Betas(), metavar="B1,B2", help="Adam's betas, if the file does not record them.")
+@click.option("--eps", type=click.FloatRange(min=0), metavar="E", help="Adam's eps, if the file does not record it.")
 @click.option("--keep-dtype", is_flag=True, help="Keep bfloat16 and float16 moments as they are. Default: float32.")
 @click.option("--sha256", is_flag=True, help="Also record a SHA-256 of every tensor.")
-@click.option("--dry-run", is_flag=True, help="Settle the names, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Determine the names, write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/repair-v1.schema.json).")
-@click.option("--batch", metavar="PATTERN", help="Repair every checkpoint that matches, into the folder OUT; what is done already is skipped.")
+@click.option("--batch", metavar="PATTERN", help="Repair every checkpoint that matches into the folder OUT; skip those already done.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Checkpoints at a time, with --batch.")
 @click.option("-o", "--out", type=click.Path(), metavar="OUT", help="The named file to write, for example lora.ostate.safetensors.")
 def command(
@@ -44,7 +48,7 @@ def command(
     sha256: bool,
     **chosen: Any,
 ) -> None:
-    """Write the optimizer state at PATH under its parameters' names, proven from the numbers.
+    """Write the optimizer state at PATH with its parameters' names, proven from the tensor values.
 
     \b
     Verdicts: verified and recovered are proven (exit 0); partial and unverified are written with a warning (exit 1);
@@ -58,17 +62,22 @@ def command(
     """
     if batch is not None:
         if path is not None or out is None or dry_run or as_json:
-            raise click.UsageError("--batch takes a pattern in place of PATH, and a folder: -o OUT")
+            raise click.UsageError("--batch takes a pattern instead of PATH, and a folder: -o OUT")
         _batch(batch, out, options_of(chosen), jobs=jobs, force=force)
         return
     if path is None:
-        raise click.UsageError("say which state: PATH (or --batch PATTERN)")
+        raise click.UsageError("no state given: pass PATH (or --batch PATTERN)")
     from ostate.commands.documents import repair_document
     from ostate.commands.repair import repair
     from ostate.report import verdict_text
 
     if out is None and not dry_run:
-        raise click.UsageError("say where to write: -o OUT (or --dry-run to write nothing)")
+        raise click.UsageError("no output given: pass -o OUT (or --dry-run to write nothing)")
+    if out is not None and out.endswith(_TORCH_ENDINGS):
+        raise click.UsageError(
+            f"'{out}': repair writes a safetensors file, so choose a name like lora.ostate.safetensors; "
+            "`ostate export FILE --to torch` then makes an optimizer.pt of it"
+        )
     with reading("proving" if dry_run else "proving and writing"):
         done = repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
     show(repair_document(path, done), verdict_text.blocks, as_json=as_json)

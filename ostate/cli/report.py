@@ -17,13 +17,13 @@ from .screen import loudness, reading, write
 @click.argument("path", type=PATH, nargs=-1, required=True, metavar="FILE...")
 @naming
 @click.option("--force", is_flag=True, help="Replace an existing output.")
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), metavar="OUT", help="The page to write, for example report.html.")
-def command(path: tuple[str, ...], force: bool, out: str, **chosen: Any) -> None:
-    """Draw named files, or checkpoints, as one page that opens anywhere: no network, no script.
+@click.option("-o", "--out", type=click.Path(dir_okay=False), metavar="OUT", help="The page to write. Default: report.html.")
+def command(path: tuple[str, ...], force: bool, out: str | None, **chosen: Any) -> None:
+    """Write one HTML page of plots from named files or checkpoints. It needs no network and runs no script.
 
     \b
-    Several FILEs of one run: also what changed over training. --adapter adds who matches whom.
-    A checkpoint without names is named first, as `ostate repair` would, and nothing else is written.
+    Several FILEs of one run: also the change over training. --adapter adds the evidence matrices.
+    A checkpoint without names is named first, as `ostate repair` would; only the page is written.
 
     \b
     Example:
@@ -35,8 +35,10 @@ def command(path: tuple[str, ...], force: bool, out: str, **chosen: Any) -> None
     from ostate.core.atomic import refuse_inputs
     from ostate.core.files import recorded
 
+    if out is None:
+        out = "report.html"
     if os.path.exists(out) and not force:
-        raise click.UsageError(f"'{out}' exists: give another name, or --force to replace it")
+        raise click.UsageError(f"'{out}' exists: choose another name, or pass --force to replace it")
     with recorded() as inputs, reading("reading"):
         page = plot.page(path, options=options_of(chosen))
     refuse_inputs([Path(out)], inputs)

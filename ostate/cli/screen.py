@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EPIPE
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
 
-from ostate.errors import OstateError
+from ostate.errors import MOST_REASONS, OstateError
 
 if TYPE_CHECKING:
     from ostate.report.blocks import Block
@@ -20,6 +20,7 @@ Step = Callable[[int, int], None]
 """(done, total), in the unit that `progress` was given; called as often as the work likes."""
 
 _LOUDNESS = "ostate.loudness"
+_JSON = "ostate.json"
 _LONGEST = 900
 """Letters of one line of an error."""
 _PATIENCE = 1.0
@@ -41,12 +42,12 @@ def loudness_options() -> list[click.Option]:
             return
         loudness = -1 if param.name == "quiet" else 1
         if ctx.meta.get(_LOUDNESS, loudness) != loudness:
-            raise click.UsageError("-q and -v say opposite things: give one", ctx)
+            raise click.UsageError("-q and -v exclude each other: pass one of them", ctx)
         ctx.meta[_LOUDNESS] = loudness
 
     return [
         click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=keep, help="Only warnings and errors."),
-        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=keep, help="Every row and name; where an error comes from."),
+        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=keep, help="All rows and names; the traceback of an error."),
     ]
 
 
@@ -54,6 +55,18 @@ def loudness() -> int:
     """Return -1 under `-q`, 1 under `-v`, else 0."""
     ctx = click.get_current_context(silent=True)
     return int(ctx.meta.get(_LOUDNESS, 0)) if ctx is not None else 0
+
+
+def keep_json(ctx: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: ARG001
+    """Remember `--json`, so that a refusal is a JSON document too."""
+    ctx.meta[_JSON] = value
+    return value
+
+
+def is_json() -> bool:
+    """Tell whether the command prints JSON."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.meta.get(_JSON))
 
 
 def show(document: Mapping[str, Any], blocks: Blocks, *, as_json: bool = False) -> None:
@@ -89,14 +102,18 @@ def say(blocks: list[Block], *, err: bool = False) -> None:
         write("\n".join(plain(blocks, most=most)), err=err)
 
 
-def say_error(error: OstateError, cause: Exception | None = None) -> None:
-    """Print what, where and fix to stderr; under `-v` also the traceback of what it comes from: `cause`, or itself."""
+def say_error(error: OstateError, cause: Exception | None = None, *, exit_code: int = 3) -> None:
+    """Print what, where, why and fix to stderr, under `-v` also the traceback of `cause`, or its own; under `--json` also a document to stdout."""
     from ostate.report.text import printable
 
     mark = click.style("Error:", fg="red", bold=True) if wants_colour(sys.stderr) else "Error:"
     lines = [f"{mark} {_cut(printable(error.what))}"]
     if error.where:
         lines.append(f"  at:  {_cut(printable(error.where))}")
+    most = len(error.why) if loudness() > 0 else MOST_REASONS
+    lines += [f"  -    {_cut(printable(reason))}" for reason in error.why[:most]]
+    if error.why[most:]:
+        lines.append(f"  -    … {len(error.why) - most} more (-v shows all)")
     if error.fix:
         lines.append(f"  fix: {printable(error.fix)}")
     if loudness() > 0:
@@ -104,6 +121,11 @@ def say_error(error: OstateError, cause: Exception | None = None) -> None:
 
         lines += ["", *(printable(line) for whole in traceback.format_exception(cause or error) for line in whole.splitlines())]
     write("\n".join(lines), err=True)
+    if is_json():
+        from ostate.report.json_text import as_json, error_document
+
+        with suppress(OstateError):  # standard output is what failed, and the words above say so
+            write(as_json(error_document(error, exit_code)))
 
 
 def _cut(text: str) -> str:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from . import PATH, finish
-from .screen import reading, show
+from . import PATH, each
+from .screen import reading, say, show
 
 
 @click.command()
-@click.argument("file", type=PATH)
-@click.option("--deep", is_flag=True, help="Read every byte: digests, and the rules on numbers.")
+@click.argument("files", type=PATH, nargs=-1, required=True, metavar="FILE...")
+@click.option("--deep", is_flag=True, help="Read every byte: check digests and tensor values.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/validate-v1.schema.json).")
-def command(file: str, deep: bool, as_json: bool) -> None:
-    """Is FILE a sound named state? Schema, shapes, offsets, names, groups, ranges; with --deep also every byte.
+def command(files: tuple[str, ...], deep: bool, as_json: bool) -> None:
+    """Check that FILE is a sound named state: schema, shapes, offsets, names, groups, ranges; with --deep also every byte.
+
+    Several FILEs are checked one after another; with --json a document each.
 
     \b
-    Exit codes: 0 sound; 1 sound, but a person should look; 3 not sound.
+    Exit codes: 0 sound; 1 sound, with warnings; 3 not sound.
 
     \b
     Example:
@@ -27,10 +27,14 @@ def command(file: str, deep: bool, as_json: bool) -> None:
     """
     from ostate.commands import validate as validation
     from ostate.report import validation_text
+    from ostate.report.blocks import Line
 
-    with reading("reading"):
-        done = validation.validate(file, deep=deep)
-    show(validation.as_document(done), validation_text.blocks, as_json=as_json)
-    if not done.sound:
-        sys.exit(3)
-    finish(any(finding.severity != "note" for finding in done.findings))
+    def one(file: str) -> int:
+        with reading("reading"):
+            done = validation.validate(file, deep=deep)
+        if len(files) > 1 and not as_json:
+            say([Line(file, "title")])
+        show(validation.as_document(done), validation_text.blocks, as_json=as_json)
+        return int(any(finding.severity != "note" for finding in done.findings)) if done.sound else 3
+
+    each(files, one)

@@ -17,10 +17,10 @@ from .screen import reading, show
 @checksum
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/verify-v1.schema.json).")
 def command(path: str, as_json: bool, **chosen: Any) -> None:
-    """Do the numbers at PATH belong to this adapter, under these names? Writes nothing.
+    """Check that the state at PATH belongs to the adapter, under its names. Read-only.
 
     \b
-    Exit codes: 0 proven; 1 the numbers are silent or leave something undecided; 3 contradicted.
+    Exit codes: 0 proven; 1 not proven, or only in part; 3 contradicted.
 
     \b
     Example:

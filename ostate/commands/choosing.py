@@ -77,9 +77,9 @@ def _refuse_another(asked: Adapter, tried: Sequence[_Tried], best: _Tried | None
         return
     why = f"; {asked.name!r} is what TRL calls the frozen copy" if best.explained == own else ""
     raise Contradiction(
-        f"the numbers are those of the adapter {best.adapter.name!r} beside it: they prove {best.explained} positions of it,"
-        f" {own} of {asked.name!r}{why}",
+        f"the state belongs to the adapter {best.adapter.name!r} beside it",
         where=asked.file,
+        why=(f"the tensor values prove {best.explained} positions of {best.adapter.name!r}, {own} of {asked.name!r}{why}",),
         fix=f"--adapter-name {best.adapter.name}, or --adapter {os.path.dirname(best.adapter.file)}",
     )
 
@@ -107,8 +107,8 @@ def _on_trial(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Ord
         except OrderingError as error:
             raise _with_list(error, found.adapters) from error
     best = max(proven, key=lambda one: one.explained)
-    text = f"the adapter was found beside the checkpoint, and the numbers prove {best.explained} positions of it: {best.adapter.file}"
-    said = Finding(rule="adapter-beside", severity="note", text=text, fix="--adapter DIR says which one")
+    text = f"the adapter was found beside the checkpoint; the tensor values prove {best.explained} of its positions: {best.adapter.file}"
+    said = Finding(rule="adapter-beside", severity="note", text=text, fix="choose another with --adapter DIR")
     order = _with_rivals(best, proven, found.adapters)
     return best.adapter, replace(order, findings=(*order.findings, said))
 
@@ -119,11 +119,11 @@ def _with_rivals(best: _Tried, tried: Sequence[_Tried], adapters: Sequence[Adapt
     equal = [one for one in others if one.explained >= best.explained and one.adapter.name not in _FROZEN]
     order = best.order
     if equal and order.from_keys:
-        text = f"the state is that of the adapter {best.adapter.name!r}, not of {_listed(one.adapter for one in equal)} beside it"
+        text = f"the state belongs to the adapter {best.adapter.name!r}, not to {_listed(one.adapter for one in equal)} beside it"
         order = assumed.assume(order, (text,), (text,))
     left = [adapter for adapter in adapters if adapter is not best.adapter]
-    text = f"the state is read with {best.adapter.file} ({best.explained} positions proven); left aside: {', '.join(one.file for one in left)}"
-    said = Finding(rule="adapter-chosen", severity="note", text=text, fix="--adapter DIR or --adapter-name N says which one")
+    text = f"the state is read with {best.adapter.file} ({best.explained} positions proven); not used: {', '.join(one.file for one in left)}"
+    said = Finding(rule="adapter-chosen", severity="note", text=text, fix="choose another with --adapter DIR or --adapter-name N")
     return replace(order, findings=(*order.findings, said))
 
 
@@ -134,4 +134,6 @@ def _listed(adapters: object) -> str:
 def _with_list(error: OrderingError, adapters: Sequence[Adapter]) -> OrderingError:
     """Return the refusal with the adapters that were tried."""
     files = ", ".join(adapter.file for adapter in adapters[:MOST_TRIED])
-    return type(error)(error.what, where=error.where, fix=f"{error.fix}; adapters that lie near: {files} (--adapter FILE says which one)")
+    why = (*error.why[:1], f"adapters nearby: {files}", *error.why[1:])
+    fix = error.fix if "--adapter" in error.fix else f"{error.fix}, or choose an adapter with --adapter FILE"
+    return type(error)(error.what, where=error.where, why=why, fix=fix)

@@ -88,10 +88,10 @@ def export(
     if to != "ostate" and to not in EXPORTERS:
         raise ExportError(f"no layout is called {to!r}", fix=f"one of {', '.join([*EXPORTERS, 'ostate'])}")
     if taken_as != "own" and to not in ("torch", "accelerate"):
-        raise ExportError(f"{to} has one form for all optimizers", where=f"--as {taken_as}", fix="leave --as out")
+        raise ExportError(f"{to} is the same for all optimizers", where=f"--as {taken_as}", fix="drop --as")
     if v_hat and (to == "ostate" or not EXPORTERS[to].v_hat):
         able = ", ".join(name for name, exporter in EXPORTERS.items() if exporter.v_hat)
-        raise ExportError(f"{to} takes v as the optimizer keeps it", where="--v-hat", fix=f"leave --v-hat out; it is for {able}")
+        raise ExportError(f"{to} takes v as the optimizer keeps it", where="--v-hat", fix=f"drop --v-hat; it is for {able}")
     with recorded() as inputs:
         given = state if isinstance(state, NamedState) else store.load(state)
         known = len(given.findings)
@@ -110,7 +110,7 @@ def export(
     ]
     lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]
     if strict and lost:
-        raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "leave --strict out to accept it")
+        raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "drop --strict to accept it")
     path = "" if out is None else _write(given, to, Path(out), export_options, inputs, force=force)
     return Exported(to=to, path=path, state=given, findings=tuple(findings))
 
@@ -140,12 +140,12 @@ def _proof(state: NamedState) -> list[Finding]:
         return []
     said = []
     if ordering.assumed:
-        text = f"whoever loads this by name relies on what was assumed, not read: {'; '.join(ordering.assumed)}"
-        said.append(Finding(rule="export-assumed", severity="note", text=text, fix="--for or --rename spells them otherwise"))
+        text = f"the names rest on an assumption: {'; '.join(ordering.assumed)}"
+        said.append(Finding(rule="export-assumed", severity="note", text=text, fix="if it is wrong, pass --for or --rename"))
     if ordering.proven:
         return said
-    text = f"the names are {ordering.verdict}: whoever loads this relies on them"
-    fix = "see `ostate validate` and `ostate verify`"
+    text = f"the names are {ordering.verdict}: the program that loads this relies on them"
+    fix = "check them with `ostate verify`"
     return [*said, Finding(rule="export-unproven", severity="warning", text=text, names=ordering.undecided, fix=fix)]
 
 
@@ -158,9 +158,9 @@ def _missing(state: NamedState, to: str) -> list[Finding]:
     text = missing_positions(state)
     if not text:
         return []
-    fix = "give --for an adapter, a file of names or a live model: the parameters of the optimizer that will load it"
+    fix = "pass --for an adapter, a file of names or a live model: the parameters of the optimizer that will load it"
     if to != "ostate" and EXPORTERS[to].positional:
-        raise ExportError(f"{text}: they got no name, and who loads this counts positions", where=to, fix=fix)
+        raise ExportError(f"{text}: they got no name, and this layout counts positions", where=to, fix=fix)
     return [Finding(rule="export-positions-missing", severity="warning", text=f"{text}: they got no name when the state was repaired", fix=fix)]
 
 
@@ -174,7 +174,7 @@ def _write(state: NamedState, to: str, out: Path, export_options: ExportOptions,
     if exporter.file is not None:
         check_target(out, force=force, inputs=tuple(sources))
     elif out.exists() and not force:
-        raise ExportError("the output exists already", where=str(out), fix="give --force to replace it, or another name")
+        raise ExportError("the output exists already", where=str(out), fix="pass --force to replace it, or choose another name")
     refuse_inputs([out], sources)
     temporary = beside(out)
     try:

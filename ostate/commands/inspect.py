@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -21,6 +22,8 @@ from ostate.read import named_file, read
 
 if TYPE_CHECKING:
     from ostate.core.naming import Adapter, NamedState
+
+_BARE = re.compile(r"[\w@%+=:,./~-]+", re.ASCII)
 
 
 class Fit(NamedTuple):
@@ -50,6 +53,8 @@ class Inspection(NamedTuple):
     findings: tuple[Finding, ...]
     values: Mapping[str, Any] = MappingProxyType({})
     """Slot -> counts and ranges, only when asked for."""
+    asked: str | None = None
+    """`--adapter` as it was passed."""
 
     def __repr__(self) -> str:
         return brief(self)
@@ -98,7 +103,7 @@ def inspect(
             announce(lambda: stored_bytes(raw))
             found, seen = judging.values(raw)
         findings += seen
-    return Inspection(raw=raw, fit=fit, findings=tuple(findings), values=found)
+    return Inspection(raw=raw, fit=fit, findings=tuple(findings), values=found, asked=None if adapter is None else os.fspath(adapter))
 
 
 def _names_not_in(raw: RawState, adapter: Adapter) -> list[Finding]:
@@ -116,9 +121,9 @@ def not_in_adapter(names: Sequence[str], rule: str, adapter: str) -> Finding:
     return Finding(
         rule="names-not-in-adapter",
         severity="warning",
-        text=f"{len(names)} of the names that {rule} gives {'is' if len(names) == 1 else 'are'} no tensor of {adapter}",
-        fix="give the adapter of this run, or an order with the names of its live model (--order FILE); a parameter that was trained and not saved "
-        "keeps the name that was recorded",
+        text=f"{len(names)} of the names that {rule} gives {'is' if len(names) == 1 else 'are'} not in {adapter}",
+        fix="pass the adapter of this run, or the names of its live model (--order FILE); a parameter that was trained and not saved "
+        "keeps its recorded name",
         names=tuple(names),
     )
 
@@ -236,7 +241,33 @@ def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
         },
         "values": plain_document(dict(seen.values)) or None,
         "findings": [finding.as_dict() for finding in seen.findings],
+        "next": _next(seen),
     }
+
+
+def _next(seen: Inspection) -> dict[str, str] | None:
+    """Return what would go wrong with the state as it is, and the command to run next; None where no command helps."""
+    raw = seen.raw
+    if not any(entry.has_state for entry in raw.entries) or any(finding.severity == "error" for finding in seen.findings):
+        return None
+    path = quoted(raw.source)
+    adapter = f" --adapter {quoted(seen.asked)}" if seen.asked is not None else ""
+    if raw.layout == "named":
+        risk = "the names were written by ostate; the tensor values can be compared with the adapter again at any time"
+        return {"risk": risk, "command": f"ostate verify {path}{adapter or ' --adapter DIR'}"}
+    if raw.recorded and raw.layout != "torch":
+        risk = "names are recorded; `ostate repair` proves them from the tensor values and writes one file that loads by name"
+    elif raw.recorded:
+        risk = "names are recorded, but torch ignores them: it loads by position, and compares neither names nor shapes"
+    else:
+        risk = "without names torch loads by position, and compares neither names nor shapes: other parameters get these moments without an error"
+    name = os.path.basename(os.path.abspath(raw.source)).rpartition(".")
+    return {"risk": risk, "command": f"ostate repair {path}{adapter} -o {quoted(name[0] or name[2])}.ostate.safetensors"}
+
+
+def quoted(path: str) -> str:
+    """Return a path as a shell takes it."""
+    return path if _BARE.fullmatch(path) else "'" + path.replace("'", "'\\''") + "'"
 
 
 @cache  # a state has thousands of slots, of a few kinds

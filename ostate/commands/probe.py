@@ -19,7 +19,7 @@ from .repair import verify
 if TYPE_CHECKING:
     from ostate.probe.measure.protocol import ProbeReport
 
-_FIX = "give the adapter that was saved with this state: same run, same step"
+_FIX = "pass the adapter that was saved with this state: same run, same step"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def probe(
     named = load(files.state)
     if taken_as is not None:
         if taken_as not in OPTIMIZERS:
-            raise ProbeError(f"no optimizer is called {taken_as!r}", where="--as", fix="docs/optimizers.md lists them; adamw, most often")
+            raise ProbeError(f"no optimizer is called {taken_as!r}", where="--as", fix="docs/optimizers.md lists them; usually adamw")
         named = replace(named, optimizer=taken_as)
     own, known = of_this_adapter(named, files.state, files.adapter)
     model = loading.load_model(files.model, files.adapter, dtype=getattr(torch, dtype), device=device)
@@ -100,9 +100,9 @@ def of_this_adapter(state: NamedState, path: str, adapter: str) -> tuple[bool, t
     if verify(path, adapter=adapter).verdict == "unverified":
         # A state that was saved live records no adapter: that alone is no reason to worry anybody.
         severity: Severity = "note" if recorded is None else "warning"
-        text = "the state's numbers could not be compared with this adapter: nothing says that the two are of one run"
+        text = "the state could not be compared with this adapter: they may be of different runs"
         return False, (Finding(rule="state-of-unknown-run", severity=severity, text=text, fix=_FIX),)
     if recorded is None:
         return False, ()
-    text = "this adapter is not the file that the state was repaired with; the numbers fit it: another step of the run, or the same saved anew"
+    text = "this adapter is not the file that the state was repaired with, but the tensor values fit it: another step of the run, or a new copy"
     return False, (Finding(rule="adapter-not-the-recorded-one", severity="warning", text=text, fix=_FIX),)

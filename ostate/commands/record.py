@@ -38,9 +38,9 @@ def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[l
         foreign_params = [place for place, parameter in enumerate(group["params"]) if id(parameter) not in known]
         if foreign_params:
             raise OrderingError(
-                f"{len(foreign_params)} of {len(group['params'])} tensors of the group are no parameters of this model",
+                f"{len(foreign_params)} of {len(group['params'])} tensors of the group are not parameters of this model",
                 where=f"param_groups[{index}]['params'][{foreign_params[0]}]",
-                fix="give the model that the optimizer was made for; DeepSpeed and FSDP1's flat tensors have no names, their own files record them",
+                fix="pass the model that the optimizer was made for; DeepSpeed and FSDP1's flat tensors have no names, their own files record them",
             )
         found.append([known[id(parameter)] for parameter in group["params"]])
     return found

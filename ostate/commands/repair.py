@@ -11,7 +11,7 @@ from ostate import checks, ordering, store
 from ostate.checks import copied, judging
 from ostate.core.brief import brief
 from ostate.core.files import announce, recorded
-from ostate.core.naming import EXPLICIT, Adapter, NamedState, Ordering, Question, settled
+from ostate.core.naming import EXPLICIT, Adapter, NamedState, Ordering, Question, first_rule, settled
 from ostate.core.state import Finding, RawState
 from ostate.core.tensors import shape_text
 from ostate.errors import CheckError, ReadError, refusing
@@ -179,7 +179,7 @@ def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[Raw
     """
     raw = open_state(path, state=options.state, optimizer=options.optimizer, checksum=options.checksum)
     if raw.layout == "named" and not named_too:
-        raise ReadError("this file has its names already", where=path, fix="use `ostate verify`, `validate` or `export` on it")
+        raise ReadError("this file already has names", where=path, fix="use `ostate verify`, `validate` or `export` on it")
     found = candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
     return raw, found._replace(adapters=tuple(with_live_form(adapter, raw) for adapter in found.adapters))
 
@@ -192,7 +192,15 @@ def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Ada
 def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: Sequence[str] = ()) -> Ordering:
     """Return the names that stand, by claims and numbers, or refuse. `near`: weight files to tell of where there is no adapter."""
     previous = adapters.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
-    question = Question(raw=raw, adapter=adapter, base=options.base, order=options.order, adapter_name=options.adapter_name, previous=previous)
+    question = Question(
+        raw=raw,
+        adapter=adapter,
+        base=options.base,
+        order=options.order,
+        adapter_name=options.adapter_name,
+        previous=previous,
+        evidence=options.evidence,
+    )
     claims, rejected = ordering.claims(question, EXPLICIT)
     if not claims:
         claims, rejected = ordering.claims(question)
@@ -232,20 +240,14 @@ def _untested_reason(adapter: Adapter | None, options: Options, near: Sequence[s
         return "--no-evidence was given"
     if adapter is not None:
         return None
-    listed = f"; weights that lie near: {', '.join(near[:MOST_LISTED])}" if near else ""
-    return f"no adapter was found: give --adapter{listed}"
-
-
-def _numbers_ways(options: Options, adapter: Adapter | None) -> str:
-    """Return what would let the numbers be asked, of what was not given yet."""
-    if not options.evidence:
-        return "leave --no-evidence out"
-    return "pass --adapter DIR (of the same save)" if adapter is None else advice.ways(options, advice.PREVIOUS, advice.BASE)
+    listed = f"; weight files nearby: {', '.join(near[:MOST_LISTED])}" if near else ""
+    return f"no adapter was found{listed}"
 
 
 def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, options: Options) -> list[Finding]:
     """Say aloud what is not proven."""
     said = list(found.findings)
+    passed = advice.Given(adapter=adapter, order=options.order, base=options.base, previous=options.previous, evidence=options.evidence)
     spelled = {name for finding in said if finding.severity == "warning" for name in finding.names}
     explicit = adapter is not None and found.explicit
     lacking = {name for name, key in zip(found.names, found.keys) if explicit and key is None}
@@ -255,19 +257,19 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, o
             Finding(
                 rule="order-unverified",
                 severity="warning",
-                text=f"the names come from {found.rule} and the numbers could neither confirm nor refute them",
-                fix=f"treat them as an assumption; to let the numbers speak, {_numbers_ways(options, adapter)}",
+                text=f"the names come from {first_rule(found.rule)}; the tensor values neither confirm nor contradict them",
+                fix=f"treat them as an assumption; to check them: {advice.ways(passed, advice.PREVIOUS, advice.BASE)}",
             )
         )
     elif not found.proven and (undecided := tuple(name for name in found.undecided if name not in lacking and name not in spelled)):
         left = found.evidence.open if found.evidence is not None else ()
-        than = f": not distinguished from {left[0][0]}" if left else ""
+        than = f"; not excluded: {left[0][0]}" if left else ""
         said.append(
             Finding(
                 rule="order-undecided",
                 severity="warning",
-                text=f"{len(undecided)} names rest on {found.rule}; the numbers prove the others{than}",
-                fix=f"to let the numbers decide these too, {advice.ways(options, advice.PREVIOUS, advice.BASE)}",
+                text=f"{len(undecided)} names come from {first_rule(found.rule)} only; the tensor values prove the others{than}",
+                fix=f"to prove these too: {advice.ways(passed, advice.PREVIOUS, advice.BASE)}",
                 names=undecided,
             )
         )
@@ -282,7 +284,7 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, o
                 rule="positions-left-out",
                 severity="warning",
                 text=f"{len(left_out)} of {sum(entry.has_state for entry in raw.entries)} positions with state got no name and were left out",
-                fix=f"to name them too, {advice.ways(options, advice.ORDER, advice.BASE)}",
+                fix=f"to name them too: {advice.ways(passed, advice.ORDER, advice.BASE)}",
                 names=tuple(left_out),
             )
         )

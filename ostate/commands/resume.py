@@ -64,9 +64,9 @@ class Change:
             return "torch refuses: loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
         wrong = len(self.moved) + len(self.adds) + len(self.reshaped)
         return (
-            f"torch loads it without a word, and {wrong} parameters get moments that are not theirs"
+            f"torch loads it without an error, and {wrong} parameters get moments that are not theirs"
             if wrong
-            else "torch loads it, each where it belongs"
+            else "torch loads it, each parameter where it belongs"
         )
 
 
@@ -130,7 +130,7 @@ def _way(
             failed = error
             continue
         return _command(state, wanted, base, groups, [*(["--new", new] * (new != "zeros")), *(["--truncate"] * truncate)]), ()
-    text = f"no command makes this state fit: {failed.what if failed else ''}"
+    text = f"no export makes this state fit: {failed.what if failed else ''}"
     return "", (
         Finding(rule="resume-impossible", severity="error", text=text, fix=failed.fix if failed else "", names=(failed.where,) if failed else ()),
     )

@@ -144,7 +144,7 @@ def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
     for group, line in enumerate(optimizer.param_groups):
         for parameter in line["params"]:
             if id(parameter) not in names:
-                raise ProbeError("the optimizer holds a parameter that the model does not have", fix="give the model that it was made for")
+                raise ProbeError("the optimizer holds a parameter that the model does not have", fix="pass the model that it was made for")
             state = optimizer.state.get(parameter)
             if state:
                 out.append(_Held(names[id(parameter)], group, sum(len(g["params"]) for g in optimizer.param_groups[:group]), parameter, state))

@@ -51,12 +51,12 @@ def refuse_targets(targets: Sequence[Path], sources: Sequence[str], *, force: bo
     """
     for target in targets:
         if target.is_dir():
-            raise StoreError("the output is a folder", where=str(target), fix="give a file name, e.g. lora.ostate.safetensors")
+            raise StoreError("the output is a folder", where=str(target), fix="pass a file name, e.g. lora.ostate.safetensors")
         there = target.exists()
         if there and any(_same(target, source) for source in sources):
-            raise StoreError(INPUT, where=str(target), fix="give another output name")
+            raise StoreError(INPUT, where=str(target), fix="choose another output name")
         if (there or target.is_symlink()) and not force:
-            raise StoreError("the output exists already", where=str(target), fix="give --force to replace it, or another name")
+            raise StoreError("the output exists already", where=str(target), fix="pass --force to replace it, or choose another name")
 
 
 def refuse_inputs(targets: Sequence[Path], inputs: Iterable[str]) -> None:
@@ -70,9 +70,9 @@ def refuse_inputs(targets: Sequence[Path], inputs: Iterable[str]) -> None:
     for target in there:
         source = next((source for source in read if _same(target, source)), None)
         if source is not None:
-            raise StoreError(INPUT, where=str(target), fix="give another output name")
+            raise StoreError(INPUT, where=str(target), fix="choose another output name")
         if target.is_dir() and (held := next((source for source in read if _holds(target, source)), None)) is not None:
-            raise StoreError("the output folder holds one of the inputs, which are never changed", where=held, fix="give another output folder")
+            raise StoreError("the output folder holds one of the inputs, which are never changed", where=held, fix="choose another output folder")
 
 
 INPUT = "the output is one of the inputs, which are never changed"
@@ -156,7 +156,7 @@ def publish_folder(temporary: Path, final: Path, *, force: bool) -> None:
     except OSError as error:
         if old.exists():
             old.rename(final)
-        raise StoreError("the output exists already", where=str(final), fix="give --force to replace it, or another name") from error
+        raise StoreError("the output exists already", where=str(final), fix="pass --force to replace it, or choose another name") from error
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -165,8 +165,8 @@ def _rename_new(path: Path, final: Path) -> None:
     try:
         os.link(path, final)
     except FileExistsError as error:
-        raise StoreError("another writer was faster: the output exists now", where=str(final), fix="look at it before --force") from error
+        raise StoreError("another program wrote the output meanwhile", where=str(final), fix="look at it before --force") from error
     except OSError:  # a file system without hard links
         if final.exists():
-            raise StoreError("another writer was faster: the output exists now", where=str(final), fix="look at it before --force") from None
+            raise StoreError("another program wrote the output meanwhile", where=str(final), fix="look at it before --force") from None
         path.rename(final)

@@ -149,7 +149,7 @@ def read_at(path: str, offset: int, length: int) -> bytes:
     data = _read_remote(path, offset, length) if is_remote(path) else _read_local(path, offset, length)
     if len(data) != length:
         raise ReadError(
-            f"the file ends early: {length} bytes wanted at {offset}, {len(data)} there",
+            f"the file ends early: {length} bytes expected at {offset}, {len(data)} present",
             where=path,
             fix="the copy is incomplete or still being written: copy it again",
         )
@@ -290,7 +290,7 @@ def _object(path: str) -> _Object:
     except _failures() as error:
         raise ReadError(f"cannot open: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
     if not isinstance(size, int) or not handle.seekable():
-        raise ReadError("the server tells no size or serves no ranges", where=path, fix="download it, and give the file")
+        raise ReadError("the server sends no file size or does not support byte ranges", where=path, fix="download it, and pass the path of the file")
     _remote[path] = _Object(handle, size)
     while len(_remote) > _MOST_REMOTE:
         _remote.popitem(last=False)[1].handle.close()

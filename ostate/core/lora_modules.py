@@ -69,7 +69,7 @@ def starts_at_zero(adapter: Adapter) -> str | None:
 def balance_holds(adapter: Adapter) -> str | None:
     """Return None when the loss sees the two factors through their product alone and both are trained, else why not."""
     tuner = str(adapter.config.get("peft_type", "LORA")).upper()
-    return f"{tuner}: the loss does not see A and B through B A alone" if tuner in _OTHER_TUNERS else None
+    return f"{tuner}: the loss depends on A and B not only through B A" if tuner in _OTHER_TUNERS else None
 
 
 def canonical(array: np.ndarray, *, zero: bool, flipped: bool) -> np.ndarray:

@@ -37,7 +37,7 @@ def mentions_manifest(header: bytes) -> bool:
     return b'"ostate"' in header
 
 
-def files_of_index(path: str, *, error: type[OstateError] = ReadError, fix: str = "give the folder with all the files") -> list[str]:
+def files_of_index(path: str, *, error: type[OstateError] = ReadError, fix: str = "pass the folder with all the files") -> list[str]:
     """Return the names of the files that an index lists, sorted.
 
     Args:

@@ -123,7 +123,7 @@ def named_parameters(model: Any, *, error: type[OstateError] = OrderingError) ->
             raise error(
                 f"two parameters are called {name!r} once the wrappers' segments are taken out",
                 where=full,
-                fix=f"rename the submodule that is called like a wrapper ({', '.join(sorted(WRAPPERS))}), or give the inner model",
+                fix=f"rename the submodule that is called like a wrapper ({', '.join(sorted(WRAPPERS))}), or pass the inner model",
             )
         found.append((name, parameter))
     return found

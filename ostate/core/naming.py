@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PROVEN = ("verified", "recovered")
 """Verdicts of an order that the numbers bear out whole."""
+ALL_TESTS = "all tests"
+"""The key of `Evidence.silent` where no test was run at all."""
 EXPLICIT = ("recorded", "given")
 """Sources that the file or the user speaks through: they outrank every inference."""
 
@@ -84,6 +86,11 @@ class Claim:
     def explicit(self) -> bool:
         """True for names that the file or the user gives: they outrank every inference."""
         return self.source in EXPLICIT
+
+
+def first_rule(rule: str) -> str:
+    """Return the first of several rules that give the same order."""
+    return rule.partition("; ")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +326,8 @@ class Question:
     adapter_name: str | None = None
     previous: Adapter | None = None
     """`--previous`: an earlier adapter of the same run."""
+    evidence: bool = True
+    """False under `--no-evidence`."""
 
     def __repr__(self) -> str:
         return brief(self)

@@ -40,7 +40,7 @@ class Head(NamedTuple):
     """Bytes of all tensors."""
 
 
-def read_head(path: str, *, error: type[OstateError] = ReadError, fix: str = "copy the file again, or give another one") -> Head:
+def read_head(path: str, *, error: type[OstateError] = ReadError, fix: str = "copy the file again, or choose another one") -> Head:
     """Read and check the header, without reading a tensor.
 
     Args:
@@ -61,7 +61,7 @@ def read_head(path: str, *, error: type[OstateError] = ReadError, fix: str = "co
         raise error(f"not a safetensors file, or cut short: {size} bytes, header of {length}", where=path, fix=fix)
     raw = read_at(path, 8, length)
     if raw.count(b"[") + raw.count(b"{") > 1000 + length // SPARSEST:
-        raise error("the safetensors header is no list of tensors", where=path, fix=fix)
+        raise error("the safetensors header is not a list of tensors", where=path, fix=fix)
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as damage:
@@ -91,7 +91,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return table
 
 

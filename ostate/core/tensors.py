@@ -194,7 +194,7 @@ class TensorRef(Fields):
             ReadError: more than one element.
         """
         if self.numel != 1:
-            raise ReadError(f"one element wanted, the tensor has shape {self.shape}")
+            raise ReadError(f"one element expected, the tensor has shape {self.shape}")
         import struct
 
         part = self.parts[0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ostate.core.lora_modules import starts_at_zero
-from ostate.core.naming import Adapter, Claim, Evidence
+from ostate.core.naming import ALL_TESTS, Adapter, Claim, Evidence
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
 from ostate.evidence import order
@@ -58,7 +58,7 @@ class Comparison:
             untested: why no number is to be read; None: they are.
         """
         self.raw, self.adapter, self.previous, self.base = raw, adapter, previous, base
-        self.untested = untested if untested is not None or adapter is not None else "no adapter was found: give --adapter"
+        self.untested = untested if untested is not None or adapter is not None else "no adapter was found"
         self.own = own
         self.stated = tuple(entry.position for entry in raw.entries if entry.has_state)
         self._looks: Looks | None = None
@@ -143,7 +143,7 @@ class Comparison:
         from . import ask as evidence  # tables of pairs, rarely needed
 
         if self.untested is not None or self.adapter is None or not self._affordable():
-            return self.silence(self.untested or "more modules of one shape than the search has memory for")
+            return self.silence(self.untested or "too many modules of one shape for the memory of the search")
         return evidence.verify(claim.keys, self.raw, self.adapter, previous=self.previous, base=self.base)
 
     def recover(self) -> Evidence:
@@ -154,12 +154,12 @@ class Comparison:
         from . import recover  # tables of pairs, rarely needed
 
         if self.untested is not None or self.adapter is None or not self._affordable():
-            return self.silence(self.untested or "more modules of one shape than the search has memory for")
+            return self.silence(self.untested or "too many modules of one shape for the memory of the search")
         return recover.recover(self.raw, self.adapter, previous=self.previous, base=self.base)
 
     def silence(self, reason: str) -> Evidence:
         """Return the evidence of numbers that were not asked."""
-        return Evidence(verdict="silent", undecided=self.stated, silent={"all tests": reason})
+        return Evidence(verdict="silent", undecided=self.stated, silent={ALL_TESTS: reason})
 
     def _affordable(self) -> bool:
         count: dict[tuple[int, ...], int] = {}
@@ -180,10 +180,10 @@ class Comparison:
 
     def _silent(self, digits: float, against: tuple[tuple[int, str, str], ...], places: Sequence[Place]) -> Evidence:
         needed = -np.log10(order.MOST_CHANCE)
-        why = self._untested(self.looks) or {"gauge": f"no better than chance ({digits:.1f} digits of the {needed:.0f} that it takes)"}
+        why = self._untested(self.looks) or {"gauge": f"no better than chance ({digits:.1f} digits; {needed:.0f} are needed)"}
         known = [place for place in places if place.zero is not None and self.looks.modules[place.module].displaced[0]]
         if self.looks.displaced and self.looks.source.start is None and known and not any(self.looks.plain(place).weight for place in known):
-            why = {"all tests": "the adapter was never trained: every factor that starts at zero is zero still"}
+            why = {ALL_TESTS: "the adapter was never trained: every factor that starts at zero is still zero"}
         return Evidence(
             verdict="contradicted" if against else "silent",
             undecided=self.stated,
@@ -204,7 +204,7 @@ class Comparison:
         assert self.adapter is not None
         method = METHODS.get(method_of(self.adapter))
         if not any(unit.group for unit in looks.modules):
-            why = (method.silent if method is not None else "") or "the weights hold nothing that has a gauge of its own"
+            why = (method.silent if method is not None else "") or "the weights contain no LoRA pairs or other factors that can be tested"
             return {"displacement": why, "balance": why}
         if looks.displaced:
             return {}

@@ -42,7 +42,7 @@ def with_masters(evidence: Evidence, keys: Sequence[str | None], raw: RawState, 
         (position, key, found[0]) for position, found in agrees.items() if (key := keys[position]) is not None and found and key not in found
     )
     if not proven and not against:
-        why = "they equal no tensor of this adapter: another step, or not trained yet"
+        why = "they equal no tensor of this adapter: it is of another step, or not trained yet"
         return replace(evidence, silent={**evidence.silent, TEST: why}) if raw.master else evidence
     contradictions = evidence.contradictions + against
     return replace(

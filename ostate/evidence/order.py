@@ -27,7 +27,7 @@ MOST_CHANCE = 1e-6
 """Chances of all other orders together below which an order is verified."""
 ENUMERATED = 5
 """Kinds up to which each of their orders is weighed by itself."""
-EVERYTHING = "another run's numbers, or all names at random"
+EVERYTHING = "another run's state, or names at random"
 Keys = Sequence[str | None]
 
 
@@ -66,7 +66,7 @@ def weigh_all(claimed: Keys, names: Keys, family: Family, looks: Looks, single: 
         if moved:
             found.append(Weighed(other.what, against(other.keys, set(moved), places, index, looks, single), frozenset(moved)))
     if family.cut:  # what was not looked at cannot be rejected
-        found.append(Weighed(f"{family.cut} more orders, too many to weigh", 0.0, frozenset(stated)))
+        found.append(Weighed(f"{family.cut} more orders, too many to test", 0.0, frozenset(stated)))
     for group in family.exchangeable:
         found += _exchanged(group, places, index, looks)
     return found

@@ -61,14 +61,14 @@ def lost_slots(state: NamedState, kept: frozenset[str], who: str) -> Iterator[Fi
     """Say which slots a layout has no place for."""
     lost = sorted({slot for parameter in state.parameters.values() for slot in parameter.slots} - kept)
     if lost:
-        yield Finding(rule="export-slots-lost", severity="warning", text=f"{who} has no place for {', '.join(lost)}")
+        yield Finding(rule="export-slots-lost", severity="warning", text=f"{who} cannot store {', '.join(lost)}")
 
 
 def lost_scalars(state: NamedState, who: str) -> Iterator[Finding]:
     """Say which plain values of entries a layout has no place for."""
     lost = sorted({key for parameter in state.parameters.values() for key in parameter.scalars} - MARKS)
     if lost:
-        yield Finding(rule="export-scalars-lost", severity="warning", text=f"{who} has no place for {', '.join(lost)}")
+        yield Finding(rule="export-scalars-lost", severity="warning", text=f"{who} cannot store {', '.join(lost)}")
 
 
 def lost_groups(state: NamedState, keys: Sequence[str], who: str) -> Iterator[Finding]:
@@ -76,7 +76,7 @@ def lost_groups(state: NamedState, keys: Sequence[str], who: str) -> Iterator[Fi
     used = [group for group in state.groups if group.names]
     differ = [key for key in keys if len({repr(group.hyper.get(key)) for group in used}) > 1]
     if differ:
-        text = f"{who} keeps one group: {', '.join(differ)} of the first of {len(used)} groups stand for all"
+        text = f"{who} keeps one group: {', '.join(differ)} of the first of {len(used)} groups is used for all"
         yield Finding(rule="export-groups-lost", severity="warning", text=text, fix="export each group by itself (--for NAMES)")
 
 
@@ -84,14 +84,14 @@ def lost_hyper(state: NamedState, kept: frozenset[str], who: str) -> Iterator[Fi
     """Say which hyperparameters a layout has no place for."""
     lost = sorted({key for group in state.groups if group.names for key in group.hyper} & (CARRIED - kept))
     if lost:
-        yield Finding(rule="export-hyper-lost", severity="note", text=f"{who} has no place for {', '.join(lost)}")
+        yield Finding(rule="export-hyper-lost", severity="note", text=f"{who} cannot store {', '.join(lost)}")
 
 
 def lost_packing(state: NamedState) -> Iterator[Finding]:
     """Say that moments stored in few bits leave as float32."""
     packed = sorted({parameter.decoded_from for parameter in state.parameters.values()} - {"plain"})
     if packed:
-        text = f"the moments were {', '.join(packed)}; they leave decoded, for the 32-bit form of the optimizer"
+        text = f"the moments were {', '.join(packed)}; they are written decoded, for the 32-bit form of the optimizer"
         yield Finding(rule="export-packing-lost", severity="warning", text=text)
 
 

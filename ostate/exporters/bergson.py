@@ -50,7 +50,7 @@ def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding
     yield from lost_groups(state, ("betas", "eps"), "bergson")
     yield from lost_packing(state)
     if export_options.v_hat:
-        text = "v is written freed from its bias: right for bergson's normalizer, twice corrected for its SOURCE path"
+        text = "v is written bias-corrected: right for bergson's normalizer; its SOURCE path would correct it a second time"
         yield Finding(rule="export-v-hat", severity="note", text=text)
 
 

@@ -36,11 +36,13 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
     chosen = groups_of(state)
     if idle := state.without_state:
         raise ExportError(
-            f"DeepSpeed keeps moments of every parameter, and {len(idle)} have none", where=", ".join(idle[:3]), fix="give them zeros: --for ADAPTER"
+            f"DeepSpeed needs moments for every parameter, and {len(idle)} have none",
+            where=", ".join(idle[:3]),
+            fix="fill them with zeros: --for ADAPTER",
         )
     lacking = [name for group in chosen for name in group if name not in export_options.weights]
     if lacking:
-        raise ExportError("DeepSpeed keeps the weights beside the moments", where=", ".join(lacking[:3]), fix="give --adapter DIR with them")
+        raise ExportError("DeepSpeed stores the weights with the moments, and there are none", where=", ".join(lacking[:3]), fix="pass --adapter DIR")
     (place / "zero").mkdir(parents=True)
     for name in (name for group in chosen for name in group):
         _write_one(state, place / "zero", name, export_options)
@@ -94,10 +96,10 @@ def _write_one(state: NamedState, zero: Path, name: str, export_options: ExportO
     import torch
 
     if "/" in name or name.startswith("."):
-        raise ExportError("the name cannot be a folder's", where=name)
+        raise ExportError("this name cannot be used as a folder name", where=name)
     parameter = state.parameters.get(name)
     if parameter is None or not set(KEPT) <= set(parameter.slots) or parameter.step is None:
-        raise ExportError("DeepSpeed wants exp_avg, exp_avg_sq and a step of every parameter", where=name, fix="use --to torch")
+        raise ExportError("DeepSpeed needs exp_avg, exp_avg_sq and a step of every parameter", where=name, fix="use --to torch")
     folder = zero / name
     folder.mkdir()
     for file, values in {"fp32": tensor(export_options.weights[name]).float(), **{slot: tensor(parameter.slots[slot]) for slot in KEPT}}.items():

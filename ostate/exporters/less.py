@@ -25,7 +25,7 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
     """
     lacking = [name for name, p in state.parameters.items() if not {"exp_avg", "exp_avg_sq"} <= set(p.slots)]
     if lacking:
-        raise ExportError("LESS wants exp_avg and exp_avg_sq of every parameter", where=", ".join(lacking[:3]), fix="use --to torch")
+        raise ExportError("LESS needs exp_avg and exp_avg_sq of every parameter", where=", ".join(lacking[:3]), fix="use --to torch")
     save(named(state), place)
 
 
@@ -33,11 +33,11 @@ def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding
     """Say what LESS will not look at."""
     yield from lost_packing(state)
     if idle := state.without_state:
-        text = f"LESS asks for the moments of every trainable parameter, and {len(idle)} have none"
-        yield Finding(rule="export-without-state", severity="warning", text=text, names=idle, fix="give them zeros: --for ADAPTER")
+        text = f"LESS needs the moments of every trainable parameter, and {len(idle)} have none"
+        yield Finding(rule="export-without-state", severity="warning", text=text, names=idle, fix="fill them with zeros: --for ADAPTER")
     used = [group for group in state.groups if group.names]
     if any(tuple(group.hyper.get("betas") or (0.9, 0.999)) != (0.9, 0.999) or group.hyper.get("eps") not in {None, 1e-8} for group in used):
-        text = "LESS takes betas 0.9, 0.999 and eps 1e-8 whatever the file says; this state was trained with others"
+        text = "LESS always uses betas 0.9, 0.999 and eps 1e-8; this state was trained with other values"
         yield Finding(rule="export-hyper-lost", severity="warning", text=text)
 
 

@@ -189,7 +189,7 @@ def _renamed(state: NamedState, rename: Sequence[tuple[str, str]]) -> tuple[dict
             except (re.error, IndexError) as error:
                 raise ExportError(f"not a regular expression that can be used: {error}", where=f"{pattern}={replacement}") from error
         if wanted in there or wanted in without:
-            raise ExportError(f"two parameters would be called {wanted!r}", where=name, fix="make --rename more exact")
+            raise ExportError(f"two parameters would be called {wanted!r}", where=name, fix="make the pattern of --rename more specific")
         if name in state.parameters:
             there[wanted] = state.parameters[name]
         else:
@@ -205,16 +205,20 @@ def _kept(parameter: NamedParameter, name: str, target: Target, fates: dict[str,
         return own
     differ = [axis for axis, (a, b) in enumerate(zip(parameter.shape, shape)) if a != b]
     if len(shape) != len(parameter.shape) or len(differ) != 1:
-        raise ExportError(f"was {list(parameter.shape)}, is {list(shape)}: not the same parameter", where=name, fix="--rename it away")
+        raise ExportError(
+            f"the state has shape {list(parameter.shape)}, the target {list(shape)}: not the same parameter",
+            where=name,
+            fix="rename it with --rename",
+        )
     grown = shape[differ[0]] > parameter.shape[differ[0]]
     if not grown and not truncate:
-        raise ExportError(f"shrank from {list(parameter.shape)} to {list(shape)}", where=name, fix="give --truncate to keep the part that fits")
+        raise ExportError(f"shrank from {list(parameter.shape)} to {list(shape)}", where=name, fix="pass --truncate to keep the part that fits")
     if any(slot.shape != parameter.shape for slot in parameter.slots.values()):
         raise ExportError("a factored moment cannot be resized", where=name, fix="use --new sibling under another name")
     if grown and (slot := weights_slot(parameter)) is not None:
         raise ExportError(
-            f"grew from {list(parameter.shape)} to {list(shape)}, and its {slot} holds weights, which no state can make", where=name,
-            fix="--rename it away, and give --new absent",
+            f"grew from {list(parameter.shape)} to {list(shape)}, and its {slot} holds weights, which cannot be made from a state", where=name,
+            fix="rename it with --rename, and pass --new absent",
         )  # fmt: skip
     fates["grown" if grown else "cut"].append(name)
     return replace(own, shape=shape, slots={slot: Resized(value, shape) for slot, value in parameter.slots.items()})
@@ -224,17 +228,19 @@ def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: Ne
     nearest = _nearest(name, target, there)
     shape = target.shapes.get(name, nearest.shape if nearest is not None else None)
     if shape is None or name not in target.shapes:
-        raise ExportError("the shape of a new parameter is not known", where=name, fix="give --for an adapter folder, or --new absent")
+        raise ExportError("the shape of a new parameter is not known", where=name, fix="pass --for an adapter folder, or --new absent")
     pattern = nearest if nearest is not None else next(iter(there.values()), None)
     slots = [slot for slot in (pattern.slots if pattern is not None else ()) if pattern is not None and pattern.slots[slot].shape == pattern.shape]
     if (held := next((slot for slot in slots if row_of(slot).role == "weights"), None)) is not None:
-        raise ExportError(f"its {held} would hold the parameter's own weights, which no state can make", where=name, fix="give --new absent")
+        raise ExportError(
+            f"its {held} would hold the parameter's own weights, which cannot be made from a state", where=name, fix="pass --new absent"
+        )
     steps = sorted(parameter.step for parameter in there.values() if parameter.step is not None)
     step = 0.0 if new == "zeros" or not steps else steps[len(steps) // 2]
     filled: dict[str, Slot] = {slot: Filled(shape) for slot in slots or ["exp_avg", "exp_avg_sq"]}
     if new == "sibling":
         if nearest is None:
-            raise ExportError("no parameter of its kind to take the second moment from", where=name, fix="give --new zeros")
+            raise ExportError("no parameter of its kind to take the second moment from", where=name, fix="pass --new zeros")
         step = nearest.step if nearest.step is not None else step
         filled = {slot: Filled(shape, _mean(nearest.slots[slot]) if slot in SECOND_MOMENT_SLOTS else 0.0) for slot in slots}
     return NamedParameter(
@@ -288,8 +294,8 @@ def _groups(
         hyper: Mapping[str, Any] = state.groups[common].hyper if state.groups else {}
         if len(settings) > 1:
             rest = sum(map(len, settings.values())) - max(map(len, settings.values()))
-            text = f"group {index} joins parameters of different settings: {rest} of {len(names)} take those of the others"
-            findings.append(Finding(rule="migration-groups", severity="warning", text=text, fix="give the groups by a file of lists of names"))
+            text = f"group {index} joins parameters of different settings: {rest} of {len(names)} take the settings of the others"
+            findings.append(Finding(rule="migration-groups", severity="warning", text=text, fix="pass the groups by a file of lists of names"))
         groups.append(Group(index=index, positions=(), hyper=hyper, names=tuple(names)))
     return tuple(groups), findings
 
@@ -300,7 +306,7 @@ def _settings(state: NamedState, parameter: NamedParameter) -> dict[str, Any]:
 
 
 def _as_in_the_state(state: NamedState, target: Target, kept: Mapping[str, NamedParameter], places: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-    """Return the names by group: where each stood, and for those that are new where their nearest parameter stands."""
+    """Return the names by group: where each stood, and for those that are new where the most similar parameter stands."""
     at = {name: kept[name].group if name in kept else places[name] for name in target.order}
     return tuple(tuple(name for name in target.order if at[name] == group.index) for group in state.groups)
 
@@ -320,27 +326,31 @@ def _where_new_ones_went(
     if target.by_trainer and new:
         counted = ", ".join(f"{sum(at[name] == group.index for name in new)} in group {group.index}" for group in groups)
         text = f"the state's groups are Trainer's, so its rule placed the new parameters: {counted}"
-        return [Finding(rule="migration-placed", severity="note", text=text, fix="--groups file keeps new ones with their nearest parameter")]
+        return [Finding(rule="migration-placed", severity="note", text=text, fix="--groups file keeps new ones with the most similar parameter")]
     if target.groups is not None or sum(bool(group.names) for group in state.groups) < 2:
         return []
     alone = tuple(name for name in new if _nearest(name, target, there) is None)
     if not alone:
         return []
-    text = f"{len(alone)} new parameters have no parameter near them in the state to go by and were put into group {at[alone[0]]}"
+    text = f"{len(alone)} new parameters resemble no parameter of the state and were put into group {at[alone[0]]}"
     fix = "--groups trainer, or --for a file with a list of names for each group"
     return [Finding(rule="migration-placed", severity="warning", text=text, fix=fix, names=alone)]
 
 
 def _findings(fates: Mapping[str, Sequence[str]], new: New) -> list[Finding]:
     """Say what happened to whom."""
-    how = {"zeros": "zero moments at step 0", "cold-step": "zero moments at the step of the others", "sibling": "the mean v of the nearest parameter"}
+    how = {
+        "zeros": "zero moments at step 0",
+        "cold-step": "zero moments at the step of the others",
+        "sibling": "the mean v of the most similar parameter",
+    }
     texts = {
         "kept": ("note", "{} parameters kept their moments"),
-        "grown": ("note", "{} parameters grew: what is new in them starts at zero"),
-        "cut": ("warning", "{} parameters shrank: what no longer fits is gone"),
+        "grown": ("note", "{} parameters grew: the new part starts at zero"),
+        "cut": ("warning", "{} parameters shrank: the part that does not fit was dropped"),
         "made": ("note", f"{{}} parameters are new: {how.get(new, '')}"),
         "absent": ("note", "{} parameters have no moments and get no entry: torch makes one at their first step"),
-        "dropped": ("note", "{} parameters are not asked for and were left out"),
+        "dropped": ("note", "{} parameters are not in --for and were left out"),
     }
     return [
         Finding(rule=f"migration-{key}", severity=severity, text=text.format(len(fates[key])), names=tuple(fates[key]) if key != "kept" else ())  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
 
 def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:  # noqa: ARG001
     """Say that this is names alone."""
-    yield Finding(rule="export-names-only", severity="note", text="names alone: keep it beside the optimizer.pt that it names")
+    yield Finding(rule="export-names-only", severity="note", text="names only: keep this file beside the optimizer.pt that it describes")
 
 
 EXPORTER = Exporter(text="names of each group, to keep beside optimizer.pt", file=NAMES_FILE, write=write, losses=losses, positional=True)

@@ -63,7 +63,7 @@ def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding
         text = "OTA-merge merges full weights; these are LoRA factors"
         yield Finding(rule="export-lora", severity="warning", text=text, fix="merge the factors, or use a state of full fine-tuning")
     if export_options.v_hat:
-        text = "v is written freed from its bias: states of different steps weigh alike"
+        text = "v is written bias-corrected: states of different steps weigh alike"
         yield Finding(rule="export-v-hat", severity="note", text=text)
 
 

@@ -68,8 +68,8 @@ def adamw_numbered(state: NamedState) -> dict[str, Any]:
     """
     slots = {slot for parameter in state.parameters.values() for slot in parameter.slots}
     if not {"exp_avg", "exp_avg_sq"} <= slots <= set(_ADAMW) or not fits_adamw(state.optimizer):
-        what = f"a state of {state.optimizer} with {', '.join(sorted(slots))} is none that torch's AdamW can go on from"
-        raise ExportError(what, where="--as adamw_torch", fix="leave --as out: the state goes back into its own optimizer")
+        what = f"a state of {state.optimizer} with {', '.join(sorted(slots))} cannot be continued by torch's AdamW"
+        raise ExportError(what, where="--as adamw_torch", fix="drop --as: the state goes back into its own optimizer")
     made = numbered(state, names=True)
     for group in made["param_groups"]:
         for key in [key for key in group if key not in (*_ADAMW_HYPER, "params", "param_names")]:
@@ -100,7 +100,7 @@ def requantised(state: NamedState) -> Iterator[Finding]:
     spec = OPTIMIZERS.get(state.optimizer)
     if spec is not None and {"bitsandbytes", "torchao"} & set(spec.tells):
         text = f"the slots are those of {spec.classes}: resume with the same optimizer"
-        fix = "--as adamw_torch writes torch's AdamW's" if fits_adamw(state.optimizer) else ""
+        fix = "to resume with torch's AdamW: --as adamw_torch" if fits_adamw(state.optimizer) else ""
         yield Finding(rule="export-own-slots", severity="note", text=text, fix=fix)
     kinds: set[str] = set()
     worst = 0.0
@@ -113,9 +113,9 @@ def requantised(state: NamedState) -> Iterator[Finding]:
         yield Finding(rule="export-packed-again", severity="note", text=text)
     elif kinds:
         text = f"the moments go back into {', '.join(sorted(kinds))} and are rounded: off by up to {worst:.1g} of the largest in their block"
-        yield Finding(rule="export-requantised", severity="warning", text=text, fix="--as adamw_torch keeps them whole, for torch's AdamW")
+        yield Finding(rule="export-requantised", severity="warning", text=text, fix="--as adamw_torch keeps them exact, for torch's AdamW")
     if stay:
-        text = f"the moments were {', '.join(sorted(stay))}; they leave decoded, as float32 numbers under their own names"
+        text = f"the moments were {', '.join(sorted(stay))}; they are written decoded, as float32 under their own names"
         yield Finding(rule="export-packing-lost", severity="warning", text=text)
 
 

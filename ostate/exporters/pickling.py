@@ -102,7 +102,7 @@ class _Writer:
         elif hasattr(value, "chunks"):
             self._tensor(value)
         else:
-            raise ExportError(f"a value of type {type(value).__name__} has no place in torch's file", fix="report this layout")
+            raise ExportError(f"a value of type {type(value).__name__} cannot be stored in torch's file", fix="report this layout")
 
     def _integer(self, value: int) -> None:
         if -(1 << 31) <= value < 1 << 31:

@@ -99,7 +99,7 @@ def _plain(names: Sequence[Any], state: NamedState) -> list[str]:
     if sum(name in own for name in whole) > sum(name in own for name in plain):
         plain = whole
     if same := twins(plain):
-        raise ExportError(f"two parameters are called {same[0]!r}", where="--for", fix="give each parameter a name of its own")
+        raise ExportError(f"two parameters are called {same[0]!r}", where="--for", fix="make every name unique")
     return plain
 
 
@@ -128,10 +128,12 @@ def _of_adapter(state: NamedState, adapter: Adapter, base_model: str | None) -> 
     layout = config if isinstance(config, str) else layout_for([adapter], config[0])
     if not isinstance(layout, Layout):
         new = sorted(set(shapes) - set(by_key))
+        names = "--for a file of names in the optimizer's order"
         raise ExportError(
-            f"the order of {len(new)} new parameters cannot be determined: {layout}",
+            f"the order of {len(new)} new parameters is not known",
             where=f"{adapter.file}: {new[0]}",
-            fix="give --base DIR, or --for a file of names in the optimizer's order",
+            why=(layout,),
+            fix=f"pass --base DIR, or {names}" if base_model is None else f"pass {names}",
         )
     rows = [row for row in layout.parameters if row.trainable]
     return rows, {row.name: row.key for row in rows if row.key is not None}

@@ -57,5 +57,5 @@ def without_bias(state: NamedState, parameter: NamedParameter) -> Divided:
     """
     betas = state.hyper(parameter.name).get("betas")
     if parameter.step is None or parameter.step < 1 or not betas:
-        raise ExportError("no step or no betas: the bias cannot be taken out", where=parameter.name, fix="leave --v-hat out")
+        raise ExportError("no step or no betas: the bias cannot be taken out", where=parameter.name, fix="drop --v-hat")
     return Divided(parameter.slots["exp_avg_sq"], 1.0 - math.pow(float(betas[1]), parameter.step))

@@ -75,21 +75,21 @@ def _beta2(hyper: Hyper) -> float:
     betas = hyper.get("betas")
     value = betas[1] if betas else hyper.get("beta2")
     if value is None:
-        raise ProbeError("the file does not say beta2", fix="give --betas B1,B2")
+        raise ProbeError("the file does not say beta2", fix="pass --betas B1,B2")
     return float(value)
 
 
 def _eps(hyper: Hyper) -> float:
     value = hyper.get("eps")
     if value is None:
-        raise ProbeError("the file does not say eps", fix="give --eps E")
+        raise ProbeError("the file does not say eps", fix="pass --eps E")
     return float(value)
 
 
 def _correction(hyper: Hyper, step: float | None) -> float:
     """1 - beta2**step in Python floats: float32 is off by 1e-5, and bfloat16 rounds beta2 to 1."""
     if step is None:
-        raise ProbeError("the file does not say how many steps were taken", fix="give --step N")
+        raise ProbeError("the file does not say how many steps were taken", fix="pass --step N")
     if step < 1:
         raise ProbeError(f"no update was taken yet (step {step:g}): the second moment says nothing", fix="take a later checkpoint")
     return float(1.0 - _beta2(hyper) ** step)

@@ -325,7 +325,7 @@ OTHERS = {
         moment="adam", decay="unknown", caution="the matrices of its Muon groups have no second moment", source="muon.py",
     ),
     "adam_like": OptimizerSpec(
-        classes="of Adam's kind, not known by name", slots=AMSGRAD, always=("exp_avg_sq",), step="entry,group:step",
+        classes="an Adam variant, not known by name", slots=AMSGRAD, always=("exp_avg_sq",), step="entry,group:step",
         moment="adam", decay="unknown",
         assumed="the optimizer is not known by name: its moments are taken for Adam's", source="-",
     ),

@@ -1,41 +1,47 @@
-"""What could still settle an order: never what was given already."""
+"""What could still decide an order: never what was passed already."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple
 
+from ostate.core.naming import Question
+
+ADAPTER = "--adapter DIR (the adapter saved at the same step)"
 ORDER = "--order FILE (one name per line, in the optimizer's order)"
-BASE = "--base DIR (the base model's config.json, and its weights where they are at hand)"
-PREVIOUS = "--previous DIR (an earlier adapter of the run)"
-NOTHING = "all that could settle it was given: only the adapter of the very save tells more"
+BASE = "--base DIR (the base model: config.json, and its weights if you have them)"
+PREVIOUS = "--previous DIR (an earlier adapter of the same run)"
+NOTHING = "no other option can help: only the adapter saved at the same step could decide it"
 
 
-class Asked(Protocol):
-    """What a person gave, in a question or in options; None: not given."""
+class Given(NamedTuple):
+    """What there is already, passed or found; None: not there."""
 
-    @property
-    def order(self) -> str | None:
-        """`--order`."""
-        ...
-
-    @property
-    def base(self) -> str | None:
-        """`--base`."""
-        ...
-
-    @property
-    def previous(self) -> object:
-        """`--previous`."""
-        ...
+    adapter: object
+    order: object
+    base: object
+    previous: object
+    evidence: bool
+    """False under `--no-evidence`."""
 
 
-def ways(asked: Asked, *wanted: str) -> str:
-    """Return `pass A, B or C` of the ways that are `wanted` and were not taken yet, or that none is left.
+def given(question: Question) -> Given:
+    """Return what a question holds."""
+    return Given(adapter=question.adapter, order=question.order, base=question.base, previous=question.previous, evidence=question.evidence)
+
+
+def ways(there: Given, *wanted: str) -> str:
+    """Return `pass A, B or C`: those of the ways that are `wanted` and not there yet, or that none is left.
+
+    Without an adapter the tensor values cannot be compared, and neither a base model nor an earlier adapter helps: --adapter comes first then.
 
     Args:
-        asked: what was given.
+        there: what is there already.
         wanted: of ORDER, BASE, PREVIOUS, the best first.
     """
-    given = {ORDER: asked.order, BASE: asked.base, PREVIOUS: asked.previous}
-    left = [way for way in wanted if given[way] is None]
+    known = {ADAPTER: there.adapter, ORDER: there.order, BASE: there.base, PREVIOUS: there.previous}
+    if there.adapter is None:
+        wanted = (ADAPTER, *(way for way in wanted if way == ORDER))
+    left = [way for way in wanted if known[way] is None]
+    if not there.evidence:
+        return "drop --no-evidence"
     return f"pass {' or '.join([', '.join(left[:-1]), left[-1]] if left[1:] else left)}" if left else NOTHING

@@ -8,7 +8,7 @@ from ostate.core.naming import Adapter, Ordering
 from ostate.core.state import Finding, RawState
 
 RULE = "name-assumed"
-_FIX = "say it: --adapter-name N, or --order FILE with the live names; loading by name into one live adapter does not depend on it"
+_FIX = "if it is wrong, pass --adapter-name N, or --order FILE with the live names; loading by name into a model with one adapter works either way"
 
 
 def with_assumed(found: Ordering, raw: RawState, adapter: Adapter | None) -> Ordering:
@@ -43,7 +43,7 @@ def assume(found: Ordering, assumed: tuple[str, ...], contested: tuple[str, ...]
 
 def finding(assumed: tuple[str, ...], names: tuple[str, ...], *, contested: bool) -> Finding:
     """Return what says that these names rest on a guess: a warning where another reading is as good, else a note."""
-    text = f"of {len(names)} names something is assumed, not read: {'; '.join(assumed)}"
+    text = f"part of {len(names)} names is assumed, not recorded: {'; '.join(assumed)}"
     return Finding(rule=RULE, severity="warning" if contested else "note", text=text, fix=_FIX, names=names)
 
 

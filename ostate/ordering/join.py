@@ -57,7 +57,7 @@ def named_state(
         if name is None or not entry.has_state:
             continue
         if name in parameters:
-            raise OrderingError(f"two positions are called {name!r}", where=f"position {entry.position}", fix="give --order FILE")
+            raise OrderingError(f"two positions are called {name!r}", where=f"position {entry.position}", fix="pass --order FILE")
         parameters[name] = _parameter(_with_step(entry, raw.optimizer, groups), name, key, adapter, given)
     return NamedState(
         optimizer=raw.optimizer,
@@ -158,7 +158,7 @@ def _parameter(entry: Entry, name: str, key: str | None, adapter: Adapter | None
     step = entry.step
     if "step" in given:
         if step is not None and step != given["step"]:
-            fix = "leave --step out"
+            fix = "drop --step"
             raise CheckError(f"--step {given['step']} contradicts the file, which has {step:g}", where=f"position {entry.position}", fix=fix)
         step = float(given["step"])
     packed = sorted({slot.encoding for slot in slots.values()} - {"plain"})

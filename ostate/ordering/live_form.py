@@ -31,7 +31,7 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
     if kept is None and saved_by == "peft":
         return adapter
     if kept is None:
-        text = f"the prefix {lead} is taken from the adapter's keys; the live model may lack it"
+        text = f"the prefix {lead} comes from the adapter's keys; the live model may lack it"
         contested = adapter.contested if saved_by == "hand" else (*adapter.contested, text)
         return replace(adapter, assumed=(*adapter.assumed, text), contested=contested)
     return replace(adapter, cut="" if kept else lead)

@@ -19,17 +19,17 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ostate.core.names import twins
-from ostate.core.naming import Claim, Evidence, Ordering, Question
+from ostate.core.naming import ALL_TESTS, Claim, Evidence, Ordering, Question, first_rule
 from ostate.core.state import Finding, RawState
 from ostate.errors import Ambiguous, Contradiction
 
-from .advice import BASE, ORDER, PREVIOUS, ways
+from .advice import BASE, ORDER, PREVIOUS, given, ways
 from .family import Alternative, Family, family_of
 from .keys import known_live_name
 
 Rejected = list[Mapping[str, str]]
 
-_SAME_SAVE = "give the adapter that was saved with this state: same run, same step"
+_SAME_SAVE = "pass the adapter that was saved with this state: same run, same step"
 MOST_TRIED = 48
 """Other orders of a family that are tried as claims of their own where none stands."""
 
@@ -95,13 +95,13 @@ def resolve(
         family = family_of(claim, others, question)
         each = Tested(claim, family, comparison.test(claim, family, tries=len(distinct)))
         if each.whole:
-            lost += [_loser(other, "the numbers prove another order") for other in others]
+            lost += [_loser(other, "the tensor values prove another order") for other in others]
             return _ordering(question.raw, claim, each.evidence, "verified", lost)
         tested.append(each)
     for each in tested:  # another order that a program makes, and that is proven whole
         found = _proven_alternative(each, question, comparison)
         if found is not None:
-            lost += [_loser(claim, "the numbers prove another order") for claim in distinct]
+            lost += [_loser(claim, "the tensor values prove another order") for claim in distinct]
             return _ordering(question.raw, found.claim, found.evidence, "verified", lost)
     standing = _standing(tested, question.raw, comparison, lost)
     if not standing:
@@ -116,9 +116,10 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Compari
         position = _first_difference(first, other, raw)
         if position is not None:
             raise Ambiguous(
-                f"{first.rule} says {first.names[position]!r}, {other.rule} says {other.names[position]!r}",
+                f"{first.rule} and {other.rule} name a position differently",
                 where=f"{raw.source}: position {position}",
-                fix="give one of the two, or correct the one that is wrong",
+                why=(f"{first.rule}: {first.names[position]}", f"{other.rule}: {other.names[position]}"),
+                fix="drop --order, or correct the names that are wrong" if other.source == "given" else "correct the names that are wrong",
             )
     family = family_of(first, (), question)
     each = Tested(first, family, comparison.test(first, family))
@@ -128,8 +129,9 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Compari
     better = comparison.better(first, family)
     if better is not None:
         raise Contradiction(
-            f"the numbers contradict the names that {first.rule} gives: they prove another order, {better.what}",
+            f"the tensor values contradict the names of {first_rule(first.rule)}",
             where=raw.source,
+            why=(f"they prove another order: {better.what}",),
             fix=f"the names are wrong, or {_SAME_SAVE}",
         )
     if not each.evidence.proven or each.evidence.apart:
@@ -141,8 +143,9 @@ def _refuse_contradicted(evidence: Evidence, claim: Claim, raw: RawState) -> Non
     _refuse_foreign(evidence, raw)
     if evidence.verdict == "contradicted":
         raise Contradiction(
-            f"the numbers contradict the names that {claim.rule} gives: {_pairs(claim, evidence)}",
+            f"the tensor values contradict the names of {first_rule(claim.rule)}",
             where=raw.source,
+            why=_pairs(claim, evidence),
             fix=f"the names are wrong, or {_SAME_SAVE}",
         )
 
@@ -186,8 +189,9 @@ def _by_numbers(question: Question, comparison: Comparison, lost: Rejected, *, s
     _refuse_foreign(evidence, raw)
     if not evidence.proven:
         raise Ambiguous(
-            "cannot determine the parameter order" + "".join(f"; {why}" for why in _reasons(evidence, lost)),
+            "cannot determine the parameter order",
             where=raw.source,
+            why=_reasons(evidence, lost),
             fix=_settle(question),
         )
     keys = tuple(key if position in evidence.proven else None for position, key in enumerate(evidence.order))
@@ -205,7 +209,7 @@ def _by_agreement(question: Question, standing: list[Tested], lost: Rejected, *,
     raw = question.raw
     preferred = [each for each in standing if each.claim.preferred]
     if preferred and len(preferred) < len(standing):
-        lost += [_loser(each.claim, "a version stamp asks for another rule") for each in standing if not each.claim.preferred]
+        lost += [_loser(each.claim, "the recorded library version uses another rule") for each in standing if not each.claim.preferred]
         standing = preferred
     best = max(standing, key=lambda each: len(each.evidence.proven))
     claim, evidence = best.claim, best.evidence
@@ -222,7 +226,7 @@ def _by_agreement(question: Question, standing: list[Tested], lost: Rejected, *,
     left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
     if left_out:
         _refuse_if_strict(question, left_out, strict=strict)
-    lost += [_loser(each.claim, "differs where the numbers leave it undecided") for each in standing if each is not best]
+    lost += [_loser(each.claim, "differs at positions that the tensor values do not decide") for each in standing if each is not best]
     kept = replace(claim, names=names, keys=tuple(k if n is not None else None for k, n in zip(claim.keys, names)))
     return _ordering(raw, kept, evidence, "partial", lost, left_out=left_out)
 
@@ -233,17 +237,21 @@ def _silent(question: Question, standing: Sequence[Tested], lost: Rejected, *, o
         return _ordering(raw, first.claim, first.evidence, "unverified", lost)
     if len(standing) == 1:
         raise Ambiguous(
-            f"only a convention names these positions ({first.claim.rule}) and the numbers do not prove it"
-            + "".join(f"; {why}" for why in _reasons(first.evidence, lost)),
+            "cannot determine the parameter order: only a convention gives one, and the tensor values do not prove it",
             where=raw.source,
+            why=(f"the convention: {first_rule(first.claim.rule)}", *_reasons(first.evidence, lost)),
             fix=_settle(question),
         )
     second = standing[1]
     position = _first_difference(first.claim, second.claim, raw) or 0
     raise Ambiguous(
-        f"{first.claim.rule} says {first.claim.names[position]!r}, {second.claim.rule} says {second.claim.names[position]!r},"
-        f" and the numbers do not decide{''.join(f'; {why}' for why in _reasons(first.evidence, []))}",
+        "cannot determine the parameter order: several orders are possible, and the tensor values do not decide",
         where=f"{raw.source}: position {position}",
+        why=(
+            f"{first_rule(first.claim.rule)}: {first.claim.names[position]}",
+            f"{first_rule(second.claim.rule)}: {second.claim.names[position]}",
+            *_reasons(first.evidence, []),
+        ),
         fix=_settle(question),
     )
 
@@ -255,7 +263,7 @@ def _ordering(raw: RawState, claim: Claim, evidence: Evidence, verdict: str, los
         raise Ambiguous(
             f"positions {at[0]} and {at[1]} are both called {twice!r} ({claim.rule})",
             where=f"{raw.source}: {claim.keys[at[0]]!r} and {claim.keys[at[1]]!r}",
-            fix="give --order FILE with a name of its own for each position",
+            fix="make every name in the file unique" if claim.source == "given" else "pass --order FILE with a name of its own for each position",
         )
     by_itself = evidence.alone if verdict == "verified" else evidence.proven
     undecided = tuple(
@@ -290,14 +298,15 @@ def _findings(claim: Claim, evidence: Evidence) -> list[Finding]:
             Finding(
                 rule="module-stands-apart",
                 severity="warning",
-                text=f"the numbers of {len(names)} names are unlike their siblings': exchanged by hand, damaged, or trained apart",
-                fix="check these against the run; `ostate verify` with the adapter of the very same step tells more",
+                text=f"the tensor values of {len(names)} names differ from those of similar modules: "
+                "exchanged by hand, damaged, or trained separately",
+                fix="check these against the run; run `ostate verify` with the adapter of the same step",
                 names=names,
             )
         )
     if evidence.untrained:
         names = tuple(name for position in evidence.untrained if (name := claim.names[position]) is not None)
-        text = f"{len(names)} names have moments that are all zero: never trained, and nothing to prove them by"
+        text = f"{len(names)} names have moments that are all zero: they were never trained, so nothing can prove the names"
         found.append(Finding(rule="moments-all-zero", severity="warning" if claim.explicit else "note", text=text, names=names))
     return found
 
@@ -328,7 +337,7 @@ def _agreed(claims: Sequence[Claim]) -> Claim:
 def _refuse_foreign(evidence: Evidence, raw: RawState) -> None:
     if evidence.foreign:
         raise Contradiction(
-            "the numbers fit no order of this adapter at all: another run's adapter, or another step or average of this one",
+            "the tensor values fit no order of this adapter: it is of another run, or of another step or an average of this one",
             where=raw.source,
             fix=_SAME_SAVE,
         )
@@ -337,14 +346,14 @@ def _refuse_foreign(evidence: Evidence, raw: RawState) -> None:
 def _refuse_if_strict(question: Question, left_out: tuple[int, ...], *, strict: bool) -> None:
     if strict:
         raise Ambiguous(
-            f"{len(left_out)} positions cannot be named for certain: {_some(left_out)}",
+            f"{len(left_out)} positions have no proven name: {_some(left_out)}",
             where=question.raw.source,
-            fix=f"{_settle(question)}; or leave --strict away to write what is proven",
+            fix=f"{_settle(question)}; or drop --strict to write what is proven",
         )
 
 
 def _settle(question: Question) -> str:
-    return ways(question, ORDER, BASE, PREVIOUS)
+    return ways(given(question), ORDER, BASE, PREVIOUS)
 
 
 def _first_difference(one: Claim, other: Claim, raw: RawState) -> int | None:
@@ -361,30 +370,21 @@ def _loser(claim: Claim, reason: str) -> Mapping[str, str]:
 
 def _against(evidence: Evidence) -> str:
     if not evidence.contradictions:
-        return "the numbers contradict it"
+        return "the tensor values contradict it"
     position, claimed, better = evidence.contradictions[0]
-    return f"the numbers contradict it: position {position} is {better}, not {claimed} ({len(evidence.contradictions)} in all)"
+    return f"the tensor values contradict it: position {position} is {better}, not {claimed} ({len(evidence.contradictions)} in all)"
 
 
-def _pairs(claim: Claim, evidence: Evidence) -> str:
-    said = [f"position {position} is {claimed} by name and {better} by its numbers" for position, claimed, better in evidence.contradictions[:3]]
-    more = len(evidence.contradictions) - len(said)
-    return "; ".join(said) + (f"; and {more} more" if more > 0 else "") if said else f"{claim.rule} fits worse than another order"
+def _pairs(claim: Claim, evidence: Evidence) -> list[str]:
+    said = [f"position {position} is {claimed} by name, {better} by its values" for position, claimed, better in evidence.contradictions]
+    return said or [f"{claim.rule} fits worse than another order"]
 
 
 def _reasons(evidence: Evidence, lost: Sequence[Mapping[str, str]]) -> list[str]:
-    left = [f"not distinguished from: {what}" for what, _ in evidence.open[:2]]
-    return (
-        left
-        + [f"{test}: {why}" for test, why in evidence.silent.items()][:2]
-        + [f"{_first_rule(loser['rule'])}: {loser['reason']}" for loser in lost][:2]
-    )
-
-
-def _first_rule(rule: str) -> str:
-    """Return the first of several rules that say the same, and how many more there are."""
-    first, *others = rule.split("; ")
-    return f"{first} (and {len(others)} more)" if others else first
+    """Return why nothing decides, the most telling first: why the values were not compared, what ruled the other orders out, what stays possible."""
+    untested = [why if test == ALL_TESTS else f"{test}: {why}" for test, why in evidence.silent.items()]
+    rejected = [f"{first_rule(loser['rule'])}: {loser['reason']}" for loser in lost]
+    return [*untested, *rejected, *(f"not excluded: {what}" for what, _ in evidence.open)]
 
 
 def _some(positions: Sequence[int]) -> str:

@@ -54,17 +54,20 @@ def file_in(folder: str, name: str | None) -> str:
         return str(_first(found[0], ADAPTER_FILES))
     if found:
         several = ", ".join(os.path.basename(place) for place in found)
-        raise ReadError(f"several adapters: {several}", where=folder, fix="say which one with --adapter-name, or give its folder")
+        raise ReadError(f"several adapters: {several}", where=folder, fix="choose one with --adapter-name, or pass its folder")
     whole = _first(folder, (*LORA_FILES, *INDEX_FILES, *MODEL_FILES, *DIFFUSERS_FILES))
     if whole:
         return whole
     loose = [os.path.basename(path) for path in weight_files(folder)]
     if len(loose) == 1:
         return os.path.join(folder, loose[0])
+    if not loose and is_file(os.path.join(folder, "config.json")):
+        fix = "pass the adapter's folder to --adapter, and this one to --base"
+        raise ReadError("this is a base model's folder, not an adapter", where=folder, fix=fix)
     raise ReadError(
         "no adapter in this folder" if not loose else f"several weight files and no index: {', '.join(loose[:4])}",
         where=folder,
-        fix=f"give the folder that holds {ADAPTER_FILES[0]}, or the file itself",
+        fix=f"pass the folder that holds {ADAPTER_FILES[0]}, or the file itself",
     )
 
 

@@ -75,7 +75,7 @@ def _has_several(folder: str) -> bool:
 
 
 def _default(own: str) -> str:
-    hint = "" if is_plain(own) else f" (its folder is called {own!r}: if that is the adapter's name, give it)"
+    hint = "" if is_plain(own) else f" (its folder is called {own!r}: if that is the adapter's name, pass it)"
     return f"the adapter is called 'default'{hint}"
 
 

@@ -44,13 +44,13 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         ReadError: a name that no adapter can have; nothing there that can be an adapter, several and no name, or a damaged file.
     """
     if name is not None and (not name or "." in name):
-        raise ReadError(f"no adapter is called {name!r}: torch refuses such a name of a module", fix="give the name that named_parameters() shows")
+        raise ReadError(f"no adapter is called {name!r}: torch does not allow this module name", fix="pass the name that named_parameters() shows")
     given = is_folder(path)
     file = file_in(path, name) if given else path
     home = os.path.dirname(file) or "."
     tensors, ordered = _tensors(file)
     if not tensors:
-        raise ReadError("the file holds no tensors", where=file, fix="give the folder or file of the trained weights")
+        raise ReadError("the file holds no tensors", where=file, fix="pass the folder or file of the trained weights")
     config = _config_beside(file)
     kind = kind_of(tensors, config)
     found = name_of(home, name, config)
@@ -140,7 +140,7 @@ def _tensors(file: str) -> tuple[dict[str, TensorRef], bool]:
     if file.endswith(".safetensors"):
         head = read_head(file)
         if "ostate" in head.metadata:
-            raise ReadError("an optimizer state that ostate named, no adapter", where=file, fix="give the adapter that was saved with it")
+            raise ReadError("an optimizer state that ostate named, no adapter", where=file, fix="pass the adapter that was saved with it")
         return head.tensors, False
     from .container import torchsave
 
@@ -151,7 +151,7 @@ def _sharded(index: str) -> tuple[dict[str, TensorRef], bool]:
     listed = _json(index)
     shards = listed.get("weight_map") if isinstance(listed, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(shard, str) and os.path.basename(shard) == shard for shard in shards.values()):
-        raise ReadError("not a shard index: weight_map must map names to files of this folder", where=index, fix="give the weights file itself")
+        raise ReadError("not a shard index: weight_map must map names to files of this folder", where=index, fix="pass the weights file itself")
     found: dict[str, TensorRef] = {}
     for shard in dict.fromkeys(shards.values()):
         found.update(_tensors(os.path.join(os.path.dirname(index), shard))[0])
@@ -176,7 +176,7 @@ def weights_in(value: Any, file: str) -> Iterator[tuple[str, TensorRef]]:
             if isinstance(value.get(place), Mapping):
                 yield from weights_in(value[place], file)
                 return
-    raise ReadError("no named weights in this file", where=file, fix="give the adapter's own file, not the optimizer's")
+    raise ReadError("this file holds no named weights", where=file, fix="pass the adapter's own file, not the optimizer's")
 
 
 def _json(path: str) -> Any:

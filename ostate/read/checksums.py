@@ -75,13 +75,11 @@ def _compare(archive: _Archive, name: str, found: int, recorded: int) -> None:
     if not recorded:  # what torch writes after set_crc32_options(False)
         raise _nothing_recorded(archive.where)
     raise ReadError(
-        f"the bytes of {name!r} are not those that were saved: CRC32 {recorded:08x} recorded, {found:08x} found",
+        f"the bytes of {name!r} differ from those that were saved: CRC32 {recorded:08x} recorded, {found:08x} found",
         where=archive.where,
         fix="the copy is damaged: copy it again",
     )
 
 
 def _nothing_recorded(where: str) -> ReadError:
-    return ReadError(
-        "no checksums are recorded here", where=where, fix="leave --checksum out: only torch.save's zip archives and named files have them"
-    )
+    return ReadError("no checksums are recorded here", where=where, fix="drop --checksum: only torch.save's zip archives and named files have them")

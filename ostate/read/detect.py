@@ -126,7 +126,7 @@ def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> 
         raise ReadError("no such file or folder", where=target, fix="check the path")
     if not seen.is_folder:
         if target.endswith(_PIECES):
-            raise UnknownFormat("one file of a layout that is a folder", where=target, fix="give the folder")
+            raise UnknownFormat("this layout is a folder, and this is one file of it", where=target, fix="pass the folder")
         return Found(seen, reader_of(seen), optimizer)
     skipped: list[Skipped] = []
     found = list(_search(seen, 0, set(), skipped))
@@ -137,12 +137,12 @@ def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> 
         raise UnknownFormat(
             NO_STATE,
             where=target,
-            fix="give the checkpoint folder that holds optimizer.pt; the trainer writes none with save_only_model or after the last epoch",
+            fix="pass the checkpoint folder that holds optimizer.pt; the trainer writes none with save_only_model or after the last epoch",
         )
     if len(found) > 1:
         listed = ", ".join(_within_target(one.path, target) for one, _ in found[:MOST_LISTED])
         more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
-        raise UnknownFormat(f"{len(found)} states in this folder: {listed}{more}", where=target, fix="give one of them, or choose with --state FILE")
+        raise UnknownFormat(f"{len(found)} states in this folder: {listed}{more}", where=target, fix="pass one of them, or choose with --state FILE")
     return Found(*found[0], optimizer, tuple(skipped))
 
 
@@ -179,10 +179,10 @@ def reader_of(seen: Peek) -> str:
             from .layouts.hf_storage import is_shard
 
             if is_shard(seen.path):
-                raise UnknownFormat("one file of a layout that is a folder", where=seen.path, fix="give the folder")
+                raise UnknownFormat("this layout is a folder, and this is one file of it", where=seen.path, fix="pass the folder")
         raise _no_state_in(seen, [] if is_remote(seen.path) else _beside(seen))
     if len(rows) > 1:
-        raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")
+        raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="pass the file that holds the state")
     return rows[0]
 
 
@@ -192,7 +192,7 @@ def _no_state_in(seen: Peek, beside: Sequence[str] = ()) -> UnknownFormat:
 
     what, fix = kind_of(seen)
     if len(beside) == 1 and fix == STATE_FIX:
-        fix = f"the state beside it is {beside[0]}: give that, or the folder"
+        fix = f"the state beside it is {beside[0]}: pass that, or the folder"
     return UnknownFormat(what, where=seen.path, fix=fix)
 
 
@@ -228,7 +228,7 @@ def _search(seen: Peek, depth: int, visited: set[str], skipped: list[Skipped]) -
         return
     visited.add(real)
     if len(visited) > MOST_FOLDERS:
-        raise UnknownFormat(f"no state in the first {MOST_FOLDERS} folders", where=seen.asked, fix="give the checkpoint folder itself")
+        raise UnknownFormat(f"no state in the first {MOST_FOLDERS} folders", where=seen.asked, fix="pass the checkpoint folder itself")
     try:
         rows = _rows(seen, skipped) if seen.names else []
     except ReadError as error:  # a folder that cannot be listed
@@ -237,7 +237,7 @@ def _search(seen: Peek, depth: int, visited: set[str], skipped: list[Skipped]) -
         skipped.append(Skipped(seen.path, error))
         return
     if len(rows) > 1:
-        raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="give the file that holds the state")
+        raise UnknownFormat(f"several layouts fit: {', '.join(rows)}", where=seen.path, fix="pass the file that holds the state")
     folders = _folders(seen)
     named = [one for name in _indexed(seen, folders) for one in _search(_below(seen, name), depth + 1, visited, skipped)]
     here = [(seen, rows[0])] if rows else [] if named else _of_trainer(seen, list(_files(seen, skipped)))
@@ -345,7 +345,7 @@ def choice(seen: Peek, not_read: Sequence[str], skipped: Sequence[Skipped]) -> l
     said = []
     if not_read:
         text = f"{read} was read; not read: {', '.join(not_read)}"
-        said.append(Finding(rule="other-states", severity="note", text=text, fix="--state FILE reads another of them"))
+        said.append(Finding(rule="other-states", severity="note", text=text, fix="choose another with --state FILE"))
     if skipped:
         first = f"{os.path.relpath(skipped[0].path, seen.asked)}: {skipped[0].error.what}"
         doubt = any(os.path.basename(one.path).startswith("optimizer") for one in skipped)
@@ -360,7 +360,7 @@ def choice(seen: Peek, not_read: Sequence[str], skipped: Sequence[Skipped]) -> l
         )
     missed = [tag for tag in tags_of(Peek(seen.asked)) if tag and tag not in PurePath(read).parts]
     if missed and len(missed) == len(tags_of(Peek(seen.asked))):
-        text = f"`latest` names {missed[0]}, where no state was found; {read} was read"
+        text = f"`latest` names {missed[0]}, which holds no state; {read} was read"
         said.append(Finding(rule="index-names-another", severity="warning", text=text, fix="copy that folder too, or choose with --state FILE"))
     return said
 

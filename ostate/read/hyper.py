@@ -68,15 +68,15 @@ def wrong_hyper(index: int, hyper: Mapping[str, Any], group: Mapping[str, Any]) 
         if key == "dampening" and isinstance(value, bool):
             continue  # optimi's SGD only switches it
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            yield _wrong(index, key, f"is {_short(value)}, which is no number")
+            yield _wrong(index, key, f"is {_short(value)}, not a number")
         elif isinstance(value, float) and not math.isfinite(value):
             yield _wrong(index, key, f"is {value}, which is not finite")
     betas = hyper.get("betas")
     if betas is not None and not (isinstance(betas, list) and all(_is_share(beta) for beta in betas)):
-        yield _wrong(index, "betas", f"are {_short(betas)}; numbers from 0 to 1 are meant")
+        yield _wrong(index, "betas", f"are {_short(betas)}; numbers from 0 to 1 are expected")
     gone = sorted(str(key) for key in group if key not in hyper and key not in {"params", "param_names", "names"})
     if gone:
-        text = f"group {index} also holds {', '.join(gone)}, which is no hyperparameter and was left out"
+        text = f"group {index} also holds {', '.join(gone)}, which is not a hyperparameter and was left out"
         yield Finding(rule="group-not-plain", severity="note", text=text)
 
 
@@ -97,5 +97,5 @@ def _wrong(index: int, key: str, text: str) -> Finding:
         rule="hyperparameter-not-a-number",
         severity="error",
         text=f"{key} of group {index} {text}",
-        fix="the file is damaged or was written by hand: take another checkpoint, or give the value to `repair`",
+        fix="the file is damaged or was written by hand: take another checkpoint, or pass the value to `repair`",
     )

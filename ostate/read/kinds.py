@@ -14,7 +14,7 @@ from .adapter_files import is_tuner_key
 from .peek import Peek
 from .pickle.records import Inert
 
-STATE_FIX = "give the optimizer file or its checkpoint folder"
+STATE_FIX = "pass the optimizer file or its checkpoint folder"
 _JSON = {
     "adapter_config.json": "an adapter's configuration", "config.json": "a model's configuration", "trainer_state.json": "the trainer's log",
     "generation_config.json": "a model's settings for generating", "tokenizer_config.json": "a tokenizer's configuration",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from ostate.core import named_file
-from ostate.core.files import is_remote
+from ostate.core.files import is_file, is_remote
+from ostate.core.state import Finding
 from ostate.errors import ReadError, UnknownFormat
 
 from .detect import NO_STATE, find_state
@@ -25,6 +26,26 @@ def is_named(path: str) -> bool:
         path += ".index.json"
         return os.path.exists(path) and named_file.is_named(path)
     return named_file.is_named(path)
+
+
+def beside(seen: Peek) -> list[Finding]:
+    """Say that a named state lies in the folder of a state that was read: `SaveNamed` or an earlier `ostate repair` wrote it."""
+    folder = seen.path if seen.is_folder else os.path.dirname(seen.path) or "."
+    if is_remote(folder):
+        return []
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
+    named = [os.path.join(folder, name) for name in names if _named_alone(os.path.join(folder, name))]
+    if not named:
+        return []
+    text = f"a named state lies in the same folder: {', '.join(named)}"
+    return [Finding(rule="named-state-beside", severity="note", text=text, fix="if it is of the same save, use it: it needs no repair")]
+
+
+def _named_alone(file: str) -> bool:
+    try:
+        return is_file(file) and named_file.is_named(file)
+    except ReadError:
+        return False  # a damaged file that nobody asked about
 
 
 def _in_folder(seen: Peek) -> bool:

@@ -86,6 +86,6 @@ def whole_tensor(value: Any, where: str) -> Any:
         raise ReadError(
             f"one process's piece, {local.shape}, of a tensor of shape {shape}",
             where=where,
-            fix="give the folder with the files of all ranks",
+            fix="pass the folder with the files of all ranks",
         )
     return local

@@ -52,7 +52,7 @@ def raw_state(
     """
     state = optimizer.get("state", {})
     if not isinstance(state, Mapping):
-        raise ReadError("`state` is no mapping", where=where, fix="give the file of the optimizer's state_dict()")
+        raise ReadError("`state` is not a mapping", where=where, fix="pass the file of the optimizer's state_dict()")
     state, param_groups, own = numbered(*_ids(state, optimizer.get("param_groups")), where)
     listed = _groups_of(param_groups, state, where)
     keys = _positions(listed, where)
@@ -109,7 +109,7 @@ def _groups_of(groups: Any, state: Mapping[Any, Any], where: str) -> list[dict[s
     if isinstance(groups, Mapping):
         return _by_name(groups, where)
     if not isinstance(groups, (list, tuple)) or not all(type(group) is dict for group in groups):
-        raise ReadError("`param_groups` is no list of groups", where=where, fix="give the file of the optimizer's state_dict()")
+        raise ReadError("`param_groups` is not a list of groups", where=where, fix="pass the file of the optimizer's state_dict()")
     if len(groups) == 1 and "params" not in groups[0]:
         return [{**groups[0], "params": list(state)}]
     for index, group in enumerate(groups):
@@ -123,7 +123,7 @@ def _by_name(groups: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, hyper in groups.items():
         if type(hyper) is not dict:
-            raise ReadError(f"the hyperparameters of {name!r} are no mapping", where=where, fix="save the whole state_dict()")
+            raise ReadError(f"the hyperparameters of {name!r} are not a mapping", where=where, fix="save the whole state_dict()")
         if isinstance(hyper.get("params"), (list, tuple)):
             found[f"group {name}"] = hyper
         else:
@@ -139,7 +139,7 @@ def _positions(groups: Sequence[Mapping[str, Any]], where: str) -> list[Key]:
         raise ReadError("a group lists something that is neither a number nor a name", where=where, fix="save optimizer.state_dict()")
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ReadError(f"parameter {twice!r} stands in the groups twice", where=where, fix="the file was put together wrongly: save it again")
+        raise ReadError(f"parameter {twice!r} is in the groups twice", where=where, fix="the file was assembled wrongly: save it again")
     return keys
 
 
@@ -223,7 +223,7 @@ def _group_names(groups: Sequence[Mapping[str, Any]], field: str, where: str) ->
             raise ReadError(
                 f"group {index} has {len(group['params'])} parameters and {len(given)} {field}",
                 where=where,
-                fix="the file was put together wrongly: save it again",
+                fix="the file was assembled wrongly: save it again",
             )
         names += [name if type(name) is str else None for name in given]
     return names
@@ -266,7 +266,7 @@ def _contents(
             yield {}, {}
             continue
         if type(entry) is not dict:
-            raise ReadError(f"the entry of {key!r} is a {type(entry).__name__}, no mapping", where=where, fix="save optimizer.state_dict()")
+            raise ReadError(f"the entry of {key!r} is a {type(entry).__name__}, not a mapping", where=where, fix="save optimizer.state_dict()")
         if Inert in map(type, entry.values()):
             entry = {slot: whole_tensor(value, where) for slot, value in entry.items()}
         step = entry.get("step")
@@ -317,6 +317,6 @@ def _entries(
 def _wrong_steps(entries: Sequence[Entry]) -> Iterator[Finding]:
     wrong = [entry for entry in entries if entry.step is None and "step" in entry.scalars]
     if wrong:
-        text = f"the step of {len(wrong)} parameters is no number of updates: {ascii(wrong[0].scalars['step'])[:60]}"
+        text = f"the step of {len(wrong)} parameters is not a number of updates: {ascii(wrong[0].scalars['step'])[:60]}"
         names = tuple(f"position {entry.position}" for entry in wrong[:20])
-        yield Finding(rule="step-not-a-number", severity="error", text=text, fix="give the right one with --step", names=names)
+        yield Finding(rule="step-not-a-number", severity="error", text=text, fix="pass the right one with --step", names=names)

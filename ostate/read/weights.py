@@ -91,8 +91,19 @@ def _given(raw: RawState, path: str, name: str | None) -> Candidates:
     if len(files) > 1:
         return Candidates(tuple(_fitting(raw, [read_adapter(file, name=name) for file in files])), seen=tuple(files))
     first = read_adapter(path, name=name)
+    _refuse_full_model(raw, first)
     others = [read_adapter(place) for place in first.siblings]
     return Candidates((for_state(first, raw), *_no_worse(raw, first, others)), asked=True)
+
+
+def _refuse_full_model(raw: RawState, weights: Adapter) -> None:
+    """Refuse a base model in an adapter's place: it has no LoRA factor, and most positions with state find no tensor of their shape in it."""
+    if weights.kind != "model" or any("lora_" in key for key in weights.tensors):
+        return
+    with_state = sum(entry.has_state and entry.shape is not None for entry in raw.entries)
+    if lacking(raw, weights) * 2 > with_state:
+        fix = "pass the adapter's folder to --adapter, and the base model's to --base"
+        raise ReadError("this is a full model, not the adapter of this state", where=weights.file, fix=fix)
 
 
 def _in_places(raw: RawState, places: Iterable[list[str]], name: str | None) -> Candidates:

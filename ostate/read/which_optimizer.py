@@ -24,20 +24,20 @@ def choose(places: Sequence[str], wanted: int | str | None, where: str, *, texts
         ReadError: there is none at all.
     """
     if not places:
-        raise ReadError("there is no optimizer here", where=where, fix="give what was saved with the optimizer")
+        raise ReadError("no optimizer state was found here", where=where, fix="give what was saved with the optimizer")
     listed = "; ".join(f"{number}: {place or 'the top'}" for number, place in enumerate((texts or places)[:MOST_LISTED]))
     if wanted is None:
         if len(places) > 1:
-            raise UnknownFormat(f"{len(places)} optimizer states lie here ({listed})", where=where, fix="choose one with --optimizer K or NAME")
+            raise UnknownFormat(f"the file holds {len(places)} optimizer states ({listed})", where=where, fix="choose one with --optimizer K or NAME")
         return 0
     if isinstance(wanted, str):
         found = called(places, wanted)
         if len(found) == 1:
             return found[0]
         how = "several optimizers are" if found else "no optimizer is"
-        raise UnknownFormat(f"{how} called {wanted!r}; there are {listed}", where=where, fix="choose one of these by number")
+        raise UnknownFormat(f"{how} called {wanted!r}; available: {listed}", where=where, fix="choose one of these by number")
     if not 0 <= wanted < len(places):
-        raise UnknownFormat(f"no optimizer {wanted} here; there are {listed}", where=where, fix="choose one of these")
+        raise UnknownFormat(f"no optimizer {wanted} here; available: {listed}", where=where, fix="choose one of these")
     return wanted
 
 

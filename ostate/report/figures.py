@@ -59,7 +59,7 @@ class Lines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """Who matches whom: a score for each adapter key and position of one shape; the order taken lies on the diagonal."""
+    """A score for each adapter key and position of one shape; the chosen order lies on the diagonal."""
 
     title: str
     says: str

@@ -23,15 +23,19 @@ def lines(document: Mapping[str, Any]) -> list[str]:
 def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     """Return what one inspect document says; `full` leaves nothing out."""
     entries = document["entries"]
-    out: list[Block] = [Line(document["source"], "title"), _summary(document, full), Line(), _groups(document)]
+    out: list[Block] = [Line(document["source"], "title"), _summary(document, full)]
+    if document["findings"]:
+        out += [Line(), *found(document["findings"])]
+    out += [Line(), _groups(document)]
     if any(entry["slots"] for entry in entries):
         out += [Line(), *_slots(entries, full)]
     if document["fit"]:
         out += [Line(), *_fit(document["fit"], full)]
     if document["values"]:
         out += [Line(), _values(document["values"])]
-    if document["findings"]:
-        out += [Line(), *found(document["findings"])]
+    following = document.get("next")
+    if following is not None:
+        out += [Line(), Line(following["risk"]), Line(f"next: {following['command']}", "good")]
     return out
 
 
@@ -85,9 +89,10 @@ def _slots(entries: Sequence[Mapping[str, Any]], full: bool) -> list[Block]:
 
 
 def _fit(fit: Mapping[str, Any], full: bool) -> list[Block]:
-    matched = f"{fit['matched']} of {fit['with_state']} positions with state find a tensor of their shape"
+    matched = f"{fit['matched']} of {fit['with_state']} positions with state match a tensor by shape"
     whole = fit["matched"] == fit["with_state"] == fit["tensors"]
-    out: list[Block] = [Line(f"  adapter  {printable(fit['adapter'])}: {matched} ({fit['tensors']} tensors)", "good" if whole else "warning")]
+    out: list[Block] = [Line(f"  adapter  {printable(fit['adapter'])}: {matched} ({fit['tensors']} tensors)", "" if whole else "warning")]
+    out.append(Line("           shapes only: `ostate verify` compares the tensor values", "dim"))
     for title, left in (("only in the state", fit["only_state"]), ("only in the adapter", fit["only_adapter"])):
         if left:
             out.append(Line(f"    {title}: " + ", ".join(f"{count} of {shape}" for shape, count in list(left.items())[: None if full else 8])))

@@ -7,11 +7,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from ostate.core.plain import plain
+from ostate.errors import OstateError
 
 
 def as_json(document: Mapping[str, Any]) -> str:
     """Return the document as JSON text; nan, inf and -inf as strings, as the schemas say."""
     return json.dumps(plain(document, repr, _unknown), indent=1, allow_nan=False)
+
+
+def error_document(error: OstateError, exit_code: int) -> dict[str, Any]:
+    """Return the document that schemas/error-v1.schema.json describes."""
+    return {
+        "document": "ostate-error",
+        "version": 1,
+        "error": type(error).__name__,
+        "what": error.what,
+        "where": error.where,
+        "why": list(error.why),
+        "fix": error.fix,
+        "exit_code": exit_code,
+    }
 
 
 def _unknown(value: Any) -> Any:

@@ -16,14 +16,14 @@ from ostate.report import figures, svg
 from ostate.report.markup import Markup, joined, tag
 from ostate.report.numbers import StateNumbers
 from ostate.report.text import shorten
-from ostate.report.verdict_text import TONE, chance_text, meaning
+from ostate.report.verdict_text import TONE, chance_text, meaning, origin
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 _LEGEND = (
-    "Coverage: elements whose second moment is positive and finite. Below eps: sqrt(v_hat) < eps, so the scale tells of eps alone. "
-    "Clamped: scale above 1000 times the median, the probe's own limit."
+    "Coverage: elements whose second moment is positive and finite. Below eps: sqrt(v_hat) < eps, so the scale depends on eps alone. "
+    "Clamped: scale above 1000 times the median, the probe's default limit."
 )
-_NO_VERDICT = "this file does not say how its names were settled"
+_NO_VERDICT = "this file does not record how its names were determined"
 
 Figure: TypeAlias = figures.Heat | figures.Ridges | figures.Lines | figures.Matrix
 
@@ -36,7 +36,7 @@ class Subject:
     state: NamedState
     numbers: StateNumbers
     matrices: tuple[figures.Matrix, ...] = ()
-    """Who matches whom; empty where no adapter was at hand."""
+    """Adapter tensor against position, a matrix for each shape; empty where no adapter was found."""
     manifest: str = ""
     """The manifest as indented JSON."""
 
@@ -48,7 +48,7 @@ def html(subjects: Sequence[Subject]) -> str:
         ReadError: no subject.
     """
     if not subjects:
-        raise ReadError("no state to draw", fix="give at least one file")
+        raise ReadError("no state to draw", fix="pass at least one file")
     ordered = sorted(subjects, key=_step)
     title = " and ".join("/".join(PurePath(subject.path).parts[-2:]) for subject in ordered[:2]) + (" …" if len(ordered) > 2 else "")
     style = Markup((resources.files("ostate.report") / "page.css").read_text(encoding="utf-8"))
@@ -108,7 +108,7 @@ def _article(subject: Subject, n: int) -> Markup:
         "article",
         _head(subject, n),
         _section("Findings", f"findings-{n}", tag("ul", *_findings(state.findings), class_="findings")) if state.findings else None,
-        _section("Who matches whom", f"evidence-{n}", tag("div", *matrices, class_="figures")) if matrices else None,
+        _section("Evidence: adapter tensor against position", f"evidence-{n}", tag("div", *matrices, class_="figures")) if matrices else None,
         _section(
             "The numbers",
             f"numbers-{n}",
@@ -132,9 +132,9 @@ def _head(subject: Subject, n: int) -> Markup:
         tag("p", tag("strong", _verdict(subject.state)), f": {says}", class_="says"),
         tag("dl", *(tag("div", tag("dt", title), tag("dd", text)) for title, text in _facts(subject))),
         _folded(
-            f"Orders not taken, and why: {len(rejected)}",
+            f"Rejected orders, and why: {len(rejected)}",
             tag("ul", *(tag("li", f"{rule}: {reason}") for rule, reason in rejected)),
-            label="Orders not taken",
+            label="Rejected orders",
         )
         if rejected
         else None,
@@ -148,7 +148,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     names = shorten(list(state.parameters), 3)
     rows.append(("names", names))
     if state.ordering is not None:
-        rows.append(("from", f"{state.ordering.source}{': ' + state.ordering.rule if state.ordering.rule else ''}"))
+        rows.append(("from", origin(state.ordering.source, state.ordering.rule)))
         if state.ordering.margin is not None:
             rows.append(("chance of any other order", chance_text(state.ordering.margin)))
         if state.ordering.weakest_alternative is not None:

@@ -14,7 +14,7 @@ _ROWS = 8
 def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     """Return what one document says; `full` leaves nothing out."""
     if document["same"]:
-        return [Line("the same parameters in the same order: the state loads as it is", "good")]
+        return [Line("same parameters in the same order: the state loads as it is", "good")]
     most = None if full else _ROWS
     document = {**document, "moved": reordered(document["moved"])}
     counted = {"adds": "more", "lacks": "fewer", "renamed": "renamed", "reshaped": "of another shape", "moved": "in another order"}
@@ -22,13 +22,13 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     groups = document["groups"]
     out: list[Block] = [
         Line(f"other parameters: {said or 'other groups'}", "warning"),
-        Facts((("groups", f"{groups['state']} in the state, {groups['to_come']} in the optimizer to come"), ("as it is", document["by_position"]))),
+        Facts((("groups", f"{groups['state']} in the state, {groups['to_come']} in the new optimizer"), ("as it is", document["by_position"]))),
         Line(),
     ]
     if document["adds"]:
-        out.append(Found("note", f"{len(document['adds'])} parameters that the state does not know", tuple(row["name"] for row in document["adds"])))
+        out.append(Found("note", f"{len(document['adds'])} parameters that the state lacks", tuple(row["name"] for row in document["adds"])))
     if document["lacks"]:
-        fix = "still to be trained? then they are frozen: load with is_trainable=True, or set requires_grad"
+        fix = "if they should be trained, they are frozen now: load with is_trainable=True, or set requires_grad"
         out.append(Found("note", f"{len(document['lacks'])} parameters of the state that will not be trained", tuple(document["lacks"]), fix))
     out += [Line(f"  renamed  {row['state']} -> {row['to_come']}") for row in document["renamed"][:most]]
     out += [Line(f"  shape  {row['name']}: {row['state']} -> {row['to_come']}") for row in document["reshaped"][:most]]
@@ -38,7 +38,7 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
         out.append(Line(f"  … and {left} more (-v shows all)", "dim"))
     out += found(document["findings"])
     if document["command"]:
-        out += [Line(), Line("this writes an optimizer.pt for it:"), Line(f"  {document['command']}", "good")]
+        out += [Line(), Line("this writes an optimizer.pt that fits:"), Line(f"  {document['command']}", "good")]
     return out
 
 

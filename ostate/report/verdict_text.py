@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ostate.core.naming import ALL_TESTS, first_rule
 from ostate.report.blocks import Block, Facts, Line, Table, Tone, cells, found, read_rows
 from ostate.report.text import plain
 
 MEANING = {
-    "verified": "the numbers rule out every other order that a program could have made",
-    "recovered": "no source of names stood; the numbers alone give the whole order",
-    "partial": "the numbers prove some names; the others are listed below",
+    "verified": "the tensor values rule out every other order that a program could have made",
+    "recovered": "no source of names was available; the tensor values alone give the whole order",
+    "partial": "the tensor values prove some names; the others are listed below",
     "unverified": "nothing confirms the names: treat them as an assumption",
 }
 MEANING_ASSUMED = {
     **MEANING,
-    "verified": "the numbers rule out every other order of the adapter's keys; part of the live names is assumed",
-    "recovered": "the numbers alone give each position's key in the adapter; part of the live names is assumed",
+    "verified": "the tensor values rule out every other order of the adapter's keys; part of the live names is assumed",
+    "recovered": "the tensor values alone give each position's key in the adapter; part of the live names is assumed",
 }
 """As `MEANING`, where something of the names was guessed and not read."""
+SOURCES = {
+    "recorded": "the file",
+    "given": "--order",
+    "skeleton": "the rebuilt model",
+    "adapter-order": "the adapter file",
+    "convention": "a convention",
+    "content": "tensor values",
+}
+"""Where names come from, as people say it."""
 TONE: dict[str, Tone] = {"verified": "good", "recovered": "good", "partial": "warning", "unverified": "warning"}
 _LOSERS = 4
 """Orders that lost, shown unless all are asked for."""
@@ -37,13 +47,13 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     ordering = document["ordering"]
     verdict = ordering["verdict"]
     out: list[Block] = [Line(f"{verdict}: {meaning(verdict, ordering.get('assumed', ()))}", TONE[verdict])]
+    if document["findings"]:
+        out += [*found(document["findings"]), Line()]
     out.append(Facts((*read_rows(document), *_origin(ordering, full))))
     if ordering["weakest"] and (full or document["document"] == "ostate-verify"):
         shown = ordering["weakest"][: None if full else _WEAKEST]
         rows = [cells(pair["name"], pair["position"], _short(pair["score"]), pair["rival"] or "-", _short(pair["margin"])) for pair in shown]
         out += [Line(), Line("  weakest pairs"), Table(("name", "position", "score", "best rival", "margin"), tuple(rows))]
-    if document["findings"]:
-        out += [Line(), *found(document["findings"])]
     if document.get("out"):
         out += [Line(), *(Line(f"wrote {file}: {document['parameters']} parameters by name", "good") for file in document["out"])]
     elif document["document"] == "ostate-repair":
@@ -57,25 +67,37 @@ def meaning(verdict: str, assumed: Sequence[str]) -> str:
 
 
 def _origin(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
-    margin = "" if ordering["margin"] is None else f"; chance of any other order: {chance_text(ordering['margin'])}"
-    tests = f" (tests: {', '.join(ordering['tests'])}{margin})" if ordering["tests"] else ""
-    rows = [("names", f"{ordering['named']} from {ordering['source']}: {_rule(ordering['rule'], full)}{tests}")]
-    losers = [] if ordering["verdict"] == "verified" and not full else ordering["rejected"]
+    rows = [("names", f"{ordering['named']} from {origin(ordering['source'], ordering['rule'], full)}")]
+    if ordering["margin"] is not None:
+        rows.append(("chance", f"{chance_text(ordering['margin'])} that another order is right"))
     weakest = ordering.get("weakest_alternative")
     if weakest is not None:
-        rows.append(("weakest", f"{weakest['what']}: {chance_text(weakest['digits'])}"))
+        rows.append(("closest", f"{weakest['what']}: {chance_text(weakest['digits'])}"))
+    if ordering["tests"]:
+        rows.append(("tests", ", ".join(ordering["tests"])))
     rows += [("assumed", text) for text in ordering.get("assumed", ())]
-    rows += [("not taken", f"{_rule(loser['rule'], full)}: {loser['reason']}") for loser in losers[: None if full else _LOSERS]]
+    losers = [] if ordering["verdict"] == "verified" and not full else ordering["rejected"]
+    rows += [
+        ("rejected", f"{loser['rule'] if full else first_rule(loser['rule'])}: {loser['reason']}") for loser in losers[: None if full else _LOSERS]
+    ]
     if len(losers) > _LOSERS and not full:
         rows.append(("", f"({len(losers) - _LOSERS} more: -v shows all)"))
-    rows += [("silent", f"{test}: {why}") for test, why in ordering["silent"].items()]
+    rows += [("not tested", why if test == ALL_TESTS else f"{test}: {why}") for test, why in ordering["silent"].items()]
     return rows
 
 
-def _rule(rule: str, full: bool) -> str:
-    """Return the first of several rules that say the same, unless all are asked for."""
+def origin(source: str, rule: str, full: bool = False) -> str:
+    """Return where names come from: the source, and the rule that made them."""
+    said = SOURCES.get(source, source)
+    return said if source == "content" or not rule else f"{said}: {rule_text(rule, full)}"
+
+
+def rule_text(rule: str, full: bool = False) -> str:
+    """Return the first of several rules that give the same order and how many others there are, or all of them."""
     first, *others = rule.split("; ")
-    return rule if full or not others else f"{first} (and {len(others)} {'rule' if len(others) == 1 else 'rules'} alike)"
+    if full or not others:
+        return rule
+    return f"{first}; {'1 other rule gives' if len(others) == 1 else f'{len(others)} other rules give'} the same order"
 
 
 def chance_text(digits: float) -> str:

@@ -74,7 +74,7 @@ def copy(job: Job, descriptor: int, data_start: int, buffer: memoryview, *, sha2
         write_at(descriptor, raw, data_start + at)
         at += len(raw)
     if at != job.tensor.end:
-        raise StoreError(f"{at - job.tensor.start} bytes came where {job.tensor.end - job.tensor.start} were announced", where=job.tensor.key)
+        raise StoreError(f"{at - job.tensor.start} bytes were written, {job.tensor.end - job.tensor.start} expected", where=job.tensor.key)
     return crc_text(known) if known is not None else digest.text(), None if meter is None else meter.summary()
 
 

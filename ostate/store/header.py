@@ -20,7 +20,9 @@ from ostate.errors import StoreError
 PAGE = 4096
 PREFIX = b'{"__metadata__":{"format":"pt","header_sha256":"'
 BLANK = "0" * 64
-NOT_OURS = "give a file that `ostate repair` wrote"
+NOT_OURS = "pass a file that `ostate repair` wrote"
+RAW = "a raw checkpoint: its parameters have no names yet"
+REPAIR_FIRST = "run `ostate repair {path} -o lora.ostate.safetensors` first, and pass the file it writes"
 
 
 @dataclass(frozen=True, slots=True)

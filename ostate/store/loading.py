@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ostate.core.files import is_remote, size_of
+from ostate.core.files import is_remote, read_at, size_of
 from ostate.core.named_file import INDEX, MANIFEST, files_of_index, is_named
 from ostate.core.naming import NamedState, positions_of
 from ostate.core.safetensors import Head, unique
@@ -19,6 +19,8 @@ from ostate.errors import StoreError, refusing
 from . import header, manifest
 from .plan import index_path
 
+RAW_FILES = ("optimizer.pt", "optimizer.bin", "trainer_state.json", ".metadata", "latest")
+"""Files of a training's own checkpoint: torch.save's, Trainer's, torch.distributed.checkpoint's, DeepSpeed's."""
 Wrap = Callable[[TensorRef, str], Slot]
 """Makes the slot from a stored tensor and the digest that the manifest has of it."""
 
@@ -61,14 +63,24 @@ def find(path: str) -> str:
         found = [str(file) for file in sorted(place.glob(f"*{INDEX}")) if is_named(str(file))]
         shards = {str(place / name) for index in found for name in files_of_index(index)}
         found += [str(file) for file in sorted(place.glob("*.safetensors")) if str(file) not in shards and is_named(str(file))]
+        if not found and any((place / name).exists() for name in RAW_FILES):
+            raise StoreError(header.RAW, where=path, fix=header.REPAIR_FIRST.format(path=path))
         if len(found) != 1:
             names = ", ".join(Path(file).name for file in found) or "none"
-            raise StoreError(f"one named state wanted in the folder, found: {names}", where=path, fix="give the file")
+            raise StoreError(f"one named state wanted in the folder, found: {names}", where=path, fix="pass the path of the file")
         return found[0]
     if not place.exists() and index_path(place).exists():
         return str(index_path(place))
-    size_of(path)
+    _refuse_raw(path)
+    _refuse_raw(path)
     return path
+
+
+def _refuse_raw(path: str) -> None:
+    """Refuse what torch.save wrote; a safetensors file begins with the length of its header, which is below 4 GB."""
+    head = read_at(path, 0, min(8, size_of(path)))
+    if head.startswith((b"PK\x03\x04", b"\x80")) and any(head[4:]):
+        raise StoreError(header.RAW, where=path, fix=header.REPAIR_FIRST.format(path=path))
 
 
 def open_heads(path: str) -> list[Head]:

@@ -37,7 +37,7 @@ def plain(value: Any, where: str) -> Any:
     """
 
     def other(value: Any) -> Any:
-        raise StoreError(f"a value of type {type(value).__name__} has no place in a named file", where=where, fix="report this layout")
+        raise StoreError(f"a value of type {type(value).__name__} cannot be stored in a named file", where=where, fix="report this layout")
 
     return values.plain(value, lambda number: {"float": _ODD.get(number, "nan")}, other)
 
@@ -156,7 +156,7 @@ def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]
         if type(parameter.group) is not int or not 0 <= parameter.group < len(groups) or name not in (groups[parameter.group].names or ()):
             raise ValueError(f"{name!r} is not in the group it names")
         if parameter.position is not None and not (type(parameter.position) is int and 0 <= parameter.position < MOST_POSITIONS):
-            raise ValueError(f"{name!r} stands at a position that no optimizer has")
+            raise ValueError(f"{name!r} has a position that no optimizer has")
     source = revived(manifest["source"])
     if "migration" in manifest:
         source["migration"] = revived(manifest["migration"])

@@ -145,7 +145,7 @@ def check_names(state: NamedState) -> None:
         if not name or not 0 <= parameter.group < len(members) or name not in members[parameter.group]:
             raise StoreError("the parameter is not in the group that it names", where=name, fix="report this layout")
         if parameter.step is not None and not 0 <= parameter.step < 3.4e38:
-            raise StoreError(f"a step of {parameter.step} is no count of updates", where=name, fix="give --step N")
+            raise StoreError(f"a step of {parameter.step} is not a count of updates", where=name, fix="pass --step N")
     if len(set(grouped)) != len(grouped):
         twice = next(name for name in grouped if grouped.count(name) > 1)
-        raise StoreError("a name stands in the groups twice", where=twice, fix="report this layout")
+        raise StoreError("a name is in the groups twice", where=twice, fix="report this layout")

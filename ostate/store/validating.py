@@ -54,7 +54,7 @@ def _error(rule: str, text: str, *, names: tuple[str, ...] = (), where: str = ""
 
 def _one(head: Head, rows: Mapping[str, Any], *, deep: bool) -> Iterator[Finding]:
     if not header.is_sealed(head):
-        yield _error("header-digest", "the header is not as it was written")
+        yield _error("header-digest", "the header was changed after writing")
     broken = list(_against_schema(rows))
     yield from broken
     if broken:
@@ -85,14 +85,14 @@ def _membership(rows: Mapping[str, Any]) -> Iterator[Finding]:
     grouped = [name for group in rows["groups"] for name in group["names"]]
     twice = tuple(sorted({name for name in grouped if grouped.count(name) > 1})) if len(set(grouped)) != len(grouped) else ()
     if twice:
-        yield _error("group-membership", "names that stand in two groups", names=twice)
+        yield _error("group-membership", "names that are in two groups", names=twice)
     stray = tuple(sorted(set(rows["parameters"]) - set(grouped)))
     if stray:
-        yield _error("group-membership", "parameters that stand in no group", names=stray)
+        yield _error("group-membership", "parameters that are in no group", names=stray)
     members = [set(group["names"]) for group in rows["groups"]]
     wrong = tuple(name for name, row in rows["parameters"].items() if not (row["group"] < len(members) and name in members[row["group"]]))
     if wrong:
-        yield _error("group-membership", "parameters that name another group than the one they stand in", names=wrong)
+        yield _error("group-membership", "parameters that name another group than the one that lists them", names=wrong)
     positions = [row["position"] for row in rows["parameters"].values() if row["position"] is not None]
     if len(set(positions)) != len(positions):
         yield _error("positions", "two parameters claim one position of the source")
@@ -150,7 +150,7 @@ def _digests(head: Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
 
 def other_bytes(name: str, slot: str) -> Finding:
     """Return the finding that a slot's bytes are not those that its digest was taken of."""
-    return _error("digest", f"the bytes of {slot} are not those that were written", names=(name,))
+    return _error("digest", f"the bytes of {slot} were changed after writing", names=(name,))
 
 
 def _across(place: str, heads: list[Head], manifests: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -162,7 +162,7 @@ def _across(place: str, heads: list[Head], manifests: list[dict[str, Any]]) -> I
         yield _error("index", "the files are not the parts 1 to n of one state")
     names = [name for rows in manifests for group in rows["groups"] for name in group["names"]]
     if len(set(names)) != len(names):
-        yield _error("index", "a parameter stands in two files")
+        yield _error("index", "a parameter is in two files")
     common = [{key: value for key, value in rows.items() if key not in {"parameters", "shard", "groups"}} for rows in manifests]
     if any(rows != common[0] for rows in common):
         yield _error("index", "the files are parts of different states")

@@ -168,7 +168,7 @@ def _finish(descriptor: int, head: bytes, data: int) -> int:
     os.ftruncate(descriptor, len(head) + data)
     os.fsync(descriptor)
     if os.pread(descriptor, len(head), 0) != head or os.fstat(descriptor).st_size != len(head) + data:
-        raise StoreError("what was written does not read back the same", fix="the disk is failing: write elsewhere")
+        raise StoreError("the written file does not read back the same", fix="the disk is failing: write elsewhere")
     return len(head) + data
 
 

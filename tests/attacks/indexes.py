@@ -141,7 +141,7 @@ REFUSED: dict[str, Callable[[Path], list[str]]] = {
     "metadata: reduce to os.system": harm_as_index,
     "metadata: reduce to os.system within": harm_within,
     "metadata: a hyperparameter that runs code": harm_as_object,
-    "metadata: an offset that is no list": no_list_as_offset,
+    "metadata: an offset that is not a list": no_list_as_offset,
     "metadata: no index": lambda room: written(room, pickle.dumps({"param_groups": 1})),
     "metadata: cut short": lambda room: written(room, pickle.dumps(metadata(size(2), WHOLE))[:-20]),
     "metadata: a memo bomb": lambda room: written(room, b"\x80\x02K\x01r\xff\xff\xff\x7f.exp_avg."),

@@ -163,7 +163,7 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
     "new object of an unknown class": call("collections.UserDict", new=True),
     "bytearray of a terabyte": call("builtins.bytearray", 1 << 40),
     "a list of a range": call("builtins.list", Call("builtins.range", 1 << 40)),
-    "a torch.Size that is no size": call("torch.Size", "x" * 100),
+    "a torch.Size that is not a size": call("torch.Size", "x" * 100),
     "a name with terminal escapes": call("os.\x1b[2J\x1b]0;owned\x07", 1),
     "a name of a million letters": call("os." + "a" * 1_000_000, 1),
     "an object's own reduce, saved by torch": real_reduce,
@@ -209,6 +209,6 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
     "an unknown opcode": raw(b"\xff"),
     "no STOP": lambda room: archive(room / "optimizer.pt", b"\x80\x02N"),
     "an empty pickle": lambda room: archive(room / "optimizer.pt", b""),
-    "text that is no text": raw(b"X\x02\0\0\0\xff\xfe"),
+    "text that is not text": raw(b"X\x02\0\0\0\xff\xfe"),
     "a lone surrogate": raw(b"X\x03\0\0\0\xed\xa0\x80"),
 }  # fmt: skip

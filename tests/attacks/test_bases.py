@@ -106,7 +106,7 @@ def test_nothing_but_a_model_is_made_of_a_configuration(sound, name, tmp_path, m
     monkeypatch.chdir(tmp_path)
     request = {"class": name, "model": config, "adapters": [["default", dict(adapter.config)]], "saved": "default"}
     answer = skeleton._build(request)
-    assert "is no model" in answer["failed"]
+    assert "is not a model" in answer["failed"]
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 
 
@@ -136,7 +136,7 @@ def test_a_base_that_is_no_configuration_is_refused(tmp_path, text):
     case = real.case(CASE)
     (tmp_path / "config.json").write_text(text)
     tracemalloc.start()
-    with pytest.raises(OrderingError, match="no model configuration here"):
+    with pytest.raises(OrderingError, match="no model configuration found"):
         program.verify(str(case.state), adapter=str(case.adapter), base=str(tmp_path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -146,5 +146,5 @@ def test_a_base_that_is_no_configuration_is_refused(tmp_path, text):
 def test_a_base_that_is_a_pipe_is_not_waited_for(tmp_path):
     case = real.case(CASE)
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(OrderingError, match="no model configuration here"):
+    with pytest.raises(OrderingError, match="no model configuration found"):
         program.verify(str(case.state), adapter=str(case.adapter), base=str(tmp_path))

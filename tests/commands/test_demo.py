@@ -57,5 +57,5 @@ def test_the_readme_tells_its_numbers(told):
 def test_it_shows_what_the_commands_print(told):
     for command in ("inspect", "repair", "validate"):
         assert f"$ ostate {command} " in told[1]
-    assert "verified: the numbers rule out every other order" in told[1]
+    assert "verified: the tensor values rule out every other order" in told[1]
     assert "sound (every byte was read)" in told[1]

@@ -95,7 +95,7 @@ def test_an_adapter_of_another_run_to_the_side_names_nothing_and_is_listed(run, 
     save_file({key: torch.randn_like(values) for key, values in load_file(run[0] / "12.safetensors").items()}, tmp_path / "other" / "x.safetensors")
     with pytest.raises(OstateError) as error:
         repair(str(tmp_path / "mine"))
-    assert "x.safetensors" in error.value.fix
+    assert "x.safetensors" in str(error.value)
 
 
 def test_weights_that_fit_nothing_are_listed_where_no_adapter_was_found(run, tmp_path: Path):
@@ -104,7 +104,7 @@ def test_weights_that_fit_nothing_are_listed_where_no_adapter_was_found(run, tmp
     shutil.copy(run[0] / "optimizer.pt", folder)
     for name in "abcd":
         save_file({f"{name}.x": torch.ones(2)}, folder / f"{name}.safetensors")
-    with pytest.raises(OstateError, match=r"weights that lie near: .*a\.safetensors.*d\.safetensors"):
+    with pytest.raises(OstateError, match=r"weight files nearby: .*a\.safetensors.*d\.safetensors"):
         repair(str(folder))
 
 

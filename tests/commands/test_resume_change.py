@@ -78,7 +78,7 @@ def test_the_same_parameters_need_nothing(llama_run, named):
     text, document = printed(named, "--for", "runs/checkpoint-12")
     assert (document["same"], document["moved"]) == (True, [])
     assert "loads as it is" in text
-    assert document["by_position"] == "torch loads it, each where it belongs"
+    assert document["by_position"] == "torch loads it, each parameter where it belongs"
 
 
 def test_an_added_target_module_is_named_and_mended(llama_run, named):
@@ -108,7 +108,7 @@ def test_another_rank_is_named_and_mended(llama_run, named, rank, flag):
     _, document = printed(named, "--for", "new", "--base", str(llama_run.base))
     assert {row["name"] for row in document["reshaped"]} == set(order)
     assert flag in document["command"]
-    assert "without a word" in document["by_position"]
+    assert "without an error" in document["by_position"]
     loaded(carried_out(document), optimizer, order, store.load(named))
 
 
@@ -153,7 +153,7 @@ def test_what_no_command_mends_says_so(llama_run, named):
             parameter.data = torch.zeros(5, 5)
     found = compare_for(named, model)
     assert (found.same, found.command) == (False, "")
-    assert "no command makes this state fit" in found.findings[0].text
+    assert "no export makes this state fit" in found.findings[0].text
     assert faults(as_document(found)) == []
 
 

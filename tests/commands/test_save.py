@@ -122,7 +122,7 @@ def test_an_optimizer_of_another_model_is_refused_before_the_first_step(tmp_path
 
     trainer = new_trainer(tmp_path, SaveNamed())
     trainer.optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(3))])
-    with pytest.raises(OrderingError, match="no parameters of this model"):
+    with pytest.raises(OrderingError, match="not parameters of this model"):
         trainer.train()
     assert trainer.state.global_step == 0
 

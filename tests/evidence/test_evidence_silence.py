@@ -120,7 +120,7 @@ def test_a_state_without_moments_says_nothing():
     known, _ = trained(Toy(optimizer=torch.optim.SGD), ({"momentum": 0.9}, {"momentum": 0.9}))
     found = verify(known.keys, known.raw, known.adapter)
     assert found.verdict == "silent"
-    assert found.silent["displacement"] == "no position keeps exp_avg and exp_avg_sq"
+    assert found.silent["displacement"] == "no position has both exp_avg and exp_avg_sq"
 
 
 def test_a_cold_state_says_nothing():

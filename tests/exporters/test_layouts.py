@@ -147,7 +147,7 @@ def test_names_are_read_as_a_sidecar_of_the_unnamed_file(llama_run, llama_state,
 
 
 def test_universal_folders_hold_weights_moments_and_step(llama_run, llama_state, tmp_path):
-    with pytest.raises(ExportError, match="keeps the weights"):
+    with pytest.raises(ExportError, match="stores the weights"):
         export(llama_state, "deepspeed-universal", tmp_path / "universal")
     assert list(tmp_path.iterdir()) == []
     path = export(llama_state, "deepspeed-universal", tmp_path / "universal", adapter=str(llama_run.checkpoint)).path
@@ -192,7 +192,7 @@ def test_what_a_layout_cannot_hold_is_said_first(bias_state, tmp_path):
     odd = replace(bias_state, parameters=packed, groups=groups)
     done = export(odd, "bergson", None)
     texts = {finding.rule: finding.text for finding in done.findings}
-    assert texts["export-slots-lost"] == "bergson has no place for exp_avg, max_exp_avg_sq"
+    assert texts["export-slots-lost"] == "bergson cannot store exp_avg, max_exp_avg_sq"
     assert "eps" in texts["export-groups-lost"]
     assert "bitsandbytes-8bit" in texts["export-packing-lost"]
     assert done.path == ""

@@ -146,7 +146,7 @@ def test_an_adapter_with_new_modules_and_no_base_says_what_is_needed(llama_run, 
         return {**tensors, "base_model.model.model.layers.0.new.lora_A.weight": np.ones((4, 32), np.float32)}
 
     folder = adapter_with(llama_run, tmp_path / "extended", extend)
-    with pytest.raises(ExportError, match="order of 1 new parameters cannot be determined") as error:
+    with pytest.raises(ExportError, match="order of 1 new parameters is not known") as error:
         ostate.export(llama_state, "torch", None, wanted=folder)
     assert "--base" in error.value.fix
 
@@ -168,7 +168,7 @@ def test_a_slot_that_holds_weights_is_never_made_of_zeros(llama_run, llama_state
     fewer = replace(llama_state, optimizer="adamw_schedulefree", parameters={name: p for name, p in kept.items() if name != A})
     with pytest.raises(ExportError, match="its z would hold the parameter's own weights") as error:
         moved(fewer, tmp_path, wanted=llama_run.fresh(), new=new)
-    assert error.value.fix == "give --new absent"
+    assert error.value.fix == "pass --new absent"
 
 
 def test_a_slot_that_holds_weights_does_not_grow(llama_run, llama_state, tmp_path):

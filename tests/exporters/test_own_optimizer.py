@@ -77,7 +77,7 @@ def test_no_name_of_optim_is_forgotten():
 def test_eight_bits_go_on_in_torchs_adamw_where_asked(base, tmp_path):
     _, checkpoint = repaired(base, tmp_path, "adamw_bnb_8bit")
     own = {finding.rule: finding for finding in ostate.export(str(tmp_path / "named.safetensors"), "torch", None).findings}
-    assert own["export-own-slots"].fix == "--as adamw_torch writes torch's AdamW's"
+    assert own["export-own-slots"].fix == "to resume with torch's AdamW: --as adamw_torch"
     done = ostate.export(str(tmp_path / "named.safetensors"), "torch", checkpoint, taken_as="adamw_torch")
     assert "export-packing-lost" in {finding.rule for finding in done.findings}
     resumed = trainer(tmp_path / "resumed", adapted(base, r=64), optim="adamw_torch")
@@ -162,9 +162,9 @@ def test_numbers_that_never_were_codes_are_rounded_and_the_error_is_said(tmp_pat
 def test_adamw_is_refused_what_it_cannot_go_on_from(tmp_path):
     live = run(WRITTEN["lion_pytorch.Lion"][1])
     path = named(live, tmp_path)
-    with pytest.raises(ExportError, match="none that torch's AdamW can go on from"):
+    with pytest.raises(ExportError, match="cannot be continued by torch's AdamW"):
         ostate.export(path, "torch", tmp_path / "back.pt", taken_as="adamw_torch")
-    with pytest.raises(ExportError, match="one form for all optimizers"):
+    with pytest.raises(ExportError, match="the same for all optimizers"):
         ostate.export(path, "less", tmp_path / "back.bin", taken_as="adamw_torch")
 
 

@@ -21,7 +21,7 @@ from tests.ordering.tiny import CAUSAL, TARGETS, llama
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 INJECTED = "model.layers.0.self_attn.q_proj.lora_A.default.weight"
-SAID = "the prefix base_model.model. is taken from the adapter's keys; the live model may lack it"
+SAID = "the prefix base_model.model. comes from the adapter's keys; the live model may lack it"
 REF = TensorRef(dtype="F32", shape=(2, 4), parts=())
 
 

@@ -135,7 +135,7 @@ def test_a_model_that_the_installed_release_names_differently_stands_aside_and_s
     save_file(old, folder / "adapter_model.safetensors")
     found, lost = claims(Question(raw=read(str(case.state)), adapter=read_adapter(str(folder)), base=str(case.base)), ["skeleton"])
     assert found == []
-    assert "as the installed transformers builds it" in lost[0]["reason"]
+    assert "of the installed transformers" in lost[0]["reason"]
 
 
 def test_an_adapter_of_another_size_stands_aside_with_both_shapes(tmp_path: Path):
@@ -153,12 +153,12 @@ def test_no_configuration_at_hand_says_what_to_pass(tmp_path: Path):
     adapter = replace(read_adapter(str(case.adapter)), config={"base_model_name_or_path": "nobody/nothing", "peft_type": "LORA"})
     found, lost = claims(Question(raw=read(str(case.state)), adapter=adapter), ["skeleton"])
     assert found == []
-    assert "'nobody/nothing' is no local folder and not in the local cache: pass --base DIR" in lost[0]["reason"]
+    assert "'nobody/nothing' is neither a local folder nor in the local Hugging Face cache: pass --base DIR" in lost[0]["reason"]
 
 
 def test_a_base_that_holds_no_configuration_is_an_error(tmp_path: Path):
     case = real.case("llama_qv")
-    with pytest.raises(OrderingError, match="no model configuration here"):
+    with pytest.raises(OrderingError, match="no model configuration found"):
         base.find_config(Question(raw=read(str(case.state)), adapter=read_adapter(str(case.adapter)), base=str(tmp_path)))
 
 

@@ -35,7 +35,7 @@ P = "base_model.model.model.layers.0.self_attn.q_proj."
 
 def test_a_claim_that_wins_is_not_among_the_losers():
     found = resolve(Answers({"abc": proves((0, 1, 2)), "acb": proves((0,))}), [claim("acb"), claim("abc")])
-    assert [(loser["rule"], loser["reason"]) for loser in found.rejected] == [("skeleton acb", "the numbers prove another order")]
+    assert [(loser["rule"], loser["reason"]) for loser in found.rejected] == [("skeleton acb", "the tensor values prove another order")]
 
 
 def test_of_claims_that_differ_the_one_that_speaks_is_not_among_the_losers():
@@ -46,7 +46,7 @@ def test_of_claims_that_differ_the_one_that_speaks_is_not_among_the_losers():
 def test_a_version_stamp_says_which_claims_it_puts_aside():
     silent = proves(verdict="silent")
     found = resolve(Answers({"abc": silent, "acb": silent}), [claim("abc"), claim("acb", preferred=True)])
-    assert [(loser["rule"], loser["reason"]) for loser in found.rejected] == [("skeleton abc", "a version stamp asks for another rule")]
+    assert [(loser["rule"], loser["reason"]) for loser in found.rejected] == [("skeleton abc", "the recorded library version uses another rule")]
 
 
 def test_leaving_positions_out_is_refused_only_when_asked():
@@ -69,13 +69,13 @@ def test_claims_that_differ_at_once_are_told_apart_at_position_0():
     assert caught.value.where == "optimizer.pt: position 0"
 
 
-@pytest.mark.parametrize(("pairs", "tail"), [(3, "by its numbers"), (4, "; and 1 more"), (5, "; and 2 more")])
-def test_a_contradiction_lists_three_pairs_and_counts_the_rest(pairs, tail):
+@pytest.mark.parametrize("pairs", [3, 5])
+def test_a_contradiction_shows_three_pairs_and_keeps_the_rest(pairs):
     against = proves(verdict="contradicted", contradictions=tuple((at, "a", "b") for at in range(pairs)))
     with pytest.raises(Contradiction) as caught:
         resolve(Answers({"abc": against}), [claim("abc", "recorded")])
-    assert caught.value.what.count("by its numbers") == 3
-    assert caught.value.what.endswith(tail)
+    assert str(caught.value).count("by its values") == 3
+    assert len(caught.value.why) == pairs
 
 
 @pytest.mark.parametrize(("count", "text"), [(8, ": 0, 1, 2, 3, 4, 5, 6, 7"), (9, ": 0, 1, 2, 3, 4, 5, 6, 7, …")])

@@ -256,7 +256,7 @@ def test_the_mean_gradient_refuses_what_would_spoil_it(run):
         total.mean()
     assert name in error.value.where
     assert len(total.unused) == 27
-    with pytest.raises(ProbeError, match="not what this probe is about"):
+    with pytest.raises(ProbeError, match="of a kind that this probe does not cover"):
         GradientMean(model, only=lambda name: "lora_A" in name)
 
 
@@ -316,7 +316,7 @@ class TestImportanceWeights:
     @pytest.mark.parametrize(
         ("kwargs", "message"),
         [
-            ({"logp_new": torch.zeros(2, 3)}, "one log-probability a sequence"),
+            ({"logp_new": torch.zeros(2, 3)}, "one log-probability per sequence"),
             ({"logp_new": torch.tensor([0.0, -math.inf])}, "a log ratio is not finite"),
             ({"top_p": 0.9, "kept_mass": torch.tensor([0.5, 1.5])}, r"kept_mass must lie in \(0, 1\]"),
             ({"top_p": 0.9, "kept_mass": torch.ones(3)}, "kept_mass has shape"),

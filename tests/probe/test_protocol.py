@@ -79,7 +79,7 @@ def test_a_fixed_cap_that_touches_much_asks_for_a_look(saved):
 def test_too_few_sequences_and_a_wrong_adapter_are_refused(saved, tmp_path):
     done = CliRunner().invoke(main, arguments(saved, "--batch-e", "90"))
     assert done.exit_code == 3
-    assert "90 + 2 sequences are wanted, the data has 8" in done.output
+    assert "90 + 2 sequences are needed, the data has 8" in done.output
     done = CliRunner().invoke(
         main, [*arguments(saved)[:4], "--adapter", str(tmp_path), "--data", str(saved / "data.jsonl"), "--model", str(saved / "base")]
     )
@@ -95,7 +95,7 @@ def test_the_config_of_the_seed_is_understood(saved, tmp_path):
     with pytest.raises(ProbeError, match="must be a number, not 'many'"):
         read_settings(str(config))
     config.write_text("- a\n- b\n")
-    with pytest.raises(ProbeError, match="no mapping"):
+    with pytest.raises(ProbeError, match="not a mapping"):
         read_settings(str(config))
     config.write_text("")
     assert read_settings(str(config)) == Settings()
@@ -190,12 +190,12 @@ def test_entropy_and_objective_count_only_the_counted_tokens():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"input_ids": "12"}', "input_ids is no list of token ids"),
-        ('{"input_ids": [1, "2"]}', "input_ids is no list of token ids"),
-        ('{"input_ids": [1, -2]}', "input_ids is no list of token ids"),
-        ('{"input_ids": [1, 1e400]}', "input_ids is no list of token ids"),
-        ('{"input_ids": {"0": 1}}', "input_ids is no list of token ids"),
-        ('{"input_ids": [1, 2], "labels": 7}', "labels is no list"),
+        ('{"input_ids": "12"}', "input_ids is not a list of token ids"),
+        ('{"input_ids": [1, "2"]}', "input_ids is not a list of token ids"),
+        ('{"input_ids": [1, -2]}', "input_ids is not a list of token ids"),
+        ('{"input_ids": [1, 1e400]}', "input_ids is not a list of token ids"),
+        ('{"input_ids": {"0": 1}}', "input_ids is not a list of token ids"),
+        ('{"input_ids": [1, 2], "labels": 7}', "labels is not a list"),
         ('{"input_ids": [1, 2], "advantage": "much"}', "the advantage is 'much'"),
         ('{"input_ids": [1, 2], "advantage": NaN}', "the advantage is nan"),
         ('{"input_ids": [1, 2], "advantage": [1]}', "the advantage is"),

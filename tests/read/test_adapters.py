@@ -130,7 +130,7 @@ def test_folders_of_other_runs_are_no_siblings(tmp_path: Path):
         _adapter(tmp_path / run)
     found = read_adapter(str(tmp_path / "llama-sql"))
     assert (found.name, found.siblings) == ("default", ())
-    assert found.assumed == ("the adapter is called 'default' (its folder is called 'llama-sql': if that is the adapter's name, give it)",)
+    assert found.assumed == ("the adapter is called 'default' (its folder is called 'llama-sql': if that is the adapter's name, pass it)",)
 
 
 @pytest.mark.parametrize("told", ["card", "trainer"])
@@ -239,7 +239,7 @@ def test_a_folder_without_a_clear_adapter_is_refused(files: list[str], tmp_path:
 
 def test_an_optimizer_file_is_no_adapter(tmp_path: Path):
     torch.save({"state": {}, "param_groups": [{"params": []}]}, tmp_path / "optimizer.pt")
-    with pytest.raises(ReadError, match="no named weights in this file"):
+    with pytest.raises(ReadError, match="this file holds no named weights"):
         read_adapter(str(tmp_path / "optimizer.pt"))
 
 

@@ -53,6 +53,6 @@ def test_a_shard_cut_short_is_named(copy):
 
 def test_one_shard_given_as_a_file_asks_for_the_folder(folder):
     shard = next(folder.glob("*.safetensors"))
-    with pytest.raises(UnknownFormat, match="a layout that is a folder") as error:
+    with pytest.raises(UnknownFormat, match="this layout is a folder") as error:
         formats.read(str(shard))
-    assert error.value.fix == "give the folder"
+    assert error.value.fix == "pass the folder"

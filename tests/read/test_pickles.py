@@ -91,7 +91,7 @@ def test_an_unknown_global_is_named_and_nothing_is_imported():
     data = b"\x80\x02cthis_module_is_nowhere\nGone\n)R."
     with pytest.raises(UnsafePickle) as caught:
         read(data)
-    assert caught.value.what == "the file asks for this_module_is_nowhere.Gone, which no optimizer state needs"
+    assert caught.value.what == "the file refers to this_module_is_nowhere.Gone, which no optimizer state uses"
     assert caught.value.where == "here"
 
 
@@ -103,7 +103,7 @@ def test_an_unknown_global_is_named_and_nothing_is_imported():
         (b"\x80\x02.", "stops in the middle"),
         (b"\x80\x02(K\x01.", "stops in the middle"),
         (b"\x80\x02K\x01K\x02.", "stops in the middle"),
-        (b"\x80\x02h\x07.", "refers to what it never held"),
+        (b"\x80\x02h\x07.", "an object that it does not contain"),
         (b"\x80\x02X\xff\xff\xff\x7fabc.", "ends early"),
         (b"\x80\x02X\x02\0\0\0\xff\xfe.", "damaged: UnicodeDecodeError"),
         (b"\x80\x02}K\x01s.", "ends early"),
@@ -113,14 +113,14 @@ def test_an_unknown_global_is_named_and_nothing_is_imported():
         (b"\x80\x02K\x01}b.", "a state for a int"),
         (b"\x80\x02K\x01Q.", "a persistent id in a pickle that has no storages"),
         (b"\x80\x02}]K\x01s.", "a dictionary key of type list"),
-        (b"\x80\x02K\x01K\x02K\x03s.", "which is no dictionary"),
-        (b"\x80\x02K\x01K\x02a.", "which is no list"),
-        (b"\x80\x02K\x01(K\x02\x90.", "which is no set"),
+        (b"\x80\x02K\x01K\x02K\x03s.", "which is not a dictionary"),
+        (b"\x80\x02K\x01K\x02a.", "which is not a list"),
+        (b"\x80\x02K\x01(K\x02\x90.", "which is not a set"),
         (b"\x80\x02ios\nsystem\n.", "opcode 0x69"),
         (b"\x80\x02\x82\x01.", "opcode 0x82"),
         (b"\x80\x05\x97.", "opcode 0x97"),
         (b"\x80\x02K\x01q\0K\x02q\0\x86.", "a memo number is used twice"),
-        (b"\x80\x02K\x01K\x02\x93.", "a global whose name is no text"),
+        (b"\x80\x02K\x01K\x02\x93.", "a global whose name is not text"),
     ],
 )
 def test_a_damaged_pickle_says_how(data, what):

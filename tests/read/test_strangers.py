@@ -97,7 +97,7 @@ def test_a_lightning_checkpoint_with_hyperparameters_of_any_class_is_read(tmp_pa
     raw = formats.read(str(tmp_path))
     assert raw.layout == "lightning"
     assert holds(raw, trainer.optimizers[0])
-    assert raw.findings[0].text == f"the file also holds objects of {HERE}.Config, {HERE}.Mode: nothing of them was imported or run"
+    assert raw.findings[0].text == f"the file also holds objects of {HERE}.Config, {HERE}.Mode: they were neither imported nor run"
 
 
 def test_nothing_of_a_class_is_imported(tmp_path):

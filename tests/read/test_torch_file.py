@@ -444,11 +444,11 @@ def test_a_step_that_counts_nothing_is_none_and_found(tmp_path, step):
     ("value", "text"),
     [
         ({"state": {0: {"exp_avg": 1.0}, 5: {}}, "param_groups": [{"params": [0]}]}, "1 entries of the state belong to no group: 5"),
-        ({"state": {0: {}}, "param_groups": [{"params": [0, 1, 0]}]}, "parameter 0 stands in the groups twice"),
+        ({"state": {0: {}}, "param_groups": [{"params": [0, 1, 0]}]}, "parameter 0 is in the groups twice"),
         ({"state": {0: {}}, "param_groups": [{"params": [0]}, {"lr": 1.0}]}, "group 1 does not list its parameters"),
         ({"state": {0: {}}, "param_groups": [{"params": [0.5]}]}, "neither a number nor a name"),
         ({"state": {0: [1]}, "param_groups": [{"params": [0]}]}, "the entry of 0 is a list"),
-        ({"state": {0: {}}, "param_groups": ["x"]}, "no list of groups"),
+        ({"state": {0: {}}, "param_groups": ["x"]}, "not a list of groups"),
         ({"model": {"a": Tensor("0", (1,))}}, r"this is a model.s weights .1 tensors., no optimizer state"),
         ({"epoch": 3}, "no optimizer state in this file"),
         ([], "an empty list"),

@@ -239,7 +239,7 @@ def test_random_views_read_as_torch_reads_them(tmp_path, seed, new):
         (lambda path: path.write_bytes(b"\0" * 4096), "nothing but zeros"),
         (lambda path: path.write_bytes(b"{}"), "this is JSON"),
         (lambda path: path.write_bytes(b"\x80\x04K\x01."), "a plain pickle"),
-        (lambda path: path.write_bytes(b"hello world, this is a text"), "no torch.save file"),
+        (lambda path: path.write_bytes(b"hello world, this is a text"), "not a torch.save file"),
         (lambda path: path.write_bytes(b"PK\3\4" + b"x" * 100), "no archive directory"),
     ],
 )  # fmt: skip

@@ -46,12 +46,12 @@ def test_flat_parameters_without_the_weights_are_refused_as_before(verl: Path, t
     shutil.copytree(verl / "fsdp1", tmp_path, dirs_exist_ok=True)
     for file in (tmp_path / "actor").glob("model_*"):
         file.unlink()
-    with pytest.raises(ReadError, match="whose borders are in no file"):
+    with pytest.raises(ReadError, match="whose borders no file records"):
         repair(str(tmp_path))
 
 
 def test_weights_of_which_a_process_is_missing_are_not_used(verl: Path, tmp_path: Path):
     shutil.copytree(verl / "fsdp1", tmp_path, dirs_exist_ok=True)
     (tmp_path / "actor" / "model_world_size_2_rank_1.pt").unlink()
-    with pytest.raises(ReadError, match="whose borders are in no file"):
+    with pytest.raises(ReadError, match="whose borders no file records"):
         repair(str(tmp_path))

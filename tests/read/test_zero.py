@@ -230,7 +230,7 @@ def test_a_model_file_of_another_run_is_refused(z2):
         shapes[next(iter(shapes))] = torch.Size([7, 40])
 
     edit(z2 / "global_step5" / "mp_rank_00_model_states.pt", longer)
-    with pytest.raises(ReadError, match="param_shapes asks for") as error:
+    with pytest.raises(ReadError, match="param_shapes needs") as error:
         formats.read(str(z2))
     assert "mp_rank_00_model_states.pt" in error.value.where
 
@@ -241,7 +241,7 @@ def test_stage_3_checks_every_process_against_param_shapes(z3):
         shapes[next(iter(shapes))] = torch.Size([7, 40])
 
     edit(z3 / "global_step5" / "zero_pp_rank_0_mp_rank_00_model_states.pt", longer)
-    with pytest.raises(ReadError, match="param_shapes asks for"):
+    with pytest.raises(ReadError, match="param_shapes needs"):
         formats.read(str(z3))
 
 

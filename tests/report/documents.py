@@ -77,7 +77,7 @@ ORDERING: dict[str, Any] = {
     "named": 2,
     "undecided": [A],
     "left_out": [2],
-    "rejected": [{"source": "convention", "rule": "natural sort", "reason": "the numbers contradict it"}],
+    "rejected": [{"source": "convention", "rule": "natural sort", "reason": "the tensor values contradict it"}],
     "tests": ["displacement"],
     "silent": {"balance": "step 1: B was zero"},
     "weakest": [{"name": B, "position": 1, "score": 40.25, "rival": None, "margin": "inf"}],

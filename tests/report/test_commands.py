@@ -59,7 +59,7 @@ def test_a_page_of_a_named_file_holds_evidence_and_manifest(tmp_path):
     run("repair", LONG / "checkpoint-60", "-o", out)
     assert "wrote" in run("report", out, "--adapter", LONG / "checkpoint-60", "-o", page, ok=(0,)).stdout
     text = Outline(page.read_text(encoding="utf-8")).text
-    for wanted in ("Who matches whom", "format_version", "verified"):
+    for wanted in ("Evidence: adapter tensor against position", "format_version", "verified"):
         assert wanted in text
 
 

@@ -82,9 +82,9 @@ def test_the_page_is_sound_html():
 def test_the_page_says_what_it_must():
     outline = Outline(one_page())
     for text in (
-        "verified: the numbers rule out every other order",
+        "verified: the tensor values rule out every other order",
         "chance of any other order",
-        "Who matches whom",
+        "Evidence: adapter tensor against position",
         "44 tensors of one shape, 8x96",
         "Second moment",
         "Scale",
@@ -103,7 +103,14 @@ def test_verdict_and_evidence_come_before_the_numbers_and_the_manifest_last():
     text = Outline(one_page()).text
     at = [
         text.index(title)
-        for title in ("the numbers rule out every other order", "Findings", "Who matches whom", "The numbers", "coverage by layer", "format_version")
+        for title in (
+            "the tensor values rule out every other order",
+            "Findings",
+            "Evidence: adapter tensor against position",
+            "The numbers",
+            "coverage by layer",
+            "format_version",
+        )
     ]
     assert at == sorted(at)
 
@@ -172,7 +179,7 @@ def test_a_hostile_name_is_shown_and_not_obeyed():
 
 def test_without_a_verdict_the_page_says_so():
     bare = subject("long_opt_step2")
-    assert "does not say how its names were settled" in html([replace(bare, state=replace(bare.state, ordering=None), matrices=())])
+    assert "does not record how its names were determined" in html([replace(bare, state=replace(bare.state, ordering=None), matrices=())])
 
 
 def luminance(colour):

@@ -93,7 +93,7 @@ def test_a_name_is_never_broken_however_narrow_the_terminal(width, document):
 
 
 def test_lines_other_than_names_keep_to_the_width():
-    words = "the numbers prove some names " * 9
+    words = "the tensor values prove some names " * 9
     blocks = [Line(words), Found("warning", words, (), words)]
     for line in rendered(blocks, width=50, colour=False).splitlines():
         assert len(line) <= 50
@@ -251,7 +251,7 @@ def test_quiet_leaves_only_what_a_person_should_see(tmp_path):
 def test_quiet_and_verbose_together_are_refused(tmp_path):
     with pytest.raises(subprocess.CalledProcessError) as caught:
         run(tmp_path, "-q", "-v")
-    assert b"opposite" in caught.value.stderr
+    assert b"exclude each other" in caught.value.stderr
     assert caught.value.returncode == 2
 
 

@@ -9,14 +9,16 @@ from tests.report.documents import REPAIR, VERIFY, changed
 
 def test_a_partial_repair_says_what_is_proven_and_what_is_not():
     assert lines(REPAIR) == [
-        "partial: the numbers prove some names; the others are listed below",
-        "  names      2 from skeleton: trainer >= 4.53 (tests: displacement; chance of any other order: 1 in 10^31)",
-        "  not taken  natural sort: the numbers contradict it",
-        "  silent     balance: step 1: B was zero",
-        "",
+        "partial: the tensor values prove some names; the others are listed below",
         "WARNING: 1 parameter has a second moment of zeros",
         "  which: base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight",
         "  fix: train one more step, or leave it out",
+        "",
+        "  names       2 from the rebuilt model: trainer >= 4.53",
+        "  chance      1 in 10^31 that another order is right",
+        "  tests       displacement",
+        "  rejected    natural sort: the tensor values contradict it",
+        "  not tested  balance: step 1: B was zero",
         "",
         "wrote lora.ostate.safetensors: 2 parameters by name",
     ]
@@ -24,19 +26,19 @@ def test_a_partial_repair_says_what_is_proven_and_what_is_not():
 
 def test_a_proven_order_does_not_list_those_it_beat_unless_asked():
     document = changed("verify", "ordering.verdict", "verified")
-    assert not any("not taken" in line for line in lines(document))
-    assert any("not taken" in line for line in plain(blocks(document, full=True)))
+    assert not any("rejected" in line for line in lines(document))
+    assert any("rejected" in line for line in plain(blocks(document, full=True)))
 
 
 def test_rules_that_say_the_same_are_counted():
     document = changed("verify", "ordering.rule", "module order; nanoGPT; timm")
-    assert any("skeleton: module order (and 2 rules alike)" in line for line in lines(document))
-    assert any("skeleton: module order; nanoGPT; timm" in line for line in plain(blocks(document, full=True)))
+    assert any("the rebuilt model: module order; 2 other rules give the same order" in line for line in lines(document))
+    assert any("the rebuilt model: module order; nanoGPT; timm" in line for line in plain(blocks(document, full=True)))
 
 
 def test_more_losers_than_fit_are_counted():
     document = changed("verify", "ordering.rejected", VERIFY["ordering"]["rejected"] * 7)
-    assert sum("not taken" in line for line in lines(document)) == 4
+    assert sum("rejected" in line for line in lines(document)) == 4
     assert any("(3 more: -v shows all)" in line for line in lines(document))
 
 

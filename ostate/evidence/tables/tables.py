@@ -151,7 +151,7 @@ def gather(
     silent: dict[str, str] = {}
     usable = [entry for entry in raw.entries if _usable(entry)]
     if not usable:
-        missing = "no position keeps exp_avg and exp_avg_sq" if any(e.has_state for e in raw.entries) else "no position has state"
+        missing = "no position has both exp_avg and exp_avg_sq" if any(e.has_state for e in raw.entries) else "no position has state"
         silent.update(displacement=missing, balance=missing)
     positions, shapes = _classes(usable, adapter)
     keys = {shape: tuple(key for key in adapter.tensors if shapes[key] == shape) for shape in positions}
@@ -160,7 +160,7 @@ def gather(
     if start and previous is None:
         silent["displacement"] = start
     if product is None and len({betas_of(raw.groups[entry.group].hyper)[0] for entry in usable}) > 1:
-        product = "beta1 differs between the groups, so the two sides average over different steps"
+        product = "beta1 differs between the groups, so the moments of A and B average over different steps"
     if product:
         silent["balance"] = product
     reader = Reader(raw, adapter, thin)

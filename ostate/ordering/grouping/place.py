@@ -36,7 +36,7 @@ def guesses_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Re
     """Return the orders that programs make by hand, as conventions: worth asking the numbers about, never worth believing without them."""
     guessed = placements([rule for rule in RULES if rule.guess], layout, question)
     if len(guessed[0]) > MOST_GUESSES:
-        return [], [refused(layout.source, "guessed groups", f"{len(guessed[0])} ways fit, too many to tell anything")]
+        return [], [refused(layout.source, "guessed groups", f"{len(guessed[0])} orders fit, too many to decide")]
     return _as_claims(layout, question, *guessed, guess=True)
 
 

@@ -21,8 +21,8 @@ def given(question: Question) -> tuple[list[Claim], list[Refused]]:
     claims, lost = by_position("given", "--order", read_names(question.order, error=OrderingError), question.raw, question.adapter)
     if not claims:
         raise OrderingError(
-            f"the order that was given cannot be this state's: {lost[0]['reason']}",
+            f"the names in this file do not fit the state: {lost[0]['reason']}",
             where=question.order,
-            fix="list the names in the optimizer's order, one for each position",
+            fix="list the names in the optimizer's order, one per position",
         )
     return claims, lost

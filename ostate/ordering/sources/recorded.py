@@ -64,14 +64,20 @@ def explicit_names(source: str, rule: str, names: Names, raw: RawState, adapter:
         live = live_names(bare, keys, adapter)
         from_keys, bare = live != bare, live
         if not any(keys):
-            lost = [refused(source, rule, "none of these names is in the adapter file, so the numbers cannot be asked; another model's adapter?")]
+            lost = [
+                refused(
+                    source,
+                    rule,
+                    "none of these names is in the adapter file, so the tensor values cannot be compared; is it another model's adapter?",
+                )
+            ]
     for word, column in (("name", bare), ("key", keys)):
         for twice in twins(column):
             at = [position for position, value in enumerate(column) if value == twice]
             raise OrderingError(
                 f"{rule} gives positions {at[0]} and {at[1]} the one {word} {twice!r}",
                 where=f"{raw.source}: {names[at[0]]!r} and {names[at[1]]!r}",
-                fix="give --order FILE with a name of its own for each position",
+                fix="pass --order FILE with a name of its own for each position",
             )
     why = refute_positions(raw, bare, keys, [None] * len(bare), adapter)
     if why:

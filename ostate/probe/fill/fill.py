@@ -141,7 +141,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if id(parameter) not in live:
-                raise ProbeError("the optimizer holds a parameter that the model does not have", fix="give the model that the optimizer was made for")
+                raise ProbeError("the optimizer holds a parameter that the model does not have", fix="pass the model that the optimizer was made for")
             wanted.append((live[id(parameter)], parameter))
     kind_of_optimizer(optimizer)
     if is_fsdp1(model):
@@ -158,7 +158,7 @@ def _check_form(state: NamedState) -> None:
         raise ProbeError(
             f"the state is of {state.optimizer}, whose second moment is not used as AdamW uses its own",
             where=state.path or "the named state",
-            fix="give the named state itself: AdamPreconditioner(state, model=model)",
+            fix="pass the named state itself: AdamPreconditioner(state, model=model)",
         )
 
 
@@ -200,7 +200,7 @@ def _hyper(stored: Mapping[str, Any], lr: float | None, options: Mapping[str, An
     unknown = [key for key, value in out.items() if value is None]
     if unknown:
         raise ProbeError(
-            f"the state does not say {', '.join(unknown)}", fix="give it: lora_adamw(model, state, " + ", ".join(f"{key}=…" for key in unknown) + ")"
+            f"the state does not say {', '.join(unknown)}", fix="pass it: lora_adamw(model, state, " + ", ".join(f"{key}=…" for key in unknown) + ")"
         )
     for key in ("amsgrad", "maximize"):
         out[key] = bool(stored.get(key, False))
@@ -329,12 +329,16 @@ def _findings(state: NamedState, found: Match, tally: _Tally, total: int) -> lis
         text = f"exp_avg_sq covers {tally.with_v} of {total} parameters ({tally.with_v / total:.1%})"
         out.append(
             Finding(
-                rule="poor-coverage", severity=severity, text=text, fix="the state is of another set of parameters, or was never stepped", names=names
+                rule="poor-coverage",
+                severity=severity,
+                text=text,
+                fix="the state is of other parameters, or the optimizer never stepped",
+                names=names,
             )
         )
     if tally.with_step < tally.with_v:
         text = f"{tally.with_v - tally.with_step} entries have no step: their bias correction is unknown"
-        out.append(Finding(rule="step-missing", severity="warning", text=text, fix="give checkpoint_step to AdamPreconditioner"))
+        out.append(Finding(rule="step-missing", severity="warning", text=text, fix="pass checkpoint_step to AdamPreconditioner"))
     if tally.lost:
         count = sum(tally.lost.values())
         text = f"{count} moments became 0 in the parameters' own dtype; the preconditioner takes them from the state in float32"
@@ -349,9 +353,7 @@ def _findings(state: NamedState, found: Match, tally: _Tally, total: int) -> lis
         )
     if tally.no_m:
         out.append(
-            Finding(
-                rule="first-moment-missing", severity="warning", text="no exp_avg in the state: zeros were put in its place", names=tuple(tally.no_m)
-            )
+            Finding(rule="first-moment-missing", severity="warning", text="no exp_avg in the state: zeros were used instead", names=tuple(tally.no_m))
         )
     if found.unused:
         text = f"{len(found.unused)} entries of the state belong to parameters that are frozen here or not in the optimizer"

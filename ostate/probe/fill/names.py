@@ -109,7 +109,7 @@ def _as_live(names: list[str], exact: Mapping[str, Tensor], loose: Mapping[str, 
         raise ProbeError(
             f"the state's names fit the model in {len(fitting)} ways, as {fitting[0][0]!r} and as {fitting[1][0]!r}",
             where=names[0],
-            fix="give the inner model whose adapter was trained",
+            fix="pass the inner model whose adapter was trained",
         )
     return dict(zip(names, fitting[0]))
 
@@ -136,7 +136,7 @@ def _assign(entries: dict[str, str], unused: list[str], label: Mapping[int, str]
             fix="the state belongs to another model or rank: check which adapter was loaded",
         )
     if name in entries:
-        raise ProbeError(f"two entries of the state, {entries[name]!r} and {entry.name!r}, answer to one parameter", where=name)
+        raise ProbeError(f"two entries of the state, {entries[name]!r} and {entry.name!r}, match one parameter", where=name)
     entries[name] = entry.name
 
 
@@ -150,5 +150,6 @@ def _no_parameter(name: str, hits: int, model: nn.Module) -> ProbeError:
     return ProbeError(
         "the state has an entry for a parameter that the model does not have",
         where=name,
-        fix=f"load the adapter that this state was trained with; this {type(model).__name__} has other names",
+        fix=f"load the adapter that this state was trained with (this {type(model).__name__} has other names); if modules were removed since, make "
+        "a state for the new adapter: `ostate export STATE --to ostate --for ADAPTER -o new.ostate.safetensors`",
     )

@@ -75,7 +75,7 @@ def delta_h1(xbar: Gradients, ybar: Gradients, eta: float, preconditioner: AdamP
         ProbeError: eta 0 or not finite; gradients that are not finite, with their names; another set of parameters.
     """
     if not (math.isfinite(eta) and eta != 0):
-        raise ProbeError(f"eta is {eta}, so delta-H1 would be too", fix="give the learning rate that is meant: initial_lr, or the scheduler's")
+        raise ProbeError(f"eta is {eta}, so delta-H1 would be {eta} too", fix="pass the learning rate that is meant: initial_lr, or the scheduler's")
     sums = _sums(preconditioner, xbar, ybar)
     raw, done = sums["raw"], sums["done"]
     plausible = preconditioner.stats()["plausible_ratio"]
@@ -197,12 +197,19 @@ def _findings(
             else f"{plausible / SPREAD:.3g} to {plausible * SPREAD:.3g}"
         )
         text = f"preconditioning multiplies bars_dot by {ratio:.3g} and the size of its terms by {mass_ratio:.3g}; this state makes {bound} plausible"
-        out.append(Finding(rule="ratio-implausible", severity="warning", text=text, fix="is this the state of this adapter? `ostate verify`"))
+        out.append(
+            Finding(rule="ratio-implausible", severity="warning", text=text, fix="check with `ostate verify` that the state belongs to this adapter")
+        )
     if verdict == "identity":
         out.append(Finding(rule="coverage-too-low", severity="error", text="bars_dot is not preconditioned: too few parameters have a second moment"))
     if verdict == "empty":
         out.append(
-            Finding(rule="nothing-to-compare", severity="warning", text="no term of <Xbar, Ybar> is different from 0", fix="is lora_B still zero?")
+            Finding(
+                rule="nothing-to-compare",
+                severity="warning",
+                text="no term of <Xbar, Ybar> is different from 0",
+                fix="check whether lora_B is still zero",
+            )
         )
     if verdict != "identity" and raw_shares["identity"] > 0.1 and shares["identity"] < 0.1 * raw_shares["identity"]:
         before, after = raw_shares["identity"], shares["identity"]

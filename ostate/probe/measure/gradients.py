@@ -54,7 +54,9 @@ class GradientMean:
         self._trainables = trainable(model)
         refused = [name for name, _ in self._trainables if only is not None and not only(name)]
         if refused:
-            raise ProbeError(f"{len(refused)} trainable parameters are not what this probe is about", where=", ".join(refused[:3]), fix="freeze them")
+            raise ProbeError(
+                f"{len(refused)} trainable parameters are of a kind that this probe does not cover", where=", ".join(refused[:3]), fix="freeze them"
+            )
         self._layout = Layout.of([(name, p, place_of(p).shape, p.device, dtype) for name, p in self._trainables])
         self._sums = self._layout.zeros()
         self.weight = 0.0

@@ -68,7 +68,8 @@ def importance_weights(
     """
     if logp_new.shape != logp_old.shape or logp_new.ndim != 1 or logp_new.numel() == 0:
         raise ProbeError(
-            f"one log-probability a sequence is wanted on both sides, not {tuple(logp_new.shape)} and {tuple(logp_old.shape)}", fix="sum over tokens"
+            f"one log-probability per sequence is expected on both sides, not {tuple(logp_new.shape)} and {tuple(logp_old.shape)}",
+            fix="sum over tokens",
         )
     if temperature != logp_old_temperature:
         raise ProbeError(
@@ -104,11 +105,11 @@ def _log_kept(kept_mass: Tensor | None, n: int, top_p: float, top_k: int | None)
         raise ProbeError(
             f"the batch was sampled with top_p={top_p:g}, top_k={top_k}, so logp_old is not what it was drawn from: the kept mass S multiplies each "
             "weight, differs by sequence, and does not cancel under self-normalisation",
-            fix="sample with top_p=1 and no top_k, or give kept_mass",
+            fix="sample with top_p=1 and no top_k, or pass kept_mass",
         )
     mass = kept_mass.detach().to(torch.float64)
     if mass.shape[0] != n or mass.ndim not in (1, 2):
-        raise ProbeError(f"kept_mass has shape {tuple(mass.shape)}; ({n},) or ({n}, tokens) is wanted")
+        raise ProbeError(f"kept_mass has shape {tuple(mass.shape)}; expected ({n},) or ({n}, tokens)")
     if not bool(((mass > 0) & (mass <= 1 + 1e-6)).all()):
         raise ProbeError("kept_mass must lie in (0, 1]")
     log_mass = mass.log()

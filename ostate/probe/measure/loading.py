@@ -36,11 +36,15 @@ def load_model(model: str, adapter: str, *, dtype: torch.dtype = torch.float32, 
     for folder in (model, adapter):
         if not os.path.isdir(folder):
             raise ProbeError("no such folder", where=folder)
+    if os.path.exists(os.path.join(model, "adapter_config.json")) and not os.path.exists(os.path.join(model, "config.json")):
+        raise ProbeError("this is an adapter, not a model", where=model, fix="pass the base model's folder to --model, and this folder to --adapter")
+    if not os.path.exists(os.path.join(adapter, "adapter_config.json")):
+        raise ProbeError("no adapter in this folder: it has no adapter_config.json", where=adapter, fix="pass the adapter's folder to --adapter")
     try:
         base = AutoModelForCausalLM.from_pretrained(model, **{asked: dtype}, local_files_only=True, trust_remote_code=False)
         found: nn.Module = PeftModel.from_pretrained(base, adapter, is_trainable=True)
     except _failures() as error:
-        fix = "give the base model that the adapter was trained on, as a folder with its config.json and weights"
+        fix = "pass the base model that the adapter was trained on, as a folder with its config.json and weights"
         raise _cannot_load("the model or its adapter", error, f"{model}, {adapter}", fix) from error
     return _moved(found, device)
 

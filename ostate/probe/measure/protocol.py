@@ -154,20 +154,20 @@ def read_records(path: str, tokenize: Callable[[str], Sequence[int]] | None) -> 
 
 def _record(row: Any, tokenize: Callable[[str], Sequence[int]] | None, where: str) -> Record:
     if not isinstance(row, Mapping):
-        raise ProbeError("one JSON object a line is wanted", where=where)
+        raise ProbeError("one JSON object per line is expected", where=where)
     if "input_ids" in row:
         ids = row["input_ids"]
         if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < _MOST_ID for token in ids):
-            raise ProbeError("input_ids is no list of token ids", where=where, fix="whole numbers from 0, as the tokenizer gives them")
+            raise ProbeError("input_ids is not a list of token ids", where=where, fix="whole numbers from 0, as the tokenizer gives them")
         labels = row.get("labels", ids)
         if not isinstance(labels, list):
-            raise ProbeError("labels is no list", where=where, fix="one number a token, -100 where it is not counted")
+            raise ProbeError("labels is not a list", where=where, fix="one number a token, -100 where it is not counted")
         if len(labels) != len(ids):
             raise ProbeError(f"{len(labels)} labels for {len(ids)} tokens", where=where)
         counted = [label != -100 for label in labels]
     elif "completion" in row or "text" in row:
         if tokenize is None:
-            raise ProbeError("text needs the model's tokenizer, and its folder has none", where=where, fix="give input_ids")
+            raise ProbeError("text needs the model's tokenizer, and its folder has none", where=where, fix="pass input_ids")
         prompt = list(tokenize(str(row.get("prompt", "")))) if row.get("prompt") else []
         rest = list(tokenize(str(row.get("completion", row.get("text")))))
         ids, counted = prompt + rest, [False] * len(prompt) + [True] * len(rest)
@@ -178,7 +178,7 @@ def _record(row: Any, tokenize: Callable[[str], Sequence[int]] | None, where: st
     advantage = row.get("advantage", 1.0)
     if type(advantage) not in {int, float} or not abs(advantage) <= _MOST_ADVANTAGE:
         raise ProbeError(
-            f"the advantage is {ascii(advantage)[:60]}, which is no number", where=where, fix="a finite number, 1.0 where nothing is known"
+            f"the advantage is {ascii(advantage)[:60]}, which is not a number", where=where, fix="a finite number, 1.0 where nothing is known"
         )
     return Record(ids=tuple(ids), counted=tuple(counted), advantage=float(advantage))
 
@@ -213,7 +213,7 @@ def run(
     """
     settings = settings or Settings()
     if min(batch_e, batch_u) < 1 or len(records) < batch_e + batch_u:
-        raise ProbeError(f"{batch_e} + {batch_u} sequences are wanted, the data has {len(records)}", fix="--batch-e, --batch-u, or more data")
+        raise ProbeError(f"{batch_e} + {batch_u} sequences are needed, the data has {len(records)}", fix="--batch-e, --batch-u, or more data")
     eta, eta_from = _eta(state, eta)
     _check_ids(model, records[: batch_e + batch_u])
     optimizer = lora_adamw(model, state, lr=eta)
@@ -268,7 +268,7 @@ def _mean(model: nn.Module, records: Sequence[Record], quantity: Callable[[Tenso
             if (refusal := refusal_for(error)) is not None:
                 raise refusal.at(f"sequence {number}, {len(record.ids)} tokens") from error
             what = f"the model fails on a sequence: {(str(error).splitlines() or [type(error).__name__])[0][:300]}"
-            fix = "give a causal language model, and sequences that it has places for"
+            fix = "pass a causal language model, and sequences that it has places for"
             raise ProbeError(what, where=f"sequence {number}, {len(record.ids)} tokens", fix=fix) from error
         total.add()
     return total.mean()

@@ -159,11 +159,11 @@ class Layout:
             for flat, buffer in zip(gradients, self.buffers):
                 if flat.shape[-1:] != (buffer.numel,):
                     raise ProbeError(
-                        f"flat {what} of {tuple(flat.shape)} where {buffer.numel} elements are wanted",
+                        f"flat {what} of {tuple(flat.shape)} where {buffer.numel} elements are expected",
                         fix="use the layout's own `flatten` or `zeros`",
                     )
             if len(gradients) != len(self.buffers):
-                raise ProbeError(f"{len(gradients)} flat {what}, {len(self.buffers)} buffers", fix="give one flat tensor for each device and dtype")
+                raise ProbeError(f"{len(gradients)} flat {what}, {len(self.buffers)} buffers", fix="pass one flat tensor for each device and dtype")
             return list(gradients)
         parts: list[list[Tensor]] = [[] for _ in self.buffers]
         by_member = {self.member(key).name: gradient for key, gradient in gradients.items()}
@@ -172,7 +172,7 @@ class Layout:
             raise ProbeError(
                 f"{what} lack {len(missing)} of {len(self.members)} parameters",
                 where=", ".join(missing[:3]),
-                fix="give zeros where a parameter took no part",
+                fix="pass zeros where a parameter took no part",
             )
         for member in self.members:
             own = self.local_of(member, by_member[member.name])

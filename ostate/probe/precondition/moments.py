@@ -128,7 +128,7 @@ def of_optimizer(
     for index, group in enumerate(optimizer.param_groups):
         if "betas" not in group or not isinstance(group.get("eps"), (int, float)):
             what = f"a {type(optimizer).__name__} keeps no second moment of Adam's form"
-            raise ProbeError(what, where=f"group {index}", fix="repair its state, and give the named state in its place")
+            raise ProbeError(what, where=f"group {index}", fix="repair its state, and pass the named state in its place")
         betas, eps = (float(group["betas"][0]), float(group["betas"][1])), float(group["eps"])
         amsgrad = bool(group.get("amsgrad", False))
         for parameter in group["params"]:
@@ -205,7 +205,7 @@ def _constants(optimizer: str, known: Mapping[str, Any], step: float | None, nam
         betas = (known.get("beta1") or 0.0, known["beta2"])
     if OPTIMIZERS[optimizer].moment == "adam":
         if betas is None or eps is None:
-            raise ProbeError("the state does not say its betas or eps", where=name, fix="give betas=(…, …) and eps=…")
+            raise ProbeError("the state does not say its betas or eps", where=name, fix="pass betas=(…, …) and eps=…")
         return (float(betas[0]), float(betas[1])), float(eps)
     try:
         eps = divisor(optimizer, known, step)[1] if there else 0.0

@@ -90,7 +90,7 @@ class AdamPreconditioner:
         self._names: dict[Tensor, str] | None = None
         items = self._moments()
         if not items:
-            raise ProbeError("there is no parameter to precondition")
+            raise ProbeError("there is not a parameter to precondition")
         self._names = {item.parameter: item.name for item in items if item.parameter is not None}
         self.ranks = Ranks.of([item.parameter for item in items if item.parameter is not None])
         self.layout = Layout.of([(item.name, item.parameter, item.place.shape, item.device, item.dtype) for item in items])
@@ -176,7 +176,7 @@ class AdamPreconditioner:
         """
         member, gradient = self._sorted(parameter, gradient)
         if member is None:
-            self._warn_once("unknown-parameter", "a gradient came for a parameter that the optimizer does not hold: left as it is")
+            self._warn_once("unknown-parameter", "a gradient was passed for a parameter that the optimizer does not hold: it is not preconditioned")
             return gradient
         if self._is_plain(gradient) and gradient.shape == member.shape:
             return gradient * self._parts()[self.layout.index[member.name]]
@@ -316,7 +316,7 @@ class AdamPreconditioner:
         largest = item.read("max_exp_avg_sq") if item.amsgrad else None
         step = item.step
         if step is None or step < 0:
-            raise ProbeError("the next step needs this step", where=item.name, fix="give checkpoint_step")
+            raise ProbeError("the next step needs this step", where=item.name, fix="pass checkpoint_step")
         return next_step_update(flat, m, v, step=step, betas=item.betas, eps=item.eps, largest=None if largest is None else largest.reshape(-1))
 
     def dot(self, x: Gradients, g: Gradients) -> float:
@@ -368,10 +368,10 @@ def _source(source: Any, optimizer: Any) -> Optimizer | NamedState:
         ProbeTypeError: neither or both, or something that keeps no moments.
     """
     if (source is None) == (optimizer is None):
-        raise ProbeTypeError("one optimizer or one named state is wanted", where="AdamPreconditioner", fix="AdamPreconditioner(optimizer)")
+        raise ProbeTypeError("one optimizer or one named state is expected", where="AdamPreconditioner", fix="AdamPreconditioner(optimizer)")
     found = optimizer if source is None else source
     if not isinstance(found, (Optimizer, NamedState)):
-        fix = "ostate.load(path) gives a named state" if isinstance(found, str) else "give a torch.optim.Optimizer or a named state"
+        fix = "ostate.load(path) gives a named state" if isinstance(found, str) else "pass a torch.optim.Optimizer or a named state"
         raise ProbeTypeError(f"a {type(found).__name__} keeps no moments", where="AdamPreconditioner", fix=fix)
     return found
 
@@ -403,9 +403,7 @@ def _gradient_of_unknown(first: Any, second: Any) -> Any:
         return second
     if _is_parameter(second) and not _is_parameter(first):
         return first
-    raise ProbeError(
-        "neither of the two tensors is a known parameter, and nothing tells which of them is the gradient", fix="apply(parameter, gradient)"
-    )
+    raise ProbeError("neither tensor is a known parameter, so it is not clear which one is the gradient", fix="apply(parameter, gradient)")
 
 
 def _is_parameter(value: Any) -> bool:

@@ -60,7 +60,7 @@ def local(tensor: Tensor, like: Tensor | None = None) -> Tensor:
     if like is not None and is_sharded(tensor) != is_sharded(like):
         raise ProbeError(
             "one of parameter and gradient is sharded, the other is not",
-            fix="give gradients as the sharded model makes them (`parameter.grad`)",
+            fix="pass gradients as the sharded model makes them (`parameter.grad`)",
         )
     if not is_sharded(tensor):
         return tensor

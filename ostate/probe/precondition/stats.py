@@ -124,7 +124,7 @@ def findings_of(diagonal: Diagonal, guards: Guards) -> tuple[Finding, ...]:
     total = len(rows)
     out = []
     if diagonal.all_identity:
-        text = f"exp_avg_sq covers {diagonal.coverage:.1%}, below {guards.identity_if_coverage_below:.0%}: every gradient is left as it is"
+        text = f"exp_avg_sq covers {diagonal.coverage:.1%}, below {guards.identity_if_coverage_below:.0%}: gradients are not preconditioned"
         out.append(Finding(rule="coverage-too-low", severity="error", text=text, fix="fill the optimizer by name: ostate repair, then lora_adamw"))
     for why in sorted({row.bad for row in rows if row.bad}):
         names = tuple(row.name for row in rows if row.bad == why)
@@ -144,11 +144,11 @@ def findings_of(diagonal: Diagonal, guards: Guards) -> tuple[Finding, ...]:
         text = (
             f"{len(unstepped)} of {total} parameters have no step: no bias correction for them, their scale is too small by up to sqrt(1 - beta2^t)"
         )
-        out.append(Finding(rule="step-missing", severity="warning", text=text, fix="give checkpoint_step", names=unstepped))
+        out.append(Finding(rule="step-missing", severity="warning", text=text, fix="pass checkpoint_step", names=unstepped))
     out += _capped(rows, guards)
     zeros = sum(row.zero for row in rows if not row.bad)
     if zeros and guards.zero_elements == "fallback" and not diagonal.all_identity:
-        text = f"{zeros} single elements have v == 0 and carry no information: scale {guards.fallback_scale:g} for them"
+        text = f"{zeros} single elements have v == 0 (no information): they get scale {guards.fallback_scale:g}"
         out.append(Finding(rule="zero-elements", severity="note", text=text, names=_names(row for row in rows if row.zero and not row.bad)))
     return tuple(out)
 
@@ -162,7 +162,7 @@ def _capped(rows: Sequence[Row], guards: Guards) -> list[Finding]:
 
     def found(of: str, some: Sequence[Row]) -> Finding:
         cap = max(row.cap for row in some)
-        text = f"the cap {cap:.3g} touches {share(some):.1%} of {of}: there the preconditioner is a constant, not Adam's"
+        text = f"the cap {cap:.3g} clips {share(some):.1%} of {of}: there the preconditioner is a constant, not Adam's"
         return Finding(rule="cap-touches-much", severity="warning", text=text, fix=fix, names=_names(row for row in some if row.clamped))
 
     if len({row.cap for row in rows}) == 1 and share(rows) > _MUCH:

@@ -93,7 +93,7 @@ def _fields(record: Any, name: str, where: str) -> dict[str, Any]:
     last = record.name.rpartition(".")[2] if type(record) is Inert else ""
     derived = name == "Metadata" and last.endswith(name) and not record.name.startswith("torch.")  # Megatron's MCoreMetadata
     if (last != name and not derived) or type(record.state) is not dict:
-        raise ReadError(f"no {name} where one must be", where=where, fix="the index is damaged: copy it again")
+        raise ReadError(f"{name} is missing", where=where, fix="the index is damaged: copy it again")
     return dict(record.state)
 
 
@@ -109,7 +109,7 @@ def _places(folder: str, places: Mapping[Any, Any], where: str) -> dict[tuple[st
             )
         name, offset, length = place.get("relative_path"), place.get("offset"), place.get("length")
         if type(name) is not str or type(offset) is not int or type(length) is not int or min(offset, length) < 0:
-            raise ReadError("a place that is no file, offset and length", where=where, fix="the index is damaged: copy it again")
+            raise ReadError("a storage entry without file, offset and length", where=where, fix="the index is damaged: copy it again")
         if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
             raise ReadError(f"the index points outside its folder: {name!r}", where=where, fix="do not use this checkpoint")
         starts = key.get("offset")
@@ -148,7 +148,7 @@ def _item(key: str, path: Any, about: Any, blobs: Mapping[Any, tuple[str, int, i
 
 def _sizes(value: Any, key: str, where: str) -> tuple[int, ...]:
     if type(value) is not tuple or not all(type(size) is int and size >= 0 for size in value):
-        raise ReadError(f"no shape where one must be, for {key}", where=where, fix="the index is damaged: copy it again")
+        raise ReadError(f"the shape of {key} is missing", where=where, fix="the index is damaged: copy it again")
     return value
 
 
@@ -162,7 +162,7 @@ def _check_cover(key: str, shape: tuple[int, ...], chunks: Sequence[Blob], where
         total += math.prod(chunk.sizes)
     if total != math.prod(shape) or _overlap(chunks, shape, where):
         raise ReadError(
-            f"the chunks of {key} hold {total} elements, its shape {shape} wants {math.prod(shape)}",
+            f"the chunks of {key} hold {total} elements, its shape {shape} needs {math.prod(shape)}",
             where=where,
             fix="the save did not finish on every process: use another checkpoint",
         )
@@ -202,7 +202,7 @@ def _check_files(items: Mapping[str, Item], where: str, size: int, digest: str) 
             raise ReadError("a file of the checkpoint is missing", where=file, fix="copy the whole folder, the files of every process")
         there = size_of(file)
         if there < end:
-            raise ReadError(f"the file ends early: {end} bytes wanted, {there} there", where=file, fix="copy it again")
+            raise ReadError(f"the file ends early: {end} bytes expected, {there} present", where=file, fix="copy it again")
         files.append(SourceFile(file, there, digest))
     return tuple(files)
 
@@ -219,7 +219,7 @@ def tensor(item: Item) -> TensorRef:
         stored = load(blob.file, start=blob.offset, length=blob.length).value
         if not isinstance(stored, TensorRef) or stored.shape != blob.sizes or (dtype is not None and stored.dtype != dtype):
             raise ReadError(
-                f"{item.key} at {blob.starts}: a {item.dtype} chunk of shape {blob.sizes} wanted, {_described(stored)} there",
+                f"{item.key} at {blob.starts}: a {item.dtype} chunk of shape {blob.sizes} expected, {_described(stored)} found",
                 where=blob.file,
                 fix="this file is from another save: copy the whole folder again",
             )

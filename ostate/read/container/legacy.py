@@ -88,7 +88,7 @@ def _view(asked: tuple[Any, ...]) -> tuple[int, int | None]:
         return 0, None
     _, skip, count = asked[5]
     if type(skip) is not int or type(count) is not int:
-        raise TypeError("a view whose place is no number")
+        raise TypeError("a view whose place is not a number")
     return skip, count
 
 

@@ -76,20 +76,20 @@ def starts_as_legacy(head: bytes) -> bool:
 
 def _no_torch_file(head: bytes, path: str) -> ReadError:
     kind = ("a plain pickle", "") if head[:1] == b"\x80" else kind_of_head(head)
-    what = f"no torch.save file: it is {kind[0]}" if kind else "no torch.save file"
-    return ReadError(what, where=path, fix=(kind and kind[1]) or "give a file that torch.save wrote")
+    what = f"not a torch.save file: it is {kind[0]}" if kind else "not a torch.save file"
+    return ReadError(what, where=path, fix=(kind and kind[1]) or "pass a file that torch.save wrote")
 
 
 def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> tuple[Any, SourceFile]:
     index = ZipIndex(path, start, length)
     pickles = [name for name in index.members if name.endswith("data.pkl") and name.count("/") < 2 and name.rpartition("/")[2] == "data.pkl"]
     if not pickles and index.members and all(name.endswith(".npy") for name in index.members):
-        raise ReadError("numpy arrays (.npz), no torch.save file", where=path, fix="give a file that torch.save wrote")
+        raise ReadError("numpy arrays (.npz), not a torch.save file", where=path, fix="pass a file that torch.save wrote")
     if len(pickles) != 1:
-        raise ReadError(f"{len(pickles)} members data.pkl in the archive, one wanted", where=path, fix="give a file that torch.save wrote")
+        raise ReadError(f"{len(pickles)} members data.pkl in the archive, one expected", where=path, fix="pass a file that torch.save wrote")
     prefix = pickles[0][: -len("data.pkl")]
     if prefix + "constants.pkl" in index:
-        raise ReadError("a TorchScript program, not a state", where=path, fix="give the optimizer file")
+        raise ReadError("a TorchScript program, not a state", where=path, fix="pass the optimizer file")
     data = index.read(pickles[0], MOST_PICKLE_BYTES)
     order = index.read(prefix + "byteorder", 16) if prefix + "byteorder" in index else b"little"
     if order not in {b"little", b"big"}:
@@ -122,7 +122,7 @@ def _storages(path: str, room: str, members: Mapping[str, Member], *, swapped: b
             raise ReadError(f"the storage {key} is missing from the archive", where=path, fix="copy the file again")
         offset, size, checksum = members[room + key]
         if not 0 <= count * ITEMSIZE[kind] <= size:
-            raise ReadError(f"the storage {key} has {size} bytes, {count} x {kind} are asked for", where=path, fix="copy the file again")
+            raise ReadError(f"the storage {key} has {size} bytes, {count} x {kind} are needed", where=path, fix="copy the file again")
         return Storage(path, offset, size, kind, checksum if crc else None, swapped)
 
     return persistent

@@ -61,7 +61,7 @@ class ZipIndex:
             ReadError: no such member, or more than `most` bytes.
         """
         if name not in self.members:
-            raise ReadError(f"no member {name!r} in the archive", where=self.path, fix="give a file that torch.save wrote")
+            raise ReadError(f"no member {name!r} in the archive", where=self.path, fix="pass a file that torch.save wrote")
         offset, size, _ = self.members[name]
         if size > most:
             raise ReadError(f"the member {name!r} has {size} bytes, {most} at most are expected", where=self.path, fix=_DAMAGED)

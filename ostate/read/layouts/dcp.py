@@ -175,7 +175,7 @@ def _with_moments(found: dict[str, Found]) -> dict[str, Found]:
 
 def _choose(roots: list[str], optimizer: int | str | None, folder: str) -> str:
     if not roots:
-        raise UnknownFormat("the checkpoint holds no optimizer state", where=folder, fix="give the folder that was saved with the optimizer")
+        raise UnknownFormat("the checkpoint holds no optimizer state", where=folder, fix="pass the folder that was saved with the optimizer")
     return roots[choose(roots, optimizer, folder)]
 
 

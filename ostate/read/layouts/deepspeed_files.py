@@ -22,7 +22,7 @@ from ..pickle.unknown_classes import refuse_within
 OPTIM = re.compile(r"^(?P<prefix>(?:bf16_|fp16_)?)zero_pp_rank_(?P<rank>\d+)_mp_rank_(?P<mp>\d+)(?P<pp>(?:_\d+)?)_optim_states\.pt$")
 _MODEL = re.compile(r"^(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<mp>\d+)(?:_\d+)?_model_states\.pt$")
 EXPERT = re.compile(r"^(expp_rank_\d+_mp_rank_\d+_optim_states|layer_-?\d+_expert_\d+_mp_rank_\d+_model_states)\.pt$")
-_AGAIN = "copy the whole folder again, the files of every process"
+_AGAIN = "copy the whole folder again, with the files of every process"
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ def _refuse_parallel(folder: str, names: Sequence[str]) -> None:
         raise ReadError(
             "a mixture of experts trained with expert parallelism: its optimizer lies in a file for each expert rank",
             where=os.path.join(folder, expert),
-            fix="convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and give the result",
+            fix="convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and pass the path of the result",
         )
     parallel = {(match["mp"], match["pp"]) for name in names if (match := OPTIM.match(name))}
     if len(parallel) > 1:
         raise ReadError(
             f"{len(parallel)} tensor- or pipeline-parallel ranks: each holds a slice of every parameter",
             where=folder,
-            fix="convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and give the result",
+            fix="convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and pass the path of the result",
         )
 
 
@@ -121,7 +121,11 @@ def _check_world(folder: str, by_rank: Mapping[int, str], ranks: Sequence[Mappin
         if count is not None and count != world:
             raise ReadError(f"this file is of a run with {count} processes, the others {world}", where=path, fix=_AGAIN)
     if extra := [rank for rank in by_rank if rank >= world]:
-        raise ReadError(f"a file of rank {extra[0]}, but the run had {world} processes", where=by_rank[extra[0]], fix="remove what another run left")
+        raise ReadError(
+            f"there is there is a file of rank {extra[0]}, but the run had {world} processes",
+            where=by_rank[extra[0]],
+            fix="remove the files of the other run",
+        )
 
 
 def _world(state: Mapping[str, Any]) -> int | None:

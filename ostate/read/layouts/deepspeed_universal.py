@@ -23,7 +23,7 @@ from ..state_dict import Key
 from .deepspeed_files import model_files
 from .deepspeed_zero import Shapes, param_shapes
 
-_WAY_OUT = "give the ZeRO checkpoint that it was made from: that one is right"
+_WAY_OUT = "pass the ZeRO checkpoint that it was made from: that one has the right names"
 
 
 def detect(folder: str) -> bool:
@@ -46,7 +46,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         UnsafePickle: a file asks for a class outside the allow-list.
     """
     if optimizer:
-        raise ReadError(f"there is no optimizer {optimizer}, only one", where=folder, fix="leave --optimizer out")
+        raise ReadError(f"there is only one optimizer here, not {optimizer}", where=folder, fix="drop --optimizer")
     zero = os.path.join(folder, "zero")
     models = [(path, load(path, unknown_classes=True)) for path in model_files(folder, names_in(folder))]
     model = models[0][1]
@@ -186,7 +186,7 @@ def _findings(groups: Sequence[Mapping[str, Any]]) -> list[Finding]:
     if all(len(group) > 1 for group in groups):
         return []
     text = "zero/optimizer_state.pt is missing or without param_groups: lr, betas, eps and weight_decay are not in this checkpoint"
-    return [Finding(rule="hyperparameters-missing", severity="warning", text=text, fix="give them: --betas B1,B2 --eps E")]
+    return [Finding(rule="hyperparameters-missing", severity="warning", text=text, fix="pass them: --betas B1,B2 --eps E")]
 
 
 def _check_steps(zero: str, state: Mapping[Key, Mapping[str, object]]) -> None:

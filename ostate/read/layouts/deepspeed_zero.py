@@ -28,8 +28,8 @@ from ..quantized import slots_of
 from ..state_dict import Key
 from .deepspeed_files import EXPERT, OPTIM, Opened, open_all
 
-_UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and give the result"
-_AGAIN = "copy the whole folder again, the files of every process"
+_UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and pass the path of the result"
+_AGAIN = "copy the whole folder again, with the files of every process"
 Shapes = Sequence[Mapping[str, tuple[int, ...]]]
 
 
@@ -70,7 +70,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         UnsafePickle: a file asks for a class outside the allow-list.
     """
     if optimizer:
-        raise ReadError(f"there is no optimizer {optimizer}, only one", where=folder, fix="leave --optimizer out")
+        raise ReadError(f"there is only one optimizer here, not {optimizer}", where=folder, fix="drop --optimizer")
     names = names_in(folder)
     if not any(OPTIM.match(name) or EXPERT.match(name) for name in names):
         return _read_stage0(folder, names)
@@ -121,7 +121,7 @@ def _check_ranks(opened: Opened) -> None:
     for path, state in zip(opened.optim[1:], opened.ranks[1:]):
         for what, value in _marks(state).items():
             if value != first[what]:
-                raise ReadError(f"another {what} than in the file of rank 0", where=path, fix=_AGAIN)
+                raise ReadError(f"{what} differs from the file of rank 0", where=path, fix=_AGAIN)
 
 
 def _marks(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
     """Read the optimizer of a run without ZeRO: torch's own state dict, in the model file."""
     stored = _stage0(folder, names)
     if stored is None:
-        raise ReadError("no DeepSpeed optimizer files here", where=folder, fix="give the folder with the *_optim_states.pt files")
+        raise ReadError("no DeepSpeed optimizer files here", where=folder, fix="pass the folder with the *_optim_states.pt files")
     inner = stored.value["optimizer"]
     inner = inner.get("optimizer_state_dict", inner) if "fp32_groups_flat" not in inner else inner
     if "state" not in inner or "param_groups" not in inner:
@@ -214,7 +214,7 @@ def _groups(opened: Opened, inner: Any, count: int, stage3: bool) -> tuple[list[
             severity="note" if {"betas", "eps"} <= set(hyper) else "warning",
             text="saved with elastic_checkpoint, which drops lr, betas, eps and weight_decay"
             + ("; taken from ds_config" if hyper else "; ds_config does not define the optimizer either"),
-            fix="" if hyper else "give them: --betas B1,B2 --eps E",
+            fix="" if hyper else "pass them: --betas B1,B2 --eps E",
         )
         return [{**hyper, "params": []} for _ in range(count)], list(range(count)), [finding]
     groups = [{name: value for name, value in group.items() if name not in {"params", "step", "param_names"}} | {"params": []} for group in stored]
@@ -258,7 +258,7 @@ def _buffer(opened: Opened, inner: Sequence[Any], number: int, hyper: Mapping[st
 
 def _flat_slot(opened: Opened, rank: int, slots: Mapping[str, Slot], name: str) -> Slot:
     if name not in slots:
-        raise ReadError(f"no {name} in this file, the other processes have it", where=opened.optim[rank], fix=_AGAIN)
+        raise ReadError(f"this file has no {name}, those of the other processes have it", where=opened.optim[rank], fix=_AGAIN)
     return slots[name]
 
 
@@ -321,7 +321,7 @@ def _check_tail(opened: Opened, number: int, used: int, total: int, lengths: Seq
     allowed = left in {0, tail} if tail is not None else 0 <= left < 2 * len(lengths) * 64
     if not allowed:
         raise ReadError(
-            f"group {number}: param_shapes asks for {used} numbers of {what}, the {len(lengths)} processes hold {total}",
+            f"group {number}: param_shapes needs {used} values of {what}, the {len(lengths)} processes hold {total}",
             where=opened.model_path,
             fix="the model file and the optimizer files are from different runs, or a rank is missing: " + _AGAIN,
         )
@@ -334,7 +334,7 @@ def _shares(opened: Opened, number: int, shapes: Mapping[str, tuple[int, ...]], 
     for path, slot in zip(opened.optim, flat):
         if math.prod(slot.shape) != wanted:
             raise ReadError(
-                f"sub-group {number}: param_shapes asks for {wanted} numbers of {what} a process, {math.prod(slot.shape)} are there",
+                f"sub-group {number}: param_shapes needs {wanted} values of {what} per process, {math.prod(slot.shape)} are present",
                 where=path,
                 fix="the model file and the optimizer files are from different runs: " + _AGAIN,
             )

@@ -31,7 +31,7 @@ from .torch_file import candidates
 
 RANK_FILE = re.compile(r"^(?P<head>.*?)rank[_-]?(?P<rank>\d+)(?P<tail>\D.*)?\.(?P<kind>pt|bin|pth|ckpt)$")
 _WORLD = re.compile(r"world[_-]?size[_-]?(\d+)")
-_AGAIN = "copy the whole folder again, the files of every process"
+_AGAIN = "copy the whole folder again, with the files of every process"
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def _check_ranks(folder: str, names: Mapping[int, str], family: tuple[str, str, 
             raise _missing(os.path.join(folder, names[min(names)]), rank, world)
     if extra := [rank for rank in names if rank >= world]:
         raise ReadError(
-            f"a file of rank {extra[0]}, but the run had {world} processes",
+            f"there is there is a file of rank {extra[0]}, but the run had {world} processes",
             where=os.path.join(folder, names[extra[0]]),
-            fix="remove what another run left",
+            fix="remove the files of the other run",
         )
 
 
@@ -150,7 +150,7 @@ def _share(path: str) -> Share:
     stored = load(path, allowed=ALLOWED)
     found = list(candidates(stored.value))
     if len(found) != 1:
-        raise ReadError(f"{len(found)} optimizer states in this file, one wanted", where=path, fix="save one optimizer a file")
+        raise ReadError(f"{len(found)} optimizer states in this file, one expected", where=path, fix="save one optimizer a file")
     groups = found[0].optimizer.get("param_groups")
     state = found[0].optimizer["state"]
     if isinstance(groups, Mapping) or groups is None:
@@ -171,7 +171,7 @@ def _check_agree(shares: Sequence[Share]) -> None:
             )
         for one, other in zip(share.groups, first.groups):
             if list(one["params"]) != list(other["params"]) or _plain(one) != _plain(other):
-                raise ReadError("other hyperparameters than in the file of rank 0", where=share.path, fix=_AGAIN)
+                raise ReadError("hyperparameters differ from the file of rank 0", where=share.path, fix=_AGAIN)
     steps = {share.path: _steps(share) for share in shares}
     stated = [step for found in steps.values() for step in found]
     common = max(set(stated), key=stated.count) if stated else None
@@ -220,7 +220,7 @@ def _replicas(shares: Sequence[Share]) -> dict[Key, dict[str, object]]:
     for share in shares[1:]:
         if not _same(share, first):
             raise ReadError(
-                "other parameters than in the file of rank 0, and which is in no file (ZeroRedundancyOptimizer)",
+                "parameters differ from the file of rank 0, and no file records which (ZeroRedundancyOptimizer)",
                 where=share.path,
                 fix="call optimizer.consolidate_state_dict(to=0) and save optimizer.state_dict() on rank 0",
             )
@@ -264,7 +264,7 @@ def _flat_sizes(shares: Sequence[Share], weights: Mapping[str, TensorRef]) -> di
         if sizes or len(shares) < 2:
             return sizes
         raise ReadError(
-            "every process holds an equal run of every entry: FlatParameters (FSDP1, use_orig_params=False), whose borders are in no file",
+            "every process holds an equal run of every entry: FlatParameters (FSDP1, use_orig_params=False), whose borders no file records",
             where=shares[0].path,
             fix="load it once and save with FSDP.optim_state_dict(model, optimizer), which writes parameters by name",
         )
@@ -308,6 +308,6 @@ def _from_shares(shares: Sequence[Share], key: Key) -> dict[str, object]:
             continue
         for share, value in values:
             if not is_sharded(value):
-                raise ReadError(f"no {slot} of entry {key} in this file, others have it", where=share.path, fix=_AGAIN)
+                raise ReadError(f"this file has no {slot} for entry {key}, others have it", where=share.path, fix=_AGAIN)
         entry[slot] = whole([(share.path, cast(Inert, value)) for share, value in values], f"entry {key}, {slot}")
     return entry

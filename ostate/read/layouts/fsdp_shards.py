@@ -16,14 +16,14 @@ from ..pickle.globals import RECORD, TORCH_GLOBALS
 from ..pickle.records import Inert, Named, Refusal
 
 _SHARD = "torch.distributed._shard."
-_AGAIN = "copy the whole folder again, the files of every process"
+_AGAIN = "copy the whole folder again, with the files of every process"
 _FULL = "save with get_optimizer_state_dict(model, optimizer) and torch.distributed.checkpoint, which record names and shapes"
 
 
 def _inner_class(owner: Any, name: Any) -> Named:
     """What old pickle protocols write for a class within a class: `getattr(ShardedTensor, "ProcessGroupState")`."""
     if type(owner) is not Named or not owner.name.startswith(_SHARD) or type(name) is not str:
-        raise Refusal("an attribute of something that is no class of a sharded tensor")
+        raise Refusal("an attribute of something that is not a class of a sharded tensor")
     full = f"{owner.name}.{name}"
     return Named(full, lambda *args, **kwargs: Inert(full, args, kwargs))
 
@@ -78,7 +78,7 @@ def whole(values: Sequence[tuple[str, Inert]], what: str) -> TensorRef:
         raise ReadError(f"{what}: the shape of the whole is not recorded", where=path, fix=_FULL)
     for other, value in values:
         if value.kwargs.get("shape") != shape or value.name != first.name:
-            raise ReadError(f"{what}: another shape or kind than in the file of rank 0", where=other, fix=_AGAIN)
+            raise ReadError(f"{what}: shape or kind differs from the file of rank 0", where=other, fix=_AGAIN)
     shares = list(_dtensor_shares(values, shape, what) if first.name.endswith(".DTensor") else _shards(values, what))
     kinds = {(ref.dtype, ref.swapped) for _, ref in shares}
     parts: list[Part] = []

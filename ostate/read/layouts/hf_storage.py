@@ -84,7 +84,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         rule="hyperparameters-missing",
         severity="warning",
         text="HuggingFaceStorageWriter stores tensors only: lr, betas, eps and weight_decay are not in these files",
-        fix="give them: --betas B1,B2 --eps E",
+        fix="pass them: --betas B1,B2 --eps E",
     )
     return assemble(
         state,

@@ -59,7 +59,9 @@ def read(index: Index) -> RawState:
             slots.setdefault(name, {})[slot] = tensor(item)
     if not slots:
         raise ReadError(
-            "Megatron's optimizer lies here in buckets, and the order of parameters within a bucket is in no file", where=index.folder, fix=_WAY_OUT
+            "Megatron's optimizer is stored here in buckets, and no file records the order of parameters within a bucket",
+            where=index.folder,
+            fix=_WAY_OUT,
         )
     hyper, findings = _hyper(index)
     step = hyper.pop("step", None)
@@ -101,7 +103,7 @@ def _hyper(index: Index) -> tuple[dict[str, Any], list[Finding]]:
                 rule="hyperparameters-missing",
                 severity="warning",
                 text="the checkpoint's param_groups could not be read: no step, betas or eps",
-                fix="give them: --step N --betas B1,B2 --eps E",
+                fix="pass them: --step N --betas B1,B2 --eps E",
             )
         ]
     agreed = {name: groups[0][name] for name in groups[0] if name != "params" and all(other.get(name) == groups[0][name] for other in groups)}

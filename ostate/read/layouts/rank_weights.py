@@ -43,7 +43,7 @@ def weights_of(folder: str, by_rank: Mapping[int, str]) -> dict[str, TensorRef]:
         path = os.path.join(folder, by_rank[rank])
         value = load(path, allowed=ALLOWED).value
         if not isinstance(value, Mapping):
-            raise ReadError("not a model's state dict", where=path, fix="copy the whole folder again, the files of every process")
+            raise ReadError("not a model's state dict", where=path, fix="copy the whole folder again, with the files of every process")
         shares.append((path, value))
     found = {}
     for name, value in shares[0][1].items():

@@ -59,7 +59,7 @@ def read(seen: Peek, *, optimizer: int | str | None = None) -> RawState:
         UnsafePickle: an entry of it is an object.
     """
     if _is_part(seen.value):
-        raise ReadError("one rank's piece of a DeepSpeed ZeRO state", where=seen.path, fix="give the checkpoint folder with the files of all ranks")
+        raise ReadError("one rank's piece of a DeepSpeed ZeRO state", where=seen.path, fix="pass the checkpoint folder with the files of all ranks")
     found = list(candidates(seen.value))
     one = _chosen(found, optimizer, seen.path)
     if one.optimizer["param_groups"] is None:
@@ -90,7 +90,7 @@ def _is_part(value: Any) -> bool:
 
 def _chosen(found: list[Candidate], optimizer: int | str | None, path: str) -> Candidate:
     if not found:
-        raise UnknownFormat("no optimizer state in this file", where=path, fix="give the optimizer file, not the model file")
+        raise UnknownFormat("no optimizer state in this file", where=path, fix="pass the optimizer file, not the model file")
     by_place = {one.place: one for one in found}
     if in_order := stages(by_place, path):
         return _joined([by_place[place] for place in in_order])

@@ -87,7 +87,7 @@ def unpickle_at(
     try:
         return _run(data, at, where, persistent, allowed, None)
     except KeyError as error:
-        raise ReadError("the pickle is damaged: it refers to what it never held", where=where, fix="copy the file again") from error
+        raise ReadError("the pickle is damaged: it refers to an object that it does not contain", where=where, fix="copy the file again") from error
 
 
 def _run(
@@ -100,7 +100,7 @@ def _run(
 ) -> tuple[Any, int]:
     """Run the machine; every known failure but a KeyError becomes a `ReadError` here, and nowhere else."""
     if len(data) > MOST_BYTES:
-        raise ReadError(f"a pickle of {len(data) >> 20} MB", where=where, fix="no state needs one; it is not read")
+        raise ReadError(f"the pickle is {len(data) >> 20} MB long", where=where, fix="no optimizer state has such a pickle; it is not read")
     table = TORCH_GLOBALS if allowed is None else allowed
     known: dict[str, Any] = {}
 
@@ -123,7 +123,7 @@ def _run(
             error.at(where)
         raise
     except Refusal as error:
-        raise UnsafePickle(str(error), where=where, fix="the file was damaged or made to do harm: do not use it") from error
+        raise UnsafePickle(str(error), where=where, fix="the file is damaged or malicious: do not use it") from error
     except IndexError as error:
         raise ReadError(ENDS_EARLY, where=where, fix="the copy is incomplete: copy it again") from error
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, struct.error) as error:
@@ -137,7 +137,7 @@ def _global(full: str, allowed: Mapping[str, Any], where: str) -> Any:
     if row is None:
         shown = full if full.isprintable() and len(full) < 200 else ascii(full[:200])
         raise UnsafePickle(
-            f"the file asks for {shown}, which no optimizer state needs",
+            f"the file refers to {shown}, which no optimizer state uses",
             where=where,
             fix="save the optimizer's state_dict() alone; if this class is harmless, add a row to ostate/read/pickle/globals.py",
         )

@@ -62,7 +62,7 @@ class Machine:
         """Count one more container."""
         self.budget -= 1
         if self.budget < 0:
-            raise Refusal("more containers than a file of this size can mean")
+            raise Refusal("more containers than a file of this size can hold")
 
 
 def _stay(_: Machine, __: int) -> int:

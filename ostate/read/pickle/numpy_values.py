@@ -71,5 +71,5 @@ def values_of(array: Array) -> list[Any]:
     """
     count = math.prod(array.shape)
     if not array.dtype or count > MOST_ITEMS:
-        raise ValueError(f"{count} items of a numpy array that are no numbers, or too many")
+        raise ValueError(f"{count} items of a numpy array that are not numbers, or too many")
     return list(struct.unpack(f"{array.dtype[0]}{count}{array.dtype[1]}", array.data))

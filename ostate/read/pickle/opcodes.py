@@ -221,7 +221,7 @@ def _extend(target: Any, items: list[Any]) -> None:
     if type(target) is Inert:
         target.held = target = [] if target.held is None else target.held
     if type(target) is not list:
-        raise Refusal(f"items for a {type(target).__name__}, which is no list")
+        raise Refusal(f"items for a {type(target).__name__}, which is not a list")
     target.extend(items)
 
 
@@ -242,7 +242,7 @@ def _update(target: Any, keys: list[Any], values: list[Any]) -> None:
     if type(target) is Inert:
         target.held = target = {} if target.held is None else target.held
     if type(target) is not dict:
-        raise Refusal(f"keys for a {type(target).__name__}, which is no dictionary")
+        raise Refusal(f"keys for a {type(target).__name__}, which is not a dictionary")
     check_keys(keys)
     target.update(zip(keys, values, strict=True))
 
@@ -251,7 +251,7 @@ def _additems(m: Machine, at: int) -> int:
     items = m.pop_mark()
     target = m.stack[-1]
     if type(target) is not set:
-        raise Refusal(f"members for a {type(target).__name__}, which is no set")
+        raise Refusal(f"members for a {type(target).__name__}, which is not a set")
     check_keys(items)
     target.update(items)
     return at
@@ -305,7 +305,7 @@ def _put(m: Machine, index: int) -> None:
     if memo.setdefault(index, value) is not value:
         raise Refusal("a memo number is used twice")
     if len(memo) > m.room:
-        raise Refusal("more memo numbers than a file of this size can mean")
+        raise Refusal("more memo numbers than a file of this size can hold")
 
 
 def _memoize(m: Machine, at: int) -> int:
@@ -325,7 +325,7 @@ def _stack_global(m: Machine, at: int) -> int:
     name = m.stack.pop()
     module = m.stack.pop()
     if type(name) is not str or type(module) is not str:
-        raise Refusal("a global whose name is no text")
+        raise Refusal("a global whose name is not text")
     m.stack.append(m.find(module, name))
     return at
 
@@ -349,7 +349,7 @@ def _call(function: Any, arguments: Any, named: Any) -> Any:
     if type(function) is not Named:
         raise Refusal(f"a call of a {type(function).__name__}")
     if type(arguments) is not tuple or type(named) is not dict:
-        raise Refusal("a call whose arguments are no tuple")
+        raise Refusal("a call whose arguments are not a tuple")
     return function.call(*arguments, **named)
 
 
@@ -375,7 +375,7 @@ def _skip(width: int) -> Callable[[Machine, int], int]:
 
 
 def _unknown(m: Machine, at: int) -> int:
-    raise Refusal(f"opcode 0x{m.data[at - 1]:02x} at {at - 1}, which plain data never needs")
+    raise Refusal(f"opcode 0x{m.data[at - 1]:02x} at {at - 1}, which plain data never uses")
 
 
 _OPCODES: dict[bytes, Callable[[Machine, int], int]] = {

@@ -56,7 +56,7 @@ def asked_storage(asked: Any) -> tuple[str, str, int]:
         raise TypeError("a storage whose id is damaged")
     dtype = STORAGES.get(kind.name.rpartition(".")[2])
     if dtype is None:
-        raise ReadError(f"a storage of type {kind.name}, which no optimizer keeps", fix="save the optimizer's state_dict() alone")
+        raise ReadError(f"a storage of type {kind.name}, which no optimizer uses", fix="save the optimizer's state_dict() alone")
     return dtype, key, count
 
 
@@ -68,7 +68,7 @@ def view(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str) -> Tens
         TypeError: not a storage, or not whole numbers.
     """
     if type(storage) is not Storage or len(shape) != len(stride) or type(offset) is not int:
-        raise TypeError("a tensor that is no view of a storage")
+        raise TypeError("a tensor that is not a view of a storage")
     width = ITEMSIZE[dtype]
     count, last = _extent(shape, stride)
     if offset < 0 or (count and (offset + last + 1) * width > storage.size):
@@ -83,7 +83,7 @@ def _extent(shape: tuple[Any, ...], stride: tuple[Any, ...]) -> tuple[int, int]:
     count, last = 1, 0
     for extent, step in zip(shape, stride):
         if type(extent) is not int or type(step) is not int or not (0 <= extent < 1 << 62 and 0 <= step < 1 << 62):
-            raise ReadError("a tensor whose shape or strides are no sizes", fix=_AGAIN)
+            raise ReadError("a tensor whose shape or strides are not sizes", fix=_AGAIN)
         count *= extent
         last += (extent - 1) * step
     return count, last
@@ -101,7 +101,7 @@ def _rebuild_v2(storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any =
 def _rebuild_v3(storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, bits: Any = None) -> TensorRef:
     _no_bits(bits)
     if type(dtype) is not str or dtype not in ITEMSIZE:
-        raise ReadError("a tensor of a type that no optimizer keeps", fix="save the optimizer's state_dict() alone")
+        raise ReadError("a tensor of a type that no optimizer uses", fix="save the optimizer's state_dict() alone")
     return view(storage, offset, tuple(shape), tuple(stride), dtype)
 
 

@@ -54,7 +54,7 @@ def refuse_within(state: Any, unknown_classes: Iterable[str], where: str) -> Non
     wanted = frozenset(unknown_classes)
     if wanted and (found := _first(state, wanted, 0)):
         raise UnsafePickle(
-            f"an entry of the state is a {found}, which no optimizer state needs", where=where, fix="save the optimizer's state_dict() alone"
+            f"an entry of the state is a {found}, which no optimizer state uses", where=where, fix="save the optimizer's state_dict() alone"
         )
 
 
@@ -74,4 +74,4 @@ def noted(unknown_classes: Sequence[str]) -> tuple[Finding, ...]:
     shown = ", ".join(unknown_classes[:_MOST_NAMED]) + (
         f" and {len(unknown_classes) - _MOST_NAMED} more" if len(unknown_classes) > _MOST_NAMED else ""
     )
-    return (Finding(rule="classes-left-alone", severity="note", text=f"the file also holds objects of {shown}: nothing of them was imported or run"),)
+    return (Finding(rule="classes-left-alone", severity="note", text=f"the file also holds objects of {shown}: they were neither imported nor run"),)

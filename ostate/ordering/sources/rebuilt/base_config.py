@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ostate.core.files import is_remote, read_at, size_of
+from ostate.core.hf_cache import snapshot
 from ostate.core.names import COMPONENTS
 from ostate.core.naming import Adapter, Question
 from ostate.errors import OrderingError, ReadError
@@ -34,10 +34,10 @@ def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
         path = _config_of(question.base)
         config = _read(path)
         if config is None:
-            raise OrderingError("no model configuration here", where=path, fix="give the folder that holds the base model's config.json")
+            raise OrderingError("no model configuration found", where=path, fix="pass the folder that holds the base model's config.json")
         return config, path
     if question.adapter is None:
-        return "no adapter, so no base model is named"
+        return "no adapter was found, so the base model is not known"
     tried = []
     for path in _places(question.adapter, question):
         config = _read(path)
@@ -45,7 +45,11 @@ def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
             return config, path
         tried.append(path)
     named = question.adapter.config.get("base_model_name_or_path")
-    return f"the base model {named!r} is no local folder and not in the local cache" if named else "nothing names the base model"
+    return (
+        f"the base model {named!r} is neither a local folder nor in the local Hugging Face cache"
+        if named
+        else "the adapter does not name its base model"
+    )
 
 
 def components_of(question: Question) -> dict[str, dict[str, Any]]:
@@ -94,27 +98,11 @@ def _places(adapter: Adapter, question: Question) -> Iterator[str]:
             yield os.path.join(above, named, "config.json")
             above = os.path.dirname(above)
         revision = adapter.config.get("revision")
-        yield from _cached(named, revision if isinstance(revision, str) and revision else "main")
+        yield os.path.join(snapshot(named, revision if isinstance(revision, str) and revision else "main"), "config.json")
     yield os.path.join(home, "config.json")
     source = question.raw.source
     if not is_remote(source):
         yield os.path.join(source if os.path.isdir(source) else os.path.dirname(source), "config.json")
-
-
-def _cached(repository: str, revision: str) -> Iterator[str]:
-    """Yield where huggingface_hub keeps the file: hub/models--OWNER--NAME/snapshots/COMMIT, with refs/REVISION naming the commit."""
-    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser()), "huggingface")
-    hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
-    place = os.path.join(hub, "models--" + repository.strip("/").replace("/", "--"))
-    yield os.path.join(place, "snapshots", _ref(os.path.join(place, "refs", revision)) or revision, "config.json")
-
-
-def _ref(path: str) -> str | None:
-    try:
-        with open(path, encoding="ascii") as stream:
-            return stream.read(100).strip()
-    except (OSError, ValueError):
-        return None  # no such revision in the cache: the place simply does not exist
 
 
 def _read(path: str) -> dict[str, Any] | None:

@@ -78,12 +78,12 @@ def layouts_of(question: Question) -> list[Layout] | str:
     """
     adapter = question.adapter
     if adapter is None:
-        return "no adapter at hand"
+        return "no adapter was found"
     if adapter.kind == "torchtune":
-        return "a torchtune adapter says nothing of a transformers model"
+        return "a torchtune adapter does not name a transformers model"
     components = base.components_of(question)
     if adapter.kind == "diffusers" and not components:
-        return "nothing names the diffusion model: pass --base DIR (its pipeline's folder, or the one that holds unet/ or transformer/ config.json)"
+        return "the adapter does not name its diffusion model: pass --base DIR (the pipeline's folder, or one with unet/ or transformer/)"
     found = base.find_config(question) if not components else (components, "the pipeline")
     if isinstance(found, str):
         return f"{found}: pass --base DIR"
@@ -186,7 +186,7 @@ def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Layout
     """
     reason = absurd(config)
     if reason:
-        return f"no model is built from this configuration: {reason}"
+        return f"this configuration is not built: {reason}"
     adapter = next(one for one in adapters if one.tensors)
     for name in model_classes(adapter, config):
         answer = _listing(name, adapters, config, adapter.name)
@@ -302,7 +302,7 @@ def _model(request: Mapping[str, Any], device: str, *, low_memory: bool) -> Any:
     config = CONFIG_MAPPING[model_type].from_dict(dict(request["model"]))
     made = getattr(transformers, request["class"])
     if not request["class"].startswith("AutoModel") and not (isinstance(made, type) and issubclass(made, transformers.PreTrainedModel)):
-        raise TypeError(f"{request['class']} is no model")
+        raise TypeError(f"{request['class']} is not a model")
     with torch.device("meta"):
         model = made.from_config(config, trust_remote_code=False) if request["class"].startswith("AutoModel") else made(config)
     model.tie_weights()
@@ -392,11 +392,11 @@ def _checked(made: str, answer: Mapping[str, Any], adapter: Adapter) -> Layout |
         )
     held = {row.key for row in rows if row.key is not None}
     if not held and not all(_may_be_extra(key) for key in adapter.tensors):
-        return f"{made} as the installed transformers builds it has none of the {len(adapter.tensors)} keys: it names its modules differently"
+        return f"{made} of the installed transformers has none of the {len(adapter.tensors)} keys: it names its modules differently"
     known = held | {adapter_key(name, adapter) for name in answer["others"]}
     wrong = [key for key in adapter.tensors if key not in known and not _may_be_extra(key)]
     if wrong:
-        return f"{made} as the installed transformers builds it lacks {len(wrong)} of the adapter's keys, first {wrong[0]!r}"
+        return f"{made} of the installed transformers lacks {len(wrong)} of the adapter's keys, first {wrong[0]!r}"
     return Layout(source="skeleton", rule=made, parameters=tuple(rows), versions=tuple(sorted(answer["versions"].items())))
 
 

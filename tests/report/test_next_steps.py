@@ -1,0 +1,146 @@
+"""What a command says of the next step: the risk, the command, the option, the file that is wanted in place of the one that was passed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jsonschema
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+import ostate
+from ostate.cli import main
+from ostate.errors import ProbeError, ReadError, StoreError
+from ostate.probe.measure.loading import load_model
+from ostate.store.validating import schema
+from tests.real import case
+
+LLAMA = case("llama_qv")
+
+
+def run(*arguments, **more):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], **more)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    out = tmp_path_factory.mktemp("named") / "lora.ostate.safetensors"
+    ostate.repair(str(LLAMA.state), str(out), adapter=str(LLAMA.adapter), base=str(LLAMA.base))
+    return out
+
+
+def test_inspect_ends_with_what_would_go_wrong_and_the_next_command():
+    *_, risk, command = run("inspect", LLAMA.state, "--adapter", LLAMA.adapter).output.strip().splitlines()
+    assert risk.startswith("without names torch loads by position")
+    assert command == f"next: ostate repair {LLAMA.state} --adapter {LLAMA.adapter} -o optimizer.ostate.safetensors"
+
+
+def test_a_path_with_a_space_is_quoted_in_the_next_command(tmp_path):
+    shutil.copy(LLAMA.state, tmp_path / "my state.pt")
+    assert run("inspect", tmp_path / "my state.pt").output.strip().endswith(f"'{tmp_path}/my state.pt' -o 'my state'.ostate.safetensors")
+
+
+def test_the_next_command_of_a_named_file_is_verify(named):
+    assert f"next: ostate verify {named} --adapter DIR" in run("inspect", named).output
+
+
+def test_an_adapter_of_the_same_shapes_is_not_called_good():
+    done = run("inspect", LLAMA.state, "--adapter", LLAMA.adapter, color=True, env={"FORCE_COLOR": "1", "COLUMNS": "200"})
+    (line,) = [line for line in done.output.splitlines() if "match a tensor by shape" in line]
+    assert "\x1b[32m" not in line
+    assert "shapes only: `ostate verify` compares the tensor values" in done.output
+
+
+def test_a_refusal_under_json_is_a_document_that_the_schema_describes(tmp_path):
+    (tmp_path / "optimizer.pt").write_text("not a torch file")
+    done = run("inspect", tmp_path / "optimizer.pt", "--json")
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, schema("error-v1"))
+    assert (done.exit_code, document["error"]) == (3, "UnknownFormat")
+    assert done.stderr.startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["validate"], ["probe", "--model", LLAMA.base, "--adapter", LLAMA.adapter.parent, "--data", __file__], ["export", "--to", "less", "-o", "x"]],
+)
+def test_a_raw_checkpoint_is_told_to_be_repaired_first(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(command[0], LLAMA.state, *command[1:])
+    assert done.exit_code == 3
+    assert "Error: a raw checkpoint" in done.stderr
+    assert f"fix: run `ostate repair {LLAMA.state} -o" in done.stderr
+
+
+def test_a_raw_checkpoint_folder_is_told_to_be_repaired_first():
+    with pytest.raises(StoreError, match="raw checkpoint"):
+        ostate.load(LLAMA.state.parent)
+
+
+def test_a_base_model_in_the_adapters_place_is_called_one(tmp_path):
+    with pytest.raises(ReadError, match="this is a base model's folder, not an adapter"):
+        ostate.verify(str(LLAMA.state), adapter=str(LLAMA.base))
+    save_file({f"model.layers.{i}.self_attn.q_proj.weight": torch.zeros(16, 16) for i in range(4)}, tmp_path / "model.safetensors")
+    with pytest.raises(ReadError, match="this is a full model, not the adapter"):
+        ostate.verify(str(LLAMA.state), adapter=str(tmp_path))
+
+
+def test_repair_writes_no_safetensors_under_a_torch_name(tmp_path):
+    done = run("repair", LLAMA.state, "-o", tmp_path / "x.pt")
+    assert done.exit_code == 2
+    assert "ostate export FILE --to torch" in done.stderr
+
+
+def test_a_named_state_beside_the_state_is_mentioned(named, tmp_path):
+    shutil.copy(LLAMA.state, tmp_path / "optimizer.pt")
+    assert "named-state-beside" not in {finding.rule for finding in ostate.inspect(str(tmp_path)).findings}
+    shutil.copy(named, tmp_path / "optimizer.ostate.safetensors")
+    (said,) = [finding for finding in ostate.inspect(str(tmp_path)).findings if finding.rule == "named-state-beside"]
+    assert str(tmp_path / "optimizer.ostate.safetensors") in said.text
+
+
+def test_a_command_with_a_slip_is_answered_with_the_one_that_was_meant():
+    done = run("inspct", LLAMA.state)
+    assert (done.exit_code, "Did you mean 'inspect'?" in done.stderr) == (2, True)
+
+
+def test_an_option_with_a_slip_is_answered_with_the_one_that_was_meant():
+    done = run("inspect", LLAMA.state, "--adaptr", "x")
+    assert (done.exit_code, "--adapter" in done.stderr) == (2, True)
+
+
+def test_several_files_are_validated_one_after_another_and_the_worst_code_wins(named, tmp_path):
+    bad = tmp_path / "bad.ostate.safetensors"
+    bad.write_bytes(named.read_bytes()[:-4])
+    done = run("validate", named, bad, named)
+    assert done.exit_code == 3
+    assert [line.split()[0] for line in done.stdout.splitlines() if line.startswith(("sound", "not sound"))] == ["sound", "not", "sound"]
+
+
+def test_several_states_are_inspected_and_one_that_cannot_be_read_stops_none(named, tmp_path):
+    (tmp_path / "optimizer.pt").write_text("not a torch file")
+    done = run("inspect", LLAMA.state, tmp_path / "optimizer.pt", named)
+    assert done.exit_code == 3
+    assert done.stdout.count("  layout ") == 2
+
+
+def test_a_model_of_the_local_cache_is_found_by_its_name(tmp_path, monkeypatch):
+    place = tmp_path / "hub" / "models--tiny--llama"
+    shutil.copytree(LLAMA.base, place / "snapshots" / "abc")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("abc")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    done = run("repair", LLAMA.state, "--adapter", LLAMA.adapter, "--base", "tiny/llama", "--dry-run")
+    assert done.exit_code == 1, done.output
+    assert "from the rebuilt model" in done.output
+    refused = run("repair", LLAMA.state, "--base", "tiny/other", "--dry-run")
+    assert refused.exit_code == 2
+    assert "nor a model in the local Hugging Face cache" in refused.stderr
+
+
+def test_an_adapter_in_the_models_place_is_called_one():
+    with pytest.raises(ProbeError, match="this is an adapter, not a model"):
+        load_model(str(LLAMA.adapter.parent), str(LLAMA.adapter.parent))
