@@ -244,7 +244,9 @@ def step_against_the_trainer(seen: Structure) -> Iterator[Finding]:
         return
     most = max(steps)
     text = f"the optimizer is at step {most:g}, the trainer at {known:g}"
-    if most > known or most < 0.9 * known:
+    if most == known + 1 and seen.facts.get("zero_stage") == 0:
+        yield say("note", f"{text}: DeepSpeed, in 16 bits and without ZeRO, makes its state by a first step of zeros (fp16/unfused_optimizer.py)")
+    elif most > known or most < 0.9 * known:
         yield say("warning", text, "the optimizer was started without its state at a resume, or the files are of different checkpoints")
     else:
         yield say("note", f"{text}: gradient scaling skips updates like this")

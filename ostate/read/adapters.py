@@ -48,7 +48,8 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
     given = is_folder(path)
     file = file_in(path, name) if given else path
     home = os.path.dirname(file) or "."
-    tensors, ordered = _tensors(file)
+    stored, ordered = _tensors(file)
+    tensors = unwrapped(stored)
     if not tensors:
         raise ReadError("the file holds no tensors", where=file, fix="pass the folder or file of the trained weights")
     config = _config_beside(file)
@@ -70,6 +71,12 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         contested=assumed if found.contested else (),
         facts=_facts(home, file, config),
     )
+
+
+def unwrapped(tensors: Mapping[str, TensorRef]) -> Mapping[str, TensorRef]:
+    """Return the tensors under keys without what wrappers put into them (`_orig_mod.` of a compiled model), unless two would then have one key."""
+    bare = {without_inner(key): ref for key, ref in tensors.items()}
+    return bare if len(bare) == len(tensors) else tensors
 
 
 def joined(adapter: Adapter) -> Adapter:

@@ -12,6 +12,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ostate.core.naming import Question
 from ostate.errors import OrderingError
@@ -111,6 +112,64 @@ def test_a_quantised_base_model_needs_no_quantisation_library(tmp_path: Path):
     assert len(tiny.from_skeleton(made.ask()[0])) == 1
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "mxfp4", "compressed-tensors", "hqq", "torchao", "a method of tomorrow"])
+def test_no_way_to_quantise_the_base_hinders_the_rebuild(method: str, tmp_path: Path):
+    model = peft.get_peft_model(llama(), _lora())
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": method, "bits": 4, "group_size": 128}}))
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert list(claim.names) == made.flat
+
+
+def test_the_reason_is_that_of_the_class_which_the_configuration_names(tmp_path: Path):
+    model = peft.get_peft_model(llama(), _lora(task_type=None))
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": 32, "architectures": ["LlamaForCausalLM"]}))
+    _, lost = claims(Question(raw=made.raw, adapter=made.adapter(), base=str(tmp_path / "base")), ["skeleton"])
+    assert lost[0]["reason"].startswith("LlamaForCausalLM gives ")
+
+
+def test_an_adapter_of_a_compiled_model_is_named_as_the_model_itself(tmp_path: Path):
+    model = peft.get_peft_model(llama(), _lora())
+    model.base_model.model = torch.compile(model.base_model.model, backend="eager")
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    assert all("_orig_mod" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert list(claim.names) == made.flat
+    assert None not in claim.keys
+
+
+def test_an_adalora_after_its_budget_is_named_by_what_training_had(tmp_path: Path):
+    options = {"init_r": 6, "target_r": 2, "total_step": 9, "tinit": 1, "tfinal": 2, "deltaT": 1, **TARGETS, **CAUSAL}
+    model = peft.get_peft_model(llama(), peft.AdaLoraConfig(**options))
+    optimizer = tiny.trainables(model)
+    for step in range(9):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter) if parameter.requires_grad else None
+        optimizer.step()
+        model.base_model.update_and_allocate(step + 1)
+    assert model.peft_config["default"].rank_pattern
+    made = tiny.write(tmp_path, model, optimizer)
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert list(claim.names) == made.flat
+
+
+def test_the_classifier_of_x_lora_is_named_beside_its_frozen_adapters(tmp_path: Path):
+    for name in ("one", "two"):
+        peft.get_peft_model(llama(), _lora()).save_pretrained(str(tmp_path / name))
+    base = llama(use_cache=False)
+    config = peft.XLoraConfig(hidden_size=16, xlora_depth=2, xlora_size=8, adapters={name: str(tmp_path / name) for name in ("one", "two")}, **CAUSAL)
+    model = peft.get_peft_model(base, config)
+    made = tiny.write(tmp_path / "made", model, tiny.trainables(model))
+    path = tmp_path / "made" / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "use_cache": True}))
+    found, lost = made.ask()
+    own = tiny.from_skeleton(found)
+    assert [list(claim.names) for claim in own] == [made.flat], lost
+
+
 def test_remote_code_is_never_run(tmp_path: Path):
     model = peft.get_peft_model(llama(), _lora())
     made = tiny.write(tmp_path, model, tiny.trainables(model))
@@ -128,7 +187,7 @@ def test_a_model_that_the_installed_release_names_differently_stands_aside_and_s
     case = real.case("vit_classifier")
     folder = tmp_path / "checkpoint"
     shutil.copytree(case.state.parent, folder)
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     tensors = load_file(case.adapter)
     old = {key.replace(".layers.", ".encoder.layer.").replace(".attention.", ".attention.attention."): tensor for key, tensor in tensors.items()}

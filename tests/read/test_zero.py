@@ -10,6 +10,7 @@ import torch
 
 from ostate import read as formats
 from ostate import store
+from ostate.commands.inspect import inspect
 from ostate.commands.repair import repair
 from ostate.errors import ReadError, UnknownFormat
 from ostate.read.container.torchsave import load
@@ -97,6 +98,14 @@ def test_a_run_without_zero_has_torch_positions(runs):
     assert raw.recorded is None
     assert raw.facts["zero_stage"] == 0
     check(raw, runs / "stage0", order=two_group_order(truth_of(runs / "stage0")["parameters"]))
+
+
+def test_the_first_step_of_zeros_in_16_bits_without_zero_is_no_cold_start(runs):
+    seen = inspect(str(runs / "stage0_bf16"))
+    assert (seen.raw.facts["global_step"], {entry.step for entry in seen.raw.entries if entry.has_state}) == (3, {4.0})
+    (said,) = [finding for finding in seen.findings if finding.rule == "step-against-the-trainer"]
+    assert said.severity == "note"
+    assert "first step of zeros" in said.text
 
 
 def test_a_run_in_16_bits_without_zero_has_positions_and_masters_that_prove_them(runs):

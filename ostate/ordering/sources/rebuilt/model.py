@@ -188,24 +188,32 @@ def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Layout
     if reason:
         return f"this configuration is not built: {reason}"
     adapter = next(one for one in adapters if one.tensors)
+    reasons: dict[str, str] = {}
     for name in model_classes(adapter, config):
         answer = _listing(name, adapters, config, adapter.name)
         if "failed" in answer:
-            reason = reason or f"{name} cannot be rebuilt from these configurations: {answer['failed']}"
+            reasons[name] = f"{name} cannot be rebuilt from these configurations: {answer['failed']}"
             if answer.get("hopeless"):
-                return reason
+                return reasons[name]
             continue
         layout = _checked(name, answer, adapter)
         if isinstance(layout, Layout):
             return layout
-        reason = reason or layout
-    return reason or "the configuration names no architecture"
+        reasons[name] = layout
+    return _reason_of(reasons, config) or "the configuration names no architecture"
 
 
 def _listing(made: str, adapters: Sequence[Adapter], config: Mapping[str, Any], saved: str) -> dict[str, Any]:
     """Return the parameters of the class `made` under these adapters, from the disk where they are kept, or `{"failed": reason}`."""
     request = {"class": made, "model": _plain_model(config), "adapters": [[one.name, _plain_adapter(one)] for one in adapters], "saved": saved}
     return cache.remember(request, lambda: _build(request))
+
+
+def _reason_of(reasons: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """Return why the class failed that the configuration itself names, else the first that was tried."""
+    architectures = config.get("architectures")
+    named = architectures if isinstance(architectures, list) else []
+    return next((reasons[name] for name in named if isinstance(name, str) and name in reasons), next(iter(reasons.values()), ""))
 
 
 def model_classes(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
@@ -227,7 +235,8 @@ def _plain_model(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain_adapter(adapter: Adapter) -> dict[str, Any]:
     """Return the adapter's configuration as training had it, without what needs numbers or files."""
-    config = {key: value for key, value in adapter.config.items() if key not in LEFT_OUT}
+    allotted = {"rank_pattern"} if adapter.config.get("peft_type") == "ADALORA" else set()  # what AdaLoRA kept at its end; training had all of init_r
+    config = {key: value for key, value in adapter.config.items() if key not in LEFT_OUT | allotted}
     config.update({key: value for key, value in PLAIN_START.items() if key in config})
     if "inference_mode" in config:
         config["inference_mode"] = False
@@ -306,6 +315,7 @@ def _model(request: Mapping[str, Any], device: str, *, low_memory: bool) -> Any:
     with torch.device("meta"):
         model = made.from_config(config, trust_remote_code=False) if request["class"].startswith("AutoModel") else made(config)
     model.tie_weights()
+    model.config.use_cache = False  # X-LoRA asks for it
     for name, stored in request["adapters"]:
         if not stored.get("peft_type"):
             return model
@@ -372,10 +382,11 @@ def _is_lora_embedding(modules: Mapping[str, Any], path: Sequence[str]) -> bool:
 
 def _checked(made: str, answer: Mapping[str, Any], adapter: Adapter) -> Layout | str:
     """Return the layout if it explains every key of the adapter file, with its shape; else say which it does not."""
-    rows, free = [], set(answer["free"])
+    rows, free, pruned = [], set(answer["free"]), set[str]()
     for name, key, shape, trainers, classes, embedding in answer["parameters"]:
         own = _key(name, key, adapter)
         if own is not None and adapter.config.get("peft_type") == "ADALORA" and list(adapter.tensors[own].shape) != shape:
+            pruned.add(own)
             own = None  # the file holds only the ranks that AdaLoRA kept
         if own is not None and not _same_but(shape, adapter.tensors[own].shape, free):
             return f"{made} gives {own} the shape {shape}, the adapter has {list(adapter.tensors[own].shape)}"
@@ -390,7 +401,7 @@ def _checked(made: str, answer: Mapping[str, Any], adapter: Adapter) -> Layout |
                 tuner_embedding=embedding,
             )
         )
-    held = {row.key for row in rows if row.key is not None}
+    held = {row.key for row in rows if row.key is not None} | pruned
     if not held and not all(_may_be_extra(key) for key in adapter.tensors):
         return f"{made} of the installed transformers has none of the {len(adapter.tensors)} keys: it names its modules differently"
     known = held | {adapter_key(name, adapter) for name in answer["others"]}
