@@ -21,6 +21,7 @@ from ostate.ordering.join import named_state
 from ostate.ordering.live_form import with_live_form
 from ostate.ordering.sources.from_keys import trained_keys
 from ostate.read import adapters
+from ostate.read.fitting import FITTED, fitted
 from ostate.read.weights import Candidates, base_weights, candidates, own_weights
 
 from . import choosing
@@ -181,7 +182,7 @@ def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[Raw
     if raw.layout == "named" and not named_too:
         raise ReadError("this file already has names", where=path, fix="use `ostate verify`, `validate` or `export` on it")
     found = candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
-    return raw, found._replace(adapters=tuple(with_live_form(adapter, raw) for adapter in found.adapters))
+    return raw, found._replace(adapters=tuple(with_live_form(fitted(adapter, raw), raw) for adapter in found.adapters))
 
 
 def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
@@ -273,6 +274,9 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, o
                 names=undecided,
             )
         )
+    if adapter is not None and FITTED in adapter.facts:
+        fix = "give the adapter as it was trained (save_pretrained without a conversion) where it is at hand"
+        said.append(Finding(rule="adapter-fitted", severity="note", text=adapter.facts[FITTED], fix=fix))
     if adapter is not None and found.source == "content":
         said += _without_position(found, adapter)
     if unknown:
