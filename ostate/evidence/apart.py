@@ -79,7 +79,8 @@ def apart(places: Sequence[Place], looks: Looks) -> Apart:
     live = [place for place in known if plain[place].moment and place.module not in damaged and place.module not in untrained]
     alike: dict[object, list[Place]] = {}
     for place in live:  # LoHa's two products, one of which starts at zero
-        alike.setdefault(looks.modules[place.module].displaced, []).append(place)
+        unit = looks.modules[place.module]
+        alike.setdefault((unit.displaced, unit.group), []).append(place)
     suspects = damaged | _singles(places, looks)
     for members in alike.values():
         suspects |= _pairs(members, {place: plain[place].residual for place in members}, looks)

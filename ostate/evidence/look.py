@@ -132,7 +132,7 @@ def look(source: Source, unit: Unit, key: str, position: int) -> Side | None:
     rows, columns = (1, ref.numel) if unit.flat else source.matrix(key)
     zero = key == unit.zero
     tall = unit.is_tall(zero=zero)
-    width = columns if tall else rows
+    width = (columns if tall else rows) // (unit.heads[0] if zero else 1)
     rank = width // unit.blocks
     kept = min(rank, unit.most) if unit.blocks == 1 else rank
     sums = _Sums(unit.blocks, kept // 2 if unit.halved else kept, stored=stored is not None)
@@ -145,11 +145,11 @@ def look(source: Source, unit: Unit, key: str, position: int) -> Side | None:
         start if start is not None and start.shape == ref.shape else None, stored,
     ]  # fmt: skip
     readers = [_reader(slot, ref.shape, columns, tall) for slot in slots]
-    direction = _Direction(source.raw.groups[entry.group].hyper, entry.step, sign=source.raw.optimizer in SIGNS)
+    direction = direction_of(source, entry)
     fold = _differences if unit.halved else None
     constant = unit.start if zero else 0.0
     for count, expert in strips:
-        parts = [None if rows is None else _latent(rows.take(count), kept, unit.blocks, tall=tall) for rows in readers]
+        parts = [None if rows is None else _latent(rows.take(count), kept, unit, zero=zero) for rows in readers]
         sums.add(expert, parts, direction, decay=source.decay(entry), constant=constant, fold=fold)
     return sums.side(all(rows.finite for rows in readers if rows is not None))
 
@@ -166,16 +166,19 @@ def _reader(slot: Slot | None, shape: tuple[int, ...], columns: int, tall: bool)
     return Rows(shaped, columns, strip=max(1, STRIP // columns) if tall else 1)
 
 
-def _latent(part: Array, kept: int, blocks: int, *, tall: bool) -> Array:
+def _latent(part: Array, kept: int, unit: Unit, *, zero: bool) -> Array:
     """Return what was read as (experts, r, n). Expert e of a tall tensor has the columns k * experts + e (peft `ParamWrapper.get_delta_weight`)."""
-    if not tall:
+    if not unit.is_tall(zero=zero):
         return part[None]
-    if blocks == 1:
-        return np.ascontiguousarray(part[:, :kept].T)[None]
-    return part.reshape(len(part), -1, blocks).transpose(2, 1, 0)
+    if unit.blocks > 1:
+        return part.reshape(len(part), -1, unit.blocks).transpose(2, 1, 0)
+    shared, size = unit.heads
+    if zero and shared > 1:
+        part = part.reshape(len(part), -1, shared, size).transpose(0, 2, 1, 3).reshape(len(part) * shared, -1)
+    return np.ascontiguousarray(part[:, :kept].T)[None]
 
 
-class _Direction:
+class Direction:
     """The direction of the last update, from the moments."""
 
     def __init__(self, hyper: Hyper, step: float | None, *, sign: bool) -> None:
@@ -183,9 +186,15 @@ class _Direction:
         self.sign = sign
 
     def of(self, m: Array, root: Array | None) -> Array:
+        """Return it from m and sqrt(v), any shape; v may not be kept."""
         if root is not None:
             return laws.update_direction(m, root, step=self.step, betas=self.betas, eps=self.eps)
         return np.sign(m) if self.sign else m
+
+
+def direction_of(source: Source, entry: Entry) -> Direction:
+    """Return how an entry's direction is made."""
+    return Direction(source.raw.groups[entry.group].hyper, entry.step, sign=source.raw.optimizer in SIGNS)
 
 
 def _number(value: object, default: float) -> float:
@@ -206,7 +215,7 @@ class _Sums:
         self.sample: Array = np.zeros(0, np.float32)
         self.finite = True
 
-    def add(self, expert: int | None, parts: list[Array | None], direction: _Direction, *, decay: float, constant: float, fold: Fold | None) -> None:
+    def add(self, expert: int | None, parts: list[Array | None], direction: Direction, *, decay: float, constant: float, fold: Fold | None) -> None:
         """Add W, m, v, the start and the state's own weights, each (experts, r, n) or None."""
         weight, m, v, start, stored = parts
         assert weight is not None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from ostate.evidence import gauge, permuted
+from ostate.evidence.exchanged import exchanged
 from ostate.evidence.gauge import Products, Ranked
 from ostate.evidence.look import Side, Source, look
 from ostate.evidence.starts import join, root, shared_starts
@@ -60,6 +61,7 @@ class Looks:
         self.displaced, self.balanced = any(each.displaced[0] for each in modules), any(each.balanced for each in modules)
         self._sides: dict[tuple[int, bool, int], Side | None] = {}
         self._ranked: dict[tuple[How, Place], tuple[Ranked, ...]] = {}
+        self._exchanged: dict[Place, tuple[Ranked, ...]] = {}
         self._kept = _Pool()
         self._starts: dict[frozenset[int], list[int]] = {}
 
@@ -87,6 +89,14 @@ class Looks:
             for at in range(0, len(members), TOGETHER):
                 self._rank_some(members[at : at + TOGETHER], rank, group, how, balanced=balanced)
         return [self._ranked[how, place] for place in places]
+
+    def exchanged(self, place: Place) -> tuple[Ranked, ...]:
+        """Return what is said against "its own two factors stand in each other's place"."""
+        if place.zero is None or place.other is None:
+            return ()
+        if place not in self._exchanged:
+            self._exchanged[place] = exchanged(self.source, self.modules[place.module], place.zero, place.other)
+        return self._exchanged[place]
 
     def plain(self, place: Place) -> Plain:
         """Return a module's numbers without a gauge."""
@@ -133,7 +143,9 @@ class Looks:
         counts = [len(part.left) for part in parts]
         joined = Products(*(np.concatenate(column) for column in zip(*parts)))
         signs = group == "signs"
-        if group == "permuted":
+        if group == "neurons":
+            found = permuted.balanced(joined.left, joined.right, how)
+        elif group == "permuted":
             found = permuted.moved(joined.displacement)
         elif balanced:
             found = {"whole": gauge.whole, "zero": gauge.zero, "other": gauge.other}[how](joined, signs_only=signs)

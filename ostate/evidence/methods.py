@@ -15,6 +15,7 @@ from ostate.core.naming import Adapter
 
 from .sides import private_side
 from .units import Unit
+from .whole_models import whole_model
 
 NOT_EXCHANGEABLE = frozenset({"pissa", "olora", "corda", "loftq", "eva", "lora_ga"})
 """Starts whose latent dimensions come in the order of singular values: only their signs are free (peft tuners/lora/layer.py)."""
@@ -120,7 +121,7 @@ def units_of(adapter: Adapter, *, previous: Adapter | None = None) -> list[Unit]
     """
     method = METHODS.get(method_of(adapter))
     if method is None:
-        return [*_lora(adapter, previous), *_biases(adapter)]
+        return [*_lora(adapter, previous), *_biases(adapter), *whole_model(adapter)]
     known = method.starts(adapter.config)
     found = [unit for pair in method.pairs for unit in _pairs(adapter, pair, known, previous)]
     return found + [unit for vector in method.vectors for unit in _vectors(adapter, vector)] if known else found

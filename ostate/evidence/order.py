@@ -19,6 +19,7 @@ from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import How, Looks, Place, places_of
 from ostate.evidence.starts import independent_starts
+from ostate.evidence.units import Unit
 
 if TYPE_CHECKING:
     from ostate.core.family import Exchangeable, Family
@@ -89,17 +90,40 @@ def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mappin
     """Return the digits against one other order: an e-value over the modules it moves, one of each cycle left out."""
     how: list[How | None] = []
     sources: list[list[int | None]] = []
+    turned: list[int] = []
     for place in places:
-        theirs = [index.get(other[p] or "") for p in (place.zero, place.other) if p is not None and p in moved]
-        kind = _kind(place, moved) if place.module not in theirs else None  # its own two factors exchanged: no gauge tells
+        origins = {factor: other[p] for factor, p in (("zero", place.zero), ("other", place.other)) if p is not None and p in moved}
+        theirs = [index.get(key or "") for key in origins.values()]
+        unit = looks.modules[place.module]
+        kind = _kind(place, moved) if place.module not in theirs else None
+        if kind is not None and unit.group == "neurons":
+            kind, theirs = _of_neurons(kind, unit, origins, index)
         how.append(kind)
         sources.append(theirs)
-    kept = independent_starts(how, sources, looks.starts(places))
+        if origins == {"zero": unit.other, "other": unit.zero}:
+            turned.append(place.module)
+    starts = looks.starts(places)
+    kept = independent_starts(how, sources, starts)
     ranked: list[Ranked] = []
     for kind in ("whole", "zero", "other"):
         chosen = [places[i] for i in kept if how[i] == kind]
         ranked += [each for found in looks.ranked(chosen, kind) for each in found]  # type: ignore[arg-type]
+    spoken = {starts[i] for i in kept}
+    for i in turned:  # its rank depends on its own gauge alone
+        if starts[i] not in spoken:
+            spoken.add(starts[i])
+            ranked += looks.exchanged(places[i])
     return _digits(ranked, [single[p] for p in moved if p in single])
+
+
+def _of_neurons(kind: How, unit: Unit, origins: Mapping[str, str | None], index: Mapping[str, int]) -> tuple[How | None, list[int | None]]:
+    """Return what may be asked of a block's neurons where another layer of the block lends its moments: a gate has their order."""
+    near = {factor for factor, key in origins.items() if unit.of_its_block(key or "")}
+    if "zero" in near:
+        return None, []
+    if kind == "whole" and near:
+        return "zero", [index.get(origins["zero"] or "")]
+    return kind, [index.get(key or "") for key in origins.values()]
 
 
 def _kind(place: Place, moved: set[int]) -> How | None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import itertools
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .gauge import TIE, Ranked
+from .gauge import SIGNED, TIE, Ranked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,11 +34,42 @@ def moved(displacement: Array) -> list[tuple[Ranked, ...]]:
     return list(zip(*columns)) if columns else [() for _ in displacement]
 
 
+def balanced(left: Array, right: Array, how: Literal["whole", "zero", "other"]) -> list[tuple[Ranked, ...]]:
+    """Return the same by balance of single units, L_jj = R_jj: both factors or the zero one in every order, the other one with every sign.
+
+    A neuron may change its scale, so the two sides balance neuron by neuron, and between neurons nothing does: their activation is not linear.
+    A gate has the order of its block's neurons and not their sign, and its moments may be what stands beside the other factor.
+
+    Args:
+        left: L = down^T m_down, (B, n, n), the first index the weight's.
+        right: R = m_up up^T, (B, n, n), the first index the moment's.
+        how: what is turned.
+    """
+    columns = []
+    size = SIGNED if how == "other" else BLOCK
+    for at in range(0, left.shape[1] - size + 1, size):
+        one, two = left[:, at : at + size, at : at + size], right[:, at : at + size, at : at + size]
+        if how != "other":
+            orders, places = _orders(), np.arange(BLOCK)
+            lefts, rights = one[:, places, orders], two[:, orders, places] if how == "whole" else two[:, places, places][:, None]
+            sizes = np.sqrt((lefts * lefts).sum(axis=2)) + np.sqrt((rights * rights).sum(axis=2))
+            apart = np.sqrt(((lefts - rights) ** 2).sum(axis=2))
+            columns.append(ranks(-np.divide(apart, sizes, out=np.ones_like(apart), where=sizes > 0)))
+        else:
+            columns.append(ranks(np.einsum("bjj,bjj->bj", one, two) @ _signs().T))
+    return list(zip(*columns)) if columns else [() for _ in left]
+
+
 def ranks(values: Array) -> list[Ranked]:
     """Return where the first of each row of values (B, |group|) stands among all of its row; ties count against it, and equal rows tell nothing."""
     spread = values.std(axis=1, keepdims=True)
     found = (values >= values[:, :1] - TIE * spread).sum(axis=1)
     return [Ranked(int(rank), values.shape[1]) if each > 0 else Ranked(1, 1) for rank, each in zip(found, spread[:, 0])]
+
+
+@lru_cache(maxsize=1)
+def _signs() -> Array:
+    return np.array(list(itertools.product((1.0, -1.0), repeat=SIGNED)))
 
 
 @lru_cache(maxsize=1)

@@ -9,8 +9,9 @@ from ostate.core.lora_modules import Module
 
 DIMENSIONS = 16
 """Latent dimensions of a pair that are compared: four blocks of four say 10 digits of a module alone."""
-Group = Literal["signed", "signs", "permuted"]
-"""What may be done to the latent dimensions without anything else noticing: signed permutations, signs alone, permutations alone."""
+Group = Literal["signed", "signs", "permuted", "neurons"]
+"""What may be done to the latent dimensions without anything else noticing: signed permutations, signs alone, permutations alone; `neurons`:
+permutations of both factors together, and signs where one of them is asked of, since each neuron balances by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class Unit(Module):
     halved: bool = False
     """True where latent dimensions come in pairs that begin equal: their differences are what moved."""
 
+    heads: tuple[int, int] = (1, 0)
+    """Query heads that share a head of values, and a head's dimensions: the zero factor's columns are (head of values, query head, dimension)."""
+
     @property
     def paired(self) -> bool:
         """True for two factors of a product, which all of one run are compared by (`apart`)."""
@@ -47,3 +51,7 @@ class Unit(Module):
     def is_tall(self, *, zero: bool) -> bool:
         """Return whether a factor is stored (n, r)."""
         return self.tall[not zero] if self.tall is not None else zero != self.flipped
+
+    def of_its_block(self, key: str) -> bool:
+        """Return whether a key that is not the unit's own lies in the same block of the model."""
+        return key not in (self.zero, self.other) and key.startswith(self.prefix)

@@ -69,7 +69,7 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         siblings=tuple(siblings_of(home, found.below)),
         assumed=assumed,
         contested=assumed if found.contested else (),
-        facts=_facts(home, file, config),
+        facts=_facts(home, file, config) | (_model_facts(file) if kind == "model" else {}),
     )
 
 
@@ -204,6 +204,18 @@ def _config_beside(file: str) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise ReadError("an adapter configuration is a JSON object", where=path, fix="copy the file again from the run")
     return config
+
+
+def _model_facts(file: str) -> dict[str, Any]:
+    """Return `head_dim` of a whole model, where the config.json beside its weights tells it."""
+    path = os.path.join(os.path.dirname(file), "config.json")
+    config = _json(path) if is_file(path) else None
+    if not isinstance(config, dict):
+        return {}
+    size, hidden, heads = (config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    if not isinstance(size, int) and isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads == 0:
+        size = hidden // heads
+    return {"head_dim": size} if isinstance(size, int) else {}
 
 
 def _facts(home: str, file: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,3 +66,23 @@ def train(
             torch.save(stepper.state_dict(), at / "optimizer.pt")
             (at / "names.json").write_text(json.dumps(list(named)))
             yield at
+
+
+def train_whole(folder: Path, make: Callable[[], Any], steps: Sequence[int], *, lr: float = 1e-4, seed: int = 1) -> Iterator[Path]:
+    """Train every weight of a model; yield the folder of each of `steps`, with model.safetensors, optimizer.pt and names.json."""
+    torch.manual_seed(seed)
+    net, loss = language_model(make, seed=seed)
+    named = dict(net.named_parameters())
+    stepper = torch.optim.AdamW(list(named.values()), lr=lr)
+    generator = torch.Generator().manual_seed(seed)
+    net.train()
+    for step in range(1, max(steps) + 1):
+        stepper.zero_grad()
+        loss(net, generator).backward()
+        stepper.step()
+        if step in steps:
+            at = folder / str(step)
+            net.save_pretrained(at)
+            torch.save(stepper.state_dict(), at / "optimizer.pt")
+            (at / "names.json").write_text(json.dumps(list(named)))
+            yield at

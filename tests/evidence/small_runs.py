@@ -12,7 +12,7 @@ from ostate.core.naming import Adapter, Ordering
 from ostate.core.state import Entry, Group, RawState
 from ostate.errors import Ambiguous, Contradiction
 from ostate.evidence.gauge import Products
-from tests.evidence.numbers import Held
+from tests.evidence.numbers import Held, Known
 
 INTO, OUT = 12, 10
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -84,6 +84,26 @@ def products(runs: Trained) -> Products:
     return Products(
         -turned(b) @ u_b, turned(b) @ m_b, m_a @ turned(a), turned(u_b) @ m_b, m_a @ turned(u_a), np.sqrt(v_b).sum(axis=1), np.sqrt(v_a).sum(axis=2)
     )
+
+
+def one_of(runs: Trained, number: int) -> Known:
+    """Return one module as a run of its own: position 0 is lora_A, position 1 lora_B."""
+    rows = (("lora_A", runs.a, runs.m_a, runs.v_a), ("lora_B", runs.b, runs.m_b, runs.v_b))
+    tensors = {f"0.{name}.weight": Held(weight[number]) for name, weight, _, _ in rows}
+    entries = tuple(
+        Entry(
+            position=at,
+            key=at,
+            group=0,
+            slots={"exp_avg": Held(m[number]), "exp_avg_sq": Held(v[number])},
+            step=float(runs.step),
+            shape=m[number].shape,
+        )
+        for at, (_, _, m, v) in enumerate(rows)
+    )
+    groups = (Group(index=0, positions=(0, 1), hyper={"betas": BETAS, "eps": EPS, "weight_decay": 0.0}),)
+    raw = RawState(source="small", layout="torch", files=(), groups=groups, entries=entries, optimizer="adamw")
+    return Known(raw, Adapter(path="small", file="small", kind="peft", tensors=tensors, config={"peft_type": "LORA"}), tuple(tensors))
 
 
 NEVER = ("a wrong name, unlisted", "the optimizer's own order contradicted", "a false order verified")

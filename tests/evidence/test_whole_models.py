@@ -1,0 +1,120 @@
+"""A whole model's own state, without its base: products of its weights prove the order of its layers; what leaves no trace stays undecided."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from ostate.evidence.comparison import Comparison
+from ostate.evidence.exchanged import exchanged
+from ostate.evidence.look import Source
+from ostate.evidence.looks import Place
+from ostate.evidence.methods import units_of
+from tests import trained
+from tests.evidence import runs, small_runs
+from tests.evidence.method_runs import train_whole
+from tests.evidence.numbers import Known
+from tests.evidence.test_methods import ask, renamed
+from tests.records import replace
+
+MODELS = {
+    "llama": lambda: trained.llama(8),
+    "grouped heads": lambda: trained.llama(8, num_key_value_heads=2),
+    "opt": lambda: trained.opt(8),
+}
+OPEN = {
+    "llama": {"embed_tokens and lm_head", "q_proj and k_proj", "input_layernorm and post_attention_layernorm"},
+    "grouped heads": {"embed_tokens and lm_head", "input_layernorm and post_attention_layernorm"},
+    "opt": {"k_proj and q_proj", "self_attn_layer_norm and layers.#.final_layer_norm"},
+}
+"""What no test tells: both members are read by the same two sides, or lie in the residual stream."""
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def run(request, tmp_path_factory):
+    (folder,) = train_whole(tmp_path_factory.mktemp("whole"), MODELS[request.param], [10])
+    return request.param, runs.known(folder)
+
+
+def test_all_orders_but_the_few_that_leave_no_trace_are_ruled_out(run):
+    name, known = run
+    found = ask(known, known.keys)
+    assert found.verdict == "verified"
+    assert found.apart == ()
+    assert {what.removesuffix(" exchanged in every layer") for what, _ in found.open} == OPEN[name]
+    left = {re.sub(r"\d+", "#", str(known.keys[p])) for p in found.undecided}
+    assert not [key for key in left if re.search(r"v_proj|o_proj|out_proj|up_proj|down_proj|gate_proj|fc\d", key)]
+
+
+@pytest.mark.parametrize("layers", [{i: 7 - i for i in range(8)}, {i: (i + 1) % 8 for i in range(8)}], ids=["reversed", "shifted"])
+def test_layers_in_another_order_are_never_verified(run, layers):
+    name, known = run
+    found = ask(known, renamed(known.keys, layers))
+    assert not found.proven, name
+
+
+@pytest.mark.parametrize("pair", [("v_proj", "o_proj"), ("v_proj", "out_proj"), ("v_proj", "k_proj"), ("q_proj", "o_proj"), ("gate_proj", "up_proj")])
+def test_kinds_exchanged_in_every_layer_are_never_verified(run, pair):
+    name, known = run
+    swap = dict(zip(pair, pair[::-1]))
+    keys = tuple(re.sub("|".join(pair), lambda found: swap[found[0]], str(key)) for key in known.keys)
+    if set(keys) == set(known.keys) and keys != known.keys:
+        if any(known.adapter.tensors[key].shape != known.raw.entries[p].shape for p, key in enumerate(keys)):
+            return
+        assert not {p for p in ask(known, keys).proven if keys[p] != known.keys[p]}, name
+
+
+def test_two_layers_exchanged_by_hand_are_not_proven(run):
+    name, known = run
+    keys = renamed(known.keys, {2: 5, 5: 2})
+    found = ask(known, keys)
+    tested = {p for p in range(len(keys)) if keys[p] != known.keys[p] and re.search(r"v_proj.w|o_proj|out_proj.w|up_proj|down_proj", str(keys[p]))}
+    assert not tested & found.proven, name
+
+
+def test_another_runs_weights_are_never_verified(run, tmp_path):
+    name, known = run
+    (other,) = train_whole(tmp_path, MODELS[name], [10], seed=2)
+    assert ask(replace(known, adapter=runs.known(other).adapter), known.keys).verdict != "verified"
+
+
+def test_layers_beside_each_others_moments_have_uniform_ranks(run):
+    _, known = run
+    looks, at = Comparison(known.raw, known.adapter).looks, {key: position for position, key in enumerate(known.keys)}
+    for how in ("whole", "zero", "other"):
+        values: dict[str, list[float]] = {}
+        for one, unit in enumerate(looks.modules):
+            for two, other in enumerate(looks.modules):
+                if one == two or unit.group != other.group:
+                    continue
+                place = Place(one, at[other.zero] if how != "other" else at[unit.zero], at[other.other] if how != "zero" else at[unit.other])
+                for ranked in looks.ranked([place], how):
+                    spread = np.random.default_rng((one, two)).random(len(ranked))
+                    values.setdefault(str(unit.group), []).extend((found.rank - each) / found.size for found, each in zip(ranked, spread))
+        for group, found in values.items():
+            assert kstest(found, "uniform").pvalue > 1e-4, (group, how, len(found))
+
+
+def square(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> list[Known]:
+    """Return modules whose two factors are both (rank, rank), each a run of its own."""
+    monkeypatch.setattr(small_runs, "INTO", rank)
+    monkeypatch.setattr(small_runs, "OUT", rank)
+    made = small_runs.train(np.random.default_rng(rank), count, rank, steps=5, shared=0.5)
+    return [small_runs.one_of(made, number) for number in range(count)]
+
+
+@pytest.mark.parametrize("rank", [4, 8, 12])
+def test_a_square_pairs_own_factors_are_told_apart_exactly(monkeypatch, rank):
+    """The own order stands first among all turns of its opposite; the opposite stands anywhere."""
+    own, opposite = [], []
+    for known in square(monkeypatch, rank, 150):
+        (unit,) = units_of(known.adapter)
+        source, (other, zero) = Source(known.raw, known.adapter), range(2)
+        (right,), (wrong,) = exchanged(source, unit, zero, other), exchanged(source, unit, other, zero)
+        own.append(right.rank / right.size)
+        opposite.append((wrong.rank - np.random.default_rng(len(own)).random()) / wrong.size)
+    assert np.median(own) <= max(0.01, 1.01 / right.size)
+    assert kstest(opposite, "uniform").pvalue > 1e-4
