@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ostate.core.naming import Adapter
 
 
-class Row(NamedTuple):
+class CheckedRow(NamedTuple):
     """One position with what the rules ask of it."""
 
     label: str
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 class Structure(NamedTuple):
     """A state as its index tells it; no number was read."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CheckedRow, ...]
     groups: tuple[Group, ...]
     optimizer: str
     spec: OptimizerSpec | None
@@ -36,13 +36,13 @@ class Structure(NamedTuple):
     naming: bool
     """True when the names are settled (`repair`); False when the file is only looked at."""
 
-    with_state: tuple[Row, ...] = ()
+    with_state: tuple[CheckedRow, ...] = ()
     """Rows that hold a tensor."""
     stored: frozenset[tuple[str, str]] = frozenset()
     """(encoding, dtype) of every slot."""
 
 
-def say(severity: Severity, text: str, fix: str = "", rows: Sequence[Row] = ()) -> Finding:
+def say(severity: Severity, text: str, fix: str = "", rows: Sequence[CheckedRow] = ()) -> Finding:
     """Return a finding whose rule is filled in by whoever ran it."""
     return Finding(rule="", severity=severity, text=text, fix=fix, names=tuple(row.label for row in rows))
 
@@ -66,7 +66,7 @@ def structure_of(
         name = names[entry.position] if names is not None else entry.name
         own = hyper.get(entry.group, {})
         step = entry.step if spec is None else step_of(spec, entry.step, own)
-        rows.append(Row(name or f"position {entry.position}", name is not None, entry, own, step))
+        rows.append(CheckedRow(name or f"position {entry.position}", name is not None, entry, own, step))
     there = tuple([row for row in rows if row.entry.slots])
     stored = frozenset([(slot.encoding, slot.dtype) for row in there for slot in row.entry.slots.values()])
     return Structure(tuple(rows), chosen, raw.optimizer, spec, raw.facts, adapter, names is not None, there, stored)

@@ -8,7 +8,7 @@ from ostate.core.state import Finding, RawState
 from ostate.core.tensors import Slot, TensorRef
 from ostate.optimizers.slots import MOMENT_SLOTS
 
-from .context import Row, name_of, structure_of
+from .context import CheckedRow, name_of, structure_of
 from .numbers import parameters_are_copies, written_over
 
 _FEW = 64
@@ -23,12 +23,12 @@ def copies(raw: RawState) -> list[Finding]:
     Raises:
         ReadError: they cannot be read.
     """
-    alike: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    alike: dict[tuple[object, ...], list[CheckedRow]] = defaultdict(list)
     for row in structure_of(raw, None).with_state:
         moments = _moments(row)
         if moments and len(moments[0].shape) > 1:
             alike[tuple((slot.shape, _mark(slot)) for slot in moments)].append(row)
-    same: dict[bytes, list[Row]] = defaultdict(list)
+    same: dict[bytes, list[CheckedRow]] = defaultdict(list)
     for rows in alike.values():
         for row in rows if len(rows) > 1 else ():
             digest = _digest(row)
@@ -38,7 +38,7 @@ def copies(raw: RawState) -> list[Finding]:
     return [finding._replace(rule=rule) for finding in written_over([rows for rows in same.values() if len(rows) > 1])]
 
 
-def _moments(row: Row) -> list[Slot]:
+def _moments(row: CheckedRow) -> list[Slot]:
     return [slot for name, slot in sorted(row.entry.slots.items()) if name in MOMENT_SLOTS]
 
 
@@ -48,7 +48,7 @@ def _mark(slot: Slot) -> object:
     return next((chunk[:_FEW].tobytes() for chunk in slot.chunks(_FEW)), b"")
 
 
-def _digest(row: Row) -> bytes | None:
+def _digest(row: CheckedRow) -> bytes | None:
     """Return a digest of all moments; None when one of them is the same number everywhere, as after a first step."""
     import hashlib  # 5 ms, which `inspect` can do without
 

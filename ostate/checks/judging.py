@@ -11,8 +11,8 @@ from ostate.core.stream import Summary
 from ostate.errors import CheckError
 from ostate.optimizers import OPTIMIZERS
 
-from .context import Row, name_of, structure_of
-from .measured import Measured, Numbers
+from .context import CheckedRow, name_of, structure_of
+from .measured import Measured, MeasuredState
 from .measuring import measure
 from .numbers import NUMBERS
 from .rules import RULES
@@ -35,7 +35,7 @@ def while_copying(named: NamedState) -> Callable[[Summaries], list[Finding]]:
     """
 
     def check(seen: Summaries) -> list[Finding]:
-        found = _numbers(Numbers(_named_rows(named, seen), OPTIMIZERS.get(named.optimizer)))
+        found = _numbers(MeasuredState(_named_rows(named, seen), OPTIMIZERS.get(named.optimizer)))
         refuse(found, named.path or "")
         return found
 
@@ -64,12 +64,12 @@ def values(state: RawState | NamedState) -> tuple[dict[str, dict[str, float | in
         slot -> counts and ranges over all parameters; and what the rules say of them.
     """
     measured = _measured(state, table=True)
-    return _table(measured), _numbers(Numbers(measured, OPTIMIZERS.get(state.optimizer), exact=True))
+    return _table(measured), _numbers(MeasuredState(measured, OPTIMIZERS.get(state.optimizer), exact=True))
 
 
 def judged(state: RawState | NamedState) -> list[Finding]:
     """Stream once over every number, as `values`; return what the rules say, and no counts."""
-    return _numbers(Numbers(_measured(state, table=False), OPTIMIZERS.get(state.optimizer), exact=True))
+    return _numbers(MeasuredState(_measured(state, table=False), OPTIMIZERS.get(state.optimizer), exact=True))
 
 
 def _measured(state: RawState | NamedState, *, table: bool) -> tuple[Measured, ...]:
@@ -77,11 +77,11 @@ def _measured(state: RawState | NamedState, *, table: bool) -> tuple[Measured, .
     return tuple(measure(row, table=table) for row in rows)
 
 
-def _numbers(seen: Numbers) -> list[Finding]:
+def _numbers(seen: MeasuredState) -> list[Finding]:
     return [finding._replace(rule=name_of(rule)) for rule in NUMBERS for finding in rule(seen)]
 
 
-def _raw_rows(raw: RawState) -> tuple[Row, ...]:
+def _raw_rows(raw: RawState) -> tuple[CheckedRow, ...]:
     return structure_of(raw, None).with_state
 
 
@@ -89,7 +89,7 @@ def _named_rows(named: NamedState, seen: Summaries) -> tuple[Measured, ...]:
     rows = []
     for name, parameter in named.parameters.items():
         entry = Entry(position=parameter.position or 0, key=name, group=parameter.group, slots=parameter.slots, step=parameter.step)
-        row = Row(name, True, entry, named.groups[parameter.group].hyper, parameter.step)
+        row = CheckedRow(name, True, entry, named.groups[parameter.group].hyper, parameter.step)
         rows.append(Measured(row, {slot: seen[name, slot] for slot in parameter.slots if (name, slot) in seen}))
     return tuple(rows)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ostate.optimizers import OptimizerSpec
 from ostate.optimizers.slots import SECOND_MOMENT_SLOTS
 
-from .context import Row
+from .context import CheckedRow
 
 if TYPE_CHECKING:
     from ostate.core.stream import Summary
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Measured(NamedTuple):
     """One parameter's numbers."""
 
-    row: Row
+    row: CheckedRow
     slots: Mapping[str, Summary]
     unbounded: int = 0
     """Elements whose first moment is larger than Adam allows; counted only when both moments were read side by side."""
@@ -26,7 +26,7 @@ class Measured(NamedTuple):
     """Elements with a first moment and no second; 0 also when not counted."""
 
 
-class Numbers(NamedTuple):
+class MeasuredState(NamedTuple):
     """A state whose numbers were all read once."""
 
     rows: tuple[Measured, ...]
@@ -35,7 +35,7 @@ class Numbers(NamedTuple):
     """True when tiny and negative numbers and pairs of moments were counted too."""
     facts: Mapping[str, Any] = MappingProxyType({})
 
-    def second(self) -> Iterator[tuple[Row, str, Summary]]:
+    def second(self) -> Iterator[tuple[CheckedRow, str, Summary]]:
         """Yield every second moment."""
         for measured in self.rows:
             for slot, summary in measured.slots.items():

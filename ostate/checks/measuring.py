@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ostate.core.stream import PIECE, Meter, side_by_side
 from ostate.optimizers.slots import SECOND_MOMENT_SLOTS
 
-from .context import Row
+from .context import CheckedRow
 from .measured import Measured
 from .numbers import UNDERFLOW, bound
 
@@ -18,7 +18,7 @@ _SLACK = 1.01
 """What rounding may add to a moment."""
 
 
-def measure(row: Row, *, table: bool) -> Measured:
+def measure(row: CheckedRow, *, table: bool) -> Measured:
     """Read one parameter's slots.
 
     Args:

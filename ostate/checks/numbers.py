@@ -9,13 +9,13 @@ from ostate.core.state import Finding, Hyper
 from ostate.optimizers.moments import SECOND_MOMENTS
 from ostate.optimizers.slots import FIRST_BESIDE, MOMENT_SLOTS
 
-from .context import Row, plural, say
-from .measured import Measured, Numbers
+from .context import CheckedRow, plural, say
+from .measured import Measured, MeasuredState
 
 _DIVERGED = "the run diverged or the file is damaged: use an earlier checkpoint"
 
 
-def values_not_finite(seen: Numbers) -> Iterator[Finding]:
+def values_not_finite(seen: MeasuredState) -> Iterator[Finding]:
     """A moment that is NaN or infinite spoils every step and every dot product it takes part in."""
     bad = [(one.row, sum(s.nan for s in one.slots.values()), sum(s.inf for s in one.slots.values())) for one in seen.rows]
     bad = [row for row in bad if row[1] + row[2]]
@@ -25,7 +25,7 @@ def values_not_finite(seen: Numbers) -> Iterator[Finding]:
         yield say("error", text, _DIVERGED, [row for row, _, _ in bad])
 
 
-def second_moment_is_negative(seen: Numbers) -> Iterator[Finding]:
+def second_moment_is_negative(seen: MeasuredState) -> Iterator[Finding]:
     """V is a running mean of squares, so v >= 0 everywhere (Kingma & Ba 2015, Algorithm 1)."""
     rows = [(row, summary.low) for row, _, summary in seen.second() if summary.low < 0]
     if rows:
@@ -33,7 +33,7 @@ def second_moment_is_negative(seen: Numbers) -> Iterator[Finding]:
         yield say("error", f"second moments below zero in {plural(len(rows), 'parameter')}, down to {low:.3g}", _DIVERGED, [row for row, _ in rows])
 
 
-def state_is_cold(seen: Numbers) -> Iterator[Finding]:
+def state_is_cold(seen: MeasuredState) -> Iterator[Finding]:
     """Moments that are zero everywhere were made by a save or a load that invented them: no gradient ever reached them.
 
     torch.distributed.checkpoint takes a step with zero gradients when it is asked for the state of an optimizer that never stepped.
@@ -55,7 +55,7 @@ def _all_zero(one: Measured) -> bool:
     return all(one.slots[slot].zeros == one.slots[slot].elements for slot in _moments(one))
 
 
-def parameters_never_moved(seen: Numbers) -> Iterator[Finding]:
+def parameters_never_moved(seen: MeasuredState) -> Iterator[Finding]:
     """Moments that are zero for one parameter alone: no gradient reached it. After one step that is so for every lora_A, because B is zero."""
     cold = [one.row for one in seen.rows if _moments(one) and _all_zero(one)]
     if not cold or len(cold) == len([one for one in seen.rows if _moments(one)]):
@@ -65,7 +65,7 @@ def parameters_never_moved(seen: Numbers) -> Iterator[Finding]:
     yield say("note", text + (" (after one step that is so for lora_A)" if early else ""), "the preconditioner leaves them as they are", cold)
 
 
-def second_moment_is_a_copy(seen: Numbers) -> Iterator[Finding]:
+def second_moment_is_a_copy(seen: MeasuredState) -> Iterator[Finding]:
     """exp_avg equal to exp_avg_sq is a known defect of FSDP's full state dict saved from CPU: one buffer was used for both."""
     same = []
     for one in seen.rows:
@@ -82,13 +82,13 @@ def second_moment_is_a_copy(seen: Numbers) -> Iterator[Finding]:
         )
 
 
-def parameters_are_copies(seen: Numbers) -> Iterator[Finding]:
+def parameters_are_copies(seen: MeasuredState) -> Iterator[Finding]:
     """Two matrices never see the same gradients step after step: where all moments agree bit for bit, one was written over the other.
 
     The numbers of the one that was overwritten are lost, so no name for its position is right. Vectors may be equal by right: two biases of one sum.
     """
     known: dict[tuple[object, ...], list[Measured]] = {}
-    same: list[list[Row]] = []
+    same: list[list[CheckedRow]] = []
     for one in seen.rows:
         moments = _moments(one)
         if not moments or len(one.row.entry.slots[moments[0]].shape) < 2 or any(one.slots[slot].low == one.slots[slot].high for slot in moments):
@@ -99,7 +99,7 @@ def parameters_are_copies(seen: Numbers) -> Iterator[Finding]:
     yield from written_over(same)
 
 
-def written_over(same: Sequence[Sequence[Row]]) -> Iterator[Finding]:
+def written_over(same: Sequence[Sequence[CheckedRow]]) -> Iterator[Finding]:
     """Say of each set of rows with the same moments that all but one were lost."""
     if same:
         lost = sum(len(rows) - 1 for rows in same)
@@ -116,7 +116,7 @@ def _equal(one: Measured, other: Measured, slot: str) -> bool:
     return ours.shape == theirs.shape and all(bool((a == b).all()) for a, b in zip(ours.chunks(), theirs.chunks()))
 
 
-def second_moment_is_zero_where_the_first_is_not(seen: Numbers) -> Iterator[Finding]:
+def second_moment_is_zero_where_the_first_is_not(seen: MeasuredState) -> Iterator[Finding]:
     """Where v is zero and m is not, an update is m / eps: rounding to few bits, or underflow, ate the second moment."""
     lost = []
     count = total = 0
@@ -140,7 +140,7 @@ def second_moment_is_zero_where_the_first_is_not(seen: Numbers) -> Iterator[Find
         )
 
 
-def second_moment_is_below_eps(seen: Numbers) -> Iterator[Finding]:
+def second_moment_is_below_eps(seen: MeasuredState) -> Iterator[Finding]:
     """Where sqrt(v) is far below eps, eps alone is the denominator: the preconditioner is a constant there, not Adam's."""
     if not seen.exact:
         return
@@ -150,7 +150,7 @@ def second_moment_is_below_eps(seen: Numbers) -> Iterator[Finding]:
         yield say("note", f"sqrt(v) is below eps for {tiny / total:.1%} of the elements: there the denominator is mostly eps")
 
 
-def first_moment_is_out_of_bounds(seen: Numbers) -> Iterator[Finding]:
+def first_moment_is_out_of_bounds(seen: MeasuredState) -> Iterator[Finding]:
     """Running means of g and g**2 obey |m| <= (1-b1) / sqrt((1-b2)(1-b1^2/b2)) sqrt(v) by Cauchy and Schwarz, where b1^2 < b2.
 
     A state that breaks it has moments of two parameters, or betas that are not those it was trained with.
@@ -192,7 +192,7 @@ def exact_moments(one: Measured) -> bool:
     return all(slot in slots and slots[slot].encoding == "plain" and slots[slot].dtype in {"F32", "F64"} for slot in ("exp_avg", "exp_avg_sq"))
 
 
-def values_look_like_codes(seen: Numbers) -> Iterator[Finding]:
+def values_look_like_codes(seen: MeasuredState) -> Iterator[Finding]:
     """Whole numbers from 0 to 255 in a moment are the codes of an 8-bit optimizer, copied without their table and scales."""
     rows = [row for row, _, summary in seen.second() if summary.whole]
     if rows:
@@ -204,7 +204,7 @@ def values_look_like_codes(seen: Numbers) -> Iterator[Finding]:
         )
 
 
-def moments_are_constant(seen: Numbers) -> Iterator[Finding]:
+def moments_are_constant(seen: MeasuredState) -> Iterator[Finding]:
     """A second moment that is one number all over a matrix was filled in, not learned."""
     wide = [(row, s) for row, slot, s in seen.second() if slot in {"exp_avg_sq", "square_avg"} and s.elements > 1 and s.zeros < s.elements]
     flat = [row for row, s in wide if s.low == s.high and not s.bad]
@@ -217,7 +217,7 @@ def moments_are_constant(seen: Numbers) -> Iterator[Finding]:
         )
 
 
-NUMBERS: tuple[Callable[[Numbers], Iterator[Finding]], ...] = (
+NUMBERS: tuple[Callable[[MeasuredState], Iterator[Finding]], ...] = (
     values_not_finite,
     second_moment_is_negative,
     state_is_cold,

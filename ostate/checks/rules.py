@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from ostate.core.state import Finding
 
 from .context import Structure, name_of
-from .measured import Numbers
+from .measured import MeasuredState
 from .numbers import NUMBERS
 from .structure import STRUCTURE
 
-Rule = Callable[[Structure], Iterator[Finding]] | Callable[[Numbers], Iterator[Finding]]
+Rule = Callable[[Structure], Iterator[Finding]] | Callable[[MeasuredState], Iterator[Finding]]
 _ALL: tuple[Rule, ...] = (*STRUCTURE, *NUMBERS)
 RULES: dict[str, Rule] = {name_of(rule): rule for rule in _ALL}
 """Every rule by its name in findings."""

@@ -11,7 +11,7 @@ from ostate.core.state import Finding, Hyper
 from ostate.core.tensors import TensorRef
 from ostate.optimizers.slots import FIRST_BESIDE, MOMENT_SLOTS, SLOTS
 
-from .context import Row, Structure, plural, say
+from .context import CheckedRow, Structure, plural, say
 
 _EXPERT = r"(^|[._])experts?([._]|$)"
 _LAYER = r"(?:^|\.)(\d+)\."
@@ -85,7 +85,7 @@ def optimizer_not_recognised(seen: Structure) -> Iterator[Finding]:
         yield say("note", seen.spec.caution)
 
 
-def _packed_moments(row: Row) -> Iterator[str]:
+def _packed_moments(row: CheckedRow) -> Iterator[str]:
     """Yield the packings of a row's moments. Other slots may be packed too: a learning rate for each element says nothing of v."""
     for name, slot in row.entry.slots.items():
         if slot.encoding != "plain" and (name in MOMENT_SLOTS or name not in SLOTS or name == "state1"):
@@ -137,7 +137,7 @@ def half_precision_moments(seen: Structure) -> Iterator[Finding]:
             yield say("warning", f"{text} ({plural(len(rows), 'parameter')})", "keep trained parameters, and so their moments, in float32", rows)
 
 
-def _second_dtype(row: Row) -> str:
+def _second_dtype(row: CheckedRow) -> str:
     slot = row.entry.slots.get("exp_avg_sq")
     return slot.dtype if isinstance(slot, TensorRef) else ""
 
@@ -164,7 +164,7 @@ def slots_missing(seen: Structure) -> Iterator[Finding]:
         yield say("warning", "amsgrad is on, but max_exp_avg_sq, which it divides by, is not there", "look at how the state was saved")
 
 
-def _factored(rows: list[Row]) -> bool:
+def _factored(rows: list[CheckedRow]) -> bool:
     return all({"exp_avg_sq_row", "row_var"} & set(row.entry.slots) or "exp_avg_slow" in row.entry.slots for row in rows)
 
 
@@ -221,7 +221,7 @@ def steps_differ(seen: Structure) -> Iterator[Finding]:
             yield say("note", f"{text} (normal for experts and dropped layers)", rows=behind)
 
 
-def _explained(rows: list[Row], behind: list[Row]) -> bool:
+def _explained(rows: list[CheckedRow], behind: list[CheckedRow]) -> bool:
     """True for experts, and where whole layers share one step."""
     if all(re.search(_EXPERT, row.label) for row in behind):
         return True

@@ -28,7 +28,7 @@ _PATIENCE = 1.0
 
 
 class Blocks(Protocol):
-    """A function of the report room that turns a document into blocks."""
+    """A function of the package `report` that turns a document into blocks."""
 
     def __call__(self, document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
         """Return what the document says."""

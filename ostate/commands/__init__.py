@@ -1,1 +1,1 @@
-"""One function a command: here the rooms are joined."""
+"""One function a command: here the packages are joined."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 IGNORED = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """Hyperparameters that change how torch computes, not what."""
-Rooms = tuple[memoryview, memoryview]
+Buffers = tuple[memoryview, memoryview]
 _PIECE = 1 << 17
 """Elements read at a time of each side."""
 _SUMMED = 1 << 14
@@ -35,7 +35,7 @@ _SUMMED = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class DiffSide:
     """One parameter of one side."""
 
     name: str
@@ -122,11 +122,11 @@ def _difference(a: str, b: str, *, values: bool) -> Difference:
     pairs = [(ours[name], theirs[name]) for name in common]
     gaps: list[Gap] = []
     cold = [True, True]
-    rooms = new_buffer(8 * _PIECE), new_buffer(8 * _PIECE)
+    buffers = new_buffer(8 * _PIECE), new_buffer(8 * _PIECE)
     for one, other in pairs if values else ():
         for slot in one.slots:
             if slot in other.slots and one.slots[slot].shape == other.slots[slot].shape:
-                gap, zero_a, zero_b = _gap(one.name, slot, one.slots[slot], other.slots[slot], rooms)
+                gap, zero_a, zero_b = _gap(one.name, slot, one.slots[slot], other.slots[slot], buffers)
                 gaps.append(gap)
                 cold = [cold[0] and zero_a, cold[1] and zero_b]
     return Difference(
@@ -154,7 +154,7 @@ def _open(path: str) -> RawState | NamedState:
     return load(path) if named_file.is_named(path) else open_state(path)
 
 
-def _matched(a: RawState | NamedState, b: RawState | NamedState, a_path: str, b_path: str) -> tuple[dict[str, Item], dict[str, Item], str]:
+def _matched(a: RawState | NamedState, b: RawState | NamedState, a_path: str, b_path: str) -> tuple[dict[str, DiffSide], dict[str, DiffSide], str]:
     """Return both sides by name where both have names, else by position."""
     ours, theirs = _by_name(a), _by_name(b)
     if ours is not None and theirs is not None:
@@ -168,9 +168,9 @@ def _matched(a: RawState | NamedState, b: RawState | NamedState, a_path: str, b_
     return ours, theirs, "position"
 
 
-def _by_name(state: RawState | NamedState) -> dict[str, Item] | None:
+def _by_name(state: RawState | NamedState) -> dict[str, DiffSide] | None:
     if isinstance(state, NamedState):
-        return {name: Item(name, p.shape, p.step, p.slots, state.hyper(name)) for name, p in state.parameters.items()}
+        return {name: DiffSide(name, p.shape, p.step, p.slots, state.hyper(name)) for name, p in state.parameters.items()}
     held = [entry for entry in state.entries if entry.has_state]
     if not held or any(entry.name is None for entry in held):
         return None
@@ -178,21 +178,21 @@ def _by_name(state: RawState | NamedState) -> dict[str, Item] | None:
     names = plain_names([entry.name or "" for entry in held])
     if same := twins(names):
         raise ReadError(f"two positions are called {same[0]!r}", where=state.source, fix="save the state again under names of their own")
-    return {name: Item(name, entry.shape, entry.step, entry.slots, hyper.get(entry.group, {})) for name, entry in zip(names, held)}
+    return {name: DiffSide(name, entry.shape, entry.step, entry.slots, hyper.get(entry.group, {})) for name, entry in zip(names, held)}
 
 
-def _by_position(state: RawState | NamedState) -> dict[str, Item] | None:
+def _by_position(state: RawState | NamedState) -> dict[str, DiffSide] | None:
     if isinstance(state, NamedState):
         if any(parameter.position is None for parameter in state.parameters.values()):
             return None
         named = sorted(state.parameters.values(), key=lambda p: p.position or 0)
-        return {f"position {p.position}": Item(f"position {p.position}", p.shape, p.step, p.slots, state.hyper(p.name)) for p in named}
+        return {f"position {p.position}": DiffSide(f"position {p.position}", p.shape, p.step, p.slots, state.hyper(p.name)) for p in named}
     hyper = {group.index: group.hyper for group in state.groups}
-    items = (Item(f"position {e.position}", e.shape, e.step, e.slots, hyper.get(e.group, {})) for e in state.entries if e.has_state)
+    items = (DiffSide(f"position {e.position}", e.shape, e.step, e.slots, hyper.get(e.group, {})) for e in state.entries if e.has_state)
     return {item.name: item for item in items}
 
 
-def _hyper(pairs: list[tuple[Item, Item]]) -> tuple[tuple[str, Any, Any, int], ...]:
+def _hyper(pairs: list[tuple[DiffSide, DiffSide]]) -> tuple[tuple[str, Any, Any, int], ...]:
     counted: dict[tuple[str, str], list[Any]] = {}
     for one, other in pairs:
         for key in sorted((set(one.hyper) | set(other.hyper)) - IGNORED):
@@ -203,22 +203,22 @@ def _hyper(pairs: list[tuple[Item, Item]]) -> tuple[tuple[str, Any, Any, int], .
     return tuple((key, x, y, count) for key, x, y, count in sorted(counted.values(), key=lambda row: -row[3]))
 
 
-def _gap(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms) -> tuple[Gap, bool, bool]:
+def _gap(name: str, slot: str, a: Slot, b: Slot, buffers: Buffers) -> tuple[Gap, bool, bool]:
     """Return how far two slots lie apart, and whether each is all zero. Only what differs is read twice."""
     zero = True
-    for x, y in side_by_side(stream(a, rooms[0]), stream(b, rooms[1])):
+    for x, y in side_by_side(stream(a, buffers[0]), stream(b, buffers[1])):
         if not _same(x, y):
-            return _apart(name, slot, a, b, rooms)
+            return _apart(name, slot, a, b, buffers)
         zero = zero and not x.any()
     return Gap(name=name, slot=slot, equal=True, relative=0.0, cosine=math.nan if zero else 1.0), zero, zero
 
 
-def _apart(name: str, slot: str, a: Slot, b: Slot, rooms: Rooms) -> tuple[Gap, bool, bool]:
+def _apart(name: str, slot: str, a: Slot, b: Slot, buffers: Buffers) -> tuple[Gap, bool, bool]:
     """Add up, in float64, what the distance and the angle between two slots that differ are made of."""
     import numpy as np
 
     dot = norm_a = norm_b = apart = 0.0
-    for x, y in side_by_side(stream(a, rooms[0]), stream(b, rooms[1])):
+    for x, y in side_by_side(stream(a, buffers[0]), stream(b, buffers[1])):
         if np.iscomplexobj(x) or np.iscomplexobj(y):  # two real numbers each: what is added up comes to the same
             x, y = (np.asarray(one, np.complex128).view(np.float64) for one in (x, y))
         with np.errstate(invalid="ignore", over="ignore"):

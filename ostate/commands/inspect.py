@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _BARE = re.compile(r"[\w@%+=:,./~-]+", re.ASCII)
 
 
-class Fit(NamedTuple):
+class AdapterFit(NamedTuple):
     """How a state and an adapter go together, by shapes alone."""
 
     adapter: str
@@ -49,7 +49,7 @@ class Inspection(NamedTuple):
     """A state as found, how it fits the adapter, and what a person should know."""
 
     raw: RawState
-    fit: Fit | None
+    fit: AdapterFit | None
     findings: tuple[Finding, ...]
     values: Mapping[str, Any] = MappingProxyType({})
     """Slot -> counts and ranges, only when asked for."""
@@ -169,12 +169,12 @@ def _refuse_what_changed(path: str) -> None:
             raise ReadError(": ".join((finding.text, *finding.names[:1])), where=path, fix=finding.fix)
 
 
-def fit_of(raw: RawState, adapter: Adapter) -> Fit:
+def fit_of(raw: RawState, adapter: Adapter) -> AdapterFit:
     """Compare shapes of positions with state and of the adapter's tensors, as multisets."""
     flat = any(entry.flat for entry in raw.entries)
     there = Counter(_sized(entry.shape, flat) for entry in raw.entries if entry.has_state and entry.shape is not None)
     wanted = Counter(_sized(ref.shape, flat) for ref in adapter.tensors.values())
-    return Fit(
+    return AdapterFit(
         adapter=adapter.file,
         tensors=len(adapter.tensors),
         with_state=sum(1 for entry in raw.entries if entry.has_state),

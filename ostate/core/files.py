@@ -191,9 +191,9 @@ def read_into(path: str, offset: int, view: memoryview, *, on: bool = False) -> 
 
 
 def new_buffer(size: int) -> memoryview:
-    """Return room for `size` bytes on pages of its own, to read into again and again.
+    """Return memory for `size` bytes on pages of its own, to read into again and again.
 
-    The room of a large bytearray begins a few bytes after a page. Bytes that lie on a page of the file are copied there at a sixth of the speed by
+    The memory of a large bytearray begins a few bytes after a page. Bytes that lie on a page of the file are copied there at a sixth of the speed by
     AMD's processors (Zen 3), which take the two addresses for overlapping.
     """
     from mmap import mmap

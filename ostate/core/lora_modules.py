@@ -20,7 +20,7 @@ _OTHER_TUNERS = {"ADALORA", "LOHA", "LOKR", "VERA", "VBLORA", "RANDLORA", "XLORA
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class LoraModule:
     """One LoRA module: the keys of its two factors.
 
     `zero` starts at zero, `other` does not. In canonical form each is (width, n), width = blocks * r.
@@ -35,7 +35,7 @@ class Module:
     """Experts that share the two tensors; 1 elsewhere."""
 
 
-def modules_of(adapter: Adapter) -> list[Module]:
+def modules_of(adapter: Adapter) -> list[LoraModule]:
     """Return the LoRA modules whose two factors the adapter holds, in the order of their first key."""
     found: dict[tuple[str, bool], dict[str, str]] = {}
     for key in adapter.tensors:
@@ -51,7 +51,7 @@ def modules_of(adapter: Adapter) -> list[Module]:
         if len(shape_a) < 2 or len(shape_b) < 2 or shape_a[0] != shape_b[1] or 0 in (*shape_a, *shape_b):
             continue
         zero, other = (keys["A"], keys["B"]) if embedding else (keys["B"], keys["A"])
-        modules.append(Module(rest, zero, other, embedding, _blocks(keys["A"], shape_a[0], adapter.config)))
+        modules.append(LoraModule(rest, zero, other, embedding, _blocks(keys["A"], shape_a[0], adapter.config)))
     return modules
 
 

@@ -72,7 +72,7 @@ class Claim:
     names: tuple[str | None, ...]
     """None: the source says nothing of this position (a frozen parameter without state)."""
     keys: tuple[str | None, ...]
-    preferred: bool = False
+    version_matched: bool = False
     """True when a version stamp in the checkpoint asks for exactly this rule."""
     from_keys: bool = True
     """True when the names were made from the adapter's keys, so that they rest on what was assumed of it; False: somebody wrote them down."""
@@ -135,7 +135,7 @@ class Evidence:
     """(what, digits): the other order with the least evidence against it; its chance is at most 10^-digits."""
     open: tuple[tuple[str, float], ...] = ()
     """(what, digits) of the other orders that the numbers leave possible."""
-    foreign: bool = False
+    other_run: bool = False
     """True when the numbers fit no order at all: another run's adapter."""
     used: tuple[str, ...] = ()
     """Tests that spoke."""

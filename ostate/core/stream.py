@@ -132,18 +132,18 @@ PIECE = 1 << 16
 """Elements read at a time for rules and comparisons: two streams and what is made of them stay in a core's own cache."""
 
 
-def stream(slot: Slot, room: memoryview) -> Iterator[np.ndarray]:
-    """Yield a slot's numbers flat, in C order, at most an eighth of `room`'s bytes at a time where the layout allows it.
+def stream(slot: Slot, buffer: memoryview) -> Iterator[np.ndarray]:
+    """Yield a slot's numbers flat, in C order, at most an eighth of `buffer`'s bytes at a time where the layout allows it.
 
-    Those of one run of bytes lie in `room` (`new_buffer(8 * PIECE)`), each chunk over the one before: whoever keeps numbers copies them.
+    Those of one run of bytes lie in `buffer` (`new_buffer(8 * PIECE)`), each chunk over the one before: whoever keeps numbers copies them.
 
     Raises:
         ReadError: the source cannot be read.
     """
     if not isinstance(slot, TensorRef) or slot.run is None:
-        yield from slot.chunks(len(room) // 8)
+        yield from slot.chunks(len(buffer) // 8)
         return
-    for raw in raw_chunks(slot, room[: len(room) // 8 * ITEMSIZE[slot.dtype]]):
+    for raw in raw_chunks(slot, buffer[: len(buffer) // 8 * ITEMSIZE[slot.dtype]]):
         yield decode_numbers(raw, slot.dtype)
 
 

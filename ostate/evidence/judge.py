@@ -86,7 +86,7 @@ def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, 
         contradictions=contradictions,
         apart=suspects,
         weakest=tuple(scores[:_WEAKEST]),
-        foreign=foreign,
+        other_run=foreign,
         used=used,
         silent=silent,
     )

@@ -51,7 +51,7 @@ def with_masters(evidence: Evidence, keys: Sequence[str | None], raw: RawState, 
         proven=evidence.proven | proven,
         undecided=tuple(position for position in evidence.undecided if position not in proven),
         contradictions=contradictions,
-        foreign=evidence.foreign and not proven,
+        other_run=evidence.other_run and not proven,
         used=(*evidence.used, TEST),
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.core.lora_modules import Module
+from ostate.core.lora_modules import LoraModule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class Profile:
     """(p, z): likeness of the profiles, atanh(correlation) * sqrt(rows - 3): about normal for unrelated ones."""
 
 
-def module_of(key: str, modules: Sequence[Module]) -> Module | None:
+def module_of(key: str, modules: Sequence[LoraModule]) -> LoraModule | None:
     """Return the module that a vector belongs to by its name, or None."""
     for module in modules:
         stem = module.zero.rpartition("lora_")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ostate.core.lora_modules import Module
+from ostate.core.lora_modules import LoraModule
 
 DIMENSIONS = 16
 """Latent dimensions of a pair that are compared: four blocks of four say 10 digits of a module alone."""
@@ -15,7 +15,7 @@ permutations of both factors together, and signs where one of them is asked of, 
 
 
 @dataclass(frozen=True, slots=True)
-class Unit(Module):
+class Unit(LoraModule):
     """Tensors whose latent dimensions are nobody else's. A single tensor is the zero factor; `other` is then empty.
 
     The rows of a table say which axis the latent dimensions lie along; a matrix is read as (n, r) where tall, else as (r, n).

@@ -109,8 +109,8 @@ def _local(member: _Member) -> bytes:
     large = member.size >= _FULL32
     size = _FULL32 if large else member.size
     extra = Struct("<HHQQ").pack(1, 16, member.size, member.size) if large else b""
-    room = -(member.header + _LOCAL.size + len(member.name) + len(extra) + 4) % _ALIGNMENT
-    extra += b"FB" + room.to_bytes(2, "little") + b"Z" * room
+    padding = -(member.header + _LOCAL.size + len(member.name) + len(extra) + 4) % _ALIGNMENT
+    extra += b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
     version = _ZIP64 if large else _PLAIN
     return _LOCAL.pack(b"PK\3\4", version, 0, 0, 0, 0, member.crc, size, size, len(member.name), len(extra)) + member.name + extra
 

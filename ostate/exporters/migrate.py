@@ -27,7 +27,7 @@ _LAYER = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class ConstantSlot:
     """One number all over a shape. Satisfies `Slot`."""
 
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class Filled:
             yield np.full(min(elements, left), self.value, np.float32)
             left -= elements
 
-    def with_shape(self, shape: tuple[int, ...]) -> Filled:
+    def with_shape(self, shape: tuple[int, ...]) -> ConstantSlot:
         """Return the same under another shape."""
         return replace(self, shape=shape)
 
@@ -237,12 +237,12 @@ def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: Ne
         )
     steps = sorted(parameter.step for parameter in there.values() if parameter.step is not None)
     step = 0.0 if new == "zeros" or not steps else steps[len(steps) // 2]
-    filled: dict[str, Slot] = {slot: Filled(shape) for slot in slots or ["exp_avg", "exp_avg_sq"]}
+    filled: dict[str, Slot] = {slot: ConstantSlot(shape) for slot in slots or ["exp_avg", "exp_avg_sq"]}
     if new == "sibling":
         if nearest is None:
             raise ExportError("no parameter of its kind to take the second moment from", where=name, fix="pass --new zeros")
         step = nearest.step if nearest.step is not None else step
-        filled = {slot: Filled(shape, _mean(nearest.slots[slot]) if slot in SECOND_MOMENT_SLOTS else 0.0) for slot in slots}
+        filled = {slot: ConstantSlot(shape, _mean(nearest.slots[slot]) if slot in SECOND_MOMENT_SLOTS else 0.0) for slot in slots}
     return NamedParameter(
         name=name, shape=shape, group=nearest.group if nearest is not None else 0, slots=filled, step=step, adapter_key=target.keys.get(name)
     )

@@ -16,16 +16,16 @@ from ostate.optimizers.moments import fits_adamw
 
 from .base import MARKS
 from .pickling import Call, Global
-from .requantise import Codes, Packing, Scales, Stacked, Values, encode, table_of
+from .requantise import Codes, CodeTable, Scales, Stacked, Values, encode, table_of
 from .tensors import Number, entry, numbered, step_in_entry
 
 _SIGNED, _UNSIGNED = "exp_avg", "exp_avg_sq"
 _BNB_BLOCK = 256
-_TORCHAO: dict[str, tuple[str, dict[bool, Packing]]] = {
-    "torchao-8bit": ("torchao.optim.subclass_8bit OptimState8bit", {True: Packing("dynamic", 256), False: Packing("udynamic", 256)}),
+_TORCHAO: dict[str, tuple[str, dict[bool, CodeTable]]] = {
+    "torchao-8bit": ("torchao.optim.subclass_8bit OptimState8bit", {True: CodeTable("dynamic", 256), False: CodeTable("udynamic", 256)}),
     "torchao-4bit": (
         "torchao.optim.subclass_4bit OptimState4bit",
-        {True: Packing("dynamic4", 128, halves=True), False: Packing("linear4", 128, halves=True)},
+        {True: CodeTable("dynamic4", 128, halves=True), False: CodeTable("linear4", 128, halves=True)},
     ),
 }
 """Packing -> (class, packing of signed and of unsigned numbers)."""
@@ -82,7 +82,7 @@ def adamw_numbered(state: NamedState) -> dict[str, Any]:
     return made
 
 
-def packed_slots(state: NamedState) -> Iterator[tuple[str, Slot, Packing]]:
+def packed_slots(state: NamedState) -> Iterator[tuple[str, Slot, CodeTable]]:
     """Yield (packing's name, slot, packing) of everything that goes back into few bits."""
     for parameter in state.parameters.values():
         for kind in parameter.decoded_from.split("+"):
@@ -90,7 +90,7 @@ def packed_slots(state: NamedState) -> Iterator[tuple[str, Slot, Packing]]:
                 yield from ((kind, value, _torchao_packing(kind, slot, parameter)) for slot, value in parameter.slots.items() if slot in _ADAMW)
             elif kind == "auto8bit":
                 own = ((slot, value) for slot, value in parameter.slots.items() if slot in _AUTO8BIT)
-                yield from ((kind, value, Packing("int8", max(1, math.prod(value.shape)))) for _, value in own)
+                yield from ((kind, value, CodeTable("int8", max(1, math.prod(value.shape)))) for _, value in own)
             elif kind.startswith("bitsandbytes-8bit"):
                 yield from ((kind, value, _bnb_packing(slot)) for slot, value in parameter.slots.items())
 
@@ -130,8 +130,8 @@ def _own_entry(state: NamedState, parameter: NamedParameter) -> dict[str, Any]:
     return made if kind is None else {slot: _torchao(kind, slot, value, parameter) if slot in _ADAMW else value for slot, value in made.items()}
 
 
-def _bnb_packing(slot: str) -> Packing:
-    return Packing("udynamic" if slot == _UNSIGNED else "dynamic", _BNB_BLOCK)
+def _bnb_packing(slot: str) -> CodeTable:
+    return CodeTable("udynamic" if slot == _UNSIGNED else "dynamic", _BNB_BLOCK)
 
 
 def _bitsandbytes(parameter: NamedParameter) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _joined(layers: list[Any]) -> Slot:
     return joined
 
 
-def _torchao_packing(kind: str, slot: str, parameter: NamedParameter) -> Packing:
+def _torchao_packing(kind: str, slot: str, parameter: NamedParameter) -> CodeTable:
     """Return torchao's packing of a slot; how many elements share a scale is the user's choice, and was noted when the state was read."""
     packing = _TORCHAO[kind][1][slot == _SIGNED]
     return replace(packing, block=int(parameter.scalars.get("torchao_block", packing.block)))

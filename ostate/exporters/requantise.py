@@ -115,7 +115,7 @@ def _moved(values: np.ndarray, ulps: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
+class CodeTable:
     """A table, and how many elements share a scale."""
 
     table: Table
@@ -154,7 +154,7 @@ class Codes:
     """The codes of a slot, uint8. Satisfies `Slot`."""
 
     source: Slot
-    packing: Packing
+    packing: CodeTable
     dtype: str = "U8"
     encoding: str = "plain"
 
@@ -184,7 +184,7 @@ class Scales:
     """The scales of a slot's blocks, float32. Satisfies `Slot`."""
 
     source: Slot
-    packing: Packing
+    packing: CodeTable
     dtype: str = "F32"
     encoding: str = "plain"
 

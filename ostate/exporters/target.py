@@ -13,7 +13,7 @@ from ostate.core.naming import Adapter, NamedState, Question, positions_of
 from ostate.errors import ExportError
 from ostate.ordering import keys
 from ostate.ordering.grouping.norms import LAST
-from ostate.ordering.grouping.parameters import Layout, Parameter
+from ostate.ordering.grouping.parameters import Parameter, ParameterList
 from ostate.ordering.grouping.rules import RULES
 from ostate.ordering.join import as_raw
 from ostate.ordering.sources.rebuilt import base_config as base
@@ -126,7 +126,7 @@ def _of_adapter(state: NamedState, adapter: Adapter, base_model: str | None) -> 
     question = Question(raw=as_raw(state), adapter=adapter, base=base_model)
     config = base.find_config(question)
     layout = config if isinstance(config, str) else layout_for([adapter], config[0])
-    if not isinstance(layout, Layout):
+    if not isinstance(layout, ParameterList):
         new = sorted(set(shapes) - set(by_key))
         names = "--for a file of names in the optimizer's order"
         raise ExportError(

@@ -53,7 +53,7 @@ def claims(question: Question, sources: Collection[str] | None = None) -> tuple[
     return standing, lost
 
 
-def guesses(question: Question) -> list[Claim]:
+def heuristic_orders(question: Question) -> list[Claim]:
     """Return orders that programs make by hand (names sorted, groups added later), for the numbers alone to choose from.
 
     They are conventions: to be asked when the numbers contradict every claim, and never to be believed without them.
@@ -74,4 +74,4 @@ def guesses(question: Question) -> list[Claim]:
     return list(made.values())
 
 
-__all__ = ["SOURCES", "claims", "guesses"]
+__all__ = ["SOURCES", "claims", "heuristic_orders"]

@@ -34,7 +34,7 @@ MOST_TRIED = 48
 """Other orders of a family that are tried as claims of their own where none stands."""
 
 
-class Comparison(Protocol):
+class EvidenceSource(Protocol):
     """What the numbers can be asked; `evidence.comparison` answers."""
 
     def test(self, claim: Claim, family: Family, *, tries: int = 1) -> Evidence:
@@ -69,7 +69,7 @@ class Tested:
 
 
 def resolve(
-    question: Question, claims: Sequence[Claim], rejected: Sequence[Mapping[str, str]], comparison: Comparison, *, strict: bool = False
+    question: Question, claims: Sequence[Claim], rejected: Sequence[Mapping[str, str]], comparison: EvidenceSource, *, strict: bool = False
 ) -> Ordering:
     """Return the order that stands, or refuse.
 
@@ -90,7 +90,7 @@ def resolve(
         return _explicit(question, explicit, comparison, lost)
     distinct = _distinct(claims, question.raw)
     tested = []
-    for claim in sorted(distinct, key=lambda claim: not claim.preferred):
+    for claim in sorted(distinct, key=lambda claim: not claim.version_matched):
         others = [other for other in distinct if other is not claim]
         family = family_of(claim, others, question)
         each = Tested(claim, family, comparison.test(claim, family, tries=len(distinct)))
@@ -109,7 +109,7 @@ def resolve(
     return _by_agreement(question, standing, lost, strict=strict)
 
 
-def _explicit(question: Question, explicit: Sequence[Claim], comparison: Comparison, lost: Rejected) -> Ordering:
+def _explicit(question: Question, explicit: Sequence[Claim], comparison: EvidenceSource, lost: Rejected) -> Ordering:
     """Recorded and given names outrank every inference; the numbers can refuse them, not change them."""
     raw, first = question.raw, explicit[0]
     for other in explicit[1:]:
@@ -150,7 +150,7 @@ def _refuse_contradicted(evidence: Evidence, claim: Claim, raw: RawState) -> Non
         )
 
 
-def _proven_alternative(tested: Tested, question: Question, comparison: Comparison) -> Tested | None:
+def _proven_alternative(tested: Tested, question: Question, comparison: EvidenceSource) -> Tested | None:
     """Return the first order of the family that the numbers prove whole as a claim of its own."""
     evidence = tested.evidence
     if evidence.weakest_alternative is None:
@@ -169,7 +169,7 @@ def _proven_alternative(tested: Tested, question: Question, comparison: Comparis
     return None
 
 
-def _standing(tested: Sequence[Tested], raw: RawState, comparison: Comparison, lost: Rejected) -> list[Tested]:
+def _standing(tested: Sequence[Tested], raw: RawState, comparison: EvidenceSource, lost: Rejected) -> list[Tested]:
     """Return the claims that the fitted search does not contradict; it is asked only of those that nothing is proven of."""
     standing = []
     for each in tested:
@@ -182,7 +182,7 @@ def _standing(tested: Sequence[Tested], raw: RawState, comparison: Comparison, l
     return standing
 
 
-def _by_numbers(question: Question, comparison: Comparison, lost: Rejected, *, strict: bool) -> Ordering:
+def _by_numbers(question: Question, comparison: EvidenceSource, lost: Rejected, *, strict: bool) -> Ordering:
     """No claim stands: take what the numbers prove by themselves, and nothing else."""
     raw, adapter = question.raw, question.adapter
     evidence = comparison.recover()
@@ -207,10 +207,10 @@ def _by_numbers(question: Question, comparison: Comparison, lost: Rejected, *, s
 def _by_agreement(question: Question, standing: list[Tested], lost: Rejected, *, strict: bool) -> Ordering:
     """Some claims stand and none is proven whole: keep what is proven and what all of them say alike."""
     raw = question.raw
-    preferred = [each for each in standing if each.claim.preferred]
-    if preferred and len(preferred) < len(standing):
-        lost += [_loser(each.claim, "the recorded library version uses another rule") for each in standing if not each.claim.preferred]
-        standing = preferred
+    version_matched = [each for each in standing if each.claim.version_matched]
+    if version_matched and len(version_matched) < len(standing):
+        lost += [_loser(each.claim, "the recorded library version uses another rule") for each in standing if not each.claim.version_matched]
+        standing = version_matched
     best = max(standing, key=lambda each: len(each.evidence.proven))
     claim, evidence = best.claim, best.evidence
     only_convention = all(each.claim.source == "convention" for each in standing)
@@ -312,9 +312,9 @@ def _findings(claim: Claim, evidence: Evidence) -> list[Finding]:
 
 
 def _distinct(claims: Sequence[Claim], raw: RawState) -> list[Claim]:
-    """Claims that say the same of every position with state are one; the preferred of them speaks.
+    """Claims that say the same of every position with state are one; the first of them that a version asks for speaks, else the first.
 
-    Of a position without state, which no number can decide, it keeps the name only where all of them (all preferred ones, where some are) agree.
+    Of a position without state, which no number can decide, it keeps the name only where all agree (of those that a version asks for, if any).
     """
     with_state = [entry.position for entry in raw.entries if entry.has_state] or [entry.position for entry in raw.entries]
     alike: dict[tuple[tuple[str | None, str | None], ...], list[Claim]] = {}
@@ -326,7 +326,7 @@ def _distinct(claims: Sequence[Claim], raw: RawState) -> list[Claim]:
 
 def _agreed(claims: Sequence[Claim]) -> Claim:
     """Return the one of these claims that speaks, without the names that the others contradict."""
-    speaking = [claim for claim in claims if claim.preferred] or list(claims)
+    speaking = [claim for claim in claims if claim.version_matched] or list(claims)
     if len(speaking) == 1:
         return speaking[0]
     said = [{pair for pair in pairs if pair[0] is not None} for pairs in zip(*(zip(claim.names, claim.keys) for claim in speaking))]
@@ -335,7 +335,7 @@ def _agreed(claims: Sequence[Claim]) -> Claim:
 
 
 def _refuse_foreign(evidence: Evidence, raw: RawState) -> None:
-    if evidence.foreign:
+    if evidence.other_run:
         raise Contradiction(
             "the tensor values fit no order of this adapter: it is of another run, or of another step or an average of this one",
             where=raw.source,

@@ -52,7 +52,7 @@ class Skipped(NamedTuple):
     error: ReadError
 
 
-class Found(NamedTuple):
+class FoundState(NamedTuple):
     """The one file or folder that holds the state."""
 
     seen: Peek
@@ -108,7 +108,7 @@ READERS: dict[str, Reader] = {
 """Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""
 
 
-def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> Found:
+def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> FoundState:
     """Return the one file or folder that holds the state. What lies beside it and is damaged, or something else, is skipped and kept in a list.
 
     Args:
@@ -127,7 +127,7 @@ def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> 
     if not seen.is_folder:
         if target.endswith(_PIECES):
             raise UnknownFormat("this layout is a folder, and this is one file of it", where=target, fix="pass the folder")
-        return Found(seen, reader_of(seen), optimizer)
+        return FoundState(seen, reader_of(seen), optimizer)
     skipped: list[Skipped] = []
     found = list(_search(seen, 0, set(), skipped))
     _refuse_skipped(skipped, [one for one, _ in found])
@@ -143,7 +143,7 @@ def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> 
         listed = ", ".join(_within_target(one.path, target) for one, _ in found[:MOST_LISTED])
         more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
         raise UnknownFormat(f"{len(found)} states in this folder: {listed}{more}", where=target, fix="pass one of them, or choose with --state FILE")
-    return Found(*found[0], optimizer, tuple(skipped))
+    return FoundState(*found[0], optimizer, tuple(skipped))
 
 
 def _refuse_skipped(skipped: Sequence[Skipped], found: Sequence[Peek]) -> None:

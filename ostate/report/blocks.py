@@ -30,7 +30,7 @@ class Table(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
 
 
-class Found(NamedTuple):
+class FindingBlock(NamedTuple):
     """One finding: what, which parameters, what to do."""
 
     severity: Literal["note", "warning", "error"]
@@ -39,7 +39,7 @@ class Found(NamedTuple):
     fix: str = ""
 
 
-Block = Line | Facts | Table | Found
+Block = Line | Facts | Table | FindingBlock
 
 
 def cells(*values: object) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def cells(*values: object) -> tuple[str, ...]:
 def found(findings: Iterable[Mapping[str, Any]]) -> list[Block]:
     """Return findings (as the schemas describe them) as blocks, the worst first."""
     return [
-        Found(finding["severity"], finding["text"], tuple(finding["names"]), finding["fix"])
+        FindingBlock(finding["severity"], finding["text"], tuple(finding["names"]), finding["fix"])
         for finding in sorted(findings, key=lambda one: _ORDER[one["severity"]])
     ]
 

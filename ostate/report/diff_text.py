@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ostate.report.blocks import Block, Facts, Found, Line, Table, cells
+from ostate.report.blocks import Block, Facts, FindingBlock, Line, Table, cells
 from ostate.report.text import number
 
 _ROWS = 12
@@ -24,10 +24,10 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
         out.append(Facts((("moments", f"{document['equal']} of {document['compared']} equal bit for bit"),)))
     for side in ("a", "b"):
         if document[f"cold_{side}"]:
-            out.append(Found("warning", f"{side.upper()} is cold: every moment that was compared is zero"))
+            out.append(FindingBlock("warning", f"{side.upper()} is cold: every moment that was compared is zero"))
     for side in ("a", "b"):
         if document[f"only_{side}"]:
-            out.append(Found("warning", f"{len(document[f'only_{side}'])} parameters only in {side.upper()}", tuple(document[f"only_{side}"])))
+            out.append(FindingBlock("warning", f"{len(document[f'only_{side}'])} parameters only in {side.upper()}", tuple(document[f"only_{side}"])))
     for row in document["shapes"][:most]:
         out.append(Line(f"  shape  {row['name']}: {row['a']} | {row['b']}"))
     for row in document["slots"][:most]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ostate.report.numbers import BIN, SCALE_FROM, V_FROM, Numbers, StateNumbers, median
+from ostate.report.numbers import BIN, SCALE_FROM, V_FROM, ParameterNumbers, StateNumbers, median
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,7 +168,7 @@ def changes(states: Sequence[StateNumbers]) -> tuple[Lines, Lines, Heat]:
     x = tuple(_step(state) for state in ordered)
     kinds = sorted({one.place.kind for state in ordered for one in state.parameters})
 
-    def over(value: Callable[[Sequence[Numbers]], float | None]) -> tuple[tuple[str, Row], ...]:
+    def over(value: Callable[[Sequence[ParameterNumbers]], float | None]) -> tuple[tuple[str, Row], ...]:
         return tuple((kind, tuple(value([one for one in state.parameters if one.place.kind == kind]) for state in ordered)) for kind in kinds)
 
     first, last = v_heat(ordered[0]), v_heat(ordered[-1])
@@ -208,15 +208,15 @@ def _step(state: StateNumbers) -> float:
     return max((one.step for one in state.parameters if one.step is not None), default=0.0)
 
 
-def _heat(numbers: StateNumbers, *, title: str, says: str, unit: str, value: Callable[[Sequence[Numbers]], float | None]) -> Heat:
+def _heat(numbers: StateNumbers, *, title: str, says: str, unit: str, value: Callable[[Sequence[ParameterNumbers]], float | None]) -> Heat:
     kinds = sorted({one.place.kind for one in numbers.parameters})
     by_layer = _by_layer(numbers)
     values = tuple(tuple(value([one for one in some if one.place.kind == kind]) for kind in kinds) for some in by_layer.values())
     return Heat(title=title, says=says, unit=unit, rows=tuple(by_layer), columns=tuple(kinds), values=values)
 
 
-def _by_layer(numbers: StateNumbers) -> dict[str, list[Numbers]]:
-    out: dict[str, list[Numbers]] = {}
+def _by_layer(numbers: StateNumbers) -> dict[str, list[ParameterNumbers]]:
+    out: dict[str, list[ParameterNumbers]] = {}
     for one in sorted(numbers.parameters, key=lambda one: one.place.order):
         out.setdefault(one.place.layer, []).append(one)
     return out
@@ -250,13 +250,13 @@ def _span(rows: Sequence[tuple[str, tuple[float, ...]]]) -> tuple[int, int]:
     return (max(min(filled) - 1, 0), max(filled) + 2) if filled else (0, 0)
 
 
-def _joined(some: Sequence[Numbers], what: str) -> NDArray[np.int64]:
+def _joined(some: Sequence[ParameterNumbers], what: str) -> NDArray[np.int64]:
     import numpy as np
 
     return np.asarray(sum((getattr(one, what) for one in some), np.zeros(1, np.int64)))
 
 
-def _mean_update(some: Sequence[Numbers]) -> float | None:
+def _mean_update(some: Sequence[ParameterNumbers]) -> float | None:
     known = [(one.update, one.elements) for one in some if one.update is not None]
     elements = sum(count for _, count in known)
     return (sum(update * update * count for update, count in known) / elements) ** 0.5 if elements else None

@@ -14,7 +14,7 @@ from ostate.core.tensors import TensorRef
 from ostate.errors import ProbeError
 from ostate.optimizers import OPTIMIZERS, step_of
 from ostate.optimizers.moments import SECOND_MOMENTS, second_moment
-from ostate.report.parts import Place, places
+from ostate.report.parts import GridPlace, places
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +33,11 @@ _MOST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Numbers:
+class ParameterNumbers:
     """What one parameter's state says, counted over its elements."""
 
     name: str
-    place: Place
+    place: GridPlace
     shape: tuple[int, ...]
     step: float | None
     elements: int = 0
@@ -61,7 +61,7 @@ class Numbers:
 class StateNumbers:
     """The numbers of a whole state."""
 
-    parameters: tuple[Numbers, ...]
+    parameters: tuple[ParameterNumbers, ...]
     caps: Mapping[str, float]
     """Kind (`lora_A`, `head`, …) -> log10 of the clamp that the probe would use; a kind of which no scale is known has none."""
 
@@ -70,7 +70,7 @@ class StateNumbers:
         """Elements of all parameters."""
         return sum(one.elements for one in self.parameters)
 
-    def clamped(self, one: Numbers) -> int:
+    def clamped(self, one: ParameterNumbers) -> int:
         """Return how many of the parameter's elements the clamp would touch, to a bin's width."""
         cap = self.caps.get(kind_of(one.name, len(one.shape)))
         return 0 if cap is None else int(one.scale[max(0, math.ceil((cap - SCALE_FROM) / BIN)) :].sum())
@@ -90,7 +90,7 @@ def measure(state: NamedState) -> StateNumbers:
     return StateNumbers(parameters=tuple(out), caps=_caps(out))
 
 
-def _caps(numbers: Sequence[Numbers]) -> dict[str, float]:
+def _caps(numbers: Sequence[ParameterNumbers]) -> dict[str, float]:
     scales: dict[str, Counts] = {}
     for one in numbers:
         kind = kind_of(one.name, len(one.shape))
@@ -119,7 +119,7 @@ def _empty(start: float, stop: float) -> Counts:
     return np.zeros(round((stop - start) / BIN), np.int64)
 
 
-def _of(state: NamedState, parameter: NamedParameter, place: Place) -> Numbers:
+def _of(state: NamedState, parameter: NamedParameter, place: GridPlace) -> ParameterNumbers:
     import numpy as np
 
     hyper = state.hyper(parameter.name)
@@ -150,7 +150,7 @@ def _of(state: NamedState, parameter: NamedParameter, place: Place) -> Numbers:
         size = _update(tensors, sound, root, moment.eps, hyper, step)
         moved = moved and size is not None
         squares += size or 0.0
-    return Numbers(
+    return ParameterNumbers(
         name=parameter.name,
         place=place,
         shape=parameter.shape,

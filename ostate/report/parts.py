@@ -12,7 +12,7 @@ NOWHERE = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GridPlace:
     """Row and column of a parameter."""
 
     layer: str
@@ -23,7 +23,7 @@ class Place:
     """Sorts layers: stack, number."""
 
 
-def places(names: Iterable[str]) -> Mapping[str, Place]:
+def places(names: Iterable[str]) -> Mapping[str, GridPlace]:
     """Return the place of every name; a stack's name is part of the layer only where there are several."""
     cut = {name: _cut(name) for name in names}
     stacks = {stack for stack, number, _ in cut.values() if number is not None}
@@ -31,10 +31,10 @@ def places(names: Iterable[str]) -> Mapping[str, Place]:
     out = {}
     for name, (stack, number, kind) in cut.items():
         if number is None:
-            out[name] = Place(NOWHERE, kind, ("\U0010ffff", 0))
+            out[name] = GridPlace(NOWHERE, kind, ("\U0010ffff", 0))
         else:
             label = f"{short[stack]} {number}".strip()
-            out[name] = Place(label, kind, (short[stack], number))
+            out[name] = GridPlace(label, kind, (short[stack], number))
     return out
 
 

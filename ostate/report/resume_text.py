@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ostate.report.blocks import Block, Facts, Found, Line, found
+from ostate.report.blocks import Block, Facts, FindingBlock, Line, found
 
 _ROWS = 8
 """Rows of one kind, unless all are asked for."""
@@ -26,10 +26,10 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
         Line(),
     ]
     if document["adds"]:
-        out.append(Found("note", f"{len(document['adds'])} parameters that the state lacks", tuple(row["name"] for row in document["adds"])))
+        out.append(FindingBlock("note", f"{len(document['adds'])} parameters that the state lacks", tuple(row["name"] for row in document["adds"])))
     if document["lacks"]:
         fix = "if they should be trained, they are frozen now: load with is_trainable=True, or set requires_grad"
-        out.append(Found("note", f"{len(document['lacks'])} parameters of the state that will not be trained", tuple(document["lacks"]), fix))
+        out.append(FindingBlock("note", f"{len(document['lacks'])} parameters of the state that will not be trained", tuple(document["lacks"]), fix))
     out += [Line(f"  renamed  {row['state']} -> {row['to_come']}") for row in document["renamed"][:most]]
     out += [Line(f"  shape  {row['name']}: {row['state']} -> {row['to_come']}") for row in document["reshaped"][:most]]
     out += [Line(f"  position  {row['name']}: {row['state']} -> {row['to_come']}") for row in document["moved"][:most]]

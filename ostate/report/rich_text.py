@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from ostate.report.blocks import Block, Facts, Found, Line, Table
+from ostate.report.blocks import Block, Facts, FindingBlock, Line, Table
 from ostate.report.text import MARK, numeric, printable, shorten
 
 _STYLE = {"": "", "title": "bold", "good": "green", "warning": "yellow", "error": "bold red", "dim": "dim"}
@@ -54,7 +54,7 @@ def _texts(block: Block, width: int, most: int) -> list[Text | Grid]:
         return _wrapped(printable(block.text), width, _STYLE[block.tone])
     if isinstance(block, Facts):
         return [text for row in block.rows for text in _fact(row, max(len(title) for title, _ in block.rows), width)]
-    if isinstance(block, Found):
+    if isinstance(block, FindingBlock):
         return _finding(block, width, most)
     return _table(block, width)
 
@@ -64,7 +64,7 @@ def _fact(row: tuple[str, str], titles: int, width: int) -> list[Text | Grid]:
     return _wrapped(printable(text), width, "", first=f"  {title:<{titles}}  ", first_style="dim", rest=" " * (titles + 4))
 
 
-def _finding(block: Found, width: int, most: int) -> list[Text | Grid]:
+def _finding(block: FindingBlock, width: int, most: int) -> list[Text | Grid]:
     out = _wrapped(printable(block.text), width, "", first=f"{MARK[block.severity]}: ", first_style=_SEVERITY[block.severity], rest="  ")
     if block.names:
         out += _wrapped(printable(shorten(block.names, most)), width, "", first="  which: ", first_style="dim", rest="    ")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from ostate.report.blocks import Block, Facts, Found, Line, Table
+from ostate.report.blocks import Block, Facts, FindingBlock, Line, Table
 
 MARK = {"note": "note", "warning": "WARNING", "error": "ERROR"}
 _NUMBER = re.compile(r"-?[\d.,e+-]+%?|-|nan|-?inf")
@@ -36,7 +36,7 @@ def facts(block: Facts) -> list[str]:
     return [f"  {title:<{width}}  {printable(text)}" for title, text in block.rows]
 
 
-def finding(block: Found, *, most: int = 6) -> list[str]:
+def finding(block: FindingBlock, *, most: int = 6) -> list[str]:
     """Return a finding as what, which, fix."""
     lines = [f"{MARK[block.severity]}: {printable(block.text)}"]
     if block.names:

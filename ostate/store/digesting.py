@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class Digested:
     """A stored slot that takes its digest while it is streamed. Satisfies `Slot`.
 
-    A chunk lies in room that the stream's next one takes; whoever keeps numbers copies them.
+    A chunk lies in memory that the stream's next one takes; whoever keeps numbers copies them.
     """
 
     source: TensorRef
     wanted: str
     """The manifest's digest."""
-    rooms: list[memoryview]
+    buffers: list[memoryview]
     """Free ones; a stream has one of its own and gives it back at its end."""
     found: str | None = None
 
@@ -59,13 +59,13 @@ class Digested:
 
     def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:
         """Yield the values flat, in C order."""
-        room = self.rooms.pop() if self.rooms else new_buffer(CHUNK * 8)
+        buffer = self.buffers.pop() if self.buffers else new_buffer(CHUNK * 8)
         digest = Digest(sha256=self.wanted.startswith("sha256"))
-        for raw in raw_chunks(self.source, room[: min(elements, CHUNK) * ITEMSIZE[self.dtype]]):
+        for raw in raw_chunks(self.source, buffer[: min(elements, CHUNK) * ITEMSIZE[self.dtype]]):
             digest.feed(raw)
             yield decode_numbers(raw, self.dtype)
         self.found = digest.text()
-        self.rooms.append(room)
+        self.buffers.append(buffer)
 
     @property
     def sound(self) -> bool:
@@ -80,8 +80,8 @@ def digested(path: str | os.PathLike[str]) -> tuple[NamedState, Callable[[], lis
         ReadError: no such file.
         StoreError: not a sound named file.
     """
-    rooms: list[memoryview] = []
-    state = load(path, wrap=lambda tensor, digest: Digested(tensor, digest, rooms))
+    buffers: list[memoryview] = []
+    state = load(path, wrap=lambda tensor, digest: Digested(tensor, digest, buffers))
 
     def damaged() -> list[Finding]:
         slots = [(name, slot, value) for name, parameter in state.parameters.items() for slot, value in parameter.slots.items()]

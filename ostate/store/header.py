@@ -49,8 +49,8 @@ def is_sealed(head: Head) -> bool:
     return hashlib.sha256(blank).hexdigest().encode() == head.raw[at : at + 64]
 
 
-def pack(tensors: Sequence[Tensor], manifest: str, room: int = 0) -> bytes:
-    """Return length and JSON, sealed, padded to a whole number of pages and to at least `room` bytes.
+def pack(tensors: Sequence[Tensor], manifest: str, least: int = 0) -> bytes:
+    """Return length and JSON, sealed, padded to a whole number of pages and to at least `least` bytes.
 
     Raises:
         StoreError: a name is not text that UTF-8 can hold.
@@ -62,7 +62,7 @@ def pack(tensors: Sequence[Tensor], manifest: str, room: int = 0) -> bytes:
         text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise StoreError("a name holds half a surrogate pair, which no text file can", where=repr(error.object[:80])) from error
-    size = max(-(-(8 + len(text)) // PAGE) * PAGE, room)
+    size = max(-(-(8 + len(text)) // PAGE) * PAGE, least)
     blank = text + b" " * (size - 8 - len(text))
     at = len(PREFIX)
     return (size - 8).to_bytes(8, "little") + blank[:at] + hashlib.sha256(blank).hexdigest().encode() + blank[at + 64 :]

@@ -137,24 +137,24 @@ def _fill(
             layout = plan(state, names, keep=keep_dtype)
             shard = (number, len(shards)) if len(shards) > 1 else part
             digests = {(job.name, job.slot): blank for job in layout.jobs}
-            room = len(header.pack(layout.tensors, manifest.of_state(state, names, digests, state.findings, shard)))
+            head_bytes = len(header.pack(layout.tensors, manifest.of_state(state, names, digests, state.findings, shard)))
             temporary.append(beside(path))
             descriptor = os.open(temporary[-1], os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
-            opened.append((descriptor, layout, room, digests))
-            reserve(descriptor, room + layout.nbytes)
-            write_at(descriptor, layout.steps, room + layout.steps_at)
+            opened.append((descriptor, layout, head_bytes, digests))
+            reserve(descriptor, head_bytes + layout.nbytes)
+            write_at(descriptor, layout.steps, head_bytes + layout.steps_at)
             for job in layout.jobs:
-                digests[job.name, job.slot], seen = copy(job, descriptor, room, buffer, sha256=sha256, measure=check is not None)
+                digests[job.name, job.slot], seen = copy(job, descriptor, head_bytes, buffer, sha256=sha256, measure=check is not None)
                 if seen is not None:
                     summaries[job.name, job.slot] = seen
         if check is not None:
             found = tuple(check(summaries))
         total = 0
-        for number, (descriptor, layout, room, digests) in enumerate(opened, start=1):
+        for number, (descriptor, layout, head_bytes, digests) in enumerate(opened, start=1):
             shard = (number, len(shards)) if len(shards) > 1 else part
-            head = header.pack(layout.tensors, manifest.of_state(state, layout.names, digests, (*state.findings, *found), shard), room)
-            if len(head) > room:
-                shift(descriptor, room, len(head), layout.nbytes)
+            head = header.pack(layout.tensors, manifest.of_state(state, layout.names, digests, (*state.findings, *found), shard), head_bytes)
+            if len(head) > head_bytes:
+                shift(descriptor, head_bytes, len(head), layout.nbytes)
             total += _finish(descriptor, head, layout.nbytes)
     finally:
         for descriptor, *_ in opened:

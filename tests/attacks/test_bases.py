@@ -13,7 +13,7 @@ import pytest
 
 from ostate.commands import repair as program
 from ostate.errors import OrderingError
-from ostate.ordering.grouping.parameters import Layout
+from ostate.ordering.grouping.parameters import ParameterList
 from ostate.ordering.sources.rebuilt import limits
 from ostate.read import adapters
 from tests import real
@@ -32,7 +32,7 @@ def sound(tmp_path_factory):
     adapter, config = adapters.read_adapter(str(case.adapter)), json.loads((case.base / "config.json").read_text())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        assert isinstance(skeleton.layout_for([adapter], config), Layout)  # and everything is imported
+        assert isinstance(skeleton.layout_for([adapter], config), ParameterList)  # and everything is imported
     return adapter, config
 
 

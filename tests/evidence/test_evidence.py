@@ -21,7 +21,7 @@ def test_the_true_names_of_every_lora_factor_are_proven(name):
     found = verify(known.keys, known.raw, known.adapter)
     assert found.verdict == "verified"
     assert not found.contradictions
-    assert not found.foreign
+    assert not found.other_run
     left = set(known.factors()) - found.proven
     assert len(left) <= UNSURE.get(name, 0)
     assert all(found.order[p] in (None, known.keys[p]) for p in known.with_state)
@@ -107,7 +107,7 @@ def _no_shuffle_is_verified(known: Known, count: int) -> None:
 def test_another_runs_adapter_is_foreign():
     known = case("neg_wrong_run")
     found = verify(known.keys, known.raw, known.adapter)
-    assert found.foreign
+    assert found.other_run
     assert found.verdict == "contradicted"
     assert not found.proven
 

@@ -47,7 +47,7 @@ def test_fitted_tails_name_nothing_below_rank_four(rank):
 def test_rank_one_proves_nothing_wrong():
     known = trained(Toy(rank=1))[0].shuffled(2)
     found = recover(known.raw, known.adapter)
-    assert not found.foreign
+    assert not found.other_run
     assert all(found.order[p] == known.keys[p] for p in found.proven)
 
 
@@ -128,7 +128,7 @@ def test_a_cold_state_says_nothing():
     cold = tuple(replace(e, slots={n: Held(np.zeros_like(s.read())) for n, s in e.slots.items()}) for e in known.raw.entries)
     found = verify(known.keys, replace(known.raw, entries=cold), known.adapter)
     assert found.verdict == "silent"
-    assert not found.foreign
+    assert not found.other_run
 
 
 def test_an_adapter_that_never_moved_is_said_to_be_one():
@@ -143,7 +143,7 @@ def test_the_adapter_of_another_run_is_foreign_early_and_late(steps):
     known, _ = trained(Toy(steps=steps))
     other, _ = trained(Toy(steps=steps, seed=5))
     found = verify(known.keys, known.raw, other.adapter)
-    assert found.foreign
+    assert found.other_run
     assert not found.proven
 
 

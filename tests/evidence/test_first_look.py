@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ostate import read as formats
-from ostate.core.lora_modules import Module
+from ostate.core.lora_modules import LoraModule
 from ostate.evidence import ask as evidence
 from ostate.evidence import recover
 from ostate.evidence import statistics as laws
@@ -18,7 +18,7 @@ from ostate.read import adapters
 from tests.evidence.numbers import Known, Toy, trained
 from tests.test_costs import checkpoint
 
-MODULE = Module("0", "0.lora_B.weight", "0.lora_A.weight", False, 1)
+MODULE = LoraModule("0", "0.lora_B.weight", "0.lora_A.weight", False, 1)
 ROWS, RANK, STEPS = 48, 32, 6
 
 

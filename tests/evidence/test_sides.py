@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ostate.core.lora_modules import Module, canonical
+from ostate.core.lora_modules import LoraModule, canonical
 from ostate.core.tensors import Part, TensorRef
 from ostate.evidence.tables import accumulate as sides
 from ostate.evidence.tables.accumulate import Early, side
@@ -14,7 +14,7 @@ from ostate.evidence.tables.stream_rows import Rows
 from tests.evidence.numbers import Held, Toy, trained
 from tests.records import replace
 
-MODULE = Module("0", "0.lora_B.weight", "0.lora_A.weight", False, 1)
+MODULE = LoraModule("0", "0.lora_B.weight", "0.lora_A.weight", False, 1)
 TURNED = replace(MODULE, flipped=True)
 
 

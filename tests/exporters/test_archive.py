@@ -16,7 +16,7 @@ from ostate import read as formats
 from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ExportError, ReadError
 from ostate.exporters import archive
-from ostate.exporters.migrate import Filled
+from ostate.exporters.migrate import ConstantSlot
 from ostate.exporters.pickling import kind_of
 from ostate.exporters.tensors import Number, numbered, with_tensors
 from ostate.exporters.v_hat import Divided
@@ -93,7 +93,7 @@ def test_a_step_is_rounded_as_torch_rounds(tmp_path, value):
 
 
 def test_numbers_that_lie_in_no_file_are_written_too(tmp_path):
-    assert same(back(tmp_path, Filled((700, 700), 0.25)), torch.full((700, 700), 0.25))
+    assert same(back(tmp_path, ConstantSlot((700, 700), 0.25)), torch.full((700, 700), 0.25))
 
 
 def test_division_is_torchs(tmp_path):
@@ -120,7 +120,7 @@ def test_what_is_not_plain_is_refused(tmp_path):
 
 def test_bytes_begin_aligned_and_carry_the_checksum_of_their_source(tmp_path):
     slot = laid(tmp_path, "F32", (5, 5))
-    archive.save([slot, Number(1.0), slot, Filled((3,))], tmp_path / "x.pt")
+    archive.save([slot, Number(1.0), slot, ConstantSlot((3,))], tmp_path / "x.pt")
     members = ZipIndex(str(tmp_path / "x.pt")).members
     assert all(offset % 64 == 0 for offset, _, _ in members.values())
     with zipfile.ZipFile(tmp_path / "x.pt") as opened:
@@ -139,7 +139,7 @@ def test_a_checksum_that_is_known_is_passed_on_so_that_damage_is_not_made_good(t
 
 
 def test_a_source_that_gives_too_little_is_refused(tmp_path):
-    class Short(Filled):
+    class Short(ConstantSlot):
         def chunks(self, elements=9):
             yield np.zeros(3, np.float32)
 

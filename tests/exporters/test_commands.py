@@ -16,7 +16,7 @@ from ostate.cli import main
 from ostate.cli.export import LAYOUTS
 from ostate.errors import ReadError
 from ostate.exporters import EXPORTERS
-from ostate.exporters.migrate import Filled
+from ostate.exporters.migrate import ConstantSlot
 from ostate.store.validating import schema
 from tests import real
 from tests.records import replace
@@ -102,7 +102,7 @@ def test_what_differs_is_told_the_widest_first(llama_state, tmp_path):
 
 
 def test_a_cold_copy_is_called_cold(llama_state, tmp_path):
-    cold = {name: replace(p, slots={slot: Filled(s.shape) for slot, s in p.slots.items()}) for name, p in llama_state.parameters.items()}
+    cold = {name: replace(p, slots={slot: ConstantSlot(s.shape) for slot, s in p.slots.items()}) for name, p in llama_state.parameters.items()}
     other = store.write(replace(llama_state, parameters=cold), tmp_path / "cold.safetensors").path
     code, rows = document("diff", llama_state.path, other)
     assert (code, rows["cold_a"], rows["cold_b"]) == (1, False, True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import ostate
 from ostate.errors import ExportError
-from ostate.exporters.requantise import Codes, Packing, Scales, Values, encode, table_of
+from ostate.exporters.requantise import Codes, CodeTable, Scales, Values, encode, table_of
 from tests import trained
 from tests.optimizers.live import run
 from tests.optimizers.others import RETYPED, WRITTEN, retyped
@@ -208,7 +208,7 @@ def test_pieces_of_any_size_give_the_same_codes(halves):
             yield from (flat[at : at + 77] for at in range(0, flat.size, 77))
 
     values = np.random.default_rng(3).standard_normal((40, 32)).astype(np.float32)
-    packing = Packing("dynamic4" if halves else "dynamic", 128, halves)
+    packing = CodeTable("dynamic4" if halves else "dynamic", 128, halves)
     for make in (Codes, Scales):
         whole, pieces = make(Values(values), packing), make(Uneven(values), packing)
         assert whole.read().tobytes() == pieces.read().tobytes()

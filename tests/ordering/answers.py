@@ -16,9 +16,9 @@ def state(n: int = 3, without: tuple[int, ...] = ()) -> RawState:
     return RawState(source="optimizer.pt", layout="torch", files=(), groups=(Group(index=0, positions=tuple(range(n))),), entries=entries)
 
 
-def claim(text: str, source: str = "skeleton", rule: str = "", preferred: bool = False) -> Claim:
+def claim(text: str, source: str = "skeleton", rule: str = "", version_matched: bool = False) -> Claim:
     names = tuple(None if name == "-" else name for name in text)
-    return Claim(source=source, rule=rule or f"{source} {text}", names=names, keys=names, preferred=preferred)
+    return Claim(source=source, rule=rule or f"{source} {text}", names=names, keys=names, version_matched=version_matched)
 
 
 def proves(positions=(), n: int = 3, verdict: str = "verified", **more) -> Evidence:

@@ -15,7 +15,7 @@ import torch
 
 from ostate.core.naming import Adapter, Question
 from ostate.core.tensors import TensorRef
-from ostate.ordering import claims, guesses
+from ostate.ordering import claims, heuristic_orders
 from ostate.ordering.sources.adapter_order import definition_order
 from ostate.ordering.sources.convention import orders_by_convention
 from ostate.read import read
@@ -187,7 +187,7 @@ def test_a_saved_module_that_the_configuration_no_longer_lists_makes_no_claim(tm
     found, lost = claims(Question(raw=made.raw, adapter=unlisted), ["adapter-order", "convention"])
     assert found == []
     assert any("does not tell" in reason["reason"] for reason in lost)
-    assert not [guess for guess in guesses(Question(raw=made.raw, adapter=unlisted)) if set(guess.names) - set(made.flat)]
+    assert not [guess for guess in heuristic_orders(Question(raw=made.raw, adapter=unlisted)) if set(guess.names) - set(made.flat)]
 
 
 def test_biases_are_put_back_where_the_layers_have_them(tmp_path: Path):

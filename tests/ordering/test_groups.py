@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ostate.core.naming import Question
-from ostate.ordering import claims, guesses
+from ostate.ordering import claims, heuristic_orders
 from ostate.ordering.grouping import norms
 from ostate.ordering.grouping.place import said
 from ostate.ordering.grouping.refute import refute_groups
@@ -207,7 +207,7 @@ def test_sorted_names_are_among_the_guesses(with_base: bool):
     raw, adapter = read(str(case.state)), read_adapter(str(case.adapter))
     if not with_base:
         adapter = replace(adapter, config={})
-    found = guesses(Question(raw=raw, adapter=adapter, base=str(case.base) if with_base else None))
+    found = heuristic_orders(Question(raw=raw, adapter=adapter, base=str(case.base) if with_base else None))
     assert {claim.source for claim in found} == {"convention"}
     assert [row["name"] for row in case.truth] in [list(claim.names) for claim in found]
 
@@ -259,8 +259,8 @@ def test_a_version_stamp_prefers_trainers_own_era():
     by_trainer = replace(raw, facts={**raw.facts, "global_step": 5})
     with_stamp, _ = claims(Question(raw=by_trainer, adapter=stamped, base=str(case.base)), ["skeleton"])
     without, _ = claims(Question(raw=by_trainer, adapter=adapter, base=str(case.base)), ["skeleton"])
-    assert [claim.preferred for claim in with_stamp] == [True]
-    assert [claim.preferred for claim in without] == [False]
+    assert [claim.version_matched for claim in with_stamp] == [True]
+    assert [claim.version_matched for claim in without] == [False]
 
 
 def test_every_release_of_transformers_has_exactly_one_rule_of_trainer():

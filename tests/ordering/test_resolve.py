@@ -13,7 +13,7 @@ from tests.ordering.answers import SILENT, Answers, claim, proves, resolve, stat
 from tests.records import replace
 
 AGAINST = proves((), verdict="contradicted", contradictions=((0, "a", "b"), (1, "b", "a")))
-FOREIGN = proves((), verdict="contradicted", foreign=True)
+FOREIGN = proves((), verdict="contradicted", other_run=True)
 
 
 def test_a_claim_that_the_numbers_prove_whole_is_verified():
@@ -83,7 +83,7 @@ def test_two_claims_that_differ_and_silent_numbers_are_ambiguous_at_the_first_di
 
 
 def test_a_version_stamp_chooses_between_claims_when_the_numbers_are_silent():
-    found = resolve(Answers({"abc": SILENT, "acb": SILENT}), [claim("abc"), claim("acb", preferred=True)])
+    found = resolve(Answers({"abc": SILENT, "acb": SILENT}), [claim("abc"), claim("acb", version_matched=True)])
     assert (found.verdict, found.names) == ("unverified", ("a", "c", "b"))
 
 

@@ -45,7 +45,7 @@ def test_of_claims_that_differ_the_one_that_speaks_is_not_among_the_losers():
 
 def test_a_version_stamp_says_which_claims_it_puts_aside():
     silent = proves(verdict="silent")
-    found = resolve(Answers({"abc": silent, "acb": silent}), [claim("abc"), claim("acb", preferred=True)])
+    found = resolve(Answers({"abc": silent, "acb": silent}), [claim("abc"), claim("acb", version_matched=True)])
     assert [(loser["rule"], loser["reason"]) for loser in found.rejected] == [("skeleton abc", "the recorded library version uses another rule")]
 
 
@@ -89,10 +89,10 @@ def test_a_strict_refusal_lists_eight_positions(count, text):
 
 
 @pytest.mark.parametrize(
-    ("preferred", "speaks"), [((False, False), "first"), ((True, True), "first"), ((False, True), "second"), ((True, False), "first")]
+    ("version_matched", "speaks"), [((False, False), "first"), ((True, True), "first"), ((False, True), "second"), ((True, False), "first")]
 )
-def test_of_claims_that_say_the_same_the_first_speaks_unless_a_later_one_is_preferred(preferred, speaks):
-    claims = [replace(claim("abc", preferred=wish), rule=rule) for wish, rule in zip(preferred, ("first", "second"))]
+def test_of_claims_that_say_the_same_the_first_speaks_unless_a_later_one_is_preferred(version_matched, speaks):
+    claims = [replace(claim("abc", version_matched=wish), rule=rule) for wish, rule in zip(version_matched, ("first", "second"))]
     assert resolve(Answers({"abc": proves((0, 1, 2))}), claims).rule == speaks
 
 
@@ -286,13 +286,13 @@ def test_a_tensor_that_only_begins_like_the_masters_is_not_theirs():
 
 def test_masters_that_prove_an_order_speak_for_this_adapter():
     one, two = [float(at) for at in range(1, 10)], [float(-at) for at in range(1, 10)]
-    foreign = Evidence(verdict="contradicted", undecided=(0, 1), foreign=True)
+    foreign = Evidence(verdict="contradicted", undecided=(0, 1), other_run=True)
     raw, held, keys = witnessed(one, two)
-    assert not with_masters(foreign, keys, raw, held).foreign
+    assert not with_masters(foreign, keys, raw, held).other_run
     raw, held, keys = witnessed(one, two, masters=[two, one])
     said = with_masters(foreign, keys, raw, held)
     assert said.contradictions
-    assert said.foreign
+    assert said.other_run
 
 
 # judge, match

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import ostate
 from ostate.cli import main
 from ostate.probe import AdamPreconditioner, fill, filled, lora_adamw
-from ostate.probe.fill.fill import same_run
+from ostate.probe.fill import same_run
 from tests.trained import Trained, llama, train
 
 from .training import named_state
@@ -76,12 +76,12 @@ def test_after_the_first_steps_of_a_warm_up_a_zero_b_is_no_reason_to_worry(early
     assert filled(lora_adamw(model, named_state(model, optimizer), lr=1e-3)).findings == ()
 
 
-def pair(a, b, turn=None) -> same_run.Pair:
+def pair(a, b, turn=None) -> same_run.FactorPair:
     """Factors after three steps whose balance is exact, and moments in the same gauge or turned."""
     g = torch.eye(a.shape[0], dtype=torch.float64) if turn is None else turn
     update = -b + 0.3 * torch.randn_like(b)
     gradient = torch.randn(b.shape[0], a.shape[1], dtype=torch.float64)
-    return same_run.Pair(a, b, g @ (b.T @ gradient), gradient @ a.T @ g.T + 5 * update @ g.T, torch.full_like(b, 4.0))
+    return same_run.FactorPair(a, b, g @ (b.T @ gradient), gradient @ a.T @ g.T + 5 * update @ g.T, torch.full_like(b, 4.0))
 
 
 def test_every_turn_is_weighed_as_if_the_turned_moments_were_compared_anew():

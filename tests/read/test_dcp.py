@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from ostate import read as formats
 from ostate.errors import ReadError, UnknownFormat, UnsafePickle
 from ostate.read.container import dcp_index
-from ostate.read.container.dcp_index import Item
+from ostate.read.container.dcp_index import DcpItem
 from ostate.read.layouts import dcp
 from ostate.read.weights import find_adapter
 
@@ -154,7 +154,7 @@ def test_two_optimizers_in_one_checkpoint_are_listed_and_chosen(folders):
     from ostate.read.container.dcp_index import read_index
 
     items = [
-        Item(f"{root}.state.w.{slot}", (root, "state", "w", slot), "F32", (2,), ())
+        DcpItem(f"{root}.state.w.{slot}", (root, "state", "w", slot), "F32", (2,), ())
         for root in ("first", "second")
         for slot in ("exp_avg", "exp_avg_sq")
     ]
@@ -168,7 +168,7 @@ def test_two_optimizers_in_one_checkpoint_are_listed_and_chosen(folders):
 
 def test_keys_without_a_recorded_path_find_their_root_even_past_a_module_named_state():
     keys = ["optim.state.model.state.proj.weight.exp_avg", "optim.state.model.state.proj.weight.exp_avg_sq", "optim.state.head.weight.exp_avg"]
-    found = dcp.optimizers_of([Item(key, None, "F32", (2,), ()) for key in keys])
+    found = dcp.optimizers_of([DcpItem(key, None, "F32", (2,), ()) for key in keys])
     assert list(found) == ["optim"]
     assert list(found["optim"].state) == ["model.state.proj.weight", "head.weight"]
 

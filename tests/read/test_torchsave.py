@@ -144,7 +144,7 @@ def test_opening_reads_the_index_and_no_tensor(tmp_path, monkeypatch):
 
 def slowly(path: str, monkeypatch: pytest.MonkeyPatch) -> object:
     with monkeypatch.context() as patch:
-        patch.setattr(torchsave, "leaper", lambda *_, **__: lambda _, at: -1)
+        patch.setattr(torchsave, "fast_path_of", lambda *_, **__: lambda _, at: -1)
         return torchsave.load(path).value
 
 
@@ -188,14 +188,14 @@ def test_numbers_that_memoize_counts_are_never_taken_from_a_memo_with_gaps(tmp_p
     puts = [argument for opcode, argument, _ in pickletools.genops(pickled) if opcode.name == "BINPUT"]
     assert puts == list(range(len(puts)))
     room = name.removesuffix("data.pkl") + "data/"
-    storage = pickled.index(b"X\1\0\0\x001q") + 7  # the second record's number of its storage's key: the first number that a leap leaves out
+    storage = pickled.index(b"X\1\0\0\x001q") + 7  # the second record's number of its storage's key: the first number that a fast path leaves out
     mixed = pickled[:-2] + b"X\1\0\0\0c\x94h" + pickled[storage : storage + 1] + b"u."
     find = torchsave._storages("x", room, index.members, swapped=False, crc=True)
-    leaps = (tensors.REBUILD_V2, [tensors.leaper("x", room, index.members, swapped=False, crc=True)])
+    fast_paths = (tensors.REBUILD_V2, [tensors.fast_path_of("x", room, index.members, swapped=False, crc=True)])
     table = {**pickles.TORCH_GLOBALS, **tensors.REBUILD}
     slow = pickles.unpickle(mixed, where="", persistent=find, allowed=table)
     assert slow["c"] == "1"
-    assert repr(pickles.unpickle(mixed, where="", persistent=find, allowed=table, leaps=leaps)) == repr(slow)
+    assert repr(pickles.unpickle(mixed, where="", persistent=find, allowed=table, fast_paths=fast_paths)) == repr(slow)
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=8)

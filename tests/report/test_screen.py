@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import ostate
 from ostate.report import inspection_text, verdict_text
-from ostate.report.blocks import Found, Line, Table
+from ostate.report.blocks import FindingBlock, Line, Table
 from ostate.report.json_text import as_json
 from ostate.report.rich_text import rendered
 from ostate.report.text import plain, printable, shorten
@@ -94,7 +94,7 @@ def test_a_name_is_never_broken_however_narrow_the_terminal(width, document):
 
 def test_lines_other_than_names_keep_to_the_width():
     words = "the tensor values prove some names " * 9
-    blocks = [Line(words), Found("warning", words, (), words)]
+    blocks = [Line(words), FindingBlock("warning", words, (), words)]
     for line in rendered(blocks, width=50, colour=False).splitlines():
         assert len(line) <= 50
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.core.lora_modules import Module
+from ostate.core.lora_modules import LoraModule
 
 from .. import statistics as laws
 from .read_moments import Plan, Reader
@@ -138,7 +138,7 @@ class _Strip:
             sums.inner += self.whole_moved.reshape(len(self.whole_moved), -1) @ self.whole_updates.reshape(len(self.whole_updates), -1).T
 
 
-def side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: Module, early: Early) -> Side:
+def side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule, early: Early) -> Side:
     """Return what the laws compare of the factors `keys`, all of one shape and kind, and of the moments at `positions`.
 
     Args:
@@ -166,7 +166,7 @@ def side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions:
     return Side(row, positions, cosine, spread, products, sums.drift(unit), task.width, told, float(unit))
 
 
-def features_of(reader: Reader, key: str, position: int, module: Module, *, displaced: bool) -> Array:
+def features_of(reader: Reader, key: str, position: int, module: LoraModule, *, displaced: bool) -> Array:
     """Return the features of a zero factor at a position, (d, q); see `Features`."""
     task, sums, tall = _prepare(reader, None, [key], (position,), module)
     features = Features(sums, displaced=displaced)
@@ -174,7 +174,7 @@ def features_of(reader: Reader, key: str, position: int, module: Module, *, disp
     return features.total()
 
 
-def _prepare(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: Module) -> tuple[_Task, Sums, bool]:
+def _prepare(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule) -> tuple[_Task, Sums, bool]:
     """Return what to do, where to add it up, and whether the factors are stored (n, w)."""
     zero, stored = keys[0] == module.zero, reader.stored(keys[0])
     tall = zero != module.flipped

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ostate.core.files import is_remote
-from ostate.core.lora_modules import Module
+from ostate.core.lora_modules import LoraModule
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
 from ostate.optimizers import OPTIMIZERS
@@ -46,7 +46,7 @@ class Reader:
         shape = self.adapter.tensors[key].shape
         return shape[0], int(np.prod(shape[1:], dtype=np.int64))
 
-    def mixer(self, width: int, module: Module) -> laws.Mixer:
+    def mixer(self, width: int, module: LoraModule) -> laws.Mixer:
         """Return what makes the factors of a module thinner."""
         return laws.mixer(width, module.blocks, thin=self.thin)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.core.lora_modules import Module
+from ostate.core.lora_modules import LoraModule
 
 from .. import statistics as laws
 
@@ -24,7 +24,7 @@ _TOGETHER = 256
 class Sums:
     """K keys of one shape and kind against P positions. q numbers are left of each factor's r rows, in each of `blocks` experts."""
 
-    def __init__(self, keys: Sequence[str], positions: Sequence[int], module: Module, mixer: laws.Mixer, *, width: int, zero: bool) -> None:
+    def __init__(self, keys: Sequence[str], positions: Sequence[int], module: LoraModule, mixer: laws.Mixer, *, width: int, zero: bool) -> None:
         """Start at zero.
 
         Args:

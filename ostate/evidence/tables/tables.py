@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.core.lora_modules import Module, balance_holds, canonical, modules_of, starts_at_zero
+from ostate.core.lora_modules import LoraModule, balance_holds, canonical, modules_of, starts_at_zero
 from ostate.core.naming import Adapter, Evidence
 from ostate.core.state import Entry, RawState
 from ostate.core.tensors import TensorRef
@@ -35,7 +35,7 @@ class PairClass:
     The tables are float32; q = blocks * r * r.
     """
 
-    modules: tuple[Module, ...]
+    modules: tuple[LoraModule, ...]
     zero_positions: tuple[int, ...]
     other_positions: tuple[int, ...]
     rank: int
@@ -211,8 +211,8 @@ def _classes(usable: Sequence[Entry], adapter: Adapter) -> tuple[dict[Shape, tup
     return {shape: tuple(members) for shape, members in positions.items()}, shapes
 
 
-def _alike(modules: Sequence[Module], shapes: Mapping[str, Shape], adapter: Adapter) -> list[list[Module]]:
-    found: dict[object, list[Module]] = {}
+def _alike(modules: Sequence[LoraModule], shapes: Mapping[str, Shape], adapter: Adapter) -> list[list[LoraModule]]:
+    found: dict[object, list[LoraModule]] = {}
     for module in modules:
         stored = adapter.tensors[module.zero].shape, adapter.tensors[module.other].shape
         found.setdefault((stored, module.flipped, module.blocks, shapes[module.zero]), []).append(module)
@@ -226,13 +226,13 @@ _Mark = tuple[bool, Shape, Shape, bool, int, bool]
 def _pair_classes(
     reader: Reader,
     previous: Adapter | None,
-    classes: Sequence[Sequence[Module]],
+    classes: Sequence[Sequence[LoraModule]],
     positions: Mapping[Shape, tuple[int, ...]],
     shapes: Mapping[str, Shape],
     early: Early,
 ) -> list[PairClass]:
     """Return the classes that have positions. Factors of one shape are read once, whatever their modules' other factors are."""
-    wanted: dict[_Mark, list[Module]] = {}
+    wanted: dict[_Mark, list[LoraModule]] = {}
     of_class = []
     for members in classes:
         first = members[0]
@@ -250,11 +250,11 @@ def _pair_classes(
     return [_pair_class(members, sides[one], sides[two], moved=holds) for members, (one, two), holds in of_class]
 
 
-def _factors(module: Module) -> tuple[tuple[bool, str], tuple[bool, str]]:
+def _factors(module: LoraModule) -> tuple[tuple[bool, str], tuple[bool, str]]:
     return (True, module.zero), (False, module.other)
 
 
-def _pair_class(members: Sequence[Module], one: Side, two: Side, *, moved: bool) -> PairClass:
+def _pair_class(members: Sequence[LoraModule], one: Side, two: Side, *, moved: bool) -> PairClass:
     """Put two sides together; the first moments of both in the zero side's unit. The tables are the sides' own, not copies."""
     zero, other = _run([one.row[module.zero] for module in members]), _run([two.row[module.other] for module in members])
     scale = np.float32(one.unit / two.unit)
@@ -287,7 +287,7 @@ def _run(rows: list[int]) -> slice:
     return slice(rows[0], rows[0] + len(rows))
 
 
-def _holds(previous: Adapter, adapter: Adapter, members: Sequence[Module]) -> bool:
+def _holds(previous: Adapter, adapter: Adapter, members: Sequence[LoraModule]) -> bool:
     keys = [key for module in members for key in (module.zero, module.other)]
     return all(key in previous.tensors and previous.tensors[key].shape == adapter.tensors[key].shape for key in keys)
 

@@ -32,7 +32,7 @@ LISTED = UNKNOWN_DEFINITION - {"convention"}
 """Sources that are a list of names, written down by a person or a program."""
 
 
-class Row(NamedTuple):
+class FamilyRow(NamedTuple):
     """One way in which the orders of programs differ."""
 
     name: str
@@ -43,19 +43,19 @@ class Row(NamedTuple):
     """As `Alternative.fault`."""
 
 
-ROWS: tuple[Row, ...] = (
-    Row("layer order", ANY, lambda sequence, _: layers.layer_orders(sequence)),
-    Row("factor order", ANY, lambda sequence, _: factors.factor_orders(sequence)),
-    Row("adapters", ANY, lambda sequence, _: factors.adapter_orders(sequence)),
-    Row("groups exchanged", ANY, lambda sequence, _: recorded.groups_exchanged(sequence), fault=True),
-    Row("reversed", ANY, lambda sequence, _: recorded.reversed_orders(sequence), fault=True),
-    Row("names sorted", ANY, lambda sequence, _: recorded.sorted_names(sequence)),
-    Row("components", frozenset(["adapter-order"]), lambda sequence, _: kinds.components_exchanged(sequence)),
-    Row("kinds exchanged", ANY, lambda sequence, _: kinds.kinds_exchanged(sequence), fault=True),
-    Row("siblings", UNKNOWN_DEFINITION, lambda sequence, _: kinds.siblings_exchanged(sequence), fault=True),
-    Row("other conventions", UNKNOWN_DEFINITION, lambda sequence, question: kinds.by_other_conventions(sequence, question.adapter)),
-    Row("layers rotated", ANY, lambda sequence, _: layers.layers_rotated(sequence), fault=True),
-    Row("shifted", ANY, lambda sequence, _: recorded.shifted(sequence), fault=True),
+ROWS: tuple[FamilyRow, ...] = (
+    FamilyRow("layer order", ANY, lambda sequence, _: layers.layer_orders(sequence)),
+    FamilyRow("factor order", ANY, lambda sequence, _: factors.factor_orders(sequence)),
+    FamilyRow("adapters", ANY, lambda sequence, _: factors.adapter_orders(sequence)),
+    FamilyRow("groups exchanged", ANY, lambda sequence, _: recorded.groups_exchanged(sequence), fault=True),
+    FamilyRow("reversed", ANY, lambda sequence, _: recorded.reversed_orders(sequence), fault=True),
+    FamilyRow("names sorted", ANY, lambda sequence, _: recorded.sorted_names(sequence)),
+    FamilyRow("components", frozenset(["adapter-order"]), lambda sequence, _: kinds.components_exchanged(sequence)),
+    FamilyRow("kinds exchanged", ANY, lambda sequence, _: kinds.kinds_exchanged(sequence), fault=True),
+    FamilyRow("siblings", UNKNOWN_DEFINITION, lambda sequence, _: kinds.siblings_exchanged(sequence), fault=True),
+    FamilyRow("other conventions", UNKNOWN_DEFINITION, lambda sequence, question: kinds.by_other_conventions(sequence, question.adapter)),
+    FamilyRow("layers rotated", ANY, lambda sequence, _: layers.layers_rotated(sequence), fault=True),
+    FamilyRow("shifted", ANY, lambda sequence, _: recorded.shifted(sequence), fault=True),
 )
 """Besides these: every grouping rule on the layouts behind the claim, and every other claim."""
 
@@ -135,4 +135,4 @@ class _Distinct:
         return True
 
 
-__all__ = ["MOST_ALTERNATIVES", "ROWS", "Alternative", "Exchangeable", "Family", "Row", "family_of"]
+__all__ = ["MOST_ALTERNATIVES", "ROWS", "Alternative", "Exchangeable", "Family", "FamilyRow", "family_of"]

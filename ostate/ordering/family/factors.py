@@ -7,7 +7,7 @@ from itertools import combinations, permutations
 from typing import Any
 
 from .layers import Arrangement
-from .names import Row
+from .names import NameParts
 from .selections import selections
 from .sequence import ClaimRows
 
@@ -77,7 +77,7 @@ def _adapter_keys(sequence: ClaimRows, ordered: Sequence[str]) -> list[tuple[str
     ]
 
 
-def relabelled(sequence: ClaimRows, twin: Callable[[Row], Row]) -> list[int]:
+def relabelled(sequence: ClaimRows, twin: Callable[[NameParts], NameParts]) -> list[int]:
     """Give every row the name of its twin, where the claim has it; `twin` of a twin is the row itself."""
     at = {(row.path, row.factor, row.adapter): index for index, row in enumerate(sequence.rows)}
     if len(at) < len(sequence.rows):
@@ -101,7 +101,7 @@ def _first_seen(values: list[Any]) -> list[int]:
     return [seen.setdefault(value, len(seen)) for value in values]
 
 
-def _block(row: Row) -> tuple[str, ...]:
+def _block(row: NameParts) -> tuple[str, ...]:
     """Return the path down to its last number: the innermost layer."""
     last = max((at for at, part in enumerate(row.path) if part.isdigit()), default=-1)
     return row.path[: last + 1]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ostate.core.naming import Claim, Question
 
-from ..grouping.parameters import Layout, Parameter
+from ..grouping.parameters import Parameter, ParameterList
 from ..grouping.place import Placed, placements, said
 from ..grouping.rules import RULES
 from ..sources.adapter_order import definition_order
@@ -16,7 +16,7 @@ from ..sources.rebuilt.model import layouts_of
 from .sequence import ClaimRows
 
 
-def layouts_behind(claim: Claim, question: Question) -> list[Layout]:
+def layouts_behind(claim: Claim, question: Question) -> list[ParameterList]:
     """Return the definition orders that the claim's source has for this adapter, the claim's own among them where it is known."""
     adapter = question.adapter
     if adapter is None:
@@ -33,14 +33,14 @@ def layouts_behind(claim: Claim, question: Question) -> list[Layout]:
     return []
 
 
-def as_listed(sequence: ClaimRows) -> Layout:
+def as_listed(sequence: ClaimRows) -> ParameterList:
     """Return the claim's own list as a definition order: a program that recorded names may have grouped its parameters otherwise."""
     claim = sequence.claim
     rows = tuple(Parameter(name=row.name, key=row.key, tuner_embedding=row.factor.startswith("lora_embedding_")) for row in sequence.rows)
-    return Layout(source=claim.source, rule="the list itself", parameters=rows)
+    return ParameterList(source=claim.source, rule="the list itself", parameters=rows)
 
 
-def by_rules(layouts: Iterable[Layout], question: Question) -> Iterator[tuple[str, Placed]]:
+def by_rules(layouts: Iterable[ParameterList], question: Question) -> Iterator[tuple[str, Placed]]:
     """Yield every order that some rule makes of one of these layouts and that fits groups and shapes."""
     for layout in layouts:
         for placed, rules in placements(RULES, layout, question)[0].items():

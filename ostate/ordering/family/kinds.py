@@ -22,7 +22,7 @@ Where = tuple[tuple[str, ...], str]
 """The numbers in a module's path (all of the path that lies outside its block, in a U-Net), and its adapter."""
 
 
-class Module(NamedTuple):
+class ModuleRows(NamedTuple):
     """The rows of one module."""
 
     rows: tuple[int, ...]
@@ -30,7 +30,7 @@ class Module(NamedTuple):
     """(factor, class of shape), sorted."""
 
 
-Kinds = Mapping[Pattern, Mapping[Where, Module]]
+Kinds = Mapping[Pattern, Mapping[Where, ModuleRows]]
 
 
 def kinds_of(sequence: ClaimRows) -> Kinds:
@@ -38,12 +38,12 @@ def kinds_of(sequence: ClaimRows) -> Kinds:
     rows: dict[tuple[tuple[str, ...], str], list[int]] = {}
     for index, row in enumerate(sequence.rows):
         rows.setdefault((row.path, row.adapter), []).append(index)
-    kinds: dict[Pattern, dict[Where, Module]] = {}
+    kinds: dict[Pattern, dict[Where, ModuleRows]] = {}
     for (path, adapter), members in rows.items():
         shapes = tuple(sorted((sequence.rows[index].factor, sequence.shapes[index]) for index in members))
         inner = inner_part(path)
         where = (*path[:inner], *[part for part in path[inner:] if part.isdigit()])
-        kinds.setdefault(star(path[inner:]), {})[where, adapter] = Module(tuple(members), shapes)
+        kinds.setdefault(star(path[inner:]), {})[where, adapter] = ModuleRows(tuple(members), shapes)
     return kinds
 
 
@@ -68,7 +68,7 @@ def exchangeable(sequence: ClaimRows, adapter: Adapter | None) -> tuple[Exchange
     )
 
 
-def _stem(sequence: ClaimRows, module: Module, zero: Mapping[str, str]) -> str:
+def _stem(sequence: ClaimRows, module: ModuleRows, zero: Mapping[str, str]) -> str:
     keys = [key for row in module.rows if (key := sequence.rows[row].key) is not None]
     return next((zero[key] for key in keys if key in zero), keys[0])
 

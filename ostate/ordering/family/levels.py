@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from .names import Row
+from .names import NameParts
 
 Arrange = Callable[[list[str]], list[str]]
 """The components of one run's blocks, in their order -> the same components in another order."""
@@ -42,7 +42,7 @@ def star(path: Sequence[str]) -> tuple[str, ...]:
     return tuple(["#" if part.isdigit() else part for part in path])
 
 
-def levels_of(rows: Sequence[Row]) -> tuple[Level, ...]:
+def levels_of(rows: Sequence[NameParts]) -> tuple[Level, ...]:
     """Return every level with at least two children, the outermost first."""
     children: dict[Place, dict[str, None]] = {}
     steps: dict[Pattern, tuple[Step, ...]] = {}
@@ -56,7 +56,7 @@ def levels_of(rows: Sequence[Row]) -> tuple[Level, ...]:
     return tuple(Level(labels[place[0]], place[0], tuple(children[place]), _members(rows, steps, place)) for place in branching)
 
 
-def _members(rows: Sequence[Row], steps: Mapping[Pattern, Sequence[Step]], place: Place) -> tuple[tuple[int, str] | None, ...]:
+def _members(rows: Sequence[NameParts], steps: Mapping[Pattern, Sequence[Step]], place: Place) -> tuple[tuple[int, str] | None, ...]:
     depth = len(place[0])
     parents: dict[Pattern, int] = {}
     of_path = {

@@ -16,7 +16,7 @@ _FACTOR_RANK = {"A": _SLOT_RANK["lora_A"], "B": _SLOT_RANK["lora_B"]}
 _RANKED = {"embedding_A": _SLOT_RANK["lora_embedding_A"], "embedding_B": _SLOT_RANK["lora_embedding_B"], **_FACTOR_RANK}
 
 
-class Row(NamedTuple):
+class NameParts(NamedTuple):
     """One parameter of the claim, its name taken apart."""
 
     name: str
@@ -38,7 +38,7 @@ def plain(name: str) -> str:
     return strip_wrappers(name).removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
 
 
-def row_of(name: str, key: str | None) -> Row:
+def row_of(name: str, key: str | None) -> NameParts:
     """Take one live name apart."""
     parts = strip_wrappers(name).removeprefix(PEFT_PREFIX).split(".")
     found = next((at for at, part in enumerate(parts) if part in CONTAINERS or part == SAVED), None)
@@ -50,15 +50,15 @@ def row_of(name: str, key: str | None) -> Row:
         bias = tail.endswith("bias")
         factor = tail if whole else f"{parts[found]}.bias" if bias else parts[found]
         rank = _SLOT_RANK.get("bias" if whole and bias else parts[found], len(_SLOT_RANK))
-        return Row(name, key, components(parts[:found]), factor, rank, adapter, not whole)
+        return NameParts(name, key, components(parts[:found]), factor, rank, adapter, not whole)
     split = factor_of(name)
     if split is not None:
         kind = split[1]
         stem = re.sub(r"\.(?:weight|bias)$", "", split[0]).rstrip(".").removesuffix(".lora").split(".")
-        return Row(name, key, components(stem), f"lora_{kind}", _RANKED[kind], "", True)
+        return NameParts(name, key, components(stem), f"lora_{kind}", _RANKED[kind], "", True)
     base = parts[:-1]
     inside = base[:-1] if base and base[-1] == "base_layer" else base
-    return Row(name, key, components(inside), parts[-1], _SLOT_RANK.get("base_layer", 0), "", False)
+    return NameParts(name, key, components(inside), parts[-1], _SLOT_RANK.get("base_layer", 0), "", False)
 
 
 def components(parts: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from ostate.core.state import Entry, RawState
 
 from ..grouping.refute import positions_of
 from .levels import Level, levels_of
-from .names import Row, row_of
+from .names import NameParts, row_of
 
 Shape = tuple[int, ...]
 
@@ -21,7 +21,7 @@ class ClaimRows:
     """What every row of the family works on. An arrangement is a list `order`: position i takes the name of row `order[i]`."""
 
     claim: Claim
-    rows: tuple[Row, ...]
+    rows: tuple[NameParts, ...]
     positions: tuple[int, ...]
     """Position of each row; they ascend group by group as the optimizer walks them."""
     groups: tuple[tuple[int, ...], ...]
@@ -60,7 +60,7 @@ def sequence_of(claim: Claim, raw: RawState, adapter: Adapter | None) -> ClaimRo
     return ClaimRows(claim, rows, tuple(walk), tuple(map(tuple, groups.values())), tuple(groups), places, shapes, levels_of(rows))
 
 
-def _classes(entries: Sequence[Entry], rows: Sequence[Row], adapter: Adapter | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _classes(entries: Sequence[Entry], rows: Sequence[NameParts], adapter: Adapter | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Number the shapes so that a row fits a position exactly when the numbers are equal. One flat piece, and sizes alone are compared."""
     flat = any(entry.flat for entry in entries)
     numbers: dict[Shape, int] = {}

@@ -24,7 +24,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class ParameterList:
     """All parameters of a model, in definition order, and where that order comes from."""
 
     source: str

@@ -10,9 +10,9 @@ from ostate.core.naming import Claim, Question
 from ostate.core.state import Names, RawState
 
 from .norms import Span, Version
-from .parameters import Layout, Parameter
+from .parameters import Parameter, ParameterList
 from .refute import Refused, positions_of, refused, refute_groups, refute_positions
-from .rules import RULES, Cut, Rule, cuts_alike, preferred
+from .rules import RULES, GroupCut, Rule, cuts_alike, version_matched
 
 Placed = tuple[tuple[str | None, ...], tuple[str | None, ...]]
 """(names, keys) by position."""
@@ -20,7 +20,7 @@ MOST_GUESSES = 8
 """Guessed orders that are worth asking the numbers about."""
 
 
-def claims_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:
+def claims_of(layout: ParameterList, question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return one claim for every order that some rule gives and nothing refutes, and the rules that were refuted.
 
     Rules that give the same order become one claim that lists them. Guesses are tried only where no other rule fits.
@@ -32,7 +32,7 @@ def claims_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Ref
     return claims, [*_as_lost(layout, sure[1]), *lost]
 
 
-def guesses_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:
+def guesses_of(layout: ParameterList, question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return the orders that programs make by hand, as conventions: worth asking the numbers about, never worth believing without them."""
     guessed = placements([rule for rule in RULES if rule.guess], layout, question)
     if len(guessed[0]) > MOST_GUESSES:
@@ -40,7 +40,7 @@ def guesses_of(layout: Layout, question: Question) -> tuple[list[Claim], list[Re
     return _as_claims(layout, question, *guessed, guess=True)
 
 
-def claims_over_state(layout: Layout, question: Question) -> tuple[list[Claim], list[Refused]]:
+def claims_over_state(layout: ParameterList, question: Question) -> tuple[list[Claim], list[Refused]]:
     """Lay a layout that knows only what was trained over the positions that have state, where an optimizer held frozen parameters too.
 
     It fits only when every trained parameter has state, and in one group: then the frozen between them do not disturb the order.
@@ -61,7 +61,7 @@ def claims_over_state(layout: Layout, question: Question) -> tuple[list[Claim], 
     return [Claim(source=layout.source, rule=rule, names=tuple(names), keys=tuple(keys))], []  # type: ignore[arg-type]
 
 
-def placements(rules: Sequence[Rule], layout: Layout, question: Question) -> tuple[dict[Placed, list[Rule]], dict[str, list[Rule]]]:
+def placements(rules: Sequence[Rule], layout: ParameterList, question: Question) -> tuple[dict[Placed, list[Rule]], dict[str, list[Rule]]]:
     """Return every order that some rule gives and nothing refutes, with its rules, and the reasons against the others."""
     fits: dict[Placed, list[Rule]] = {}
     fails: dict[str, list[Rule]] = {}
@@ -81,7 +81,7 @@ def placements(rules: Sequence[Rule], layout: Layout, question: Question) -> tup
     return fits, fails
 
 
-def _lay_out(layout: Layout, rule: Rule, question: Question) -> Iterator[Placed | str]:
+def _lay_out(layout: ParameterList, rule: Rule, question: Question) -> Iterator[Placed | str]:
     """Yield every way the rule may place the layout's parameters, or why one cannot be."""
     raw = question.raw
     sizes = [len(group.positions) for group in raw.groups]
@@ -94,7 +94,7 @@ def _lay_out(layout: Layout, rule: Rule, question: Question) -> Iterator[Placed 
         yield why or _place(raw, [parameter for cut in cuts for parameter in cut.parameters], question)
 
 
-def _same_rates(cuts: Sequence[Cut]) -> list[list[int]]:
+def _same_rates(cuts: Sequence[GroupCut]) -> list[list[int]]:
     words = dict.fromkeys(cut.rate for cut in cuts)
     return [[index for index, cut in enumerate(cuts) if cut.rate == word] for word in words]
 
@@ -112,7 +112,7 @@ def _place(raw: RawState, parameters: Sequence[Parameter], question: Question) -
 
 
 def _as_claims(
-    layout: Layout, question: Question, fits: dict[Placed, list[Rule]], fails: dict[str, list[Rule]], *, guess: bool = False
+    layout: ParameterList, question: Question, fits: dict[Placed, list[Rule]], fails: dict[str, list[Rule]], *, guess: bool = False
 ) -> tuple[list[Claim], list[Refused]]:
     version, by_trainer = stamp(question)
     claims = [
@@ -121,7 +121,7 @@ def _as_claims(
             rule=f"{layout.rule}, {said(rules)}",
             names=names,
             keys=keys,
-            preferred=any(preferred(rule, version, by_trainer=by_trainer) for rule in rules),
+            version_matched=any(version_matched(rule, version, by_trainer=by_trainer) for rule in rules),
             by_hand=guess,
         )
         for (names, keys), rules in fits.items()
@@ -129,7 +129,7 @@ def _as_claims(
     return claims, _as_lost(layout, fails)
 
 
-def _as_lost(layout: Layout, fails: dict[str, list[Rule]]) -> list[Refused]:
+def _as_lost(layout: ParameterList, fails: dict[str, list[Rule]]) -> list[Refused]:
     return [refused(layout.source, said(rules), reason) for reason, rules in fails.items()]
 
 

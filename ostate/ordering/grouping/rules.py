@@ -15,7 +15,7 @@ from .norms import Span, Version
 from .parameters import Parameter
 
 
-class Cut(NamedTuple):
+class GroupCut(NamedTuple):
     """One group that a rule makes."""
 
     parameters: list[Parameter]
@@ -25,7 +25,7 @@ class Cut(NamedTuple):
     """Groups with the same word get the same learning rate."""
 
 
-Cuts = list[Cut]
+Cuts = list[GroupCut]
 MOST_COMPONENTS = 5
 """Of one pipeline: a denoiser, perhaps two, and up to three text encoders."""
 Split = Callable[[Sequence[Parameter], Sequence[int]], Iterable[Cuts]]
@@ -92,7 +92,7 @@ def _trainer(span: Span, classes: frozenset[str]) -> Split:
     def cut(parameters: Sequence[Parameter]) -> Cuts:
         own = list(parameters) if span.before <= norms.E1 else trainable(parameters)
         yes, no = _parts(own, decays)
-        return [Cut(yes), Cut(no, decays=False)]
+        return [GroupCut(yes), GroupCut(no, decays=False)]
 
     return _once(cut)
 
@@ -102,7 +102,7 @@ def _no_decay_first(classes: frozenset[str]) -> Split:
 
     def cut(parameters: Sequence[Parameter]) -> Cuts:
         yes, no = _parts(trainable(parameters), decays)
-        return [Cut(no, decays=False), Cut(yes)]
+        return [GroupCut(no, decays=False), GroupCut(yes)]
 
     return _once(cut)
 
@@ -124,7 +124,7 @@ def _lora_plus(embedding: Test, classes: frozenset[str], order: str) -> Split:
     def cut(parameters: Sequence[Parameter]) -> Cuts:
         apart, b, rest = _parts(trainable(parameters), embedding, lambda one: "lora_B" in one.name or len(one.shape or ()) == 1)
         yes, no = _parts(b, decays)
-        made = {"a": Cut(rest), "e": Cut(apart, rate="embedding"), "b": Cut(yes, rate="b"), "n": Cut(no, decays=False, rate="b")}
+        made = {"a": GroupCut(rest), "e": GroupCut(apart, rate="embedding"), "b": GroupCut(yes, rate="b"), "n": GroupCut(no, decays=False, rate="b")}
         return [made[letter] for letter in order]
 
     return _once(cut)
@@ -139,14 +139,14 @@ def _axolotl(span: Span, classes: frozenset[str]) -> Split:
 
     def cut(parameters: Sequence[Parameter]) -> Cuts:
         apart, yes, no = _parts(trainable(parameters), embedding, decays)
-        return [one for one in (Cut(yes), Cut(apart, decays=False, rate="embedding"), Cut(no, decays=False)) if one.parameters]
+        return [one for one in (GroupCut(yes), GroupCut(apart, decays=False, rate="embedding"), GroupCut(no, decays=False)) if one.parameters]
 
     return _once(cut)
 
 
 def _unsloth(parameters: Sequence[Parameter]) -> Cuts:
     apart, rest = _parts(trainable(parameters), lambda one: one.name.endswith("modules_to_save.default.weight"))
-    return [Cut(rest), Cut(apart, rate="embedding")]
+    return [GroupCut(rest), GroupCut(apart, rate="embedding")]
 
 
 def _targets(classes: frozenset[str], *, frozen_too: bool) -> Split:
@@ -158,7 +158,11 @@ def _targets(classes: frozenset[str], *, frozen_too: bool) -> Split:
         for target in usual:
             apart, rest = _parts(parameters if frozen_too else trainable(parameters), target)
             yes, no = _parts(rest, decays)
-            yield [Cut(rest), Cut(apart, rate="galore")] if len(sizes) == 2 else [Cut(no, decays=False), Cut(yes), Cut(apart, rate="galore")]
+            yield (
+                [GroupCut(rest), GroupCut(apart, rate="galore")]
+                if len(sizes) == 2
+                else [GroupCut(no, decays=False), GroupCut(yes), GroupCut(apart, rate="galore")]
+            )
 
     return split
 
@@ -174,24 +178,24 @@ def _by_rank(own: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]
 
 def _nano_gpt(parameters: Sequence[Parameter]) -> Cuts:
     matrices, vectors = _by_rank(trainable(parameters))
-    return [Cut(matrices), Cut(vectors, decays=False)]
+    return [GroupCut(matrices), GroupCut(vectors, decays=False)]
 
 
 def _timm(parameters: Sequence[Parameter]) -> Cuts:
     matrices, vectors = _parts(trainable(parameters), lambda one: len(one.shape or ()) >= 2 and not one.name.endswith(".bias"))
-    return [Cut(vectors, decays=False), Cut(matrices)]
+    return [GroupCut(vectors, decays=False), GroupCut(matrices)]
 
 
 def _muon(parameters: Sequence[Parameter]) -> Cuts:
     matrices, rest = _parts(trainable(parameters), _is_linear)
-    return [Cut(matrices + rest)]
+    return [GroupCut(matrices + rest)]
 
 
 def _by_substring(*, frozen_too: bool) -> Split:
     def cut(parameters: Sequence[Parameter]) -> Cuts:
         own = list(parameters) if frozen_too else trainable(parameters)
         no, yes = _parts(own, lambda one: any(word in one.name for word in ("bias", "LayerNorm.weight", "layer_norm.weight")))
-        return [Cut(yes), Cut(no, decays=False)]
+        return [GroupCut(yes), GroupCut(no, decays=False)]
 
     return _once(cut)
 
@@ -199,7 +203,7 @@ def _by_substring(*, frozen_too: bool) -> Split:
 def _each_alone(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cuts]:
     own = trainable(parameters)
     if len(sizes) > 2 and len(sizes) == len(own):
-        yield [Cut([parameter], rate=parameter.name) for parameter in own]
+        yield [GroupCut([parameter], rate=parameter.name) for parameter in own]
 
 
 def _late(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cuts]:
@@ -218,7 +222,7 @@ def _late(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cut
     for test in tests:
         first, rest = _parts(own, test)
         if [len(first), len(rest)] == list(sizes):
-            yield [Cut(first, rate="first"), Cut(rest, rate="late")]
+            yield [GroupCut(first, rate="first"), GroupCut(rest, rate="late")]
 
 
 def _kind(parameter: Parameter) -> str:
@@ -243,7 +247,7 @@ def _by_component(*, plus: bool) -> Split:
         if len(runs) == 1 and not plus:
             return
         for borders in product((True, False), repeat=min(len(runs), MOST_COMPONENTS) - 1):
-            cuts = [Cut(group, rate=str(at)) for at, group in enumerate(_joined(runs, borders))]
+            cuts = [GroupCut(group, rate=str(at)) for at, group in enumerate(_joined(runs, borders))]
             cuts = [half for cut in cuts for half in _halves(cut)] if plus else cuts
             if [len(cut.parameters) for cut in cuts] == list(sizes):
                 yield cuts
@@ -259,14 +263,14 @@ def _joined(runs: Sequence[list[Parameter]], borders: Sequence[bool]) -> list[li
     return groups
 
 
-def _halves(cut: Cut) -> list[Cut]:
+def _halves(cut: GroupCut) -> list[GroupCut]:
     """Return sd-scripts' LoRA+ of one component: what is no `lora_up`, then those; empty ones are left out."""
     up, rest = _parts(cut.parameters, lambda one: "lora_up" in one.name)
-    return [Cut(half, rate=f"{cut.rate} {word}") for word, half in (("base", rest), ("plus", up)) if half]
+    return [GroupCut(half, rate=f"{cut.rate} {word}") for word, half in (("base", rest), ("plus", up)) if half]
 
 
 def _sorted_names(parameters: Sequence[Parameter]) -> Cuts:
-    return [Cut(sorted(trainable(parameters), key=lambda one: one.name))]
+    return [GroupCut(sorted(trainable(parameters), key=lambda one: one.name))]
 
 
 def _min_gpt(parameters: Sequence[Parameter]) -> Cuts:
@@ -289,12 +293,15 @@ def _rules() -> tuple[Rule, ...]:
     rows = [
         Rule(
             name="one group of all trainables",
-            split=_once(lambda rows: [Cut(trainable(rows))]),
+            split=_once(lambda rows: [GroupCut(trainable(rows))]),
             groups=1,
             source="torch nn/modules/module.py:2645-2663",
         ),
         Rule(
-            name="one group of all parameters, frozen too", split=_once(lambda rows: [Cut(list(rows))]), groups=1, source="torch nn/modules/module.py"
+            name="one group of all parameters, frozen too",
+            split=_once(lambda rows: [GroupCut(list(rows))]),
+            groups=1,
+            source="torch nn/modules/module.py",
         ),
     ]
     for span, classes in norms.spans():
@@ -357,6 +364,6 @@ def cuts_alike(rule: Rule, present: frozenset[str]) -> tuple[object, ...]:
     return rule.family, since >= norms.E1, since >= norms.E2, since >= norms.E3, rule.classes & present
 
 
-def preferred(rule: Rule, version: Version | None, *, by_trainer: bool) -> bool:
+def version_matched(rule: Rule, version: Version | None, *, by_trainer: bool) -> bool:
     """True when the checkpoint's own version stamp asks for exactly this rule."""
     return by_trainer and version is not None and rule.family == "Trainer" and rule.span is not None and rule.span.holds(version)

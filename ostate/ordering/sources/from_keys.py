@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ostate.core.names import SAVED, is_tuned
 from ostate.core.naming import Adapter, Claim, Question
 
-from ..grouping.parameters import Layout, Parameter
+from ..grouping.parameters import Parameter, ParameterList
 from ..grouping.place import claims_of, claims_over_state
 from ..grouping.refute import Refused, refused
 from ..keys import known_live_name, live_name
@@ -57,7 +57,7 @@ def has_live_names(claim: Claim, adapter: Adapter | None) -> bool:
     return adapter is None or all(key is None or known_live_name(key, adapter) is not None for key in claim.keys)
 
 
-def layouts_of_keys(source: str, rule: str, keys: Sequence[str], adapter: Adapter | None) -> list[Layout]:
+def layouts_of_keys(source: str, rule: str, keys: Sequence[str], adapter: Adapter | None) -> list[ParameterList]:
     """Return the layouts that this order of keys may stand for.
 
     The class of a norm is not in its key: where a norm is trained, both answers are tried.
@@ -65,7 +65,7 @@ def layouts_of_keys(source: str, rule: str, keys: Sequence[str], adapter: Adapte
     if adapter is None:
         return []
     norms = [frozenset({"LayerNorm"}), frozenset[str]()] if any(_NORM.search(key) for key in keys) else [frozenset[str]()]
-    return [Layout(source=source, rule=rule, parameters=tuple(_parameter(key, adapter, classes) for key in keys)) for classes in norms]
+    return [ParameterList(source=source, rule=rule, parameters=tuple(_parameter(key, adapter, classes) for key in keys)) for classes in norms]
 
 
 def _parameter(key: str, adapter: Adapter, classes: frozenset[str]) -> Parameter:

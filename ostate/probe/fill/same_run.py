@@ -43,7 +43,7 @@ _FIRST_STEPS = 2
 _FIX = "load the adapter that was saved with this state: same run, same step; `ostate verify STATE --adapter DIR` says more"
 
 
-class Pair(NamedTuple):
+class FactorPair(NamedTuple):
     """One module's factors and their moments, float64 on the CPU: A (r, in), B (out, r)."""
 
     a: Tensor
@@ -53,7 +53,7 @@ class Pair(NamedTuple):
     v_b: Tensor
 
 
-class Comparison(NamedTuple):
+class RunScore(NamedTuple):
     """What the pairs say together."""
 
     chance: float
@@ -118,7 +118,7 @@ def findings(
     return (Finding(rule="state-of-another-run", severity="warning", text=text, fix=_FIX),)
 
 
-def compare(pairs: Sequence[Pair]) -> Comparison:
+def compare(pairs: Sequence[FactorPair]) -> RunScore:
     """Return how well the moments of all pairs fit the weights, against random turns of their latent dimensions."""
     generator = torch.Generator().manual_seed(0)
     displaced, balanced = torch.zeros(2, DRAWS + 1, dtype=torch.float64)
@@ -132,7 +132,7 @@ def compare(pairs: Sequence[Pair]) -> Comparison:
         size = float(left.norm() + right.norm())
         residuals.append(float((left - right).norm()) / size if size else 1.0)
     chances = [float((total >= total[0]).sum()) / len(total) for total in (displaced, balanced)]
-    return Comparison(min(1.0, 2 * min(chances)), digits, sorted(residuals)[len(residuals) // 2], all(not bool(pair.b.any()) for pair in pairs))
+    return RunScore(min(1.0, 2 * min(chances)), digits, sorted(residuals)[len(residuals) // 2], all(not bool(pair.b.any()) for pair in pairs))
 
 
 def _turns(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,7 @@ def _turns(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.cat([torch.arange(n)[None], order]), torch.cat([torch.ones(1, n, dtype=torch.float64), sign])
 
 
-def _displacement(pair: Pair, order: Tensor, sign: Tensor) -> Tensor:
+def _displacement(pair: FactorPair, order: Tensor, sign: Tensor) -> Tensor:
     update = torch.where(pair.v_b > 0, pair.m_b / pair.v_b.sqrt(), 0.0)
     along = -(pair.b.T @ update)
     return (along[torch.arange(order.shape[1]), order] * sign).sum(1)
@@ -190,7 +190,9 @@ def _rank(model: nn.Module, name: str) -> int | None:
     return ranks.get(rest.removesuffix(".weight")) if isinstance(ranks, Mapping) else None
 
 
-def _pair(a: Tensor, b: Tensor, m_a: Tensor, m_b: Tensor, v_b: Tensor) -> Pair:
+def _pair(a: Tensor, b: Tensor, m_a: Tensor, m_b: Tensor, v_b: Tensor) -> FactorPair:
     rank = a.shape[0]
     wide, tall = (rank, a.numel() // rank), (b.shape[0], rank)
-    return Pair(*(tensor.to("cpu", torch.float64).reshape(shape) for tensor, shape in ((a, wide), (b, tall), (m_a, wide), (m_b, tall), (v_b, tall))))
+    return FactorPair(
+        *(tensor.to("cpu", torch.float64).reshape(shape) for tensor, shape in ((a, wide), (b, tall), (m_a, wide), (m_b, tall), (v_b, tall)))
+    )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ostate.errors import ProbeError
 
 from ..fill.names import trainable
-from ..precondition.layout import Layout
+from ..precondition.layout import FlatBuffers
 from ..precondition.shards import like_parameter, local, place_of
 
 
@@ -57,7 +57,7 @@ class GradientMean:
             raise ProbeError(
                 f"{len(refused)} trainable parameters are of a kind that this probe does not cover", where=", ".join(refused[:3]), fix="freeze them"
             )
-        self._layout = Layout.of([(name, p, place_of(p).shape, p.device, dtype) for name, p in self._trainables])
+        self._layout = FlatBuffers.of([(name, p, place_of(p).shape, p.device, dtype) for name, p in self._trainables])
         self._sums = self._layout.zeros()
         self.weight = 0.0
         self.count = 0

@@ -14,7 +14,7 @@ from ostate.errors import ProbeError
 
 from .formulas import correction
 from .guards import Guards
-from .layout import Layout, Member, chunks
+from .layout import FlatBuffers, Member, chunks
 from .moments import Moments
 from .quantiles import Piece, medians
 from .segments import counts, extremes
@@ -32,7 +32,7 @@ _NOTHING = -1.0
 """Marks, while the scale is being built, an element that carries no information."""
 
 
-class Row(NamedTuple):
+class DiagonalRow(NamedTuple):
     """What one parameter's v is like, over all ranks; counts of elements."""
 
     name: str
@@ -69,7 +69,7 @@ class Diagonal:
     """One flat tensor a buffer; guarded and capped; units 1/grad. The preconditioner's own: its next refresh writes into them."""
     nothing: list[Tensor | None]
     """A flat bool tensor a buffer: single elements without information inside trusted parameters; None: there are none."""
-    rows: tuple[Row, ...]
+    rows: tuple[DiagonalRow, ...]
     """In the layout's order."""
     cap: float
     """Largest scale let through anywhere; infinite where none was asked for. Each row has its own."""
@@ -99,7 +99,7 @@ class Diagonal:
 
 
 def build(
-    items: Sequence[Moments], layout: Layout, ranks: Ranks, guards: Guards, dtype: torch.dtype, into: Sequence[Tensor] | None = None
+    items: Sequence[Moments], layout: FlatBuffers, ranks: Ranks, guards: Guards, dtype: torch.dtype, into: Sequence[Tensor] | None = None
 ) -> Diagonal:
     """Compute the diagonal.
 
@@ -178,7 +178,7 @@ class _Counts(NamedTuple):
     high: float = -math.inf
 
 
-def _measure(items: Sequence[Moments], corrections: Sequence[float], layout: Layout, scale: Sequence[Tensor], guards: Guards) -> list[_Counts]:
+def _measure(items: Sequence[Moments], corrections: Sequence[float], layout: FlatBuffers, scale: Sequence[Tensor], guards: Guards) -> list[_Counts]:
     """Write the uncapped scale of every parameter into `scale`; return what this rank's v are like."""
     out = [_Counts()] * len(items)
     for buffer, flat in enumerate(scale):
@@ -276,7 +276,9 @@ def _invert(v: Tensor, out: Tensor, run: slice, eps: float, corrected: float, *,
         into[part].copy_(block)
 
 
-def _join(items: Sequence[Moments], corrections: Sequence[float], layout: Layout, measured: list[_Counts], ranks: Ranks, guards: Guards) -> list[Row]:
+def _join(
+    items: Sequence[Moments], corrections: Sequence[float], layout: FlatBuffers, measured: list[_Counts], ranks: Ranks, guards: Guards
+) -> list[DiagonalRow]:
     """Bring all ranks' counts together, and judge each parameter. The same on every rank: sums run in rank order."""
     if ranks.groups:
         every = ranks.gather(torch.tensor(measured, dtype=torch.float64, device=items[0].device)).tolist()
@@ -292,7 +294,7 @@ def _join(items: Sequence[Moments], corrections: Sequence[float], layout: Layout
         if not bad and numel:
             bad = "cold" if high <= 0 and guards.cold_is_bad else "tiny denominator" if high_denom < guards.smallest_denominator else ""
         counted = (numel, bool(present), zero, tiny, negative, nonfinite, dominated, low, high)
-        rows.append(Row(item.name, member.kind, *counted, 0, math.inf, step, low_denom, bad))
+        rows.append(DiagonalRow(item.name, member.kind, *counted, 0, math.inf, step, low_denom, bad))
     return rows
 
 
@@ -303,7 +305,7 @@ def _of_all(mine: Sequence[_Counts], copies: float) -> _Counts:
     return _Counts(float(any(line.present for line in mine)), zero, tiny, negative, nonfinite, dominated, low, high)
 
 
-def _refuse(rows: Sequence[Row], coverage: float, guards: Guards) -> None:
+def _refuse(rows: Sequence[DiagonalRow], coverage: float, guards: Guards) -> None:
     bad = [row for row in rows if row.bad]
     if bad:
         raise ProbeError(
@@ -315,7 +317,7 @@ def _refuse(rows: Sequence[Row], coverage: float, guards: Guards) -> None:
         raise ProbeError(f"coverage {coverage:.1%} is below {guards.identity_if_coverage_below:.1%}")
 
 
-def _mark(parts: Sequence[Tensor], layout: Layout, rows: Sequence[Row], all_identity: bool, guards: Guards) -> list[bool]:
+def _mark(parts: Sequence[Tensor], layout: FlatBuffers, rows: Sequence[DiagonalRow], all_identity: bool, guards: Guards) -> list[bool]:
     """Mark parameters without a v to trust; return which buffers hold single elements without information."""
     marked = [False] * len(layout.buffers)
     for row, member, part in zip(rows, layout.members, parts):
@@ -334,8 +336,8 @@ def _cap_of(median: float | None, guards: Guards) -> float:
 def _clamp(
     scale: Sequence[Tensor],
     parts: Sequence[Tensor],
-    layout: Layout,
-    rows: Sequence[Row],
+    layout: FlatBuffers,
+    rows: Sequence[DiagonalRow],
     caps: Sequence[float],
     copies: Sequence[float],
     ranks: Ranks,

@@ -15,7 +15,7 @@ from ostate.errors import ProbeError
 from .shards import like_parameter, local
 
 Gradients = Mapping[Any, Tensor] | Tensor | Sequence[Tensor]
-"""By name or parameter; or flat, as `Layout.flatten` lays them out: one tensor, or one a buffer. Flat ones may have leading batch dimensions."""
+"""By name or parameter; or flat, as `FlatBuffers.flatten` lays them out: one tensor, or one a buffer. Flat ones may have leading batch dimensions."""
 
 CHUNK = 1 << 16
 """Elements at a time on a CPU: float64 temporaries of this size stay in a core's cache."""
@@ -46,7 +46,7 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FlatBuffers:
     """Members in the optimizer's order, back to back, and the buffers they lie in."""
 
     members: tuple[Member, ...]
@@ -57,7 +57,7 @@ class Layout:
     """Each member's local shape."""
 
     @classmethod
-    def of(cls, items: Sequence[tuple[str, Tensor | None, tuple[int, ...], torch.device, torch.dtype]]) -> Layout:
+    def of(cls, items: Sequence[tuple[str, Tensor | None, tuple[int, ...], torch.device, torch.dtype]]) -> FlatBuffers:
         """Lay out (name, parameter, local shape, device, dtype)."""
         kinds: dict[tuple[torch.device, torch.dtype], int] = {}
         filled: list[int] = []

@@ -19,7 +19,7 @@ from ostate.optimizers.moments import SECOND_MOMENTS, confirmed, divisor, form_o
 from ..fill.fill import Filled, filled
 from ..fill.live import moment, steps_of
 from ..fill.names import match, trainable
-from .shards import Place, local, place_of, read_local
+from .shards import ShardPlace, local, place_of, read_local
 
 
 class Moments(NamedTuple):
@@ -27,7 +27,7 @@ class Moments(NamedTuple):
 
     name: str
     parameter: Tensor | None
-    place: Place
+    place: ShardPlace
     device: torch.device
     dtype: torch.dtype
     """Of the gradients that will come."""
@@ -178,7 +178,7 @@ def of_state(
             Moments(
                 name=name,
                 parameter=parameter,
-                place=place_of(parameter) if parameter is not None else Place(whole, (0,) * len(whole), whole, 1),
+                place=place_of(parameter) if parameter is not None else ShardPlace(whole, (0,) * len(whole), whole, 1),
                 device=torch.device(device) if device is not None else parameter.device if parameter is not None else torch.device("cpu"),
                 dtype=parameter.dtype if parameter is not None else torch.float32,
                 step=step,

@@ -21,7 +21,7 @@ from .diagonal import Diagonal, build
 from .dots import triple_dot
 from .formulas import less_update, next_step_update
 from .guards import Guards
-from .layout import Gradients, Layout, Member, in_chunks
+from .layout import FlatBuffers, Gradients, Member, in_chunks
 from .moments import Moments
 from .shards import Ranks, is_sharded, like_parameter
 from .stats import describe, findings_of, table
@@ -93,7 +93,7 @@ class AdamPreconditioner:
             raise ProbeError("there is not a parameter to precondition")
         self._names = {item.parameter: item.name for item in items if item.parameter is not None}
         self.ranks = Ranks.of([item.parameter for item in items if item.parameter is not None])
-        self.layout = Layout.of([(item.name, item.parameter, item.place.shape, item.device, item.dtype) for item in items])
+        self.layout = FlatBuffers.of([(item.name, item.parameter, item.place.shape, item.device, item.dtype) for item in items])
         self._simple = form == "frozen" and not self.ranks.groups
         self._of_state = self._compared(items)
         self._diagonal: Diagonal | None = None

@@ -23,7 +23,7 @@ except ImportError:  # a build of torch without distributed: nothing can be shar
     DTensor = None  # type: ignore[assignment,misc]
 
 
-class Place(NamedTuple):
+class ShardPlace(NamedTuple):
     """Where a rank's shard lies in the whole tensor."""
 
     shape: tuple[int, ...]
@@ -39,16 +39,16 @@ def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     return DTensor is not None and isinstance(tensor, DTensor)
 
 
-def place_of(tensor: Tensor) -> Place:
+def place_of(tensor: Tensor) -> ShardPlace:
     """Return where this rank's part of the tensor lies."""
     whole = tuple(tensor.shape)
     if not is_sharded(tensor):
-        return Place(whole, (0,) * len(whole), whole, 1)
+        return ShardPlace(whole, (0,) * len(whole), whole, 1)
     shape, offset = compute_local_shape_and_global_offset(whole, tensor.device_mesh, tensor.placements)
     if math.prod(shape) == 0:
         offset = (0,) * len(whole)
     cuts = [tensor.device_mesh.size(axis) for axis, placement in enumerate(tensor.placements) if not placement.is_replicate()]
-    return Place(tuple(shape), tuple(offset), whole, math.prod(cuts))
+    return ShardPlace(tuple(shape), tuple(offset), whole, math.prod(cuts))
 
 
 def local(tensor: Tensor, like: Tensor | None = None) -> Tensor:
@@ -77,7 +77,7 @@ def like_parameter(values: Tensor, parameter: Tensor) -> Tensor:
     return DTensor.from_local(values, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape, stride=parameter.stride())
 
 
-def read_local(slot: Slot, place: Place) -> tuple[np.ndarray, int]:
+def read_local(slot: Slot, place: ShardPlace) -> tuple[np.ndarray, int]:
     """Read a rank's part of a slot, and no byte of another's where the slot is stored plain.
 
     Returns:
@@ -105,7 +105,7 @@ def _run(path: str, start: int, shape: tuple[int, ...]) -> Any:
     return Part(path, start, shape, strides, (0,) * len(shape))
 
 
-def _strided(path: str, start: int, dtype: str, place: Place) -> np.ndarray:
+def _strided(path: str, start: int, dtype: str, place: ShardPlace) -> np.ndarray:
     # Columns of a tensor are many short runs: a map touches only their pages, where a read each would cost a system call a row.
     width = ITEMSIZE[dtype]
     whole = np.memmap(path, mode="r", offset=start, dtype=np.dtype((np.void, width)), shape=place.whole)
@@ -131,7 +131,7 @@ class Ranks:
             return cls((dist.group.WORLD,), dist.get_world_size())
         return cls(tuple(largest.get_group(axis) for axis in range(largest.ndim)), largest.size())
 
-    def copies(self, place: Place) -> float:
+    def copies(self, place: ShardPlace) -> float:
         """How many ranks hold the same shard: what a sum over all ranks must be divided by."""
         return self.size / place.shards
 

@@ -10,9 +10,9 @@ import torch
 
 from ostate.core.state import Finding
 
-from .diagonal import Diagonal, Row, bias_correction
+from .diagonal import Diagonal, DiagonalRow, bias_correction
 from .guards import Guards
-from .layout import Layout, chunks
+from .layout import FlatBuffers, chunks
 from .moments import Moments
 from .shards import Ranks
 
@@ -27,7 +27,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def describe(diagonal: Diagonal, items: Sequence[Moments], layout: Layout, ranks: Ranks) -> dict[str, Any]:
+def describe(diagonal: Diagonal, items: Sequence[Moments], layout: FlatBuffers, ranks: Ranks) -> dict[str, Any]:
     """Return the statistics; `min_denom` and `max_scale` are those of the state as it is, before any guard. Collective over ranks."""
     rows = diagonal.rows
     out = _of(rows, diagonal)
@@ -46,18 +46,18 @@ def describe(diagonal: Diagonal, items: Sequence[Moments], layout: Layout, ranks
     return out
 
 
-def _by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    out: dict[str, list[Row]] = {}
+def _by_kind(rows: Sequence[DiagonalRow]) -> dict[str, list[DiagonalRow]]:
+    out: dict[str, list[DiagonalRow]] = {}
     for row in rows:
         out.setdefault(row.kind, []).append(row)
     return out
 
 
-def _of_kind(kind: str, rows: Sequence[Row], diagonal: Diagonal) -> dict[str, Any]:
+def _of_kind(kind: str, rows: Sequence[DiagonalRow], diagonal: Diagonal) -> dict[str, Any]:
     return {**_of(rows, diagonal), "median_scale": diagonal.medians.get(kind, 1.0), "cap": max(row.cap for row in rows)}
 
 
-def _of(rows: Sequence[Row], diagonal: Diagonal) -> dict[str, Any]:
+def _of(rows: Sequence[DiagonalRow], diagonal: Diagonal) -> dict[str, Any]:
     numel = sum(row.numel for row in rows)
     share = 1.0 / max(numel, 1)
     min_denom = min((row.min_denom for row in rows), default=math.inf)
@@ -80,10 +80,10 @@ def _of(rows: Sequence[Row], diagonal: Diagonal) -> dict[str, Any]:
     }
 
 
-def _worst(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def _worst(rows: Sequence[DiagonalRow]) -> dict[str, dict[str, Any]]:
     """Return the parameters that need a look, worst first: those that fall back, then those with most capped or empty elements."""
 
-    def badness(row: Row) -> tuple[float, float]:
+    def badness(row: DiagonalRow) -> tuple[float, float]:
         return (1.0 if row.bad else 0.0, (row.clamped + row.zero) / max(row.numel, 1))
 
     listed = sorted((row for row in rows if badness(row) > (0.0, 0.0)), key=badness, reverse=True)[:_WORST]
@@ -99,7 +99,7 @@ def _worst(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     }
 
 
-def plausible_ratio(diagonal: Diagonal, items: Sequence[Moments], layout: Layout, ranks: Ranks) -> float:
+def plausible_ratio(diagonal: Diagonal, items: Sequence[Moments], layout: FlatBuffers, ranks: Ranks) -> float:
     """Return sum(v_hat * scale) / sum(v_hat): what preconditioning multiplies <X, Y> by when both are like this run's own gradients."""
     sums = torch.zeros(2, dtype=torch.float64)
     for at, (item, member) in enumerate(zip(items, layout.members)):
@@ -153,14 +153,14 @@ def findings_of(diagonal: Diagonal, guards: Guards) -> tuple[Finding, ...]:
     return tuple(out)
 
 
-def _capped(rows: Sequence[Row], guards: Guards) -> list[Finding]:
+def _capped(rows: Sequence[DiagonalRow], guards: Guards) -> list[Finding]:
     """Name each kind whose cap touches more than outliers, the most touched first; all of them at once where they share one cap."""
     fix = "use the relative cap" if guards.max_scale is not None else "look at stats()['by_kind'] and stats()['worst']"
 
-    def share(some: Sequence[Row]) -> float:
+    def share(some: Sequence[DiagonalRow]) -> float:
         return sum(row.clamped for row in some) / max(sum(row.numel for row in some), 1)
 
-    def found(of: str, some: Sequence[Row]) -> Finding:
+    def found(of: str, some: Sequence[DiagonalRow]) -> Finding:
         cap = max(row.cap for row in some)
         text = f"the cap {cap:.3g} clips {share(some):.1%} of {of}: there the preconditioner is a constant, not Adam's"
         return Finding(rule="cap-touches-much", severity="warning", text=text, fix=fix, names=_names(row for row in some if row.clamped))
@@ -171,7 +171,7 @@ def _capped(rows: Sequence[Row], guards: Guards) -> list[Finding]:
     return [found(f"the elements of {kind}", some) for kind, some in sorted(much, key=lambda pair: -share(pair[1]))]
 
 
-def _names(rows: Iterable[Row]) -> tuple[str, ...]:
+def _names(rows: Iterable[DiagonalRow]) -> tuple[str, ...]:
     return tuple(row.name for row in rows)
 
 

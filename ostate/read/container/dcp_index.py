@@ -19,7 +19,7 @@ from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ReadError
 
 from ..pickle.globals import RECORD, TORCH_GLOBALS, Inert, unpickle
-from ..pickle.unknown_classes import Lenient
+from ..pickle.unknown_classes import PermissiveTable
 from .torchsave import load
 
 METADATA = ".metadata"
@@ -46,7 +46,7 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class DcpItem:
     """One key of the checkpoint: a tensor in chunks, or a Python object (`dtype` is None)."""
 
     key: str
@@ -62,7 +62,7 @@ class Index:
     """What `.metadata` says."""
 
     folder: str
-    items: Mapping[str, Item]
+    items: Mapping[str, DcpItem]
     files: tuple[SourceFile, ...]
     objects: dict[bytes, Any] = field(default_factory=dict)
     """Objects already unpickled, by their bytes: hyperparameters repeat for every parameter."""
@@ -77,7 +77,7 @@ def read_index(folder: str) -> Index:
     """
     path = os.path.join(folder, METADATA)
     raw = read_at(path, 0, size_of(path))
-    stored = unpickle(raw, where=path, allowed=Lenient(_ALLOWED, unknown_classes=True))
+    stored = unpickle(raw, where=path, allowed=PermissiveTable(_ALLOWED, unknown_classes=True))
     fields = _fields(stored, "Metadata", path)
     described, places, paths = fields.get("state_dict_metadata"), fields.get("storage_data"), fields.get("planner_data")
     if type(described) is not dict or type(places) is not dict:
@@ -121,12 +121,12 @@ def _places(folder: str, places: Mapping[Any, Any], where: str) -> dict[tuple[st
     return found
 
 
-def _item(key: str, path: Any, about: Any, blobs: Mapping[Any, tuple[str, int, int]], where: str) -> Item:
+def _item(key: str, path: Any, about: Any, blobs: Mapping[Any, tuple[str, int, int]], where: str) -> DcpItem:
     path = tuple(path) if type(path) in {tuple, list} else None
     kind = about.name.rpartition(".")[2] if type(about) is Inert else ""
     if kind == "BytesStorageMetadata":
         place = blobs.get((key, None))
-        return Item(key, path, None, (), () if place is None else (Blob(*place, None, ()),))
+        return DcpItem(key, path, None, (), () if place is None else (Blob(*place, None, ()),))
     fields = _fields(about, "TensorStorageMetadata", where)
     properties = fields.get("properties")
     state = properties.state if type(properties) is Inert else None
@@ -143,7 +143,7 @@ def _item(key: str, path: Any, about: Any, blobs: Mapping[Any, tuple[str, int, i
             raise ReadError(f"the index lists a chunk of {key} at {starts} but not its place", where=where, fix="copy the checkpoint again")
         chunks.append(Blob(*place, starts, sizes))
     _check_cover(key, shape, chunks, where)
-    return Item(key, path, dtype, shape, tuple(chunks))
+    return DcpItem(key, path, dtype, shape, tuple(chunks))
 
 
 def _sizes(value: Any, key: str, where: str) -> tuple[int, ...]:
@@ -191,7 +191,7 @@ def _overlap(chunks: Sequence[Blob], shape: tuple[int, ...], where: str) -> bool
     return False
 
 
-def _check_files(items: Mapping[str, Item], where: str, size: int, digest: str) -> tuple[SourceFile, ...]:
+def _check_files(items: Mapping[str, DcpItem], where: str, size: int, digest: str) -> tuple[SourceFile, ...]:
     needed: dict[str, int] = {}
     for item in items.values():
         for blob in item.blobs:
@@ -207,7 +207,7 @@ def _check_files(items: Mapping[str, Item], where: str, size: int, digest: str) 
     return tuple(files)
 
 
-def tensor(item: Item) -> TensorRef:
+def tensor(item: DcpItem) -> TensorRef:
     """Return the whole tensor: its chunks at their places, nothing read but the small index of each chunk.
 
     Raises:
@@ -232,7 +232,7 @@ def _described(stored: Any) -> str:
     return f"a {stored.dtype} tensor of shape {stored.shape}" if isinstance(stored, TensorRef) else f"a {type(stored).__name__}"
 
 
-def value(index: Index, item: Item) -> Any:
+def value(index: Index, item: DcpItem) -> Any:
     """Return a Python object of the checkpoint, as plain data.
 
     Raises:

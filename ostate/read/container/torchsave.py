@@ -13,8 +13,8 @@ from ostate.core.tensors import ITEMSIZE
 from ostate.errors import ReadError
 
 from ..pickle.globals import TORCH_GLOBALS, unpickle
-from ..pickle.torch_tensors import MOST_PICKLE_BYTES, REBUILD, REBUILD_V2, Storage, asked_storage, leaper
-from ..pickle.unknown_classes import Lenient
+from ..pickle.torch_tensors import MOST_PICKLE_BYTES, REBUILD, REBUILD_V2, Storage, asked_storage, fast_path_of
+from ..pickle.unknown_classes import PermissiveTable
 from .zip import Member, ZipIndex
 
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
@@ -55,7 +55,7 @@ def load(
     """
     size = size_of(path) - start if length is None else length
     head = read_at(path, start, min(size, 512))
-    table = Lenient({**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}, unknown_classes=unknown_classes)
+    table = PermissiveTable({**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}, unknown_classes=unknown_classes)
     if head[:4] == b"PK\3\4":
         value, source = _load_zip(path, start, size, table)
         if digest:
@@ -97,8 +97,8 @@ def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> t
     crc = _crc_kept(path, data, index.members[pickles[0]][2])
     places = f"{prefix}data/", index.members
     find = _storages(path, *places, swapped=order == b"big", crc=crc)
-    leaps = [leaper(path, *places, swapped=order == b"big", crc=crc, remember=remember) for remember in (False, True)]
-    value = unpickle(data, where=f"{path}: data.pkl", persistent=find, allowed=table, leaps=(REBUILD_V2, leaps))
+    fast_paths = [fast_path_of(path, *places, swapped=order == b"big", crc=crc, remember=remember) for remember in (False, True)]
+    value = unpickle(data, where=f"{path}: data.pkl", persistent=find, allowed=table, fast_paths=(REBUILD_V2, fast_paths))
     return value, SourceFile(path, length, (data, index.directory))
 
 
@@ -115,12 +115,12 @@ def _crc_kept(path: str, data: bytes, recorded: int) -> bool:
     return False
 
 
-def _storages(path: str, room: str, members: Mapping[str, Member], *, swapped: bool, crc: bool) -> Callable[[Any], Storage]:
+def _storages(path: str, prefix: str, members: Mapping[str, Member], *, swapped: bool, crc: bool) -> Callable[[Any], Storage]:
     def persistent(asked: Any) -> Storage:
         kind, key, count = asked_storage(asked)
-        if room + key not in members:
+        if prefix + key not in members:
             raise ReadError(f"the storage {key} is missing from the archive", where=path, fix="copy the file again")
-        offset, size, checksum = members[room + key]
+        offset, size, checksum = members[prefix + key]
         if not 0 <= count * ITEMSIZE[kind] <= size:
             raise ReadError(f"the storage {key} has {size} bytes, {count} x {kind} are needed", where=path, fix="copy the file again")
         return Storage(path, offset, size, kind, checksum if crc else None, swapped)

@@ -19,7 +19,7 @@ from ostate.errors import UnknownFormat
 from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import Deferred, assemble
-from ..container.dcp_index import METADATA, Index, Item, read_index, tensor, value
+from ..container.dcp_index import METADATA, DcpItem, Index, read_index, tensor, value
 from ..parts import Part, joined, stages
 from ..state_dict import Key
 from ..which_optimizer import choose
@@ -32,11 +32,11 @@ _WEIGHT_ROOTS = ("model", "state_dict", "module")
 
 
 @dataclass
-class Found:
+class DcpOptimizer:
     """One optimizer of the checkpoint, before anything is read: leaves by parameter, hyperparameters by group."""
 
-    state: dict[str, dict[tuple[Any, ...], Item]] = field(default_factory=dict)
-    groups: dict[str, dict[str, Item]] = field(default_factory=dict)
+    state: dict[str, dict[tuple[Any, ...], DcpItem]] = field(default_factory=dict)
+    groups: dict[str, dict[str, DcpItem]] = field(default_factory=dict)
 
 
 def detect(folder: str) -> bool:
@@ -87,7 +87,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     )
 
 
-def _part(index: Index, one: Found) -> Part:
+def _part(index: Index, one: DcpOptimizer) -> Part:
     """Return one optimizer: entries by id or name, and its groups."""
     integers = all(key.isdigit() for key in one.state)
     state = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
@@ -98,17 +98,17 @@ def _key(key: str, integers: bool) -> Key:
     return int(key) if integers else key
 
 
-def optimizers_of(items: Iterable[Item]) -> dict[str, Found]:
+def optimizers_of(items: Iterable[DcpItem]) -> dict[str, DcpOptimizer]:
     """Sort the keys of optimizers by their root, in the order of the index; a root is the dotted text before `state` or `param_groups`."""
     items = list(items)
     roots = _textual_roots([item.key for item in items if item.path is None])
-    found: dict[str, Found] = {}
+    found: dict[str, DcpOptimizer] = {}
     for item in items:
         place = _place(item.path) if item.path is not None else _textual_place(item.key, roots)
         if place is None:
             continue
         root, kind, key, leaf = place
-        one = found.setdefault(root, Found())
+        one = found.setdefault(root, DcpOptimizer())
         if (kind == "state" and item.dtype is not None) or (kind == "state" and leaf == ("step",)):
             one.state.setdefault(key, {})[leaf] = item
         elif kind == "param_groups":
@@ -163,7 +163,7 @@ def _textual_place(key: str, roots: list[str]) -> _Place | None:
     return None
 
 
-def _with_moments(found: dict[str, Found]) -> dict[str, Found]:
+def _with_moments(found: dict[str, DcpOptimizer]) -> dict[str, DcpOptimizer]:
     """Leave out what only looks like an optimizer: a model below a key called `state`, as MosaicML's Composer puts it."""
     sure = {
         root: one
@@ -179,7 +179,7 @@ def _choose(roots: list[str], optimizer: int | str | None, folder: str) -> str:
     return roots[choose(roots, optimizer, folder)]
 
 
-def _nested(leaves: Mapping[tuple[Any, ...], Item]) -> dict[str, object]:
+def _nested(leaves: Mapping[tuple[Any, ...], DcpItem]) -> dict[str, object]:
     """Put the leaves of one parameter back into the dict that was flattened."""
     entry: dict[str, Any] = {}
     for path, item in leaves.items():
@@ -190,7 +190,7 @@ def _nested(leaves: Mapping[tuple[Any, ...], Item]) -> dict[str, object]:
     return entry
 
 
-def _groups(index: Index, one: Found, keys: list[Key], integers: bool) -> list[dict[str, Any]]:
+def _groups(index: Index, one: DcpOptimizer, keys: list[Key], integers: bool) -> list[dict[str, Any]]:
     """Return `param_groups` with `params`: as stored, or for a flattened dict parameters of equal hyperparameters together."""
     stored = {group: {name: value(index, item) for name, item in items.items() if item.dtype is None} for group, items in one.groups.items()}
     for group, items in one.groups.items():
@@ -216,7 +216,7 @@ def _number(ref: TensorRef) -> object:
     return ref.item() if ref.numel == 1 else list(map(float, ref.read().reshape(-1)))
 
 
-def _weights(folder: str, rest: Mapping[str, Item], trained: Collection[str]) -> Mapping[str, TensorRef]:
+def _weights(folder: str, rest: Mapping[str, DcpItem], trained: Collection[str]) -> Mapping[str, TensorRef]:
     """Named weights of the same checkpoint: beside the optimizer in this folder, or in the folder that Accelerate puts them in."""
     named = {_weight_name(item, trained): item for item in rest.values()}
     if not named:
@@ -230,7 +230,7 @@ def _weights(folder: str, rest: Mapping[str, Item], trained: Collection[str]) ->
     return Deferred(named, tensor)
 
 
-def _weight_name(item: Item, trained: Collection[str]) -> str:
+def _weight_name(item: DcpItem, trained: Collection[str]) -> str:
     """Return the name in the model: what follows `model` in the path, or the last part of it; without a recorded path the key less its root."""
     path = item.path
     for root in _WEIGHT_ROOTS if path is not None else ():

@@ -33,7 +33,7 @@ _AGAIN = "copy the whole folder again, with the files of every process"
 Shapes = Sequence[Mapping[str, tuple[int, ...]]]
 
 
-class Buffer(NamedTuple):
+class RankBuffer(NamedTuple):
     """One group (or sub-group) as every process holds it."""
 
     slots: tuple[Mapping[str, Slot], ...]
@@ -236,7 +236,7 @@ def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: params[name] for name in wanted if isinstance(params.get(name), (int, float, list, tuple))} if isinstance(params, Mapping) else {}
 
 
-def _buffer(opened: Opened, inner: Sequence[Any], number: int, hyper: Mapping[str, Any]) -> Buffer:
+def _buffer(opened: Opened, inner: Sequence[Any], number: int, hyper: Mapping[str, Any]) -> RankBuffer:
     slots, scalars, masters = [], [], []
     for path, state, one in zip(opened.optim, opened.ranks, inner):
         entries = one.get("state") if isinstance(one, Mapping) else one
@@ -253,7 +253,7 @@ def _buffer(opened: Opened, inner: Sequence[Any], number: int, hyper: Mapping[st
         whole = state.get("single_partition_of_fp32_groups", state.get("fp32_flat_groups"))
         weights = whole[number] if isinstance(whole, (list, tuple)) and number < len(whole) else None
         masters.append(weights if isinstance(weights, TensorRef) else None)
-    return Buffer(tuple(slots), tuple(scalars), tuple(masters))
+    return RankBuffer(tuple(slots), tuple(scalars), tuple(masters))
 
 
 def _flat_slot(opened: Opened, rank: int, slots: Mapping[str, Slot], name: str) -> Slot:
@@ -262,7 +262,7 @@ def _flat_slot(opened: Opened, rank: int, slots: Mapping[str, Slot], name: str) 
     return slots[name]
 
 
-def _step(opened: Opened, buffer: Buffer) -> float | None:
+def _step(opened: Opened, buffer: RankBuffer) -> float | None:
     steps = [scalars.get("step") for scalars in buffer.scalars]
     stated = [step for step in steps if step is not None]
     if not stated:

@@ -21,7 +21,7 @@ from ostate.errors import ReadError
 from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import assemble
-from ..container.dcp_index import Item
+from ..container.dcp_index import DcpItem
 from ..state_dict import Key
 from ..which_optimizer import choose
 from .dcp import optimizers_of
@@ -70,7 +70,9 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
             pieces.setdefault(key, []).append((offsets.get(key, (0,) * len(ref.shape)), ref))
         files.append(_source(path))
     whole = {key: _whole(folder, key, found) for key, found in pieces.items()}
-    found = {root: one for root, one in optimizers_of([Item(key, None, ref.dtype, ref.shape, ()) for key, ref in whole.items()]).items() if one.state}
+    found = {
+        root: one for root, one in optimizers_of([DcpItem(key, None, ref.dtype, ref.shape, ()) for key, ref in whole.items()]).items() if one.state
+    }
     root = _root(sorted(found), optimizer, folder)
     state: dict[Key, dict[str, object]] = {
         key: {str(leaf[-1]): whole[item.key] for leaf, item in leaves.items()} for key, leaves in found[root].state.items()

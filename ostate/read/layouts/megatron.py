@@ -18,7 +18,7 @@ from ostate.core.tensors import Slot, TensorRef
 from ostate.errors import ReadError
 
 from ..assemble import Deferred, assemble
-from ..container.dcp_index import Index, Item, tensor, value
+from ..container.dcp_index import DcpItem, Index, tensor, value
 from ..container.torchsave import load
 from ..state_dict import Key
 
@@ -84,7 +84,7 @@ def read(index: Index) -> RawState:
     )
 
 
-def _check_shape(index: Index, item: Item, name: str) -> None:
+def _check_shape(index: Index, item: DcpItem, name: str) -> None:
     model = index.items.get(name) or index.items.get(f"model.{name}")
     if model is not None and model.dtype is not None and model.shape != item.shape:
         raise ReadError(

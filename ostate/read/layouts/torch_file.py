@@ -178,11 +178,11 @@ def _unflattened(flat: dict[Any, Any]) -> Mapping[str, Any] | None:
     for key, value in flat.items():
         if type(key) is not str:
             return None
-        room, _, rest = key.partition(".")
+        section, _, rest = key.partition(".")
         name, _, leaf = rest.rpartition(".")
-        if room not in {"state", "param_groups"} or not name:
+        if section not in {"state", "param_groups"} or not name:
             return None
-        (state if room == "state" else groups).setdefault(name, {})[leaf] = value
+        (state if section == "state" else groups).setdefault(name, {})[leaf] = value
     return {"state": state, "param_groups": groups or None} if _holds_slots(state) else None
 
 

@@ -18,7 +18,7 @@ from .numpy_values import NUMPY_CODES, decode_scalar, filled_array, from_buffer,
 from .opcodes import run
 from .records import RECORD, Array, Inert, Named, Refusal, check_keys
 from .torch_tensors import STORAGES
-from .unknown_classes import Lenient
+from .unknown_classes import PermissiveTable
 
 __all__ = ["RECORD", "TORCH_GLOBALS", "Array", "Inert", "Named", "unpickle", "unpickle_at"]
 
@@ -45,7 +45,7 @@ def unpickle(
     where: str,
     persistent: Callable[[Any], Any] | None = None,
     allowed: Mapping[str, Any] | None = None,
-    leaps: tuple[str, Sequence[Leap]] | None = None,
+    fast_paths: tuple[str, Sequence[Leap]] | None = None,
 ) -> Any:
     """Return what one whole pickle holds, as plain data.
 
@@ -54,17 +54,17 @@ def unpickle(
         where: file and place, for messages.
         persistent: answers a persistent id.
         allowed: full name of a global -> what stands in for it.
-        leaps: a global's full name, and what reads a call of it in one go (`Machine.leap`); the next is tried where one left out what the
+        fast_paths: a global's full name, and what reads a call of it in one go (`Machine.fast_path`); the next is tried where one left out what the
             pickle refers to later.
 
     Raises:
         UnsafePickle: a global without a row in `allowed`, or a call, key or opcode that plain data never needs.
         ReadError: the pickle is damaged.
     """
-    function, ways = leaps or ("", ())
-    for leap in ways:
+    function, ways = fast_paths or ("", ())
+    for fast_path in ways:
         try:
-            return _run(data, 0, where, persistent, allowed, (function, leap))[0]
+            return _run(data, 0, where, persistent, allowed, (function, fast_path))[0]
         except KeyError:  # a reference to what was leapt over
             continue
     return unpickle_at(data, 0, where=where, persistent=persistent, allowed=allowed)[0]
@@ -96,7 +96,7 @@ def _run(
     where: str,
     persistent: Callable[[Any], Any] | None,
     allowed: Mapping[str, Any] | None,
-    leaps: tuple[str, Leap] | None,
+    fast_paths: tuple[str, Leap] | None,
 ) -> tuple[Any, int]:
     """Run the machine; every known failure but a KeyError becomes a `ReadError` here, and nowhere else."""
     if len(data) > MOST_BYTES:
@@ -108,13 +108,13 @@ def _run(
         full = f"{module}.{name}"
         if full not in known:
             known[full] = _global(full, table, where)
-            if leaps is not None and full == leaps[0]:
+            if fast_paths is not None and full == fast_paths[0]:
                 machine.before = known[full]
         return known[full]
 
     machine = Machine(data, find, persistent or _no_persistent_id, _build)
-    if leaps is not None:
-        machine.leap = leaps[1]
+    if fast_paths is not None:
+        machine.fast_path = fast_paths[1]
     try:
         with Paused():
             return run(machine, at)
@@ -132,7 +132,7 @@ def _run(
 
 def _global(full: str, allowed: Mapping[str, Any], where: str) -> Any:
     row = allowed.get(full) or allowed.get(f"{full.rpartition('.')[0]}.*")
-    if row is None and isinstance(allowed, Lenient):
+    if row is None and isinstance(allowed, PermissiveTable):
         row = allowed.stranger(full)
     if row is None:
         shown = full if full.isprintable() and len(full) < 200 else ascii(full[:200])
@@ -252,25 +252,25 @@ _RECORDS = [
     *(f"torch._utils._rebuild_{kind}" for kind in ("qtensor", "sparse_tensor", "sparse_csr_tensor", "nested_tensor")),
     "typing.Any", "builtins.object", "__builtin__.object", "numpy.ndarray", "argparse.Namespace", "types.SimpleNamespace", "torch.Generator",
     "deepspeed.runtime.zero.config.ZeroStageEnum", "deepspeed.utils.tensor_fragment.fragment_address",
-    *(f"{room}.AttributeDict" for room in (
+    *(f"{package}.AttributeDict" for package in (
         "lightning.fabric.utilities.data", "lightning_fabric.utilities.data", "lightning.pytorch.utilities.parsing",
         "pytorch_lightning.utilities.parsing",
     )),
 ]  # fmt: skip
 """Classes that are kept as they are written: one name a row."""
 
-_ROOMS = [
-    *(f"torch.distributed.checkpoint.{room}" for room in ("metadata", "filesystem", "_fsspec_filesystem")),
+_RECORDED_PACKAGES = [
+    *(f"torch.distributed.checkpoint.{package}" for package in ("metadata", "filesystem", "_fsspec_filesystem")),
     "torch.distributed._shard.sharded_tensor.metadata", "torch.distributed.device_mesh", "torch.distributed._mesh_layout",
     "torch.distributed._pycute.layout", "torch._C._distributed",
-    *(f"torch.distributed.{room}" for room in (
+    *(f"torch.distributed.{package}" for package in (
         "tensor", "tensor._api", "tensor._dtensor_spec", "tensor.placement_types", "_tensor", "_tensor.api", "_tensor.placement_types",
     )),
-    *(f"torch.optim.{room}" for room in (
+    *(f"torch.optim.{package}" for package in (
         "optimizer", "adam", "adamw", "adamax", "nadam", "radam", "sgd", "asgd", "rmsprop", "rprop", "adagrad", "adadelta", "sparse_adam",
         "_adafactor", "_muon", "lbfgs",
     )),
-    *(f"torchao.{room}.subclass_{kind}" for room in ("optim", "optim.low_bit_optim", "prototype.low_bit_optim") for kind in ("8bit", "4bit", "fp8")),
+    *(f"torchao.{name}.subclass_{kind}" for name in ("optim", "optim.low_bit_optim", "prototype.low_bit_optim") for kind in ("8bit", "4bit", "fp8")),
     "deepspeed.runtime.fp16.loss_scaler",
     "galore_torch.galore_projector", "galore_torch.galore_projector_tensor", "apollo_torch.random_projector", "apollo_torch.svd_projector",
     "torch.torch_version", "datetime", "uuid", "decimal", "omegaconf.dictconfig", "omegaconf.listconfig", "omegaconf.base", "omegaconf.nodes",
@@ -280,7 +280,7 @@ _ROOMS = [
 
 TORCH_GLOBALS: dict[str, Any] = {
     **dict.fromkeys(_RECORDS, RECORD),
-    **dict.fromkeys((f"{room}.*" for room in _ROOMS), RECORD),
+    **dict.fromkeys((f"{package}.*" for package in _RECORDED_PACKAGES), RECORD),
     **DTYPES,
     **{name: name for name in (
         "torch.complex128", "torch.complex32", "torch.qint8", "torch.quint8", "torch.qint32", "torch.strided", "torch.sparse_coo",
@@ -298,12 +298,12 @@ TORCH_GLOBALS: dict[str, Any] = {
     "torch._tensor._rebuild_from_type_v2": _typed, "torch._tensor._rebuild_from_type": lambda rebuild, kind, args, state:
         _typed(rebuild, kind, args, state),
     "torch._utils._rebuild_wrapper_subclass": _wrapper,
-    **{f"{room}.{name}": _path for room in ("pathlib", "pathlib._local")
+    **{f"{package}.{name}": _path for package in ("pathlib", "pathlib._local")
        for name in ("Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath")},
     "numpy.dtype": numpy_dtype, **{f"numpy.{name}": plain_scalar for name in NUMPY_CODES},
     "numpy.dtypes.Float64DType": lambda: numpy_dtype("f8"), "numpy.dtypes.Int64DType": lambda: numpy_dtype("i8"),
-    **{f"numpy.{room}.multiarray.scalar": decode_scalar for room in ("core", "_core")},
-    **{f"numpy.{room}.multiarray._reconstruct": lambda *_: Array() for room in ("core", "_core")},
-    **{f"numpy.{room}.numeric._frombuffer": from_buffer for room in ("core", "_core")},
+    **{f"numpy.{package}.multiarray.scalar": decode_scalar for package in ("core", "_core")},
+    **{f"numpy.{package}.multiarray._reconstruct": lambda *_: Array() for package in ("core", "_core")},
+    **{f"numpy.{package}.numeric._frombuffer": from_buffer for package in ("core", "_core")},
 }  # fmt: skip
 """Full name of a global -> what stands in for it."""

@@ -17,10 +17,10 @@ from .records import Refusal
 class Machine:
     """One run over one pickle (`opcodes.run`). `find(module, name)` answers globals, `persistent(id)` persistent ids, `build(object, state)` BUILD.
 
-    Where a memo number brings back `before`, `leap(machine, position)` may read the call that follows in one go; it returns -1 where it cannot.
+    Where a memo number brings back `before`, `fast_path(machine, position)` may read the call that follows in one go; it returns -1 where it cannot.
     """
 
-    __slots__ = ("before", "budget", "build", "data", "find", "leap", "marks", "memo", "persistent", "room", "stack")
+    __slots__ = ("before", "budget", "build", "data", "fast_path", "find", "marks", "memo", "most_memo", "persistent", "stack")
 
     def __init__(
         self,
@@ -34,13 +34,13 @@ class Machine:
         self.persistent = persistent
         self.build = build
         self.before: Any = self
-        self.leap: Callable[[Machine, int], int] = _stay
+        self.fast_path: Callable[[Machine, int], int] = _stay
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.budget = 10_000 + len(data) // 8
         """Containers that may still be made: real pickles spend twelve bytes or more on each."""
-        self.room = 10_000 + len(data) // 3
+        self.most_memo = 10_000 + len(data) // 3
         """Memo numbers that may be given: real pickles spend five bytes or more on each."""
 
     def pop_mark(self) -> list[Any]:
@@ -50,12 +50,12 @@ class Machine:
         return items
 
     def counted(self) -> None:
-        """Make sure that the memo holds all that was put: MEMOIZE gives the next number, and a leap leaves some out.
+        """Make sure that the memo holds all that was put: MEMOIZE gives the next number, and a fast path leaves some out.
 
         Raises:
             KeyError: something may have been leapt over.
         """
-        if self.leap is not _stay:
+        if self.fast_path is not _stay:
             raise KeyError(len(self.memo))
 
     def spend(self) -> None:

@@ -260,7 +260,7 @@ def _additems(m: Machine, at: int) -> int:
 def _get1(m: Machine, at: int) -> int:
     value = m.memo[m.data[at]]
     if value is m.before:
-        after = m.leap(m, at + 1)
+        after = m.fast_path(m, at + 1)
         if after > 0:
             return after
     m.stack.append(value)
@@ -270,7 +270,7 @@ def _get1(m: Machine, at: int) -> int:
 def _get4(m: Machine, at: int) -> int:
     value = m.memo[_UINT(m.data, at)[0]]
     if value is m.before:
-        after = m.leap(m, at + 4)
+        after = m.fast_path(m, at + 4)
         if after > 0:
             return after
     m.stack.append(value)
@@ -304,7 +304,7 @@ def _put(m: Machine, index: int) -> None:
     value, memo = m.stack[-1], m.memo
     if memo.setdefault(index, value) is not value:
         raise Refusal("a memo number is used twice")
-    if len(memo) > m.room:
+    if len(memo) > m.most_memo:
         raise Refusal("more memo numbers than a file of this size can hold")
 
 

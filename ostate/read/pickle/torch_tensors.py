@@ -1,6 +1,6 @@
 """Tensors of a pickle that torch wrote: views of storages, checked to lie within them.
 
-`leap` reads one tensor's whole record at a time, and those of one parameter in a row. Torch writes the same thirty opcodes for each
+`fast_path` reads one tensor's whole record at a time, and those of one parameter in a row. Torch writes the same thirty opcodes for each
 tensor; matched as one regular expression they cost a fifth of what they cost one by one. Whatever does not match, and every reference to a
 part of a record, is read the slow way.
 """
@@ -157,16 +157,18 @@ _NONE = _Form(1 << 63)
 """Left to the slow way, which says what is wrong."""
 
 
-def leaper(path: str, room: str, members: Mapping[str, Member], *, swapped: bool, crc: bool, remember: bool = False) -> Callable[[Machine, int], int]:
+def fast_path_of(
+    path: str, prefix: str, members: Mapping[str, Member], *, swapped: bool, crc: bool, remember: bool = False
+) -> Callable[[Machine, int], int]:
     """Return the function that reads one tensor's record, and those that follow with a key between (`exp_avg`, then `exp_avg_sq`).
 
-    `members` are the archive's, and those under `room` its storages. The function is given the position after the one that rebuilds the first
+    `members` are the archive's, and those under `prefix` its storages. The function is given the position after the one that rebuilds the first
     tensor, and returns the position after the last record, or -1 where the first is not of the usual form. A tensor that stands in the pickle
     twice is known by its memo number the second time; that is rare, and all of them are kept by their numbers only where asked to `remember`.
     """
     forms: dict[tuple[bytes, ...], _Form] = {}
 
-    def leap(m: Machine, at: int) -> int:
+    def fast_path(m: Machine, at: int) -> int:
         data, memo, stack, before, end = m.data, m.memo, m.stack, m.before, -1
         while True:
             match = _RECORD(data, at)
@@ -177,7 +179,7 @@ def leaper(path: str, room: str, members: Mapping[str, Member], *, swapped: bool
             if form is None:
                 form = forms[said] = _form(memo, *said, whole=crc)
             need, dtype, shape, stride, starts, skipped, whole = form
-            place, size, crc32 = members.get(room + str(match[2], "ascii"), _MISSING)
+            place, size, crc32 = members.get(prefix + str(match[2], "ascii"), _MISSING)
             if need > size:
                 return end
             if end > 0:
@@ -192,7 +194,7 @@ def leaper(path: str, room: str, members: Mapping[str, Member], *, swapped: bool
                 return end
             at = end + 4
 
-    return leap
+    return fast_path
 
 
 _BINGET = 0x68

@@ -22,7 +22,7 @@ _MOST_NAMED = 5
 _MOST_DEPTH = 6
 
 
-class Lenient(dict[str, Any]):
+class PermissiveTable(dict[str, Any]):
     """A table of globals that may also have a record for every class of a person's own; `met` are those that a file asked for."""
 
     def __init__(self, table: Mapping[str, Any], *, unknown_classes: bool) -> None:

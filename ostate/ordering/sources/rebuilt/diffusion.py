@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ostate.core.names import factor_of
 from ostate.core.naming import Adapter
 
-from ...grouping.parameters import Layout
+from ...grouping.parameters import ParameterList
 from ..from_keys import layouts_of_keys, trained_keys
 from ..tuner_keys import TunerKey, slot_rank, split_key
 
@@ -41,7 +41,7 @@ class Component(NamedTuple):
     """Path -> shape of the module's weight, where it has one."""
 
 
-class Place(NamedTuple):
+class ModulePlace(NamedTuple):
     """Where a key's module stands."""
 
     component: int
@@ -62,7 +62,7 @@ def component_of_rows(name: str, made: str, rows: Sequence[Sequence[Any]]) -> Co
     return Component(name, made, tuple(paths), shapes)
 
 
-def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: Mapping[str, str]) -> list[Layout] | str:
+def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: Mapping[str, str]) -> list[ParameterList] | str:
     """Return the orders in which programs would have made these adapter weights over these components, or why there is none.
 
     Args:
@@ -76,7 +76,7 @@ def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: M
     if lost:
         known = ", ".join(f"{one.name} ({one.made})" for one in components)
         return f"{len(lost)} of the adapter's keys lie in none of {known}, first {lost[0]!r}: give the whole pipeline's folder, or that model's"
-    layouts: list[Layout] = []
+    layouts: list[ParameterList] = []
     seen = set()
     peft = adapter.kind == "peft"
     unknown = next((place.key for place in places.values() if slot_rank(place.read, peft=peft) is None), None)
@@ -97,7 +97,7 @@ def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: M
     return layouts
 
 
-def _placed(keys: Sequence[str], components: Sequence[Component]) -> dict[str, Place]:
+def _placed(keys: Sequence[str], components: Sequence[Component]) -> dict[str, ModulePlace]:
     """Return the place of each key whose module one component alone can be.
 
     A key spells the path with dots, `$$` or underscores, behind words of its trainer's own (`lora_unet_`, `transformer.`). Those words are the
@@ -116,7 +116,7 @@ def _placed(keys: Sequence[str], components: Sequence[Component]) -> dict[str, P
     return _assigned(by_lead, components)
 
 
-def _fits(place: Place, adapter: Adapter, components: Sequence[Component]) -> bool:
+def _fits(place: ModulePlace, adapter: Adapter, components: Sequence[Component]) -> bool:
     """True when a factor takes or gives as many features as the module has; other tensors say nothing of it."""
     component = components[place.component]
     weight = component.shapes.get(component.modules[place.module])
@@ -127,10 +127,10 @@ def _fits(place: Place, adapter: Adapter, components: Sequence[Component]) -> bo
     return shape[1] == weight[1] if factor[1] == "A" else shape[0] == weight[0]
 
 
-def _assigned(by_lead: Mapping[str, Mapping[str, Mapping[int, int]]], components: Sequence[Component]) -> dict[str, Place]:
+def _assigned(by_lead: Mapping[str, Mapping[str, Mapping[int, int]]], components: Sequence[Component]) -> dict[str, ModulePlace]:
     """Give each lead the one component that has all its modules, by the word in the lead where several have; nothing where two leads want one."""
     taken: dict[int, str] = {}
-    found: dict[str, Place] = {}
+    found: dict[str, ModulePlace] = {}
     for lead, keys in by_lead.items():
         able = [at for at in range(len(components)) if all(at in modules for modules in keys.values())]
         named = [at for at in able if components[at].name == _component_said(lead)]
@@ -140,7 +140,7 @@ def _assigned(by_lead: Mapping[str, Mapping[str, Mapping[int, int]]], components
         for key, modules in keys.items():
             read = split_key(key)
             if read is not None:
-                found[key] = Place(at, modules[at], key, read)
+                found[key] = ModulePlace(at, modules[at], key, read)
     return found
 
 
@@ -178,7 +178,7 @@ def _module_of(path: str, spelled: Mapping[str, int | None]) -> tuple[int, str] 
             return None
 
 
-def _orders(places: Sequence[Place], components: Sequence[Component], *, peft: bool) -> Iterator[tuple[str, list[Place]]]:
+def _orders(places: Sequence[ModulePlace], components: Sequence[Component], *, peft: bool) -> Iterator[tuple[str, list[ModulePlace]]]:
     """Yield the orders of programs: text encoders before or behind the denoiser, its blocks as diffusers or as sd-scripts defines them."""
     made = ", ".join(dict.fromkeys(components[place.component].made for place in places))
     used = sorted({place.component for place in places})
@@ -190,7 +190,9 @@ def _orders(places: Sequence[Place], components: Sequence[Component], *, peft: b
         where = f"{made}, {names}" if len(order) > 1 else made
         for said, inner in _definitions(components):
 
-            def place_of(place: Place, rank: Mapping[int, int] = rank, inner: Mapping[tuple[int, int], tuple[int, ...]] = inner) -> tuple[Any, ...]:
+            def place_of(
+                place: ModulePlace, rank: Mapping[int, int] = rank, inner: Mapping[tuple[int, int], tuple[int, ...]] = inner
+            ) -> tuple[Any, ...]:
                 own = slot_rank(place.read, peft=peft)
                 return rank[place.component], inner[place.component, place.module], own
 

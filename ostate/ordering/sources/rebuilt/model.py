@@ -20,7 +20,7 @@ from ostate.core.naming import Adapter, Claim, Question
 from ostate.core.quiet import quiet
 from ostate.errors import MissingPackage
 
-from ...grouping.parameters import Layout, Parameter
+from ...grouping.parameters import Parameter, ParameterList
 from ...grouping.place import claims_of
 from ...grouping.refute import Refused, refused
 from ...keys import adapter_key
@@ -69,7 +69,7 @@ def skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
     return _from_layouts(layouts, question)
 
 
-def layouts_of(question: Question) -> list[Layout] | str:
+def layouts_of(question: Question) -> list[ParameterList] | str:
     """Return what the rebuilt model may have been, the likeliest first, or why it cannot be rebuilt.
 
     Raises:
@@ -95,18 +95,18 @@ def layouts_of(question: Question) -> list[Layout] | str:
         return f"{found[1]} tells the model, but {missing.what}: {missing.fix}"
 
 
-def _transformers_layouts(adapter: Adapter, config: Mapping[str, Any]) -> list[Layout] | str:
+def _transformers_layouts(adapter: Adapter, config: Mapping[str, Any]) -> list[ParameterList] | str:
     """Return what a model of transformers may have been under this adapter, alone and with those beside it, or why it cannot be rebuilt."""
     layout = layout_for([adapter], config)
     layouts = [] if isinstance(layout, str) else list(variants(layout, adapter))
     for together in orders_of(adapter):
         several = layout_for(together, config)
-        if isinstance(several, Layout):
+        if isinstance(several, ParameterList):
             layouts += [several, train_all(several)]
     return layouts or str(layout)
 
 
-def diffusion_layouts(adapter: Adapter, configs: Mapping[str, Mapping[str, Any]]) -> list[Layout] | str:
+def diffusion_layouts(adapter: Adapter, configs: Mapping[str, Mapping[str, Any]]) -> list[ParameterList] | str:
     """Return the orders in which the components of a diffusion pipeline define these weights, or why there is none.
 
     Args:
@@ -126,7 +126,7 @@ def diffusion_layouts(adapter: Adapter, configs: Mapping[str, Mapping[str, Any]]
             continue
         if whole:
             layout = _checked(made, answer, adapter)
-            if isinstance(layout, Layout):
+            if isinstance(layout, ParameterList):
                 return [layout]
             reason = reason or layout
         versions = answer["versions"]
@@ -165,7 +165,7 @@ def sibling_of(adapter: Adapter, folder: str) -> Adapter:
     return replace(adapter, path=folder, file=os.path.join(folder, "adapter_config.json"), tensors={}, name=name, config=base.read_config(folder))
 
 
-def _from_layouts(layouts: Sequence[Layout], question: Question) -> tuple[list[Claim], list[Refused]]:
+def _from_layouts(layouts: Sequence[ParameterList], question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return every distinct claim of the layouts; the losers of the first, which is the adapter as its own files tell it."""
     claims: dict[tuple[tuple[str | None, ...], tuple[str | None, ...]], Claim] = {}
     lost: list[Refused] = []
@@ -177,7 +177,7 @@ def _from_layouts(layouts: Sequence[Layout], question: Question) -> tuple[list[C
     return list(claims.values()), lost
 
 
-def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Layout | str:
+def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> ParameterList | str:
     """Return the model's parameters in definition order, checked against the adapter's keys and shapes, or why there are none.
 
     Args:
@@ -197,7 +197,7 @@ def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Layout
                 return reasons[name]
             continue
         layout = _checked(name, answer, adapter)
-        if isinstance(layout, Layout):
+        if isinstance(layout, ParameterList):
             return layout
         reasons[name] = layout
     return _reason_of(reasons, config) or "the configuration names no architecture"
@@ -380,7 +380,7 @@ def _is_lora_embedding(modules: Mapping[str, Any], path: Sequence[str]) -> bool:
     return type(holder).__module__ == "peft.tuners.lora.layer" and type(holder).__name__ == "Embedding"
 
 
-def _checked(made: str, answer: Mapping[str, Any], adapter: Adapter) -> Layout | str:
+def _checked(made: str, answer: Mapping[str, Any], adapter: Adapter) -> ParameterList | str:
     """Return the layout if it explains every key of the adapter file, with its shape; else say which it does not."""
     rows, free, pruned = [], set(answer["free"]), set[str]()
     for name, key, shape, trainers, classes, embedding in answer["parameters"]:
@@ -408,7 +408,7 @@ def _checked(made: str, answer: Mapping[str, Any], adapter: Adapter) -> Layout |
     wrong = [key for key in adapter.tensors if key not in known and not _may_be_extra(key)]
     if wrong:
         return f"{made} of the installed transformers lacks {len(wrong)} of the adapter's keys, first {wrong[0]!r}"
-    return Layout(source="skeleton", rule=made, parameters=tuple(rows), versions=tuple(sorted(answer["versions"].items())))
+    return ParameterList(source="skeleton", rule=made, parameters=tuple(rows), versions=tuple(sorted(answer["versions"].items())))
 
 
 def _key(name: str, key: str | None, adapter: Adapter) -> str | None:

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from ostate.core.naming import Adapter
 
-from ...grouping.parameters import Layout, Parameter
+from ...grouping.parameters import Parameter, ParameterList
 from ...keys import dora_is_a_parameter
 
 Version = tuple[int, int]
 
 
-def variants(layout: Layout, adapter: Adapter) -> Iterator[Layout]:
+def variants(layout: ParameterList, adapter: Adapter) -> Iterator[ParameterList]:
     """Yield the layout as the adapter's own files say it was, then what an unknown older release may have trained besides.
 
     Names change where the files tell it; what was trained changes only as a second claim, for the numbers and sizes to choose.
@@ -37,7 +37,7 @@ def peft_version(adapter: Adapter) -> Version | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _renamed(layout: Layout, adapter: Adapter) -> Layout:
+def _renamed(layout: ParameterList, adapter: Adapter) -> ParameterList:
     names = [parameter.name for parameter in layout.parameters]
     if _without_base_layer(layout, adapter):
         names = [name.replace(".base_layer.", ".") for name in names]
@@ -49,7 +49,7 @@ def _renamed(layout: Layout, adapter: Adapter) -> Layout:
     return replace(layout, parameters=tuple(replace(row, name=name) for row, name in zip(layout.parameters, names)))
 
 
-def _without_base_layer(layout: Layout, adapter: Adapter) -> bool:
+def _without_base_layer(layout: ParameterList, adapter: Adapter) -> bool:
     """PEFT up to 0.6 made its layers out of nn.Linear itself: `q_proj.bias`, not `q_proj.base_layer.bias`."""
     version = peft_version(adapter)
     if version is not None:
@@ -58,7 +58,7 @@ def _without_base_layer(layout: Layout, adapter: Adapter) -> bool:
     return bool(keyed) and all(".base_layer." not in (key or "") for _, key in keyed)
 
 
-def _originals_trained(layout: Layout) -> Layout | None:
+def _originals_trained(layout: ParameterList) -> ParameterList | None:
     """PEFT up to 0.5 left `original_module` trainable beside its copy: it takes a position and never gets a state."""
     if not any(_is_original(row) for row in layout.parameters):
         return None
@@ -66,7 +66,7 @@ def _originals_trained(layout: Layout) -> Layout | None:
     return replace(layout, rule=f"{layout.rule}, PEFT <= 0.5", parameters=rows)
 
 
-def train_all(layout: Layout) -> Layout:
+def train_all(layout: ParameterList) -> ParameterList:
     """Return the layout of a model whose adapters are trained together."""
     rows = tuple(replace(row, trainable=bool(row.trainers)) for row in layout.parameters)
     return replace(layout, rule=f"{layout.rule}, all adapters trained", parameters=rows)
