@@ -79,10 +79,20 @@ def exact_digits(ranks: Sequence[tuple[int, int]]) -> float:
 
     Fisher's statistic, of pairs (rank, size), with its own distribution, by convolution; ties counted up only make it smaller than the truth.
     """
-    reached = sum(_score(rank) for rank, _ in ranks)
+    return _sum_digits(sum(_score(rank) for rank, _ in ranks), tuple(sorted(Counter(size for _, size in ranks).items())))
+
+
+@lru_cache(maxsize=4096)
+def _sum_digits(reached: int, sizes: tuple[tuple[int, int], ...]) -> float:
+    """Return -log10 of the chance of a sum up to `reached`; asked of each module by itself, of thousands the same few values.
+
+    Args:
+        reached: in steps of 1 / GRID.
+        sizes: pairs (size of a group, how many ranks have it).
+    """
     chances = np.zeros(reached + 1)
     chances[0], scale = 1.0, 0.0
-    for size, count in Counter(size for _, size in ranks).items():
+    for size, count in sizes:
         single = _chances(size)[: reached + 1]
         for _ in range(count):
             chances = np.convolve(chances, single)[: reached + 1]

@@ -97,10 +97,11 @@ class Comparison:
         odd = apart(places, looks)
         weakest = min(weighed, key=lambda each: each.digits)
         suspect = _positions(odd.against, places) | self._suspects(claim, places)
+        standing = proven - suspect
         return Evidence(
             verdict="contradicted" if against else "verified" if proven else "silent",
-            proven=proven - suspect,
-            undecided=tuple(position for position in self.stated if position not in proven - suspect),
+            proven=standing,
+            undecided=tuple(position for position in self.stated if position not in standing),
             alone=by_itself - suspect,
             apart=tuple(sorted(suspect)),
             untrained=tuple(sorted(_positions(odd.untrained, places))),
