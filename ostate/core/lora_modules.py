@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ostate.core.names import factor_of
 
+from .adapter_config import AdapterConfig
 from .naming import Adapter
 
 if TYPE_CHECKING:
@@ -82,18 +82,15 @@ def canonical(array: np.ndarray, *, zero: bool, flipped: bool) -> np.ndarray:
     return array if zero == flipped else array.T
 
 
-def _blocks(key: str, width: int, config: Mapping[str, Any]) -> int:
+def _blocks(key: str, width: int, config: AdapterConfig) -> int:
     """Return how many experts share a tensor: its width over the rank that the configuration gives, for `target_parameters` only."""
-    targets = config.get("target_parameters")
-    if not targets:
+    parents = {target.rpartition(".")[0] for target in config.get("target_parameters") or ()}
+    if not any(parent and (f".{parent}." in f".{key}") for parent in parents):
         return 1
-    rank = config.get("r")
-    patterns = config.get("rank_pattern") or {}
-    for pattern, value in patterns.items():
+    rank: object = config.get("r")
+    for pattern, value in (config.get("rank_pattern") or {}).items():
         if pattern in key:
             rank = value
-    parents = {str(target).rpartition(".")[0] for target in targets}
-    inside = any(parent and (f".{parent}." in f".{key}") for parent in parents)
-    if not isinstance(rank, int) or rank < 1 or not inside or width % rank or width == rank:
+    if not isinstance(rank, int) or rank < 1 or width % rank or width == rank:
         return 1
     return width // rank

@@ -7,6 +7,7 @@ import os
 from ostate.errors import OstateError, ReadError
 
 from .files import is_file, read_at, size_of
+from .foreign import parse_json
 
 MANIFEST = "ostate"
 """The key of the manifest in `__metadata__`."""
@@ -49,14 +50,12 @@ def files_of_index(path: str, *, error: type[OstateError] = ReadError, fix: str 
         ReadError: no such file.
         OstateError: `error`: not an index, or one that leads out of its own folder.
     """
-    import json
-
     size = size_of(path)
     if size > LARGEST_INDEX:
         raise error(f"an index of {size} bytes", where=path, fix=fix)
     try:
-        index = json.loads(read_at(path, 0, size))
-    except (ValueError, RecursionError) as damage:
+        index = parse_json(read_at(path, 0, size))
+    except ValueError as damage:
         raise error(f"the index is not JSON: {damage}", where=path, fix=fix) from damage
     listed = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):

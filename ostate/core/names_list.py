@@ -8,6 +8,7 @@ from typing import Any
 from ostate.errors import OstateError, ReadError
 
 from .files import is_file, read_at, size_of
+from .foreign import parse_json
 from .names import twins
 
 NAMES_FILE = "optimizer_param_names.json"
@@ -50,8 +51,6 @@ def read_names(path: str, *, error: type[OstateError] = ReadError, fix: str = FO
         _check(groups)
     except UnicodeDecodeError as damage:
         raise error("the list of names is not text", where=path, fix=fix) from damage
-    except RecursionError as damage:
-        raise error("no list of names: lists within lists without end", where=path, fix=fix) from damage
     except ValueError as damage:  # json's own errors too
         raise error(f"no list of names: {damage}", where=path, fix=fix) from damage
     return groups
@@ -66,9 +65,7 @@ def _check(groups: list[list[str]]) -> None:
 
 
 def _from_json(text: str) -> list[list[str]]:
-    import json
-
-    found: Any = json.loads(text)
+    found: Any = parse_json(text)
     if isinstance(found, dict):
         if found.get("format") == "ostate-names" and found.get("version") != 1:
             raise ValueError(f"it is of version {found.get('version')!r}, and version 1 is known: use a newer ostate")

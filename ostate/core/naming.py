@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from .adapter_config import AdapterConfig
 from .brief import brief
 from .state import Finding, Group, Hyper, RawState
 from .tensors import Slot, TensorRef
@@ -40,7 +41,7 @@ class Adapter:
     """In the file's own order."""
     ordered: bool = False
     """True when that order is the state dict's (torch.save); safetensors sorts."""
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: AdapterConfig = field(default_factory=AdapterConfig)
     """adapter_config.json, or nothing."""
     name: str = "default"
     """The adapter's name in the live model, as far as known."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 New = Literal["absent", "zeros", "cold-step", "sibling"]
 """What a new parameter gets: no entry (torch makes one at its first step), zero moments at step 0, zero moments at the step of the
 others, or zero momentum with the mean second moment of its nearest parameter."""
-_LAYER = re.compile(r"\.(\d+)\.")
+_LAYER = re.compile(r"\.(\d{1,18})\.", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

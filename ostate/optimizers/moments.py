@@ -76,6 +76,8 @@ def _beta2(hyper: Hyper) -> float:
     value = betas[1] if betas else hyper.get("beta2")
     if value is None:
         raise ProbeError("the file does not say beta2", fix="pass --betas B1,B2")
+    if not 0 <= value < 1:
+        raise ProbeError(f"beta2 is {value:g}, which no moving average has", fix="pass --betas B1,B2")
     return float(value)
 
 
@@ -83,6 +85,8 @@ def _eps(hyper: Hyper) -> float:
     value = hyper.get("eps")
     if value is None:
         raise ProbeError("the file does not say eps", fix="pass --eps E")
+    if isinstance(value, (list, tuple)) or not 0 <= value < math.inf:
+        raise ProbeError(f"eps is {value}, which is no small number", fix="pass --eps E")
     return float(value)
 
 

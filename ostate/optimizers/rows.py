@@ -18,7 +18,7 @@ _BNB = "bitsandbytes/optim/"
 
 def _betas(hyper: Hyper) -> tuple[float, ...]:
     betas = hyper.get("betas") or ()
-    return tuple(float(value) for value in betas)
+    return () if None in betas else tuple(float(value) for value in betas)
 
 
 def _not_decoupled(hyper: Hyper) -> bool:

@@ -8,12 +8,12 @@ of the checkpoint, by shape and order alone: no number is asked of them, and non
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
+from ostate.core.foreign import number_in
 from ostate.core.naming import PROVEN, Adapter, Evidence, Ordering
 from ostate.core.state import Entry, Finding, RawState
 from ostate.core.tensors import TensorRef, shape_text
@@ -228,4 +228,5 @@ def _module_of(keys: Sequence[str], sizes: Mapping[str, Size], wanted: Counter[S
 
 
 def _natural(key: str) -> list[tuple[bool, int, str]]:
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"\.", key)]
+    numbers = [(part, number_in(part)) for part in key.split(".")]
+    return [(number is None, number or 0, part) for part, number in numbers]

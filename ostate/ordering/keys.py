@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from ostate.core.foreign import release
 from ostate.core.names import CONTAINERS, PEFT_PREFIX, SAVED, component, spelled, strip_wrappers, without_adapter, without_inner, without_lead
 from ostate.core.naming import Adapter
 from ostate.core.state import Names
@@ -175,7 +176,7 @@ def _recorded_adapter_name(names: Sequence[str], adapter: Adapter) -> str:
 def _saved_module(parts: Sequence[str], adapter: Adapter) -> int | None:
     """Return how many components of the key make up the module that `modules_to_save` wraps, or None."""
     asked = adapter.config.get(SAVED)
-    targets = [str(target) for target in asked] if isinstance(asked, (list, tuple)) else []
+    targets = list(asked) if isinstance(asked, list) else []
     targets += AUTO_SAVED.get(str(adapter.config.get("task_type")), ())
     for length in range(3, len(parts)):
         path = ".".join(parts[:length])
@@ -186,8 +187,8 @@ def _saved_module(parts: Sequence[str], adapter: Adapter) -> int | None:
 
 def dora_is_a_parameter(adapter: Adapter) -> bool:
     """PEFT 0.9 to 0.11 kept DoRA's vector in a ParameterDict: no `.weight`."""
-    version = re.match(r"0\.(\d+)", str(adapter.facts.get("peft_version", "")))
-    return version is not None and 9 <= int(version[1]) <= 11
+    version = release(adapter.facts.get("peft_version"))
+    return version is not None and (0, 9) <= version <= (0, 11)
 
 
 def _live_diffusers(key: str, adapter_name: str) -> str:

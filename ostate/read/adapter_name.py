@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ostate.core.adapter_config import AdapterConfig
 from ostate.core.files import absolute, is_file, is_folder, read_at, size_of
 
 from .adapter_files import holds_adapter, subfolders
@@ -39,7 +39,7 @@ class AdapterName(NamedTuple):
     """True when another name is as likely."""
 
 
-def name_of(home: str, asked: str | None, config: Mapping[str, Any]) -> AdapterName:
+def name_of(home: str, asked: str | None, config: AdapterConfig) -> AdapterName:
     """Return the name of the adapter whose file lies in `home`.
 
     Args:
@@ -53,7 +53,7 @@ def name_of(home: str, asked: str | None, config: Mapping[str, Any]) -> AdapterN
     return AdapterName(asked, known=True, below=found.below) if asked else found
 
 
-def _from_folders(home: str, above: str, own: str, config: Mapping[str, Any]) -> AdapterName:
+def _from_folders(home: str, above: str, own: str, config: AdapterConfig) -> AdapterName:
     if has_card(home):
         return AdapterName("default", known=False, below=False)  # PEFT was pointed here: what lies here itself is `default`
     if own != "default" and holds_adapter(home) and not is_checkpoint(home):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ostate.core import limits
+from ostate.core.adapter_config import NO_CONFIG, AdapterConfig, typed_config
 from ostate.core.files import absolute, is_file, is_folder, parent, read_at, size_of
+from ostate.core.foreign import parse_json
 from ostate.core.names import CONTAINERS, leading_modules, with_adapter, without_inner
 from ostate.core.naming import Adapter
 from ostate.core.safetensors import read_head
@@ -24,11 +26,6 @@ from .checkpoint_folder import card_versions
 
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
-
-MOST_JSON = 1 << 25
-"""Bytes of a configuration or an index of shards; the largest in use have ten million."""
-MOST_CONTAINERS = 500_000
-"""Lists and tables in it."""
 
 _PEFT_FACTOR = re.compile(r"\.(lora_[AB]\.(weight|bias)|lora(_linear_layer)?\.(down|up)\.\w+)$")
 
@@ -114,7 +111,7 @@ def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: s
     return Adapter(
         path=path,
         file=path,
-        kind=kind_of(weights, {}),
+        kind=kind_of(weights, NO_CONFIG),
         tensors=weights,
         ordered=ordered,
         name=name or "default",
@@ -127,7 +124,7 @@ def _bears_a_name(kind: str, keys: Mapping[str, Any]) -> bool:
     return kind == "peft" or (kind == "diffusers" and any(_PEFT_FACTOR.search(key) for key in keys))
 
 
-def kind_of(keys: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def kind_of(keys: Mapping[str, Any], config: AdapterConfig) -> str:
     """Return whose way of naming the keys follow: `peft`, `torchtune`, `diffusers` or `model` (live names)."""
     if config.get("peft_type"):
         return "peft"
@@ -157,7 +154,7 @@ def _tensors(file: str) -> tuple[dict[str, TensorRef], bool]:
 def _sharded(index: str) -> tuple[dict[str, TensorRef], bool]:
     listed = _json(index)
     shards = listed.get("weight_map") if isinstance(listed, dict) else None
-    if not isinstance(shards, dict) or not all(isinstance(shard, str) and os.path.basename(shard) == shard for shard in shards.values()):
+    if not isinstance(shards, dict) or not all(_is_shard_name(shard) for shard in shards.values()):
         raise ReadError("not a shard index: weight_map must map names to files of this folder", where=index, fix="pass the weights file itself")
     found: dict[str, TensorRef] = {}
     for shard in dict.fromkeys(shards.values()):
@@ -168,7 +165,12 @@ def _sharded(index: str) -> tuple[dict[str, TensorRef], bool]:
     return found, False
 
 
-def weights_in(value: Any, file: str) -> Iterator[tuple[str, TensorRef]]:
+def _is_shard_name(shard: object) -> bool:
+    """True for the name of a file in the same folder that is no index itself."""
+    return isinstance(shard, str) and os.path.basename(shard) == shard and not shard.endswith(".index.json")
+
+
+def weights_in(value: Any, file: str, depth: int = 0) -> Iterator[tuple[str, TensorRef]]:
     """Yield the named tensors of a `torch.save` file: a state dict, or the one that a bundle holds under a usual key.
 
     Raises:
@@ -180,45 +182,48 @@ def weights_in(value: Any, file: str) -> Iterator[tuple[str, TensorRef]]:
             yield from direct
             return
         for place in NESTED:
-            if isinstance(value.get(place), Mapping):
-                yield from weights_in(value[place], file)
+            if isinstance(value.get(place), Mapping) and depth < limits.DEPTH:  # a pickle may hold itself
+                yield from weights_in(value[place], file, depth + 1)
                 return
     raise ReadError("this file holds no named weights", where=file, fix="pass the adapter's own file, not the optimizer's")
 
 
-def _json(path: str) -> Any:
-    raw = read_at(path, 0, min(size_of(path), MOST_JSON + 1))
+def _json(path: str) -> object:
+    fix, size = "copy the file again from the run", size_of(path)
+    if size > limits.JSON_BYTES:
+        raise ReadError(f"{size} bytes are too many for a configuration or an index of shards", where=path, fix=fix)
     try:
-        if len(raw) > MOST_JSON or raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS:
-            raise ReadError("too large for a configuration or an index of shards", where=path, fix="copy the file again from the run")
-        return json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ReadError("not JSON", where=path, fix="copy the file again from the run") from error
+        return parse_json(read_at(path, 0, size))
+    except ValueError as error:
+        raise ReadError(f"not JSON that can be read: {str(error)[:200]}", where=path, fix=fix) from error
 
 
-def _config_beside(file: str) -> Mapping[str, Any]:
+def _config_beside(file: str) -> AdapterConfig:
     path = os.path.join(os.path.dirname(file), "adapter_config.json")
-    if not is_file(path):
-        return {}
-    config = _json(path)
-    if not isinstance(config, dict):
-        raise ReadError("an adapter configuration is a JSON object", where=path, fix="copy the file again from the run")
-    return config
+    return typed_config(_json(path), path) if is_file(path) else NO_CONFIG
 
 
 def _model_facts(file: str) -> dict[str, Any]:
-    """Return `head_dim` of a whole model, where the config.json beside its weights tells it."""
+    """Return `head_dim` of a whole model, where the config.json beside its weights tells it; nothing where that cannot be read."""
     path = os.path.join(os.path.dirname(file), "config.json")
-    config = _json(path) if is_file(path) else None
+    try:
+        config = _json(path) if is_file(path) else None
+    except ReadError:
+        return {}
     if not isinstance(config, dict):
         return {}
-    size, hidden, heads = (config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
-    if not isinstance(size, int) and isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads == 0:
+    size, hidden, heads = (_size(config.get(key)) for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    if size is None and hidden is not None and heads is not None and hidden % heads == 0:
         size = hidden // heads
-    return {"head_dim": size} if isinstance(size, int) else {}
+    return {} if size is None else {"head_dim": size}
 
 
-def _facts(home: str, file: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _size(value: object) -> int | None:
+    """Return a width that a model can have, or None."""
+    return value if type(value) is int and 0 < value < 1 << 31 else None
+
+
+def _facts(home: str, file: str, config: AdapterConfig) -> dict[str, Any]:
     """Return the library versions that the configuration or the model cards tell, and `saved_by`.
 
     `peft`: PeftModel.save_pretrained alone turns `inference_mode` on, fills `auto_mapping` and writes PEFT's card. `hand`: neither PEFT nor
@@ -236,6 +241,6 @@ def _facts(home: str, file: str, config: Mapping[str, Any]) -> dict[str, Any]:
         facts["saved_by"] = "peft"
     elif config and file.endswith(".safetensors") and "format" not in read_head(file).metadata:
         facts["saved_by"] = "hand"
-    if isinstance(config.get("peft_version"), str):
-        facts["peft_version"] = config["peft_version"]
+    if version := config.get("peft_version"):
+        facts["peft_version"] = version
     return facts

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from ostate.core.files import is_file, is_remote, parent, read_at, size_of
+from ostate.core.foreign import parse_json
 from ostate.errors import ReadError
 
 MOST_BYTES = 1 << 26
@@ -77,10 +78,8 @@ def _json(path: str, key: str) -> dict[str, Any]:
     text = _text(path)
     if f'"{key}"' not in text:
         return {}
-    import json
-
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = parse_json(text)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ostate.core.adapter_config import AdapterConfig
 from ostate.core.names import factor_of
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
@@ -43,8 +44,10 @@ def _halved(adapter: Adapter) -> Adapter | None:
             return None
         cut[key] = half
     rank, ranks = adapter.config.get("r"), adapter.config.get("rank_pattern")
-    config = {**adapter.config, "init_lora_weights": "pissa", **({"r": rank // 2} if isinstance(rank, int) else {})}
-    if isinstance(ranks, Mapping):
+    config: AdapterConfig = {**adapter.config, "init_lora_weights": "pissa"}
+    if rank is not None:
+        config["r"] = rank // 2
+    if ranks is not None:
         config["rank_pattern"] = {module: own // 2 if isinstance(own, int) else own for module, own in ranks.items()}
     text = f"{adapter.file} has twice the rank of the state: converted from PiSSA or its like, and compared by its first half, the trained factors"
     return replace(adapter, tensors=cut, config=config, facts={**adapter.facts, FITTED: text})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ostate.core.state import Finding
+from ostate.core.hyper import KINDS, out_of_range, typed
+from ostate.core.state import Finding, Hyper
 from ostate.core.tensors import TensorRef
 
 from .pickle.numpy_values import values_of
@@ -14,7 +15,7 @@ from .pickle.records import Array, Inert, Named
 
 MOST_ITEMS = 4096
 """Items of one hyperparameter that are kept; more is no hyperparameter."""
-_REAL = {"lr", "initial_lr", "eps", "weight_decay", "momentum", "dampening", "alpha"}
+MOST_SHOWN = 20
 
 
 def plain_number(value: Any) -> Any:
@@ -59,37 +60,22 @@ def _plain(value: Any, depth: int) -> Any:
     return _DROPPED
 
 
-def wrong_hyper(index: int, hyper: Mapping[str, Any], group: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield a finding for each number that is none, or not finite, and for what was left out."""
-    for key in sorted(_REAL & set(hyper)):
-        value = hyper[key]
-        if key == "eps" and isinstance(value, list) and all(part is None or _is_size(part) for part in value):
-            continue  # Adafactor and CAME keep two
-        if key == "dampening" and isinstance(value, bool):
-            continue  # optimi's SGD only switches it
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            yield _wrong(index, key, f"is {_short(value)}, not a number")
-        elif isinstance(value, float) and not math.isfinite(value):
-            yield _wrong(index, key, f"is {value}, which is not finite")
-    betas = hyper.get("betas")
-    if betas is not None and not (isinstance(betas, list) and all(_is_share(beta) for beta in betas)):
-        yield _wrong(index, "betas", f"are {_short(betas)}; numbers from 0 to 1 are expected")
-    gone = sorted(str(key) for key in group if key not in hyper and key not in {"params", "param_names", "names"})
+def typed_hyper(index: int, group: Mapping[str, Any]) -> tuple[Hyper, list[Finding]]:
+    """Return a group's hyperparameters as plain, typed values, and what a person should know of those that are none, or not finite.
+
+    Args:
+        index: of the group, for messages.
+        group: what the file has, without the parameters and their names.
+    """
+    plain = plain_hyper(group)
+    hyper, wrong = typed(plain)
+    said = [_wrong(index, key, f"{text}; it was left out") for key, text in wrong.items()]
+    said += [_wrong(index, key, text) for key, value in hyper.items() if key in KINDS and (text := out_of_range(key, value))]
+    gone = sorted(str(key) for key in group if key not in plain)
     if gone:
-        text = f"group {index} also holds {', '.join(gone)}, which is not a hyperparameter and was left out"
-        yield Finding(rule="group-not-plain", severity="note", text=text)
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def _is_share(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1)
-
-
-def _short(value: Any) -> str:
-    return ascii(value)[:60]
+        text = f"group {index} also holds {', '.join(gone[:MOST_SHOWN])}, which is not a hyperparameter and was left out"
+        said.append(Finding(rule="group-not-plain", severity="note", text=text))
+    return hyper, said
 
 
 def _wrong(index: int, key: str, text: str) -> Finding:

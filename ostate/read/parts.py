@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ostate.core.files import is_file, names_in, read_at, size_of
+from ostate.core.foreign import parse_json
 from ostate.errors import ReadError
 
 from .hyper import plain_hyper
@@ -60,10 +61,11 @@ def joined(parts: Sequence[Part]) -> Part:
     state: dict[Key, Any] = {}
     listed: list[list[dict[str, Any]]] = []
     for part in parts:
+        before = sum(len(group["params"]) for groups in listed for group in groups)
         new: dict[Any, int] = {}
         for group in part.groups:
             for key in group["params"]:
-                new[key] = sum(map(len, (group["params"] for groups in listed for group in groups))) + len(new)
+                new[key] = before + len(new)
         listed.append([{**group, "params": [new[key] for key in group["params"]]} for group in part.groups])
         state.update({new.get(key, f"{len(listed) - 1}.{key}"): entry for key, entry in part.state.items()})
     alike = {tuple(_settings(group) for group in groups) for groups in listed}
@@ -110,11 +112,9 @@ def parts_of(index: str) -> dict[str, str]:
     """Return what an index file maps to files of its folder; nothing for one that is no such index."""
     if not is_file(index) or size_of(index) > MOST_INDEX:
         return {}
-    import json
-
     try:
-        listed = json.loads(read_at(index, 0, size_of(index)).decode("utf-8"))
-    except (ValueError, RecursionError):
+        listed = parse_json(read_at(index, 0, size_of(index)))
+    except ValueError:
         return {}
     found = listed.get("weight_map") if isinstance(listed, dict) else None
     if not isinstance(found, dict) or not all(isinstance(file, str) and os.path.basename(file) == file for file in found.values()):

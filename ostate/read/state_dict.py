@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
+from ostate.core.foreign import number_in, positions_in
 from ostate.core.state import Entry, Finding, Group, RawState, SourceFile
 from ostate.core.tensors import Slot, TensorRef
 from ostate.errors import OstateError, ReadError
 from ostate.optimizers import parameter_shape, recognise
 
-from .hyper import plain_hyper, plain_number, wrong_hyper
+from .hyper import plain_hyper, plain_number, typed_hyper
 from .pickle.records import Inert
 from .pickled_optimizer import numbered, whole_tensor
 from .quantized import slots_of
@@ -87,19 +88,18 @@ def raw_state(
 
 def _ids(state: Mapping[Any, Any], groups: Any) -> tuple[Mapping[Any, Any], Any]:
     """Return positions that went through text (JSON, file names) as the numbers they are: no parameter is called `0`."""
-    if not state or not all(type(key) is str and key.isascii() and key.isdigit() for key in state):
+    positions = positions_in(state)
+    if positions is None:
         return state, groups
-    numbers = {int(key): entry for key, entry in state.items()}
-    if len(numbers) != len(state):
-        return state, groups
-    return numbers, [_listed_ids(group) for group in groups] if isinstance(groups, (list, tuple)) else groups
+    return dict(zip(positions, state.values())), [_listed_ids(group) for group in groups] if isinstance(groups, (list, tuple)) else groups
 
 
 def _listed_ids(group: Any) -> Any:
     params = group.get("params") if type(group) is dict else None
     if not isinstance(params, (list, tuple)):
         return group
-    return {**group, "params": [int(key) if type(key) is str and key.isascii() and key.isdigit() else key for key in params]}
+    numbers = [number_in(key) if type(key) is str else None for key in params]
+    return {**group, "params": [key if number is None else number for key, number in zip(params, numbers)]}
 
 
 def _groups_of(groups: Any, state: Mapping[Any, Any], where: str) -> list[dict[str, Any]]:
@@ -220,8 +220,9 @@ def _group_names(groups: Sequence[Mapping[str, Any]], field: str, where: str) ->
     for index, group in enumerate(groups):
         given = group.get(field) or [None] * len(group["params"])
         if not isinstance(given, (list, tuple)) or len(given) != len(group["params"]):
+            count = f"{len(given)} {field}" if isinstance(given, (list, tuple)) else f"{field} that are no list"
             raise ReadError(
-                f"group {index} has {len(group['params'])} parameters and {len(given)} {field}",
+                f"group {index} has {len(group['params'])} parameters and {count}",
                 where=where,
                 fix="the file was assembled wrongly: save it again",
             )
@@ -247,8 +248,8 @@ def _groups(listed: Sequence[Mapping[str, Any]], names: Sequence[str | None]) ->
     for index, group in enumerate(listed):
         end = at + len(group["params"])
         own = tuple(name for name in names[at:end] if name is not None)
-        hyper = plain_hyper({key: value for key, value in group.items() if key not in _NOT_HYPER})
-        notes += wrong_hyper(index, hyper, group)
+        hyper, wrong = typed_hyper(index, {key: value for key, value in group.items() if key not in _NOT_HYPER})
+        notes += wrong
         positions = tuple(range(at, end))
         groups.append(Group(index=index, positions=positions, hyper=hyper, names=own if len(own) == end - at and own else None))
         at = end

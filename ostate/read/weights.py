@@ -173,7 +173,7 @@ def _age(raw: RawState, adapter: Adapter) -> tuple[bool, bool, int]:
     steps = {int(entry.step) for entry in raw.entries if entry.step is not None} | {raw.facts.get("global_step")}
     where = adapter.file if os.path.basename(adapter.file) not in adapter_files.ADAPTER_FILES else os.path.dirname(adapter.file)
     stem = os.path.basename(where).removesuffix(".safetensors")
-    numbers = [int(number) for number in re.findall(r"(?<=[-_a-zA-Z])\d+(?=$)", stem)]
+    numbers = [int(number) for number in re.findall(r"(?<=[-_a-zA-Z])\d{1,18}$", stem, re.ASCII)]
     return not (numbers and numbers[-1] in steps), bool(numbers), -numbers[-1] if numbers else 0
 
 

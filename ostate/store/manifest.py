@@ -9,6 +9,7 @@ from typing import Any
 
 from ostate import __version__
 from ostate.core import plain as values
+from ostate.core.hyper import typed
 from ostate.core.naming import NamedParameter, NamedState, Ordering
 from ostate.core.state import Finding, Group
 from ostate.core.tensors import Slot
@@ -150,7 +151,10 @@ def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]
     for index, row in enumerate(manifest["groups"]):
         names = tuple(row["names"])
         positions = tuple(p for name in names if name in parameters and (p := parameters[name].position) is not None)
-        hyper = {key: revived(value) for key, value in row.items() if key != "names"}
+        hyper, wrong = typed({key: revived(value) for key, value in row.items() if key != "names"})
+        if wrong:
+            key, text = next(iter(wrong.items()))
+            raise ValueError(f"{key} of group {index} {text}")
         groups.append(Group(index=index, positions=positions, hyper=hyper, names=names))
     for name, parameter in parameters.items():
         if type(parameter.group) is not int or not 0 <= parameter.group < len(groups) or name not in (groups[parameter.group].names or ()):

@@ -117,9 +117,10 @@ def by_other_conventions(sequence: ClaimRows, adapter: Adapter | None) -> Iterat
     ]
     for what, arrange in everywhere:
         yield what, _at_every_level(sequence, levels, arrange)
-    listed = [("target_modules", [str(target) for target in targets])] if isinstance(targets, list) else []
+    listed = [("target_modules", targets)] if isinstance(targets, list) else []
     for name, words in [*listed, *((name, words) for name, _, words in FAMILIES)]:
-        concerned = [level for level in levels if len({*level.children} & {*words}) > 1]
+        known = frozenset(words)
+        concerned = [level for level in levels if len(known.intersection(level.children)) > 1]
         if concerned:
             yield f"modules of a block in the order of {name}", _at_every_level(sequence, concerned, _by_list(words))
 

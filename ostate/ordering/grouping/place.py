@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 
+from ostate.core.foreign import release
 from ostate.core.naming import Claim, Question
 from ostate.core.state import Names, RawState
 
@@ -165,7 +165,6 @@ def stamp(question: Question) -> tuple[Version | None, bool]:
     found = raw.facts.get("transformers_version") if whole else None
     if adapter is not None:
         found = adapter.facts.get("transformers_version", found)
-    numbers = re.match(r"(\d+)\.(\d+)", str(found or ""))
     folder = raw.facts.get("folder")
     by_trainer = "global_step" in raw.facts or (isinstance(folder, str) and os.path.isfile(os.path.join(folder, "trainer_state.json")))
-    return ((int(numbers[1]), int(numbers[2])) if numbers else None), by_trainer
+    return release(found), by_trainer

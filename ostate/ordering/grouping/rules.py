@@ -232,7 +232,7 @@ def _kind(parameter: Parameter) -> str:
 
 
 def _layer(parameter: Parameter) -> int | None:
-    found = re.search(r"\.(\d+)\.", parameter.name)
+    found = re.search(r"\.(\d{1,18})\.", parameter.name, re.ASCII)
     return int(found[1]) if found else None
 
 

@@ -12,6 +12,7 @@ from functools import cmp_to_key
 from itertools import combinations, product
 from typing import Protocol
 
+from ostate.core.foreign import number_in
 from ostate.core.names import ADAPTER_CONTAINERS
 from ostate.core.naming import Claim, Question
 
@@ -150,8 +151,9 @@ def in_order(keys: Sequence[str], known: Mapping[tuple[str, ...], Known]) -> lis
 
 def _before(one: str, other: str, known: Known) -> int:
     """Return a negative number when `one` is defined before `other`, its sibling."""
-    if one.isdigit() and other.isdigit():
-        return int(one) - int(other)
+    left, right = number_in(one), number_in(other)
+    if left is not None and right is not None:
+        return left - right
     listed = known.before(one, other)
     if listed is not None:
         return listed

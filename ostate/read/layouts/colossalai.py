@@ -7,12 +7,12 @@ file of `param_groups` (colossalai/checkpoint_io/general_checkpoint_io.py, `save
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from ostate.core.files import is_file, names_in, read_at, size_of
+from ostate.core.foreign import parse_json, positions_in
 from ostate.core.state import RawState, SourceFile
 from ostate.errors import ReadError
 
@@ -35,13 +35,14 @@ def _index(folder: str) -> str | None:
     """Return the index file of the folder, or None."""
     for name in names_in(folder):
         path = os.path.join(folder, name)
-        if name.endswith(_END) and (parts := parts_of(path)) and all(key.isdigit() for key in parts) and _groups_file(path):
+        if name.endswith(_END) and positions_in(parts_of(path)) is not None and _groups_file(path):
             return path
     return None
 
 
 def _groups_file(index: str) -> str:
-    metadata = json.loads(read_at(index, 0, size_of(index)).decode("utf-8")).get("metadata")
+    listed = parse_json(read_at(index, 0, size_of(index)))  # which `parts_of` has read before
+    metadata = listed.get("metadata") if isinstance(listed, dict) else None
     file = metadata.get(_GROUPS) if isinstance(metadata, dict) else None
     return file if isinstance(file, str) and os.path.basename(file) == file else ""
 

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ostate.core.files import absolute, is_file, is_remote, parent, read_at, size_of
+from ostate.core.foreign import number_in, positions_in
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
-from ostate.errors import UnknownFormat
+from ostate.errors import ReadError, UnknownFormat
 from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import Deferred, assemble
 from ..container.dcp_index import METADATA, DcpItem, Index, read_index, tensor, value
+from ..hyper import MOST_ITEMS
 from ..parts import Part, joined, stages
 from ..state_dict import Key
 from ..which_optimizer import choose
@@ -89,13 +91,14 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
 
 def _part(index: Index, one: DcpOptimizer) -> Part:
     """Return one optimizer: entries by id or name, and its groups."""
-    integers = all(key.isdigit() for key in one.state)
+    integers = not one.state or positions_in(one.state) is not None
     state = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
     return Part(state, _groups(index, one, list(state), integers))
 
 
 def _key(key: str, integers: bool) -> Key:
-    return int(key) if integers else key
+    number = number_in(key) if integers else None
+    return key if number is None else number
 
 
 def optimizers_of(items: Iterable[DcpItem]) -> dict[str, DcpOptimizer]:
@@ -186,6 +189,8 @@ def _nested(leaves: Mapping[tuple[Any, ...], DcpItem]) -> dict[str, object]:
         place = entry
         for part in path[:-1]:
             place = place.setdefault(str(part), {})
+            if type(place) is not dict:
+                raise ReadError(f"{part!r} is both a value and a mapping", where=item.key, fix="copy the whole folder again")
         place[str(path[-1])] = tensor(item) if item.dtype is not None else None
     return entry
 
@@ -198,9 +203,11 @@ def _groups(index: Index, one: DcpOptimizer, keys: list[Key], integers: bool) ->
     if not stored:
         return [{"params": keys}]
     if all("params" in group for group in stored.values()):
-        order = sorted(stored, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+        order = sorted(stored, key=lambda name: (number_in(name) is None, number_in(name) or 0, name))
         groups = [dict(stored[name]) for name in order]
         for listed in groups:
+            if not isinstance(listed["params"], (list, tuple)):
+                raise ReadError("a group does not list its parameters", where="param_groups", fix="copy the whole folder again")
             listed["params"] = [_key(str(key), integers) for key in listed["params"]]
         return groups
     gathered: dict[str, dict[str, Any]] = {}
@@ -213,7 +220,10 @@ def _groups(index: Index, one: DcpOptimizer, keys: list[Key], integers: bool) ->
 
 
 def _number(ref: TensorRef) -> object:
-    return ref.item() if ref.numel == 1 else list(map(float, ref.read().reshape(-1)))
+    """Return a hyperparameter that was a tensor as numbers; one that is none (too long for that) stays as it is."""
+    if ref.numel == 1:
+        return ref.item()
+    return list(map(float, ref.read().reshape(-1))) if ref.numel <= MOST_ITEMS else ref
 
 
 def _weights(folder: str, rest: Mapping[str, DcpItem], trained: Collection[str]) -> Mapping[str, TensorRef]:

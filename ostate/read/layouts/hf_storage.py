@@ -6,13 +6,14 @@ without it (consolidated) every tensor is whole. Only tensors are stored: no hyp
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from ostate.core.files import is_file, names_in, read_at, size_of
+from ostate.core.foreign import parse_json, positions_in
 from ostate.core.named_file import mentions_manifest
 from ostate.core.safetensors import read_head
 from ostate.core.state import Finding, RawState, SourceFile
@@ -78,9 +79,10 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         key: {str(leaf[-1]): whole[item.key] for leaf, item in leaves.items()} for key, leaves in found[root].state.items()
     }
     _check_complete(folder, state)
-    integers = all(isinstance(key, str) and key.isdigit() for key in state)
-    if integers:
-        state = {int(key): entry for key, entry in state.items()}
+    numbers = positions_in(state)
+    integers = numbers is not None
+    if numbers is not None:
+        state = dict(zip(numbers, state.values()))
     start, groups_start = (f"{root}.state.", f"{root}.param_groups.") if root else ("state.", "param_groups.")
     finding = Finding(
         rule="hyperparameters-missing",
@@ -128,9 +130,9 @@ def _offsets(path: str, metadata: Mapping[str, str]) -> dict[str, tuple[int, ...
     if text is None:
         return {}
     try:
-        stored = json.loads(text)
+        stored: Any = parse_json(text)
         return {key: tuple(int(offset) for offset in row["saved_offsets"]) for key, row in stored.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ReadError(f"{_INFO} cannot be read: {error}", where=path, fix="copy the file again") from error
 
 

@@ -5,12 +5,13 @@ A diffusion pipeline has one for each component, in folders of fixed names (`une
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
 
+from ostate.core.adapter_config import NO_CONFIG, AdapterConfig, typed_config
 from ostate.core.files import is_remote, read_at, size_of
+from ostate.core.foreign import parse_json, too_deep
 from ostate.core.hf_cache import snapshot
 from ostate.core.names import COMPONENTS
 from ostate.core.naming import Adapter, Question
@@ -83,22 +84,26 @@ def _config_of(base: str) -> str:
     return os.path.join(base, "config.json") if os.path.isdir(base) else base
 
 
-def read_config(folder: str) -> dict[str, Any]:
+def read_config(folder: str) -> AdapterConfig:
     """Return the adapter_config.json of a folder; nothing where there is none to read."""
-    return _read(os.path.join(folder, "adapter_config.json")) or {}
+    path = os.path.join(folder, "adapter_config.json")
+    try:
+        return typed_config(_read(path) or {}, path)
+    except ReadError:
+        return NO_CONFIG
 
 
 def _places(adapter: Adapter, question: Question) -> Iterator[str]:
     home = os.path.abspath(os.path.dirname(adapter.file) or ".")
     named = adapter.config.get("base_model_name_or_path")
-    if isinstance(named, str) and named:
+    if named:
         yield os.path.join(named, "config.json")
         above = home
         for _ in range(4):  # a named adapter's subfolder, the checkpoint, the run, and what lies beside the run
             yield os.path.join(above, named, "config.json")
             above = os.path.dirname(above)
         revision = adapter.config.get("revision")
-        yield os.path.join(snapshot(named, revision if isinstance(revision, str) and revision else "main"), "config.json")
+        yield os.path.join(snapshot(named, revision or "main"), "config.json")
     yield os.path.join(home, "config.json")
     source = question.raw.source
     if not is_remote(source):
@@ -109,7 +114,7 @@ def _read(path: str) -> dict[str, Any] | None:
     try:
         if not os.path.isfile(path) or os.path.getsize(path) > MOST_BYTES:
             return None
-        config = json.loads(read_at(path, 0, size_of(path)).decode("utf-8"))
-    except (OSError, ReadError, ValueError, RecursionError):
+        config = parse_json(read_at(path, 0, size_of(path)))
+    except (OSError, ReadError, ValueError):
         return None
-    return config if isinstance(config, dict) else None
+    return config if isinstance(config, dict) and not too_deep(config) else None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ostate.core.foreign import release
 from ostate.core.naming import Adapter
 
 from ...grouping.parameters import Parameter, ParameterList
@@ -33,8 +34,7 @@ def variants(layout: ParameterList, adapter: Adapter) -> Iterator[ParameterList]
 
 def peft_version(adapter: Adapter) -> Version | None:
     """Return the release of PEFT that saved the adapter, where its configuration or model card says so."""
-    found = re.match(r"(\d+)\.(\d+)", str(adapter.facts.get("peft_version", "")))
-    return (int(found[1]), int(found[2])) if found else None
+    return release(adapter.facts.get("peft_version"))
 
 
 def _renamed(layout: ParameterList, adapter: Adapter) -> ParameterList:
