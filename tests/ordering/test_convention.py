@@ -40,6 +40,7 @@ def _on_meta(kind: str, config: str, **options: Any) -> Callable[[], torch.nn.Mo
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 11, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 64}
+PICTURES = {word: size for word, size in SMALL.items() if word != "vocab_size"} | {"image_size": 28, "patch_size": 14}
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "llama": _on_meta("LlamaForCausalLM", "LlamaConfig", **SMALL),
     "mistral": _on_meta("MistralForCausalLM", "MistralConfig", **{**SMALL, "num_key_value_heads": 2}),
@@ -80,17 +81,56 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "deepseek_v3": _on_meta("DeepseekV3ForCausalLM", "DeepseekV3Config",
                             **{**SMALL, "num_key_value_heads": 2, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
                                "qk_nope_head_dim": 4, "first_k_dense_replace": 11}),
+    "albert": _on_meta("AlbertForSequenceClassification", "AlbertConfig", **SMALL, embedding_size=8),
+    "bamba": _on_meta("BambaForCausalLM", "BambaConfig",
+                      **{**SMALL, "num_key_value_heads": 2, "attn_layer_indices": [1], "mamba_n_heads": 2, "mamba_d_head": 16}),
+    "beit": _on_meta("BeitForImageClassification", "BeitConfig", **PICTURES),
+    "bert_classifier": _on_meta("BertForSequenceClassification", "BertConfig", **SMALL),
+    "blip": _on_meta("BlipForConditionalGeneration", "BlipConfig", vision_config=PICTURES, text_config=SMALL),
+    "clip": _on_meta("CLIPModel", "CLIPConfig", vision_config=PICTURES, text_config=SMALL),
+    "deberta": _on_meta("DebertaForSequenceClassification", "DebertaConfig", **SMALL),
+    "dinov2": _on_meta("Dinov2ForImageClassification", "Dinov2Config", **PICTURES),
+    "dinov3": _on_meta("DINOv3ViTModel", "DINOv3ViTConfig", **PICTURES),
+    "electra": _on_meta("ElectraForSequenceClassification", "ElectraConfig", **SMALL, embedding_size=8),
+    "gemma3": _on_meta("Gemma3ForConditionalGeneration", "Gemma3Config", text_config={**SMALL, "num_key_value_heads": 2}, vision_config=PICTURES),
+    "hubert": _on_meta("HubertForCTC", "HubertConfig", **SMALL),
+    "idefics3": _on_meta("Idefics3ForConditionalGeneration", "Idefics3Config", text_config={"model_type": "llama", **SMALL}, vision_config=PICTURES),
+    "lfm2": _on_meta("Lfm2ForCausalLM", "Lfm2Config", **{**SMALL, "num_key_value_heads": 2}),
+    "modernbert": _on_meta("ModernBertForSequenceClassification", "ModernBertConfig", **{**SMALL, "pad_token_id": 0}),
+    "paligemma": _on_meta("PaliGemmaForConditionalGeneration", "PaliGemmaConfig", vision_config={"model_type": "siglip_vision_model", **PICTURES},
+                          text_config={"model_type": "gemma", **SMALL, "num_key_value_heads": 2}),
+    "pixtral": _on_meta("PixtralVisionModel", "PixtralVisionConfig", **PICTURES),
+    "qwen3_next": _on_meta("Qwen3NextForCausalLM", "Qwen3NextConfig",
+                           **{**SMALL, "num_hidden_layers": 4, "num_key_value_heads": 2, "num_experts": 2}),
+    "roberta_classifier": _on_meta("RobertaForSequenceClassification", "RobertaConfig", **SMALL),
+    "siglip": _on_meta("SiglipModel", "SiglipConfig", vision_config=PICTURES, text_config=SMALL),
+    "swin": _on_meta("SwinForImageClassification", "SwinConfig", embed_dim=8, depths=[2, 2], num_heads=[1, 2]),
+    "vit": _on_meta("ViTForImageClassification", "ViTConfig", **PICTURES),
+    "wav2vec2": _on_meta("Wav2Vec2ForCTC", "Wav2Vec2Config", **SMALL),
+    "wavlm": _on_meta("WavLMForCTC", "WavLMConfig", **SMALL),
+    "xlm_roberta": _on_meta("XLMRobertaForSequenceClassification", "XLMRobertaConfig", **SMALL),
     "clip_text": _on_meta("CLIPTextModel", "CLIPTextConfig", **SMALL),
 }  # fmt: skip
 
 
+SEVERAL = {"bamba", "qwen3_next", "roberta", "roberta_classifier", "xlm_roberta"}
+"""Models whose names are those of another one that defines them in another order: both orders are tried."""
+
+
 @pytest.mark.parametrize("model", sorted(MODELS))
-def test_the_convention_is_the_order_of_the_real_model_or_there_is_none(model: str):
-    wrapped = peft.get_peft_model(MODELS[model](), peft.LoraConfig(r=2, target_modules="all-linear"))
-    order = [name.replace(".default.", ".") for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+def test_the_convention_is_the_order_of_the_real_model(model: str):
+    classifies = {"task_type": "SEQ_CLS"} if model.endswith(("classifier", "bert", "xlm_roberta", "electra", "deberta")) else {}
+    wrapped = peft.get_peft_model(MODELS[model](), peft.LoraConfig(r=2, target_modules="all-linear", **classifies))
+    order = [_key(name) for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
     shuffled = random.Random(0).sample(order, len(order))
     found = orders_by_convention(shuffled)
-    assert [keys for _, keys in found] == [order]
+    assert not isinstance(found, str), found
+    assert order in [keys for _, keys in found]
+    assert len(found) <= (2 if model in SEVERAL else 1)
+
+
+def _key(name: str) -> str:
+    return name.replace("modules_to_save.default.", "").replace(".default.", ".")
 
 
 DIFFUSION: dict[str, list[str]] = {

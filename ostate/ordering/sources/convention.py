@@ -159,6 +159,8 @@ def _before(one: str, other: str, known: Known) -> int:
         return listed
     if one in _CONTAINER and other in _CONTAINER:
         return _CONTAINER[one] - _CONTAINER[other]
+    if {one, other} == {"weight", "bias"}:
+        return -1 if one == "weight" else 1
     for row in BESIDE:
         if one in row and other in row:
             return row.index(one) - row.index(other)
