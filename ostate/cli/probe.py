@@ -84,10 +84,10 @@ def command(
 @contextmanager
 def _silent() -> Iterator[None]:
     """Keep what transformers says while it loads off the screen: its warnings always, its progress bar where nobody would see it."""
-    with needed("a probe of a model", extra="base"):
+    with needed("a probe of a model", extra="base"), quiet():
         from transformers.utils import logging
 
     if loudness() < 0 or not is_terminal(sys.stderr):
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with quiet():
+    with quiet(prints=False):
         yield

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
 
+from ostate.core.quiet import SHOW_ALL
 from ostate.errors import MOST_REASONS, OstateError
 
 if TYPE_CHECKING:
@@ -44,10 +45,19 @@ def loudness_options() -> list[click.Option]:
         if ctx.meta.get(_LOUDNESS, loudness) != loudness:
             raise click.UsageError("-q and -v exclude each other: pass one of them", ctx)
         ctx.meta[_LOUDNESS] = loudness
+        if loudness > 0:
+            shown = SHOW_ALL.set(True)
+            ctx.find_root().call_on_close(lambda: SHOW_ALL.reset(shown))
 
     return [
         click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=keep, help="Only warnings and errors."),
-        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=keep, help="All rows and names; the traceback of an error."),
+        click.Option(
+            ["-v", "--verbose"],
+            is_flag=True,
+            expose_value=False,
+            callback=keep,
+            help="All rows, names and reasons; the traceback of an error; what other packages print.",
+        ),
     ]
 
 
@@ -107,15 +117,13 @@ def say_error(error: OstateError, cause: Exception | None = None, *, exit_code: 
     from ostate.report.text import printable
 
     mark = click.style("Error:", fg="red", bold=True) if wants_colour(sys.stderr) else "Error:"
-    lines = [f"{mark} {_cut(printable(error.what))}"]
-    if error.where:
-        lines.append(f"  at:  {_cut(printable(error.where))}")
     most = len(error.why) if loudness() > 0 else MOST_REASONS
-    lines += [f"  -    {_cut(printable(reason))}" for reason in error.why[:most]]
-    if error.why[most:]:
-        lines.append(f"  -    … {len(error.why) - most} more (-v shows all)")
-    if error.fix:
-        lines.append(f"  fix: {printable(error.fix)}")
+    rows = [(f"{mark} ", _cut(printable(error.what)))]
+    rows += [("  at:  ", _cut(printable(error.where)))] * bool(error.where)
+    rows += [("  -    ", _cut(printable(reason))) for reason in error.why[:most]]
+    rows += [("  -    ", f"… {len(error.why) - most} more (-v shows all)")] * bool(error.why[most:])
+    rows += [("  fix: ", printable(error.fix))] * bool(error.fix)
+    lines = [line for title, text in rows for line in _filled(title, text)]
     if loudness() > 0:
         import traceback
 
@@ -126,6 +134,19 @@ def say_error(error: OstateError, cause: Exception | None = None, *, exit_code: 
 
         with suppress(OstateError):  # standard output is what failed, and the words above say so
             write(as_json(error_document(error, exit_code)))
+
+
+def _filled(title: str, text: str) -> list[str]:
+    """Return title and text as lines that fit a terminal, each further one under the text; as one line for a pipe. No name is ever broken."""
+    if not is_terminal(sys.stderr):
+        return [title + text]
+    from shutil import get_terminal_size
+    from textwrap import wrap
+
+    indent = " " * 7
+    wide = max(get_terminal_size().columns, 40) - len(indent)
+    first, *rest = wrap(text, wide, break_long_words=False, break_on_hyphens=False) or [""]
+    return [title + first, *(indent + line for line in rest)]
 
 
 def _cut(text: str) -> str:

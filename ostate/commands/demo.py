@@ -43,7 +43,7 @@ def run(folder: str, say: Say, command: Run) -> dict[str, float]:
         OstateError: transformers or accelerate is not installed, or a step of the story did not come out as it must.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with quiet():
+    with quiet(prints=False):
         _need_training_libraries()
         return _story(Path(folder), say, command)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 def ordering_document(found: Ordering) -> dict[str, Any]:
     """Return how the names were settled, as the schemas describe it."""
     evidence = found.evidence
+    live = {key: name for key, name in zip(found.keys, found.names) if key is not None and name is not None}
     return {
         "source": found.source,
         "rule": found.rule,
@@ -28,7 +29,15 @@ def ordering_document(found: Ordering) -> dict[str, Any]:
         "tests": list(evidence.used) if evidence else [],
         "silent": dict(evidence.silent) if evidence else {},
         "weakest": [
-            {"name": pair.name, "position": pair.position, "score": pair.score, "rival": pair.rival, "margin": pair.margin}
+            {
+                "name": pair.name,
+                "parameter": live.get(pair.name, pair.name),
+                "position": pair.position,
+                "score": pair.score,
+                "rival": pair.rival,
+                "rival_parameter": live.get(pair.rival, pair.rival) if pair.rival is not None else None,
+                "margin": pair.margin,
+            }
             for pair in (evidence.weakest if evidence else ())
         ],
     }

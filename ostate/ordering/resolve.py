@@ -176,7 +176,7 @@ def _standing(tested: Sequence[Tested], raw: RawState, comparison: EvidenceSourc
         found = each.evidence if each.evidence.proven else comparison.search(each.claim)
         _refuse_foreign(found, raw)
         if found.verdict == "contradicted":
-            lost.append(_loser(each.claim, _against(found)))
+            lost.append(_loser(each.claim, _against(each.claim, found)))
         else:
             standing.append(each)
     return standing
@@ -368,15 +368,26 @@ def _loser(claim: Claim, reason: str) -> Mapping[str, str]:
     return {"source": claim.source, "rule": claim.rule, "reason": reason}
 
 
-def _against(evidence: Evidence) -> str:
+def _against(claim: Claim, evidence: Evidence) -> str:
     if not evidence.contradictions:
         return "the tensor values contradict it"
+    live = _live_names(claim)
     position, claimed, better = evidence.contradictions[0]
-    return f"the tensor values contradict it: position {position} is {better}, not {claimed} ({len(evidence.contradictions)} in all)"
+    wrong = f"position {position} is {live.get(better, better)}, not {live.get(claimed, claimed)}"
+    return f"the tensor values contradict it: {wrong} ({len(evidence.contradictions)} in all)"
+
+
+def _live_names(claim: Claim) -> dict[str, str]:
+    """Return the claim's live name of each adapter key, so that a person reads one form of names."""
+    return {key: name for key, name in zip(claim.keys, claim.names) if key is not None and name is not None}
 
 
 def _pairs(claim: Claim, evidence: Evidence) -> list[str]:
-    said = [f"position {position} is {claimed} by name, {better} by its values" for position, claimed, better in evidence.contradictions]
+    live = _live_names(claim)
+    said = [
+        f"position {position} is {live.get(claimed, claimed)} by name, {live.get(better, better)} by its values"
+        for position, claimed, better in evidence.contradictions
+    ]
     return said or [f"{claim.rule} fits worse than another order"]
 
 

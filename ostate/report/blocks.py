@@ -5,7 +5,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-Tone = Literal["", "title", "good", "warning", "error", "dim"]
+Tone = Literal["", "title", "good", "warning", "error", "dim", "command"]
+"""`command`: to be copied into a shell, and so never wrapped."""
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 

@@ -35,7 +35,7 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
         out += [Line(), _values(document["values"])]
     following = document.get("next")
     if following is not None:
-        out += [Line(), Line(following["risk"]), Line(f"next: {following['command']}", "good")]
+        out += [Line(), Line(following["risk"]), Line(f"next: {following['command']}", "command")]
     return out
 
 
@@ -74,7 +74,7 @@ def _groups(document: Mapping[str, Any]) -> Table:
         )
         for group in document["groups"]
     ]
-    return Table(("group", "positions", "with state", *_HYPER), tuple(rows))
+    return Table(("group", "positions", "state", *_HYPER), tuple(rows))
 
 
 def _slots(entries: Sequence[Mapping[str, Any]], full: bool) -> list[Block]:

@@ -38,7 +38,7 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
         out.append(Line(f"  … and {left} more (-v shows all)", "dim"))
     out += found(document["findings"])
     if document["command"]:
-        out += [Line(), Line("this writes an optimizer.pt that fits:"), Line(f"  {document['command']}", "good")]
+        out += [Line(), Line("this writes an optimizer.pt that fits:"), Line(f"  {document['command']}", "command")]
     return out
 
 

@@ -16,9 +16,9 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ostate.report.blocks import Block, Facts, FindingBlock, Line, Table
-from ostate.report.text import MARK, numeric, printable, shorten
+from ostate.report.text import MARK, numeric, printable, shared_prefix, shorten
 
-_STYLE = {"": "", "title": "bold", "good": "green", "warning": "yellow", "error": "bold red", "dim": "dim"}
+_STYLE = {"": "", "title": "bold", "good": "green", "warning": "yellow", "error": "bold red", "dim": "dim", "command": "green"}
 _SEVERITY = {"note": "cyan", "warning": "yellow", "error": "bold red"}
 
 
@@ -50,6 +50,8 @@ def rendered(blocks: Iterable[Block], *, width: int, colour: bool, most: int = 6
 
 
 def _texts(block: Block, width: int, most: int) -> list[Text | Grid]:
+    if isinstance(block, Line) and block.tone == "command":
+        return [Text(printable(block.text), _STYLE[block.tone])]
     if isinstance(block, Line):
         return _wrapped(printable(block.text), width, _STYLE[block.tone])
     if isinstance(block, Facts):
@@ -97,16 +99,24 @@ def _wrapped(text: str, width: int, style: str, *, first: str = "", first_style:
 
 def _table(block: Table, width: int) -> list[Text | Grid]:
     rows = [[printable(cell) for cell in row] for row in block.rows]
-    columns = range(len(block.head))
-    needed = sum(max([cell_len(block.head[i]), *(cell_len(row[i]) for row in rows)]) + 3 for i in columns)
-    if needed > width:
-        return _stacked(block.head, rows, width)
+    lead: list[Text | Grid] = []
+    if _needed(block.head, rows) > width and (prefix := shared_prefix([row[0] for row in rows])):
+        lead = _wrapped(f"… stands for {prefix}", width, "dim", first="  ", rest="    ")
+        rows = [[f"…{row[0].removeprefix(prefix)}", *(cell.replace(prefix, "…", 1) for cell in row[1:])] for row in rows]
+    if _needed(block.head, rows) > width:
+        return [*lead, *_stacked(block.head, rows, width)]
     grid = Grid(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
     for title, right in zip(block.head, numeric(rows, len(block.head))):
         grid.add_column(title, justify="right" if right else "left", no_wrap=True, overflow="crop")
     for row in rows:
         grid.add_row(*row)
-    return [grid]
+    return [*lead, grid]
+
+
+def _needed(head: tuple[str, ...], rows: list[list[str]]) -> int:
+    """Return the columns of the terminal that a table takes."""
+    widths = [max([cell_len(head[i]), *(cell_len(row[i]) for row in rows)]) for i in range(len(head))]
+    return sum(widths) + 3 * (len(widths) - 1)
 
 
 def _stacked(head: tuple[str, ...], rows: list[list[str]], width: int) -> list[Text | Grid]:

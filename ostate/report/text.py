@@ -142,6 +142,15 @@ def _common(values: Sequence[str]) -> str:
     return low[:size]
 
 
+def shared_prefix(names: Sequence[str]) -> str:
+    """Return the dotted components, two at least, that all of several names begin with, with the last dot; empty where there are none."""
+    if len(names) < 2:
+        return ""
+    split = [name.split(".")[:-1] for name in names]
+    count = next((i for i, parts in enumerate(zip(*split)) if len(set(parts)) > 1), min(map(len, split)))
+    return ".".join([*split[0][:count], ""]) if count > 1 else ""
+
+
 def printable(text: str) -> str:
     """Return `text` with whatever is not a visible character or a plain space made visible, as Python would write it.
 

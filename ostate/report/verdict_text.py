@@ -52,7 +52,7 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     out.append(Facts((*read_rows(document), *_origin(ordering, full))))
     if ordering["weakest"] and (full or document["document"] == "ostate-verify"):
         shown = ordering["weakest"][: None if full else _WEAKEST]
-        rows = [cells(pair["name"], pair["position"], _short(pair["score"]), pair["rival"] or "-", _short(pair["margin"])) for pair in shown]
+        rows = [_weak(pair) for pair in shown]
         out += [Line(), Line("  weakest pairs"), Table(("name", "position", "score", "best rival", "margin"), tuple(rows))]
     if document.get("out"):
         out += [Line(), *(Line(f"wrote {file}: {document['parameters']} parameters by name", "good") for file in document["out"])]
@@ -88,6 +88,8 @@ def _origin(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
 
 def origin(source: str, rule: str, full: bool = False) -> str:
     """Return where names come from: the source, and the rule that made them."""
+    if rule == "named":
+        return "the file, which ostate wrote"
     said = SOURCES.get(source, source)
     return said if source == "content" or not rule else f"{said}: {rule_text(rule, full)}"
 
@@ -103,6 +105,11 @@ def rule_text(rule: str, full: bool = False) -> str:
 def chance_text(digits: float) -> str:
     """Return a chance as people say it: `1 in 10^12`, `1 in 40`."""
     return f"1 in 10^{int(digits)}" if digits >= 4 else f"1 in {10**digits:,.0f}"
+
+
+def _weak(pair: Mapping[str, Any]) -> tuple[str, ...]:
+    rival = pair.get("rival_parameter") or pair["rival"] or "-"
+    return cells(pair.get("parameter") or pair["name"], pair["position"], _short(pair["score"]), rival, _short(pair["margin"]))
 
 
 def _short(value: object) -> str:

@@ -15,8 +15,12 @@ import ostate
 from ostate.cli import main
 from ostate.errors import ProbeError, ReadError, StoreError
 from ostate.probe.measure.loading import load_model
+from ostate.report import verdict_text
+from ostate.report.blocks import Line, Table
+from ostate.report.rich_text import rendered
 from ostate.store.validating import schema
 from tests.real import case
+from tests.report.documents import changed
 
 LLAMA = case("llama_qv")
 
@@ -144,3 +148,34 @@ def test_a_model_of_the_local_cache_is_found_by_its_name(tmp_path, monkeypatch):
 def test_an_adapter_in_the_models_place_is_called_one():
     with pytest.raises(ProbeError, match="this is an adapter, not a model"):
         load_model(str(LLAMA.adapter.parent), str(LLAMA.adapter.parent))
+
+
+def test_a_command_to_copy_is_never_wrapped():
+    said = rendered([Line(f"next: ostate repair {'x' * 90} -o y.safetensors", "command")], width=60, colour=False)
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_wide_tables_names_are_folded_by_the_prefix_they_share():
+    names = [f"base_model.model.model.layers.{i}.self_attn.q_proj.lora_A.default.weight" for i in range(3)]
+    table = Table(("name", "position", "score"), tuple((name, str(i), "40.2") for i, name in enumerate(names)))
+    wide = rendered([table], width=120, colour=False)
+    narrow = rendered([table], width=80, colour=False)
+    assert names[0] in wide
+    assert "… stands for base_model.model.model.layers." in narrow
+    assert max(len(line.rstrip()) for line in narrow.splitlines()) <= 80
+    assert "…2.self_attn.q_proj.lora_A.default.weight" in narrow
+
+
+def test_a_long_refusal_keeps_its_indent_on_a_narrow_terminal():
+    done = run("inspect", __file__, env={"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "44"})
+    _, *rest = done.stderr.rstrip().splitlines()
+    assert all(line.startswith(("  at:  ", "  fix: ", "  -    ", "       ")) for line in rest)
+    assert any(line.startswith("       ") for line in rest)
+
+
+def test_the_weakest_pairs_are_shown_by_their_live_names():
+    document = changed("verify", "ordering.weakest.0.parameter", "layers.0.q_proj.lora_A.default.weight")
+    document["ordering"]["weakest"][0]["name"] = "layers.0.q_proj.lora_A.weight"
+    said = "\n".join(verdict_text.lines(document))
+    assert "layers.0.q_proj.lora_A.default.weight" in said
+    assert "layers.0.q_proj.lora_A.weight" not in said

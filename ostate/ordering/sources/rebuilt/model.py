@@ -245,13 +245,13 @@ def _plain_adapter(adapter: Adapter) -> dict[str, Any]:
 
 def _build(request: Mapping[str, Any]) -> dict[str, Any]:
     """Build the model on the meta device and list its parameters; `{"failed": reason}` when the installed libraries cannot."""
-    with needed("a model rebuilt from its configuration", extra="base"):
+    with needed("a model rebuilt from its configuration", extra="base"), quiet():
         import peft  # noqa: F401  (here, and not first under the clock, which would leave half an import behind)
         import transformers  # noqa: F401
 
     failed = ""
     if base.CLASS in request["model"]:
-        with needed("a diffusion model rebuilt from its configuration", extra="diffusion"):
+        with needed("a diffusion model rebuilt from its configuration", extra="diffusion"), quiet():
             import diffusers  # noqa: F401
     for device, low_memory in TRIES:
         try:
