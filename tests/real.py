@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tests import truth
+
 CASES = Path(__file__).parent / "cases"
 
 
@@ -38,12 +40,11 @@ class Case:
         return bool(self.meta.get("must_refuse") or self.meta.get("negative"))
 
 
-def case(name: str) -> Case:
-    """Return the case of that name, whichever folder it lies in."""
-    (meta_path,) = CASES.glob(f"*/{name}.meta.json")
+def case(name: str, cases: Path = CASES) -> Case:
+    """Return the case of that name, whichever folder of `cases` it lies in."""
+    (meta_path,) = cases.glob(f"*/{name}.meta.json")
     room = meta_path.parent
     meta = json.loads(meta_path.read_text())
-    truth = json.loads((room / f"{name}.truth.json").read_text())
     files = meta["files"]
     state = room / (files.get("optimizer") or files["state_path"])
     base = room / f"{name}.base"
@@ -55,7 +56,7 @@ def case(name: str) -> Case:
         adapter=room / meta["adapter_file"] if meta.get("adapter_file") else None,
         base=base if base.is_dir() else None,
         meta=meta,
-        truth=truth["params"] if isinstance(truth, dict) else truth,
+        truth=truth.read(room / f"{name}.truth.json"),
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from ostate.core import files
 from ostate.core.state import RawState
+from tests import truth
 from tests.real import sha256
 
 ROOT = Path(__file__).parents[2]
@@ -62,19 +63,25 @@ def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def truth_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "truth.json").read_text())
+    """Return the rows by name."""
+    return {row["name"]: row for row in truth.read(folder / "truth.json")}
+
+
+def order_of(folder: Path) -> list[str]:
+    """Return the names of all positions."""
+    return list(json.loads((folder / "order.json").read_text()))
 
 
 def check(raw: RawState, folder: Path, *, order: list[str] | None = None, hyper: bool = True) -> None:
     """Every parameter of the truth is there, bit for bit, with its step, shape and hyperparameters, and nothing else has state."""
-    rows = truth_of(folder)["parameters"]
+    rows = truth_of(folder)
     seen = set()
     for entry in raw.entries:
         if not entry.has_state:
             continue
         name = entry.name if order is None else order[entry.position]
         row = rows[name]
-        assert {slot: sha256(value.read()) for slot, value in entry.slots.items()} == row["slots"], name
+        assert {slot: sha256(value.read()) for slot, value in entry.slots.items()} == truth.slots_of(row), name
         assert entry.step == row.get("step"), name
         if entry.flat:
             assert entry.shape == (math.prod(row["shape"]),)

@@ -6,7 +6,6 @@ the second process without any.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests import truth
+from tests.truth import digest, row_of
+
 PREFIX = "base_model.model.model."
-HYPER = ("lr", "betas", "eps", "weight_decay")
 STEPS = 3
 
 
@@ -123,22 +124,17 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, width: int = 10, s
         optimizer.zero_grad()
 
 
-def digest(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).hexdigest()
-
-
 def record(tensors: dict[str, torch.Tensor], shape: Any, step: Any, group: dict[str, Any], master: torch.Tensor | None = None) -> dict[str, Any]:
-    """One parameter's truth: digests of its float32 bytes in C order, step, hyperparameters."""
-    row: dict[str, Any] = {"shape": list(shape), "step": float(step), "slots": {name: digest(value) for name, value in tensors.items()}}
-    row |= {key: list(group[key]) if key == "betas" else group[key] for key in HYPER if key in group}
-    if master is not None:
-        row["master"] = digest(master)
-    return row
+    """One parameter's row of truth, but for its name."""
+    more = {} if master is None else {"master": digest(master)}
+    return {key: value for key, value in row_of("", shape, group, tensors, step=step, **more).items() if key != "name"}
 
 
-def write_truth(folder: Path, rows: dict[str, Any], **more: Any) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "truth.json").write_text(json.dumps({"parameters": rows, **more}))
+def write_truth(folder: Path, rows: dict[str, Any], *, order: list[str] | None = None) -> None:
+    """Write the rows by name; `order`: the names of all positions, where some have no state."""
+    truth.write(folder / "truth.json", [{"name": name, **row} for name, row in rows.items()])
+    if order is not None:
+        (folder / "order.json").write_text(json.dumps(order))
 
 
 def plain_truth(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

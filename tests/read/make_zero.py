@@ -80,8 +80,8 @@ def live_truth(
     for name, slots in live.items():
         for slot, value in slots.items():
             torch.testing.assert_close(value, numbers[name][slot], rtol=rounding, atol=least * numbers[name][slot].abs().max().item())
-        digests = {slot: digest(value) for slot, value in slots.items()}
-        rows[name] = {**plain[name], "master": digests.pop("master"), "slots": digests}
+        digests = {f"{slot}_sha256": digest(value) for slot, value in slots.items()}
+        rows[name] = {**plain[name], "master": digests.pop("master_sha256"), **digests}
     return rows
 
 
@@ -122,7 +122,7 @@ def stage0_truth(engine: Any, plain: dict[str, Any]) -> dict[str, Any]:
     for name, master in zip(order, (p for group in inner.param_groups for p in group["params"])):
         state = dict(inner.state[master])
         step = float(state.pop("step"))
-        rows[name] = {**plain[name], "step": step, "master": digest(master), "slots": {slot: digest(value) for slot, value in state.items()}}
+        rows[name] = {**plain[name], "step": step, "master": digest(master), **{f"{slot}_sha256": digest(value) for slot, value in state.items()}}
     return rows
 
 

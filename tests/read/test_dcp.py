@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 from pathlib import Path
@@ -18,8 +17,8 @@ from ostate.read.container.dcp_index import DcpItem
 from ostate.read.layouts import dcp
 from ostate.read.weights import find_adapter
 
-from .made import check, made, truth_of, two_group_order, watch_reads
-from .make_model import Tiny, adamw, plain_truth, train
+from .made import check, made, order_of, truth_of, two_group_order, watch_reads
+from .make_model import Tiny, adamw, plain_truth, train, write_truth
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +45,7 @@ def test_every_nesting_and_sharding_is_read_as_the_live_optimizer_had_it(folders
 
 
 def test_the_groups_of_a_nested_dict_keep_their_order_and_a_flattened_one_is_grouped_again(folders):
-    rows = truth_of(folders / "nested")["parameters"]
+    rows = truth_of(folders / "nested")
     for case in ("nested", "flattened"):
         raw = formats.read(str(folders / case))
         assert [len(group.positions) for group in raw.groups] == [6, 6]
@@ -57,12 +56,12 @@ def test_integer_ids_stay_positions_without_names(folders):
     raw = formats.read(str(folders / "integer_ids"))
     assert raw.recorded is None
     assert all(entry.name is None and entry.key == entry.position for entry in raw.entries)
-    check(raw, folders / "integer_ids", order=two_group_order(truth_of(folders / "integer_ids")["parameters"]))
+    check(raw, folders / "integer_ids", order=two_group_order(truth_of(folders / "integer_ids")))
 
 
 def test_positions_of_frozen_parameters_are_kept_without_state(folders):
     raw = formats.read(str(folders / "sgd_frozen_ids"))
-    order = truth_of(folders / "sgd_frozen_ids")["order"]
+    order = order_of(folders / "sgd_frozen_ids")
     assert len(raw.entries) == len(order) == 21
     assert raw.optimizer == "sgd"
     check(raw, folders / "sgd_frozen_ids", order=order)
@@ -221,7 +220,7 @@ def test_a_model_below_a_key_called_state_is_no_optimizer(one_process, tmp_path,
     """As MosaicML's Composer lays a sharded checkpoint out."""
     rows, state, weights = one_process
     torch_dcp.save({"state": {"model": weights, "optimizers": inner(state), "timestamp": {"epoch": 1}}}, checkpoint_id=tmp_path, no_dist=True)
-    (tmp_path / "truth.json").write_text(json.dumps({"parameters": rows}))
+    write_truth(tmp_path, rows)
     raw = formats.read(str(tmp_path))
     check(raw, tmp_path)
     assert set(raw.weights) == set(weights)

@@ -13,7 +13,7 @@ from ostate.checks import judging
 from ostate.commands.repair import repair
 from ostate.errors import CheckError, ReadError, UnknownFormat, UnsafePickle
 
-from .made import check, made, truth_of, two_group_order
+from .made import check, made, order_of, truth_of, two_group_order
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def test_raw_dtensors_of_all_processes_make_whole_tensors_under_integer_ids(fsdp
     assert raw.layout == "fsdp-ranks"
     assert raw.recorded is None
     assert raw.facts["world_size"] == 2
-    check(raw, fsdp2 / case, order=two_group_order(truth_of(fsdp2 / case)["parameters"]))
+    check(raw, fsdp2 / case, order=two_group_order(truth_of(fsdp2 / case)))
 
 
 def test_dtensors_saved_by_name_keep_their_names(fsdp2):
@@ -60,7 +60,7 @@ def test_fsdp1_flat_parameters_are_fine_where_the_api_wrote_them(fsdp1):
 def test_fsdp1_raw_runs_are_put_one_after_another_and_are_known_to_be_flat(fsdp1):
     raw = formats.read(str(fsdp1 / "raw_ranks"))
     assert all(entry.flat for entry in raw.entries)
-    check(raw, fsdp1 / "raw_ranks", order=truth_of(fsdp1 / "raw_ranks")["order"])
+    check(raw, fsdp1 / "raw_ranks", order=order_of(fsdp1 / "raw_ranks"))
 
 
 def test_a_run_over_the_border_of_two_processes_is_one_tensor(tmp_path):
@@ -86,7 +86,7 @@ def test_fsdp1_flat_parameters_saved_raw_are_refused_with_the_way_out(fsdp1):
 
 def test_a_consolidated_zero_redundancy_optimizer_is_the_plain_layout(fsdp1):
     raw = formats.read(str(fsdp1 / "redundancy"))
-    check(raw, fsdp1 / "redundancy", order=truth_of(fsdp1 / "redundancy")["order"])
+    check(raw, fsdp1 / "redundancy", order=order_of(fsdp1 / "redundancy"))
 
 
 def test_the_parts_of_a_zero_redundancy_optimizer_are_refused_with_the_way_out(fsdp1):
@@ -214,4 +214,4 @@ def test_repair_refuses_that_copy_and_writes_nothing(fsdp1, tmp_path):
         repair(str(fsdp1 / "full_offloaded"), str(out))
     assert not list(tmp_path.iterdir())
     done = repair(str(fsdp1 / "full"), str(out))
-    assert set(done.named.parameters) == set(truth_of(fsdp1 / "full")["parameters"])
+    assert set(done.named.parameters) == set(truth_of(fsdp1 / "full"))

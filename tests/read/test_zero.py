@@ -18,6 +18,7 @@ from ostate.read.flat_buffers import Cut, Piece, cut
 from ostate.read.master_weights import disagreements
 from tests import real
 from tests.real import sha256
+from tests.truth import slots_of
 
 from .made import check, made, truth_of, two_group_order, watch_reads
 
@@ -57,7 +58,7 @@ def test_every_stage_is_cut_as_the_live_optimizer_had_it(runs, case):
 @pytest.mark.parametrize("case", STAGES)
 def test_master_weights_are_cut_the_same_way(runs, case):
     raw = formats.read(str(runs / case))
-    rows = truth_of(runs / case)["parameters"]
+    rows = truth_of(runs / case)
     assert {raw.entries[position].name: sha256(slot.read()) for position, slot in raw.master.items()} == {
         name: row["master"] for name, row in rows.items()
     }
@@ -83,11 +84,11 @@ def test_repair_writes_every_number_under_its_name(runs, case, tmp_path):
     out = tmp_path / "named.safetensors"
     given = {"betas": (0.9, 0.99), "eps": 1e-8} if case in ELASTIC else {}
     done = repair(str(runs / case), str(out), **given)
-    rows = truth_of(runs / case)["parameters"]
+    rows = truth_of(runs / case)
     named = store.load(str(out))
     assert set(named.parameters) == set(rows)
     for name, row in rows.items():
-        assert {slot: sha256(named.tensor(name, slot)) for slot in row["slots"]} == row["slots"], name
+        assert {slot: sha256(named.tensor(name, slot)) for slot in slots_of(row)} == slots_of(row), name
         assert named.parameters[name].step == row["step"]
     # Stage 3 leaves no weights in its files, and two betas keep the numbers silent: names on record stay unproven.
     assert done.ordering.verdict == ("unverified" if case.startswith("stage3") else "verified")
@@ -97,7 +98,7 @@ def test_a_run_without_zero_has_torch_positions(runs):
     raw = formats.read(str(runs / "stage0"))
     assert raw.recorded is None
     assert raw.facts["zero_stage"] == 0
-    check(raw, runs / "stage0", order=two_group_order(truth_of(runs / "stage0")["parameters"]))
+    check(raw, runs / "stage0", order=two_group_order(truth_of(runs / "stage0")))
 
 
 def test_the_first_step_of_zeros_in_16_bits_without_zero_is_no_cold_start(runs):
@@ -111,7 +112,7 @@ def test_the_first_step_of_zeros_in_16_bits_without_zero_is_no_cold_start(runs):
 def test_a_run_in_16_bits_without_zero_has_positions_and_masters_that_prove_them(runs):
     raw = formats.read(str(runs / "stage0_bf16"))
     assert raw.recorded is None
-    rows = truth_of(runs / "stage0_bf16")["parameters"]
+    rows = truth_of(runs / "stage0_bf16")
     order = two_group_order(rows)
     check(raw, runs / "stage0_bf16", order=order)
     assert {order[position]: sha256(slot.read()) for position, slot in raw.master.items()} == {name: row["master"] for name, row in rows.items()}

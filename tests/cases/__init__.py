@@ -1,0 +1,1 @@
+"""Real checkpoints, and what makes one."""
