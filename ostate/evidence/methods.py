@@ -108,8 +108,11 @@ METHODS: dict[str, Method] = {
 
 
 def method_of(adapter: Adapter) -> str:
-    """Return the adapter's method as PEFT calls it."""
-    return str(adapter.config.get("peft_type", "LORA")).upper()
+    """Return the adapter's method as PEFT calls it; where no configuration tells, by the words of LyCORIS' keys, which are PEFT's."""
+    told = adapter.config.get("peft_type")
+    words = {"LOHA": ".hada_w1_a", "LOKR": ".lokr_w"}
+    found = None if told else next((method for method, word in words.items() if any(word in key for key in adapter.tensors)), None)
+    return found or str(told or "LORA").upper()
 
 
 def units_of(adapter: Adapter, *, previous: Adapter | None = None) -> list[Unit]:
@@ -122,7 +125,7 @@ def units_of(adapter: Adapter, *, previous: Adapter | None = None) -> list[Unit]
     method = METHODS.get(method_of(adapter))
     if method is None:
         return [*_lora(adapter, previous), *_biases(adapter), *whole_model(adapter)]
-    known = method.starts(adapter.config)
+    known = "peft_type" in adapter.config and method.starts(adapter.config)  # LyCORIS starts other factors at zero than PEFT
     found = [unit for pair in method.pairs for unit in _pairs(adapter, pair, known, previous)]
     return found + [unit for vector in method.vectors for unit in _vectors(adapter, vector)] if known else found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -17,10 +18,11 @@ from ostate.core.naming import Adapter, Question
 from ostate.core.tensors import TensorRef
 from ostate.ordering import claims, heuristic_orders
 from ostate.ordering.sources.adapter_order import definition_order
-from ostate.ordering.sources.convention import orders_by_convention
+from ostate.ordering.sources.convention import divided, orders_by_convention
 from ostate.read import read
 from ostate.read.adapters import read_adapter
 from tests import real
+from tests.list_diffusers import CLASSES, OPTIONS, built
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
 from tests.records import replace
@@ -160,7 +162,75 @@ def test_the_order_of_a_diffusion_model_is_among_those_of_its_convention(model: 
     found = orders_by_convention(random.Random(0).sample(order, len(order)))
     assert not isinstance(found, str), found
     assert order in [keys for _, keys in found]
-    assert len(found) <= 3
+    assert len(found) <= 4
+
+
+SPELLINGS = {
+    "peft, diffusers and ai-toolkit": ("transformer.{}.lora_A.weight", "transformer.{}.lora_B.weight"),
+    "OneTrainer": ("unet.{}.lora_down.weight", "unet.{}.lora_up.weight"),
+    "sd-scripts and musubi-tuner": ("lora_unet_{_}.lora_down.weight", "lora_unet_{_}.lora_up.weight"),
+    "LyCORIS": ("lycoris_{_}.lokr_w1", "lycoris_{_}.lokr_w2_a", "lycoris_{_}.lokr_w2_b"),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_installed_diffusers_defines_its_models_in_the_order_of_the_convention(name: str):
+    model = built(name, OPTIONS.get(name, [{}])[-1])
+    layers = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    attention = [path for path in layers if re.search(r"\.(?:to|add)_\w+(?:\.0)?$", path)]
+    for spelling in SPELLINGS.values():
+        for paths in (layers, attention) if attention else (layers,):
+            order = [key.replace("{}", path).replace("{_}", path.replace(".", "_")) for path in paths for key in spelling]
+            found = orders_by_convention(random.Random(0).sample(order, len(order)))
+            assert not isinstance(found, str), found
+            assert order in [keys for _, keys in found], spelling
+            assert len(found) <= 4
+
+
+def test_flux_has_the_order_of_each_release_of_diffusers():
+    """0.30 and 0.32 made `add_*_proj` before `to_out`; 0.39 after it."""
+    words = {
+        "old": "to_q to_k to_v add_k_proj add_v_proj add_q_proj to_out.0 to_add_out",
+        "new": "to_q to_k to_v to_out.0 add_q_proj add_k_proj add_v_proj to_add_out",
+    }
+    for order in words.values():
+        keys = [f"transformer.transformer_blocks.{at}.attn.{word}.lora_{f}.weight" for at in range(3) for word in order.split() for f in "AB"]
+        assert keys in [listed for _, listed in orders_by_convention(keys[::-1])]
+
+
+ORIGINAL = {
+    "Flux": "img_mod_lin img_attn_qkv img_attn_proj img_mlp_0 img_mlp_2 txt_mod_lin txt_attn_qkv txt_attn_proj txt_mlp_0 txt_mlp_2",
+    "HunyuanVideo": "img_attn_qkv img_attn_proj img_mlp_fc1 img_mlp_fc2 txt_attn_qkv txt_attn_proj txt_mlp_fc1 txt_mlp_fc2",
+}
+
+
+@pytest.mark.parametrize("model", sorted(ORIGINAL))
+def test_blocks_of_the_first_authors_code_are_ordered(model: str):
+    modules = [f"double_blocks_{at}_{word}" for at in range(11) for word in ORIGINAL[model].split()]
+    modules += [f"single_blocks_{at}_{word}" for at in range(11) for word in ("linear1", "linear2")]
+    order = [f"lora_unet_{module}.lora_{factor}.weight" for module in modules for factor in ("down", "up")]
+    assert [keys for _, keys in orders_by_convention(random.Random(0).sample(order, len(order)))] == [order]
+
+
+def test_wan_of_its_authors_is_ordered():
+    words = [*(f"{part}.{word}" for part in ("self_attn", "cross_attn") for word in "qkvo"), "ffn.0", "ffn.2"]
+    order = [f"diffusion_model.blocks.{at}.{word}.lora_{factor}.weight" for at in range(11) for word in words for factor in "AB"]
+    assert [keys for _, keys in orders_by_convention(order[::-1])] == [order]
+
+
+def test_sd_scripts_own_unet_has_its_feed_forward_between_the_attentions_and_text_encoders_stand_on_either_side():
+    block = ["attn1_to_q", "attn1_to_out_0", "ff_net_0_proj", "ff_net_2", "attn2_to_q", "attn2_to_out_0"]
+    sides = ["lora_te1_text_model_encoder_layers_{}_mlp_fc1", *(f"lora_unet_input_blocks_4_1_transformer_blocks_{{}}_{word}" for word in block)]
+    te, unet = ([side.format(at) for at in range(3) for side in part] for part in (sides[:1], sides[1:]))
+    for modules in (te + unet, unet + te):
+        order = [f"{module}.lora_{factor}.weight" for module in modules for factor in ("down", "up")]
+        assert order in [keys for _, keys in orders_by_convention(order[::-1])]
+
+
+def test_a_path_that_divides_in_two_ways_is_not_divided():
+    assert divided("a_b_0_c", {"a", "b", "a_b", "c"}) == ("a_b", "0", "c")
+    assert divided("a_b_c", {"a_b", "c", "a", "b_c"}) is None
+    assert divided("a_x", {"a"}) is None
 
 
 def test_kinds_of_names_in_diffusion_files_are_understood():

@@ -171,4 +171,4 @@ def test_without_a_configuration_the_way_is_named(tmp_path: Path):
     save(tmp_path / "run", [factors(unet(), lambda path: f"unet.{path}")])
     found, reason = _ask(tmp_path / "run", None)
     assert not found
-    assert "pass --base DIR (its pipeline's folder" in reason
+    assert "pass --base DIR (the pipeline's folder" in reason

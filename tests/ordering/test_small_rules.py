@@ -357,11 +357,15 @@ def test_siblings_are_ordered_by_the_row_that_holds_both_and_by_no_other():
     for row in module_orders.BESIDE:
         for at, one in enumerate(row):
             for later in row[at + 1 :]:
-                assert convention._before(one, later, convention._NOTHING) < 0 < convention._before(later, one, convention._NOTHING)
+                assert (
+                    convention._before(one, later, convention._NOTHING, convention.RANKS)
+                    < 0
+                    < convention._before(later, one, convention._NOTHING, convention.RANKS)
+                )
     with pytest.raises(LookupError):
-        convention._before("down_blocks", "nobody_knows", convention._NOTHING)
+        convention._before("down_blocks", "nobody_knows", convention._NOTHING, convention.RANKS)
     with pytest.raises(LookupError):
-        convention._before("nobody_knows", "down_blocks", convention._NOTHING)
+        convention._before("nobody_knows", "down_blocks", convention._NOTHING, convention.RANKS)
 
 
 def test_places_are_compared_from_the_first_on():
@@ -370,11 +374,18 @@ def test_places_are_compared_from_the_first_on():
             one = next((word for word in words if word not in sum(module_orders.BESIDE, ())), None)
             other = next((word for word in later if word not in sum(module_orders.BESIDE, ())), None)
             if one and other:
-                assert convention._before(one, other, convention._NOTHING) < 0 < convention._before(other, one, convention._NOTHING)
+                assert (
+                    convention._before(one, other, convention._NOTHING, convention.RANKS)
+                    < 0
+                    < convention._before(other, one, convention._NOTHING, convention.RANKS)
+                )
 
 
 def test_a_name_comes_before_what_it_begins():
-    assert convention.in_order(["model.layers.0.x", "model.layers.0"], {}) == ["model.layers.0", "model.layers.0.x"]
+    assert convention.in_order([convention.read_path(name) for name in ("model.layers.0.x", "model.layers.0")], {}) == [
+        "model.layers.0",
+        "model.layers.0.x",
+    ]
 
 
 def test_a_convention_says_what_it_is_and_speaks_of_adapters_only():

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cmp_to_key
 from itertools import combinations, product
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ostate.core.foreign import number_in
-from ostate.core.names import ADAPTER_CONTAINERS
 from ostate.core.naming import Claim, Question
 
 from ..grouping.refute import Refused, refused
+from .diffusers_orders import DIFFUSERS
 from .from_keys import claims_of_keys, trained_keys
-from .module_orders import BESIDE, DIFFUSERS, FAMILIES, PLACES, TOWERS
+from .module_orders import BESIDE, FAMILIES, LEADS, ORIGINALS, PLACES, TOWERS
+from .tuner_keys import PEFT_RANKS, RANKS, split_key
 
-_FACTORS = ("lora_down", "lora_up", "down", "up", "lora_a", "lora_b")
-"""What others than PEFT call the two factors, each pair in the order of its definition."""
-_CONTAINER = {word: rank for rank, word in enumerate(("base_layer", *ADAPTER_CONTAINERS, *_FACTORS))}
 _DIFFUSERS = re.compile(r"[.$](?:to_[qkv]|to_out|add_[qkv]_proj|to_qkv_mlp_proj)[.$]")
+_LEAD = re.compile(rf"^({'|'.join(sorted(LEADS, key=len, reverse=True))})_(.+)$")
+_TEXT = re.compile(r"^(?:lora_te\d?|text_encoder(?:_\d)?)$")
+_PLACED = frozenset(word for row in PLACES for word in row)
 
 
 def convention(question: Question) -> tuple[list[Claim], list[Refused]]:
@@ -49,22 +50,65 @@ def orders_by_convention(keys: Sequence[str]) -> list[tuple[str, list[str]]] | s
     """
     if not keys:
         return "no keys"
-    towers: dict[tuple[str, ...], list[str]] = {}
-    for key in keys:
-        towers.setdefault(_tower(components(key)), []).append(key)
+    paths = {key: read_path(key) for key in keys}
+    towers: dict[tuple[str, ...], list[KeyPath]] = {}
+    for path in paths.values():
+        towers.setdefault(_tower(path.parts), []).append(path)
     options = {tower: _families(tower, own) for tower, own in towers.items()}
     if not any(options.values()):
         return "the architecture is not in the table of conventions"
+    sides = {bool(_TEXT.match(path.parts[0])) for path in paths.values()}
     found: dict[tuple[str, ...], str] = {}
     unknown = ""
-    for choice in product(*(known or [("", _Rank(()))] for known in options.values())):
-        try:
-            ordered = in_order(keys, dict(zip(options, (order for _, order in choice))))
-        except LookupError as error:
-            unknown = unknown or f"no convention orders {error.args[0]}"
-            continue
-        found.setdefault(tuple(ordered), "module order of " + ", ".join(dict.fromkeys(name for name, _ in choice if name)))
+    for choice in product(*(known or [KnownFamily("", _Rank(()), {})] for known in options.values())):
+        spelled = {**paths, **{key: path for family in choice for key, path in family.paths.items()}}
+        known = {tower: family.known for tower, family in zip(options, choice)}
+        for text_first in (True, False) if len(sides) > 1 else (False,):
+            try:
+                ordered = in_order(list(spelled.values()), known, text_first=text_first)
+            except LookupError as error:
+                unknown = unknown or f"no convention orders {error.args[0]}"
+                continue
+            found.setdefault(tuple(ordered), "module order of " + ", ".join(dict.fromkeys(family.name for family in choice if family.name)))
     return [(name, list(ordered)) for ordered, name in found.items()] or unknown
+
+
+class KeyPath(NamedTuple):
+    """A key in parts."""
+
+    key: str
+    parts: tuple[str, ...]
+    """Of the module's path, then of the tensor within it. A path whose dots became underscores is one part, until a family's words divide it."""
+    inner: int
+    """How many of `parts` are the tensor's, the last ones."""
+
+    @property
+    def words(self) -> set[str]:
+        """The names of modules in the path, without numbers, the model's own place and PEFT's."""
+        return {part for part in self.parts[len(_tower(self.parts)) : len(self.parts) - self.inner] if number_in(part) is None} - {
+            "base_model",
+            "model",
+        }
+
+
+def read_path(key: str) -> KeyPath:
+    """Return a key in parts; ai-toolkit writes `$$` for the dots of a module's name, others an underscore behind a word of their own."""
+    read = split_key(key)
+    module, _, last = (read.module, "", read.slot) if read is not None else key.rpartition(".")
+    inner = last.split(".")
+    parts = module.replace("$$", ".").split(".") if module else []
+    lead = _LEAD.match(parts[0]) if parts else None
+    if lead is not None:
+        parts = [lead[1], lead[2], *parts[1:]]
+    return KeyPath(key, (*parts, *inner), len(inner))
+
+
+class KnownFamily(NamedTuple):
+    """A family of models, and the keys of one tower in its words."""
+
+    name: str
+    known: Known
+    paths: dict[str, KeyPath]
 
 
 class Known(Protocol):
@@ -94,62 +138,113 @@ class _Chains:
         return -1 if (one, other) in self.pairs else 1 if (other, one) in self.pairs else None
 
 
-def components(key: str) -> list[str]:
-    """Return a key in components; some trainers write `$$` for the dots of a module's name."""
-    return key.replace("$$", ".").split(".")
-
-
 def _tower(parts: Sequence[str]) -> tuple[str, ...]:
     last = max((at for at, part in enumerate(parts) if part in TOWERS), default=-1)
     return tuple(parts[: last + 1])
 
 
-def _families(tower: tuple[str, ...], keys: Sequence[str]) -> list[tuple[str, Known]]:
+def _families(tower: tuple[str, ...], paths: Sequence[KeyPath]) -> list[KnownFamily]:
     """Return the families that one tower's keys look like, one for every order that they give these keys."""
-    text = "\n".join(keys)
-    here = {part for key in keys for part in components(key)}
-    alike: dict[tuple[str, ...], tuple[str, Known]] = {}
-    if _DIFFUSERS.search(text):
+    alike: dict[tuple[str, ...], KnownFamily] = {}
+    for name, chains in (*DIFFUSERS.items(), *ORIGINALS.items()):
+        words = {word for chain in chains for word in chain.split()}
+        spelled = _in_words(tower, paths, words)
+        if spelled is not None and set[str]().union(*(path.words for path in spelled)) <= words:
+            alike.setdefault(_present(chains, spelled), KnownFamily(name, _Chains(chains), {path.key: path for path in spelled}))
+    if not alike and _DIFFUSERS.search("\n".join(path.key for path in paths)):
         for name, chains in DIFFUSERS.items():
-            present = (" ".join(word for word in chain.split() if word in here) for chain in chains)
-            alike.setdefault(tuple(sorted({chain for chain in present if " " in chain})), (name, _Chains(chains)))
-    else:
-        first = next((pattern for _, pattern, _ in FAMILIES if re.search(pattern, text)), None)
-        for name, pattern, words in FAMILIES:
-            if pattern == first:
-                alike.setdefault(tuple(word for word in words if word in here), (name, _Rank(words)))
+            alike.setdefault(_present(chains, paths), KnownFamily(name, _Chains(chains), {}))
+    if not alike:
+        alike = _of_language(tower, paths)
     if len(alike) < 2:
         return list(alike.values())
-    distinct: dict[tuple[str, ...], tuple[str, Known]] = {}
-    for name, known in alike.values():
+    distinct: dict[tuple[str, ...], KnownFamily] = {}
+    for family in alike.values():
         with contextlib.suppress(LookupError):
-            distinct.setdefault(tuple(in_order(keys, {tower: known})), (name, known))
+            distinct.setdefault(tuple(in_order(list(family.paths.values()) or paths, {tower: family.known})), family)
     return list(distinct.values())
 
 
-def in_order(keys: Sequence[str], known: Mapping[tuple[str, ...], Known]) -> list[str]:
+def _of_language(tower: tuple[str, ...], paths: Sequence[KeyPath]) -> dict[tuple[str, ...], KnownFamily]:
+    """Return the families of `FAMILIES` of the first pattern that the keys match."""
+    alike: dict[tuple[str, ...], KnownFamily] = {}
+    first = None
+    for name, pattern, words in FAMILIES:
+        spelled = _in_words(tower, paths, _PLACED.union(words))
+        if spelled is None or first not in (None, pattern):
+            continue
+        if first is None and not re.search(pattern, "\n".join(".".join(path.parts) for path in spelled)):
+            continue
+        first = pattern
+        here = {part for path in spelled for part in path.parts}
+        alike.setdefault(tuple(word for word in words if word in here), KnownFamily(name, _Rank(words), {path.key: path for path in spelled}))
+    return alike
+
+
+def _present(chains: Sequence[str], paths: Sequence[KeyPath]) -> tuple[str, ...]:
+    here = {part for path in paths for part in path.parts}
+    kept = (" ".join(word for word in chain.split() if word in here) for chain in chains)
+    return tuple(sorted({chain for chain in kept if " " in chain}))
+
+
+def _in_words(tower: tuple[str, ...], paths: Sequence[KeyPath], words: Collection[str]) -> list[KeyPath] | None:
+    """Return the paths with underscored ones divided into these words; None where one cannot be, or in more than one way."""
+    if not tower or tower[-1] not in LEADS:
+        return list(paths)
+    at = len(tower)
+    found = []
+    for path in paths:
+        inner = divided(path.parts[at], words)
+        if inner is None:
+            return None
+        found.append(path._replace(parts=(*path.parts[:at], *inner, *path.parts[at + 1 :])))
+    return found
+
+
+def divided(text: str, words: Collection[str]) -> tuple[str, ...] | None:
+    """Return an underscored path in words and numbers, as few as there can be; None where there is no way, or two of that length."""
+    tokens = text.split("_")
+    best: list[tuple[tuple[str, ...], bool] | None] = [((), True)]
+    for end in range(1, len(tokens) + 1):
+        ways: list[tuple[tuple[str, ...], bool]] = []
+        for start in range(end):
+            word = "_".join(tokens[start:end])
+            before = best[start]
+            if before is not None and (word in words or (end - start == 1 and number_in(word) is not None)):
+                ways.append(((*before[0], word), before[1]))
+        shortest = min((len(way) for way, _ in ways), default=0)
+        least = [way for way in ways if len(way[0]) == shortest]
+        best.append((least[0][0], len(least) == 1 and least[0][1]) if least else None)
+    last = best[-1]
+    return last[0] if last is not None and last[1] else None
+
+
+def in_order(paths: Sequence[KeyPath], known: Mapping[tuple[str, ...], Known], *, text_first: bool = False) -> list[str]:
     """Return the keys in the order in which a model defines them.
 
     Args:
-        keys: of the adapter file.
+        paths: the keys of the adapter file in parts.
         known: tower (the path of a model within the model; empty: what lies around) -> what its family knows.
+        text_first: put a pipeline's text encoders in front of its denoiser.
 
     Raises:
         LookupError: two modules lie side by side whose order the tables do not know.
     """
-    parts = {key: components(key) for key in keys}
 
-    def compare(one: str, other: str) -> int:
-        left, right = parts[one], parts[other]
+    def compare(one: KeyPath, other: KeyPath) -> int:
+        left, right = one.parts, other.parts
         for at, (a, b) in enumerate(zip(left, right)):
             if a != b:
-                return _before(a, b, known.get(_tower(left[:at]), _NOTHING))
+                if not at and bool(_TEXT.match(a)) != bool(_TEXT.match(b)):
+                    return -1 if bool(_TEXT.match(a)) == text_first else 1
+                ranks = PEFT_RANKS if left[0] == "base_model" else RANKS
+                return _before(a, b, known.get(_tower(left[:at]), _NOTHING), ranks)
         return len(left) - len(right)
 
-    return sorted(keys, key=cmp_to_key(compare))
+    return [path.key for path in sorted(paths, key=cmp_to_key(compare))]
 
 
-def _before(one: str, other: str, known: Known) -> int:
+def _before(one: str, other: str, known: Known, ranks: Mapping[str, int]) -> int:
     """Return a negative number when `one` is defined before `other`, its sibling."""
     left, right = number_in(one), number_in(other)
     if left is not None and right is not None:
@@ -157,8 +252,8 @@ def _before(one: str, other: str, known: Known) -> int:
     listed = known.before(one, other)
     if listed is not None:
         return listed
-    if one in _CONTAINER and other in _CONTAINER:
-        return _CONTAINER[one] - _CONTAINER[other]
+    if one in ranks and other in ranks:
+        return ranks[one] - ranks[other]
     if {one, other} == {"weight", "bias"}:
         return -1 if one == "weight" else 1
     for row in BESIDE:

@@ -31,7 +31,8 @@ BESIDE: tuple[tuple[str, ...], ...] = (
     ("vision_tower", "language_model"),
     ("visual", "language_model"),
     ("vision_model", "qformer", "language_projection", "language_model"),
-    ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"),
+    ("unet", "transformer", "transformer_2", "prior", "text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3"),
+    ("lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_unet", "lora_transformer", "lora_prior_unet", "lora_prior"),
 )
 
 _BERT = ("attention", "crossattention", "intermediate", "self", "output", "query", "key", "value", "query_proj", "key_proj", "value_proj", "dense",
@@ -91,172 +92,68 @@ FAMILIES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("projectors", r"\.linear_[12]\.", ("patch_merger", "linear_1", "linear_2")),
 )  # fmt: skip
 
-DIFFUSERS: dict[str, tuple[str, ...]] = {
-    "UNet2DConditionModel": (
-        "conv_in time_embedding add_embedding down_blocks up_blocks mid_block conv_out",
+ORIGINALS: dict[str, tuple[str, ...]] = {
+    # sd-scripts library/original_unet.py: blocks are attn1, ff, attn2
+    "U-Net of sd-scripts": (
+        "conv_in time_embedding down_blocks up_blocks mid_block conv_out",
         "linear_1 linear_2",
-        "resnets downsamplers",
+        "attentions resnets downsamplers",
+        "attentions resnets upsamplers",
         "proj_in transformer_blocks proj_out",
-        "attn1 attn2 ff",
+        "attn1 ff attn2",
         "to_q to_k to_v to_out",
         "conv1 time_emb_proj conv2 conv_shortcut",
-        "attentions resnets upsamplers",
+        "conv", "net", "proj",
     ),
-    "SD3Transformer2DModel": (
-        "pos_embed time_text_embed context_embedder transformer_blocks norm_out proj_out",
-        "timestep_embedder text_embedder",
-        "linear_1 linear_2",
-        "norm1 norm1_context attn attn2 ff ff_context",
-        "to_q to_k to_v add_k_proj add_v_proj add_q_proj to_out to_add_out",
-    ),
-    "FluxTransformer2DModel": (
-        "time_text_embed context_embedder x_embedder transformer_blocks single_transformer_blocks norm_out proj_out",
-        "timestep_embedder guidance_embedder text_embedder",
-        "linear_1 linear_2",
-        "norm1 norm1_context attn ff ff_context",
-        "to_q to_k to_v to_out add_q_proj add_k_proj add_v_proj to_add_out",
-        "norm proj_mlp proj_out attn",
-    ),
-    "FluxTransformer2DModel before 0.35": (
-        "time_text_embed context_embedder x_embedder transformer_blocks single_transformer_blocks norm_out proj_out",
-        "timestep_embedder guidance_embedder text_embedder",
-        "linear_1 linear_2",
-        "norm1 norm1_context attn ff ff_context",
-        "to_q to_k to_v add_k_proj add_v_proj add_q_proj to_out to_add_out",
-        "norm proj_mlp proj_out attn",
-    ),
-    "PixArtTransformer2DModel; AllegroTransformer3DModel": (
-        "pos_embed transformer_blocks proj_out adaln_single caption_projection",
-        "attn1 attn2 ff",
+    # sd-scripts library/sdxl_original_unet.py, with the names of Stability's own code
+    "U-Net of sd-scripts for SDXL": (
+        "time_embed label_emb input_blocks middle_block output_blocks out",
+        "in_layers emb_layers out_layers skip_connection",
+        "proj_in transformer_blocks proj_out",
+        "attn1 ff attn2",
         "to_q to_k to_v to_out",
-        "emb linear",
-        "linear_1 linear_2",
+        "op", "conv", "net", "proj",
     ),
-    "AuraFlowTransformer2DModel": (
-        "pos_embed context_embedder time_step_proj joint_transformer_blocks single_transformer_blocks norm_out proj_out",
-        "norm1 norm1_context attn ff ff_context",
-        "to_q to_k to_v add_k_proj add_v_proj add_q_proj to_out to_add_out",
-        "linear_1 linear_2 out_projection",
+    # sd-scripts library/flux_models.py, musubi-tuner flux/flux_models.py
+    "Flux of Black Forest Labs": (
+        "img_in time_in vector_in guidance_in txt_in double_blocks single_blocks final_layer",
+        "in_layer out_layer",
+        "img_mod img_attn img_mlp txt_mod txt_attn txt_mlp",
+        "qkv proj",
+        "linear1 linear2 modulation",
+        "linear adaLN_modulation",
+        "lin",
     ),
-    "HunyuanVideoTransformer3DModel": (
-        "x_embedder context_embedder time_text_embed transformer_blocks single_transformer_blocks norm_out proj_out",
-        "time_text_embed proj_in token_refiner",
-        "linear_1 linear_2",
-        "attn ff norm_out",
-        "timestep_embedder text_embedder guidance_embedder",
-        "norm1 norm1_context attn ff ff_context",
-        "to_q to_k to_v add_k_proj add_v_proj add_q_proj to_out to_add_out",
-        "attn norm proj_mlp proj_out",
-    ),
-    "Lumina2Transformer2DModel": (
-        "x_embedder time_caption_embed noise_refiner context_refiner layers norm_out",
-        "timestep_embedder caption_embedder",
-        "attn feed_forward norm1",
-        "to_q to_k to_v to_out",
-        "linear_1 linear_2 linear_3",
-    ),
-    "SanaTransformer2DModel": (
-        "patch_embed time_embed caption_projection transformer_blocks proj_out",
-        "emb linear",
-        "linear_1 linear_2",
-        "attn1 attn2 ff",
-        "to_q to_k to_v to_out",
-        "conv_inverted conv_depth conv_point",
-    ),
-    "CogVideoXTransformer3DModel": (
-        "patch_embed time_embedding transformer_blocks norm_out proj_out",
-        "proj text_proj",
-        "linear_1 linear_2",
-        "norm1 attn1 norm2 ff",
-        "to_q to_k to_v to_out",
-    ),
-    "CogView4Transformer2DModel": (
-        "patch_embed time_condition_embed transformer_blocks norm_out proj_out",
-        "proj text_proj",
-        "timestep_embedder condition_embedder",
-        "linear_1 linear_2",
-        "norm1 attn1 ff",
-        "to_q to_k to_v to_out",
-    ),
-    "WanTransformer3DModel": (
-        "patch_embedding condition_embedder blocks proj_out",
-        "time_embedder time_proj text_embedder image_embedder",
-        "linear_1 linear_2",
-        "attn1 attn2 ffn",
-        "to_q to_k to_v to_out add_k_proj add_v_proj",
-    ),
-    "LTXVideoTransformer3DModel": (
-        "proj_in time_embed caption_projection transformer_blocks proj_out",
-        "emb linear",
-        "linear_1 linear_2",
-        "attn1 attn2 ff",
-        "to_q to_k to_v to_out",
-    ),
-    "MochiTransformer3DModel": (
-        "patch_embed time_embed transformer_blocks norm_out proj_out",
-        "timestep_embedder pooler caption_proj",
-        "linear_1 linear_2",
-        "to_kv to_q to_out",
-        "norm1 norm1_context attn1 ff ff_context",
-        "to_q to_k to_v add_k_proj add_v_proj add_q_proj to_out to_add_out",
-    ),
-    "QwenImageTransformer2DModel": (
-        "time_text_embed img_in txt_in transformer_blocks norm_out proj_out",
-        "linear_1 linear_2",
-        "img_mod attn img_mlp txt_mod txt_mlp",
-        "to_q to_k to_v add_k_proj add_v_proj add_q_proj to_out to_add_out",
-    ),
-    "ChromaTransformer2DModel": (
-        "distilled_guidance_layer context_embedder x_embedder transformer_blocks single_transformer_blocks proj_out",
-        "in_proj layers out_proj",
-        "linear_1 linear_2",
-        "attn ff ff_context",
-        "to_q to_k to_v to_out add_q_proj add_k_proj add_v_proj to_add_out",
-        "proj_mlp proj_out attn",
-    ),
-    "HiDreamImageTransformer2DModel": (
-        "t_embedder p_embedder x_embedder double_stream_blocks single_stream_blocks final_layer caption_projection",
-        "linear_1 linear_2",
-        "adaLN_modulation attn1 ff_i ff_t",
-        "to_q to_k to_v to_out to_q_t to_k_t to_v_t to_out_t",
-        "shared_experts experts",
-        "w1 w2 w3",
+    # musubi-tuner hunyuan_model/models.py
+    "HunyuanVideo of Tencent": (
+        "img_in txt_in time_in vector_in guidance_in double_blocks single_blocks final_layer",
+        "img_mod img_attn_qkv img_attn_proj img_mlp txt_mod txt_attn_qkv txt_attn_proj txt_mlp",
+        "fc1 fc2",
+        "linear1 linear2 modulation",
         "linear adaLN_modulation",
     ),
-    "Flux2Transformer2DModel": (
-        (
-            "time_guidance_embed double_stream_modulation_img double_stream_modulation_txt "
-            "single_stream_modulation x_embedder context_embedder transformer_blocks single_transformer_blocks norm_out proj_out"
-        ),
-        "timestep_embedder guidance_embedder",
-        "linear_1 linear_2",
-        "attn ff ff_context",
-        "to_q to_k to_v to_out add_q_proj add_k_proj add_v_proj to_add_out",
-        "linear_in linear_out",
-        "to_qkv_mlp_proj to_out",
+    # musubi-tuner wan/modules/model.py
+    "Wan of Alibaba": (
+        "patch_embedding text_embedding time_embedding time_projection blocks head img_emb",
+        "self_attn cross_attn ffn",
+        "q k v o k_img v_img",
+        "proj",
     ),
-    "ZImageTransformer2DModel": (
-        "all_x_embedder all_final_layer noise_refiner context_refiner t_embedder cap_embedder layers",
+    # sd-scripts library/sd3_models.py
+    "SD3 of Stability": (
+        "x_embedder t_embedder y_embedder context_embedder joint_blocks final_layer",
+        "context_block x_block",
+        "attn attn2 mlp adaLN_modulation",
+        "qkv proj",
+        "fc1 fc2",
         "linear adaLN_modulation",
-        "attention feed_forward adaLN_modulation",
-        "to_q to_k to_v to_out",
-        "w1 w2 w3",
     ),
-    "StableAudioDiTModel": (
-        "timestep_proj global_proj cross_attention_proj preprocess_conv proj_in transformer_blocks proj_out postprocess_conv",
-        "attn1 attn2 ff",
-        "to_q to_k to_v to_out",
-    ),
-    "PriorTransformer": (
-        "time_embedding proj_in embedding_proj encoder_hidden_states_proj transformer_blocks proj_to_clip_embeddings",
-        "linear_1 linear_2",
-        "attn1 ff",
-        "to_q to_k to_v to_out",
-    ),
-}
-"""Class of diffusers (0.39; a release where one differs) -> modules that lie side by side, in the order of their definition."""
+}  # fmt: skip
+"""The models of other code than diffusers', under the names that their trainers' files have; read in the sources that stand beside each."""
+LEADS = ("lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_unet", "lora_transformer", "lora_prior_unet", "lora_prior", "lycoris")
+"""What sd-scripts, musubi-tuner, LyCORIS and ai-toolkit write in front of a path whose dots they turn into underscores."""
 TOWERS = frozenset([
     "vision_tower", "vision_model", "visual", "audio_tower", "audio_model", "language_model", "qformer", "multi_modal_projector", "connector",
-    "unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3",
+    "unet", "transformer", "transformer_2", "prior", "diffusion_model", "text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3", *LEADS,
 ])  # fmt: skip
 """Modules that hold a model of another family than what lies around them."""
