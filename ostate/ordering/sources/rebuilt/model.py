@@ -26,7 +26,7 @@ from ...grouping.refute import Refused, refused
 from ...keys import adapter_key
 from ..tuner_keys import split_key
 from . import base_config as base
-from . import cache
+from . import cache, older_names
 from .diffusion import Component, component_of_rows, tuned_layouts
 from .limits import TooMuch, absurd, bounded
 from .releases import train_all, variants
@@ -199,6 +199,9 @@ def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Parame
         layout = _checked(name, answer, adapter)
         if isinstance(layout, ParameterList):
             return layout
+        older = older_names.layout_of(name, answer, adapter, _plain_model(config), _checked)
+        if older is not None:
+            return older
         reasons[name] = layout
     return _reason_of(reasons, config) or "the configuration names no architecture"
 
