@@ -184,6 +184,15 @@ def test_every_page_can_be_reached():
         assert page.name in told, page.name
 
 
+def test_the_tests_that_hold_the_rows_of_the_trainers_are_there():
+    page = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| trainer |")]
+    assert len(rows) >= 30
+    for row in rows:
+        held = row.rstrip("| ").rpartition("|")[2].strip()
+        assert held == "source" or (ROOT / held.strip("`")).is_file(), row
+
+
 def test_every_schema_is_told_of():
     told = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     for schema in (ROOT / "schemas").glob("*.json"):
