@@ -209,7 +209,8 @@ class Comparison:
             return {"displacement": why, "balance": why}
         if looks.displaced:
             return {}
-        return {"displacement": (starts_at_zero(self.adapter) or "") if method is None else "no tensor of it is known to start at zero or one"}
+        unknown = "no tensor of it is known to start at zero or one"
+        return {"displacement": (starts_at_zero(self.adapter) if method is None else None) or unknown}
 
 
 def _positions(modules: Sequence[int], places: Sequence[Place]) -> frozenset[int]:

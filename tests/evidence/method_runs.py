@@ -22,6 +22,7 @@ def _of(kind: str, **options: Any) -> Callable[[], Any]:
 
 METHODS: dict[str, Callable[[], Any]] = {
     "lora": _of("LoraConfig", r=4),
+    "lora_bias": _of("LoraConfig", r=4, lora_bias=True),
     "ia3": _of("IA3Config", target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
     "loha": _of("LoHaConfig", r=4),
     "lokr": _of("LoKrConfig", r=2),
