@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ostate.core.names import factor_of
+from ostate.core.names import factor_of, factor_words
 
 from .adapter_config import AdapterConfig
 from .naming import Adapter
@@ -30,19 +31,26 @@ class LoraModule:
     zero: str
     other: str
     flipped: bool
-    """True for embeddings: lora_embedding_A, stored (r, n), is the zero factor."""
+    """True where the zero factor is stored (r, n) and the other one (m, r): embeddings, whose lora_embedding_A is the zero factor, and factors that
+    somebody's code multiplies from the right."""
     blocks: int
     """Experts that share the two tensors; 1 elsewhere."""
 
 
 def modules_of(adapter: Adapter) -> list[LoraModule]:
-    """Return the LoRA modules whose two factors the adapter holds, in the order of their first key."""
+    """Return the LoRA modules whose two factors the adapter holds, in the order of their first key.
+
+    Where no key has a word for a factor that is known, two keys are one module's that differ in a word such as `a` and `b` alone, and whose shapes
+    go together.
+    """
     found: dict[tuple[str, bool], dict[str, str]] = {}
     for key in adapter.tensors:
         split = factor_of(key)
         if split is not None:
             rest, kind = split
             found.setdefault((rest, kind.startswith("embedding")), {})[kind[-1]] = key
+    if not found:
+        return _by_words(adapter)
     modules = []
     for (rest, embedding), keys in found.items():
         if set(keys) != {"A", "B"}:
@@ -53,6 +61,33 @@ def modules_of(adapter: Adapter) -> list[LoraModule]:
         zero, other = (keys["A"], keys["B"]) if embedding else (keys["B"], keys["A"])
         modules.append(LoraModule(rest, zero, other, embedding, _blocks(keys["A"], shape_a[0], adapter.config)))
     return modules
+
+
+def _by_words(adapter: Adapter) -> list[LoraModule]:
+    """Return the pairs of keys that differ in one word for a factor; none where a matrix of the file is left over, or could be in two pairs.
+
+    A rank is less than either side that it joins. Factors may lie as (r, n) and (m, r), or the other way about.
+    """
+    matrices = {key: ref.shape for key, ref in adapter.tensors.items() if len(ref.shape) == 2}
+    by_stem: dict[str, dict[str, str]] = {}
+    for key in matrices:
+        for stem, kind in factor_words(key):
+            by_stem.setdefault(stem, {})[kind] = key
+    modules: list[LoraModule] = []
+    taken: list[str] = []
+    for stem, keys in by_stem.items():
+        flipped = _orientation(*(matrices[keys[kind]] for kind in "AB")) if set(keys) == {"A", "B"} else None
+        if flipped is not None:
+            modules.append(LoraModule(stem, keys["B"], keys["A"], flipped, 1))
+            taken += keys.values()
+    return modules if len(taken) == len(set(taken)) == len(matrices) else []
+
+
+def _orientation(a: Sequence[int], b: Sequence[int]) -> bool | None:
+    """Return False for factors (r, n) and (m, r), True for (n, r) and (r, m); None where the shapes do not go together, or in both ways."""
+    plain = a[0] == b[1] and 0 < a[0] < min(a[1], b[0])
+    turned = a[1] == b[0] and 0 < a[1] < min(a[0], b[1])
+    return None if plain == turned else turned
 
 
 def starts_at_zero(adapter: Adapter) -> str | None:

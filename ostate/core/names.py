@@ -64,10 +64,15 @@ KINDS_OF_MODULES = (
 FACTORS = (  # (the factor's own word, as a segment or two; what it is), tried in order
     (re.compile(r"(?:^|\.)(lora_embedding_A)(?=\.|$)"), "embedding_A"),
     (re.compile(r"(?:^|\.)(lora_embedding_B)(?=\.|$)"), "embedding_B"),
-    (re.compile(r"(?:^|\.)(lora_A|lora_a|lora_down|lora\.down|down_lora|lora_linear_layer\.down)(?=\.|$)"), "A"),
-    (re.compile(r"(?:^|\.)(lora_B|lora_b|lora_up|lora\.up|up_lora|lora_linear_layer\.up)(?=\.|$)"), "B"),
+    (re.compile(r"(?:^|\.)(lora_A|lora_a|lora_down|lora\.down|down_lora|(?:lora_linear_layer|lora_layer)\.down|(?<=_lora\.)down)(?=\.|$)"), "A"),
+    (re.compile(r"(?:^|\.)(lora_B|lora_b|lora_up|lora\.up|up_lora|(?:lora_linear_layer|lora_layer)\.up|(?<=_lora\.)up)(?=\.|$)"), "B"),
 )
 """How LoRA's two factors are spelled: PEFT, torchtune, kohya and OneTrainer, diffusers up to 0.24, its attention processors, its text encoders."""
+
+_FACTOR_WORDS = {"a": "A", "down": "A", "left": "A", "b": "B", "up": "B", "right": "B"}
+"""Words that stand for the first and the second factor where no word of `FACTORS` is in any key of a file."""
+_LAYER_WORDS = frozenset({"proj", "block", "blocks"})
+"""What follows such a word in the name of a layer or of half a U-Net: `down_proj`, `up_blocks`."""
 
 
 # wrappers
@@ -208,6 +213,18 @@ def factor_of(key: str) -> tuple[str, str] | None:
         if match:
             return key[: match.start(1)] + key[match.end(1) :], kind
     return None
+
+
+def factor_words(key: str) -> Iterator[tuple[str, str]]:
+    """Yield (the key with `*` for one of its words, A or B) for each word by which somebody may tell two factors apart: `linear_a_q`, `w_b_000`.
+
+    Each is only a candidate, until another key says the same with the other word and the shapes of the two go together.
+    """
+    pieces = re.split(r"([._$-]+)", key)
+    for at in range(0, len(pieces), 2):
+        kind = _FACTOR_WORDS.get(pieces[at].lower().removeprefix("lora"))
+        if kind is not None and (pieces[at + 2 : at + 3] or [""])[0] not in _LAYER_WORDS:
+            yield "".join([*pieces[:at], "*", *pieces[at + 1 :]]), kind
 
 
 def spelled(key: str) -> str:

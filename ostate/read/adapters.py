@@ -27,6 +27,8 @@ from .checkpoint_folder import card_versions
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
 
+_DIFFUSERS = re.compile(r"\.(?:lora\.down|lora_linear_layer|lora_down|lora_layer\.down|\w+_lora\.down)\.")
+"""Words for a factor in keys of diffusers, sd-scripts and OneTrainer."""
 _LYCORIS = re.compile(r"\.(?:hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|oft_blocks|dora_scale|lora_mid\.weight)$")
 """How keys of LyCORIS end (lycoris/modules/*.py) that are no LoRA's of two factors."""
 _PEFT_FACTOR = re.compile(r"\.(lora_[AB]\.(weight|bias)|lora(_linear_layer)?\.(down|up)\.\w+)$")
@@ -132,7 +134,7 @@ def kind_of(keys: Mapping[str, Any], config: AdapterConfig) -> str:
         return "peft"
     if any(key.endswith((".lora_a.weight", ".lora_b.weight")) for key in keys):
         return "torchtune"
-    if any(".lora.down." in key or ".lora_linear_layer." in key or ".lora_down." in key for key in keys):
+    if any(_DIFFUSERS.search(key) for key in keys):
         return "diffusers"
     if any(key.endswith((".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")) for key in keys):
         return "peft" if all(key.startswith("base_model.") for key in keys) else "diffusers"

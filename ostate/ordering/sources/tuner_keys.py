@@ -17,7 +17,7 @@ OneTrainer modules/module/LoRAModule.py:562, :757; diffusers' LoRALinearLayer)."
 RANKS = {word: rank for rank, word in enumerate(("base_layer", *dict.fromkeys((*LYCORIS, *ADAPTER_CONTAINERS))))}
 PEFT_RANKS = {word: rank for rank, word in enumerate(("base_layer", *ADAPTER_CONTAINERS))}
 """PEFT's own order: it registers LoHa's and LoKr's Tucker cores last."""
-_WORDS = frozenset(RANKS) - {"down", "up", "a1", "a2", "b1", "b2", "rescale", "diff", "scalar"} | {"lora", "lora_linear_layer", SAVED}
+_WORDS = frozenset(RANKS) - {"down", "up", "a1", "a2", "b1", "b2", "rescale", "diff", "scalar"} | {"lora", "lora_layer", "lora_linear_layer", SAVED}
 _LAST = re.compile(r"^(?P<module>.+)\.(?P<slot>(?:diff|diff_b|rescale|scalar)|[ab][12]\.weight)$")
 _PROCESSOR = re.compile(r"^(?P<before>.+?)(?:\.processor)?\.(?P<layer>(?:to|add)_\w+?)_lora\.(?P<slot>(?:down|up)\.\w+)$")
 """diffusers' LoRA processors of attention, up to 0.25: `attn1.processor.to_q_lora.down.weight` tunes `attn1.to_q`."""
@@ -50,6 +50,6 @@ def slot_rank(read: TunerKey, *, peft: bool) -> int | None:
     """Return where among a module's own tensors this one is registered; None for a word that is not known."""
     ranks = PEFT_RANKS if peft else RANKS
     words = read.slot.split(".")
-    if words[0] in ("lora", "lora_linear_layer"):
+    if words[0] in ("lora", "lora_layer", "lora_linear_layer"):
         words = words[1:]
     return ranks.get(words[0]) if words else None
