@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -46,14 +45,16 @@ TEN = 10
 """Modules from which one in ten of them is one."""
 FEWEST = 4
 """Modules of one shape from which they are compared among themselves."""
-TAIL = 3.0
+TAIL = 5.0
 """Times as many low shares as the others thin out to, from which they are none of them."""
 MOST = 0.4
 """Share of modules beyond which moments without a weight that moved mean that nothing was updated yet."""
 WEAKEST = 24
-"""Modules of one shape, those whose gauges say least, that are tried in each other's places: 552 looks at most, however many modules there are."""
-SURE = 3.0
-"""Digits, beyond those of the places tried, from which a module fits another's place: one healthy file in a thousand is warned of."""
+"""Modules of one shape, those whose gauges say least, that are tried in each other's places: 408 looks at most, however many modules there are."""
+SURE = 2.0
+"""Digits, beyond those of the places tried, from which a module fits another's place: one healthy file in a hundred, at most, is warned of."""
+TWICE, FAR = 2.0, 8.0
+"""How many times smaller the residual of balance is at another's place: of either of a pair, and where one look or a small group must say it."""
 
 
 class Apart(NamedTuple):
@@ -175,25 +176,35 @@ def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
 
 
 def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
-    """Return modules that fit the places of others as only one in many does by chance.
+    """Return modules that fit the places of others better than their own, as hardly any does by chance.
 
-    Each stands at another's place in a gauge that is uniformly random, if the claim is true: the digits there are exact. Both of an exchanged
-    pair together, or one by itself, must say SURE more than the places tried give by chance.
+    If the claim is true, a module stands at another's place in a gauge that is uniformly random: of one look the digits are exact. Of an exchanged
+    pair both must fit, and balance must hold there far better than here: two looks of one pair are not independent of each other.
 
     Args:
         members: modules of one pair of shapes.
         looks: at them.
     """
-    reached = {place: share(ranked) for place, ranked in zip(members, looks.ranked(members, "whole"))}
-    weak = sorted((place for place in members if reached[place] < BULK), key=lambda place: reached[place])[:WEAKEST]
-    if len(weak) < 2:
+    ranked = dict(zip(members, looks.ranked(members, "whole")))
+    own = {place: (share(ranks), looks.plain(place).residual) for place, ranks in ranked.items()}
+    outside = [place for place in members if own[place][0] < FLOOR and not own[place][1] <= RELATED]
+    inner = sorted(outside, key=lambda place: own[place])[:WEAKEST]
+    weak = [place for place in inner if own[place][0] < BULK][: WEAKEST // 2]
+    pairs = {ends for one in weak for two in inner if one is not two for ends in ((one, two), (two, one))}
+    if not pairs:
         return set()
-    pairs = list(itertools.permutations(weak, 2))
-    fits = dict(zip(pairs, looks.ranked([Place(one.module, two.zero, two.other) for one, two in pairs], "whole")))
+    at = {(one, two): Place(one.module, two.zero, two.other) for one, two in pairs}
+    there = dict(zip(at, looks.ranked(list(at.values()), "whole")))
     needed = SURE + math.log10(len(pairs))
+
+    def fits(one: Place, two: Place, times: float) -> bool:
+        return share(there[one, two]) >= FLOOR and looks.plain(at[one, two]).residual * times <= own[one][1]
+
     found = set()
     for one, two in pairs:
-        if combine.digits(fits[one, two]) >= needed or combine.digits([*fits[one, two], *fits[two, one]]) >= needed:
+        coarse = elements(there[one, two]) < ENOUGH
+        both = fits(one, two, FAR if coarse else TWICE) and fits(two, one, FAR if coarse else TWICE)
+        if combine.digits(there[one, two]) >= needed or both or (not coarse and fits(one, two, FAR)):
             found |= {one.module, two.module}
     return found
 

@@ -7,7 +7,7 @@ import pytest
 
 from ostate.evidence.apart import exchanged_in, is_tail
 from ostate.evidence.gauge import Ranked
-from ostate.evidence.looks import Place
+from ostate.evidence.looks import Place, Plain
 
 
 @pytest.mark.parametrize("exchanged", [1, 2, 4])
@@ -44,24 +44,38 @@ def test_the_thin_end_of_a_small_file_is_one_too():
 
 
 class Known:
-    """Looks whose ranks are given: (module, position of the zero factor) -> rank among 384."""
+    """Looks whose ranks and residuals are given: (module, position of the zero factor) -> rank among 384, residual."""
 
-    def __init__(self, ranks: dict[tuple[int, int], int]) -> None:
-        self.ranks = ranks
+    def __init__(self, numbers: dict[tuple[int, int], tuple[int, float]]) -> None:
+        self.numbers = numbers
 
     def ranked(self, places, how):
         assert how == "whole"
-        return [(Ranked(self.ranks.get((place.module, place.zero), 150), 384),) for place in places]
+        return [(Ranked(self.numbers.get((place.module, place.zero), (150, 0.7))[0], 384),) for place in places]
+
+    def plain(self, place):
+        return Plain(self.numbers.get((place.module, place.zero), (150, 0.7))[1], 1.0, 1.0, True)
+
+
+PLACES = [Place(module, 2 * module, 2 * module + 1) for module in range(6)]
+WEAK = {(module, 2 * module): (120 + module, 0.7) for module in range(6)}
 
 
 def test_of_the_weak_those_that_fit_each_others_places_are_exchanged():
-    """Modules 0 to 5 are weak where they stand; 1 and 4 fit each other's place."""
-    places = [Place(module, 2 * module, 2 * module + 1) for module in range(6)]
-    ranks = {(module, 2 * module): 120 + module for module in range(6)} | {(1, 8): 1, (4, 2): 1}
-    assert exchanged_in(places, Known(ranks)) == {1, 4}
+    """Modules 0 to 5 are weak where they stand; 1 and 4 fit each other's place, and balance holds there."""
+    assert exchanged_in(PLACES, Known(WEAK | {(1, 8): (1, 0.2), (4, 2): (1, 0.3)})) == {1, 4}
 
 
-def test_weak_modules_that_fit_nowhere_else_are_not_exchanged():
-    places = [Place(module, 2 * module, 2 * module + 1) for module in range(6)]
-    ranks = {(module, 2 * module): 120 + module for module in range(6)} | {(1, 8): 20, (4, 2): 20, (0, 4): 1}
-    assert exchanged_in(places, Known(ranks)) == set()
+def test_one_of_three_that_went_round_fits_the_place_it_came_from():
+    assert exchanged_in(PLACES, Known(WEAK | {(1, 8): (1, 0.01), (4, 6): (1, 0.02), (3, 2): (1, 0.03)})) == {1, 3, 4}
+
+
+@pytest.mark.parametrize("beside", [{(1, 8): (20, 0.2), (4, 2): (20, 0.2)}, {(1, 8): (1, 0.5), (4, 2): (1, 0.3)}, {(1, 8): (1, 0.2)}])
+def test_weak_modules_that_fit_nowhere_else_are_not_exchanged(beside):
+    """A rank of twenty, or balance as bad as here, or one of the two alone."""
+    assert exchanged_in(PLACES, Known(WEAK | beside)) == set()
+
+
+def test_a_module_that_stands_first_at_its_own_place_is_not_tried_elsewhere():
+    strong = {(module, 2 * module): (1, 0.01) for module in range(6)}
+    assert exchanged_in(PLACES, Known(strong | {(1, 8): (1, 0.0), (4, 2): (1, 0.0)})) == set()
