@@ -50,20 +50,20 @@ class Read:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.by_name: dict[str, int] = {}
-        whole, into = files._read_local, files.os.preadv
+        whole, into = files._read_local, files.system.read_into
 
         def counted(path: str, offset: int, length: int) -> bytes:
             self.by_name[Path(path).name] = self.by_name.get(Path(path).name, 0) + length
             return whole(path, offset, length)
 
-        def filled(descriptor: int, views: list[memoryview], offset: int) -> int:
-            count = into(descriptor, views, offset)
+        def filled(descriptor: int, view: memoryview, offset: int) -> int:
+            count = into(descriptor, view, offset)
             name = Path(f"/proc/self/fd/{descriptor}").readlink().name
             self.by_name[name] = self.by_name.get(name, 0) + count
             return count
 
         monkeypatch.setattr(files, "_read_local", counted)
-        monkeypatch.setattr(files.os, "preadv", filled)
+        monkeypatch.setattr(files.system, "read_into", filled)
 
 
 def calls_of(work) -> int:

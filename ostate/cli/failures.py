@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 
 from ostate import __version__
+from ostate.core.system import most_address_space
 from ostate.errors import OstateError, OutOfMemory, refusal_for
 
 from .screen import say_error
@@ -50,12 +51,8 @@ def limit_address_space() -> None:
     Raises:
         OutOfMemory: too little to work with at all.
     """
-    try:
-        import resource
-    except ImportError:  # not on Windows, where there is no such limit
-        return
-    least = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if least == resource.RLIM_INFINITY:
+    least = most_address_space()
+    if least is None:
         return
     if least < LEAST_ADDRESS_SPACE:
         what = f"{least >> 20} MB of address space are too little: ostate needs {LEAST_ADDRESS_SPACE >> 20} MB, and more for large files"

@@ -16,6 +16,7 @@ from ostate import store
 from ostate.core.brief import brief
 from ostate.core.naming import Ordering, settled
 from ostate.core.state import Finding
+from ostate.core.system import folds_case
 from ostate.errors import OstateError, ReadError
 
 from .repair import Options, repair
@@ -56,7 +57,10 @@ def targets(pattern: str, folder: str) -> list[tuple[str, str]]:
     if not found:
         raise ReadError("no checkpoint matches", where=pattern, fix="put the pattern in quotes, so that the shell leaves it alone")
     shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found])
-    return [(path, os.path.join(folder, os.path.relpath(os.path.abspath(path), shared).replace(os.sep, "--") + ENDING)) for path in found]
+    names = [os.path.relpath(os.path.abspath(path), shared).replace(os.sep, "--") + ENDING for path in found]
+    if len({name.casefold() for name in names}) < len(names) and folds_case(folder):
+        raise ReadError("two outputs would be one file: their names differ in capitals alone", where=folder, fix="repair them one by one")
+    return [(path, os.path.join(folder, name)) for path, name in zip(found, names)]
 
 
 def repair_all(

@@ -16,6 +16,7 @@ from ostate.core.brief import brief
 from ostate.core.files import recorded
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
+from ostate.core.system import flush_file
 from ostate.core.tensors import Slot
 from ostate.errors import ExportError, refusing
 from ostate.exporters import EXPORTERS, ExportOptions
@@ -182,7 +183,7 @@ def _write(state: NamedState, to: str, out: Path, export_options: ExportOptions,
         if exporter.file is None:
             publish_folder(temporary, out, force=force)
         else:
-            _flush(temporary)
+            flush_file(temporary)
             publish([temporary], [out], [], force=force)
     except OSError as error:
         raise cannot_write(error, out) from error
@@ -191,14 +192,6 @@ def _write(state: NamedState, to: str, out: Path, export_options: ExportOptions,
         with suppress(OSError):
             temporary.unlink()
     return str(out)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def as_document(done: Exported) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ostate.errors import StoreError
 
+from . import system
 from .files import is_remote
 
 _WHY = {
@@ -21,8 +21,13 @@ _WHY = {
     errno.EACCES: ("no permission to write in the target folder", "write elsewhere"),
     errno.EPERM: ("no permission to write in the target folder", "write elsewhere"),
     errno.ENOENT: ("the target folder does not exist", "make the folder first"),
+    errno.ENAMETOOLONG: ("the output's name is too long for this file system", "give a shorter one"),
     errno.ENOTDIR: ("the target folder is not a folder", "check the path"),
 }
+
+
+_LONGEST = 255
+"""Bytes of a name that file systems take."""
 
 
 def cannot_write(error: OSError, target: Path) -> StoreError:
@@ -50,12 +55,12 @@ def refuse_targets(targets: Sequence[Path], sources: Sequence[str], *, force: bo
         StoreError: one of them is.
     """
     for target in targets:
-        if target.is_dir():
+        if os.path.isdir(target):
             raise StoreError("the output is a folder", where=str(target), fix="pass a file name, e.g. lora.ostate.safetensors")
-        there = target.exists()
+        there = os.path.exists(target)
         if there and any(_same(target, source) for source in sources):
             raise StoreError(INPUT, where=str(target), fix="choose another output name")
-        if (there or target.is_symlink()) and not force:
+        if (there or os.path.islink(target)) and not force:
             raise StoreError("the output exists already", where=str(target), fix="pass --force to replace it, or choose another name")
 
 
@@ -65,13 +70,13 @@ def refuse_inputs(targets: Sequence[Path], inputs: Iterable[str]) -> None:
     Raises:
         StoreError: one of them is.
     """
-    there = [target for target in targets if target.exists()]
+    there = [target for target in targets if os.path.exists(target)]
     read = list(inputs) if there else []
     for target in there:
         source = next((source for source in read if _same(target, source)), None)
         if source is not None:
             raise StoreError(INPUT, where=str(target), fix="choose another output name")
-        if target.is_dir() and (held := next((source for source in read if _holds(target, source)), None)) is not None:
+        if os.path.isdir(target) and (held := next((source for source in read if _holds(target, source)), None)) is not None:
             raise StoreError("the output folder holds one of the inputs, which are never changed", where=held, fix="choose another output folder")
 
 
@@ -92,27 +97,11 @@ def _same(target: Path, source: str) -> bool:
 
 def beside(path: Path) -> Path:
     """Return a temporary name in the same folder, which no other process takes."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-
-
-def reserve(descriptor: int, size: int) -> None:
-    """Ask for the room of a new file at once, where the file system can: a full disk is reported before a byte is written, and writing costs less.
-
-    Through the system's own `fallocate(2)`: `os.posix_fallocate` writes into every block of a file system that has none, a slow one over a network.
-
-    Raises:
-        OSError: there is no room for it, or it may not become that large.
-    """
-    if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
-        return
-    import ctypes
-
-    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
-    if fallocate is None:
-        return
-    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    if fallocate(descriptor, 0, 0, size) and ctypes.get_errno() in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    ending = f".{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    name = path.name
+    while len(name.encode(errors="surrogateescape")) + 1 + len(ending) > _LONGEST:
+        name = name[:-1]
+    return path.with_name(f".{name}{ending}")
 
 
 def publish(temporary: Sequence[Path], finals: Sequence[Path], stale: Sequence[Path], *, force: bool) -> None:
@@ -133,11 +122,7 @@ def publish(temporary: Sequence[Path], finals: Sequence[Path], stale: Sequence[P
         for final in given:
             final.unlink(missing_ok=True)
         raise
-    folder = os.open(finals[0].parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    system.flush_folder(finals[0].parent)
 
 
 def publish_folder(temporary: Path, final: Path, *, force: bool) -> None:
@@ -163,10 +148,6 @@ def publish_folder(temporary: Path, final: Path, *, force: bool) -> None:
 def _rename_new(path: Path, final: Path) -> None:
     """Rename, but never over a file that another writer put there meanwhile."""
     try:
-        os.link(path, final)
+        system.rename_new(path, final)
     except FileExistsError as error:
         raise StoreError("another program wrote the output meanwhile", where=str(final), fix="look at it before --force") from error
-    except OSError:  # a file system without hard links
-        if final.exists():
-            raise StoreError("another program wrote the output meanwhile", where=str(final), fix="look at it before --force") from None
-        path.rename(final)

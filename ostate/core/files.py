@@ -15,6 +15,7 @@ from typing import Any
 
 from ostate.errors import ReadError
 
+from . import system
 from .extras import needed
 
 _MOST_OPEN = 32
@@ -31,6 +32,10 @@ _watchers: list[Callable[[int, int], None]] = []
 _recorders: list[dict[str, None]] = []
 """Each keeps the paths that are read while it stands here."""
 _local: OrderedDict[str, tuple[int, tuple[int, int]]] = OrderedDict()
+"""Path -> (descriptor, which file it is)."""
+
+
+_CLOSED = -1
 
 
 def is_remote(path: str) -> bool:
@@ -175,15 +180,17 @@ def read_into(path: str, offset: int, view: memoryview, *, on: bool = False) -> 
     if not is_remote(path):
         descriptor = _descriptor(path, on=on)
         try:
-            if not on and len(view) >= _LONG and hasattr(os, "posix_fadvise"):  # Linux reads twice as far ahead
-                os.posix_fadvise(descriptor, offset, 0, os.POSIX_FADV_SEQUENTIAL)
+            if not on and len(view) >= _LONG:
+                system.read_ahead(descriptor, offset)
             while done < len(view):
-                count = os.preadv(descriptor, [view[done:]], offset + done)
+                count = system.read_into(descriptor, view[done:], offset + done)
                 if not count:
                     break
                 done += count
         except OSError as error:
             raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the disk") from error
+        finally:
+            _let_go(path)
         for watcher in _watchers:
             watcher(done, 0)
     if done < len(view):
@@ -206,36 +213,53 @@ def _read_local(path: str, offset: int, length: int) -> bytes:
     pieces = []
     while length > 0:
         try:
-            piece = os.pread(descriptor, length, offset)
+            piece = system.read(descriptor, length, offset)
         except OSError as error:
+            _let_go(path)
             raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the disk") from error
         if not piece:
             break
         pieces.append(piece)
         offset += len(piece)
         length -= len(piece)
+    _let_go(path)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _descriptor(path: str, *, on: bool = False) -> int:
     known = _local.get(path)
-    if on and known is not None:
+    if on and known is not None and known[0] != _CLOSED:
         return known[0]
     try:
         seen = os.stat(path)
         identity = (seen.st_dev, seen.st_ino)
         if known is not None:
-            if known[1] == identity:
+            if known[1] == identity and known[0] != _CLOSED:
                 _local.move_to_end(path)
                 return known[0]
-            os.close(_local.pop(path)[0])
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            if on and known[1] != identity:
+                raise ReadError("another file took this name while it was read", where=path, fix="wait until the run has finished writing it")
+            _close(_local.pop(path)[0])
+        descriptor = system.open_to_read(path)
     except OSError as error:
         raise ReadError(f"cannot open the file: {error.strerror}", where=path, fix="check the path") from error
     _local[path] = (descriptor, identity)
     if len(_local) > _MOST_OPEN:
-        os.close(_local.popitem(last=False)[1][0])
+        _close(_local.popitem(last=False)[1][0])
     return descriptor
+
+
+def _close(descriptor: int) -> None:
+    if descriptor != _CLOSED:
+        os.close(descriptor)
+
+
+def _let_go(path: str) -> None:
+    """Close the file again where one that is open could not be replaced by anybody; remember which it was."""
+    if not system.KEEPS_OPEN and path in _local:
+        descriptor, identity = _local[path]
+        _close(descriptor)
+        _local[path] = (_CLOSED, identity)
 
 
 class _Object:

@@ -22,7 +22,7 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
     place.mkdir()
     save(numbered(state, names=False), place / "optimizer.pt")
     names = [name for group in groups_of(state) for name in group]
-    (place / "param_names.json").write_text(json.dumps(names, indent=1, ensure_ascii=False))
+    (place / "param_names.json").write_text(json.dumps(names, indent=1, ensure_ascii=False), encoding="utf-8", newline="\n")
 
 
 def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:  # noqa: ARG001

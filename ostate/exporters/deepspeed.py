@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ostate.core import system
 from ostate.core.extras import needed
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
@@ -44,6 +45,8 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
     if lacking:
         raise ExportError("DeepSpeed stores the weights with the moments, and there are none", where=", ".join(lacking[:3]), fix="pass --adapter DIR")
     (place / "zero").mkdir(parents=True)
+    if system.folds_case(place) and len({name.casefold() for group in chosen for name in group}) < sum(map(len, chosen)):
+        raise ExportError("two names differ in capitals alone, and would be one file here", fix="write where capitals count, or --rename one")
     for name in (name for group in chosen for name in group):
         _write_one(state, place / "zero", name, export_options)
     groups: list[dict[str, Any]] = [{**group.hyper, "params": [index]} for index, group in enumerate(state.groups)]

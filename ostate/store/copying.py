@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ostate.core import system
 from ostate.core.files import new_buffer
 from ostate.core.stream import Meter, Summary
 from ostate.core.tensors import NUMPY, Slot, TensorRef, decode_numbers, raw_chunks
@@ -71,7 +71,7 @@ def copy(job: Job, descriptor: int, data_start: int, buffer: memoryview, *, sha2
             meter.add(values)
         if known is None:
             digest.feed(raw)
-        write_at(descriptor, raw, data_start + at)
+        system.write_all(descriptor, raw, data_start + at)
         at += len(raw)
     if at != job.tensor.end:
         raise StoreError(f"{at - job.tensor.start} bytes were written, {job.tensor.end - job.tensor.start} expected", where=job.tensor.key)
@@ -97,29 +97,17 @@ def encode(values: np.ndarray, dtype: str) -> bytes:
     return np.ascontiguousarray(values, "<" + NUMPY[dtype]).tobytes()
 
 
-def write_at(descriptor: int, raw: Raw, offset: int) -> None:
-    """Write all bytes; a short write goes on where it stopped.
-
-    Raises:
-        OSError: disk full, quota, file size limit.
-    """
-    written = os.pwrite(descriptor, raw, offset)
-    while written < len(raw):
-        raw, offset = memoryview(raw)[written:], offset + written
-        written = os.pwrite(descriptor, raw, offset)
-
-
 def shift(descriptor: int, start: int, to: int, length: int) -> None:
     """Move `length` bytes of the open file from `start` up to `to`, last chunk first.
 
     Raises:
-        OSError: as `write_at`.
+        OSError: disk full, quota, file size limit.
     """
     end = length
     while end > 0:
         size = min(CHUNK_BYTES, end)
         end -= size
-        write_at(descriptor, os.pread(descriptor, size, start + end), to + end)
+        system.write_all(descriptor, system.read(descriptor, size, start + end), to + end)
 
 
 def digest_of(slot: Slot, text: str) -> str:

@@ -69,7 +69,7 @@ def _one(head: Head, rows: Mapping[str, Any], *, deep: bool) -> Iterator[Finding
 @cache
 def schema(name: str) -> dict[str, Any]:
     """Return one of the schemas that ship with ostate."""
-    return dict(json.loads((files("ostate.schemas") / f"{name}.schema.json").read_text()))
+    return dict(json.loads((files("ostate.schemas") / f"{name}.schema.json").read_text(encoding="utf-8")))
 
 
 def _against_schema(rows: Mapping[str, Any]) -> Iterator[Finding]:

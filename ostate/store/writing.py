@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ostate.core.atomic import beside, cannot_write, publish, refuse_inputs, refuse_targets, reserve
+from ostate.core import system
+from ostate.core.atomic import beside, cannot_write, publish, refuse_inputs, refuse_targets
 from ostate.core.brief import brief
 from ostate.core.files import is_remote, new_buffer
 from ostate.core.named_file import is_named
@@ -21,7 +22,7 @@ from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ReadError, StoreError, refusing
 
 from . import header, manifest
-from .copying import CHUNK_BYTES, copy, shift, write_at
+from .copying import CHUNK_BYTES, copy, shift
 from .plan import SHARD_BYTES, Plan, check_names, cut, index_path, plan, shard_path
 
 Summaries = Mapping[tuple[str, str], Summary]
@@ -95,7 +96,7 @@ def write(
         changed = [path for path, stamp in zip(sources, before) if _stamp(path) != stamp]
         if changed:
             raise StoreError("the source changed while it was read", where=changed[0], fix="wait until the run has finished writing it")
-        old_index = [path for path in (index_path(target),) if path.exists() and _ours(path)]
+        old_index = [path for path in (index_path(target),) if os.path.exists(path) and _ours(path)]
         stale = [path for path in (target, *old_index) if path not in finals] if force else []
         publish(temporary, finals, stale, force=force)
     except OSError as error:
@@ -139,10 +140,10 @@ def _fill(
             digests = {(job.name, job.slot): blank for job in layout.jobs}
             head_bytes = len(header.pack(layout.tensors, manifest.of_state(state, names, digests, state.findings, shard)))
             temporary.append(beside(path))
-            descriptor = os.open(temporary[-1], os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+            descriptor = system.open_new(temporary[-1])
             opened.append((descriptor, layout, head_bytes, digests))
-            reserve(descriptor, head_bytes + layout.nbytes)
-            write_at(descriptor, layout.steps, head_bytes + layout.steps_at)
+            system.reserve(descriptor, head_bytes + layout.nbytes)
+            system.write_all(descriptor, layout.steps, head_bytes + layout.steps_at)
             for job in layout.jobs:
                 digests[job.name, job.slot], seen = copy(job, descriptor, head_bytes, buffer, sha256=sha256, measure=check is not None)
                 if seen is not None:
@@ -164,10 +165,10 @@ def _fill(
 
 def _finish(descriptor: int, head: bytes, data: int) -> int:
     """Put the head in front, flush, read it back."""
-    write_at(descriptor, head, 0)
+    system.write_all(descriptor, head, 0)
     os.ftruncate(descriptor, len(head) + data)
     os.fsync(descriptor)
-    if os.pread(descriptor, len(head), 0) != head or os.fstat(descriptor).st_size != len(head) + data:
+    if system.read(descriptor, len(head), 0) != head or os.fstat(descriptor).st_size != len(head) + data:
         raise StoreError("the written file does not read back the same", fix="the disk is failing: write elsewhere")
     return len(head) + data
 

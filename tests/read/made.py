@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ostate.core import files
+from ostate.core import files, system
 from ostate.core.state import RawState
 from tests import truth
 from tests.real import sha256
@@ -42,23 +42,23 @@ def made(factory: pytest.TempPathFactory, program: str, **environment: str) -> P
 def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Return a list that fills with (path, bytes) of every read of a local file."""
     seen: list[tuple[str, int]] = []
-    pread, preadv = os.pread, os.preadv
+    read, read_into = system.read, system.read_into
 
     def path_of(descriptor: int) -> str:
         return next((path for path, (number, _) in files._local.items() if number == descriptor), "")
 
     def one(descriptor: int, length: int, offset: int) -> bytes:
-        data = pread(descriptor, length, offset)
+        data = read(descriptor, length, offset)
         seen.append((path_of(descriptor), len(data)))
         return data
 
-    def into(descriptor: int, views: list[memoryview], offset: int) -> int:
-        count = preadv(descriptor, views, offset)
+    def into(descriptor: int, view: memoryview, offset: int) -> int:
+        count = read_into(descriptor, view, offset)
         seen.append((path_of(descriptor), count))
         return count
 
-    monkeypatch.setattr(os, "pread", one)
-    monkeypatch.setattr(os, "preadv", into)
+    monkeypatch.setattr(system, "read", one)
+    monkeypatch.setattr(system, "read_into", into)
     return seen
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ostate import store
-from ostate.core.atomic import reserve
+from ostate.core.system import reserve
 from ostate.errors import OstateError, StoreError
 from ostate.store import validating
 

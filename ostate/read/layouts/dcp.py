@@ -255,7 +255,8 @@ def _weight_name(item: DcpItem, trained: Collection[str]) -> str:
 
 def _facts(folder: str, index: Index, root: str) -> dict[str, Any]:
     ranks = {match.group(1) for file in index.files if (match := re.search(r"__(\d+)_\d+\.distcp$", file.path))}
-    above, _, last = (absolute(folder) if is_remote(folder) else os.path.normpath(folder)).rpartition("/")
+    path = absolute(folder) if is_remote(folder) else os.path.normpath(folder)
+    above, last = (path.rpartition("/")[0], path.rpartition("/")[2]) if is_remote(folder) else os.path.split(path)
     return {
         **({"folder": above} if _OPTIMIZER_FOLDER.fullmatch(last) and above else {}),
         "root": root,

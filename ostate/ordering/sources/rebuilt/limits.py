@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from ostate.core.system import cpu_limit
 
 MOST_OF_A_KIND = 100_000
 """Layers, experts, heads: the largest models of today have hundreds."""
@@ -20,6 +20,13 @@ _COUNTED = re.compile(r"layer|expert|head|block|depth|stage|codebook|group", re.
 
 class TooMuch(RuntimeError):
     """The model asks for more than any real one."""
+
+
+class TooLong(TooMuch):
+    """It takes more time than any real one."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it takes more than {MOST_SECONDS:g} s")
 
 
 def absurd(config: Any, key: str = "") -> str:
@@ -37,8 +44,7 @@ def absurd(config: Any, key: str = "") -> str:
 def bounded() -> Iterator[None]:
     """Stop what runs within at `MOST_PARAMETERS` parameters of torch modules, or after `MOST_SECONDS` of CPU time, by raising `TooMuch` there.
 
-    The clock is a signal, which also interrupts a regular expression; it exists on Unix, and for the main thread. Whoever swallows
-    the exception gets it again a second later.
+    Whoever swallows the exception gets it again a second later.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -50,18 +56,9 @@ def bounded() -> Iterator[None]:
         if count > MOST_PARAMETERS:
             raise TooMuch(f"it has more than {MOST_PARAMETERS} parameters")
 
-    def late(*_: object) -> None:
-        raise TooMuch(f"it takes more than {MOST_SECONDS:g} s")
-
     hook = register_module_parameter_registration_hook(counted)
-    timed = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGVTALRM, late) if timed else None
     try:
-        if timed:
-            signal.setitimer(signal.ITIMER_VIRTUAL, MOST_SECONDS, 1.0)
-        yield
+        with cpu_limit(MOST_SECONDS, TooLong):
+            yield
     finally:
-        if timed:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            signal.signal(signal.SIGVTALRM, before)
         hook.remove()
