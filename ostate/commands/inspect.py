@@ -92,7 +92,7 @@ def inspect(
 
         weights = read_adapter(os.fspath(adapter))
     fit = fit_of(raw, weights) if weights is not None else None
-    findings = list(checks.structure(raw, weights))
+    findings = [*checks.structure(raw, weights), *(named_file.beside(raw.read or raw.source) if raw.layout != "named" else ())]
     if weights is not None and raw.recorded:
         findings += _names_not_in(raw, weights)
     found: Mapping[str, Any] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ostate.core.state import RawState
 
 from .detect import READERS, Reader, choice, find_state, others
-from .named_file import beside
 from .peek import Peek
 from .pickle.collector import Paused
 
@@ -30,4 +29,4 @@ def read(path: str, *, state: str | None = None, optimizer: int | str | None = N
         seen = found.seen
         raw = READERS[found.row].read(seen, found.optimizer)
         not_read = others(seen, [file.path for file in raw.files]) if state is None else ()
-        return raw._replace(read=seen.path, not_read=not_read, findings=(*raw.findings, *choice(seen, not_read, found.skipped), *beside(seen)))
+        return raw._replace(read=seen.path, not_read=not_read, findings=(*raw.findings, *choice(seen, not_read, found.skipped)))

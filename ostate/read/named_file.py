@@ -28,11 +28,14 @@ def is_named(path: str) -> bool:
     return named_file.is_named(path)
 
 
-def beside(seen: Peek) -> list[Finding]:
-    """Say that a named state lies in the folder of a state that was read: `SaveNamed` or an earlier `ostate repair` wrote it."""
-    folder = seen.path if seen.is_folder else os.path.dirname(seen.path) or "."
-    if is_remote(folder):
+def beside(path: str) -> list[Finding]:
+    """Say that a named state lies in the folder of the state at `path`: `SaveNamed` or an earlier `ostate repair` wrote it.
+
+    For people alone, and so no finding of the state itself: what `repair` writes must not depend on what lies beside the state.
+    """
+    if is_remote(path):
         return []
+    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
     names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
     named = [os.path.join(folder, name) for name in names if _named_alone(os.path.join(folder, name))]
     if not named:

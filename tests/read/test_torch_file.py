@@ -122,7 +122,7 @@ def test_two_states_in_a_file_are_listed_and_one_can_be_chosen(tmp_path):
         formats.read(str(tmp_path / "x.pt"), optimizer=2)
     for name in ("discriminator.opt", "discriminator", "opt"):
         assert holds(formats.read(str(tmp_path / "x.pt"), optimizer=name), second)
-    with pytest.raises(UnknownFormat, match=r"no optimizer is called 'critic'; there are 0: generator"):
+    with pytest.raises(UnknownFormat, match=r"no optimizer is called 'critic'; available: 0: generator"):
         formats.read(str(tmp_path / "x.pt"), optimizer="critic")
 
 

@@ -235,9 +235,9 @@ def test_random_views_read_as_torch_reads_them(tmp_path, seed, new):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_bytes(b""), "it is empty"),
         (lambda path: path.write_bytes(b"\0" * 4096), "nothing but zeros"),
-        (lambda path: path.write_bytes(b"{}"), "this is JSON"),
+        (lambda path: path.write_bytes(b"{}"), "it is JSON"),
         (lambda path: path.write_bytes(b"\x80\x04K\x01."), "a plain pickle"),
         (lambda path: path.write_bytes(b"hello world, this is a text"), "not a torch.save file"),
         (lambda path: path.write_bytes(b"PK\3\4" + b"x" * 100), "no archive directory"),
