@@ -271,7 +271,7 @@ def hyperparameters_missing(seen: Structure) -> Iterator[Finding]:
     needs = sorted({key for group in seen.groups if group.positions for key in seen.spec.needs if group.hyper.get(key) is None})
     if needs and seen.with_state:
         options = {"betas": "--betas B1,B2", "eps": "--eps E"}
-        yield say("warning", f"the file does not say {' and '.join(needs)}", f"give {' '.join(options.get(key, key) for key in needs)}")
+        yield say("warning", f"the file does not say {' and '.join(needs)}", f"pass {' '.join(options.get(key, key) for key in needs)}")
 
 
 def hyperparameters_out_of_range(seen: Structure) -> Iterator[Finding]:

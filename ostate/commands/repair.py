@@ -275,7 +275,7 @@ def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, o
             )
         )
     if adapter is not None and FITTED in adapter.facts:
-        fix = "give the adapter as it was trained (save_pretrained without a conversion) where it is at hand"
+        fix = "if you have it, pass the adapter as it was trained (save_pretrained without a conversion)"
         said.append(Finding(rule="adapter-fitted", severity="note", text=adapter.facts[FITTED], fix=fix))
     if adapter is not None and found.source == "content":
         said += _without_position(found, adapter)
@@ -302,7 +302,7 @@ def _without_position(found: Ordering, adapter: Adapter) -> list[Finding]:
     if not left or found.left_out:
         return []
     text = f"{len(left)} of the adapter's {len(left) + len(found.keys)} tensors have no position: is this a part of the state?"
-    return [Finding(rule="adapter-without-position", severity="warning", text=text, fix="give the folder with all parts", names=tuple(left))]
+    return [Finding(rule="adapter-without-position", severity="warning", text=text, fix="pass the folder with all parts", names=tuple(left))]
 
 
 def verify(path: str, *, options: Options | None = None, **more: Any) -> Ordering:

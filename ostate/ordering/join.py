@@ -140,9 +140,7 @@ def _with_overrides(group: Group, given: Mapping[str, Any], source: str) -> Grou
         wanted = tuple(given[key]) if key == "betas" else given[key]
         there = hyper.get(key)
         if there is not None and not _equal(there, wanted):
-            raise CheckError(
-                f"--{key} {wanted} contradicts the file, which has {there}", where=f"{source}: group {group.index}", fix=f"leave --{key} out"
-            )
+            raise CheckError(f"--{key} {wanted} contradicts the file, which has {there}", where=f"{source}: group {group.index}", fix=f"drop --{key}")
         hyper[key] = wanted
     return group._replace(hyper=hyper)
 

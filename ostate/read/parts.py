@@ -48,7 +48,7 @@ def stages(places: Iterable[str], where: str) -> list[str]:
         raise ReadError(
             f"part of a state: stage {missing} of the pipeline is missing, {', '.join(f'stage {number}' for number in sorted(numbers))} is here",
             where=where,
-            fix="give the folder with the files of all stages",
+            fix="pass the folder with the files of all stages",
         )
     return [numbers[number] for number in sorted(numbers)]
 
@@ -105,7 +105,7 @@ def refuse_one_of_several(path: str) -> None:
         parts = parts_of(os.path.join(folder, index)) if index.endswith(".index.json") else {}
         files = dict.fromkeys(parts.values())
         if name in files and len(files) > 1:
-            raise ReadError(f"one of the {len(files)} parts of a state that {index} lists", where=path, fix=f"give the folder: {folder}")
+            raise ReadError(f"one of the {len(files)} parts of a state that {index} lists", where=path, fix=f"pass the folder: {folder}")
 
 
 def parts_of(index: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ def choose(places: Sequence[str], wanted: int | str | None, where: str, *, texts
         ReadError: there is none at all.
     """
     if not places:
-        raise ReadError("no optimizer state was found here", where=where, fix="give what was saved with the optimizer")
+        raise ReadError("no optimizer state was found here", where=where, fix="pass the file that was saved with the optimizer")
     listed = "; ".join(f"{number}: {place or 'the top'}" for number, place in enumerate((texts or places)[:MOST_LISTED]))
     if wanted is None:
         if len(places) > 1:

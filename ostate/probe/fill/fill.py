@@ -193,7 +193,7 @@ def _hyper(stored: Mapping[str, Any], lr: float | None, options: Mapping[str, An
         if key == "betas":
             here, given = (tuple(pair) if pair is not None else None for pair in (here, given))
         if here is not None and given is not None and here != given:
-            raise ProbeError(f"{key}={given} contradicts the state's {here}", fix=f"leave {key} out")
+            raise ProbeError(f"{key}={given} contradicts the state's {here}", fix=f"drop {key}")
         out[key] = given if here is None else here
     if out["weight_decay"] is None:
         out["weight_decay"] = 0.0  # it takes no part in the preconditioner, and no file that lacks it can be stepped on as it was

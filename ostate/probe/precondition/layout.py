@@ -144,7 +144,7 @@ class FlatBuffers:
         """
         for member, view in zip(self.members, self.views(flats).values()):
             if member.parameter is None:
-                raise ProbeError("this preconditioner knows names only", fix="give model= when it is built")
+                raise ProbeError("this preconditioner knows names only", fix="pass model= when it is built")
             member.parameter.grad = like_parameter(view, member.parameter)
 
     def flatten(self, gradients: Gradients, *, what: str = "gradients") -> list[Tensor]:

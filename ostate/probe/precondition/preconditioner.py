@@ -90,7 +90,7 @@ class AdamPreconditioner:
         self._names: dict[Tensor, str] | None = None
         items = self._moments()
         if not items:
-            raise ProbeError("there is not a parameter to precondition")
+            raise ProbeError("there is no parameter to precondition")
         self._names = {item.parameter: item.name for item in items if item.parameter is not None}
         self.ranks = Ranks.of([item.parameter for item in items if item.parameter is not None])
         self.layout = FlatBuffers.of([(item.name, item.parameter, item.place.shape, item.device, item.dtype) for item in items])
@@ -198,7 +198,7 @@ class AdamPreconditioner:
             member, gradient = other, parameter
             self._warn_once("arguments-swapped", "apply was given (gradient, parameter): taken as (parameter, gradient)")
         elif other is not None:
-            raise ProbeError("a parameter was given in the gradient's place", where=other.name, fix="give its gradient: parameter.grad")
+            raise ProbeError("a parameter was given in the gradient's place", where=other.name, fix="pass its gradient: parameter.grad")
         elif member is None:
             if self.guards.unknown != "identity":
                 self.layout.member(parameter)  # says what it does not know

@@ -137,7 +137,7 @@ class ZipIndex:
                     what = "numpy arrays (.npz), compressed"
                 elif "/code/" in name:
                     what = "a TorchScript program, not a state"
-                raise ReadError(what, where=self.path, fix="unpack it and give what was in it, or save it again with torch.save")
+                raise ReadError(what, where=self.path, fix="unpack it and pass what was in it, or save it again with torch.save")
             if "\\" in name or name[0] == "/" or (".." in name and ".." in name.split("/")):
                 raise ReadError(f"a member named {name!r} points outside the archive", where=self.path, fix="do not use this file")
             if header - ended not in between:

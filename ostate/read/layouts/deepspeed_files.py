@@ -122,7 +122,7 @@ def _check_world(folder: str, by_rank: Mapping[int, str], ranks: Sequence[Mappin
             raise ReadError(f"this file is of a run with {count} processes, the others {world}", where=path, fix=_AGAIN)
     if extra := [rank for rank in by_rank if rank >= world]:
         raise ReadError(
-            f"there is there is a file of rank {extra[0]}, but the run had {world} processes",
+            f"there is a file of rank {extra[0]}, but the run had {world} processes",
             where=by_rank[extra[0]],
             fix="remove the files of the other run",
         )

@@ -133,7 +133,7 @@ def _check_ranks(folder: str, names: Mapping[int, str], family: tuple[str, str, 
             raise _missing(os.path.join(folder, names[min(names)]), rank, world)
     if extra := [rank for rank in names if rank >= world]:
         raise ReadError(
-            f"there is there is a file of rank {extra[0]}, but the run had {world} processes",
+            f"there is a file of rank {extra[0]}, but the run had {world} processes",
             where=os.path.join(folder, names[extra[0]]),
             fix="remove the files of the other run",
         )
