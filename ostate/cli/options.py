@@ -40,6 +40,13 @@ _NAMING = (
     click.option("--order", type=PATH, metavar="FILE", help="File of parameter names, one per line, in the optimizer's order."),
     click.option("--previous", type=PATH, metavar="DIR|FILE", help="An earlier adapter of the same run: the change since is used as evidence."),
     click.option("--adapter-name", metavar="N", help="The adapter's name in the live model, if the files do not record it."),
+    click.option(
+        "--names",
+        type=click.Choice(["live", "file", "peft"]),
+        default="live",
+        show_default=True,
+        help="Form of the names: the live model's, the adapter file's keys, or PeftModel's.",
+    ),
     click.option("--state", metavar="FILE", help="The state file, if the folder holds several."),
     click.option("--optimizer", type=Which(), metavar="K|NAME", help="Which optimizer, if the file holds several: its index from 0, or its name."),
     click.option("--no-evidence", is_flag=True, help="Do not use tensor values: the names then stay unverified."),

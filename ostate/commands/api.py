@@ -6,6 +6,7 @@ import os
 
 from ostate.core.naming import Ordering
 from ostate.errors import refusing
+from ostate.ordering.name_form import NameForm
 
 from . import repair as program
 from .repair import Options, Repaired
@@ -24,6 +25,7 @@ def repair(
     order: Path | None = None,
     previous: Path | None = None,
     adapter_name: str | None = None,
+    names: NameForm = "live",
     state: str | None = None,
     optimizer: int | str | None = None,
     step: int | None = None,
@@ -47,6 +49,7 @@ def repair(
         order: file of names, one a line, in the optimizer's order.
         previous: folder or file of an earlier adapter of the same run: what moved since is evidence.
         adapter_name: the adapter's name in the live model, where the files do not tell.
+        names: form of the names: `live`, the adapter file's keys (`file`), or PeftModel's (`peft`).
         state: which file of the folder is the state, where several could be.
         optimizer: which optimizer, where the file holds several: its number from 0, or its name.
         step: updates taken, where the file does not say.
@@ -69,6 +72,7 @@ def repair(
         order=_text(order),
         previous=_text(previous),
         adapter_name=adapter_name,
+        names=names,
         state=state,
         optimizer=optimizer,
         step=step,
@@ -91,6 +95,7 @@ def verify(
     order: Path | None = None,
     previous: Path | None = None,
     adapter_name: str | None = None,
+    names: NameForm = "live",
     state: str | None = None,
     optimizer: int | str | None = None,
     evidence: bool = True,
@@ -109,6 +114,7 @@ def verify(
         order: a list of names.
         previous: an earlier adapter.
         adapter_name: the adapter's name in the live model.
+        names: form of the names: `live`, the adapter file's keys (`file`), or PeftModel's (`peft`).
         state: which file of the folder.
         optimizer: which optimizer of the file.
         evidence: ask the numbers.
@@ -126,6 +132,7 @@ def verify(
         order=_text(order),
         previous=_text(previous),
         adapter_name=adapter_name,
+        names=names,
         state=state,
         optimizer=optimizer,
         evidence=evidence,
@@ -145,6 +152,7 @@ def names(
     order: Path | None = None,
     previous: Path | None = None,
     adapter_name: str | None = None,
+    names: NameForm = "live",
     state: str | None = None,
     optimizer: int | str | None = None,
     evidence: bool = True,
@@ -161,6 +169,7 @@ def names(
         order: a list of names.
         previous: an earlier adapter.
         adapter_name: the adapter's name in the live model.
+        names: form of the names: `live`, the adapter file's keys (`file`), or PeftModel's (`peft`).
         state: which file of the folder.
         optimizer: which optimizer of the file.
         evidence: ask the numbers.
@@ -178,6 +187,7 @@ def names(
         order=_text(order),
         previous=_text(previous),
         adapter_name=adapter_name,
+        names=names,
         state=state,
         optimizer=optimizer,
         evidence=evidence,

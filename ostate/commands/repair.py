@@ -19,6 +19,7 @@ from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import advice, assumed, keys, resolve
 from ostate.ordering.join import named_state
 from ostate.ordering.live_form import with_live_form
+from ostate.ordering.name_form import NameForm, by_key
 from ostate.ordering.sources.from_keys import trained_keys
 from ostate.read import adapters
 from ostate.read.fitting import FITTED, fitted
@@ -47,6 +48,8 @@ class Options:
     previous: str | None = None
     """Folder or file of an earlier adapter of the same run."""
     adapter_name: str | None = None
+    names: NameForm = "live"
+    """Which form of the names is written, where the adapter's keys and the live names differ."""
     state: str | None = None
     """Which file of the folder is the state."""
     optimizer: int | str | None = None
@@ -182,7 +185,9 @@ def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[Raw
     if raw.layout == "named" and not named_too:
         raise ReadError("this file already has names", where=path, fix="use `ostate verify`, `validate` or `export` on it")
     found = candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
-    return raw, found._replace(adapters=tuple(with_live_form(fitted(adapter, raw), raw) for adapter in found.adapters))
+    fitting = [fitted(adapter, raw) for adapter in found.adapters]
+    live = fitting if options.names == "peft" else [with_live_form(adapter, raw) for adapter in fitting]
+    return raw, found._replace(adapters=tuple(live))
 
 
 def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
@@ -211,7 +216,7 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: 
     if found is None:
         comparison = _comparison(raw, adapter, previous, options, near)
         found = resolve.resolve(question, claims, rejected, comparison, strict=options.strict)
-    return assumed.with_assumed(found, raw, adapter)
+    return assumed.with_assumed(by_key(found) if options.names == "file" else found, raw, adapter)
 
 
 def _order_of_rest(question: Question, options: Options) -> Ordering | None:

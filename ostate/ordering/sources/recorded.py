@@ -61,7 +61,7 @@ def explicit_names(source: str, rule: str, names: Names, raw: RawState, adapter:
     lost = []
     from_keys = False
     if adapter is not None:
-        live = live_names(bare, keys, adapter)
+        live = bare if raw.recorded == "named" else live_names(bare, keys, adapter)
         from_keys, bare = live != bare, live
         if not any(keys):
             lost = [

@@ -6,7 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ostate.core.names import COMPONENTS, PEFT_PREFIX, any_adapter, component, first_names, named_parameters, plain_names
+from ostate.core.names import (
+    COMPONENTS,
+    PEFT_PREFIX,
+    adapter_at,
+    any_adapter,
+    component,
+    first_names,
+    is_tuned,
+    named_parameters,
+    plain_names,
+    with_adapter,
+)
 from ostate.errors import ProbeError
 
 if TYPE_CHECKING:
@@ -115,7 +126,11 @@ def _as_live(names: list[str], exact: Mapping[str, Tensor], loose: Mapping[str, 
 
 
 def _other_forms(names: list[str]) -> Iterable[list[str]]:
-    """Yield the names with PEFT's prefix or without it, without the one component they lie in, and within one."""
+    """Yield the names with PEFT's prefix or without it, without the one component they lie in, and within one; keys with an adapter's name."""
+    keyed = [name if not is_tuned(name) or adapter_at(name.split(".")) is not None else with_adapter(name, "default") for name in names]
+    if keyed != names:
+        yield keyed
+        yield from _other_forms(keyed)
     yield [f"{PEFT_PREFIX}{name}" for name in names]
     for lead in (PEFT_PREFIX, component(names)):
         if lead and all(name.startswith(lead) for name in names):
