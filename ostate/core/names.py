@@ -237,6 +237,23 @@ def spelled(key: str) -> str:
     return key
 
 
+def by_spelling(names: Iterable[str]) -> dict[str, str]:
+    """Return, for each name that no other one is spelled like, its common spelling -> the name.
+
+    The common spelling has PEFT's words for factors and dots, and lacks the adapter's name, and the component where all names lie in one:
+    ai-toolkit's `transformer$$blocks$$0$$q.lora_down.weight` and its file's `diffusion_model.blocks.0.q.lora_A.weight` have one.
+    """
+    forms: dict[str, str] = {}
+    for name in names:
+        parts = spelled(name).split(".")
+        at = adapter_at(parts)
+        forms[name] = ".".join(parts if at is None else [*parts[:at], *parts[at + 1 :]])
+    lead = component(forms.values())
+    bare = {name: form.removeprefix(lead) for name, form in forms.items()}
+    alike = Counter(bare.values())
+    return {form: name for name, form in bare.items() if alike[form] == 1}
+
+
 def component(keys: Iterable[str]) -> str:
     """Return the one component (`unet.`) that all keys lie in; nothing where one lies in none, or two lie in different ones."""
     heads = {key.partition(".")[0] for key in keys}

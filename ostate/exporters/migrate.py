@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ostate.core.names import place_in_model, twins
+from ostate.core.names import by_spelling, place_in_model, twins
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding, Group
 from ostate.core.tensors import CHUNK, Slot
@@ -157,7 +157,10 @@ def migrate(
 
 
 def matched(there: Mapping[str, NamedParameter], target: Target) -> dict[str, str]:
-    """Return, for the target's names that the state has moments of, the name they have there: the same, of the same key, or of the same place."""
+    """Return, for the target's names that the state has moments of, the name they have there.
+
+    It is the same, or that of the same key or of the same place; where there is none of these for any name, the one spelled as another trainer does.
+    """
     by_key = {parameter.adapter_key: name for name, parameter in there.items() if parameter.adapter_key is not None}
     by_place = {place_in_model(name): name for name in there}
     for place in twins(place_in_model(name) for name in there):
@@ -169,7 +172,10 @@ def matched(there: Mapping[str, NamedParameter], target: Target) -> dict[str, st
         if found is not None and found not in used:
             pairs[name] = found
             used.add(found)
-    return pairs
+    if pairs:
+        return pairs
+    own = by_spelling(there)
+    return {name: own[form] for form, name in by_spelling(target.order).items() if form in own}
 
 
 def _renamed(state: NamedState, rename: Sequence[tuple[str, str]]) -> tuple[dict[str, NamedParameter], dict[str, int]]:

@@ -12,7 +12,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ostate.core.foreign import release
-from ostate.core.names import CONTAINERS, PEFT_PREFIX, SAVED, component, spelled, strip_wrappers, without_adapter, without_inner, without_lead
+from ostate.core.names import (
+    CONTAINERS,
+    PEFT_PREFIX,
+    SAVED,
+    by_spelling,
+    component,
+    spelled,
+    strip_wrappers,
+    without_adapter,
+    without_inner,
+    without_lead,
+)
 from ostate.core.naming import Adapter
 from ostate.core.state import Names
 
@@ -70,14 +81,18 @@ def _respelled(bare: Names, keys: Names, adapter_name: str, adapter: Adapter) ->
     if adapter.kind != "diffusers" or all(key is not None or name is None for name, key in zip(bare, keys)):
         return keys
     inside = component(adapter.tensors)
-    by_spelling: dict[str, str | None] = {}
+    spellings: dict[str, str | None] = {}
     for key in adapter.tensors:
         for form in dict.fromkeys((spelled(key), spelled(key).removeprefix(inside))):
-            by_spelling[form] = None if form in by_spelling else key
-    return [
-        key if key is not None or name is None else next((found for form in _spellings(name, adapter_name) if (found := by_spelling.get(form))), None)
+            spellings[form] = None if form in spellings else key
+    found = [
+        key if key is not None or name is None else next((found for form in _spellings(name, adapter_name) if (found := spellings.get(form))), None)
         for name, key in zip(bare, keys)
     ]
+    if any(found):
+        return found
+    own, theirs = by_spelling(adapter.tensors), {name: form for form, name in by_spelling([name for name in bare if name is not None]).items()}
+    return [own.get(theirs.get(name, "")) if name is not None else None for name in bare]
 
 
 def _spellings(name: str, adapter_name: str) -> Iterator[str]:

@@ -48,6 +48,21 @@ def test_names_alone_choose_and_order(llama_state, tmp_path):
         assert np.array_equal(state.tensor(name, "exp_avg_sq"), llama_state.tensor(name, "exp_avg_sq"))
 
 
+def test_names_in_another_trainers_spelling_are_the_same_parameters(llama_state, tmp_path):
+    """ai-toolkit's live names have `$$` for dots, `lora_down` for `lora_A`, and a component in front."""
+
+    def live(name):
+        module, _, factor = name.removeprefix("base_model.model.").partition(".lora_")
+        return f"transformer$${module.replace('.', '$$')}.lora_{'down' if factor[0] == 'A' else 'up'}.weight"
+
+    renamed = [("^base_model[.]model[.]", "diffusion_model.")]
+    names = list(llama_state.parameters)
+    state, _ = moved(llama_state, tmp_path, rename=renamed, wanted=[live(name) for name in reversed(names)])
+    assert list(state.parameters) == [live(name) for name in reversed(names)]
+    for name in (A, B):
+        assert np.array_equal(state.tensor(live(name), "exp_avg_sq"), llama_state.tensor(name, "exp_avg_sq"))
+
+
 def test_groups_can_be_given(llama_state, tmp_path):
     names = list(llama_state.parameters)
     state, _ = moved(llama_state, tmp_path, wanted=[names[5:], names[:5]])

@@ -152,6 +152,7 @@ def test_diffusers_keys_keep_their_component_in_the_name(key: str, name: str):
         ("down_blocks.0.to_q.lora_A.default.weight", "unet.down_blocks.0.to_q.lora.down.weight"),
         ("unet.down_blocks.0.to_q.lora_B.default.weight", "unet.down_blocks.0.to_q.lora.up.weight"),
         ("transformer$$blocks$$0$$to_q.lora_down.weight", "transformer.blocks.0.to_q.lora_A.weight"),
+        ("transformer$$blocks$$0$$to_q.lora_up.weight", "diffusion_model.blocks.0.to_q.lora_B.weight"),
     ],
 )
 def test_a_name_in_another_spelling_finds_its_key(name: str, key: str):
