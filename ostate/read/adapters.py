@@ -23,6 +23,7 @@ from .adapter_files import file_in
 from .adapter_name import name_of, siblings_of, text_of
 from .assemble import Deferred
 from .checkpoint_folder import card_versions
+from .fused import divided
 
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
@@ -97,9 +98,9 @@ def joined(adapter: Adapter) -> Adapter:
 
 
 def for_state(adapter: Adapter, raw: RawState) -> Adapter:
-    """Return the adapter joined with those beside it where the state has more parameters than it holds, else the adapter itself."""
+    """Return the adapter joined with those beside it where the state has more parameters than it holds, and what its trainer joined divided again."""
     trained = sum(entry.has_state for entry in raw.entries)
-    return joined(adapter) if adapter.siblings and trained > len(adapter.tensors) else adapter
+    return divided(joined(adapter) if adapter.siblings and trained > len(adapter.tensors) else adapter, raw)
 
 
 def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: str | None = None, ordered: bool = True) -> Adapter:
