@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ostate.core.state import Finding, Group, RawState
+from ostate.core.state import Finding, RawState
 
 from .context import Structure, name_of, structure_of
 from .structure import STRUCTURE
@@ -25,12 +24,9 @@ def run(raw: RawState, named: NamedState, adapter: Adapter | None = None) -> lis
     for group in named.groups:
         for position, name in zip(group.positions, group.names or ()):
             names[position] = name
-    groups = tuple(group._replace(hyper=_hyper(named, group)) for group in raw.groups)
+    own = {group.index: group.hyper for group in reversed(named.groups)}
+    groups = tuple(group._replace(hyper=own.get(group.index, group.hyper)) for group in raw.groups)
     return [*named.findings, *_structure(structure_of(raw, adapter, names=names, groups=groups))]
-
-
-def _hyper(named: NamedState, group: Group) -> Mapping[str, Any]:
-    return next((own.hyper for own in named.groups if own.index == group.index), group.hyper)
 
 
 def _structure(seen: Structure) -> list[Finding]:

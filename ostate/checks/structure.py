@@ -206,8 +206,12 @@ def step_is_zero(seen: Structure) -> Iterator[Finding]:
 
 def steps_differ(seen: Structure) -> Iterator[Finding]:
     """Torch counts a step only where a gradient came; within a group that is normal for experts and dropped layers, odd elsewhere."""
+    of_group: dict[int, list[CheckedRow]] = {}
+    for row in seen.with_state:
+        if row.step is not None:
+            of_group.setdefault(row.entry.group, []).append(row)
     for group in seen.groups:
-        rows = [row for row in seen.with_state if row.entry.group == group.index and row.step is not None]
+        rows = of_group.get(group.index, [])
         steps = Counter(row.step for row in rows)
         if len(steps) < 2:
             continue

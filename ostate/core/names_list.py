@@ -7,6 +7,7 @@ from typing import Any
 
 from ostate.errors import OstateError, ReadError
 
+from . import limits
 from .files import is_file, read_at, size_of
 from .foreign import parse_json
 from .names import twins
@@ -60,6 +61,8 @@ def _check(groups: list[list[str]]) -> None:
     names = [name for group in groups for name in group]
     if not names or not all(names):
         raise ValueError("it is empty" if not names else f"name {names.index('')} of {len(names)} is empty")
+    if max(map(len, names)) > limits.NAME:
+        raise ValueError(f"a name of {max(map(len, names))} letters, more than {limits.NAME}")
     if len(set(names)) != len(names):
         raise ValueError(f"it gives a name twice: {twins(names)[0]!r}")
 

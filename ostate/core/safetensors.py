@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ostate.errors import OstateError, ReadError
 
+from . import limits
 from .files import read_at, size_of
 from .kinds import kind_of_head
 from .tensors import ITEMSIZE, Part, TensorRef
@@ -71,6 +72,9 @@ def read_head(path: str, *, error: type[OstateError] = ReadError, fix: str = "co
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise error("__metadata__ must map strings to strings", where=path, fix=fix)
+    if len(header) > limits.TENSORS or max(map(len, header), default=0) > limits.NAME:
+        most = f"at most {limits.TENSORS} tensors, with names of {limits.NAME} letters, are expected"
+        raise error(f"{len(header)} tensors in the safetensors header; {most}", where=path, fix=fix)
     tensors: dict[str, TensorRef] = {}
     for key, row in header.items():
         what = _unsound(row)

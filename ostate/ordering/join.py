@@ -11,7 +11,7 @@ from typing import Any
 
 from ostate.core.files import is_file, read_at, size_of
 from ostate.core.naming import Adapter, NamedParameter, NamedState, Ordering, positions_of
-from ostate.core.state import Entry, Finding, Group, RawState, SourceFile
+from ostate.core.state import Entry, Finding, Group, Hyper, RawState, SourceFile
 from ostate.core.tensors import Slot
 from ostate.errors import CheckError, OrderingError
 from ostate.optimizers import OPTIMIZERS, step_of
@@ -52,13 +52,14 @@ def named_state(
         raise OrderingError(f"{len(ordering.names)} names for {len(raw.entries)} positions", where=raw.source, fix="report this layout")
     given = {key: value for key, value in {"step": step, "betas": betas, "eps": eps}.items() if value is not None}
     groups = [_with_overrides(group, given, raw.source) for group in raw.groups]
+    hypers = {group.index: group.hyper for group in groups}
     parameters: dict[str, NamedParameter] = {}
     for entry, name, key in zip(raw.entries, ordering.names, ordering.keys):
         if name is None or not entry.has_state:
             continue
         if name in parameters:
             raise OrderingError(f"two positions are called {name!r}", where=f"position {entry.position}", fix="pass --order FILE")
-        parameters[name] = _parameter(_with_step(entry, raw.optimizer, groups), name, key, adapter, given)
+        parameters[name] = _parameter(_with_step(entry, raw.optimizer, hypers), name, key, adapter, given)
     return NamedState(
         optimizer=raw.optimizer,
         optimizer_class=str(raw.facts.get("optimizer_class") or CLASSES.get(raw.optimizer, raw.optimizer)),
@@ -116,9 +117,9 @@ def _index_of(path: str) -> SourceFile:
     return SourceFile(path, size, hashlib.sha256(read_at(path, 0, length)).hexdigest())
 
 
-def _with_step(entry: Entry, optimizer: str, groups: list[Group]) -> Entry:
+def _with_step(entry: Entry, optimizer: str, hypers: Mapping[int, Hyper]) -> Entry:
     """Take the step from the group, for optimizers that keep it there."""
-    hyper: Mapping[str, Any] = next((group.hyper for group in groups if group.index == entry.group), {})
+    hyper = hypers.get(entry.group, {})
     return entry._replace(step=step_of(OPTIMIZERS[optimizer], entry.step, hyper)) if optimizer in OPTIMIZERS else entry
 
 

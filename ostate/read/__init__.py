@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ostate.core.state import RawState
 
+from .bounds import within_limits
 from .detect import READERS, Reader, choice, find_state, others
 from .peek import Peek
 from .pickle.collector import Paused
@@ -27,6 +28,6 @@ def read(path: str, *, state: str | None = None, optimizer: int | str | None = N
     with Paused():
         found = find_state(path, state=state, optimizer=optimizer)
         seen = found.seen
-        raw = READERS[found.row].read(seen, found.optimizer)
+        raw = within_limits(READERS[found.row].read(seen, found.optimizer))
         not_read = others(seen, [file.path for file in raw.files]) if state is None else ()
         return raw._replace(read=seen.path, not_read=not_read, findings=(*raw.findings, *choice(seen, not_read, found.skipped)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from ostate.core import limits
 from ostate.core.adapter_config import NO_CONFIG, AdapterConfig, typed_config
-from ostate.core.files import absolute, is_file, is_folder, parent, read_at, size_of
+from ostate.core.files import absolute, is_file, is_folder, is_remote, parent, read_at, size_of
 from ostate.core.foreign import parse_json
 from ostate.core.names import CONTAINERS, leading_modules, with_adapter, without_inner
 from ostate.core.naming import Adapter
@@ -50,10 +50,14 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
     given = is_folder(path)
     file = file_in(path, name) if given else path
     home = os.path.dirname(file) or "."
+    _refuse_absurd(file)
     stored, ordered = _tensors(file)
     tensors = unwrapped(stored)
     if not tensors:
         raise ReadError("the file holds no tensors", where=file, fix="pass the folder or file of the trained weights")
+    if len(tensors) > limits.TENSORS or max(map(len, tensors)) > limits.NAME:
+        what = f"{len(tensors)} tensors; at most {limits.TENSORS}, with names of {limits.NAME} letters, are expected"
+        raise ReadError(what, where=file, fix="pass the folder or file of the trained weights")
     config = _config_beside(file)
     kind = kind_of(tensors, config)
     found = name_of(home, name, config)
@@ -79,6 +83,22 @@ def unwrapped(tensors: Mapping[str, TensorRef]) -> Mapping[str, TensorRef]:
     """Return the tensors under keys without what wrappers put into them (`_orig_mod.` of a compiled model), unless two would then have one key."""
     bare = {without_inner(key): ref for key, ref in tensors.items()}
     return bare if len(bare) == len(tensors) else tensors
+
+
+def _refuse_absurd(file: str) -> None:
+    """Refuse by its size alone a file that no save wrote: it would be read to the end for its digest.
+
+    Raises:
+        ReadError: larger than any weights, or sparse: most of its bytes were never written.
+    """
+    size = size_of(file)
+    if size > limits.ADAPTER_BYTES:
+        raise ReadError(f"{size} bytes are more than any file of weights has", where=file, fix="copy the file again, or give another one")
+    if size > 1 << 30 and not is_remote(file):
+        written = getattr(os.stat(file), "st_blocks", size // 512) * 512
+        if 0 < written * limits.SPARSE < size:  # 0: a file system that does not count
+            what = f"a sparse file: {size} bytes long, of which {written} were ever written"
+            raise ReadError(what, where=file, fix="the copy was interrupted: copy the file again")
 
 
 def joined(adapter: Adapter) -> Adapter:

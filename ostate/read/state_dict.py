@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -138,7 +139,7 @@ def _positions(groups: Sequence[Mapping[str, Any]], where: str) -> list[Key]:
     if not all(type(key) is int or type(key) is str for key in keys):
         raise ReadError("a group lists something that is neither a number nor a name", where=where, fix="save optimizer.state_dict()")
     if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = Counter(keys).most_common(1)[0][0]
         raise ReadError(f"parameter {twice!r} is in the groups twice", where=where, fix="the file was assembled wrongly: save it again")
     return keys
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ostate.core.names import twins
 from ostate.core.naming import NamedState
 from ostate.core.tensors import ITEMSIZE, Slot, TensorRef
 from ostate.errors import StoreError
@@ -137,7 +138,7 @@ def check_names(state: NamedState) -> None:
     """
     keys = [f"state.{name}.{slot}" for name, parameter in state.parameters.items() for slot in ("step", *parameter.slots)]
     if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = twins(keys)[0]
         raise StoreError("two tensors would have one key", where=twice, fix="report this layout")
     members = [set(group.names or ()) for group in state.groups]
     grouped = [name for group in state.groups for name in group.names or ()]
@@ -147,5 +148,5 @@ def check_names(state: NamedState) -> None:
         if parameter.step is not None and not 0 <= parameter.step < 3.4e38:
             raise StoreError(f"a step of {parameter.step} is not a count of updates", where=name, fix="pass --step N")
     if len(set(grouped)) != len(grouped):
-        twice = next(name for name in grouped if grouped.count(name) > 1)
+        twice = twins(grouped)[0]
         raise StoreError("a name is in the groups twice", where=twice, fix="report this layout")

@@ -106,4 +106,7 @@ def _places(path: str, start: int, at: int, length: int, keys: Any, kinds: Mappi
             raise ReadError(f"the storage {key} reaches past the end of the file", where=path, fix=_AGAIN)
         places[key] = (start + at + 8, size)
         at += 8 + size
+    if at != length:
+        what = f"{length - at} bytes after the last tensor: two files one after another, or an interrupted copy that was resumed"
+        raise ReadError(what, where=path, fix="copy it again, each file by itself")
     return places

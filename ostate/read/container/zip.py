@@ -87,10 +87,13 @@ class ZipIndex:
         _, disk, first, here, count, size, start, _ = _END.unpack_from(self.tail, at)
         if start == _FULL32 or size == _FULL32 or count == 0xFFFF or (end >= 20 and self._bytes(end - 20, 4) == b"PK\6\7"):
             _, _, record, _ = _LOCATOR64.unpack(self._bytes(end - _LOCATOR64.size, _LOCATOR64.size))
-            signature, _, _, _, disk, first, here, count, size, start = _END64.unpack(self._bytes(record, _END64.size))
-            end = record
+            signature, length, _, _, disk, first, here, count, size, start = _END64.unpack(self._bytes(record, _END64.size))
             if signature != b"PK\6\6":
                 raise ReadError("the archive's zip64 record is damaged", where=self.path, fix=_DAMAGED)
+            if record + 12 + length != end - _LOCATOR64.size:
+                what = "the archive's end does not belong to its beginning: two files one after another, or an interrupted copy that was resumed"
+                raise ReadError(what, where=self.path, fix="copy it again, each file by itself")
+            end = record
         if disk or first or here != count:
             raise ReadError("an archive of several disks", where=self.path, fix=_DAMAGED)
         if start + size < end:

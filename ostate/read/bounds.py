@@ -1,0 +1,57 @@
+"""What a state may ask for, whatever its layout: groups, positions, names, and numbers that its files do not hold."""
+
+from __future__ import annotations
+
+from ostate.core import limits
+from ostate.core.state import RawState
+from ostate.core.tensors import ITEMSIZE, Part, Slot, TensorRef
+from ostate.errors import ReadError
+
+from .quantized import Packed
+
+_FIX = "no optimizer writes this: save optimizer.state_dict() again, or do not use this file"
+
+
+def within_limits(raw: RawState) -> RawState:
+    """Return the state, once it asks for no more than any real one does (`core/limits.py`).
+
+    Raises:
+        ReadError: more groups or positions, a longer name, or tensors that repeat the same bytes of the file again and again.
+    """
+    for count, most, what in ((len(raw.groups), limits.GROUPS, "groups"), (len(raw.entries), limits.POSITIONS, "positions")):
+        if count > most:
+            raise ReadError(f"{count} {what}, more than {most}", where=raw.source, fix=_FIX)
+    for names in ((entry.name for entry in raw.entries if entry.name is not None), raw.weights):
+        longest = max(map(len, names), default=0)
+        if longest > limits.NAME:
+            raise ReadError(f"a name of {longest} letters, more than {limits.NAME}", where=raw.source, fix=_FIX)
+    _refuse_repeated(raw)
+    return raw
+
+
+def _refuse_repeated(raw: RawState) -> None:
+    """Refuse tensors whose numbers together are far more than the bytes they lie on: strides of zero, storages that many tensors share."""
+    refs = [ref for entry in raw.entries for slot in entry.slots.values() if (ref := _stored(slot)) is not None]
+    asked = sum(ref.nbytes for ref in refs)
+    if asked <= limits.REPEATED:
+        return
+    held, file, reached = 0, "", 0
+    for name, start, end in sorted(_span(part, ITEMSIZE[ref.dtype]) for ref in refs for part in ref.parts):
+        if name != file:
+            file, reached = name, 0
+        held += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    if asked > limits.REPEATED + 2 * held:
+        what = f"the state asks for {asked} bytes of numbers that lie on {held} bytes of its files"
+        raise ReadError(what, where=raw.source, fix=_FIX)
+
+
+def _stored(slot: Slot) -> TensorRef | None:
+    """Return the stored tensor that a slot's elements lie in."""
+    return slot if isinstance(slot, TensorRef) else slot.codes if isinstance(slot, Packed) else None
+
+
+def _span(part: Part, size: int) -> tuple[str, int, int]:
+    """Return file, first byte and end of what a part reaches."""
+    elements = 1 + sum((length - 1) * stride for length, stride in zip(part.sizes, part.strides)) if 0 not in part.sizes else 0
+    return part.file, part.offset, part.offset + elements * size
