@@ -1,10 +1,12 @@
-"""The test of "a pair's own two factors stand in each other's place", for square ones: both moments then carry this module's gauge, the other way.
+"""The test of "a pair's own other factor stands in a factor's place", for square ones: those moments then carry this module's gauge, the other way.
 
-Were it so, turning the module's latent dimensions by signs s would turn both factors, Z -> Z s and F -> s F, and their moments as what they would
-be: what stands beside Z as s X_Z, what stands beside F as X_F s. The numbers are as likely before as after, so the statistic's rank among all s
-is uniform. What is claimed says otherwise: Z^T X_Z and X_F F^T balance, and Z lies along its updates.
+Were both exchanged, turning the module's latent dimensions by signs s would turn both factors, Z -> Z s and F -> s F, and their moments as what they
+would be: what stands beside Z as s X_Z, what stands beside F as X_F s. Of one that stands in the other's place while a stranger stands in its own,
+the stranger's moments stay as they are. The numbers are as likely before as after, so the statistic's rank among all s is uniform. What is claimed
+says otherwise: Z^T X_Z and X_F F^T balance, and Z lies along its updates.
 
-With a_ik = Z_ki X_ki (X beside Z), b_ik = X_ik F_ik (beside F): the diagonals of both sides are s_i sum_k s_k a_ik and s_i sum_k s_k b_ik.
+With a_ik = Z_ki X_ki (X beside Z), b_ik = X_ik F_ik (beside F): the diagonals of both sides are s_i sum_k s_k a_ik and s_i sum_k s_k b_ik where the
+moments are its own other factor's, s_i sum_k a_ik and s_i sum_k b_ik where they are a stranger's.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ ENUMERATED = 10
 DRAWS = 1023
 
 
-def exchanged(source: Source, unit: Unit, zero: int, other: int) -> tuple[Ranked, ...]:
+def exchanged(source: Source, unit: Unit, zero: int, other: int, own: tuple[bool, bool] = (True, True)) -> tuple[Ranked, ...]:
     """Return where the claim stands among all turns of its opposite; nothing where the two are not square, or keep no moments.
 
     Args:
@@ -42,6 +44,7 @@ def exchanged(source: Source, unit: Unit, zero: int, other: int) -> tuple[Ranked
         unit: a pair.
         zero: position that is claimed for its zero factor.
         other: position that is claimed for the other one.
+        own: whether the moments there are this pair's own other factor's, beside the zero factor and beside the other one.
     """
     shapes = {source.matrix(unit.zero), source.matrix(unit.other)}
     size = source.matrix(unit.zero)[0]
@@ -51,13 +54,14 @@ def exchanged(source: Source, unit: Unit, zero: int, other: int) -> tuple[Ranked
     if one is None or two is None:
         return ()
     signs = _signs(size)
-    own, left, right = signs[:, : len(one[0])], signs @ one[0].T, signs @ two[0].T
+    turned = [signs if mine else np.ones_like(signs) for mine in own]
+    left, right = turned[0] @ one[0].T, turned[1] @ two[0].T
     values = np.zeros(len(signs))
     if unit.balanced:
         sizes = np.linalg.norm(left, axis=1) + np.linalg.norm(right, axis=1)
         values -= _standardised(np.divide(np.linalg.norm(left - right, axis=1), sizes, out=np.ones(len(signs)), where=sizes > 0))
     if unit.displaced[0]:
-        values -= _standardised((own * (signs @ one[1].T)).sum(axis=1))
+        values -= _standardised((signs[:, : len(one[1])] * (turned[0] @ one[1].T)).sum(axis=1))
     return (Ranked(int((values >= values[0] - TIE).sum()), len(values)),)
 
 

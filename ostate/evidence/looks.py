@@ -61,7 +61,7 @@ class Looks:
         self.displaced, self.balanced = any(each.displaced[0] for each in modules), any(each.balanced for each in modules)
         self._sides: dict[tuple[int, bool, int], Side | None] = {}
         self._ranked: dict[tuple[How, Place], tuple[Ranked, ...]] = {}
-        self._exchanged: dict[Place, tuple[Ranked, ...]] = {}
+        self._exchanged: dict[tuple[Place, tuple[bool, bool]], tuple[Ranked, ...]] = {}
         self._kept = _Pool()
         self._starts: dict[frozenset[int], list[int]] = {}
 
@@ -90,13 +90,13 @@ class Looks:
                 self._rank_some(members[at : at + TOGETHER], rank, group, how, balanced=balanced)
         return [self._ranked[how, place] for place in places]
 
-    def exchanged(self, place: Place) -> tuple[Ranked, ...]:
-        """Return what is said against "its own two factors stand in each other's place"."""
+    def exchanged(self, place: Place, own: tuple[bool, bool]) -> tuple[Ranked, ...]:
+        """Return what is said against "its own other factor stands in a factor's place": in the zero factor's, in the other one's."""
         if place.zero is None or place.other is None:
             return ()
-        if place not in self._exchanged:
-            self._exchanged[place] = exchanged(self.source, self.modules[place.module], place.zero, place.other)
-        return self._exchanged[place]
+        if (place, own) not in self._exchanged:
+            self._exchanged[place, own] = exchanged(self.source, self.modules[place.module], place.zero, place.other, own)
+        return self._exchanged[place, own]
 
     def plain(self, place: Place) -> Plain:
         """Return a module's numbers without a gauge."""

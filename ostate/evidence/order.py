@@ -90,7 +90,7 @@ def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mappin
     """Return the digits against one other order: an e-value over the modules it moves, one of each cycle left out."""
     how: list[How | None] = []
     sources: list[list[int | None]] = []
-    turned: list[int] = []
+    turned: dict[int, tuple[bool, bool]] = {}
     for place in places:
         origins = {factor: other[p] for factor, p in (("zero", place.zero), ("other", place.other)) if p is not None and p in moved}
         theirs = [index.get(key or "") for key in origins.values()]
@@ -100,8 +100,9 @@ def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mappin
             kind, theirs = _of_neurons(kind, unit, origins, index)
         how.append(kind)
         sources.append(theirs)
-        if origins == {"zero": unit.other, "other": unit.zero}:
-            turned.append(place.module)
+        own = origins.get("zero") == unit.other, origins.get("other") == unit.zero
+        if len(origins) == 2 and any(own) and all(mine or module is None for mine, module in zip(own, theirs)):
+            turned[place.module] = own
     starts = looks.starts(places)
     kept = independent_starts(how, sources, starts)
     ranked: list[Ranked] = []
@@ -109,10 +110,10 @@ def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mappin
         chosen = [places[i] for i in kept if how[i] == kind]
         ranked += [each for found in looks.ranked(chosen, kind) for each in found]  # type: ignore[arg-type]
     spoken = {starts[i] for i in kept}
-    for i in turned:  # its rank depends on its own gauge alone
+    for i, own in turned.items():  # its rank depends on no other module's gauge
         if starts[i] not in spoken:
             spoken.add(starts[i])
-            ranked += looks.exchanged(places[i])
+            ranked += looks.exchanged(places[i], own)
     return _digits(ranked, [single[p] for p in moved if p in single])
 
 

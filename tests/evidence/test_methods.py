@@ -33,7 +33,7 @@ def ask(known: Known, keys: tuple[str | None, ...]) -> Evidence:
 
 def renamed(keys: tuple[str | None, ...], layers: dict[int, int]) -> tuple[str | None, ...]:
     """Return the claim that numbers the layers otherwise."""
-    return tuple(key and re.sub(r"layers\.(\d+)\.", lambda found: f"layers.{layers.get(int(found[1]), int(found[1]))}.", key) for key in keys)
+    return tuple(key and re.sub(r"(layers?)\.(\d+)\.", lambda found: f"{found[1]}.{layers.get(int(found[2]), int(found[2]))}.", key) for key in keys)
 
 
 def test_the_order_of_the_run_is_proven_as_a_whole(run):

@@ -20,17 +20,29 @@ from tests.evidence.numbers import Known
 from tests.evidence.test_methods import ask, renamed
 from tests.records import replace
 
+
+def bert() -> object:
+    """Return a random BERT of hidden size 32, whose attention registers query, key, value, output side by side in one shape."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 8, "max_position_embeddings": 64}
+    return BertForMaskedLM(BertConfig(vocab_size=trained.VOCABULARY, **size))
+
+
 MODELS = {
+    "bert": bert,
     "llama": lambda: trained.llama(8),
     "grouped heads": lambda: trained.llama(8, num_key_value_heads=2),
     "opt": lambda: trained.opt(8),
 }
 OPEN = {
+    "bert": {"query and key"},
     "llama": {"embed_tokens and lm_head", "q_proj and k_proj", "input_layernorm and post_attention_layernorm"},
     "grouped heads": {"embed_tokens and lm_head", "input_layernorm and post_attention_layernorm"},
     "opt": {"k_proj and q_proj", "self_attn_layer_norm and layers.#.final_layer_norm"},
 }
 """What no test tells: both members are read by the same two sides, or lie in the residual stream."""
+TESTED = re.compile(r"(?:v_proj|o_proj|out_proj|up_proj|down_proj|value|attention\.output\.dense)\.weight")
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -71,7 +83,11 @@ def test_two_layers_exchanged_by_hand_are_not_proven(run):
     name, known = run
     keys = renamed(known.keys, {2: 5, 5: 2})
     found = ask(known, keys)
-    tested = {p for p in range(len(keys)) if keys[p] != known.keys[p] and re.search(r"v_proj.w|o_proj|out_proj.w|up_proj|down_proj", str(keys[p]))}
+    tested = {
+        p
+        for p in range(len(keys))
+        if keys[p] != known.keys[p] and re.search(r"v_proj.w|o_proj|out_proj.w|up_proj|down_proj|value.w|attention.output.dense.w", str(keys[p]))
+    }
     assert not tested & found.proven, name
 
 
@@ -109,12 +125,17 @@ def square(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> list[Known
 @pytest.mark.parametrize("rank", [4, 8, 12])
 def test_a_square_pairs_own_factors_are_told_apart_exactly(monkeypatch, rank):
     """The own order stands first among all turns of its opposite; the opposite stands anywhere."""
-    own, opposite = [], []
-    for known in square(monkeypatch, rank, 150):
+    own, opposite, half = [], [], []
+    modules = square(monkeypatch, rank, 150)
+    for known, stranger in zip(modules, [*modules[1:], modules[0]]):
         (unit,) = units_of(known.adapter)
         source, (other, zero) = Source(known.raw, known.adapter), range(2)
         (right,), (wrong,) = exchanged(source, unit, zero, other), exchanged(source, unit, other, zero)
         own.append(right.rank / right.size)
         opposite.append((wrong.rank - np.random.default_rng(len(own)).random()) / wrong.size)
+        mixed = known.raw._replace(entries=(known.raw.entries[1]._replace(position=0), stranger.raw.entries[0]._replace(position=1)))
+        (wrong,) = exchanged(Source(mixed, known.adapter), unit, 1, 0, (False, True))
+        half.append((wrong.rank - np.random.default_rng(len(own)).random()) / wrong.size)
     assert np.median(own) <= max(0.01, 1.01 / right.size)
     assert kstest(opposite, "uniform").pvalue > 1e-4
+    assert kstest(half, "uniform").pvalue > 1e-4
