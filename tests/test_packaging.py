@@ -51,7 +51,9 @@ def test_every_file_that_is_not_python_ships():
 
 
 def test_the_version_is_told_alike_everywhere():
-    assert f'version = "{ostate.__version__}"' in PROJECT
+    assert 'version = { attr = "ostate.__version__" }' in PROJECT
+    assert f"version: {ostate.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert (ROOT / "tests" / "golden" / ostate.__version__).is_dir(), "run: python -m tests.golden.make"
     done = subprocess.run([sys.executable, "-m", "ostate", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == ostate.__version__
 

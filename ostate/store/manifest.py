@@ -26,7 +26,7 @@ MOST_POSITIONS = 1 << 24
 
 
 def creator() -> str:
-    """Return who writes: `ostate 0.1.0`."""
+    """Return who writes: `ostate 0.2.0`."""
     return f"ostate {__version__}"
 
 
