@@ -20,6 +20,7 @@ from ostate.exporters.migrate import ConstantSlot
 from ostate.store.validating import schema
 from tests import real
 from tests.records import replace
+from tests.schemas import closed
 
 
 def run(*arguments):
@@ -31,7 +32,7 @@ def run(*arguments):
 def document(*arguments):
     done = run(*arguments, "--json")
     rows = json.loads(done.stdout)
-    Draft202012Validator(schema(rows["document"].removeprefix("ostate-") + "-v1")).validate(rows)
+    Draft202012Validator(closed(schema(rows["document"].removeprefix("ostate-") + "-v1"))).validate(rows)
     return done.exit_code, rows
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -15,6 +13,7 @@ from ostate.probe import AdamPreconditioner, Guards, delta_h1, lora_adamw
 from ostate.probe.measure import protocol
 from ostate.probe.measure.protocol import Record
 from ostate.report import probe_text
+from tests.schemas import closed, read
 
 from .test_preconditioner import gradients
 from .training import ArraySlot, batch, edited, trainables
@@ -94,7 +93,7 @@ def test_healthy_numbers_beside_a_warning_have_their_own_word(run):
     assert [report.result.verdict for report in reports] == ["healthy", "healthy, with warnings"]
     assert [report.healthy for report in reports] == [True, False]
     document = reports[1].as_dict()
-    jsonschema.validate(document, json.loads((Path(__file__).parents[2] / "schemas" / "probe-v1.schema.json").read_text()))
+    jsonschema.validate(document, closed(read("probe-v1")))
     lines = [block.text for block in probe_text.blocks(document) if hasattr(block, "text")]
     assert lines[-1] == "verdict: healthy, with warnings"
     assert any("of the elements of lora_A" in line for line in lines)

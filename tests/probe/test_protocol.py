@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from ostate.errors import ProbeError
 from ostate.probe.measure import protocol
 from ostate.probe.measure.protocol import Record, Settings, read_records, read_settings
 from tests.records import replace
+from tests.schemas import closed, read
 
 from .training import batch, edited
 
@@ -64,7 +64,7 @@ def test_json_is_one_document_with_plain_values(saved):
     found = json.loads(done.stdout)
     import jsonschema
 
-    jsonschema.validate(found, json.loads((Path(__file__).parent.parent.parent / "schemas" / "probe-v1.schema.json").read_text()))
+    jsonschema.validate(found, closed(read("probe-v1")))
     assert found["healthy"] is True
     assert found["eta_from"] == "the state's lr"
     assert found["result"]["value"] == pytest.approx(1e-2 * found["result"]["bars_dot"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from importlib import resources
 from typing import Any
 
 import jsonschema
+
+from tests.schemas import closed, read
 
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
 B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"
@@ -109,9 +110,9 @@ def changed(kind: str, path: str, value: Any) -> dict[str, Any]:
 
 def validator(kind: str) -> jsonschema.Draft202012Validator:
     """Return the validator of the schema that ships for `kind`."""
-    schema = json.loads((resources.files("ostate.schemas") / f"{kind}-v1.schema.json").read_text())
+    schema = read(f"{kind}-v1")
     jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
+    return jsonschema.Draft202012Validator(closed(schema))
 
 
 def faults(document: dict[str, Any]) -> list[str]:

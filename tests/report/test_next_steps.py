@@ -21,6 +21,7 @@ from ostate.report.rich_text import rendered
 from ostate.store.validating import schema
 from tests.real import case
 from tests.report.documents import changed
+from tests.schemas import closed
 
 LLAMA = case("llama_qv")
 
@@ -62,7 +63,7 @@ def test_a_refusal_under_json_is_a_document_that_the_schema_describes(tmp_path):
     (tmp_path / "optimizer.pt").write_text("not a torch file")
     done = run("inspect", tmp_path / "optimizer.pt", "--json")
     document = json.loads(done.stdout)
-    jsonschema.validate(document, schema("error-v1"))
+    jsonschema.validate(document, closed(schema("error-v1")))
     assert (done.exit_code, document["error"]) == (3, "UnknownFormat")
     assert done.stderr.startswith("Error: ")
 

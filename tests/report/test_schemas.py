@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 
 from tests.report.documents import SOUND, changed, faults, validator
+from tests.schemas import closed, read
 
 
 @pytest.mark.parametrize("kind", SOUND)
@@ -75,3 +77,13 @@ def test_a_schema_says_what_it_describes(kind):
     schema = validator(kind).schema
     assert schema["$id"] == f"urn:ostate:{kind}-v1"
     assert f"ostate {kind}" in schema["title"]
+
+
+@pytest.mark.parametrize("name", sorted(path.name.removesuffix(".schema.json") for path in (Path(__file__).parents[2] / "schemas").glob("*.json")))
+def test_a_field_of_a_later_release_is_passed_over_by_who_has_an_older_schema(name):
+    def shut(part):
+        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        return (isinstance(part, dict) and part.get("additionalProperties") is False) or any(shut(one) for one in inner)
+
+    assert not shut(read(name))
+    assert shut(closed(read(name)))

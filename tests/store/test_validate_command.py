@@ -12,6 +12,7 @@ from ostate import store
 from ostate.cli import main
 from ostate.store.validating import schema
 from tests.records import replace
+from tests.schemas import closed
 
 from .made import big
 
@@ -25,7 +26,7 @@ def run(*arguments):
 def document(*arguments):
     done = run(*arguments, "--json")
     rows = json.loads(done.stdout)
-    Draft202012Validator(schema("validate-v1")).validate(rows)
+    Draft202012Validator(closed(schema("validate-v1"))).validate(rows)
     return done.exit_code, rows
 
 
