@@ -185,8 +185,8 @@ def test_every_page_can_be_reached():
 
 
 def test_the_tests_that_hold_the_rows_of_the_trainers_are_there():
-    page = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
-    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| trainer |")]
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("trainers.md", "image-trainers.md")]
+    rows = [line for page in pages for line in page.splitlines() if line.startswith("| ") and not line.startswith("| trainer |")]
     assert len(rows) >= 30
     for row in rows:
         held = row.rstrip("| ").rpartition("|")[2].strip()
