@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from ostate.ordering.keys import match_all
 from ostate.read import adapters, named_file
 from ostate.report import figures
 from ostate.report.numbers import measure
+from ostate.report.parts import places
+from ostate.report.text import ranges, shorten
 from ostate.store import load
 from ostate.store.loading import find, open_heads, parsed
 
@@ -91,9 +94,9 @@ def evidence_matrices(raw: RawState, adapter: Adapter, keys: Sequence[str | None
     """
     return tuple(
         figures.Matrix(
-            title=f"{len(each.keys)} tensors of one shape, {shape_text(raw.entries[each.positions[0]].shape)}",
-            says="How much more likely each pair is to belong together than not (natural log). The order taken lies on the diagonal; "
-            "a bright cell elsewhere would be a rival.",
+            title=f"{_kinds(each.keys)} ({shape_text(raw.entries[each.positions[0]].shape)})",
+            says="Log-likelihood ratio (natural log) that an adapter tensor (down) and a position (across) belong together. The chosen order is the "
+            "diagonal; a bright cell elsewhere would be an alternative.",
             keys=each.keys,
             positions=each.positions,
             scores=tuple(map(tuple, each.scores.tolist())),
@@ -101,6 +104,15 @@ def evidence_matrices(raw: RawState, adapter: Adapter, keys: Sequence[str | None
         for each in compare(keys, raw, adapter)
         if len(each.keys) > 1
     )
+
+
+def _kinds(keys: Sequence[str]) -> str:
+    """Return what a matrix is of: `{k,q}_proj.lora_A, layers 0-11`."""
+    bare = [key.removesuffix(".weight") for key in keys]
+    where = places(bare)
+    kinds = shorten(sorted({where[key].kind for key in bare}), 3)
+    layers = sorted({int(found[1]) for key in bare if (found := re.search(r"\.(\d+)\.", key))})
+    return f"{kinds}, layers {ranges(layers)}" if len(layers) > 1 else kinds
 
 
 def second_moment(state: NamedState) -> Figure:

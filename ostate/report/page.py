@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import PurePath
 from typing import TypeAlias
 
+from ostate import __version__
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ReadError
 from ostate.report import figures, svg
 from ostate.report.markup import Markup, joined, tag
 from ostate.report.numbers import StateNumbers
-from ostate.report.text import shorten
+from ostate.report.text import number, shorten
 from ostate.report.verdict_text import TONE, chance_text, meaning, origin
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
@@ -23,6 +24,8 @@ _LEGEND = (
     "Coverage: elements whose second moment is positive and finite. Below eps: sqrt(v_hat) < eps, so the scale depends on eps alone. "
     "Clamped: scale above 1000 times the median, the probe's default limit."
 )
+MOST_MATRICES = 6
+"""Matrices of evidence that are shown before the others are folded."""
 _NO_VERDICT = "this file does not record how its names were determined"
 
 Figure: TypeAlias = figures.Heat | figures.Ridges | figures.Lines | figures.Matrix
@@ -65,7 +68,11 @@ def html(subjects: Sequence[Subject]) -> str:
     body = tag(
         "body",
         tag("header", tag("h1", title), _verdicts(ordered) if len(ordered) > 1 else None),
-        tag("main", _changes(ordered) if len(ordered) > 1 else None, *(_article(subject, n) for n, subject in enumerate(ordered, 1))),
+        tag(
+            "main",
+            _changes(ordered) if len(ordered) > 1 else None,
+            *(_article(subject, n, alone=len(ordered) == 1) for n, subject in enumerate(ordered, 1)),
+        ),
         tag("footer", tag("p", "Made by ostate. This page needs no network and runs no script.")),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
@@ -99,36 +106,57 @@ def _changes(subjects: Sequence[Subject]) -> Markup:
     return tag("section", tag("h2", "Over training", id="changes"), tag("div", *drawn, class_="figures"), aria_labelledby="changes")
 
 
-def _article(subject: Subject, n: int) -> Markup:
-    """Return one state's part of the page: verdict, findings, evidence, numbers, coverage, manifest."""
+def _article(subject: Subject, n: int, *, alone: bool) -> Markup:
+    """Return one state's part of the page, the verdict first; where there are several states, all but that is folded."""
     state, numbers, mark = subject.state, subject.numbers, f"s{n - 1}"
-    matrices = [_figure(each, svg.matrix(each, f"{mark}m{i}")) for i, each in enumerate(subject.matrices)]
     unknown = sorted({one.why_not for one in numbers.parameters if one.why_not})
+    sections = {
+        "findings": ("Findings", [tag("ul", *_findings(state.findings), class_="findings")] if state.findings else []),
+        "evidence": ("Evidence: adapter tensor against position", _matrices(subject.matrices, mark)),
+        "numbers": (
+            "The numbers",
+            [
+                *(tag("p", f"Some parameters have no scale: {why}", class_="unknown") for why in unknown),
+                tag("div", *_figures(numbers, mark), class_="figures"),
+            ],
+        ),
+        "coverage": ("Step and coverage by layer", [_coverage(numbers), tag("p", _LEGEND, class_="legend")]),
+    }
+    shown = {f"{key}-{n}": (title, inner) for key, (title, inner) in sections.items() if inner}
+    parts = [_section(title, mark_, *inner) for mark_, (title, inner) in shown.items()]
+    parts += [_manifest(subject.manifest)] if subject.manifest else []
     return tag(
         "article",
-        _head(subject, n),
-        _section("Findings", f"findings-{n}", tag("ul", *_findings(state.findings), class_="findings")) if state.findings else None,
-        _section("Evidence: adapter tensor against position", f"evidence-{n}", tag("div", *matrices, class_="figures")) if matrices else None,
-        _section(
-            "The numbers",
-            f"numbers-{n}",
-            *(tag("p", f"Some parameters have no scale: {why}", class_="unknown") for why in unknown),
-            tag("div", *_figures(numbers, mark), class_="figures"),
-        ),
-        _section("Step and coverage by layer", f"coverage-{n}", _coverage(numbers), tag("p", _LEGEND, class_="legend")),
-        _manifest(subject.manifest) if subject.manifest else None,
+        _head(subject, n, alone=alone),
+        _contents({mark_: title for mark_, (title, _) in shown.items()}) if alone else None,
+        *(parts if alone else [_folded(f"Findings and plots of {subject.path}", joined(parts, ""), label=f"Findings and plots of {subject.path}")]),
         id=f"state-{n}",
         aria_labelledby=f"head-{n}",
     )
 
 
-def _head(subject: Subject, n: int) -> Markup:
+def _contents(titles: Mapping[str, str]) -> Markup:
+    """Return links to the sections."""
+    return tag("nav", tag("ul", *(tag("li", tag("a", title, href=f"#{mark}")) for mark, title in titles.items())), aria_label="Contents")
+
+
+def _matrices(matrices: Sequence[figures.Matrix], mark: str) -> list[Markup]:
+    """Return the matrices of evidence; those beyond the first `MOST_MATRICES` folded."""
+    drawn = [_figure(each, svg.matrix(each, f"{mark}m{i}")) for i, each in enumerate(matrices)]
+    out = [tag("div", *drawn[:MOST_MATRICES], class_="figures")] if drawn else []
+    if drawn[MOST_MATRICES:]:
+        more = f"{len(drawn) - MOST_MATRICES} more matrices"
+        out.append(_folded(more, tag("div", *drawn[MOST_MATRICES:], class_="figures"), label=more))
+    return out
+
+
+def _head(subject: Subject, n: int, *, alone: bool) -> Markup:
     ordering = subject.state.ordering
     says = meaning(ordering.verdict, ordering.assumed) if ordering else _NO_VERDICT
     rejected = list(dict.fromkeys((loser["rule"], loser["reason"]) for loser in ordering.rejected)) if ordering else []
     return tag(
         "section",
-        tag("h2", subject.path, id=f"head-{n}"),
+        tag("h2", "Summary" if alone else subject.path, id=f"head-{n}"),
         tag("p", tag("strong", _verdict(subject.state)), f": {says}", class_="says"),
         tag("dl", *(tag("div", tag("dt", title), tag("dd", text)) for title, text in _facts(subject))),
         _folded(
@@ -144,16 +172,25 @@ def _head(subject: Subject, n: int) -> Markup:
 
 def _facts(subject: Subject) -> list[tuple[str, str]]:
     state, numbers = subject.state, subject.numbers
-    rows = [("parameters", f"{len(state.parameters):,} with {numbers.elements:,} elements"), ("optimizer", state.optimizer_class)]
+    steps = sorted({one.step for one in numbers.parameters if one.step is not None})
+    rates = sorted({number(group.hyper[key]) for group in state.groups for key in ("lr",) if group.names and group.hyper.get(key) is not None})
+    began = sorted({number(group.hyper["initial_lr"]) for group in state.groups if group.names and group.hyper.get("initial_lr") is not None})
+    rows = [
+        ("step", "not recorded" if not steps else f"{steps[0]:g}" if len(steps) == 1 else f"{steps[0]:g} to {steps[-1]:g}"),
+        ("lr", (", ".join(rates) or "not recorded") + (f" (initial_lr {', '.join(began)})" if began and began != rates else "")),
+        ("parameters", f"{len(state.parameters):,} with {numbers.elements:,} elements"),
+        ("optimizer", state.optimizer_class),
+        ("ostate", __version__),
+    ]
     names = shorten(list(state.parameters), 3)
     rows.append(("names", names))
     if state.ordering is not None:
         rows.append(("from", origin(state.ordering.source, state.ordering.rule)))
         if state.ordering.margin is not None:
-            rows.append(("chance of any other order", chance_text(state.ordering.margin)))
+            rows.append(("chance", f"{chance_text(state.ordering.margin)} that another order is right"))
         if state.ordering.weakest_alternative is not None:
             what, digits = state.ordering.weakest_alternative
-            rows.append(("weakest alternative", f"{what}: {chance_text(digits)}"))
+            rows.append(("closest", f"{what}: {chance_text(digits)}"))
         if state.ordering.evidence is not None and state.ordering.evidence.used:
             rows.append(("tests", ", ".join(state.ordering.evidence.used)))
         if state.ordering.undecided:

@@ -54,11 +54,13 @@ def matrix(figure: Matrix, mark: str) -> str:
     width, height = left + side + 12, top + size * len(figure.keys) + 44
     parts = [_rect(left, top, side, size * len(figure.keys), f'fill="{RAMP[0]}"', "")]
     if named:
-        every = 1 + int(_label([str(max(figure.positions))]) / size)
+        every = 1 + int((_label([str(max(figure.positions))]) + _LETTER) / size)
         parts += [_text(left - 6, top + size * i + size * 0.7, label, "end") for i, label in enumerate(labels)]
         parts += [_text(left + size * (j + 0.5), top - 6, str(at), "middle") for j, at in enumerate(figure.positions) if j % every == 0]
     else:
-        parts.append(_text(left, top - 8, f"{len(figure.keys)} keys by {len(figure.positions)} positions", "start"))
+        parts.append(
+            _text(left, top - 8, f"down: {len(figure.keys)} adapter tensors; across: {len(figure.positions)} positions of the state", "start")
+        )
     gap = 1 if named else 0
     for i, (key, line) in enumerate(zip(figure.keys, figure.scores)):
         for j, (position, value) in enumerate(zip(figure.positions, line)):
@@ -87,7 +89,8 @@ def ridges(figure: Ridges, mark: str) -> str:
         floor = top + step * (i + 1)
         points = [(left + per_bin * (j + 0.5), floor - 1.2 * step * share / highest) for j, share in enumerate(shares)]
         path = f"M{left:.1f},{floor} " + " ".join(f"L{x:.1f},{y:.1f}" for x, y in points) + f" L{left + wide:.1f},{floor} Z"
-        parts.append(f'<path class="ridge" d="{path}"><title>{escape(printable(label))}</title></path>')
+        look = "ridge b" if "_B" in label else "ridge"
+        parts.append(f'<path class="{look}" d="{path}"><title>{escape(printable(label))}</title></path>')
         parts.append(_text(left - 6, floor - 2, label, "end"))
     return _svg(figure.title, figure.says, mark, left + wide + 20, height, parts)
 
@@ -115,8 +118,9 @@ def lines(figure: Lines, mark: str) -> str:
         colour, dash = SERIES[i % len(SERIES)], ("", "6 3", "2 3")[i // len(SERIES) % 3]
         points = [at(x, value) for x, value in zip(figure.x, row) if value is not None and math.isfinite(value)]
         drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" points="{drawn}"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in points]
+        if len(points) > 2:  # between two points a line would only claim what nobody measured
+            parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" points="{drawn}"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
         y = top + 10 + 18 * i
         x1, x2 = left + wide + 14, left + wide + 38
         parts.append(f'<line x1="{x1}" x2="{x2}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>')
@@ -180,8 +184,13 @@ def _blend(at: float) -> str:
 def _legend(x: float, y: float, low: float, high: float, unit: str) -> tuple[str, float]:
     """Return the colour bar with its range below, and the width that both need."""
     bar = "".join(f'<rect x="{x + 8 * i:g}" y="{y:g}" width="8" height="8" fill="{_blend(i / 16 * (len(RAMP) - 1))}"/>' for i in range(17))
-    says = f"{number(float(f'{low:.3g}'))} to {number(float(f'{high:.3g}'))} {unit}"
-    return bar + _text(x, y + 24, says, "start"), x + max(8 * 17, _label([says])) + 8
+    marks = [(at, number(float(f"{low + (high - low) * at:.3g}"))) for at in (0.0, 0.5, 1.0)]
+    ticks = "".join(
+        f'<line class="axis" x1="{x + 136 * at:g}" x2="{x + 136 * at:g}" y1="{y + 8:g}" y2="{y + 12:g}"/>'
+        + _text(x + 136 * at, y + 24, says, ("start", "middle", "end")[round(2 * at)])
+        for at, says in marks
+    )
+    return bar + ticks + _text(x + 144, y + 8, unit, "start"), x + 144 + _label([unit]) + 8
 
 
 def _axis(start: float, stop: float, left: float, wide: float, top: float, base: float, unit: str) -> list[str]:

@@ -71,3 +71,14 @@ def test_a_script_that_got_in_would_not_run(tab):
     tab.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hurt=1\">')")
     tab.run("(() => { const s = document.createElement('script'); s.textContent = 'window.hurt = 1'; document.body.append(s); })()")
     assert tab.run("window.hurt") is None
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_pictures_fit_the_page_and_use_its_width(tab, width):
+    tab.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+    widest = tab.run("Math.max(...[...document.querySelectorAll('svg')].map(one => one.getBoundingClientRect().right))")
+    columns = tab.run("getComputedStyle(document.querySelector('.figures')).gridTemplateColumns.split(' ').length")
+    stacked = tab.run("getComputedStyle(document.querySelector('dl div')).display")
+    tab.ask("Emulation.clearDeviceMetricsOverride")
+    assert widest <= width
+    assert (columns, stacked) == ((1, "block") if width == 390 else (2, "flex"))

@@ -13,7 +13,7 @@ from ostate.core.state import Finding
 from ostate.errors import ReadError
 from ostate.plot import evidence_matrices
 from ostate.report import svg
-from ostate.report.figures import Heat, Lines, Matrix, Ridges
+from ostate.report.figures import Heat, Lines, Matrix, Ridges, scale_ridges
 from ostate.report.numbers import measure
 from ostate.report.page import Subject, html
 from tests.records import replace
@@ -83,9 +83,10 @@ def test_the_page_says_what_it_must():
     outline = Outline(one_page())
     for text in (
         "verified: the tensor values rule out every other order",
-        "chance of any other order",
+        "that another order is right",
+        "step 60",
         "Evidence: adapter tensor against position",
-        "44 tensors of one shape, 8x96",
+        "{k,out,q,v}_proj.lora_A, layers 0-10 (8x96)",
         "Second moment",
         "Scale",
         "Update size",
@@ -222,3 +223,38 @@ def test_a_large_matrix_stays_a_small_picture():
     drawn = svg.matrix(Matrix(title="t", says="s", keys=keys, positions=tuple(range(n)), scores=scores), "m")
     assert drawn.count("<rect") < 2 * n
     assert len(drawn) < 100_000
+
+
+def test_a_page_of_one_state_names_its_file_once_and_leads_to_every_section():
+    text = html([subject("long_opt_step60")])
+    assert text.count("long_opt_step60/lora.ostate.safetensors</h") == 1
+    marks = re.findall(r'<a href="#([a-z]+-1)">', text)
+    assert len(marks) >= 3
+    assert all(f'id="{mark}"' in text for mark in marks)
+
+
+def test_matrices_beyond_six_are_folded():
+    one = subject("long_opt_step60")
+    many = replace(one, matrices=(one.matrices[0],) * 8)
+    text = html([many])
+    assert "2 more matrices</summary>" in text
+    assert text.index("2 more matrices") > text.index('id="s0m5-title"')
+    assert "more matrices" not in html([replace(one, matrices=(one.matrices[0],) * 6)])
+
+
+def test_two_points_are_dots_and_three_a_line():
+    two = svg.lines(Lines(title="t", says="s", unit="u", x=(1.0, 2.0), series=(("a", (0.0, 1.0)),)), "m")
+    three = svg.lines(Lines(title="t", says="s", unit="u", x=(1.0, 2.0, 3.0), series=(("a", (0.0, 1.0, 2.0)),)), "m")
+    assert (two.count("<circle"), two.count("<polyline")) == (2, 0)
+    assert (three.count("<circle"), three.count("<polyline")) == (3, 1)
+
+
+def test_the_two_factors_have_two_colours():
+    drawn = svg.ridges(scale_ridges(subject("long_opt_step60").numbers), "m")
+    assert 'class="ridge"' in drawn
+    assert 'class="ridge b"' in drawn
+
+
+def test_several_states_are_folded_below_their_summaries():
+    text = html([subject("long_opt_step60"), subject("long_opt_step60")])
+    assert text.count("<summary>Findings and plots of ") == 2
