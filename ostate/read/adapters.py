@@ -12,7 +12,7 @@ from ostate.core import limits
 from ostate.core.adapter_config import NO_CONFIG, AdapterConfig, typed_config
 from ostate.core.files import absolute, is_file, is_folder, is_remote, parent, read_at, size_of
 from ostate.core.foreign import parse_json
-from ostate.core.names import CONTAINERS, leading_modules, with_adapter, without_inner
+from ostate.core.names import CONTAINERS, PEFT_PREFIX, leading_modules, with_adapter, without_inner
 from ostate.core.naming import Adapter
 from ostate.core.safetensors import read_head
 from ostate.core.state import RawState
@@ -32,6 +32,9 @@ _DIFFUSERS = re.compile(r"\.(?:lora\.down|lora_linear_layer|lora_down|lora_layer
 """Words for a factor in keys of diffusers, sd-scripts and OneTrainer."""
 _LYCORIS = re.compile(r"\.(?:hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|oft_blocks|dora_scale|lora_mid\.weight)$")
 """How keys of LyCORIS end (lycoris/modules/*.py) that are no LoRA's of two factors."""
+AUTOMODEL_CONFIG = "automodel_peft_config.json"
+"""NeMo Automodel puts it beside an adapter: its live names have neither PEFT's prefix nor an adapter's name, and its keys the prefix alone
+(nemo_automodel/components/checkpoint/addons.py, stateful_wrappers.py)."""
 _PEFT_FACTOR = re.compile(r"\.(lora_[AB]\.(weight|bias)|lora(_linear_layer)?\.(down|up)\.\w+)$")
 
 
@@ -59,7 +62,8 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         what = f"{len(tensors)} tensors; at most {limits.TENSORS}, with names of {limits.NAME} letters, are expected"
         raise ReadError(what, where=file, fix="pass the folder or file of the trained weights")
     config = _config_beside(file)
-    kind = kind_of(tensors, config)
+    automodel = is_file(os.path.join(home, AUTOMODEL_CONFIG)) and all(key.startswith(PEFT_PREFIX) for key in tensors)
+    kind = "model" if automodel else kind_of(tensors, config)
     found = name_of(home, name, config)
     assumed = found.assumed if _bears_a_name(kind, tensors) else ()
     return Adapter(
@@ -69,7 +73,7 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         tensors=tensors,
         ordered=ordered,
         config=config,
-        cut=leading_modules(tensors) if kind in ("model", "torchtune") else "",
+        cut=PEFT_PREFIX if automodel else leading_modules(tensors) if kind in ("model", "torchtune") else "",
         name=found.name,
         name_known=found.known,
         siblings=tuple(siblings_of(home, found.below)),

@@ -180,3 +180,17 @@ def test_the_file_of_one_process_of_nanotron_is_refused(tmp_path):
     names = [str(at) for at in range(sum(len(group["params"]) for group in made.param_groups))]
     with pytest.raises(ReadError, match=r"one process of nanotron's \(tp 2\)"):
         read(str(nanotron(tmp_path, made, names, tensors=2)))
+
+
+def test_the_live_names_of_nemo_automodel_have_neither_prefix_nor_adapter_name(tmp_path, pipeline):
+    """Its LoRA layers are `<layer>.lora_A.weight`; PEFT's prefix comes before the keys on saving (components/checkpoint/stateful_wrappers.py)."""
+    model, made, names = pipeline
+    model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "model" / "README.md").unlink()
+    (tmp_path / "model" / "automodel_peft_config.json").write_text("{}")
+    model.get_base_model().config.save_pretrained(str(tmp_path / "base"))
+    for base in (None, str(tmp_path / "base")):
+        done = repair(str(by_dcp(tmp_path, stages(made))), adapter=str(tmp_path / "model"), base=base)
+        live = [name.removeprefix("base_model.model.").replace(".default", "") for name in names]
+        assert {p.position: name for name, p in done.named.parameters.items()} == dict(enumerate(live))
+        assert (done.ordering.verdict, done.ordering.assumed) == ("verified", ())

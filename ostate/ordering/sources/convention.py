@@ -13,6 +13,7 @@ from itertools import combinations, product
 from typing import NamedTuple, Protocol
 
 from ostate.core.foreign import number_in
+from ostate.core.names import is_tuned
 from ostate.core.naming import Claim, Question
 
 from ..grouping.refute import Refused, refused
@@ -29,7 +30,7 @@ _PLACED = frozenset(word for row in PLACES for word in row)
 
 def convention(question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return what the module order of the architecture says, cut by every trainer's rule; nothing where a module is unknown."""
-    if question.adapter is None or question.adapter.kind == "model":
+    if question.adapter is None or (question.adapter.kind == "model" and not any(map(is_tuned, question.adapter.tensors))):
         return [], []
     found = orders_by_convention(trained_keys(question.adapter))
     if isinstance(found, str):

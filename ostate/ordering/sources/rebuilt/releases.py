@@ -10,7 +10,7 @@ from ostate.core.foreign import release
 from ostate.core.naming import Adapter
 
 from ...grouping.parameters import Parameter, ParameterList
-from ...keys import dora_is_a_parameter
+from ...keys import dora_is_a_parameter, live_name
 
 Version = tuple[int, int]
 
@@ -42,6 +42,8 @@ def _renamed(layout: ParameterList, adapter: Adapter) -> ParameterList:
     if _without_base_layer(layout, adapter):
         names = [name.replace(".base_layer.", ".") for name in names]
     names = [name.removeprefix(adapter.cut) for name in names]
+    if adapter.kind == "model":
+        names = [name if row.key is None else live_name(row.key, adapter) for name, row in zip(names, layout.parameters)]
     if dora_is_a_parameter(adapter):
         names = [re.sub(r"(\.lora_magnitude_vector\.[^.]+)\.weight$", r"\1", name) for name in names]
     if len(set(names)) != len(names):
