@@ -8,6 +8,7 @@ of the checkpoint, by shape and order alone: no number is asked of them, and non
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -129,7 +130,7 @@ def laid_back(found: Ordering, raw: RawState, places: Sequence[int], names: Mapp
         findings=(*found.findings, _finding(aside, names, adapter, file)),
         evidence=None if found.evidence is None else _evidence_of(found.evidence, places, aside, frozenset(doubted)),
     )
-    return _with_lead_assumed(order, names, lead, adapter)
+    return _with_lead_assumed(order, found, names, lead, adapter)
 
 
 def _doubted(raw: RawState, aside: Sequence[Entry], places: Sequence[int], found: Ordering) -> list[int]:
@@ -178,11 +179,11 @@ def _finding(aside: Sequence[Entry], names: Mapping[int, str], adapter: Adapter,
     )
 
 
-def _with_lead_assumed(order: Ordering, names: Mapping[int, str], lead: str, adapter: Adapter) -> Ordering:
+def _with_lead_assumed(order: Ordering, rest: Ordering, names: Mapping[int, str], lead: str, adapter: Adapter) -> Ordering:
     """Say that the adapter's model may lie within a module of the one that was trained, unless the further weights' names tell that it does not."""
     if lead:
         return assume(order, (f"the model lies in {lead.rstrip('.')!r}, where TRL keeps it beside a value head",))
-    head = next((name.partition(".")[0] for name in order.names if name is not None), "")
+    head = next((name.partition(".")[0] for name in rest.names if name is not None), "")
     if names and all(name.partition(".")[0] == head for name in names.values()):
         return order
     text = f"names begin as the keys of {adapter.file} do; a model that trains more than its adapter may have a module's name in front"
@@ -199,7 +200,8 @@ def names_from(raw: RawState, aside: Sequence[int], tensors: Mapping[str, Tensor
         ordered: their order is the model's; otherwise numbers in their names are.
 
     Returns:
-        Position -> name; nothing for a shape that the weights have another number of times, or that lies in two groups of the optimizer.
+        Position -> name; nothing for a shape that the weights have another number of times, or under words that were sorted, or that lies in two
+        groups of the optimizer.
     """
     keys = list(tensors) if ordered else sorted(tensors, key=_natural)
     flat = any(entry.flat for entry in raw.entries)
@@ -211,7 +213,8 @@ def names_from(raw: RawState, aside: Sequence[int], tensors: Mapping[str, Tensor
     for size in dict.fromkeys(_size(entry.shape or (), flat=flat) for entry in wanted):
         entries = [entry for entry in wanted if _size(entry.shape or (), flat=flat) == size]
         alike = [key for key in own if sizes[key] == size]
-        if len(alike) == len(entries) and len({entry.group for entry in entries}) == 1:
+        sortable = ordered or len({re.sub(r"\d+", "#", key) for key in alike}) == 1  # words that were sorted tell nothing of the model's order
+        if len(alike) == len(entries) and sortable and len({entry.group for entry in entries}) == 1:
             found.update(zip((entry.position for entry in entries), alike))
     return found
 

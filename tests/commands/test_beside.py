@@ -136,6 +136,47 @@ def test_without_the_other_file_they_are_left_out_and_said_to_be_in_no_adapter(w
     assert done.ordering.assumed  # names might begin with a module around the adapter's model
 
 
+class Heads(torch.nn.Module):
+    """Two heads of one shape, defined in another order than their names sort, in front of the model or behind it."""
+
+    def __init__(self, model: torch.nn.Module, *, first: bool) -> None:
+        super().__init__()
+        if not first:
+            self.backbone = model
+        self.value, self.reward = torch.nn.Linear(32, 3), torch.nn.Linear(32, 3)
+        if first:
+            self.backbone = model
+
+    def loss_of(self, ids):
+        out = self.backbone(input_ids=ids, labels=ids, output_hidden_states=True)
+        hidden = out.hidden_states[-1]
+        return (
+            out.loss + (self.value(hidden) - (ids % 7)[..., None] / 7).pow(2).mean() + (self.reward(hidden) - (ids % 5)[..., None] / 5).pow(2).mean()
+        )
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_heads_of_one_shape_in_a_sorted_file_get_no_name_and_the_model_may_lie_in_a_module(tmp_path, first):
+    torch.manual_seed(5)
+    inner = peft.get_peft_model(trained.llama(4), lora())
+    model = Heads(inner, first=first)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    train(model, optimizer)
+    inner.save_pretrained(str(tmp_path))
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    heads = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
+    save_file(heads, tmp_path / "heads.safetensors")
+    done = repair(str(tmp_path))
+    assert {position: f"backbone.{name}" for position, name in named(done).items()}.items() <= dict(enumerate(live(optimizer, model))).items()
+    assert len(done.ordering.left_out) == 4
+    assert any("may have a module's name in front" in one for one in done.ordering.assumed)
+    assert set(done.ordering.undecided) == set(named(done).values())
+    torch.save(heads, tmp_path / "heads.pt")
+    done = repair(str(tmp_path))
+    assert {name for name in named(done).values() if "lora_" not in name} == set(heads)
+    assert any("may have a module's name in front" in one for one in done.ordering.assumed)
+
+
 def test_a_file_with_other_shapes_names_nothing(with_projector, tmp_path):
     folder, _, others = with_projector
     for file in folder.iterdir():
