@@ -124,7 +124,33 @@ def joined(adapter: Adapter) -> Adapter:
 def for_state(adapter: Adapter, raw: RawState) -> Adapter:
     """Return the adapter joined with those beside it where the state has more parameters than it holds, and what its trainer joined divided again."""
     trained = sum(entry.has_state for entry in raw.entries)
-    return divided(joined(adapter) if adapter.siblings and trained > len(adapter.tensors) else adapter, raw)
+    if trained > len(adapter.tensors):
+        adapter = joined(adapter) if adapter.siblings else with_numbered(adapter)
+    return divided(adapter, raw)
+
+
+def with_numbered(adapter: Adapter) -> Adapter:
+    """Return a whole model with the other models of the same program, or itself where there are none.
+
+    Accelerate's `save_state` writes `model.safetensors`, `model_1.safetensors`, … (or `pytorch_model_1.bin`) in the order in which the models were
+    prepared (accelerate/checkpointing.py). Names that two of them share get the file's own in front.
+
+    Raises:
+        ReadError: one of them is damaged.
+    """
+    stem, kind = os.path.splitext(adapter.file)
+    if adapter.kind != "model" or os.path.basename(stem) not in ("model", "pytorch_model"):
+        return adapter
+    tensors, assumed = dict(adapter.tensors), adapter.assumed
+    number = 1
+    while is_file(path := f"{stem}_{number}{kind}"):
+        own = unwrapped(_tensors(path)[0])
+        lead = f"{os.path.basename(stem)}_{number}." if tensors.keys() & own.keys() else ""
+        if lead:
+            assumed = (*assumed, f"names of {os.path.basename(path)} begin with {lead!r} here: the models of one optimizer share names")
+        tensors.update({f"{lead}{key}": ref for key, ref in own.items()})
+        number += 1
+    return replace(adapter, tensors=tensors, assumed=assumed)
 
 
 def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: str | None = None, ordered: bool = True) -> Adapter:

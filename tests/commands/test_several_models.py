@@ -1,0 +1,71 @@
+"""One optimizer over several models, whose weights Accelerate saves in numbered files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from ostate.commands.repair import repair
+from ostate.errors import OrderingError
+
+
+class First(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = torch.nn.Linear(16, 32), torch.nn.Linear(32, 8)
+
+    def forward(self, x):
+        return self.narrow(self.wide(x).tanh())
+
+
+class Second(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(8, 24), torch.nn.Linear(24, 4)
+
+    def forward(self, x):
+        return self.down(self.up(x).tanh())
+
+
+class Twin(torch.nn.Module):
+    """Names of the first model, other shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = torch.nn.Linear(8, 20), torch.nn.Linear(20, 4)
+
+    def forward(self, x):
+        return self.narrow(self.wide(x).tanh())
+
+
+def save(folder: Path, second: torch.nn.Module, *, safe: bool) -> list[str]:
+    torch.manual_seed(1)
+    first = First()
+    accelerator = Accelerator(cpu=True)
+    one, other, optimizer = accelerator.prepare(first, second, torch.optim.AdamW([*first.parameters(), *second.parameters()], lr=1e-2))
+    for _ in range(6):
+        optimizer.zero_grad()
+        accelerator.backward(other(one(torch.randn(8, 16))).pow(2).mean())
+        optimizer.step()
+    accelerator.save_state(str(folder), safe_serialization=safe)
+    shared = {name for name, _ in first.named_parameters()}
+    lead = "pytorch_model_1."
+    return [*(name for name, _ in first.named_parameters()), *((lead + name if name in shared else name) for name, _ in second.named_parameters())]
+
+
+@pytest.mark.parametrize("second", [Second, Twin])
+def test_the_models_of_one_optimizer_are_joined_in_the_order_of_their_files(tmp_path, second):
+    names = save(tmp_path / "state", second(), safe=False)
+    done = repair(str(tmp_path / "state"))
+    assert {p.position: name for name, p in done.named.parameters.items()} == dict(enumerate(names))
+    assert done.ordering.verdict == "unverified"
+    assert bool(done.ordering.assumed) == (second is Twin)
+
+
+def test_sorted_files_tell_no_order_of_several_models(tmp_path):
+    save(tmp_path / "state", Second(), safe=True)
+    with pytest.raises(OrderingError):
+        repair(str(tmp_path / "state"))
