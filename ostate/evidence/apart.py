@@ -51,6 +51,8 @@ MOST = 0.4
 """Share of modules beyond which moments without a weight that moved mean that nothing was updated yet."""
 WEAKEST = 24
 """Modules of one shape, those whose gauges say least, that are tried in each other's places: 408 looks at most, however many modules there are."""
+TRIED = 1 << 26
+"""Weights that are read for this, or all of these modules once more where that is more."""
 SURE = 2.0
 """Digits, beyond those of the places tried, from which a module fits another's place: one healthy file in a hundred, at most, is warned of."""
 TWICE, FAR = 2.0, 8.0
@@ -190,9 +192,11 @@ def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
     outside = [place for place in members if own[place][0] < FLOOR and not own[place][1] <= RELATED]
     inner = sorted(outside, key=lambda place: own[place])[:WEAKEST]
     weak = [place for place in inner if own[place][0] < BULK][: WEAKEST // 2]
-    pairs = {ends for one in weak for two in inner if one is not two for ends in ((one, two), (two, one))}
-    if not pairs:
+    if not weak or len(inner) < 2:
         return set()
+    order = sorted(((i, j) for i in range(len(weak)) for j in range(len(inner)) if inner[j] is not weak[i]), key=sum)
+    most = max(len(members), TRIED // sum(math.prod(shape) for shape in looks.shapes(weak[0].module))) // 2
+    pairs = {ends for i, j in order[:most] for ends in ((weak[i], inner[j]), (inner[j], weak[i]))}
     at = {(one, two): Place(one.module, two.zero, two.other) for one, two in pairs}
     there = dict(zip(at, looks.ranked(list(at.values()), "whole")))
     needed = SURE + math.log10(len(pairs))

@@ -53,6 +53,9 @@ class Known:
         assert how == "whole"
         return [(Ranked(self.numbers.get((place.module, place.zero), (150, 0.7))[0], 384),) for place in places]
 
+    def shapes(self, module):
+        return (8, 4), (4, 8)
+
     def plain(self, place):
         return Plain(self.numbers.get((place.module, place.zero), (150, 0.7))[1], 1.0, 1.0, True)
 
