@@ -25,7 +25,7 @@ WRITTEN = {"first-five-minutes.md"}
 """Pages that a script writes from what it saw; their lines ran already."""
 SLOW = {"demo", "probe"}
 """Commands that train or load a model; tests of their own run them."""
-EXECUTED = {"docs/api.md", "docs/recipes/merging.md", "docs/recipes/dattri.md", "docs/recipes/resuming.md"}
+EXECUTED = {"docs/api.md", "docs/recipes/merging.md", "docs/recipes/dattri.md", "docs/recipes/resuming.md", "docs/recipes/layers.md"}
 """Pages whose Python needs nothing but the files of the sandbox."""
 RUN = ("", "bash", "console", "sh", "text")
 """Languages of blocks whose command lines are run; Python may mention one."""
@@ -79,6 +79,7 @@ def fully_trained(folder):
 
     torch.manual_seed(0)
     model = llama(1)
+    model.save_pretrained(folder.parent / "base")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(5):
         ids = torch.randint(3, 96, (2, 8))

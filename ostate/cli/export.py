@@ -53,6 +53,7 @@ def _renamings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
     show_default=True,
     help="torch, accelerate: for the optimizer that made FILE (own), or for torch's AdamW.",
 )
+@click.option("--names", is_flag=True, help="torch, accelerate: also write optimizer_param_names.json beside it.")
 @click.option("--strict", is_flag=True, help="Refuse if anything would be lost.")
 @click.option("--dry-run", is_flag=True, help="Print what would be kept, added, dropped and lost; write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")

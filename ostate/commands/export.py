@@ -14,12 +14,13 @@ from ostate import store
 from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder, refuse_inputs
 from ostate.core.brief import brief
 from ostate.core.files import recorded
+from ostate.core.names_list import NAMES_FILE
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.core.system import flush_file
 from ostate.core.tensors import Slot
 from ostate.errors import ExportError, refusing
-from ostate.exporters import EXPORTERS, ExportOptions
+from ostate.exporters import EXPORTERS, Exporter, ExportOptions
 from ostate.exporters.base import missing_positions
 from ostate.exporters.migrate import New, migrate
 from ostate.exporters.target import Grouping, Wanted, of_names, target_of
@@ -60,6 +61,7 @@ def export(
     v_hat: bool = False,
     root: str = "optim",
     taken_as: Literal["own", "adamw_torch"] = "own",
+    names: bool = False,
     strict: bool = False,
     force: bool = False,
 ) -> Exported:
@@ -79,6 +81,7 @@ def export(
         v_hat: write v freed from its bias (bergson, ota).
         root: the key of the optimizer in a distributed checkpoint.
         taken_as: whose slots a torch or accelerate file holds: the optimizer's that made the state, or torch's AdamW's.
+        names: also write `optimizer_param_names.json` beside a torch or accelerate file, for who reads names there and not in `param_names`.
         strict: refuse where something would be lost.
         force: replace an existing output.
 
@@ -93,6 +96,8 @@ def export(
     if v_hat and (to == "ostate" or not EXPORTERS[to].v_hat):
         able = ", ".join(name for name, exporter in EXPORTERS.items() if exporter.v_hat)
         raise ExportError(f"{to} takes v as the optimizer keeps it", where="--v-hat", fix=f"drop --v-hat; it is for {able}")
+    if names and to not in ("torch", "accelerate"):
+        raise ExportError(f"{to} has the names in it", where="--names", fix="leave --names out")
     with recorded() as inputs:
         given = state if isinstance(state, NamedState) else store.load(state)
         known = len(given.findings)
@@ -112,7 +117,7 @@ def export(
     lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]
     if strict and lost:
         raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "drop --strict to accept it")
-    path = "" if out is None else _write(given, to, Path(out), export_options, inputs, force=force)
+    path = "" if out is None else _write(given, to, Path(out), export_options, inputs, names=names, force=force)
     return Exported(to=to, path=path, state=given, findings=tuple(findings))
 
 
@@ -165,33 +170,55 @@ def _missing(state: NamedState, to: str) -> list[Finding]:
     return [Finding(rule="export-positions-missing", severity="warning", text=f"{text}: they got no name when the state was repaired", fix=fix)]
 
 
-def _write(state: NamedState, to: str, out: Path, export_options: ExportOptions, inputs: Iterable[str], *, force: bool) -> str:
+def _write(state: NamedState, to: str, out: Path, export_options: ExportOptions, inputs: Iterable[str], *, names: bool, force: bool) -> str:
     if to == "ostate":
         return store.write(state, out, force=force, inputs=inputs).path
     exporter = EXPORTERS[to]
     if exporter.file is not None and out.is_dir():
         out = out / exporter.file
     sources = dict.fromkeys((*store.sources_of(state), *inputs))
-    if exporter.file is not None:
-        check_target(out, force=force, inputs=tuple(sources))
-    elif out.exists() and not force:
+    if exporter.file is None:
+        _write_folder(state, exporter, out, export_options, sources, force=force)
+    else:
+        beside_it = [(EXPORTERS["names"], out.with_name(NAMES_FILE))] if names else []
+        _write_files(state, [(exporter, out), *beside_it], export_options, sources, force=force)
+    return str(out)
+
+
+def _write_folder(state: NamedState, exporter: Exporter, out: Path, export_options: ExportOptions, sources: Iterable[str], *, force: bool) -> None:
+    if out.exists() and not force:
         raise ExportError("the output exists already", where=str(out), fix="pass --force to replace it, or choose another name")
     refuse_inputs([out], sources)
     temporary = beside(out)
     try:
         exporter.write(state, temporary, export_options)
-        if exporter.file is None:
-            publish_folder(temporary, out, force=force)
-        else:
-            flush_file(temporary)
-            publish([temporary], [out], [], force=force)
+        publish_folder(temporary, out, force=force)
     except OSError as error:
         raise cannot_write(error, out) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):
-            temporary.unlink()
-    return str(out)
+
+
+def _write_files(
+    state: NamedState, wanted: Sequence[tuple[Exporter, Path]], export_options: ExportOptions, sources: Iterable[str], *, force: bool
+) -> None:
+    """Write each exporter's file; all of them get their names, or none does."""
+    finals = [out for _, out in wanted]
+    for out in finals:
+        check_target(out, force=force, inputs=tuple(sources))
+    refuse_inputs(finals, sources)
+    temporary = [beside(out) for out in finals]
+    try:
+        for (exporter, _), path in zip(wanted, temporary):
+            exporter.write(state, path, export_options)
+            flush_file(path)
+        publish(temporary, finals, [], force=force)
+    except OSError as error:
+        raise cannot_write(error, finals[0]) from error
+    finally:
+        for path in temporary:
+            with suppress(OSError):
+                path.unlink()
 
 
 def as_document(done: Exported) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from .base import Exporter, ExportOptions, groups_of
 
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:  # noqa: ARG001
-    """Write a list of lists."""
+    """Write a list of lists, one for each group."""
     text = json.dumps([list(group) for group in groups_of(state)], indent=1, ensure_ascii=False)
     place.write_text(f"{text}\n", encoding="utf-8", newline="\n")
 

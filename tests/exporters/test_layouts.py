@@ -241,3 +241,25 @@ def test_v_freed_from_its_bias_is_refused_where_it_would_be_freed_again_or_means
     with pytest.raises(ExportError, match=f"{to} takes v as the optimizer keeps it"):
         export(llama_state, to, tmp_path / "out", v_hat=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_torch_s_file_can_have_its_names_beside_it_for_who_passes_over_param_names(llama_run, llama_state, tmp_path):
+    path = export(llama_state, "torch", tmp_path, names=True).path
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["optimizer.pt", "optimizer_param_names.json"]
+    stored = torch.load(path, weights_only=True)
+    assert [group["param_names"] for group in stored["param_groups"]] == json.loads((tmp_path / "optimizer_param_names.json").read_text())
+    for group in stored["param_groups"]:
+        del group["param_names"]
+    torch.save(stored, path)
+    assert [entry.name for entry in formats.read(str(tmp_path)).entries] == list(llama_state.names)
+
+
+def test_both_files_are_written_or_none(llama_state, tmp_path):
+    (tmp_path / "optimizer_param_names.json").write_text("[]")
+    with pytest.raises(StoreError, match="exists already"):
+        export(llama_state, "torch", tmp_path / "optimizer.pt", names=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["optimizer_param_names.json"]
+    export(llama_state, "torch", tmp_path / "optimizer.pt", names=True, force=True)
+    assert json.loads((tmp_path / "optimizer_param_names.json").read_text()) != []
+    with pytest.raises(ExportError, match="has the names in it"):
+        export(llama_state, "less", tmp_path / "optimizer.bin", names=True)
