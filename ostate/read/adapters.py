@@ -24,6 +24,7 @@ from .adapter_name import name_of, siblings_of, text_of
 from .assemble import Deferred
 from .checkpoint_folder import card_versions
 from .fused import divided
+from .model_parts import with_other_models
 
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
@@ -122,10 +123,10 @@ def joined(adapter: Adapter) -> Adapter:
 
 
 def for_state(adapter: Adapter, raw: RawState) -> Adapter:
-    """Return the adapter joined with those beside it where the state has more parameters than it holds, and what its trainer joined divided again."""
+    """Return the adapter with what was trained beside it, where the state has more parameters than it holds; what its trainer joined is divided."""
     trained = sum(entry.has_state for entry in raw.entries)
     if trained > len(adapter.tensors):
-        adapter = joined(adapter) if adapter.siblings else with_numbered(adapter)
+        adapter = joined(adapter) if adapter.siblings else with_other_models(with_numbered(adapter), raw, lambda file: _tensors(file)[0])
     return divided(adapter, raw)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors.torch import save_model
 
 from ostate.core.naming import Claim, Question
 from ostate.ordering import claims
 from ostate.read import read
-from ostate.read.adapters import read_adapter
+from ostate.read.adapters import for_state, read_adapter
 from tests.ordering.pipelines import Named, factors, flux, save, text_encoder, unet, write_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -156,6 +157,48 @@ def test_a_whole_unet_is_named_by_the_config_beside_its_weights(tmp_path: Path):
     question = Question(raw=read(str(tmp_path / "optimizer.pt")), adapter=read_adapter(str(tmp_path / "unet")))
     found, _ = claims(question, sources={"skeleton"})
     assert [list(claim.names) for claim in found] == [[name for name, _ in model.named_parameters()]]
+
+
+@pytest.mark.parametrize("accelerate", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_whole_models_that_were_trained_together_are_joined(together: bool, accelerate: bool, tmp_path: Path):
+    """diffusers' scripts save a folder a model; accelerate numbers the files: model.safetensors, model_1.safetensors."""
+    models = {"unet": unet(), "text_encoder": text_encoder()}
+    leads = ("", "") if accelerate else ("unet.", "text_encoder.")
+    base = write_pipeline(tmp_path / "base", **models)
+    run = tmp_path / "run"
+    run.mkdir()
+    for at, (name, model) in enumerate(models.items()):
+        if accelerate:
+            save_model(model, str(run / f"model{f'_{at}' if at else ''}.safetensors"))
+        else:
+            model.save_pretrained(run / name)
+    groups = [list(model.parameters()) for model in models.values()]
+    groups = [[parameter for group in groups for parameter in group]] if together else groups
+    optimizer = torch.optim.AdamW([{"params": group, "lr": 1e-3 / (at + 1)} for at, group in enumerate(groups)])
+    for parameter in (one for group in groups for one in group):
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.save(optimizer.state_dict(), run / "optimizer.bin")
+    raw = read(str(run / "optimizer.bin"))
+    adapter = for_state(read_adapter(str(run / ("model.safetensors" if accelerate else "unet"))), raw)
+    found, lost = claims(Question(raw=raw, adapter=adapter, base=str(base)), sources={"skeleton"})
+    live = [lead + name for lead, model in zip(leads, models.values()) for name, _ in model.named_parameters()]
+    assert live in [list(claim.names) for claim in found], lost
+    assert accelerate or "2 models were trained together" in adapter.contested[0]
+
+
+def test_a_model_beside_another_that_was_not_trained_stays_alone(tmp_path: Path):
+    unet().save_pretrained(tmp_path / "unet")
+    text_encoder().save_pretrained(tmp_path / "text_encoder")
+    optimizer = torch.optim.AdamW(unet().parameters())
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.bin")
+    adapter = for_state(read_adapter(str(tmp_path / "unet")), read(str(tmp_path / "optimizer.bin")))
+    assert not adapter.assumed
+    assert "conv_in.weight" in adapter.tensors
 
 
 def test_a_class_that_diffusers_does_not_have_is_said(tmp_path: Path):

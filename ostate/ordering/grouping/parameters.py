@@ -19,6 +19,8 @@ class Parameter:
     """Names of the adapters that train it, where a model has several."""
     classes: frozenset[str] = frozenset()
     """Names of the norm classes, bases included, of the modules that hold it."""
+    component: str = ""
+    """The component of a pipeline that it lies in, where its name does not say so."""
     tuner_embedding: bool = False
     """True inside PEFT's LoRA layer for embeddings."""
 

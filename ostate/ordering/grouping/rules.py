@@ -241,9 +241,9 @@ def _by_component(*, plus: bool) -> Split:
 
     def split(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cuts]:
         own = trainable(parameters)
-        if not all(component_of(one.name) for one in own):
+        if not all(map(_component, own)):
             return
-        runs = [list(run) for _, run in groupby(own, key=lambda one: component_of(one.name))]
+        runs = [list(run) for _, run in groupby(own, key=_component)]
         if len(runs) == 1 and not plus:
             return
         for borders in product((True, False), repeat=min(len(runs), MOST_COMPONENTS) - 1):
@@ -253,6 +253,10 @@ def _by_component(*, plus: bool) -> Split:
                 yield cuts
 
     return split
+
+
+def _component(parameter: Parameter) -> str:
+    return parameter.component or component_of(parameter.name)
 
 
 def _joined(runs: Sequence[list[Parameter]], borders: Sequence[bool]) -> list[list[Parameter]]:

@@ -21,8 +21,6 @@ MOST_BYTES = 4 << 20
 """Of a configuration: one that names 21,000 labels has 1.5 MB, and JSON of nothing but brackets takes twenty times its length of memory."""
 CLASS = "_class_name"
 """The entry by which a configuration of diffusers names its class (diffusers configuration_utils.py)."""
-PIPELINE = "model_index.json"
-"""What diffusers' pipelines write above their components' folders."""
 
 
 def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
@@ -71,7 +69,7 @@ def components_of(question: Question) -> dict[str, dict[str, Any]]:
     config, path = found
     home = os.path.dirname(os.path.abspath(path))
     above = os.path.dirname(home)
-    beside = _components_below(above) if os.path.isfile(os.path.join(above, PIPELINE)) else {}
+    beside = _components_below(above)
     return {os.path.basename(home): config, **{name: other for name, other in beside.items() if name != os.path.basename(home)}}
 
 

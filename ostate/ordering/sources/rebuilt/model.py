@@ -27,7 +27,7 @@ from ...keys import adapter_key
 from ..tuner_keys import split_key
 from . import base_config as base
 from . import cache, older_names
-from .diffusion import Component, component_of_rows, tuned_layouts
+from .diffusion import component_of_rows, tuned_layouts
 from .limits import TooMuch, absurd, bounded
 from .releases import train_all, variants
 
@@ -44,6 +44,8 @@ LEFT_OUT = frozenset(
 """Settings that only choose a start, or need files that are not here."""
 TRIES: tuple[tuple[str, bool], ...] = (("meta", False), ("cpu", False), ("meta", True))
 """Where PEFT makes its weights, and whether it is asked to spare memory: some methods compute their start, some untie weights when spared."""
+_LEAD_OF_MODEL = re.compile(r"(?:model|pytorch_model)_\d+\.")
+"""What `read/adapters.py` puts in front of the names of a second model whose file accelerate numbers."""
 MOST_ADAPTERS = 4
 """Adapters in one checkpoint whose order of making is worth trying."""
 MOST_CLASSES = 3
@@ -113,28 +115,58 @@ def diffusion_layouts(adapter: Adapter, configs: Mapping[str, Mapping[str, Any]]
         adapter: the trained weights; live names of one component where they are no tuner's.
         configs: folder of a component -> its config.json.
     """
-    whole = adapter.kind == "model" and not any(split_key(key) for key in adapter.tensors)
-    components: list[Component] = []
+    listings: dict[str, tuple[str, dict[str, Any]]] = {}
     reason = ""
-    versions: Mapping[str, str] = {}
     for name, config in configs.items():
         made = class_of(config)
         absurdity = absurd(config)
         answer: dict[str, Any] = {"failed": absurdity} if absurdity else _listing(made, [], config, adapter.name)
         if "failed" in answer:
             reason = reason or f"{name}: {made or 'no class'} cannot be rebuilt from its config.json: {answer['failed']}"
-            continue
-        if whole:
-            layout = _checked(made, answer, adapter)
-            if isinstance(layout, ParameterList):
-                return [layout]
-            reason = reason or layout
-        versions = answer["versions"]
-        components.append(component_of_rows(name, made, answer["parameters"]))
-    if whole or not components:
+        else:
+            listings[name] = made, answer
+    if not listings:
         return reason
-    layouts = tuned_layouts(adapter, components, versions)
+    if adapter.kind == "model" and not any(split_key(key) for key in adapter.tensors):
+        whole = _whole_models(adapter, listings)
+        return f"{whole}; {reason}" if isinstance(whole, str) and reason else whole
+    components = [component_of_rows(name, made, answer["parameters"]) for name, (made, answer) in listings.items()]
+    layouts = tuned_layouts(adapter, components, next(iter(listings.values()))[1]["versions"])
     return f"{layouts}; {reason}" if isinstance(layouts, str) and reason else layouts
+
+
+def _whole_models(adapter: Adapter, listings: Mapping[str, tuple[str, dict[str, Any]]]) -> list[ParameterList] | str:
+    """Return the parameters of the models that lie in the adapter, as a program lists them: the denoiser first, or its text encoders.
+
+    Names of several models may begin with a word for each (`unet.`, `model_2.`), of which two components of one class take the first that is left.
+    """
+    first, *others = listings
+    alone = _checked(listings[first][0], listings[first][1], adapter)
+    if isinstance(alone, ParameterList):
+        return [alone]
+    parts: list[ParameterList] = []
+    leads = list(dict.fromkeys(_LEAD_OF_MODEL.match(key)[0] for key in adapter.tensors if _LEAD_OF_MODEL.match(key)))  # type: ignore[index]
+    left = dict(adapter.tensors)
+    for name in (first, *others):
+        made, answer = listings[name]
+        for lead in ("", f"{name}.", *leads):
+            names = {lead + row[0] for row in answer["parameters"]} | {lead + other for other in answer["others"]}
+            own = {key.removeprefix(lead): ref for key, ref in left.items() if key in names}
+            found = _checked(made, answer, replace(adapter, tensors=own)) if len(own) >= len(answer["parameters"]) else alone
+            if isinstance(found, ParameterList):
+                parts.append(_led(found, lead, name))
+                left = {key: ref for key, ref in left.items() if key not in names}
+                break
+    if left:
+        return f"{alone}; {len(left)} tensors are in no component of the pipeline, first {next(iter(left))!r}" if parts else str(alone)
+    orders = dict.fromkeys((tuple(range(len(parts))), (*range(1, len(parts)), 0)))
+    rule = ", ".join(dict.fromkeys(part.rule for part in parts))
+    return [replace(parts[0], rule=rule, parameters=tuple(row for at in order for row in parts[at].parameters)) for order in orders]
+
+
+def _led(rows: ParameterList, lead: str, component: str) -> ParameterList:
+    named = (replace(row, name=lead + row.name, key=None if row.key is None else lead + row.key, component=component) for row in rows.parameters)
+    return replace(rows, parameters=tuple(named))
 
 
 def class_of(config: Mapping[str, Any]) -> str:

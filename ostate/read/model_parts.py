@@ -1,0 +1,52 @@
+"""Whole models that one optimizer trained and the checkpoint holds in folders of their own: a denoiser and its text encoders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from ostate.core.files import is_file, is_remote
+from ostate.core.names import COMPONENTS
+from ostate.core.naming import Adapter
+from ostate.core.state import RawState
+from ostate.core.tensors import TensorRef
+
+from .adapter_files import DIFFUSERS_FILES, MODEL_FILES
+
+
+def with_other_models(adapter: Adapter, raw: RawState, tensors_of: Callable[[str], dict[str, TensorRef]]) -> Adapter:
+    """Return a whole model joined with those saved beside it, where the state has more parameters than it holds and room for all of them.
+
+    Their names begin with the folder (`unet.`, `text_encoder.`: diffusers' scripts), since two encoders name their weights alike. No live name has
+    that beginning, so it is said to be assumed.
+
+    Args:
+        adapter: what was found or given.
+        raw: the state.
+        tensors_of: reads a weights file.
+    """
+    trained = sum(entry.has_state for entry in raw.entries)
+    if adapter.kind != "model" or adapter.assumed or trained <= len(adapter.tensors) or is_remote(adapter.file):
+        return adapter
+    parts = {word: adapter.tensors if file == adapter.file else tensors_of(file) for word, file in _files(adapter.file)}
+    if len(parts) < 2 or sum(map(len, parts.values())) < trained:
+        return adapter
+    tensors = {f"{word}.{key}": ref for word, own in parts.items() for key, ref in own.items()}
+    text = (
+        f"{len(parts)} models were trained together: their names begin with {', '.join(f'{word}.' for word in parts)} here, and do not in the program"
+    )
+    return replace(adapter, tensors=tensors, ordered=False, cut="", assumed=(*adapter.assumed, text), contested=(*adapter.contested, text))
+
+
+def _files(file: str) -> Iterator[tuple[str, str]]:
+    """Yield (word, file) of each model of the save, the one asked about among them; nothing where it lies alone."""
+    home = os.path.dirname(os.path.abspath(file))
+    above, folder = os.path.split(home)
+    if folder not in COMPONENTS:
+        return
+    for word in COMPONENTS:
+        places = (os.path.join(above, word, other) for other in (*DIFFUSERS_FILES, *MODEL_FILES))
+        found = file if word == folder else next((place for place in places if is_file(place)), None)
+        if found is not None:
+            yield word, found
