@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "commands": {"checks", "core", "errors", "evidence", "exporters", "optimizers", "ordering", "probe", "read", "store"},
     "integrations": {"commands", "errors"},
     "plot": {"commands", "core", "errors", "evidence", "ordering", "read", "report", "store"},
-    "cli": {"commands", "core", "errors", "plot", "probe", "read", "report"},
+    "cli": {"commands", "core", "errors", "plot", "probe", "report"},
     "__main__": {"cli"},
 }
 """Room -> rooms it may import."""

@@ -34,7 +34,6 @@ def command(
         ostate inspect checkpoint-500/optimizer.pt --adapter checkpoint-500 --json
     """
     from ostate.commands import inspect as inspection
-    from ostate.read.pickle.collector import Paused
     from ostate.report import inspection_text
 
     def one(path: str) -> int:
@@ -43,5 +42,4 @@ def command(
         show(inspection.as_document(seen, digests=as_json), inspection_text.blocks, as_json=as_json)
         return int(any(finding.severity != "note" for finding in seen.findings))
 
-    with Paused():
-        each(paths, one)
+    each(paths, one)

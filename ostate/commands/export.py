@@ -89,15 +89,7 @@ def export(
         ExportError: the layout cannot hold this state, or `strict` and something would be lost.
         StoreError: the output exists, is an input, or cannot be written.
     """
-    if to != "ostate" and to not in EXPORTERS:
-        raise ExportError(f"no layout is called {to!r}", fix=f"one of {', '.join([*EXPORTERS, 'ostate'])}")
-    if taken_as != "own" and to not in ("torch", "accelerate"):
-        raise ExportError(f"{to} is the same for all optimizers", where=f"--as {taken_as}", fix="drop --as")
-    if v_hat and (to == "ostate" or not EXPORTERS[to].v_hat):
-        able = ", ".join(name for name, exporter in EXPORTERS.items() if exporter.v_hat)
-        raise ExportError(f"{to} takes v as the optimizer keeps it", where="--v-hat", fix=f"drop --v-hat; it is for {able}")
-    if names and to not in ("torch", "accelerate"):
-        raise ExportError(f"{to} has the names in it", where="--names", fix="leave --names out")
+    _refuse_what_the_layout_lacks(to, taken_as, v_hat=v_hat, names=bool(names))
     with recorded() as inputs:
         given = state if isinstance(state, NamedState) else store.load(state)
         known = len(given.findings)
@@ -119,6 +111,18 @@ def export(
         raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "drop --strict to accept it")
     path = "" if out is None else _write(given, to, Path(out), export_options, inputs, names=names, force=force)
     return Exported(to=to, path=path, state=given, findings=tuple(findings))
+
+
+def _refuse_what_the_layout_lacks(to: str, taken_as: str, *, v_hat: bool, names: bool) -> None:
+    if to != "ostate" and to not in EXPORTERS:
+        raise ExportError(f"no layout is called {to!r}", fix=f"one of {', '.join([*EXPORTERS, 'ostate'])}")
+    if taken_as != "own" and to not in ("torch", "accelerate"):
+        raise ExportError(f"{to} is the same for all optimizers", where=f"--as {taken_as}", fix="drop --as")
+    if v_hat and (to == "ostate" or not EXPORTERS[to].v_hat):
+        able = ", ".join(name for name, exporter in EXPORTERS.items() if exporter.v_hat)
+        raise ExportError(f"{to} takes v as the optimizer keeps it", where="--v-hat", fix=f"drop --v-hat; it is for {able}")
+    if names and to not in ("torch", "accelerate"):
+        raise ExportError(f"{to} has the names in it", where="--names", fix="leave --names out")
 
 
 def _own_names(state: NamedState, rename: Sequence[tuple[str, str]]) -> list[str]:

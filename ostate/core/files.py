@@ -11,6 +11,8 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from ostate.errors import ReadError
@@ -27,6 +29,10 @@ _WEB = ("http://", "https://")
 _INSTALL = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "az": "adlfs"}
 _FOREIGN = ("aiohttp.ClientError", "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError", "httpx.HTTPError")
 """Errors of transports that are no OSError; looked up only where their package was imported."""
+_LITTLE = 1 << 21
+"""Bytes from which OpenSSL's faster code is worth loading it."""
+_OWN = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
+"""The interpreter's own; a build without it has hashlib alone."""
 _watchers: list[Callable[[int, int], None]] = []
 """Called with (bytes read, bytes announced), both since the last call."""
 _recorders: list[dict[str, None]] = []
@@ -195,6 +201,15 @@ def read_into(path: str, offset: int, view: memoryview, *, on: bool = False) -> 
             watcher(done, 0)
     if done < len(view):
         view[done:] = read_at(path, offset + done, len(view) - done)
+
+
+def sha256_of(*pieces: bytes) -> str:
+    """Return the SHA-256 of `pieces` one after another, in hexadecimal digits. Without OpenSSL, which takes longer to load than an index needs."""
+    own = sum(map(len, pieces)) <= _LITTLE and find_spec(_OWN) is not None
+    digest = import_module(_OWN if own else "hashlib").sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return str(digest.hexdigest())
 
 
 def new_buffer(size: int) -> memoryview:

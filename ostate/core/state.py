@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from .brief import brief
+from .files import sha256_of
 from .tensors import Fields, Slot, TensorRef
 
 Severity = Literal["note", "warning", "error"]
@@ -53,8 +54,6 @@ class SourceFile(Fields):
         """SHA-256 of the index, in hexadecimal digits."""
         if isinstance(self.index, str):
             return self.index
-        from .digests import sha256_of
-
         return sha256_of(*self.index)
 
 

@@ -15,8 +15,7 @@ from struct import Struct
 from typing import Any, BinaryIO, NamedTuple
 from zlib import crc32
 
-from ostate.core.digests import sha256_of
-from ostate.core.files import new_buffer
+from ostate.core.files import new_buffer, sha256_of
 from ostate.core.system import reserve
 from ostate.core.tensors import ITEMSIZE, Slot, TensorRef, raw_chunks
 from ostate.errors import ExportError

@@ -4,9 +4,8 @@
 packing into few bits costs. A look at the index needs neither of the last two.
 """
 
-from .recognise import recognise
+from .recognise import parameter_shape, recognise
 from .rows import OPTIMIZERS
-from .shapes import parameter_shape
 from .spec import OptimizerSpec, step_of
 
 __all__ = ["OPTIMIZERS", "OptimizerSpec", "parameter_shape", "recognise", "step_of"]

@@ -16,7 +16,7 @@ from ostate.core.state import Finding
 from ostate.errors import ProbeError, ProbeTypeError
 
 from ..fill import same_run
-from . import moments
+from . import arguments, moments
 from .diagonal import Diagonal, build
 from .dots import triple_dot
 from .formulas import less_update, next_step_update
@@ -73,8 +73,8 @@ class AdamPreconditioner:
             raise ProbeError(f"form must be frozen, next_step or less, not {form!r}")
         if precision not in _PRECISION:
             raise ProbeError(f"precision must be float32 or float64, not {precision!r}")
-        source = _source(source, optimizer)
-        _refuse_other_kinds(logger, checkpoint_step, guards)
+        source = arguments.source(source, optimizer)
+        arguments.refuse_other_kinds(logger, checkpoint_step, guards)
         self.guards = guards or Guards()
         self.form = form
         self.precision = precision
@@ -202,7 +202,7 @@ class AdamPreconditioner:
         elif member is None:
             if self.guards.unknown != "identity":
                 self.layout.member(parameter)  # says what it does not know
-            gradient = _gradient_of_unknown(parameter, gradient)
+            gradient = arguments.gradient_of_unknown(parameter, gradient)
         if not isinstance(gradient, Tensor):
             what = f"the gradient is a {type(gradient).__name__}, not a tensor"
             raise ProbeTypeError(what, where=member.name if member else "apply", fix="a parameter that took no part has no gradient: leave it out")
@@ -359,52 +359,3 @@ class AdamPreconditioner:
         if rule not in self._warned:
             self._warned.add(rule)
             self.logger.warning("%s", text)
-
-
-def _source(source: Any, optimizer: Any) -> Optimizer | NamedState:
-    """Return what the moments come from, given by place or by keyword.
-
-    Raises:
-        ProbeTypeError: neither or both, or something that keeps no moments.
-    """
-    if (source is None) == (optimizer is None):
-        raise ProbeTypeError("one optimizer or one named state is expected", where="AdamPreconditioner", fix="AdamPreconditioner(optimizer)")
-    found = optimizer if source is None else source
-    if not isinstance(found, (Optimizer, NamedState)):
-        fix = "ostate.load(path) gives a named state" if isinstance(found, str) else "pass a torch.optim.Optimizer or a named state"
-        raise ProbeTypeError(f"a {type(found).__name__} keeps no moments", where="AdamPreconditioner", fix=fix)
-    return found
-
-
-def _refuse_other_kinds(logger: Any, checkpoint_step: Any, guards: Any) -> None:
-    """Name the argument that stands in another's place: programs differ in the order of these three.
-
-    Raises:
-        ProbeTypeError: one of them is of another kind.
-    """
-    rows = (
-        ("logger", logger, (logging.Logger, logging.LoggerAdapter), "a logging.Logger"),
-        ("checkpoint_step", checkpoint_step, (int, float), "a number"),
-        ("guards", guards, (Guards,), "a Guards"),
-    )
-    for name, value, kinds, wanted in rows:
-        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-            what = f"{name} must be {wanted}, not a {type(value).__name__}"
-            raise ProbeTypeError(what, where="AdamPreconditioner", fix="AdamPreconditioner(optimizer, logger=…, checkpoint_step=…, guards=…)")
-
-
-def _gradient_of_unknown(first: Any, second: Any) -> Any:
-    """Return which of two tensors is the gradient, where neither is a parameter that is known.
-
-    Raises:
-        ProbeError: nothing tells.
-    """
-    if not isinstance(first, Tensor) or (_is_parameter(first) and not _is_parameter(second)):
-        return second
-    if _is_parameter(second) and not _is_parameter(first):
-        return first
-    raise ProbeError("neither tensor is a known parameter, so it is not clear which one is the gradient", fix="apply(parameter, gradient)")
-
-
-def _is_parameter(value: Any) -> bool:
-    return isinstance(value, Tensor) and (isinstance(value, nn.Parameter) or (value.is_leaf and value.requires_grad))

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 from ostate.errors import OstateError, ReadError, UnsafePickle
 
-from .collector import Paused
 from .machine import Machine
 from .numpy_values import NUMPY_CODES, decode_scalar, filled_array, from_buffer, numpy_dtype, plain_scalar
 from .opcodes import run
@@ -116,8 +115,7 @@ def _run(
     if fast_paths is not None:
         machine.fast_path = fast_paths[1]
     try:
-        with Paused():
-            return run(machine, at)
+        return run(machine, at)
     except OstateError as error:
         if not error.where:
             error.at(where)

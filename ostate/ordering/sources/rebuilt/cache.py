@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ostate.core.digests import sha256_of
+from ostate.core.files import sha256_of
 
 LIBRARIES = ("torch", "transformers", "peft", "diffusers")
 SCHEME = 2
