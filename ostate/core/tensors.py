@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -195,8 +196,6 @@ class TensorRef(Fields):
         """
         if self.numel != 1:
             raise ReadError(f"one element expected, the tensor has shape {self.shape}")
-        import struct
-
         part = self.parts[0]
         raw = read_at(part.file, part.offset, ITEMSIZE[self.dtype])
         order = ">" if self.swapped else "<"

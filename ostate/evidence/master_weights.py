@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ostate.core.master_weights import ABSOLUTE, FIRST, close
 from ostate.core.naming import Adapter, Evidence
@@ -17,9 +18,6 @@ from ostate.core.state import RawState
 from ostate.core.tensors import Slot
 
 from .tables.stream_rows import Rows
-
-if TYPE_CHECKING:
-    import numpy as np
 
 TEST = "master weights"
 _STRIP = 1 << 17
@@ -58,8 +56,6 @@ def with_masters(evidence: Evidence, keys: Sequence[str | None], raw: RawState, 
 
 def _agreeing(position: int, raw: RawState, adapter: Adapter, heads: Mapping[str, np.ndarray]) -> list[str]:
     """Return the keys whose tensors equal the masters of a position. All are read a strip at a time, and only as long as they do."""
-    import numpy as np
-
     master = raw.master[position]
     size, head = math.prod(master.shape), _head(master)
     weights = {key: Rows(ref, 1, strip=_STRIP) for key, ref in adapter.tensors.items() if ref.numel == size and _alike(head, heads[key])}
@@ -75,15 +71,11 @@ def _agreeing(position: int, raw: RawState, adapter: Adapter, heads: Mapping[str
 
 def _head(slot: Slot) -> np.ndarray:
     """Return the first numbers, by which most pairs differ."""
-    import numpy as np
-
     return np.asarray(next(iter(slot.chunks(FIRST)), ()), np.float32).reshape(-1)[:FIRST]
 
 
 def _alike(master: np.ndarray, weight: np.ndarray) -> bool:
     """True when as many numbers as both have are equal; the first chunk of a tensor may end where its file does."""
-    import numpy as np
-
     count = min(len(master), len(weight))
     master, weight = master[:count], weight[:count]
     return bool(np.all(close(master, weight)))

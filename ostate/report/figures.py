@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ostate.report.numbers import BIN, SCALE_FROM, V_FROM, ParameterNumbers, StateNumbers, median
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 Row = tuple[float | None, ...]
@@ -251,8 +252,6 @@ def _span(rows: Sequence[tuple[str, tuple[float, ...]]]) -> tuple[int, int]:
 
 
 def _joined(some: Sequence[ParameterNumbers], what: str) -> NDArray[np.int64]:
-    import numpy as np
-
     return np.asarray(sum((getattr(one, what) for one in some), np.zeros(1, np.int64)))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ostate.core.names import kind_of
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Hyper
@@ -17,7 +19,6 @@ from ostate.optimizers.moments import SECOND_MOMENTS, second_moment
 from ostate.report.parts import GridPlace, places
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Counts = NDArray[np.int64]
@@ -114,14 +115,10 @@ def quantile(counts: Counts, start: float, share: float) -> float | None:
 
 
 def _empty(start: float, stop: float) -> Counts:
-    import numpy as np
-
     return np.zeros(round((stop - start) / BIN), np.int64)
 
 
 def _of(state: NamedState, parameter: NamedParameter, place: GridPlace) -> ParameterNumbers:
-    import numpy as np
-
     hyper = state.hyper(parameter.name)
     spec = OPTIMIZERS.get(state.optimizer)
     step = parameter.step if spec is None else step_of(spec, parameter.step, hyper)
@@ -178,16 +175,12 @@ def _pieces(parameter: NamedParameter, *, whole: bool) -> Iterator[tuple[Mapping
 
 
 def _count(counts: Counts, values: np.ndarray, start: float) -> None:
-    import numpy as np
-
     bins = np.clip(((np.log10(values) - start) / BIN).astype(np.int64), 0, counts.size - 1)
     counts += np.bincount(bins.reshape(-1), minlength=counts.size)
 
 
 def _update(tensors: Mapping[str, np.ndarray], sound: np.ndarray, root: np.ndarray, eps: float, hyper: Hyper, step: float | None) -> float | None:
     """Return the sum of squares of m_hat / (sqrt(v_hat) + eps); an element without gradient ever (0/0) does not move."""
-    import numpy as np
-
     betas = hyper.get("betas")
     if "exp_avg" not in tensors or not betas or betas[0] is None or step is None or step < 1:
         return None
