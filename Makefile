@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 SEED ?= 1
 
-.PHONY: demo test test-long faults frameworks lint bench calibrate soak fuzz mutants clean
+.PHONY: demo test test-long faults frameworks lint coverage bench calibrate soak fuzz mutants clean
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -45,6 +45,13 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+# The tests with branch coverage; fails where a package falls below its floor (tests/coverage_floors.py). Half as long again as `make test`.
+coverage: .venv/ready
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage json -q -o coverage.json
+	$(BIN)/python -m tests.coverage_floors coverage.json
 
 # Whether the commands stay within their limits, on 80 MB; `$(BIN)/python benchmarks/limits.py` does it on 1.3 GB.
 bench: .venv/ready
