@@ -14,7 +14,7 @@ MOST_BYTES = 1 << 26
 _MARKS = ("trainer_state.json", "adapter_config.json")
 _HEAD = 1 << 14
 _STEP = r'"global_step":\s*(\d{1,15})\b'
-_CARD = r"(?im)^\s*-\s*(PEFT|Transformers|TRL)\s*:?\s*v?(\d+\.\d+[\w.]*)"
+_CARD = r"(?im)^[ \t]*-[ \t]{0,9}(PEFT|Transformers|TRL)[ \t]{0,9}:?[ \t]{0,9}v?(\d{1,6}\.\d{1,6}[\w.]{0,40})"
 """A line of the list of versions in a model card: `- PEFT 0.15.2` of peft, `- Transformers: 4.51.3` of transformers. Prose is no record."""
 
 

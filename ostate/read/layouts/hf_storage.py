@@ -29,7 +29,8 @@ from .dcp import optimizers_of
 
 _INFO = "DCP_SHARDING_INFO"
 _SHARD = re.compile(r"^shard-(\d+)-model-(\d+)-of-(\d+)\.safetensors$")
-_SLOT = re.compile(rb'"(?:[^"\\]*\.)?state\.[^"\\]+\.(?:%b)"' % "|".join(MARKS_BELOW_STATE).encode())
+_TEXT = re.compile(rb'"([^"\\]*)"')
+_ENDS = tuple(f".{mark}".encode() for mark in MARKS_BELOW_STATE)
 
 
 def detect(folder: str) -> bool:
@@ -45,7 +46,12 @@ def is_shard(path: str) -> bool:
     if not 2 <= length <= size_of(path) - 8:
         return False
     header = read_at(path, 8, min(length, 1 << 22))
-    return not mentions_manifest(header) and bool(_SLOT.search(header))
+    return not mentions_manifest(header) and any(_is_slot(text) for text in _TEXT.findall(header))
+
+
+def _is_slot(key: bytes) -> bool:
+    """True for `<root>.state.<parameter>.<slot>`, the root perhaps empty."""
+    return key.endswith(_ENDS) and (key.startswith(b"state.") or b".state." in key)
 
 
 def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
