@@ -29,7 +29,9 @@ class Outcome:
     """What came of one checkpoint."""
 
     path: str
+    """The checkpoint."""
     out: str
+    """The named file."""
     verdict: str
     """The verdict of its names, or `refused`."""
     done: bool = False
@@ -37,7 +39,9 @@ class Outcome:
     settled: bool = False
     """True when no person needs to look."""
     parameters: int = 0
+    """How many were named."""
     seconds: float = 0.0
+    """Wall time."""
     reason: str = ""
     """Why it was refused."""
 

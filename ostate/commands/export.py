@@ -36,11 +36,13 @@ class Exported:
     """What was written, and what a person should know."""
 
     to: str
+    """The layout."""
     path: str
     """The file or folder; empty for a dry run."""
     state: NamedState
     """What was written, after migration."""
     findings: tuple[Finding, ...]
+    """What was kept, added, dropped or lost."""
 
     def __repr__(self) -> str:
         return brief(self)

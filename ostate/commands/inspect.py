@@ -49,8 +49,11 @@ class Inspection(NamedTuple):
     """A state as found, how it fits the adapter, and what a person should know."""
 
     raw: RawState
+    """The state as stored."""
     fit: AdapterFit | None
+    """How it fits the adapter by shapes; None: no adapter was passed."""
     findings: tuple[Finding, ...]
+    """What a person should know, the worst first in print."""
     values: Mapping[str, Any] = MappingProxyType({})
     """Slot -> counts and ranges, only when asked for."""
     asked: str | None = None

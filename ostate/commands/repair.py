@@ -48,6 +48,7 @@ class Options:
     previous: str | None = None
     """Folder or file of an earlier adapter of the same run."""
     adapter_name: str | None = None
+    """The adapter's name in the live model, where the files do not record it."""
     names: NameForm = "live"
     """Which form of the names is written, where the adapter's keys and the live names differ."""
     state: str | None = None
@@ -55,10 +56,15 @@ class Options:
     optimizer: int | str | None = None
     """Which optimizer, where the file holds several."""
     step: int | None = None
+    """Updates taken, where the file does not record them."""
     betas: tuple[float, float] | None = None
+    """Adam's betas, where the file does not record them."""
     eps: float | None = None
+    """Adam's eps, where the file does not record it."""
     evidence: bool = True
+    """False: no tensor value is compared, and the names stay unverified."""
     strict: bool = False
+    """Refuse instead of writing only the proven names."""
     checksum: bool = False
     """Compare every byte of the state with the checksums that were saved with it, before anything else."""
 
@@ -71,8 +77,11 @@ class Repaired:
     """What `repair` settled on."""
 
     named: NamedState
+    """The state under its names."""
     ordering: Ordering
+    """How the names were determined."""
     findings: tuple[Finding, ...]
+    """What a person should know, the worst first in print."""
     out: tuple[str, ...]
     """Files written; empty for a dry run."""
     read: str = ""

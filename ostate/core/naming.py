@@ -68,11 +68,13 @@ class Claim:
     """One source's answer: `names[i]` is the parameter at position i, `keys[i]` its key in the adapter file (None: not in the file)."""
 
     source: Literal["recorded", "given", "skeleton", "adapter-order", "convention", "content"]
+    """Who says so."""
     rule: str
     """Which rule of that source, for people: `param_names`, `trainer >= 4.53`, `one group of all trainables`."""
     names: tuple[str | None, ...]
     """None: the source says nothing of this position (a frozen parameter without state)."""
     keys: tuple[str | None, ...]
+    """Adapter key by position; None: not in the file."""
     version_matched: bool = False
     """True when a version stamp in the checkpoint asks for exactly this rule."""
     from_keys: bool = True
@@ -99,10 +101,15 @@ class PairScore:
     """How a name's own numbers score against its best rival, in the units of `Evidence.margin`."""
 
     name: str
+    """Adapter key."""
     position: int
+    """Where it stands in the state."""
     score: float
+    """Its own score."""
     rival: str | None
+    """The best other key for the position; None: there is none."""
     margin: float
+    """Score less the rival's."""
 
     def __repr__(self) -> str:
         return brief(self)
@@ -143,6 +150,7 @@ class Evidence:
     silent: Mapping[str, str] = field(default_factory=dict)
     """Test -> why it could say nothing."""
     findings: tuple[Finding, ...] = ()
+    """What looking at single modules found."""
 
     def __repr__(self) -> str:
         return brief(self)
@@ -155,9 +163,13 @@ class Ordering:
     names: tuple[str | None, ...]
     """By position; None: nothing is written for it."""
     keys: tuple[str | None, ...]
+    """Adapter key by position; None: the parameter is not in the adapter file."""
     source: str
+    """Where the names come from: a source of `Claim`."""
     verdict: Literal["verified", "recovered", "partial", "unverified"]
+    """How well they are proven."""
     rule: str = ""
+    """Which rule of the source, several joined by `; ` where they give the same order."""
     proof: Literal["each", "order"] | None = None
     """`each`: every name stands by its own numbers; `order`: they stand as a whole, and `undecided` lists those that do not by themselves."""
     weakest_alternative: tuple[str, float] | None = None
@@ -165,6 +177,7 @@ class Ordering:
     margin: float | None = None
     """Digits against all other orders together: their chance is at most 10^-margin."""
     undecided: tuple[str, ...] = ()
+    """Names that the tensor values do not prove by themselves."""
     rejected: tuple[Mapping[str, str], ...] = ()
     """Losing claims: `source`, `rule`, `reason`."""
     left_out: tuple[int, ...] = ()
@@ -174,6 +187,7 @@ class Ordering:
     from_keys: bool = True
     """As `Claim.from_keys`."""
     findings: tuple[Finding, ...] = ()
+    """What a person should know, the worst first in print."""
     evidence: Evidence | None = None
     """What the numbers said of it; None for one that was read back from a file."""
 
@@ -201,14 +215,19 @@ class NamedParameter:
     """The state of one parameter, by name."""
 
     name: str
+    """As `named_parameters()` of the live model gives it, without wrappers."""
     shape: tuple[int, ...]
+    """Of the parameter."""
     group: int
     """Index into `NamedState.groups`."""
     slots: Mapping[str, Slot]
+    """Slot name, such as `exp_avg_sq` -> its tensor, read when asked for."""
     step: float | None = None
+    """Updates it got; None: not recorded."""
     position: int | None = None
     """Where it stood in the source."""
     adapter_key: str | None = None
+    """Its key in the adapter file; None: not in it."""
     decoded_from: str = "plain"
     """The encoding of its slots in the source."""
     dtype: str = "F32"
@@ -234,11 +253,13 @@ class NamedState:
     parameters: Mapping[str, NamedParameter]
     """In the source's position order."""
     ordering: Ordering | None = None
+    """How its names were determined; None where that was not recorded."""
     adapter: Mapping[str, Any] = field(default_factory=dict)
     """Manifest's `adapter`."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """Manifest's `source`."""
     findings: tuple[Finding, ...] = ()
+    """What a person should know, the worst first in print."""
     path: str | None = None
     """The named file it was loaded from."""
 

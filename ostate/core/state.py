@@ -24,9 +24,13 @@ class Finding(NamedTuple):
     """A fact worth a person's attention. `text` says what, `fix` what to do."""
 
     rule: str
+    """Short name, stable over releases."""
     severity: Severity
+    """`note`, `warning` or `error`."""
     text: str
+    """What is so, one sentence."""
     fix: str = ""
+    """What to do; empty where nothing needs doing."""
     names: tuple[str, ...] = ()
     """The parameters (or positions, as `position 7`) it is about; empty: the whole state."""
 
@@ -61,12 +65,15 @@ class Entry(NamedTuple):
     """What the file holds for one position. A position without state (frozen, or never stepped) has no slots."""
 
     position: int
+    """From 0, over all groups."""
     key: int | str
     """As written in the file."""
     group: int
+    """Index of its group."""
     slots: Mapping[str, Slot] = NOTHING
     """Tensors only, under torch's slot names; `step` is not among them."""
     step: float | None = None
+    """Updates it got; None: not recorded."""
     scalars: Mapping[str, Any] = NOTHING
     """Other plain values of the entry."""
     name: str | None = None
@@ -94,7 +101,9 @@ class Group(NamedTuple):
     """One of `param_groups`: its positions in order, and its plain hyperparameters as the file has them."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a group for
+    """From 0, in the file's order."""
     positions: tuple[int, ...]
+    """Those of its parameters, in the optimizer's order."""
     hyper: Hyper = NOTHING
     """`lr`, `initial_lr`, `betas`, `eps`, `weight_decay`, `amsgrad`, …; never `params` or `param_names`."""
     names: tuple[str, ...] | None = None
@@ -112,7 +121,9 @@ class RawState(NamedTuple):
     layout: str
     """The row of `read.READERS`."""
     files: tuple[SourceFile, ...]
+    """The files that were read."""
     groups: tuple[Group, ...]
+    """In the file's order."""
     entries: tuple[Entry, ...]
     """`entries[i].position == i`; every position of every group, with state or not."""
     optimizer: str = "unknown"

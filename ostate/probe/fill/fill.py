@@ -42,6 +42,7 @@ class Filled:
     """What `fill` did to an optimizer."""
 
     state: NamedState
+    """The named state that it was filled from."""
     names: Mapping[Tensor, str]
     """Parameter -> plain live name, in the optimizer's order."""
     entries: Mapping[str, str]
@@ -59,6 +60,7 @@ class Filled:
     stamps: Mapping[Tensor, tuple[int, int]]
     """Parameter -> (id, version) of its second moment as filled: while it holds, the state's float32 numbers are the exact ones."""
     findings: tuple[Finding, ...] = ()
+    """What a person should know of the filling."""
 
     def __repr__(self) -> str:
         return brief(self)

@@ -32,6 +32,7 @@ class DeltaH1:
     value: float
     """eta * bars_dot."""
     eta: float
+    """The learning rate that was passed."""
     bars_dot: float
     """<Xbar, P Ybar>."""
     bars_dot_identity: float
@@ -43,6 +44,7 @@ class DeltaH1:
     plausible_ratio: float
     """What this state's own v makes of gradients like those of its run."""
     verdict: Verdict
+    """`healthy`, `healthy, with warnings`, or what keeps the number from being trusted."""
     shares: Mapping[str, float]
     """Share of the preconditioned mass by bucket: preconditioned, identity, clamped."""
     raw_shares: Mapping[str, float]
@@ -50,6 +52,7 @@ class DeltaH1:
     cosine: float
     """Between Ybar and P Ybar: near 1, the preconditioner is a constant."""
     findings: tuple[Finding, ...] = ()
+    """What a person should know, the worst first in print."""
 
     def __repr__(self) -> str:
         return brief(self)

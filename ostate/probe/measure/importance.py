@@ -32,6 +32,7 @@ class ImportanceWeights:
     log_ratio_range: tuple[float, float]
     """Smallest and largest log ratio, before clipping."""
     findings: tuple[Finding, ...] = ()
+    """What a person should know of the weights."""
 
     def __repr__(self) -> str:
         return brief(self)

@@ -37,9 +37,11 @@ class Record:
     """One sequence of the data: token ids, which of them count, and its advantage."""
 
     ids: tuple[int, ...]
+    """Token ids of one sequence."""
     counted: tuple[bool, ...]
     """Whether the token at this place is predicted (the completion) or only read (the prompt)."""
     advantage: float = 1.0
+    """Its weight in the loss of batch U."""
 
     def __repr__(self) -> str:
         return brief(self)
@@ -50,7 +52,9 @@ class Settings:
     """The `importance:` keys of a probe's YAML that concern the preconditioner."""
 
     checkpoint_step: float | None = None
+    """The step at which the state was saved, where the state does not say."""
     identity_preconditioner_if_coverage_below: float = 0.9
+    """Coverage of exp_avg_sq below which no gradient is preconditioned."""
     ignored: tuple[str, ...] = ()
     """Other keys that stood there."""
 
@@ -63,12 +67,19 @@ class ProbeReport:
     """What the protocol found."""
 
     result: DeltaH1
+    """delta-H1 and its parts."""
     stats: Mapping[str, Any]
+    """`AdamPreconditioner.stats()`."""
     coverage: float
+    """Share of elements with an exp_avg_sq, 0 to 1."""
     coverage_step: float
+    """Share of elements whose step is known, 0 to 1."""
     eta_from: str
+    """Where eta comes from: the state's lr or initial_lr, or the option."""
     preconditioner: AdamPreconditioner
+    """The preconditioner that was used."""
     findings: tuple[Finding, ...] = ()
+    """What a person should know, the worst first in print."""
 
     def __repr__(self) -> str:
         return brief(self)
