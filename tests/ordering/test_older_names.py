@@ -75,6 +75,25 @@ def test_the_layers_of_vit_before_transformers_5(tmp_path: Path):
     assert list(claim.names) == [rename(name) for name in made.flat]
 
 
+@pytest.mark.parametrize("version", [None, "4.57.1", "5.23.0"])
+def test_the_head_of_xlm_roberta_stands_behind_the_model_before_transformers_5(tmp_path: Path, version: str | None):
+    config = transformers.XLMRobertaConfig(**{word: size for word, size in TEXT.items() if word != "num_key_value_heads"})
+    model = transformers.XLMRobertaForSequenceClassification(config)
+    assert next(iter(dict(model.named_children()))) == "classifier"
+    head = model._modules.pop("classifier")
+    if version != "5.23.0":
+        model._modules["classifier"] = head  # as releases before 5 define it
+    else:
+        model._modules = {"classifier": head, **model._modules}
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS"))
+    made = tiny.write(tmp_path, wrapped, tiny.trainables(wrapped))
+    if version is not None:
+        card = tmp_path / "README.md"
+        card.write_text(f"{card.read_text()}\n### Framework versions\n\n- Transformers {version}\n")
+    own = [list(claim.names) for claim in tiny.from_skeleton(made.ask()[0])]
+    assert own == [made.flat]
+
+
 def test_names_that_no_release_ever_wrote_are_not_explained(tmp_path: Path):
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**PICTURES))
     made = with_older_keys(tmp_path, model, lambda key: key.replace(".layers.", ".floors."))

@@ -13,6 +13,9 @@ from ...grouping.parameters import Parameter, ParameterList
 from ...keys import dora_is_a_parameter, live_name
 
 Version = tuple[int, int]
+HEAD_FIRST: Version = (5, 0)
+_ROBERTA = re.compile(r"^(?:base_model\.model\.)?roberta\.")
+_HEAD = re.compile(r"^(?:base_model\.model\.)?(?:classifier|lm_head|qa_outputs)\.")
 
 
 def variants(layout: ParameterList, adapter: Adapter) -> Iterator[ParameterList]:
@@ -20,7 +23,11 @@ def variants(layout: ParameterList, adapter: Adapter) -> Iterator[ParameterList]
 
     Names change where the files tell it; what was trained changes only as a second claim, for the numbers and sizes to choose.
     """
-    own = _renamed(layout, adapter)
+    for own in _as_defined(_renamed(layout, adapter), adapter):
+        yield from _as_trained(own, adapter)
+
+
+def _as_trained(own: ParameterList, adapter: Adapter) -> Iterator[ParameterList]:
     version = peft_version(adapter)
     if version is None or version >= (0, 6):
         yield own
@@ -30,6 +37,30 @@ def variants(layout: ParameterList, adapter: Adapter) -> Iterator[ParameterList]
             yield older
         elif version is not None:
             yield own
+
+
+def _as_defined(layout: ParameterList, adapter: Adapter) -> list[ParameterList]:
+    """Return the layout in the order of the release that the adapter's card names; in both orders where it names none and they differ."""
+    older = _head_last(layout)
+    if older is None:
+        return [layout]
+    version = release(adapter.facts.get("transformers_version"))
+    return [layout, older] if version is None else [layout if version >= HEAD_FIRST else older]
+
+
+def _head_last(layout: ParameterList) -> ParameterList | None:
+    """Return the layout with the head behind the model, or None where it stands there already.
+
+    XLM-RoBERTa and CamemBERT define their heads before the model from 5 on, behind it before (modeling_xlm_roberta.py of 4.36, 4.48, 4.57, 5.23).
+    """
+    head = [_HEAD.search(row.name) is not None for row in layout.parameters]
+    if not any(_ROBERTA.search(row.name) for row in layout.parameters) or True not in head or head == sorted(head):
+        return None
+    rows = (
+        *(row for row, is_head in zip(layout.parameters, head) if not is_head),
+        *(row for row, is_head in zip(layout.parameters, head) if is_head),
+    )
+    return replace(layout, rule=f"{layout.rule} of transformers before 5", parameters=rows)
 
 
 def peft_version(adapter: Adapter) -> Version | None:
