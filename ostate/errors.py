@@ -144,7 +144,10 @@ class ProbeTypeError(ProbeError, TypeError):
 
 
 def refusal_for(error: BaseException) -> OstateError | None:
-    """Return what to tell of an error that is nobody's fault here: memory that ran out, a package that is not installed; None for any other."""
+    """Return what to tell of an error that is nobody's fault here; None for any other.
+
+    That is memory that ran out, a package that is not installed, a file that vanished or became unreadable between one look and the next.
+    """
     if isinstance(error, OstateError):
         return error
     text = str(error)
@@ -152,6 +155,9 @@ def refusal_for(error: BaseException) -> OstateError | None:
     if isinstance(error, MemoryError) or memory or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         asked = next((line.strip()[:200] for line in text.splitlines() if line.strip()), "no more could be had")
         return OutOfMemory(f"memory ran out: {asked}", fix=_MORE)
+    if isinstance(error, OSError) and error.filename is not None and not isinstance(error, BrokenPipeError):
+        fix = "another program writes there, or the disk failed: wait until it has finished, and try again"
+        return ReadError(f"a file changed or could not be reached meanwhile: {error.strerror}", where=str(error.filename), fix=fix)
     return missing_package(error) if isinstance(error, ModuleNotFoundError) else None
 
 

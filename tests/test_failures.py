@@ -91,6 +91,16 @@ def test_an_error_of_ours_is_no_refusal():
         assert refusal_for(error) is None
 
 
+def test_a_file_that_vanished_meanwhile_is_a_refusal_with_its_name(failing, tmp_path):
+    failing(lambda *_, **__: os.listdir(tmp_path / "gone"))
+    done = CliRunner().invoke(main, ["inspect", str(CHECKPOINT)])
+    assert done.exit_code == 3
+    assert "a file changed or could not be reached meanwhile: No such file or directory" in done.stderr
+    assert str(tmp_path / "gone") in done.stderr
+    with pytest.raises(OstateError):
+        ostate.inspect(str(CHECKPOINT))
+
+
 def test_every_public_function_tells_of_memory_that_ran_out():
     """Held by the mark that `refusing` leaves: a new function of the face needs it too."""
     functions = [getattr(ostate, name) for name in ostate.__all__ if callable(getattr(ostate, name)) and not isinstance(getattr(ostate, name), type)]

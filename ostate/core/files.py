@@ -6,20 +6,23 @@ Descriptors are kept open, a few at a time, so that thousands of small reads cos
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from ostate.errors import ReadError
 
 from . import system
 from .extras import needed
 
+_Read = TypeVar("_Read")
+_Wanted = TypeVar("_Wanted")
 _MOST_OPEN = 32
 _AHEAD = 8 << 20
 """Bytes fetched at once for a reader that goes on where it stopped."""
@@ -189,7 +192,7 @@ def read_into(path: str, offset: int, view: memoryview, *, on: bool = False) -> 
             if not on and len(view) >= _LONG:
                 system.read_ahead(descriptor, offset)
             while done < len(view):
-                count = system.read_into(descriptor, view[done:], offset + done)
+                count = _despite_stale(path, descriptor, system.read_into, view[done:], offset + done)
                 if not count:
                     break
                 done += count
@@ -228,7 +231,7 @@ def _read_local(path: str, offset: int, length: int) -> bytes:
     pieces = []
     while length > 0:
         try:
-            piece = system.read(descriptor, length, offset)
+            piece = _despite_stale(path, descriptor, system.read, length, offset)
         except OSError as error:
             _let_go(path)
             raise ReadError(f"cannot read the file: {error.strerror}", where=path, fix="check the disk") from error
@@ -262,6 +265,27 @@ def _descriptor(path: str, *, on: bool = False) -> int:
     if len(_local) > _MOST_OPEN:
         _close(_local.popitem(last=False)[1][0])
     return descriptor
+
+
+def _despite_stale(path: str, descriptor: int, read: Callable[[int, _Wanted, int], _Read], wanted: _Wanted, offset: int) -> _Read:
+    """Read; where the server of a network disk has forgotten the handle (ESTALE), open the same file once more and read again.
+
+    Raises:
+        OSError: the disk.
+        ReadError: another file has that name now, or none.
+    """
+    try:
+        return read(descriptor, wanted, offset)
+    except OSError as error:
+        if error.errno != errno.ESTALE or path not in _local:
+            raise
+    _, identity = _local.pop(path)
+    with suppress(OSError):
+        os.close(descriptor)
+    descriptor = _descriptor(path)
+    if _local[path][1] != identity:
+        raise ReadError("another file took this name while it was read", where=path, fix="wait until the run has finished writing it")
+    return read(descriptor, wanted, offset)
 
 
 def _close(descriptor: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ostate.core import named_file
-from ostate.core.files import is_file, is_remote
+from ostate.core.files import is_file, is_remote, names_in
 from ostate.core.state import Finding
 from ostate.errors import ReadError, UnknownFormat
 
@@ -36,7 +36,7 @@ def beside(path: str) -> list[Finding]:
     if is_remote(path):
         return []
     folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
-    names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
+    names = [name for name in names_in(folder) if name.endswith(".safetensors")]
     named = [os.path.join(folder, name) for name in names if _named_alone(os.path.join(folder, name))]
     if not named:
         return []
