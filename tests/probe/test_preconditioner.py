@@ -131,7 +131,7 @@ def test_a_fixed_cap_turns_a_healthy_lora_preconditioner_into_a_constant_and_say
     fixed, relative = AdamPreconditioner(one(v, step=375), guards=Guards(relative_cap=None, max_scale=1e3)), AdamPreconditioner(one(v, step=375))
     assert torch.equal(fixed.apply("w", g), g * 1e3)
     assert fixed.stats()["clamped_share"] == 1.0
-    assert "the cap 1e+03 touches 100.0% of all elements" in caplog.text
+    assert "the cap 1e+03 clips 100.0% of all elements" in caplog.text
     assert relative.stats()["clamped"] == 0
     assert relative.findings == ()
 
