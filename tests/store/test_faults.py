@@ -244,7 +244,7 @@ def test_a_writer_killed_two_hundred_times_never_leaves_half_a_file(tmp_path, ar
     assert there > 20
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fallocate(2)")
+@pytest.mark.skipif(not (sys.platform.startswith("linux") and hasattr(os, "posix_fallocate")), reason="fallocate(2)")
 def test_room_is_asked_for_at_once_and_a_file_too_large_is_told_before_a_byte_is_written(tmp_path):
     with open(tmp_path / "x", "wb") as file:
         reserve(file.fileno(), 1 << 20)
