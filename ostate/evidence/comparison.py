@@ -84,8 +84,8 @@ class Comparison:
 
     def _test(self, claim: Claim, family: Family, adapter: Adapter, tries: int) -> Evidence:
         looks, places = self.looks, places_of(claim.keys, self.looks.modules, self.stated)
-        single, against = self._single(claim, adapter, places)
-        weighed = order.weigh_all(claim.keys, claim.names, family, looks, single, self.stated)
+        single, signs, against = self._single(claim, adapter, places)
+        weighed = order.weigh_all(claim.keys, claim.names, family, looks, single, self.stated, signs)
         left, spent = order.rejected(weighed, tries=tries)
         if any(each.what == order.EVERYTHING for each in left):
             return self._silent(weighed[0].digits, against, places)
@@ -169,15 +169,17 @@ class Comparison:
                 count[entry.shape] = count.get(entry.shape, 0) + 1
         return max((n * n for n in count.values()), default=0) <= MOST_PAIRS
 
-    def _single(self, claim: Claim, adapter: Adapter, places: Sequence[Place]) -> tuple[dict[int, float], tuple[tuple[int, str, str], ...]]:
-        """Return digits of single positions, and master weights that equal another tensor than the claimed one."""
+    def _single(
+        self, claim: Claim, adapter: Adapter, places: Sequence[Place]
+    ) -> tuple[dict[int, float], frozenset[int], tuple[tuple[int, str, str], ...]]:
+        """Return digits of single positions, which of them rest on signs, and master weights that equal another tensor than the claimed one."""
         taken = {position for place in places for position in (place.zero, place.other) if position is not None}
         source = self.looks.source
         single = known_starts(source, claim.keys, self.stated, taken, self.previous, self.base)
         if not self.raw.master:
-            return single, ()
+            return single, frozenset(single), ()
         said = with_masters(Evidence(verdict="silent", undecided=self.stated), claim.keys, self.raw, adapter)
-        return {**single, **dict.fromkeys(said.proven, EQUAL)}, said.contradictions
+        return {**single, **dict.fromkeys(said.proven, EQUAL)}, frozenset(single) - said.proven, said.contradictions
 
     def _silent(self, digits: float, against: tuple[tuple[int, str, str], ...], places: Sequence[Place]) -> Evidence:
         needed = -np.log10(order.MOST_CHANCE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,7 +49,9 @@ def factor_index(looks: Looks) -> dict[str, int]:
     return {key: index for index, module in enumerate(looks.modules) for key in (module.zero, module.other) if key}
 
 
-def weigh_all(claimed: Keys, names: Keys, family: Family, looks: Looks, single: Mapping[int, float], stated: Sequence[int]) -> list[Weighed]:
+def weigh_all(
+    claimed: Keys, names: Keys, family: Family, looks: Looks, single: Mapping[int, float], stated: Sequence[int], signs: frozenset[int] = frozenset()
+) -> list[Weighed]:
     """Return the evidence against each other order of the family, and against numbers that belong to none of these names.
 
     Args:
@@ -58,6 +61,7 @@ def weigh_all(claimed: Keys, names: Keys, family: Family, looks: Looks, single: 
         looks: at the modules.
         single: log10 e-values of positions outside the modules, such as those whose master weights equal the adapter's.
         stated: positions with state.
+        signs: those of `single` that rest on signs of their own, which a tensor of the same layer, or another one outside the layers, may share.
     """
     places = places_of(claimed, looks.modules, stated)
     index = factor_index(looks)
@@ -65,12 +69,21 @@ def weigh_all(claimed: Keys, names: Keys, family: Family, looks: Looks, single: 
     for other in family.alternatives:
         moved = [p for p in stated if other.keys[p] != claimed[p] or (claimed[p] is None and other.names[p] != names[p])]
         if moved:
-            found.append(Weighed(other.what, against(other.keys, set(moved), places, index, looks, single), frozenset(moved)))
+            usable = {p: digits for p, digits in single.items() if p not in signs or _layer(claimed[p]) != _layer(other.keys[p])}
+            found.append(Weighed(other.what, against(other.keys, set(moved), places, index, looks, usable), frozenset(moved)))
     if family.cut:  # what was not looked at cannot be rejected
         found.append(Weighed(f"{family.cut} more orders, too many to test", 0.0, frozenset(stated)))
     for group in family.exchangeable:
         found += _exchanged(group, places, index, looks)
     return found
+
+
+def _layer(key: str | None) -> str | None:
+    """Return a key's path down to its last number: its layer; empty for what lies outside them, such as embeddings and heads."""
+    if key is None:
+        return None
+    found = re.match(r"(?:.*\.)?\d+(?=\.)", key)
+    return found[0] if found else ""
 
 
 def _everything(places: Sequence[Place], looks: Looks) -> list[Ranked]:

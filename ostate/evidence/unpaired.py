@@ -2,7 +2,8 @@
 
 Null: the units on one side of a matrix (its rows, or its columns) are private to it, so that under another tensor's moments their signs are
 independent and symmetric. Which side is private is not known, so both must say it, and the weaker one counts. A vector lies in a stream that
-all layers share: it has no such side and proves nothing.
+all layers share: it has no such side and proves nothing. Tensors of one layer may share such signs (a gate and what it gates), and embeddings
+and heads share both their sides: against an order that exchanges these nothing is said (`order.weigh_all`).
 """
 
 from __future__ import annotations
