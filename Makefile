@@ -79,4 +79,4 @@ mutants: .venv/ready
 fuzz: .venv/ready
 	$(BIN)/python -c "import atheris" || $(BIN)/python -m pip install --quiet atheris
 	$(BIN)/python -m fuzz.seeds
-	for target in pickle zip dcp safetensors manifest config; do $(BIN)/python -m fuzz.run $$target -max_total_time=$$(($(MINUTES) * 60)) || exit 1; done
+	for target in pickle zip dcp safetensors manifest config beside; do $(BIN)/python -m fuzz.run $$target -max_total_time=$$(($(MINUTES) * 60)) || exit 1; done

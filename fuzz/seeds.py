@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from fuzz.targets import PART, SMALL_FILES
 from ostate.core.naming import NamedParameter, NamedState, Ordering
 from ostate.core.state import Group
 from ostate.errors import OstateError
@@ -113,7 +114,16 @@ def configs() -> Iterator[bytes]:
     yield from (path.read_bytes() for path in sorted(real.CASES.rglob("adapter_config.json")))
 
 
-SEEDS = {"pickle": pickles, "zip": archives, "dcp": indexes, "safetensors": heads, "manifest": manifests, "config": configs}
+def small_files() -> Iterator[bytes]:
+    """What lies beside the states of the real cases, one file after another."""
+    for config in sorted(real.CASES.rglob("adapter_config.json")):
+        beside = [config.parent / name for name in SMALL_FILES]
+        yield PART.join(path.read_bytes() if path.is_file() else b"" for path in beside)
+    card = b"- PEFT 0.15.2\n- Transformers: 4.51.3\n"
+    yield PART.join([b"{}", b'["a", "b"]', b'{"global_step": 5}', b'{"model_type": "llama"}', card, b"global_step5"])
+
+
+SEEDS = {"pickle": pickles, "zip": archives, "dcp": indexes, "safetensors": heads, "manifest": manifests, "config": configs, "beside": small_files}
 
 
 def main() -> None:

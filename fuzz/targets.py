@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ostate import store
+from ostate.commands.inspect import inspect
+from ostate.commands.repair import repair
 from ostate.core.safetensors import read_head
 from ostate.errors import OstateError
 from ostate.read.adapters import read_adapter
@@ -22,6 +24,7 @@ from ostate.read.pickle.torch_tensors import REBUILD, asked_storage
 from ostate.store import header, validating
 
 ROOM = Path(tempfile.mkdtemp(prefix="ostate-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+CHECKPOINT = Path(__file__).parent.parent / "tests" / "cases" / "one-process" / "llama_qv" / "checkpoint-5"
 ALLOWED = {**TORCH_GLOBALS, **REBUILD}
 BLOB = Path(__file__).parent / "corpus" / "made" / "blob"
 """A tensor of two numbers as torch.save writes it, made by `fuzz/seeds.py`."""
@@ -95,6 +98,27 @@ def adapter_config(data: bytes) -> None:
     read_adapter(str(ROOM / "adapter"))
 
 
+SMALL_FILES = ("adapter_config.json", "optimizer_param_names.json", "trainer_state.json", "config.json", "README.md", "latest")
+"""What is read beside a state, in the order in which the parts of an input lie in them."""
+PART = b"\n--8<--\n"
+
+
+def beside_a_state(data: bytes) -> None:
+    """The small files of a real checkpoint, all at once: a part of the input for each, an empty part for none. Nothing is written."""
+    folder = ROOM / "checkpoint-5"
+    for name in ("optimizer.pt", "adapter_model.safetensors"):
+        if not (folder / name).exists():
+            placed(f"checkpoint-5/{name}", (CHECKPOINT / name).read_bytes())
+    parts = data.split(PART)
+    for name, part in zip(SMALL_FILES, [*parts, *[b""] * len(SMALL_FILES)]):
+        (folder / name).unlink(missing_ok=True)
+        if part:
+            placed(f"checkpoint-5/{name}", part)
+    with contextlib.suppress(OstateError):
+        inspect(str(folder), adapter=str(folder))
+    repair(str(folder), None)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "pickle": pickle,
     "zip": zip_index,
@@ -102,4 +126,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "safetensors": safetensors,
     "manifest": manifest,
     "config": adapter_config,
+    "beside": beside_a_state,
 }
