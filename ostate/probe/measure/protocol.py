@@ -157,7 +157,7 @@ def read_records(path: str, tokenize: Callable[[str], Sequence[int]] | None) -> 
                 if line.strip():
                     records.append(_record(json.loads(line), tokenize, f"{path}: line {number}"))
     except (OSError, ValueError, RecursionError) as error:  # a ValueError: no text, no JSON, or a number of thousands of digits
-        raise ProbeError(f"cannot read the data: {error}", where=path, fix="one JSON object a line") from error
+        raise ProbeError(f"cannot read the data: {error}", where=path, fix="one JSON object per line") from error
     if not records:
         raise ProbeError("the data is empty", where=path)
     return records
