@@ -114,7 +114,7 @@ def test_the_configuration_reaches_the_guards_and_what_is_none_is_refused(run):
     for wrong, message in (
         ([], "config must be a mapping"),
         ({"importance": {"checkpoint_step": "many"}}, "must be a number"),
-        ({"importance": 3}, "not a mapping"),
+        ({"importance": 3}, "no mapping"),
     ):
         with pytest.raises(ProbeError, match=message):
             Compat(optimizer, wrong)

@@ -73,7 +73,7 @@ def test_json_is_one_document_with_plain_values(saved):
 def test_a_fixed_cap_that_touches_much_asks_for_a_look(saved):
     done = CliRunner().invoke(main, arguments(saved, "--max-scale", "10"))
     assert done.exit_code == 1, done.output
-    assert "the cap 10 touches" in done.output
+    assert "the cap 10 clips" in done.output
 
 
 def test_too_few_sequences_and_a_wrong_adapter_are_refused(saved, tmp_path):
@@ -95,7 +95,7 @@ def test_the_config_of_the_seed_is_understood(saved, tmp_path):
     with pytest.raises(ProbeError, match="must be a number, not 'many'"):
         read_settings(str(config))
     config.write_text("- a\n- b\n")
-    with pytest.raises(ProbeError, match="not a mapping"):
+    with pytest.raises(ProbeError, match="no mapping"):
         read_settings(str(config))
     config.write_text("")
     assert read_settings(str(config)) == Settings()
