@@ -6,9 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from ostate.core.names import by_spelling, place_in_model, twins
 from ostate.core.naming import NamedParameter, NamedState
@@ -18,6 +16,9 @@ from ostate.errors import ExportError
 from ostate.optimizers.slots import SECOND_MOMENT_SLOTS, row_of, weights_slot
 
 from .target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
 
 New = Literal["absent", "zeros", "cold-step", "sibling"]
 """What a new parameter gets: no entry (torch makes one at its first step), zero moments at step 0, zero moments at the step of the
@@ -36,10 +37,14 @@ class ConstantSlot:
 
     def read(self) -> np.ndarray:
         """Return the values, float32."""
+        import numpy as np
+
         return np.full(self.shape, self.value, np.float32)
 
     def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:
         """Yield the values flat, a bounded number at a time."""
+        import numpy as np
+
         left = math.prod(self.shape)
         while left > 0:
             yield np.full(min(elements, left), self.value, np.float32)
@@ -69,6 +74,8 @@ class Resized:
 
     def read(self) -> np.ndarray:
         """Return the values, float32."""
+        import numpy as np
+
         out = np.zeros(self.shape, np.float32)
         box = tuple(slice(min(a, b)) for a, b in zip(self.shape, self.source.shape))
         out[box] = self.source.read()[box]

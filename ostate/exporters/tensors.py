@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ostate.core.files import is_remote
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.tensors import CHUNK, NUMPY, Slot, TensorRef
@@ -18,6 +16,7 @@ from ostate.optimizers import OPTIMIZERS
 from .base import MARKS
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 _MAPPED = frozenset({"F32", "F64", "F16", "I64", "I32"})
@@ -47,6 +46,8 @@ class Number:
 
     def read(self) -> np.ndarray:
         """Return the value, 0-d."""
+        import numpy as np
+
         return np.frombuffer(self.raw, "<i4" if self.dtype == "I32" else "<f4").reshape(self.shape)
 
     def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:  # noqa: ARG002
@@ -77,6 +78,7 @@ def tensor(slot: Slot) -> torch.Tensor:
     Raises:
         ReadError: the source cannot be read.
     """
+    import numpy as np
     import torch
 
     run = slot.run if isinstance(slot, TensorRef) else None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.tensors import CHUNK, Slot
 from ostate.errors import ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Divided:
         return replace(self, source=self.source.with_shape(shape))
 
     def _of(self, values: np.ndarray) -> np.ndarray:
+        import numpy as np
+
         with np.errstate(over="ignore"):
             return (values.astype(np.float64) / self.by).astype(np.float32)
 
