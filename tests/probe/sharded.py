@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 import ostate
+from ostate.core import system
 from ostate.probe import AdamPreconditioner, GradientMean, delta_h1, fill, filled, lora_adamw
 from ostate.probe.precondition.shards import place_of
 
@@ -168,7 +168,7 @@ class Reads:
     """Bytes that this process asks of files by descriptor, while it counts."""
 
     def __enter__(self):
-        self.count, self.pread, self.preadv = 0, os.pread, os.preadv
+        self.count, self.pread, self.preadv = 0, system._pread, system._preadv
 
         def one(descriptor, length, offset):
             data = self.pread(descriptor, length, offset)
@@ -180,11 +180,11 @@ class Reads:
             self.count += count
             return count
 
-        os.pread, os.preadv = one, into
+        system._pread, system._preadv = one, into
         return self
 
     def __exit__(self, *_):
-        os.pread, os.preadv = self.pread, self.preadv
+        system._pread, system._preadv = self.pread, self.preadv
 
 
 CASES = {
