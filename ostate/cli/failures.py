@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 from ostate import __version__
 from ostate.core.system import most_address_space
@@ -12,6 +13,8 @@ from ostate.errors import OstateError, OutOfMemory, refusal_for
 
 from .screen import say_error
 
+PACKAGE = Path(__file__).parent.parent
+"""What is ours of a traceback: a clone may lie in a folder called ostate too, with the tests in it."""
 REFUSED = 3
 FAULT = 70
 """EX_SOFTWARE of sysexits.h: an internal error. 1 would say that the command completed with warnings."""
@@ -36,9 +39,9 @@ def _fault(error: Exception) -> OstateError:
     trace = error.__traceback__
     place = ""
     while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if f"{os.sep}ostate{os.sep}" in file:
-            place = f"ostate/{file.rpartition(f'{os.sep}ostate{os.sep}')[2]}:{trace.tb_lineno}, "
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if file.is_relative_to(PACKAGE):
+            place = f"ostate/{file.relative_to(PACKAGE).as_posix()}:{trace.tb_lineno}, "
         trace = trace.tb_next
     version = ".".join(map(str, sys.version_info[:3]))
     fix = "please report it where you got ostate, with what the same command prints under -v (the traceback)"
