@@ -187,7 +187,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     if state.ordering is not None:
         rows.append(("from", origin(state.ordering.source, state.ordering.rule)))
         if state.ordering.margin is not None:
-            rows.append(("chance", f"{chance_text(state.ordering.margin)} that another order is right"))
+            rows.append(("chance", f"{chance_text(state.ordering.margin)} of such numbers under any other order"))
         if state.ordering.weakest_alternative is not None:
             what, digits = state.ordering.weakest_alternative
             rows.append(("closest", f"{what}: {chance_text(digits)}"))

@@ -69,7 +69,7 @@ def meaning(verdict: str, assumed: Sequence[str]) -> str:
 def _origin(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
     rows = [("names", f"{ordering['named']} from {origin(ordering['source'], ordering['rule'], full)}")]
     if ordering["margin"] is not None:
-        rows.append(("chance", f"{chance_text(ordering['margin'])} that another order is right"))
+        rows.append(("chance", f"{chance_text(ordering['margin'])} of such numbers under any other order"))
     weakest = ordering.get("weakest_alternative")
     if weakest is not None:
         rows.append(("closest", f"{weakest['what']}: {chance_text(weakest['digits'])}"))

@@ -83,7 +83,7 @@ def test_the_page_says_what_it_must():
     outline = Outline(one_page())
     for text in (
         "verified: the tensor values rule out every other order",
-        "that another order is right",
+        "of such numbers under any other order",
         "step 60",
         "Evidence: adapter tensor against position",
         "{k,out,q,v}_proj.lora_A, layers 0-10 (8x96)",

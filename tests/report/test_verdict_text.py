@@ -15,7 +15,7 @@ def test_a_partial_repair_says_what_is_proven_and_what_is_not():
         "  fix: train one more step, or leave it out",
         "",
         "  names       2 from the rebuilt model: trainer >= 4.53",
-        "  chance      1 in 10^31 that another order is right",
+        "  chance      1 in 10^31 of such numbers under any other order",
         "  tests       displacement",
         "  rejected    natural sort: the tensor values contradict it",
         "  not tested  balance: step 1: B was zero",
