@@ -50,7 +50,7 @@ TAIL = 5.0
 MOST = 0.4
 """Share of modules beyond which moments without a weight that moved mean that nothing was updated yet."""
 WEAKEST = 24
-"""Modules of one shape, those whose gauges say least, that are tried in each other's places: 408 looks at most, however many modules there are."""
+"""Modules of one shape, those whose gauges say least, that are tried in each other's places, half of them against all: 420 looks at most."""
 TRIED = 1 << 26
 """Weights that are read for this, or all of these modules once more where that is more."""
 SURE = 2.0
