@@ -19,7 +19,7 @@ from ostate.core.tensors import Slot
 from ostate.optimizers import OPTIMIZERS
 from ostate.optimizers.slots import first_moment, second_moment, weights_slot
 
-from . import statistics as laws
+from . import statistics
 from .starts import COMPARED
 from .tables.stream_rows import Rows, betas_of
 from .units import Unit
@@ -188,7 +188,7 @@ class Direction:
     def of(self, m: Array, root: Array | None) -> Array:
         """Return it from m and sqrt(v), any shape; v may not be kept."""
         if root is not None:
-            return laws.update_direction(m, root, step=self.step, betas=self.betas, eps=self.eps)
+            return statistics.update_direction(m, root, step=self.step, betas=self.betas, eps=self.eps)
         return np.sign(m) if self.sign else m
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import statistics as laws
+from . import statistics
 from .tables.accumulate import features_of
 from .tables.read_moments import Reader
 from .tables.tables import PairClass
@@ -74,7 +74,7 @@ def residuals(held: Sequence[Held]) -> list[Array]:
     systems = [_systems(each) for each in held]
     total = sum((gram.sum(axis=0) for gram, _ in systems), start=np.zeros(systems[0][0].shape[1:]))
     aimed = sum((aim.sum(axis=0) for _, aim in systems), start=np.zeros(len(total)))
-    scale = np.sqrt(np.diag(total)) + laws.TINY
+    scale = np.sqrt(np.diag(total)) + statistics.TINY
     found = []
     for each, (gram, aim) in zip(held, systems):
         matrix = (total - gram) / scale[:, None] / scale[None] + _RIDGE * np.eye(len(scale))
@@ -93,7 +93,7 @@ def _systems(each: Held) -> tuple[Array, Array]:
         design = np.concatenate([each.features[there], each.pair.other_drift[columns]], axis=1).astype(np.float64)
         target = each.pair.right[[each.rows[index] for index in there], columns].astype(np.float64)
         first = design[:, 0]
-        weight = 1 / ((target * target).sum(axis=1) + 0.16 * (first * first).sum(axis=1) + laws.TINY)
+        weight = 1 / ((target * target).sum(axis=1) + 0.16 * (first * first).sum(axis=1) + statistics.TINY)
         gram[there] = (design @ design.transpose(0, 2, 1)) * weight[:, None, None]
         aim[there] = (design @ target[..., None])[..., 0] * weight[:, None]
     return gram, aim
@@ -108,5 +108,5 @@ def _residuals(each: Held, coefficients: Array) -> Array:
         right = each.pair.right[row]
         apart = right - path[index] - (coefficients[index, split:] @ flat).reshape(right.shape)
         size = np.sqrt(path[index] @ path[index]) + np.sqrt(np.einsum("fq,fq->f", right, right))
-        found[index] = -np.log((np.sqrt(np.einsum("fq,fq->f", apart, apart)) + 1e-9 * size + laws.TINY) / (size + laws.TINY))
+        found[index] = -np.log((np.sqrt(np.einsum("fq,fq->f", apart, apart)) + 1e-9 * size + statistics.TINY) / (size + statistics.TINY))
     return found

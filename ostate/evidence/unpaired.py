@@ -17,7 +17,7 @@ from ostate.core.naming import Adapter
 from ostate.core.tensors import Slot, TensorRef
 from ostate.evidence.look import STRIP, Source, moments_of
 
-from . import statistics as laws
+from . import statistics
 from .tables.stream_rows import Rows, betas_of
 from .tables.tables import base_tensor
 
@@ -85,7 +85,8 @@ def _digits(source: Source, ref: TensorRef, start: Slot, position: int) -> float
         weight, begun, m, *rest = (each.take(min(strip, rows - at)) for each in readers)
         if rest:
             root = np.sqrt(np.maximum(rest[0], 0))
-            m = laws.update_direction(m, root, step=entry.step, betas=betas_of(hyper), eps=float(eps) if isinstance(eps, (int, float)) else 1e-8)
+            known_eps = float(eps) if isinstance(eps, (int, float)) else 1e-8
+            m = statistics.update_direction(m, root, step=entry.step, betas=betas_of(hyper), eps=known_eps)
         along = -((weight - begun) * m)
         by_row[at : at + len(along)] = along.sum(axis=1)
         by_column += along.sum(axis=0)

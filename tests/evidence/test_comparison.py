@@ -7,7 +7,7 @@ import pytest
 
 from ostate.core.lora_modules import canonical
 from ostate.core.naming import Claim, Evidence, Question
-from ostate.evidence import statistics as laws
+from ostate.evidence import statistics
 from ostate.evidence.comparison import Comparison
 from ostate.evidence.look import Source, look
 from ostate.evidence.methods import units_of
@@ -58,7 +58,7 @@ def test_a_look_keeps_the_products_of_whole_tensors(run):
                 canonical(slot.read().reshape(shape).astype(np.float64), zero=zero, flipped=module.flipped)
                 for slot in (run.adapter.tensors[key], entry.slots["exp_avg"], entry.slots["exp_avg_sq"])
             )
-            u = laws.update_direction(m, np.sqrt(v), step=entry.step, betas=(0.9, 0.999), eps=1e-8)
+            u = statistics.update_direction(m, np.sqrt(v), step=entry.step, betas=(0.9, 0.999), eps=1e-8)
             for found, wanted in ((seen.update, weight @ u.T), (seen.first, weight @ m.T), (seen.drift, u @ m.T)):
                 np.testing.assert_allclose(found[0], wanted, rtol=2e-4, atol=2e-5 * np.abs(wanted).max())
             np.testing.assert_allclose(seen.noise[0], np.sqrt(v).sum(axis=1), rtol=1e-4)

@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from ostate.evidence import statistics as laws
+from ostate.evidence import statistics
 from ostate.evidence.likelihood import TRUST, Fit, Law, fit, log_ratio
 from ostate.evidence.permutation_odds import odds_against
 from ostate.evidence.profiles import likeness
@@ -17,22 +17,22 @@ def test_balance_is_exact_for_gradients_of_a_product(rng):
     """For any loss of W = B A: B^T dL/dB = B^T G A^T = dL/dA A^T."""
     A, B, G = rng.standard_normal((4, 30)), rng.standard_normal((20, 4)), rng.standard_normal((20, 30))
     left, right = B.T @ (G @ A.T), (B.T @ G) @ A.T
-    value = laws.balance(left.reshape(1, -1), right.reshape(1, -1))
-    assert value[0] == pytest.approx(-np.log(laws.FLOOR), rel=0.1)
+    value = statistics.balance(left.reshape(1, -1), right.reshape(1, -1))
+    assert value[0] == pytest.approx(-np.log(statistics.FLOOR), rel=0.1)
 
 
 def test_what_lies_along_the_drift_does_not_count(rng):
     drift = rng.standard_normal((1, 4, 64))
     left = rng.standard_normal((1, 64))
     right = left + 5 * drift.sum(1)
-    assert laws.balance(left, right, drift)[0] > 8
-    assert laws.balance(left, right, drift[:, :2], drift[:, 2:])[0] > 8
-    assert laws.balance(left, right)[0] < 1
+    assert statistics.balance(left, right, drift)[0] > 8
+    assert statistics.balance(left, right, drift[:, :2], drift[:, 2:])[0] > 8
+    assert statistics.balance(left, right)[0] < 1
 
 
 def test_unrelated_products_leave_a_residual_of_about_seven_tenths(rng):
     left, right = rng.standard_normal((2, 500, 64))
-    assert np.exp(-laws.balance(left, right)).mean() == pytest.approx(2**-0.5, abs=0.02)
+    assert np.exp(-statistics.balance(left, right)).mean() == pytest.approx(2**-0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["rows unrelated", "rows shared"])
@@ -42,7 +42,7 @@ def test_the_null_of_displacement_holds_even_when_modules_share_their_rows(rng, 
     make = [np.sign(np.outer(rows if shared else rng.standard_normal(41), rng.standard_normal(4))).T for _ in range(80)]
     products = np.einsum("kan,pbn->kpab", make[:40], make[40:])
     squares = (products**2).sum(axis=(2, 3))
-    cosine, spread = laws.displacement(np.einsum("kprr->kp", products), squares, np.full(40, 164**0.5), np.full(40, 164**0.5), rank=4)
+    cosine, spread = statistics.displacement(np.einsum("kprr->kp", products), squares, np.full(40, 164**0.5), np.full(40, 164**0.5), rank=4)
     assert (cosine / spread).std() == pytest.approx(1, abs=0.1)
     assert (cosine.std() > 0.3) == shared
 
@@ -53,8 +53,8 @@ def test_blocks_of_experts_follow_peft_s_layout(rng):
     A, B, G = rng.standard_normal((experts, r, 7)), rng.standard_normal((5, r, experts)), rng.standard_normal((experts, 5, 7))
     dA = np.einsum("ore,eoi->eri", B, G).reshape(experts * r, 7)
     dB = np.einsum("eoi,eri->ore", G, A).reshape(5, r * experts)
-    left = laws.zero_blocks(B.reshape(5, -1), experts).transpose(0, 2, 1) @ laws.zero_blocks(dB.reshape(5, -1), experts)
-    right = laws.other_blocks(dA.reshape(-1, 7).T, experts).transpose(0, 2, 1) @ laws.other_blocks(A.reshape(-1, 7).T, experts)
+    left = statistics.zero_blocks(B.reshape(5, -1), experts).transpose(0, 2, 1) @ statistics.zero_blocks(dB.reshape(5, -1), experts)
+    right = statistics.other_blocks(dA.reshape(-1, 7).T, experts).transpose(0, 2, 1) @ statistics.other_blocks(A.reshape(-1, 7).T, experts)
     assert np.allclose(left, right)
 
 

@@ -8,8 +8,7 @@ import pytest
 from ostate import read as formats
 from ostate.core.lora_modules import LoraModule
 from ostate.evidence import ask as evidence
-from ostate.evidence import recover
-from ostate.evidence import statistics as laws
+from ostate.evidence import recover, statistics
 from ostate.evidence.likelihood import quantile
 from ostate.evidence.tables import accumulate as sides
 from ostate.evidence.tables.accumulate import Early, side
@@ -75,7 +74,7 @@ def test_the_first_rows_of_each_strip_tell_displacement_and_all_rows_the_rest(to
 
 def test_the_second_look_asks_all_rows(toy, monkeypatch):
     monkeypatch.setattr(sides, "TOLD", 64)
-    first, second = (zero_side(toy, thin)[0] for thin in laws.THIN)
+    first, second = (zero_side(toy, thin)[0] for thin in statistics.THIN)
     assert first.numel < second.numel == ROWS * RANK
     monkeypatch.undo()
     assert np.allclose(second.cosine, zero_side(toy, 16)[0].cosine, atol=1e-5)
@@ -91,7 +90,7 @@ def test_what_some_rows_tell_is_right(tmp_path, monkeypatch):
     raw, adapter = formats.read(str(folder / "optimizer.pt")), adapters.read_adapter(str(folder))
     known = Known(raw, adapter, tuple(str(entry.name).replace(".default", "") for entry in raw.entries))
     monkeypatch.setattr(sides, "TOLD", 512)
-    monkeypatch.setattr(laws, "THIN", (8, 8))  # and no second look
+    monkeypatch.setattr(statistics, "THIN", (8, 8))  # and no second look
     assert evidence.verify(known.keys, raw, adapter).proven == set(known.with_state)
     found = evidence.verify(known.swapped(1, 5), raw, adapter)
     assert {position for position, _, _ in found.contradictions} == {1, 5}
@@ -125,7 +124,7 @@ def test_balance_is_what_the_drifts_leave_however_the_tables_are_laid_out(layout
     one, two, first, second = LAYOUTS[layout]
     left, right = rng.standard_normal((*one, 16)), rng.standard_normal((*two, 16))
     drifts = rng.standard_normal((*first, 2, 16)), rng.standard_normal((*second, 2, 16))
-    found = laws.balance(left, right, *drifts)
+    found = statistics.balance(left, right, *drifts)
     assert found.shape == np.broadcast_shapes(one, two)
     for at in np.ndindex(found.shape):
         parts = [np.broadcast_to(part, (*found.shape, 16))[at] for part in (left, right)]

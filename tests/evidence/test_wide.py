@@ -7,8 +7,7 @@ import pytest
 
 from ostate import read as formats
 from ostate.evidence import ask as evidence
-from ostate.evidence import recover
-from ostate.evidence import statistics as laws
+from ostate.evidence import recover, statistics
 from ostate.evidence.tables import tables
 from ostate.read import adapters
 from tests.records import replace
@@ -30,7 +29,7 @@ def shuffled(raw, keys):
 
 def test_mixtures_keep_what_balance_says():
     numbers = np.random.default_rng(0)
-    mixer = laws.mixer(64, 1, thin=8)
+    mixer = statistics.mixer(64, 1, thin=8)
     Z, m_other = numbers.standard_normal((2, 64, 500)).astype(np.float32)
     G = numbers.standard_normal((500, 3)) @ numbers.standard_normal((3, 500))
     F = numbers.standard_normal((64, 500)).astype(np.float32)
@@ -43,21 +42,21 @@ def test_mixtures_keep_what_balance_says():
 
 
 def test_a_diagonal_is_mixed_as_a_matrix():
-    mixer, sums = laws.mixer(64, 1, thin=8), np.arange(64, dtype=np.float32)
+    mixer, sums = statistics.mixer(64, 1, thin=8), np.arange(64, dtype=np.float32)
     assert np.allclose(mixer.diagonal(sums), mixer.first @ np.diag(sums) @ mixer.second.T, atol=1e-3)
 
 
 def test_narrow_factors_and_experts_stay_whole():
-    assert laws.mixer(15, 1, thin=8).first is None
-    assert laws.mixer(64, 4, thin=8).first is None
-    assert laws.mixer(64, 1, thin=0).first is None
-    assert laws.mixer(16, 1, thin=16).first is None
+    assert statistics.mixer(15, 1, thin=8).first is None
+    assert statistics.mixer(64, 4, thin=8).first is None
+    assert statistics.mixer(64, 1, thin=0).first is None
+    assert statistics.mixer(16, 1, thin=16).first is None
 
 
 def test_the_widest_factor_says_what_is_tried():
-    assert laws.thinner(8) == (0,)
-    assert laws.thinner(16) == (8, 0)
-    assert laws.thinner(64) == (8, 16)
+    assert statistics.thinner(8) == (0,)
+    assert statistics.thinner(16) == (8, 0)
+    assert statistics.thinner(64) == (8, 16)
 
 
 def test_the_order_of_a_wide_adapter_is_proven_and_found(wide):

@@ -15,7 +15,7 @@ import numpy as np
 
 from ostate.core.lora_modules import LoraModule
 
-from .. import statistics as laws
+from .. import statistics
 from .read_moments import Plan, Reader
 from .stream_rows import MomentRows, Rows
 from .sums import Features, Sums
@@ -88,7 +88,7 @@ class _Task:
     @property
     def every(self) -> int:
         """One of so many rows tells of displacement: at the first look of many mixtures fewer than all, as long as they hold TOLD numbers."""
-        return max(1, self.width * self.length // TOLD) if self.reader.thin == laws.THIN[0] else 1
+        return max(1, self.width * self.length // TOLD) if self.reader.thin == statistics.THIN[0] else 1
 
     def strip(self, rows: int, columns: float, most: int) -> int:
         """Return how many of so many rows, `most` at most, to hold of every tensor at a time, where `columns` numbers are held of each.

@@ -13,7 +13,7 @@ from ostate.core.naming import Adapter
 from ostate.core.state import RawState
 from ostate.optimizers import OPTIMIZERS
 
-from .. import statistics as laws
+from .. import statistics
 from .stream_rows import MomentRows, Rows, betas_of
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class Reader:
         shape = self.adapter.tensors[key].shape
         return shape[0], int(np.prod(shape[1:], dtype=np.int64))
 
-    def mixer(self, width: int, module: LoraModule) -> laws.Mixer:
+    def mixer(self, width: int, module: LoraModule) -> statistics.Mixer:
         """Return what makes the factors of a module thinner."""
-        return laws.mixer(width, module.blocks, thin=self.thin)
+        return statistics.mixer(width, module.blocks, thin=self.thin)
 
     def weights(self, key: str, plan: Plan) -> Rows:
         """Return the rows of a factor."""

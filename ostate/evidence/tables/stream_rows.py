@@ -11,7 +11,7 @@ from ostate.core.files import read_into
 from ostate.core.state import Hyper
 from ostate.core.tensors import Slot, TensorRef
 
-from .. import statistics as laws
+from .. import statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,7 +114,7 @@ class MomentRows:
         if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(root).all():
             self._second.finite = False
             root[:] = 0
-        return m, root, laws.update_direction(m, root, step=self._step, betas=self._betas, eps=self._eps, out=out)
+        return m, root, statistics.update_direction(m, root, step=self._step, betas=self._betas, eps=self._eps, out=out)
 
 
 def betas_of(hyper: Hyper) -> tuple[float, float]:

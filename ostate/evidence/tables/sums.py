@@ -9,7 +9,7 @@ import numpy as np
 
 from ostate.core.lora_modules import LoraModule
 
-from .. import statistics as laws
+from .. import statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ _TOGETHER = 256
 class Sums:
     """K keys of one shape and kind against P positions. q numbers are left of each factor's r rows, in each of `blocks` experts."""
 
-    def __init__(self, keys: Sequence[str], positions: Sequence[int], module: LoraModule, mixer: laws.Mixer, *, width: int, zero: bool) -> None:
+    def __init__(self, keys: Sequence[str], positions: Sequence[int], module: LoraModule, mixer: statistics.Mixer, *, width: int, zero: bool) -> None:
         """Start at zero.
 
         Args:
@@ -59,7 +59,7 @@ class Sums:
 
     def by_expert(self, rows: Array) -> Array:
         """Return rows (c, w) of a factor stored (n, w) as (blocks, c, r)."""
-        return (laws.zero_blocks if self.zero else laws.other_blocks)(rows, self.blocks)
+        return (statistics.zero_blocks if self.zero else statistics.other_blocks)(rows, self.blocks)
 
     def thinned(self, rows: Array, mixture: Array | None) -> Array:
         """Return what a mixture leaves of rows (c, w) of a factor stored (n, w): (blocks, c, q)."""
@@ -106,7 +106,7 @@ class Sums:
         rank = self.width // self.blocks
         squares = np.einsum("ekapb,ekapb->kp", self.right, self.right) * (rank / self.right.shape[2]) * (rank / self.right.shape[4])
         inner = self.inner if self.mixer.first is not None else np.einsum("ekapa->kp", self.right)
-        cosine, spread = laws.displacement(inner, squares, np.sqrt(self.moved), np.sqrt(self.updates), rank=rank)
+        cosine, spread = statistics.displacement(inner, squares, np.sqrt(self.moved), np.sqrt(self.updates), rank=rank)
         return cosine.astype(np.float32), spread.astype(np.float32)
 
     def drift(self, unit: np.float32) -> Array:
@@ -174,7 +174,7 @@ class Features:
 
     def total(self) -> Array:
         """Return (2 or 6, blocks * q * q)."""
-        rows, size = self._sums.mixer.rows, np.sqrt(self._square / max(self._count, 1)) + laws.TINY
+        rows, size = self._sums.mixer.rows, np.sqrt(self._square / max(self._count, 1)) + statistics.TINY
         found = self._found.reshape(self._sums.blocks, 2, rows, -1, rows).transpose(1, 3, 0, 2, 4)
         if self._displaced:
             found = found * np.array([[1, 1 / size, 1], [size, 1, size]], np.float32).reshape(2, 3, 1, 1, 1)

@@ -14,7 +14,7 @@ from ostate.core.naming import Adapter, Evidence
 from ostate.core.state import Entry, RawState
 from ostate.core.tensors import TensorRef
 
-from .. import statistics as laws
+from .. import statistics
 from ..profiles import Profile, enough_rows, likeness, module_of
 from .accumulate import Early, Side, side
 from .read_moments import Reader
@@ -104,7 +104,7 @@ class Tables:
 def widths(adapter: Adapter) -> tuple[int, ...]:
     """Return what to try for `thin`: first few mixtures, where a factor is wide, then more of them, or the whole factors."""
     widest = max((min(adapter.tensors[module.other].shape[:2]) for module in modules_of(adapter) if module.blocks == 1), default=0)
-    return laws.thinner(widest)
+    return statistics.thinner(widest)
 
 
 def settles(found: Evidence, tables: Tables) -> bool:
@@ -304,7 +304,7 @@ def _lone(reader: Reader, keys: Sequence[str], positions: tuple[int, ...], previ
             if start is None:
                 continue
             moved = np.asarray(reader.adapter.tensors[key].read(), np.float32).reshape(-1) - start.reshape(-1)
-            cosine[row], spread[row] = laws.displacement_elementwise(moved, u)
+            cosine[row], spread[row] = statistics.displacement_elementwise(moved, u)
     return Lone(tuple(keys), positions, numel, tuple(start is not None for start in starts), cosine, spread)
 
 

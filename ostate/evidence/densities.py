@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import statistics as laws
+from . import statistics
 from .likelihood import RARE, TRUST, Fit, Law, fit, log_ratio
 from .paths import LEAST, Held, Paths, residuals
 from .profiles import Profile
@@ -110,7 +110,7 @@ def _lone_law(tables: Tables, match: Match) -> Law:
     for lone in tables.lone:
         for row, key in enumerate(lone.keys):
             if lone.known[row] and key in match:
-                sample.split((lone.cosine[row] / (lone.spread[row] + laws.TINY))[None], [0], [lone.positions.index(match[key])])
+                sample.split((lone.cosine[row] / (lone.spread[row] + statistics.TINY))[None], [0], [lone.positions.index(match[key])])
     return sample.law(null_floor=1.1, true_floor=0.5)
 
 
@@ -132,8 +132,8 @@ def profile_moves(profile: Profile, match: Match) -> Iterator[tuple[str, Array]]
 
 def displacement_ratio(cosine: Array, spread: Array, numel: int, now: Laws) -> Array:
     """Return the log ratio of displacement: of its size, and of its projection given that size."""
-    projection = log_ratio(cosine / (spread + laws.TINY), now.projection)
-    return projection + log_ratio(np.log(spread * np.sqrt(numel) + laws.TINY), now.magnitude)
+    projection = log_ratio(cosine / (spread + statistics.TINY), now.projection)
+    return projection + log_ratio(np.log(spread * np.sqrt(numel) + statistics.TINY), now.magnitude)
 
 
 def other_ratios(tables: Tables, paths: Paths, match: Match, now: Laws) -> Iterator[tuple[Moves, Array]]:
@@ -209,7 +209,7 @@ def _held_residuals(pair: PairClass, held: Sequence[tuple[int, int]], *, zero_he
         else:
             left, right = pair.left[rows], pair.right[rows, columns][:, None]
             drifts = pair.zero_drift[None], pair.other_drift[columns][:, None]
-        values = laws.balance(left, right, *(drifts if pair.rank > PLAIN_RANK else ()))
+        values = statistics.balance(left, right, *(drifts if pair.rank > PLAIN_RANK else ()))
         pair.known.update({(row, column, zero_held): value for row, column, value in zip(rows, columns, values)})
     return np.stack([pair.known[row, column, zero_held] for row, column in held])
 
@@ -217,7 +217,7 @@ def _held_residuals(pair: PairClass, held: Sequence[tuple[int, int]], *, zero_he
 def residual(pair: PairClass, rows: int | Array, zero: Sequence[int] | NDArray[np.intp], other: Sequence[int] | NDArray[np.intp]) -> Array:
     """Return drift-corrected balance of modules with pairs of positions, given as columns of the class's tables; leading axes broadcast."""
     drifts = (pair.zero_drift[zero], pair.other_drift[other]) if pair.rank > PLAIN_RANK else ()
-    return laws.balance(pair.left[rows, zero], pair.right[rows, other], *drifts)
+    return statistics.balance(pair.left[rows, zero], pair.right[rows, other], *drifts)
 
 
 class _Sample:
