@@ -22,8 +22,8 @@ import torch
 from ostate import read as formats
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
+from ostate.evidence.densities import fit_densities, path_moves, projected_moves
 from ostate.evidence.judge import judge
-from ostate.evidence.laws import fit_laws, path_moves, projected_moves
 from ostate.evidence.paths import Paths
 from ostate.evidence.search import from_keys, search
 from ostate.evidence.tables.tables import gather
@@ -145,7 +145,7 @@ def levels(raw: RawState, adapter: Adapter, truth: list[str]) -> dict[str, Any]:
     """Return what each test says of true and of false pairs, at the true order."""
     tables = gather(raw, adapter, previous=None, base=None)
     paths, match = Paths(tables.reader, tables.displaced), from_keys(truth, tables)
-    laws = fit_laws(tables, paths, match)
+    densities = fit_densities(tables, paths, match)
     row: dict[str, Any] = {}
     cosine = [float(pair.cosine[i, pair.zero_positions.index(match[m.zero])]) for pair in tables.pairs for i, m in enumerate(pair.modules)]
     noise = np.concatenate([(pair.cosine / pair.spread).reshape(-1) for pair in tables.pairs])
@@ -166,7 +166,8 @@ def levels(raw: RawState, adapter: Adapter, truth: list[str]) -> dict[str, Any]:
                 "false_median": float(np.median(false)),
                 "false_min": float(false.min()),
             }
-    row["speaks"] = {"projection": laws.projection.speaks, "balance": [r for r, law in laws.balance.items() if law.speaks], "path": list(laws.path)}
+    informative = [rank for rank, density in densities.balance.items() if density.is_informative]
+    row["informative"] = {"projection": densities.projection.is_informative, "balance": informative, "path": list(densities.path)}
     return row
 
 

@@ -10,8 +10,8 @@ from ostate.core.naming import Adapter, Evidence
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
 
+from .densities import fit_densities
 from .judge import judge
-from .laws import fit_laws
 from .paths import Paths
 from .search import from_keys, search, single_moves
 from .tables.tables import closer, gather, settles, widths
@@ -77,7 +77,7 @@ def compare(keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> list
     if not match:
         return []
     paths = Paths(tables.reader, tables.displaced, tables.early)
-    found = single_moves(tables, paths, match, fit_laws(tables, paths, match)).by_shape
+    found = single_moves(tables, paths, match, fit_densities(tables, paths, match)).by_shape
     out = []
     for shape, scores in found.items():
         known, positions = tables.keys_of_shape[shape], tables.positions_of_shape[shape]

@@ -1,4 +1,4 @@
-"""The laws of one file, fitted to an order, and the log ratios that they give to every move."""
+"""The densities fitted to one file for an order, and the log ratios that they give to every candidate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import statistics
-from .likelihood import RARE, TRUST, Fit, Law, fit, log_ratio
+from .likelihood import RARE, TRUST, DensityPair, Fit, fit, log_ratio
 from .paths import LEAST, Held, Paths, residuals
 from .profiles import Profile
 from .tables.tables import PairClass, Tables
@@ -27,24 +27,24 @@ _UNIT = Fit(0.0, 1.1)
 """The null of cosine / spread: variance 1 by symmetry, a little more for its tails."""
 
 
-NOTHING = Law(Fit(0.0, 1.0), Fit(0.0, 1.0))
+NOTHING = DensityPair(Fit(0.0, 1.0), Fit(0.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
-class Laws:
-    """The laws of one file. A law that does not speak gives zeros."""
+class FittedDensities:
+    """The densities fitted to one file. A pair of them that is not informative gives zeros."""
 
-    projection: Law
+    projection: DensityPair
     """Of cosine / spread."""
-    magnitude: Law
+    magnitude: DensityPair
     """Of log(spread * sqrt(numel))."""
-    balance: Mapping[int, Law] = field(default_factory=dict)
+    balance: Mapping[int, DensityPair] = field(default_factory=dict)
     """By rank: of -log residual with the drift's directions projected out."""
-    path: Mapping[int, Law] = field(default_factory=dict)
+    path: Mapping[int, DensityPair] = field(default_factory=dict)
     """By rank: of -log residual after the path's terms; only where it tells more than `balance`."""
-    lone: Law = NOTHING
+    lone: DensityPair = NOTHING
     """Of cosine / spread of tensors outside pairs whose start is known."""
-    profile: Law = NOTHING
+    profile: DensityPair = NOTHING
     """Of the likeness of a vector's profile with its module's."""
 
 
@@ -66,8 +66,8 @@ class Moves:
         return [index for index, _ in there], [column for _, column in there]
 
 
-def fit_laws(tables: Tables, paths: Paths, match: Match) -> Laws:
-    """Return the laws as this order has them: its pairs against all others."""
+def fit_densities(tables: Tables, paths: Paths, match: Match) -> FittedDensities:
+    """Return the densities under this order: its pairs against all others."""
     projection, magnitude = _Sample(), _Sample()
     balance: dict[int, _Sample] = {}
     path: dict[int, _Sample] = {}
@@ -85,15 +85,15 @@ def fit_laws(tables: Tables, paths: Paths, match: Match) -> Laws:
             rows, columns = each.cells()
             if rows:
                 sample.setdefault(each.pair.rank, _Sample()).split(_trained(each, zero_columns=False)[rows], range(len(rows)), columns)
-    found = {rank: sample.law(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in balance.items() if sample.on}
-    sharper = {rank: sample.law(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in path.items() if sample.on}
-    return Laws(
-        Law(_UNIT, projection.law(null_floor=1, true_floor=0.4).true),
-        magnitude.law(null_floor=0.15, true_floor=0.15),
+    found = {rank: sample.densities(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in balance.items() if sample.on}
+    sharper = {rank: sample.densities(null_floor=0.1, true_floor=0.2, alike=RARE) for rank, sample in path.items() if sample.on}
+    return FittedDensities(
+        DensityPair(_UNIT, projection.densities(null_floor=1, true_floor=0.4).true),
+        magnitude.densities(null_floor=0.15, true_floor=0.15),
         found,
-        {rank: law for rank, law in sharper.items() if rank not in found or law.distance > found[rank].distance},
-        _lone_law(tables, match),
-        _profile_law(tables, match),
+        {rank: density for rank, density in sharper.items() if rank not in found or density.distance > found[rank].distance},
+        _lone_densities(tables, match),
+        _profile_densities(tables, match),
     )
 
 
@@ -105,22 +105,22 @@ def _trained(moves: Moves, *, zero_columns: bool) -> Array:
     return np.where(alive[:, None] & stated[None], moves.values, np.nan)
 
 
-def _lone_law(tables: Tables, match: Match) -> Law:
+def _lone_densities(tables: Tables, match: Match) -> DensityPair:
     sample = _Sample()
     for lone in tables.lone:
         for row, key in enumerate(lone.keys):
             if lone.known[row] and key in match:
                 sample.split((lone.cosine[row] / (lone.spread[row] + statistics.TINY))[None], [0], [lone.positions.index(match[key])])
-    return sample.law(null_floor=1.1, true_floor=0.5)
+    return sample.densities(null_floor=1.1, true_floor=0.5)
 
 
-def _profile_law(tables: Tables, match: Match) -> Law:
+def _profile_densities(tables: Tables, match: Match) -> DensityPair:
     sample = _Sample()
     for profile in tables.profiles:
         for key, values in profile_moves(profile, match):
             if key in match:
                 sample.split(values[None], [0], [profile.positions.index(match[key])])
-    return sample.law(null_floor=1.1, true_floor=0.5)
+    return sample.densities(null_floor=1.1, true_floor=0.5)
 
 
 def profile_moves(profile: Profile, match: Match) -> Iterator[tuple[str, Array]]:
@@ -130,13 +130,13 @@ def profile_moves(profile: Profile, match: Match) -> Iterator[tuple[str, Array]]
             yield key, profile.table[:, profile.zero_positions.index(match[zero])]
 
 
-def displacement_ratio(cosine: Array, spread: Array, numel: int, now: Laws) -> Array:
+def displacement_ratio(cosine: Array, spread: Array, numel: int, now: FittedDensities) -> Array:
     """Return the log ratio of displacement: of its size, and of its projection given that size."""
     projection = log_ratio(cosine / (spread + statistics.TINY), now.projection)
     return projection + log_ratio(np.log(spread * np.sqrt(numel) + statistics.TINY), now.magnitude)
 
 
-def other_ratios(tables: Tables, paths: Paths, match: Match, now: Laws) -> Iterator[tuple[Moves, Array]]:
+def other_ratios(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> Iterator[tuple[Moves, Array]]:
     """Yield, for every class, its modules whose zero factor has a place, and the log ratios of their other factors at every position."""
     if now.path:
         for each in path_moves(tables, paths, match):
@@ -236,8 +236,8 @@ class _Sample:
             self.on.append(table[mask & finite])
         self.off.append(table[~mask & finite])
 
-    def law(self, *, null_floor: float, true_floor: float, alike: float = TRUST) -> Law:
+    def densities(self, *, null_floor: float, true_floor: float, alike: float = TRUST) -> DensityPair:
         """Return the two fits."""
         off = np.concatenate(self.off) if self.off else np.zeros(0)
         on = np.concatenate(self.on) if self.on else np.zeros(0)
-        return Law(fit(off, floor=null_floor), fit(on, floor=true_floor, trim=True), alike)
+        return DensityPair(fit(off, floor=null_floor), fit(on, floor=true_floor, trim=True), alike)

@@ -1,4 +1,4 @@
-"""From the best order and its laws to what may be said of each position."""
+"""From the best order and its densities to what may be said of each position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from ostate.core.naming import Evidence, PairScore
 from ostate.core.state import RawState
 
-from .laws import Laws, Match, displacement_ratio, path_moves, projected_moves
+from .densities import FittedDensities, Match, displacement_ratio, path_moves, projected_moves
 from .paths import Paths
 from .permutation_odds import odds_against
 from .search import Scores, module_moves, single_moves
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FALSE = 1e-6
 """Odds of a wrong name in a file that is called verified."""
 FEWEST_MODULES = 4
-"""Modules of a class from which a fitted law overthrows a claim, and one test alone names a position: of two or three values little can be fitted."""
+"""Modules of a class from which fitted densities overthrow a claim, and one test alone names a position: two or three values tell little."""
 LEAST_RANK = 4
 """Rank from which fitted tails are believed: a residual of few numbers is small by chance now and then."""
 DOUBT = 1e-3
@@ -54,7 +54,7 @@ class _Odds:
         self.wrong[position] = self.wrong.get(position, 0.0) + odds
 
 
-def judge(tables: Tables, paths: Paths, match: Match, now: Laws, raw: RawState, *, claimed: Sequence[str | None] | None) -> Evidence:
+def judge(tables: Tables, paths: Paths, match: Match, now: FittedDensities, raw: RawState, *, claimed: Sequence[str | None] | None) -> Evidence:
     """Return the evidence for a claim, or for the best order itself when there is none."""
     with_state = [entry.position for entry in raw.entries if entry.has_state]
     levels = _levels(tables, paths, match)
@@ -148,7 +148,7 @@ def _pair_score(position: int, key: str, odds: _Odds) -> PairScore:
     return PairScore(name=key, position=position, score=odds.score.get(position, 0.0), rival=odds.rival.get(position), margin=margin)
 
 
-def _odds_of(tables: Tables, paths: Paths, match: Match, now: Laws) -> _Odds:
+def _odds_of(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> _Odds:
     """Return the odds against every position: of moving one factor at a time within its shape, and of moving whole modules."""
     odds = _Odds()
     scores = single_moves(tables, paths, match, now)
@@ -166,7 +166,7 @@ def _odds_of(tables: Tables, paths: Paths, match: Match, now: Laws) -> _Odds:
     return odds
 
 
-def _elsewhere(tables: Tables, pair: PairClass, rows: Sequence[int], match: Match, now: Laws, found: dict[str, float]) -> Array:
+def _elsewhere(tables: Tables, pair: PairClass, rows: Sequence[int], match: Match, now: FittedDensities, found: dict[str, float]) -> Array:
     """Return a bound on the odds that a module's two factors both lie elsewhere, at positions that no single move reaches.
 
     Displacement names the zero factor whatever the other one is. Where it does not, balance alone chose the best of z * f pairs of
@@ -180,16 +180,16 @@ def _elsewhere(tables: Tables, pair: PairClass, rows: Sequence[int], match: Matc
     return np.asarray(alone * np.minimum(chance * len(pair.zero_positions) * len(pair.other_positions), 1))
 
 
-def _chances(tables: Tables, paths: Paths, match: Match, now: Laws) -> dict[str, float]:
-    """Return, by key of the other factor, the chance that an unrelated pair balances as well; of two laws the better, at the price of two."""
+def _chances(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> dict[str, float]:
+    """Return, by key of the other factor, the chance that an unrelated pair balances as well; of two densities the better, at the price of two."""
     found: dict[str, float] = {}
-    for moves, laws in ((projected_moves(tables, match), now.balance), (path_moves(tables, paths, match) if now.path else (), now.path)):
+    for moves, densities in ((projected_moves(tables, match), now.balance), (path_moves(tables, paths, match) if now.path else (), now.path)):
         for each in moves:
-            law = laws.get(each.pair.rank)
-            for row, matched, values in zip(each.rows, each.matched, each.values) if law is not None else ():
-                if law is not None and matched is not None:
+            density = densities.get(each.pair.rank)
+            for row, matched, values in zip(each.rows, each.matched, each.values) if density is not None else ():
+                if density is not None and matched is not None:
                     key = each.pair.modules[row].other
-                    found[key] = min(found.get(key, 1.0), 2 * float(law.null.beyond(values[matched])))
+                    found[key] = min(found.get(key, 1.0), 2 * float(density.null.beyond(values[matched])))
     return found
 
 

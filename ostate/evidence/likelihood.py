@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
 
 TRUST = 1e-4
-"""Share of pairs that may behave like the other kind: bounds one law's log ratio at log(1 / TRUST) = 9.2 either way."""
+"""Share of pairs that may behave like the other kind: bounds one log ratio at log(1 / TRUST) = 9.2 either way."""
 RARE = 1e-12
 """The same for unrelated pairs that look true where the null's tail is fitted: r * r numbers that agree to a thousandth are no accident."""
 _TAIL = 5.0
@@ -62,7 +62,7 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class DensityPair:
     """How one statistic is distributed for unrelated and for true pairs."""
 
     null: Fit
@@ -71,7 +71,7 @@ class Law:
     """Share of unrelated pairs that may look true."""
 
     @property
-    def speaks(self) -> bool:
+    def is_informative(self) -> bool:
         """True when the two are apart enough to tell anything; never where numbers near the end of their range left one without a finite scale."""
         return self.true.loc > self.null.loc + self.null.scale and math.isfinite(self.true.scale) and math.isfinite(self.true.loc)
 
@@ -85,7 +85,7 @@ def fit(values: Array, *, floor: float, trim: bool = False) -> Fit:
     """Return median, a robust scale that also covers the upper tail (the 99 % quantile as a normal's), and the tail's rate.
 
     The rate is that of the excesses over loc + FROM * scale, lowered by two of its own standard errors, and bounded by the hazard that a
-    normal has there and beyond. With few values, `trim` leaves the farthest one out: a single broken pair must not widen the law.
+    normal has there and beyond. With few values, `trim` leaves the farthest one out: a single broken pair must not widen the fit.
     """
     if values.size == 0:
         return Fit(0.0, floor)
@@ -115,16 +115,16 @@ def _trimmed(values: Array, loc: float) -> Array:
     return np.asarray(np.delete(values, int(np.argmax(np.abs(values - loc))))) if values.size > 4 else values
 
 
-def log_ratio(x: Array, law: Law) -> Array:
-    """Return log f_true / f_null, at least log TRUST, at most -log `alike`; zero everywhere where the law does not speak.
+def log_ratio(x: Array, density: DensityPair) -> Array:
+    """Return log f_true / f_null, at least log TRUST, at most -log `alike`; zero everywhere where the densities are not informative.
 
     Above the true location the ratio stays what it is there: more than true is not better than true. What is no number tells nothing: zero.
     """
-    if not law.speaks:
+    if not density.is_informative:
         return np.zeros_like(x)
-    at = np.minimum(x, law.true.loc)
-    true, null = _student(at, law.true), _tailed(at, law.null)
-    found = np.log((1 - TRUST) * true + TRUST * null) - np.log((1 - law.alike) * null + law.alike * true)
+    at = np.minimum(x, density.true.loc)
+    true, null = _student(at, density.true), _tailed(at, density.null)
+    found = np.log((1 - TRUST) * true + TRUST * null) - np.log((1 - density.alike) * null + density.alike * true)
     return np.where(np.isfinite(found), found, 0.0)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .assignment import assign
-from .laws import Laws, Match, displacement_ratio, fit_laws, other_ratios, profile_moves, projected_moves, residual, zero_moves
+from .densities import FittedDensities, Match, displacement_ratio, fit_densities, other_ratios, profile_moves, projected_moves, residual, zero_moves
 from .likelihood import log_ratio
 from .paths import Paths
 from .statistics import TINY
@@ -30,8 +30,8 @@ ALONE = -14.0
 """Log ratio of a factor that has state while its module's zero factor has none: both step together or not at all."""
 
 
-def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mapping[int, str]) -> tuple[Match, Laws]:
-    """Return the best order found and its laws: from displacement, from the claim, and from balance alone where that is not enough."""
+def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mapping[int, str]) -> tuple[Match, FittedDensities]:
+    """Return the best order found and its densities: from displacement, from the claim, and from balance alone where that is not enough."""
     starts = [claimed] if claimed else []
     told = _complete(tables, _by_displacement(tables), fixed)
     starts += [told] if told != claimed or not starts else []
@@ -43,14 +43,14 @@ def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mappin
     return best
 
 
-def _unsettled(tables: Tables, paths: Paths, match: Match, now: Laws) -> bool:
+def _unsettled(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> bool:
     """True when a module's own numbers do not speak for the place it has."""
     scores = single_moves(tables, paths, match, now)
     keys = [key for pair in tables.pairs for module in pair.modules for key in (module.zero, module.other) if key in match]
     return any(scores.at(key, match[key]) <= 0 for key in keys)
 
 
-def total(tables: Tables, paths: Paths, match: Match, now: Laws) -> float:
+def total(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> float:
     """Return the sum of all log ratios of an order."""
     scores = single_moves(tables, paths, match, now)
     return sum(scores.at(key, position) for key, position in match.items())
@@ -66,9 +66,9 @@ def from_keys(keys: Sequence[str | None], tables: Tables) -> Match:
     return match
 
 
-def improve(tables: Tables, paths: Paths, match: Match, fixed: Mapping[int, str]) -> tuple[Match, Laws]:
-    """Return the order that no assignment of zero factors, other factors or whole modules improves, and its laws."""
-    now = fit_laws(tables, paths, match)
+def improve(tables: Tables, paths: Paths, match: Match, fixed: Mapping[int, str]) -> tuple[Match, FittedDensities]:
+    """Return the order that no assignment of zero factors, other factors or whole modules improves, and its densities."""
+    now = fit_densities(tables, paths, match)
     for _ in range(ROUNDS):
         before = dict(match)
         for still in ("other", "zero"):
@@ -79,13 +79,13 @@ def improve(tables: Tables, paths: Paths, match: Match, fixed: Mapping[int, str]
                     scores.hold(key, match[key])
             match = scores.assign(fixed, prefer=match)
         match = _swap_modules(tables, match, now, fixed)
-        now = fit_laws(tables, paths, match)
+        now = fit_densities(tables, paths, match)
         if match == before:
             break
     return match, now
 
 
-def single_moves(tables: Tables, paths: Paths, match: Match, now: Laws) -> Scores:
+def single_moves(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> Scores:
     """Return log ratios of every key at every position of its shape, all other keys held."""
     scores = Scores(tables)
     for pair in tables.pairs:
@@ -95,9 +95,9 @@ def single_moves(tables: Tables, paths: Paths, match: Match, now: Laws) -> Score
             if module.zero not in match:
                 scores.put(module.other, np.full(len(pair.other_positions), ALONE))
     for each in zero_moves(tables, match):
-        law = now.balance.get(each.pair.rank)
-        if law is not None and law.speaks:
-            for row, ratio in zip(each.rows, log_ratio(each.values, law)):
+        density = now.balance.get(each.pair.rank)
+        if density is not None and density.is_informative:
+            for row, ratio in zip(each.rows, log_ratio(each.values, density)):
                 scores.add(each.pair.modules[row].zero, ratio)
     for each, ratios in other_ratios(tables, paths, match, now):
         for row, ratio in zip(each.rows, ratios):
@@ -118,7 +118,7 @@ def single_moves(tables: Tables, paths: Paths, match: Match, now: Laws) -> Score
     return scores
 
 
-def module_moves(pair: PairClass, match: Match, now: Laws, *, displaced: bool) -> tuple[list[int], Array]:
+def module_moves(pair: PairClass, match: Match, now: FittedDensities, *, displaced: bool) -> tuple[list[int], Array]:
     """Return (rows, S): S_ij is the log ratio of module rows[i] with both positions of module rows[j]."""
     rows = [row for row, module in enumerate(pair.modules) if module.zero in match and module.other in match]
     at_zero = [pair.zero_at[match[pair.modules[row].zero]] for row in rows]
@@ -130,12 +130,12 @@ def module_moves(pair: PairClass, match: Match, now: Laws, *, displaced: bool) -
     if pair.moved_cosine is not None and pair.moved_spread is not None and rows:
         cells = np.ix_(rows, at_other)
         score += displacement_ratio(pair.moved_cosine[cells], pair.moved_spread[cells], pair.other_numel, now)
-    law = now.balance.get(pair.rank)
-    if law is not None and law.speaks and rows:
+    density = now.balance.get(pair.rank)
+    if density is not None and density.is_informative and rows:
         step = max(1, _TOGETHER // (len(rows) * pair.left.shape[-1]))
         for at in range(0, len(rows), step):
             some = np.array(rows[at : at + step])[:, None]
-            score[at : at + step] += log_ratio(residual(pair, some, np.array(at_zero)[None], np.array(at_other)[None]), law)
+            score[at : at + step] += log_ratio(residual(pair, some, np.array(at_zero)[None], np.array(at_other)[None]), density)
     return rows, score
 
 
@@ -194,7 +194,7 @@ def _complete(tables: Tables, scores: Scores, fixed: Mapping[int, str]) -> Match
     return scores.assign(fixed)
 
 
-def _swap_modules(tables: Tables, match: Match, now: Laws, fixed: Mapping[int, str]) -> Match:
+def _swap_modules(tables: Tables, match: Match, now: FittedDensities, fixed: Mapping[int, str]) -> Match:
     match = dict(match)
     kept = set(fixed.values())
     for pair in tables.pairs:

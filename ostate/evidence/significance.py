@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .assignment import assign, at_most
-from .laws import Match, Moves, path_moves, projected_moves
+from .densities import Match, Moves, path_moves, projected_moves
 from .paths import Paths
 from .tables.tables import Tables
 

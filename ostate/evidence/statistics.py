@@ -37,7 +37,7 @@ def update_direction(m: Array, root: Array, *, step: float | None, betas: tuple[
 THIN = 8, 16
 """Mixtures of a wide factor's rows that are tried: THIN * THIN numbers a pair of tensors, as an adapter of this rank has by itself.
 
-More than 16 * 16 numbers tell no more: the laws' scales have floors for what the formulas leave out.
+More than 16 * 16 numbers tell no more: the fitted scales have floors for what the formulas leave out.
 """
 
 

@@ -43,7 +43,7 @@ SILENT: dict[str, Callable[[], Any]] = {
     "vblora": _of("VBLoRAConfig", r=2, num_vectors=8, vector_length=8, topk=2),
     "prompt": lambda: peft.PromptTuningConfig(num_virtual_tokens=3, **CAUSAL),
 }
-"""Methods of which no law is known, and that say so."""
+"""Methods that no test applies to, and that say so."""
 
 
 def train(

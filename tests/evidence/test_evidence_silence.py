@@ -1,4 +1,4 @@
-"""Where a law does not hold it is silent, with the reason, and contradicts nothing."""
+"""Where a test does not apply it says nothing, with the reason, and contradicts nothing."""
 
 from __future__ import annotations
 

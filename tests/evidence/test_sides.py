@@ -1,4 +1,4 @@
-"""What the laws compare is added up strip by strip: the sums are those of the whole tensors, however they are cut."""
+"""What the tests compare is added up strip by strip: the sums are those of the whole tensors, however they are cut."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """All factors of one shape against all positions that could be theirs: each read once, in strips, multiplied, and forgotten.
 
-Every number that the laws compare is a sum over a factor's n columns: what is held at a time is a strip of each tensor, not the tensors.
+Every number that the tests compare is a sum over a factor's n columns: what is held at a time is a strip of each tensor, not the tensors.
 A factor stored (n, w) comes in strips of its n, all tensors side by side; one stored (w, n) comes tensor by tensor, and is thinned while it
 is read.
 """
@@ -139,7 +139,7 @@ class _Strip:
 
 
 def side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule, early: Early) -> Side:
-    """Return what the laws compare of the factors `keys`, all of one shape and kind, and of the moments at `positions`.
+    """Return what the tests compare of the factors `keys`, all of one shape and kind, and of the moments at `positions`.
 
     Args:
         reader: the state and the adapter.

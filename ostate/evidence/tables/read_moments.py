@@ -1,4 +1,4 @@
-"""Moments and weights as the laws want them: float32, finite, in canonical form, some rows at a time."""
+"""Moments and weights as the tests take them: float32, finite, in canonical form, some rows at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sums that the laws of one side are made of, filled strip by strip or tensor by tensor."""
+"""The sums that the tests of one factor are made of, filled strip by strip or tensor by tensor."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _multiply(table: Array, ones: Array, twos: Array, *, first: bool) -> None:
 
 
 class Features:
-    """f^T h for f in (Z, u) and h in (m, sqrt(v) Z / |Z|, sqrt(v) u^3), of one zero factor at one position: what the law of paths is fitted to.
+    """f^T h for f in (Z, u) and h in (m, sqrt(v) Z / |Z|, sqrt(v) u^3), of one zero factor at one position, for the path form of balance.
 
     All in units of Z times m. Where the zero factor did not start at zero, Z does not tell its path: h is m alone.
     """

@@ -1,4 +1,4 @@
-"""The numbers that the laws compare, gathered per shape class: read once, multiplied once."""
+"""The numbers that the tests compare, gathered per shape class: read once, multiplied once."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def gather(
         adapter: the trained weights.
         previous: an earlier adapter of the same run.
         base: the base model's weights, where at hand.
-        likely: position -> key of a claim, whose pairs are also prepared for the law of paths while their numbers are at hand.
+        likely: position -> key of a claim, whose pairs are also prepared for the path form of balance while their numbers are at hand.
         thin: mixtures of their rows by which wide factors are compared; 0: whole.
     """
     silent: dict[str, str] = {}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ostate.evidence import statistics
-from ostate.evidence.likelihood import TRUST, Fit, Law, fit, log_ratio
+from ostate.evidence.likelihood import TRUST, DensityPair, Fit, fit, log_ratio
 from ostate.evidence.permutation_odds import odds_against
 from ostate.evidence.profiles import likeness
 
@@ -64,18 +64,18 @@ def test_profiles_of_unrelated_rows_are_normal(rng):
 
 
 def test_one_number_never_outweighs_its_trust():
-    law = Law(Fit(0, 1), Fit(8, 1))
-    assert np.abs(log_ratio(np.array([-1e6, 0, 8, 1e6]), law)).max() <= -np.log(TRUST) + 1e-9
+    density = DensityPair(Fit(0, 1), Fit(8, 1))
+    assert np.abs(log_ratio(np.array([-1e6, 0, 8, 1e6]), density)).max() <= -np.log(TRUST) + 1e-9
 
 
 def test_laws_that_do_not_differ_say_nothing():
-    assert not log_ratio(np.linspace(-9, 9, 7), Law(Fit(0, 1), Fit(0.5, 1))).any()
+    assert not log_ratio(np.linspace(-9, 9, 7), DensityPair(Fit(0, 1), Fit(0.5, 1))).any()
 
 
 def test_a_fitted_tail_is_not_lighter_than_the_normal_s(rng):
     found = fit(rng.standard_normal(20000), floor=0.1)
     beyond = np.array([3.0, 4.0, 5.0])
-    ratio = log_ratio(beyond, Law(found, Fit(9.0, 1.0)))
+    ratio = log_ratio(beyond, DensityPair(found, Fit(9.0, 1.0)))
     normal = -0.5 * (beyond - 9) ** 2 + 0.5 * beyond**2
     assert (ratio <= np.maximum(normal, 0) + 12).all()
     assert 1.5 < found.rate < 3
@@ -114,7 +114,7 @@ def test_two_rows_alike_are_undecided_and_do_not_drag_the_others(rng):
 
 @pytest.mark.parametrize(("distance", "claimed"), [(3.5, 1e-2), (5.0, 1e-3), (6.5, 1e-4)])
 def test_names_called_wrong_once_in_a_hundred_to_ten_thousand_are_wrong_no_more_often(rng, distance, claimed):
-    """Worlds where the truth is known: 12 modules, one statistic, its two laws fitted to the best order as the program does."""
+    """Worlds where the truth is known: 12 modules, one statistic, its two densities fitted to the best order as the program does."""
     from scipy.optimize import linear_sum_assignment
 
     wrong, believed = 0, 0
@@ -123,8 +123,8 @@ def test_names_called_wrong_once_in_a_hundred_to_ten_thousand_are_wrong_no_more_
         rows, columns = linear_sum_assignment(-table)
         on = np.zeros_like(table, bool)
         on[rows, columns] = True
-        law = Law(fit(table[~on], floor=0.1), fit(table[on], floor=0.4, trim=True))
-        odds = odds_against(log_ratio(table[:, columns], law))
+        density = DensityPair(fit(table[~on], floor=0.1), fit(table[on], floor=0.4, trim=True))
+        odds = odds_against(log_ratio(table[:, columns], density))
         sure = odds <= claimed
         believed += int(sure.sum())
         wrong += int((columns != np.arange(12))[sure].sum())
