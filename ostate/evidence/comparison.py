@@ -185,7 +185,7 @@ class Comparison:
         needed = -np.log10(order.MOST_CHANCE)
         why = self._untested(self.looks) or {"gauge": f"no better than chance ({digits:.1f} digits; {needed:.0f} are needed)"}
         zeros = [place for place in places if place.zero is not None and self.looks.modules[place.module].displaced[0]]
-        known = [place for place in zeros if self.looks.side(place.module, place.zero, zero=True) is not None]  # not where moments are factored
+        known = [place for place in zeros if self.looks.factor(place.module, place.zero, zero=True) is not None]  # not where moments are factored
         if self.looks.displaced and self.looks.source.start is None and known and not any(self.looks.plain(place).weight for place in known):
             why = {ALL_TESTS: "the adapter was never trained: every factor that starts at zero is still zero"}
         return Evidence(

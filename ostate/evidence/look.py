@@ -38,7 +38,7 @@ SIGNS = frozenset({"lion", "lion_bnb", "signsgd"})
 """Optimizers whose update is the sign of a mean of gradients."""
 
 
-class Side(NamedTuple):
+class FactorProducts(NamedTuple):
     """What is left of one factor and the moments at one position; e experts (1 elsewhere), r latent dimensions; float64."""
 
     update: Doubles
@@ -115,7 +115,7 @@ def stored_weights(source: Source, entry: Entry) -> Slot | None:
     return found if found is not None and int(np.prod(found.shape, dtype=np.int64)) == entry.numel else None
 
 
-def look(source: Source, unit: Unit, key: str, position: int) -> Side | None:
+def look(source: Source, unit: Unit, key: str, position: int) -> FactorProducts | None:
     """Read a factor and the moments at a position; None where the position keeps neither a first moment nor weights of the factor's size.
 
     Args:
@@ -151,7 +151,7 @@ def look(source: Source, unit: Unit, key: str, position: int) -> Side | None:
     for count, expert in strips:
         parts = [None if rows is None else _latent(rows.take(count), kept, unit, zero=zero) for rows in readers]
         sums.add(expert, parts, direction, decay=source.decay(entry), constant=constant, fold=fold)
-    return sums.side(all(rows.finite for rows in readers if rows is not None))
+    return sums.products(all(rows.finite for rows in readers if rows is not None))
 
 
 def _differences(latent: Array) -> Array:
@@ -249,10 +249,10 @@ class _Sums:
         self.weight += float(np.vdot(moved, moved)) if constant or fold is not None else float(np.vdot(weight, weight))
         self.moment += float(np.vdot(m, m))
 
-    def side(self, finite: bool) -> Side:
+    def products(self, finite: bool) -> FactorProducts:
         """Return the sums."""
         parts = (self.update, self.first, self.drift, self.noise, *(() if self.stored is None else (self.stored,)))
         whole = all(np.isfinite(part).all() for part in parts)
-        return Side(
+        return FactorProducts(
             self.update, self.first, self.stored, self.drift, self.noise, self.weight, self.moment, self.sample, finite and self.finite and whole
         )

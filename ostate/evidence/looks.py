@@ -10,7 +10,7 @@ import numpy as np
 from ostate.evidence import gauge, permuted
 from ostate.evidence.exchanged import exchanged
 from ostate.evidence.gauge import Products, Ranked
-from ostate.evidence.look import Side, Source, look
+from ostate.evidence.look import FactorProducts, Source, look
 from ostate.evidence.starts import join, root, shared_starts
 from ostate.evidence.units import Group, Unit
 
@@ -59,21 +59,21 @@ class Looks:
         """
         self.source, self.modules = source, modules
         self.displaced, self.balanced = any(each.displaced[0] for each in modules), any(each.balanced for each in modules)
-        self._sides: dict[tuple[int, bool, int], Side | None] = {}
+        self._factors: dict[tuple[int, bool, int], FactorProducts | None] = {}
         self._ranked: dict[tuple[How, Place], tuple[Ranked, ...]] = {}
         self._exchanged: dict[tuple[Place, tuple[bool, bool]], tuple[Ranked, ...]] = {}
         self._kept = _Pool()
         self._starts: dict[frozenset[int], list[int]] = {}
 
-    def side(self, module: int, position: int | None, *, zero: bool) -> Side | None:
+    def factor(self, module: int, position: int | None, *, zero: bool) -> FactorProducts | None:
         """Return what is left of a factor and the moments at a position."""
         if position is None:
             return None
         at = module, zero, position
-        if at not in self._sides:
+        if at not in self._factors:
             each = self.modules[module]
-            self._sides[at] = self._kept.side(look(self.source, each, each.zero if zero else each.other, position))
-        return self._sides[at]
+            self._factors[at] = self._kept.factor(look(self.source, each, each.zero if zero else each.other, position))
+        return self._factors[at]
 
     def ranked(self, places: Sequence[Place], how: How) -> list[tuple[Ranked, ...]]:
         """Return where each module's own gauge stands among all of its group; nothing for a module that nothing is known of."""
@@ -100,9 +100,9 @@ class Looks:
 
     def plain(self, place: Place) -> Plain:
         """Return a module's numbers without a gauge."""
-        zero, other = self.side(place.module, place.zero, zero=True), self.side(place.module, place.other, zero=False)
-        finite = all(side is None or side.finite for side in (zero, other))
-        moment = sum(side.moment for side in (zero, other) if side is not None)
+        zero, other = self.factor(place.module, place.zero, zero=True), self.factor(place.module, place.other, zero=False)
+        finite = all(factor is None or factor.finite for factor in (zero, other))
+        moment = sum(factor.moment for factor in (zero, other) if factor is not None)
         weight = zero.weight if zero is not None else 0.0
         if zero is None or other is None or not self._balances(place) or not finite or not zero.weight or not other.moment:
             return Plain(float("nan"), weight, moment, finite)
@@ -115,11 +115,11 @@ class Looks:
 
     def starts(self, places: Sequence[Place]) -> list[int]:
         """Return, by module, the first module that began with the same numbers, so that both have one gauge; itself where none did."""
-        sides = {place.module: self.side(place.module, place.other, zero=False) for place in places}
-        known = frozenset(module for module, side in sides.items() if side is not None)
+        factors = {place.module: self.factor(place.module, place.other, zero=False) for place in places}
+        known = frozenset(module for module, factor in factors.items() if factor is not None)
         if known not in self._starts:
-            found = [sides.get(module) for module in range(len(self.modules))]
-            starts, gauges = shared_starts([side.sample if side is not None else _NOTHING for side in found]), dict[str, int]()
+            found = [factors.get(module) for module in range(len(self.modules))]
+            starts, gauges = shared_starts([factor.sample if factor is not None else _NOTHING for factor in found]), dict[str, int]()
             for module, unit in enumerate(self.modules):
                 if unit.gauge:
                     join(starts, gauges.setdefault(unit.gauge, module), module)
@@ -128,9 +128,9 @@ class Looks:
 
     def _rank(self, place: Place) -> int:
         """Return the latent dimensions known of a module's factors, 0 where nothing is known."""
-        sides = [self.side(place.module, place.zero, zero=True), self.side(place.module, place.other, zero=False)]
-        known = [side for side in sides if side is not None]
-        if not known or not all(side.finite for side in known) or not any(side.moment or side.stored is not None for side in known):
+        factors = [self.factor(place.module, place.zero, zero=True), self.factor(place.module, place.other, zero=False)]
+        known = [factor for factor in factors if factor is not None]
+        if not known or not all(factor.finite for factor in known) or not any(factor.moment or factor.stored is not None for factor in known):
             return 0
         return int(known[0].noise.shape[1])
 
@@ -157,7 +157,7 @@ class Looks:
             at += count
 
     def _products(self, place: Place, rank: int, how: How) -> Products:
-        zero, other = self.side(place.module, place.zero, zero=True), self.side(place.module, place.other, zero=False)
+        zero, other = self.factor(place.module, place.zero, zero=True), self.factor(place.module, place.other, zero=False)
         unit = self.modules[place.module]
         nothing, none = np.zeros((unit.blocks, rank, rank)), np.zeros((unit.blocks, rank))
         displacement = nothing
@@ -184,7 +184,7 @@ class _Pool:
         self._slab = np.zeros(0)
         self._at = 0
 
-    def side(self, found: Side | None) -> Side | None:
+    def factor(self, found: FactorProducts | None) -> FactorProducts | None:
         """Return the same with its arrays kept here."""
         if found is None:
             return None
@@ -201,18 +201,18 @@ class _Pool:
         return view
 
 
-def _displacement(side: Side, *, known: bool) -> Array:
+def _displacement(factor: FactorProducts, *, known: bool) -> Array:
     """Return what says that a factor is its moments': W z^T where the state keeps weights z, else -(W - start) u^T; zeros: nothing does."""
-    if side.stored is not None:
-        return _unit(side.stored)
-    return -_unit(side.update) if known else np.zeros_like(side.update)
+    if factor.stored is not None:
+        return _unit(factor.stored)
+    return -_unit(factor.update) if known else np.zeros_like(factor.update)
 
 
 def _unit(matrices: Array) -> Array:
     return np.asarray(matrices / (np.linalg.norm(matrices, axis=(1, 2), keepdims=True) + 1e-300))
 
 
-def _residual(zero: Side, other: Side) -> float:
+def _residual(zero: FactorProducts, other: FactorProducts) -> float:
     """Return the residual of balance over all experts and latent dimensions."""
     left, right = zero.first, other.first.transpose(0, 2, 1)
     size = left[0].size

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ostate.core.lora_modules import modules_of, starts_at_zero
 from ostate.core.naming import Adapter
 
-from .sides import private_side
+from .private_sides import private_side
 from .units import Unit
 from .whole_models import whole_model
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import statistics
-from .tables.accumulate import features_of
+from .tables.factor_tables import features_of
 from .tables.read_moments import Reader
 from .tables.tables import PairClass
 

@@ -10,8 +10,8 @@ from ostate.core.lora_modules import LoraModule
 from ostate.evidence import ask as evidence
 from ostate.evidence import recover, statistics
 from ostate.evidence.likelihood import quantile
-from ostate.evidence.tables import accumulate as sides
-from ostate.evidence.tables.accumulate import Early, side
+from ostate.evidence.tables import factor_tables
+from ostate.evidence.tables.factor_tables import Early, factor_table
 from ostate.evidence.tables.read_moments import Reader
 from ostate.read import adapters
 from tests.evidence.numbers import Known, Toy, trained
@@ -37,7 +37,7 @@ def zero_side(toy, thin, *, moved=False):
     positions = tuple(position for position, key in enumerate(known.keys) if "lora_B" in str(key))
     reader = Reader(known.raw, known.adapter, thin)
     early = Early({position: known.keys[position] for position in positions}, True, {})
-    return side(reader, Reader(known.raw, before, thin) if moved else None, keys, positions, MODULE, early), early.found
+    return factor_table(reader, Reader(known.raw, before, thin) if moved else None, keys, positions, MODULE, early), early.found
 
 
 def numbers(toy, *, moved):
@@ -54,8 +54,8 @@ def numbers(toy, *, moved):
 def test_the_first_rows_of_each_strip_tell_displacement_and_all_rows_the_rest(toy, moved, strip, last, monkeypatch):
     whole, features = zero_side(toy, 8, moved=moved)
     assert whole.numel == ROWS * RANK
-    monkeypatch.setattr(sides, "TOLD", ROWS * RANK // 3)
-    monkeypatch.setattr(sides, "PIECE", strip * RANK)
+    monkeypatch.setattr(factor_tables, "TOLD", ROWS * RANK // 3)
+    monkeypatch.setattr(factor_tables, "PIECE", strip * RANK)
     some, same = zero_side(toy, 8, moved=moved)
     final = (ROWS - 1) // strip
     told = [row for row in range(ROWS) if row % strip < (last if row // strip == final else -(-strip // 3))]  # a third, rounded up
@@ -73,7 +73,7 @@ def test_the_first_rows_of_each_strip_tell_displacement_and_all_rows_the_rest(to
 
 
 def test_the_second_look_asks_all_rows(toy, monkeypatch):
-    monkeypatch.setattr(sides, "TOLD", 64)
+    monkeypatch.setattr(factor_tables, "TOLD", 64)
     first, second = (zero_side(toy, thin)[0] for thin in statistics.THIN)
     assert first.numel < second.numel == ROWS * RANK
     monkeypatch.undo()
@@ -81,7 +81,7 @@ def test_the_second_look_asks_all_rows(toy, monkeypatch):
 
 
 def test_factors_that_stay_whole_tell_displacement_by_all_rows(toy, monkeypatch):
-    monkeypatch.setattr(sides, "TOLD", 64)
+    monkeypatch.setattr(factor_tables, "TOLD", 64)
     assert zero_side(toy, 0)[0].numel == ROWS * RANK
 
 
@@ -89,7 +89,7 @@ def test_what_some_rows_tell_is_right(tmp_path, monkeypatch):
     folder = checkpoint(tmp_path / "wide", layers=8, rank=32, wide=256)
     raw, adapter = formats.read(str(folder / "optimizer.pt")), adapters.read_adapter(str(folder))
     known = Known(raw, adapter, tuple(str(entry.name).replace(".default", "") for entry in raw.entries))
-    monkeypatch.setattr(sides, "TOLD", 512)
+    monkeypatch.setattr(factor_tables, "TOLD", 512)
     monkeypatch.setattr(statistics, "THIN", (8, 8))  # and no second look
     assert evidence.verify(known.keys, raw, adapter).proven == set(known.with_state)
     found = evidence.verify(known.swapped(1, 5), raw, adapter)

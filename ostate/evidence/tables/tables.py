@@ -16,7 +16,7 @@ from ostate.core.tensors import TensorRef
 
 from .. import statistics
 from ..profiles import Profile, enough_rows, likeness, module_of
-from .accumulate import Early, Side, side
+from .factor_tables import Early, FactorTable, factor_table
 from .read_moments import Reader
 from .stream_rows import betas_of
 
@@ -98,7 +98,7 @@ class Tables:
     balanced: bool = True
     """False when balance cannot hold."""
     early: Mapping[tuple[str, int], Array] = field(default_factory=dict)
-    """(zero key, position) -> `sides.features_of`, for the pairs of the claim at hand."""
+    """(zero key, position) -> `factor_tables.features_of`, for the pairs of the claim at hand."""
 
 
 def widths(adapter: Adapter) -> tuple[int, ...]:
@@ -242,20 +242,20 @@ def _pair_classes(
             of_class.append((members, marks, holds))
             for mark in marks:
                 wanted.setdefault(mark, []).extend(members)
-    sides = {}
+    tables = {}
     for mark, members in wanted.items():
         earlier = Reader(reader.raw, previous, reader.thin) if previous is not None and mark[-1] else None
         keys = [module.zero if mark[0] else module.other for module in members]
-        sides[mark] = side(reader, earlier, keys, positions.get(shapes[keys[0]], ()), members[0], early)
-    return [_pair_class(members, sides[one], sides[two], moved=holds) for members, (one, two), holds in of_class]
+        tables[mark] = factor_table(reader, earlier, keys, positions.get(shapes[keys[0]], ()), members[0], early)
+    return [_pair_class(members, tables[one], tables[two], moved=holds) for members, (one, two), holds in of_class]
 
 
 def _factors(module: LoraModule) -> tuple[tuple[bool, str], tuple[bool, str]]:
     return (True, module.zero), (False, module.other)
 
 
-def _pair_class(members: Sequence[LoraModule], one: Side, two: Side, *, moved: bool) -> PairClass:
-    """Put two sides together; the first moments of both in the zero side's unit. The tables are the sides' own, not copies."""
+def _pair_class(members: Sequence[LoraModule], one: FactorTable, two: FactorTable, *, moved: bool) -> PairClass:
+    """Join the tables of two factors; the first moments of both in the unit of the zero factor. The arrays are theirs, not copies."""
     zero, other = _run([one.row[module.zero] for module in members]), _run([two.row[module.other] for module in members])
     scale = np.float32(one.unit / two.unit)
     right = two.products[other]
@@ -283,7 +283,7 @@ def _pair_class(members: Sequence[LoraModule], one: Side, two: Side, *, moved: b
 
 
 def _run(rows: list[int]) -> slice:
-    """Return rows of a side as a slice: a class's modules were put there one after the other."""
+    """Return rows of a factor table as a slice: a class's modules were put there one after the other."""
     return slice(rows[0], rows[0] + len(rows))
 
 

@@ -45,7 +45,7 @@ class Early:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class FactorTable:
     """All factors of one shape and kind: k keys against p positions."""
 
     row: Mapping[str, int]
@@ -103,7 +103,7 @@ class _Task:
 
 
 class _Strip:
-    """The same rows of all factors and moments of a side: what is left of each, to be multiplied, and a place to read one pair of them.
+    """The same rows of all factors and moments of a factor table: what is left of each, to be multiplied, and a place to read one pair of them.
 
     The arrays are made once for all strips: memory that was never touched costs more than what is done with it.
     """
@@ -138,7 +138,9 @@ class _Strip:
             sums.inner += self.whole_moved.reshape(len(self.whole_moved), -1) @ self.whole_updates.reshape(len(self.whole_updates), -1).T
 
 
-def side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule, early: Early) -> Side:
+def factor_table(
+    reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule, early: Early
+) -> FactorTable:
     """Return what the tests compare of the factors `keys`, all of one shape and kind, and of the moments at `positions`.
 
     Args:
@@ -163,7 +165,7 @@ def side(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions:
     cosine, spread = sums.displacement() if task.displaced else (np.zeros((0, 0), np.float32),) * 2
     products = sums.products(task.decays, unit)
     told = task.width * (sums.told or task.length)
-    return Side(row, positions, cosine, spread, products, sums.drift(unit), task.width, told, float(unit))
+    return FactorTable(row, positions, cosine, spread, products, sums.drift(unit), task.width, told, float(unit))
 
 
 def features_of(reader: Reader, key: str, position: int, module: LoraModule, *, displaced: bool) -> Array:

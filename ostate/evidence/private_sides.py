@@ -24,7 +24,7 @@ MOST = 128
 """Units of a private side that are compared at most: 32 blocks."""
 
 
-class Side(NamedTuple):
+class PrivateSide(NamedTuple):
     """A side of a layer."""
 
     group: Group | None
@@ -42,7 +42,7 @@ class Side(NamedTuple):
 VALUES, NEURONS = ":values", ":neurons"
 
 
-def private_side(path: str, side: str, *, signs: bool, permutes: bool) -> Side:
+def private_side(path: str, side: str, *, signs: bool, permutes: bool) -> PrivateSide:
     """Return what is known of one side of a linear layer.
 
     Args:
@@ -55,9 +55,9 @@ def private_side(path: str, side: str, *, signs: bool, permutes: bool) -> Side:
     numbers = [at.end() for at in re.finditer(r"(?:^|\.)\d+(?=\.)", path)]
     layer = path[: numbers[-1]] if numbers else ""
     if side == "out" and _VALUES.search(path):
-        return Side("signed" if signs and permutes else "signs" if signs else "permuted" if permutes else None, parent + VALUES)
+        return PrivateSide("signed" if signs and permutes else "signs" if signs else "permuted" if permutes else None, parent + VALUES)
     if (side == "out" and _HIDDEN.search(path)) or (side == "in" and _BEHIND.search(path)):
-        return Side("permuted" if permutes else None, layer + NEURONS)  # the sign of a neuron is free only where no activation sees it
+        return PrivateSide("permuted" if permutes else None, layer + NEURONS)  # the sign of a neuron is free only where no activation sees it
     if _ATTENTION.search(path):
-        return Side(None, "")
-    return Side(None, layer + NEURONS)  # may be the same neurons under another name: known to be no origin that tells
+        return PrivateSide(None, "")
+    return PrivateSide(None, layer + NEURONS)  # may be the same neurons under another name: known to be no origin that tells

@@ -7,8 +7,8 @@ import pytest
 
 from ostate.core.lora_modules import LoraModule, canonical
 from ostate.core.tensors import Part, TensorRef
-from ostate.evidence.tables import accumulate as sides
-from ostate.evidence.tables.accumulate import Early, side
+from ostate.evidence.tables import factor_tables
+from ostate.evidence.tables.factor_tables import Early, factor_table
 from ostate.evidence.tables.read_moments import Reader
 from ostate.evidence.tables.stream_rows import Rows
 from tests.evidence.numbers import Held, Toy, trained
@@ -48,7 +48,7 @@ def asked(toy, *, zero, embedding, moved):
     reader = Reader(raw, adapter)
     earlier = Reader(raw, turned(before) if embedding else before) if moved else None
     early = Early({position: known.keys[position] for position in positions}, True, {})
-    found = side(reader, earlier, keys, positions, module, early)
+    found = factor_table(reader, earlier, keys, positions, module, early)
 
     def matrix(values):
         return canonical(values.astype(np.float64), zero=zero, flipped=module.flipped)
@@ -67,8 +67,8 @@ CASES = [(zero, embedding, moved) for zero in (True, False) for embedding in (Tr
 @pytest.mark.parametrize(("zero", "embedding", "moved"), CASES)
 @pytest.mark.parametrize("strip", [1, 6000, 1 << 25], ids=["a row at a time", "some rows", "whole"])
 def test_the_sums_are_those_of_whole_tensors(toy, zero, embedding, moved, strip, monkeypatch):
-    monkeypatch.setattr(sides, "STRIP", strip)
-    monkeypatch.setattr(sides, "BATCH", 3)
+    monkeypatch.setattr(factor_tables, "STRIP", strip)
+    monkeypatch.setattr(factor_tables, "BATCH", 3)
     found, features, weights, displaced, m, v, u = asked(toy, zero=zero, embedding=embedding, moved=moved)
     decay = 0.1 * (1 - 0.9**8)
     for row, (weight, moves) in enumerate(zip(weights, displaced)):
@@ -99,10 +99,10 @@ def test_wide_factors_are_thinned_alike_however_they_are_cut(monkeypatch):
         positions = tuple(position for position, key in enumerate(known.keys) if word in str(key))
         tables = []
         for strip, piece in ((1, 48 * 3), (1 << 25, 1 << 18)):
-            monkeypatch.setattr(sides, "STRIP", strip)
-            monkeypatch.setattr(sides, "PIECE", piece)
+            monkeypatch.setattr(factor_tables, "STRIP", strip)
+            monkeypatch.setattr(factor_tables, "PIECE", piece)
             for earlier in (None, Reader(known.raw, before, 8)):
-                tables.append(side(reader, earlier, keys, positions, MODULE, Early({}, True, {})))
+                tables.append(factor_table(reader, earlier, keys, positions, MODULE, Early({}, True, {})))
         assert tables[0].products.shape == (4, 4, 64)
         assert bool(tables[0].cosine.size) == zero
         for one, two in zip(tables[:2], tables[2:]):
@@ -149,6 +149,6 @@ def test_features_of_one_pair_are_those_of_the_whole_side(toy):
     known, _ = toy
     found, features, *_ = asked(toy, zero=True, embedding=False, moved=False)
     (key, position), value = next(iter(features.items()))
-    alone = sides.features_of(Reader(known.raw, known.adapter), key, position, MODULE, displaced=True)
+    alone = factor_tables.features_of(Reader(known.raw, known.adapter), key, position, MODULE, displaced=True)
     assert np.allclose(alone, value, rtol=1e-4)
     assert found.width == 5
