@@ -45,7 +45,7 @@ def verify(
 
     def asked(thin: int) -> tuple[Evidence, bool]:
         tables = gather(raw, adapter, previous=previous, base=base, likely=likely, thin=thin)
-        paths = Paths(tables.reader, tables.displaced, tables.early)
+        paths = Paths(tables.reader, tables.displaced, tables.precomputed)
         match, now = search(tables, paths, claimed=from_keys(keys, tables), fixed={})
         found = judge(tables, paths, match, now, raw, claimed=keys)
         return found, settles(found, tables)
@@ -76,7 +76,7 @@ def compare(keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> list
     match = from_keys(keys, tables)
     if not match:
         return []
-    paths = Paths(tables.reader, tables.displaced, tables.early)
+    paths = Paths(tables.reader, tables.displaced, tables.precomputed)
     found = single_moves(tables, paths, match, fit_densities(tables, paths, match)).by_shape
     out = []
     for shape, scores in found.items():

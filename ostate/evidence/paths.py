@@ -38,7 +38,7 @@ class Paths:
 
     reader: Reader
     displaced: bool
-    early: Mapping[tuple[str, int], Array] = field(default_factory=dict)
+    precomputed: Mapping[tuple[str, int], Array] = field(default_factory=dict)
     """What was computed while the tensors were read."""
     known: dict[tuple[str, int], Array] = field(default_factory=dict)
     last: tuple[Mapping[str, int], list[tuple[Held, Array]]] | None = None
@@ -49,7 +49,7 @@ class Paths:
         module, position = pair.modules[row], pair.zero_positions[column]
         found = self.known.get((module.zero, position))
         if found is None:
-            features = self.early.get((module.zero, position))
+            features = self.precomputed.get((module.zero, position))
             if features is None:
                 features = features_of(self.reader, module.zero, position, module, displaced=self.displaced)
             found = np.concatenate([features * np.float32(pair.unit), pair.zero_drift[column, 1:]])

@@ -8,7 +8,7 @@ import pytest
 from ostate.core.lora_modules import LoraModule, canonical
 from ostate.core.tensors import Part, TensorRef
 from ostate.evidence.tables import factor_tables
-from ostate.evidence.tables.factor_tables import Early, factor_table
+from ostate.evidence.tables.factor_tables import Precomputed, factor_table
 from ostate.evidence.tables.read_moments import Reader
 from ostate.evidence.tables.stream_rows import Rows
 from tests.evidence.numbers import Held, Toy, trained
@@ -47,8 +47,8 @@ def asked(toy, *, zero, embedding, moved):
     positions = tuple(position for position, key in enumerate(known.keys) if word in str(key))
     reader = Reader(raw, adapter)
     earlier = Reader(raw, turned(before) if embedding else before) if moved else None
-    early = Early({position: known.keys[position] for position in positions}, True, {})
-    found = factor_table(reader, earlier, keys, positions, module, early)
+    precomputed = Precomputed({position: known.keys[position] for position in positions}, True, {})
+    found = factor_table(reader, earlier, keys, positions, module, precomputed)
 
     def matrix(values):
         return canonical(values.astype(np.float64), zero=zero, flipped=module.flipped)
@@ -58,7 +58,7 @@ def asked(toy, *, zero, embedding, moved):
     m, v = ([matrix(raw.entries[position].slots[slot].read()) for position in positions] for slot in ("exp_avg", "exp_avg_sq"))
     first, second = 1 - 0.9**8, 1 - 0.999**8
     u = [a / first / (np.sqrt(b / second) + 1e-8) for a, b in zip(m, v)]
-    return found, early.found, weights, [w - s for w, s in zip(weights, starts)], m, v, u
+    return found, precomputed.found, weights, [w - s for w, s in zip(weights, starts)], m, v, u
 
 
 CASES = [(zero, embedding, moved) for zero in (True, False) for embedding in (True, False) for moved in (True, False)]
@@ -102,7 +102,7 @@ def test_wide_factors_are_thinned_alike_however_they_are_cut(monkeypatch):
             monkeypatch.setattr(factor_tables, "STRIP", strip)
             monkeypatch.setattr(factor_tables, "PIECE", piece)
             for earlier in (None, Reader(known.raw, before, 8)):
-                tables.append(factor_table(reader, earlier, keys, positions, MODULE, Early({}, True, {})))
+                tables.append(factor_table(reader, earlier, keys, positions, MODULE, Precomputed({}, True, {})))
         assert tables[0].products.shape == (4, 4, 64)
         assert bool(tables[0].cosine.size) == zero
         for one, two in zip(tables[:2], tables[2:]):

@@ -11,7 +11,7 @@ from ostate.evidence import ask as evidence
 from ostate.evidence import recover, statistics
 from ostate.evidence.likelihood import quantile
 from ostate.evidence.tables import factor_tables
-from ostate.evidence.tables.factor_tables import Early, factor_table
+from ostate.evidence.tables.factor_tables import Precomputed, factor_table
 from ostate.evidence.tables.read_moments import Reader
 from ostate.read import adapters
 from tests.evidence.numbers import Known, Toy, trained
@@ -36,8 +36,8 @@ def zero_side(toy, thin, *, moved=False):
     keys = [key for key in known.adapter.tensors if "lora_B" in key]
     positions = tuple(position for position, key in enumerate(known.keys) if "lora_B" in str(key))
     reader = Reader(known.raw, known.adapter, thin)
-    early = Early({position: known.keys[position] for position in positions}, True, {})
-    return factor_table(reader, Reader(known.raw, before, thin) if moved else None, keys, positions, MODULE, early), early.found
+    precomputed = Precomputed({position: known.keys[position] for position in positions}, True, {})
+    return factor_table(reader, Reader(known.raw, before, thin) if moved else None, keys, positions, MODULE, precomputed), precomputed.found
 
 
 def numbers(toy, *, moved):

@@ -35,9 +35,9 @@ BATCH = 16
 """Positions whose thinned moments are held at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Early:
-    """What to prepare of a claim's pairs while both tensors of a pair are in memory."""
+@dataclass(slots=True)
+class Precomputed:
+    """What to prepare of a claim's pairs while both tensors of a pair are in memory, and what came of it."""
 
     likely: Mapping[int, str]
     displaced: bool
@@ -139,7 +139,7 @@ class _Strip:
 
 
 def factor_table(
-    reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule, early: Early
+    reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule, precomputed: Precomputed
 ) -> FactorTable:
     """Return what the tests compare of the factors `keys`, all of one shape and kind, and of the moments at `positions`.
 
@@ -149,16 +149,16 @@ def factor_table(
         keys: of the factors.
         positions: that could be theirs.
         module: one of their modules: how they are stored.
-        early: what else to compute while the tensors are at hand.
+        precomputed: what else to compute while the tensors are at hand.
     """
     task, sums, tall = _prepare(reader, earlier, keys, positions, module)
     row, top = {key: index for index, key in enumerate(keys)}, 0.0
     if positions and (tall or sums.zero):
-        likely = {column: row[key] for column, position in enumerate(positions) if (key := early.likely.get(position)) in row}
+        likely = {column: row[key] for column, position in enumerate(positions) if (key := precomputed.likely.get(position)) in row}
         prepared = likely.items() if sums.zero and earlier is None else ()
-        features = {(index, column): Features(sums, displaced=early.displaced) for column, index in prepared}
+        features = {(index, column): Features(sums, displaced=precomputed.displaced) for column, index in prepared}
         top = _by_strips(task, sums, features, turned=not tall)
-        early.found.update({(keys[index], positions[column]): each.total() for (index, column), each in features.items()})
+        precomputed.found.update({(keys[index], positions[column]): each.total() for (index, column), each in features.items()})
     elif positions:
         top = _by_tensors(task, sums)
     unit = np.float32(1 / (top or 1.0))

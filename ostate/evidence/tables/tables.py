@@ -16,7 +16,7 @@ from ostate.core.tensors import TensorRef
 
 from .. import statistics
 from ..profiles import Profile, enough_rows, likeness, module_of
-from .factor_tables import Early, FactorTable, factor_table
+from .factor_tables import FactorTable, Precomputed, factor_table
 from .read_moments import Reader
 from .stream_rows import betas_of
 
@@ -97,7 +97,7 @@ class Tables:
     """False when the zero factors are not known to have started at zero."""
     balanced: bool = True
     """False when balance cannot hold."""
-    early: Mapping[tuple[str, int], Array] = field(default_factory=dict)
+    precomputed: Mapping[tuple[str, int], Array] = field(default_factory=dict)
     """(zero key, position) -> `factor_tables.features_of`, for the pairs of the claim at hand."""
 
 
@@ -164,9 +164,9 @@ def gather(
     if product:
         silent["balance"] = product
     reader = Reader(raw, adapter, thin)
-    early: dict[tuple[str, int], Array] = {}
+    precomputed: dict[tuple[str, int], Array] = {}
     pairs = _pair_classes(
-        reader, previous, _alike(modules, shapes, adapter), positions, shapes, Early(likely or {}, "displacement" not in silent, early)
+        reader, previous, _alike(modules, shapes, adapter), positions, shapes, Precomputed(likely or {}, "displacement" not in silent, precomputed)
     )
     paired = {key for pair in pairs for module in pair.modules for key in (module.zero, module.other)}
     if pairs and not any(pair.left.any() for pair in pairs) and not any(pair.cosine.any() for pair in pairs):
@@ -187,7 +187,7 @@ def gather(
         silent,
         displaced="displacement" not in silent,
         balanced="balance" not in silent,
-        early=early,
+        precomputed=precomputed,
     )
 
 
@@ -229,7 +229,7 @@ def _pair_classes(
     classes: Sequence[Sequence[LoraModule]],
     positions: Mapping[Shape, tuple[int, ...]],
     shapes: Mapping[str, Shape],
-    early: Early,
+    precomputed: Precomputed,
 ) -> list[PairClass]:
     """Return the classes that have positions. Factors of one shape are read once, whatever their modules' other factors are."""
     wanted: dict[_Mark, list[LoraModule]] = {}
@@ -246,7 +246,7 @@ def _pair_classes(
     for mark, members in wanted.items():
         earlier = Reader(reader.raw, previous, reader.thin) if previous is not None and mark[-1] else None
         keys = [module.zero if mark[0] else module.other for module in members]
-        tables[mark] = factor_table(reader, earlier, keys, positions.get(shapes[keys[0]], ()), members[0], early)
+        tables[mark] = factor_table(reader, earlier, keys, positions.get(shapes[keys[0]], ()), members[0], precomputed)
     return [_pair_class(members, tables[one], tables[two], moved=holds) for members, (one, two), holds in of_class]
 
 
