@@ -42,7 +42,7 @@ class FittedDensities:
     """By rank: of -log residual with the drift's directions projected out."""
     path: Mapping[int, DensityPair] = field(default_factory=dict)
     """By rank: of -log residual after the path's terms; only where it tells more than `balance`."""
-    lone: DensityPair = NOTHING
+    unpaired: DensityPair = NOTHING
     """Of cosine / spread of tensors outside pairs whose start is known."""
     profile: DensityPair = NOTHING
     """Of the likeness of a vector's profile with its module's."""
@@ -92,7 +92,7 @@ def fit_densities(tables: Tables, paths: Paths, match: Match) -> FittedDensities
         magnitude.densities(null_floor=0.15, true_floor=0.15),
         found,
         {rank: density for rank, density in sharper.items() if rank not in found or density.distance > found[rank].distance},
-        _lone_densities(tables, match),
+        _unpaired_densities(tables, match),
         _profile_densities(tables, match),
     )
 
@@ -105,12 +105,12 @@ def _trained(moves: Moves, *, zero_columns: bool) -> Array:
     return np.where(alive[:, None] & stated[None], moves.values, np.nan)
 
 
-def _lone_densities(tables: Tables, match: Match) -> DensityPair:
+def _unpaired_densities(tables: Tables, match: Match) -> DensityPair:
     sample = _Sample()
-    for lone in tables.lone:
-        for row, key in enumerate(lone.keys):
-            if lone.known[row] and key in match:
-                sample.split((lone.cosine[row] / (lone.spread[row] + statistics.TINY))[None], [0], [lone.positions.index(match[key])])
+    for unpaired in tables.unpaired:
+        for row, key in enumerate(unpaired.keys):
+            if unpaired.known[row] and key in match:
+                sample.split((unpaired.cosine[row] / (unpaired.spread[row] + statistics.TINY))[None], [0], [unpaired.positions.index(match[key])])
     return sample.densities(null_floor=1.1, true_floor=0.5)
 
 

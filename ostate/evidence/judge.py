@@ -94,7 +94,7 @@ def judge(tables: Tables, paths: Paths, match: Match, now: FittedDensities, raw:
 
 def _believed(tables: Tables, *, both: bool) -> set[int]:
     """Return the positions that fitted tails may name: of rank LEAST_RANK, in classes of FEWEST_MODULES or where two tests speak."""
-    found = {position for lone in tables.lone for position in lone.positions}
+    found = {position for unpaired in tables.unpaired for position in unpaired.positions}
     for pair in tables.pairs:
         if pair.rank >= LEAST_RANK and (both or len(pair.modules) >= FEWEST_MODULES):
             found |= {*pair.zero_positions, *pair.other_positions}
@@ -111,8 +111,8 @@ def _overthrown(tables: Tables) -> dict[int, float]:
         if len(pair.modules) >= FEWEST_MODULES and pair.rank >= LEAST_RANK:
             for positions in (pair.zero_positions, pair.other_positions):
                 found.update(dict.fromkeys(positions, FALSE / max(len(positions), 1)))
-    for lone in tables.lone:
-        found.update(dict.fromkeys(lone.positions, FALSE / max(len(lone.positions), 1)))
+    for unpaired in tables.unpaired:
+        found.update(dict.fromkeys(unpaired.positions, FALSE / max(len(unpaired.positions), 1)))
     return found
 
 
@@ -137,7 +137,7 @@ def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Level]:
     if tables.pairs and tables.balanced:
         chosen = "displacement" not in levels or not levels["displacement"].significant
         levels["balance"] = balance_level(tables, paths, match, late=bool(known) and min(known) >= LATE, chosen=chosen)
-    if any(any(lone.known) for lone in tables.lone):
+    if any(any(unpaired.known) for unpaired in tables.unpaired):
         levels["start"] = start_level(tables, match)
     return levels
 

@@ -107,10 +107,10 @@ def single_moves(tables: Tables, paths: Paths, match: Match, now: FittedDensitie
             ratio = displacement_ratio(pair.moved_cosine, pair.moved_spread, pair.other_numel, now)
             for row, module in enumerate(pair.modules):
                 scores.add(module.other, ratio[row])
-    for lone in tables.lone:
-        ratio = log_ratio(lone.cosine / (lone.spread + TINY), now.lone)
-        for row, key in enumerate(lone.keys):
-            if lone.known[row]:
+    for unpaired in tables.unpaired:
+        ratio = log_ratio(unpaired.cosine / (unpaired.spread + TINY), now.unpaired)
+        for row, key in enumerate(unpaired.keys):
+            if unpaired.known[row]:
                 scores.put(key, ratio[row])
     for profile in tables.profiles:
         for key, values in profile_moves(profile, match):
@@ -144,9 +144,9 @@ def _by_displacement(tables: Tables) -> Scores:
     for pair in tables.pairs if tables.displaced else ():
         for row, module in enumerate(pair.modules):
             scores.put(module.zero, pair.cosine[row] * np.sqrt(pair.numel))
-    for lone in tables.lone:
-        for row, key in enumerate(lone.keys):
-            scores.put(key, lone.cosine[row] * np.sqrt(lone.numel))
+    for unpaired in tables.unpaired:
+        for row, key in enumerate(unpaired.keys):
+            scores.put(key, unpaired.cosine[row] * np.sqrt(unpaired.numel))
     return scores
 
 

@@ -61,12 +61,12 @@ def displacement_level(tables: Tables, match: Match, *, early: bool) -> Level:
 def start_level(tables: Tables, match: Match) -> Level:
     """The same for tensors outside pairs whose start is known; each shape's noise is at least what its unmatched cells show."""
     value, shapes = 0.0, []
-    for lone in tables.lone:
-        rows = [row for row, key in enumerate(lone.keys) if lone.known[row] and key in match]
+    for unpaired in tables.unpaired:
+        rows = [row for row, key in enumerate(unpaired.keys) if unpaired.known[row] and key in match]
         if not rows:
             continue
-        scaled = lone.cosine[rows] / (lone.spread[rows] + 1e-30)
-        columns = [lone.positions.index(match[lone.keys[row]]) for row in rows]
+        scaled = unpaired.cosine[rows] / (unpaired.spread[rows] + 1e-30)
+        columns = [unpaired.positions.index(match[unpaired.keys[row]]) for row in rows]
         value += float(scaled[np.arange(len(rows)), columns].sum())
         off = np.delete(scaled.reshape(-1), np.ravel_multi_index((np.arange(len(rows)), columns), scaled.shape))
         shapes.append((scaled.shape, max(1.0, float(np.sqrt(np.mean(off * off)))) if off.size else 1.0))

@@ -69,7 +69,7 @@ class PairClass:
 
 
 @dataclass(frozen=True, slots=True)
-class Lone:
+class Unpaired:
     """Keys of one shape that belong to no pair, against all positions of that shape, by displacement from a known start."""
 
     keys: tuple[str, ...]
@@ -86,7 +86,7 @@ class Tables:
     """All that is known before any order is looked at."""
 
     pairs: tuple[PairClass, ...]
-    lone: tuple[Lone, ...]
+    unpaired: tuple[Unpaired, ...]
     profiles: tuple[Profile, ...]
     keys_of_shape: Mapping[Shape, tuple[str, ...]]
     positions_of_shape: Mapping[Shape, tuple[int, ...]]
@@ -171,15 +171,15 @@ def gather(
     paired = {key for pair in pairs for module in pair.modules for key in (module.zero, module.other)}
     if pairs and not any(pair.left.any() for pair in pairs) and not any(pair.cosine.any() for pair in pairs):
         silent["displacement"] = silent["balance"] = UNMOVED
-    lone = [
-        _lone(reader, [key for key in keys[shape] if key not in paired], positions[shape], previous, base)
+    unpaired = [
+        _unpaired(reader, [key for key in keys[shape] if key not in paired], positions[shape], previous, base)
         for shape in positions
         if any(key not in paired for key in keys[shape])
     ]
     return Tables(
         tuple(pairs),
-        tuple(lone),
-        tuple(_profiles(reader, lone, pairs)),
+        tuple(unpaired),
+        tuple(_profiles(reader, unpaired, pairs)),
         keys,
         positions,
         shapes,
@@ -292,7 +292,9 @@ def _holds(previous: Adapter, adapter: Adapter, members: Sequence[LoraModule]) -
     return all(key in previous.tensors and previous.tensors[key].shape == adapter.tensors[key].shape for key in keys)
 
 
-def _lone(reader: Reader, keys: Sequence[str], positions: tuple[int, ...], previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Lone:
+def _unpaired(
+    reader: Reader, keys: Sequence[str], positions: tuple[int, ...], previous: Adapter | None, base: Mapping[str, TensorRef] | None
+) -> Unpaired:
     """Return the displacement of keys outside pairs, zero rows where the start is not known."""
     starts = [start_of(key, reader.adapter, previous, base) for key in keys]
     numel = reader.adapter.tensors[keys[0]].numel
@@ -305,12 +307,12 @@ def _lone(reader: Reader, keys: Sequence[str], positions: tuple[int, ...], previ
                 continue
             moved = np.asarray(reader.adapter.tensors[key].read(), np.float32).reshape(-1) - start.reshape(-1)
             cosine[row], spread[row] = statistics.displacement_elementwise(moved, u)
-    return Lone(tuple(keys), positions, numel, tuple(start is not None for start in starts), cosine, spread)
+    return Unpaired(tuple(keys), positions, numel, tuple(start is not None for start in starts), cosine, spread)
 
 
-def _profiles(reader: Reader, lone: Sequence[Lone], pairs: Sequence[PairClass]) -> Iterator[Profile]:
+def _profiles(reader: Reader, unpaired: Sequence[Unpaired], pairs: Sequence[PairClass]) -> Iterator[Profile]:
     """Yield the profiles of vectors against the zero factors of their modules, class by class."""
-    for each in lone:
+    for each in unpaired:
         for pair in pairs:
             tied = [(key, module.zero) for key in each.keys if (module := module_of(key, pair.modules)) is not None]
             rows = reader.adapter.tensors[pair.modules[0].zero].numel // pair.width
