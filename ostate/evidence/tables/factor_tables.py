@@ -16,9 +16,9 @@ import numpy as np
 from ostate.core.lora_modules import LoraModule
 
 from .. import statistics
+from .accumulator import Accumulator, Features
 from .read_moments import Plan, Reader
 from .stream_rows import MomentRows, Rows
-from .sums import Features, Sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +108,7 @@ class _Strip:
     The arrays are made once for all strips: memory that was never touched costs more than what is done with it.
     """
 
-    def __init__(self, task: _Task, sums: Sums, most: int, every: int) -> None:
+    def __init__(self, task: _Task, sums: Accumulator, most: int, every: int) -> None:
         """Make room for `most` rows; one of `every` so many tells of displacement."""
         keys, positions, kept, few = len(task.keys), len(task.positions), sums.mixer.rows, sums.right.shape[-1]
         told = -(-most // every)
@@ -130,7 +130,7 @@ class _Strip:
         """Displacements and update directions; None where they are not compared."""
         self.whole_moved, self.whole_updates = (whole[:, :told] for whole in self._whole)
 
-    def add_to(self, sums: Sums) -> None:
+    def add_to(self, sums: Accumulator) -> None:
         """Multiply."""
         sums.add_strip(self.weights, self.moments, self.moved, self.updates, first=not sums.told)
         sums.told += self.told
@@ -176,17 +176,19 @@ def features_of(reader: Reader, key: str, position: int, module: LoraModule, *, 
     return features.total()
 
 
-def _prepare(reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule) -> tuple[_Task, Sums, bool]:
+def _prepare(
+    reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule
+) -> tuple[_Task, Accumulator, bool]:
     """Return what to do, where to add it up, and whether the factors are stored (n, w)."""
     zero, stored = keys[0] == module.zero, reader.stored(keys[0])
     tall = zero != module.flipped
     width, length = stored[::-1] if tall else stored
     decays = np.array([reader.decay(position) for position in positions], np.float32)
     task = _Task(reader, earlier, keys, positions, width, length, zero or earlier is not None, decays)
-    return task, Sums(keys, positions, module, reader.mixer(width, module), width=width, zero=zero), tall
+    return task, Accumulator(keys, positions, module, reader.mixer(width, module), width=width, zero=zero), tall
 
 
-def _by_strips(task: _Task, sums: Sums, features: Mapping[tuple[int, int], Features], *, turned: bool) -> float:
+def _by_strips(task: _Task, sums: Accumulator, features: Mapping[tuple[int, int], Features], *, turned: bool) -> float:
     """Add up strips of the n columns of all factors and moments; returns the largest first moment.
 
     The moments that a claim gives a weight are read right after it, while it is in cache.
@@ -214,7 +216,7 @@ def _by_strips(task: _Task, sums: Sums, features: Mapping[tuple[int, int], Featu
     return max(pair.top for pair in moments)
 
 
-def _weigh(task: _Task, sums: Sums, held: _Strip, index: int, rows: Rows, start: Rows | None) -> tuple[Array, Array]:
+def _weigh(task: _Task, sums: Accumulator, held: _Strip, index: int, rows: Rows, start: Rows | None) -> tuple[Array, Array]:
     """Take in the next strip of a weight, and its displacement; returns it whole and thinned."""
     weight = rows.take(held.count, held.place[0])
     front = held.weights[:, :, index] = sums.thinned(weight, sums.front)
@@ -232,7 +234,7 @@ def _weigh(task: _Task, sums: Sums, held: _Strip, index: int, rows: Rows, start:
     return weight, front
 
 
-def _measure(sums: Sums, held: _Strip, column: int, pair: MomentRows) -> tuple[Array, Array, Array, Array]:
+def _measure(sums: Accumulator, held: _Strip, column: int, pair: MomentRows) -> tuple[Array, Array, Array, Array]:
     """Take in the next strip of a position's moments; returns sqrt(v) and u whole, then u and m thinned."""
     m, root, u = pair.take(held.count, held.place[1:4])
     end = held.moments[:, :, column] = sums.thinned(m, sums.back)
@@ -248,7 +250,7 @@ def _measure(sums: Sums, held: _Strip, column: int, pair: MomentRows) -> tuple[A
     return root, u, along, end
 
 
-def _by_tensors(task: _Task, sums: Sums) -> float:
+def _by_tensors(task: _Task, sums: Accumulator) -> float:
     """Add up factors stored (w, n), expert by expert; returns the largest first moment. What is left of all weights is held, and of a few moments."""
     rank = task.width // sums.blocks
     piece = rank if sums.front is None else max(1, min(rank, PIECE // task.length))
@@ -278,7 +280,15 @@ def _by_tensors(task: _Task, sums: Sums) -> float:
 
 
 def _moment_batch(
-    task: _Task, sums: Sums, moments: Sequence[MomentRows], first: int, block: int, place: Array, left: Array, weights: Array, moved: Array | None
+    task: _Task,
+    sums: Accumulator,
+    moments: Sequence[MomentRows],
+    first: int,
+    block: int,
+    place: Array,
+    left: Array,
+    weights: Array,
+    moved: Array | None,
 ) -> None:
     """Multiply one expert's moments of a few positions, from `first` on, with what is left of all weights; `place` and `left` are room."""
     rank, piece, thin_m = task.width // sums.blocks, place.shape[1], left[: len(moments)]
@@ -296,7 +306,7 @@ def _moment_batch(
     sums.add_batch(block, first, weights, thin_m, moved, thin_u)
 
 
-def _whole_products(task: _Task, sums: Sums) -> None:
+def _whole_products(task: _Task, sums: Accumulator) -> None:
     """Add up inner products and norms of whole displacements and update directions stored (w, n): a second reading."""
     strip = task.strip(task.width, task.length, task.width)
     plan = Plan(task.length, strip)

@@ -21,7 +21,7 @@ _TOGETHER = 256
 """Rows of a table that are added to at a time: they stay in cache."""
 
 
-class Sums:
+class Accumulator:
     """K keys of one shape and kind against P positions. q numbers are left of each factor's r rows, in each of `blocks` experts."""
 
     def __init__(self, keys: Sequence[str], positions: Sequence[int], module: LoraModule, mixer: statistics.Mixer, *, width: int, zero: bool) -> None:
@@ -148,7 +148,7 @@ class Features:
     All in units of Z times m. Where the zero factor did not start at zero, Z does not tell its path: h is m alone.
     """
 
-    def __init__(self, sums: Sums, *, displaced: bool) -> None:
+    def __init__(self, sums: Accumulator, *, displaced: bool) -> None:
         """Start at zero."""
         self._sums, self._displaced = sums, displaced
         rows = sums.mixer.rows
