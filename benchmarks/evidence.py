@@ -22,7 +22,7 @@ import torch
 from ostate import read as formats
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
-from ostate.evidence.densities import fit_densities, path_moves, projected_moves
+from ostate.evidence.densities import fit_densities, path_scores, projected_scores
 from ostate.evidence.judge import judge
 from ostate.evidence.paths import Paths
 from ostate.evidence.search import from_keys, search
@@ -150,10 +150,10 @@ def levels(raw: RawState, adapter: Adapter, truth: list[str]) -> dict[str, Any]:
     cosine = [float(pair.cosine[i, pair.zero_positions.index(match[m.zero])]) for pair in tables.pairs for i, m in enumerate(pair.modules)]
     noise = np.concatenate([(pair.cosine / pair.spread).reshape(-1) for pair in tables.pairs])
     row["displacement"] = {"median": float(np.median(cosine)), "min": min(cosine), "null_sd_in_spreads": float(noise.std())}
-    for name, moves in (("projected", projected_moves(tables, match)), ("path", path_moves(tables, paths, match))):
+    for name, candidates in (("projected", projected_scores(tables, match)), ("path", path_scores(tables, paths, match))):
         on: list[float] = []
         off: list[float] = []
-        for each in moves:
+        for each in candidates:
             matched = np.zeros(each.values.shape, bool)
             matched[each.cells()] = True
             on.extend(np.exp(-each.values[matched]))

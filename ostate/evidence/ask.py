@@ -13,7 +13,7 @@ from ostate.core.tensors import TensorRef
 from .densities import fit_densities
 from .judge import judge
 from .paths import Paths
-from .search import from_keys, search, single_moves
+from .search import from_keys, search, single_scores
 from .tables.tables import closer, gather, settles, widths
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def compare(keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> list
     if not match:
         return []
     paths = Paths(tables.reader, tables.displaced, tables.precomputed)
-    found = single_moves(tables, paths, match, fit_densities(tables, paths, match)).by_shape
+    found = single_scores(tables, paths, match, fit_densities(tables, paths, match)).by_shape
     out = []
     for shape, scores in found.items():
         known, positions = tables.keys_of_shape[shape], tables.positions_of_shape[shape]

@@ -49,7 +49,7 @@ class FittedDensities:
 
 
 @dataclass(frozen=True, slots=True)
-class Moves:
+class CandidateScores:
     """-log residual of a class's modules with every position of one of their factors, the other one held."""
 
     pair: PairClass
@@ -78,10 +78,10 @@ def fit_densities(tables: Tables, paths: Paths, match: Match) -> FittedDensities
             spread = np.where(pair.spread > 0, pair.spread, np.nan)  # a module that never trained tells nothing of the others
             projection.split(pair.cosine / spread, rows, columns)
             magnitude.split(np.log(spread * np.sqrt(pair.numel)), rows, columns)
-    for each in zero_moves(tables, match):
+    for each in zero_scores(tables, match):
         balance.setdefault(each.pair.rank, _Sample()).split(_trained(each, zero_columns=True), *each.cells(), only_off=True)
-    for sample, moves in ((balance, projected_moves(tables, match)), (path, path_moves(tables, paths, match))):
-        for each in moves:
+    for sample, candidates in ((balance, projected_scores(tables, match)), (path, path_scores(tables, paths, match))):
+        for each in candidates:
             rows, columns = each.cells()
             if rows:
                 sample.setdefault(each.pair.rank, _Sample()).split(_trained(each, zero_columns=False)[rows], range(len(rows)), columns)
@@ -97,12 +97,12 @@ def fit_densities(tables: Tables, paths: Paths, match: Match) -> FittedDensities
     )
 
 
-def _trained(moves: Moves, *, zero_columns: bool) -> Array:
+def _trained(candidates: CandidateScores, *, zero_columns: bool) -> Array:
     """Return the values with NaN for modules whose factors are all zero, and for positions whose moments are."""
-    pair, rows = moves.pair, list(moves.rows)
+    pair, rows = candidates.pair, list(candidates.rows)
     alive = np.asarray(pair.left[rows].any(axis=(1, 2)) & pair.right[rows].any(axis=(1, 2)))
     stated = np.asarray((pair.left if zero_columns else pair.right).any(axis=(0, 2)))
-    return np.where(alive[:, None] & stated[None], moves.values, np.nan)
+    return np.where(alive[:, None] & stated[None], candidates.values, np.nan)
 
 
 def _unpaired_densities(tables: Tables, match: Match) -> DensityPair:
@@ -117,13 +117,13 @@ def _unpaired_densities(tables: Tables, match: Match) -> DensityPair:
 def _profile_densities(tables: Tables, match: Match) -> DensityPair:
     sample = _Sample()
     for profile in tables.profiles:
-        for key, values in profile_moves(profile, match):
+        for key, values in profile_scores(profile, match):
             if key in match:
                 sample.split(values[None], [0], [profile.positions.index(match[key])])
     return sample.densities(null_floor=1.1, true_floor=0.5)
 
 
-def profile_moves(profile: Profile, match: Match) -> Iterator[tuple[str, Array]]:
+def profile_scores(profile: Profile, match: Match) -> Iterator[tuple[str, Array]]:
     """Yield (key of a vector, likeness at every position) where its module's zero factor has a place."""
     for key, zero in profile.tied:
         if zero in match:
@@ -136,33 +136,33 @@ def displacement_ratio(cosine: Array, spread: Array, numel: int, now: FittedDens
     return projection + log_ratio(np.log(spread * np.sqrt(numel) + statistics.TINY), now.magnitude)
 
 
-def other_ratios(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> Iterator[tuple[Moves, Array]]:
+def other_ratios(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> Iterator[tuple[CandidateScores, Array]]:
     """Yield, for every class, its modules whose zero factor has a place, and the log ratios of their other factors at every position."""
     if now.path:
-        for each in path_moves(tables, paths, match):
+        for each in path_scores(tables, paths, match):
             if each.pair.rank in now.path:
                 yield each, log_ratio(each.values, now.path[each.pair.rank])
-    for each in projected_moves(tables, match):
+    for each in projected_scores(tables, match):
         if each.pair.rank in now.balance and not (each.pair.rank in now.path and has_paths(each.pair)):
             yield each, log_ratio(each.values, now.balance[each.pair.rank])
 
 
-def projected_moves(tables: Tables, match: Match) -> Iterator[Moves]:
+def projected_scores(tables: Tables, match: Match) -> Iterator[CandidateScores]:
     """Yield drift-corrected balance at every position of the other factors, for the modules whose zero factor has a place."""
     for pair in tables.pairs if tables.balanced else ():
         held = [(row, pair.zero_at[match[module.zero]], module.other) for row, module in enumerate(pair.modules) if module.zero in match]
         if held:
             values = _held_residuals(pair, [(row, column) for row, column, _ in held], zero_held=True)
-            yield Moves(pair, [row for row, _, _ in held], [_place(pair.other_at, key, match) for _, _, key in held], values)
+            yield CandidateScores(pair, [row for row, _, _ in held], [_place(pair.other_at, key, match) for _, _, key in held], values)
 
 
-def zero_moves(tables: Tables, match: Match) -> Iterator[Moves]:
+def zero_scores(tables: Tables, match: Match) -> Iterator[CandidateScores]:
     """Yield drift-corrected balance at every position of the zero factors, for the modules whose other factor has a place."""
     for pair in tables.pairs if tables.balanced else ():
         held = [(row, pair.other_at[match[module.other]], module.zero) for row, module in enumerate(pair.modules) if module.other in match]
         if held:
             values = _held_residuals(pair, [(row, column) for row, column, _ in held], zero_held=False)
-            yield Moves(pair, [row for row, _, _ in held], [_place(pair.zero_at, key, match) for _, _, key in held], values)
+            yield CandidateScores(pair, [row for row, _, _ in held], [_place(pair.zero_at, key, match) for _, _, key in held], values)
 
 
 def _place(places: Mapping[int, int], key: str, match: Match) -> int | None:
@@ -174,12 +174,12 @@ def has_paths(pair: PairClass) -> bool:
     return pair.rank > 1 and not pair.modules[0].flipped
 
 
-def path_moves(tables: Tables, paths: Paths, match: Match) -> Sequence[Moves]:
+def path_scores(tables: Tables, paths: Paths, match: Match) -> Sequence[CandidateScores]:
     """Return the path residuals for every module whose zero factor has a place; none when too few modules tell the coefficients."""
     if not tables.balanced:
         return ()
     if paths.last is not None and paths.last[0] == match:
-        return [Moves(each.pair, each.rows, each.matched, values) for each, values in paths.last[1]]
+        return [CandidateScores(each.pair, each.rows, each.matched, values) for each, values in paths.last[1]]
     held = []
     for pair in tables.pairs:
         rows = [row for row, module in enumerate(pair.modules) if has_paths(pair) and module.zero in match]
@@ -189,7 +189,7 @@ def path_moves(tables: Tables, paths: Paths, match: Match) -> Sequence[Moves]:
             held.append(Held(pair, rows, features, [_place(pair.other_at, module.other, match) for module in modules]))
     enough = sum(matched is not None for each in held for matched in each.matched) >= LEAST
     paths.last = dict(match), list(zip(held, residuals(held))) if enough else []
-    return path_moves(tables, paths, match)
+    return path_scores(tables, paths, match)
 
 
 _TOGETHER = 1 << 20

@@ -11,10 +11,10 @@ import numpy as np
 from ostate.core.naming import Evidence, PairScore
 from ostate.core.state import RawState
 
-from .densities import FittedDensities, Match, displacement_ratio, path_moves, projected_moves
+from .densities import FittedDensities, Match, displacement_ratio, path_scores, projected_scores
 from .paths import Paths
 from .permutation_odds import odds_against
-from .search import Scores, module_moves, single_moves
+from .search import Scores, module_scores, single_scores
 from .significance import Level, balance_level, displacement_level, start_level
 from .tables.tables import PairClass, Shape, Tables
 
@@ -151,14 +151,14 @@ def _pair_score(position: int, key: str, odds: _Odds) -> PairScore:
 def _odds_of(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> _Odds:
     """Return the odds against every position: of moving one factor at a time within its shape, and of moving whole modules."""
     odds = _Odds()
-    scores = single_moves(tables, paths, match, now)
+    scores = single_scores(tables, paths, match, now)
     odds.scores = scores
     complete = all(len(tables.keys_of_shape[shape]) == len(positions) for shape, positions in tables.positions_of_shape.items())
     for shape in scores.by_shape:
         _odds_of_shape(odds, tables, scores, shape, match, complete=complete)
     chances = _chances(tables, paths, match, now)
     for pair in tables.pairs:
-        rows, table = module_moves(pair, match, now, displaced=tables.displaced)
+        rows, table = module_scores(pair, match, now, displaced=tables.displaced)
         if len(rows) > 1:
             for row, value, elsewhere in zip(rows, odds_against(table), _elsewhere(tables, pair, rows, match, now, chances)):
                 odds.add(match[pair.modules[row].zero], float(value + elsewhere))
@@ -183,8 +183,8 @@ def _elsewhere(tables: Tables, pair: PairClass, rows: Sequence[int], match: Matc
 def _chances(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> dict[str, float]:
     """Return, by key of the other factor, the chance that an unrelated pair balances as well; of two densities the better, at the price of two."""
     found: dict[str, float] = {}
-    for moves, densities in ((projected_moves(tables, match), now.balance), (path_moves(tables, paths, match) if now.path else (), now.path)):
-        for each in moves:
+    for candidates, densities in ((projected_scores(tables, match), now.balance), (path_scores(tables, paths, match) if now.path else (), now.path)):
+        for each in candidates:
             density = densities.get(each.pair.rank)
             for row, matched, values in zip(each.rows, each.matched, each.values) if density is not None else ():
                 if density is not None and matched is not None:

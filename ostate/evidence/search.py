@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .assignment import assign
-from .densities import FittedDensities, Match, displacement_ratio, fit_densities, other_ratios, profile_moves, projected_moves, residual, zero_moves
+from .densities import (
+    FittedDensities,
+    Match,
+    displacement_ratio,
+    fit_densities,
+    other_ratios,
+    profile_scores,
+    projected_scores,
+    residual,
+    zero_scores,
+)
 from .likelihood import log_ratio
 from .paths import Paths
 from .statistics import TINY
@@ -45,14 +55,14 @@ def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mappin
 
 def _unsettled(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> bool:
     """True when a module's own numbers do not speak for the place it has."""
-    scores = single_moves(tables, paths, match, now)
+    scores = single_scores(tables, paths, match, now)
     keys = [key for pair in tables.pairs for module in pair.modules for key in (module.zero, module.other) if key in match]
     return any(scores.at(key, match[key]) <= 0 for key in keys)
 
 
 def total(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> float:
     """Return the sum of all log ratios of an order."""
-    scores = single_moves(tables, paths, match, now)
+    scores = single_scores(tables, paths, match, now)
     return sum(scores.at(key, position) for key, position in match.items())
 
 
@@ -72,7 +82,7 @@ def improve(tables: Tables, paths: Paths, match: Match, fixed: Mapping[int, str]
     for _ in range(ROUNDS):
         before = dict(match)
         for still in ("other", "zero"):
-            scores = single_moves(tables, paths, match, now)
+            scores = single_scores(tables, paths, match, now)
             for module in (module for pair in tables.pairs for module in pair.modules):
                 key = getattr(module, still)
                 if key in match:
@@ -85,7 +95,7 @@ def improve(tables: Tables, paths: Paths, match: Match, fixed: Mapping[int, str]
     return match, now
 
 
-def single_moves(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> Scores:
+def single_scores(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> Scores:
     """Return log ratios of every key at every position of its shape, all other keys held."""
     scores = Scores(tables)
     for pair in tables.pairs:
@@ -94,7 +104,7 @@ def single_moves(tables: Tables, paths: Paths, match: Match, now: FittedDensitie
             scores.put(module.zero, moved[row])
             if module.zero not in match:
                 scores.put(module.other, np.full(len(pair.other_positions), ALONE))
-    for each in zero_moves(tables, match):
+    for each in zero_scores(tables, match):
         density = now.balance.get(each.pair.rank)
         if density is not None and density.is_informative:
             for row, ratio in zip(each.rows, log_ratio(each.values, density)):
@@ -113,12 +123,12 @@ def single_moves(tables: Tables, paths: Paths, match: Match, now: FittedDensitie
             if unpaired.known[row]:
                 scores.put(key, ratio[row])
     for profile in tables.profiles:
-        for key, values in profile_moves(profile, match):
+        for key, values in profile_scores(profile, match):
             scores.add(key, log_ratio(values, now.profile))
     return scores
 
 
-def module_moves(pair: PairClass, match: Match, now: FittedDensities, *, displaced: bool) -> tuple[list[int], Array]:
+def module_scores(pair: PairClass, match: Match, now: FittedDensities, *, displaced: bool) -> tuple[list[int], Array]:
     """Return (rows, S): S_ij is the log ratio of module rows[i] with both positions of module rows[j]."""
     rows = [row for row, module in enumerate(pair.modules) if module.zero in match and module.other in match]
     at_zero = [pair.zero_at[match[pair.modules[row].zero]] for row in rows]
@@ -181,7 +191,7 @@ def _complete(tables: Tables, scores: Scores, fixed: Mapping[int, str]) -> Match
     for module in (module for pair in tables.pairs for module in pair.modules):
         if module.zero in match:
             scores.hold(module.zero, match[module.zero])
-    for each in projected_moves(tables, match):
+    for each in projected_scores(tables, match):
         for row, values in zip(each.rows, each.values):
             scores.put(each.pair.modules[row].other, values)
     for pair in tables.pairs:
@@ -189,7 +199,7 @@ def _complete(tables: Tables, scores: Scores, fixed: Mapping[int, str]) -> Match
             for row, module in enumerate(pair.modules):
                 scores.add(module.other, pair.moved_cosine[row] * np.sqrt(pair.other_numel))
     for profile in tables.profiles:
-        for key, values in profile_moves(profile, match):
+        for key, values in profile_scores(profile, match):
             scores.add(key, values)
     return scores.assign(fixed)
 
@@ -198,7 +208,7 @@ def _swap_modules(tables: Tables, match: Match, now: FittedDensities, fixed: Map
     match = dict(match)
     kept = set(fixed.values())
     for pair in tables.pairs:
-        rows, score = module_moves(pair, match, now, displaced=tables.displaced)
+        rows, score = module_scores(pair, match, now, displaced=tables.displaced)
         if len(rows) < 2 or any({pair.modules[row].zero, pair.modules[row].other} & kept for row in rows):
             continue
         before = [(match[pair.modules[row].zero], match[pair.modules[row].other]) for row in rows]

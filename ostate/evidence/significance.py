@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .assignment import assign, at_most
-from .densities import Match, Moves, path_moves, projected_moves
+from .densities import CandidateScores, Match, path_scores, projected_scores
 from .paths import Paths
 from .tables.tables import Tables
 
@@ -85,17 +85,17 @@ def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool, cho
     With `chosen` the zero factors' places were sought by balance too: each drawn value is then the best of as many as there are places.
     """
     powerful = False
-    for moves in (path_moves(tables, paths, match), projected_moves(tables, match)):
-        level = _balance_level(moves, late=late, chosen=chosen)
+    for candidates in (path_scores(tables, paths, match), projected_scores(tables, match)):
+        level = _balance_level(candidates, late=late, chosen=chosen)
         if level.significant:
             return level
         powerful = powerful or level.powerful
     return _level(False, powerful=powerful)
 
 
-def _balance_level(moves: Iterable[Moves], *, late: bool, chosen: bool) -> Level:
+def _balance_level(candidates: Iterable[CandidateScores], *, late: bool, chosen: bool) -> Level:
     value, modules, classes = 0.0, 0, []
-    for each in moves:
+    for each in candidates:
         on = np.zeros(each.values.shape, bool)
         on[each.cells()] = True
         if not on.all():
