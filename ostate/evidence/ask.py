@@ -14,7 +14,7 @@ from .densities import fit_densities
 from .judge import judge
 from .paths import Paths
 from .search import from_keys, search, single_scores
-from .tables.tables import closer, gather, settles, widths
+from .tables.tables import escalate, gather, is_decided, widths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,14 +43,14 @@ def verify(
     """
     likely = {position: key for position, key in enumerate(keys) if key is not None}
 
-    def asked(thin: int) -> tuple[Evidence, bool]:
-        tables = gather(raw, adapter, previous=previous, base=base, likely=likely, thin=thin)
+    def judge_with(sketch_rows: int) -> tuple[Evidence, bool]:
+        tables = gather(raw, adapter, previous=previous, base=base, likely=likely, sketch_rows=sketch_rows)
         paths = Paths(tables.reader, tables.displaced, tables.precomputed)
         match, now = search(tables, paths, claimed=from_keys(keys, tables), fixed={})
         found = judge(tables, paths, match, now, raw, claimed=keys)
-        return found, settles(found, tables)
+        return found, is_decided(found, tables)
 
-    return closer(asked, adapter)
+    return escalate(judge_with, adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def compare(keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> list
         adapter: the trained weights.
     """
     likely = {position: key for position, key in enumerate(keys) if key is not None}
-    tables = gather(raw, adapter, previous=None, base=None, likely=likely, thin=widths(adapter)[0])
+    tables = gather(raw, adapter, previous=None, base=None, likely=likely, sketch_rows=widths(adapter)[0])
     match = from_keys(keys, tables)
     if not match:
         return []

@@ -11,7 +11,7 @@ from ostate.core.tensors import TensorRef
 from .judge import judge
 from .paths import Paths
 from .search import search
-from .tables.tables import closer, gather, settles
+from .tables.tables import escalate, gather, is_decided
 
 
 def recover(
@@ -32,11 +32,11 @@ def recover(
         fixed: position -> key that must be kept.
     """
 
-    def asked(thin: int) -> tuple[Evidence, bool]:
-        tables = gather(raw, adapter, previous=previous, base=base, thin=thin)
+    def judge_with(sketch_rows: int) -> tuple[Evidence, bool]:
+        tables = gather(raw, adapter, previous=previous, base=base, sketch_rows=sketch_rows)
         paths = Paths(tables.reader, tables.displaced)
         match, now = search(tables, paths, claimed=None, fixed=fixed or {})
         found = judge(tables, paths, match, now, raw, claimed=None)
-        return found, settles(found, tables)
+        return found, is_decided(found, tables)
 
-    return closer(asked, adapter)
+    return escalate(judge_with, adapter)

@@ -34,16 +34,16 @@ def update_direction(m: Array, root: Array, *, step: float | None, betas: tuple[
     return np.asarray(np.divide(m, below, out=below))
 
 
-THIN = 8, 16
-"""Mixtures of a wide factor's rows that are tried: THIN * THIN numbers a pair of tensors, as an adapter of this rank has by itself.
+SKETCH_ROWS = 8, 16
+"""Rows that wide factors are projected to, first and then: their squares are the numbers a pair of tensors, as an adapter of this rank has by itself.
 
 More than 16 * 16 numbers tell no more: the fitted scales have floors for what the formulas leave out.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Mixer:
-    """Two fixed sets of orthonormal mixtures of a factor's r rows: X -> P^T X and X -> Q^T X, (r, n) to (rows, n).
+class RandomProjection:
+    """Two fixed random projections of a factor's r rows: X -> P^T X and X -> Q^T X, (r, n) to (rows, n).
 
     All that is compared are r x r matrices M, and M = N means P^T M Q = P^T N Q; the work falls by (r / rows)^2. Norms are kept up to
     rows / r and a few per cent, since P and Q are random. Fewer numbers tell less: what they prove is proven, what they leave undecided is
@@ -51,7 +51,7 @@ class Mixer:
     """
 
     rows: int
-    """What is left of r: all of it where nothing is mixed."""
+    """What is left of r: all of it where nothing is projected."""
     first: Array | None = None
     """P^T, (rows, r)."""
     second: Array | None = None
@@ -62,21 +62,21 @@ class Mixer:
         return np.diag(sums) if self.first is None or self.second is None else (self.first * sums) @ self.second.T
 
 
-def thinner(widest: int) -> tuple[int, ...]:
-    """Return the numbers of mixtures to try where the widest factor has so many rows; the last one decides; 0: all stay whole."""
-    if widest < 2 * THIN[0]:
+def sketch_rows_to_try(widest: int) -> tuple[int, ...]:
+    """Return the numbers of rows to try where the widest factor has so many rows; the last one decides; 0: all stay whole."""
+    if widest < 2 * SKETCH_ROWS[0]:
         return (0,)
-    return THIN if widest >= 2 * THIN[1] else (THIN[0], 0)
+    return SKETCH_ROWS if widest >= 2 * SKETCH_ROWS[1] else (SKETCH_ROWS[0], 0)
 
 
 @lru_cache(maxsize=32)
-def mixer(width: int, blocks: int, *, thin: int) -> Mixer:
-    """Return `thin` mixtures for factors of `width` rows, the same ones every time; none where they are no fewer than half."""
-    if not thin or blocks > 1 or width < 2 * thin:
-        return Mixer(width // blocks)
+def random_projection(width: int, blocks: int, *, sketch_rows: int) -> RandomProjection:
+    """Return a projection to `sketch_rows` rows for factors of `width` rows, the same one every time; identity where they are no fewer than half."""
+    if not sketch_rows or blocks > 1 or width < 2 * sketch_rows:
+        return RandomProjection(width // blocks)
     numbers = np.random.default_rng(width)
-    first, second = (np.linalg.qr(numbers.standard_normal((width, thin)))[0].T.astype(np.float32) for _ in range(2))
-    return Mixer(thin, np.ascontiguousarray(first), np.ascontiguousarray(second))
+    first, second = (np.linalg.qr(numbers.standard_normal((width, sketch_rows)))[0].T.astype(np.float32) for _ in range(2))
+    return RandomProjection(sketch_rows, np.ascontiguousarray(first), np.ascontiguousarray(second))
 
 
 def displacement(inner: Array, squares: Array, moved: Array, update: Array, *, rank: int) -> tuple[Array, Array]:

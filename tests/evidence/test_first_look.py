@@ -31,13 +31,13 @@ def rng():
     return np.random.default_rng(0)
 
 
-def zero_side(toy, thin, *, moved=False):
+def zero_side(toy, sketch_rows, *, moved=False):
     known, before = toy
     keys = [key for key in known.adapter.tensors if "lora_B" in key]
     positions = tuple(position for position, key in enumerate(known.keys) if "lora_B" in str(key))
-    reader = Reader(known.raw, known.adapter, thin)
+    reader = Reader(known.raw, known.adapter, sketch_rows)
     precomputed = Precomputed({position: known.keys[position] for position in positions}, True, {})
-    return factor_table(reader, Reader(known.raw, before, thin) if moved else None, keys, positions, MODULE, precomputed), precomputed.found
+    return factor_table(reader, Reader(known.raw, before, sketch_rows) if moved else None, keys, positions, MODULE, precomputed), precomputed.found
 
 
 def numbers(toy, *, moved):
@@ -54,7 +54,7 @@ def numbers(toy, *, moved):
 def test_the_first_rows_of_each_strip_tell_displacement_and_all_rows_the_rest(toy, moved, strip, last, monkeypatch):
     whole, features = zero_side(toy, 8, moved=moved)
     assert whole.numel == ROWS * RANK
-    monkeypatch.setattr(factor_tables, "TOLD", ROWS * RANK // 3)
+    monkeypatch.setattr(factor_tables, "DISPLACEMENT_NUMBERS", ROWS * RANK // 3)
     monkeypatch.setattr(factor_tables, "PIECE", strip * RANK)
     some, same = zero_side(toy, 8, moved=moved)
     final = (ROWS - 1) // strip
@@ -73,15 +73,15 @@ def test_the_first_rows_of_each_strip_tell_displacement_and_all_rows_the_rest(to
 
 
 def test_the_second_look_asks_all_rows(toy, monkeypatch):
-    monkeypatch.setattr(factor_tables, "TOLD", 64)
-    first, second = (zero_side(toy, thin)[0] for thin in statistics.THIN)
+    monkeypatch.setattr(factor_tables, "DISPLACEMENT_NUMBERS", 64)
+    first, second = (zero_side(toy, sketch_rows)[0] for sketch_rows in statistics.SKETCH_ROWS)
     assert first.numel < second.numel == ROWS * RANK
     monkeypatch.undo()
     assert np.allclose(second.cosine, zero_side(toy, 16)[0].cosine, atol=1e-5)
 
 
 def test_factors_that_stay_whole_tell_displacement_by_all_rows(toy, monkeypatch):
-    monkeypatch.setattr(factor_tables, "TOLD", 64)
+    monkeypatch.setattr(factor_tables, "DISPLACEMENT_NUMBERS", 64)
     assert zero_side(toy, 0)[0].numel == ROWS * RANK
 
 
@@ -89,8 +89,8 @@ def test_what_some_rows_tell_is_right(tmp_path, monkeypatch):
     folder = checkpoint(tmp_path / "wide", layers=8, rank=32, wide=256)
     raw, adapter = formats.read(str(folder / "optimizer.pt")), adapters.read_adapter(str(folder))
     known = Known(raw, adapter, tuple(str(entry.name).replace(".default", "") for entry in raw.entries))
-    monkeypatch.setattr(factor_tables, "TOLD", 512)
-    monkeypatch.setattr(statistics, "THIN", (8, 8))  # and no second look
+    monkeypatch.setattr(factor_tables, "DISPLACEMENT_NUMBERS", 512)
+    monkeypatch.setattr(statistics, "SKETCH_ROWS", (8, 8))  # and no second look
     assert evidence.verify(known.keys, raw, adapter).proven == set(known.with_state)
     found = evidence.verify(known.swapped(1, 5), raw, adapter)
     assert {position for position, _, _ in found.contradictions} == {1, 5}

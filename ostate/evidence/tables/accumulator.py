@@ -24,35 +24,37 @@ _TOGETHER = 256
 class Accumulator:
     """K keys of one shape and kind against P positions. q numbers are left of each factor's r rows, in each of `blocks` experts."""
 
-    def __init__(self, keys: Sequence[str], positions: Sequence[int], module: LoraModule, mixer: statistics.Mixer, *, width: int, zero: bool) -> None:
+    def __init__(
+        self, keys: Sequence[str], positions: Sequence[int], module: LoraModule, projection: statistics.RandomProjection, *, width: int, zero: bool
+    ) -> None:
         """Start at zero.
 
         Args:
             keys: of the factors.
             positions: that could be theirs.
             module: one of their modules.
-            mixer: what thins them.
+            projection: how their rows are projected.
             width: rows of a factor in canonical form, blocks * r.
             zero: True for the factors that start at zero.
         """
-        self.blocks, self.width, self.zero, self.mixer = module.blocks, width, zero, mixer
-        self.numbers = module.blocks * mixer.rows**2
-        self.front, self.back = (mixer.first, mixer.second) if zero else (mixer.second, mixer.first)
-        self.few = None if self.back is None else self.back[: mixer.rows // 2]
+        self.blocks, self.width, self.zero, self.projection = module.blocks, width, zero, projection
+        self.numbers = module.blocks * projection.rows**2
+        self.front, self.back = (projection.first, projection.second) if zero else (projection.second, projection.first)
+        self.few = None if self.back is None else self.back[: projection.rows // 2]
         """Of update directions against displacements: only a norm is asked for there."""
-        shape = (self.blocks, len(keys), mixer.rows, len(positions), mixer.rows)
+        shape = (self.blocks, len(keys), projection.rows, len(positions), projection.rows)
         self.left: Array = np.zeros(shape, np.float32)
         """Of weights and first moments."""
-        self.right: Array = np.zeros((*shape[:-1], mixer.rows if self.few is None else len(self.few)), np.float32)
+        self.right: Array = np.zeros((*shape[:-1], projection.rows if self.few is None else len(self.few)), np.float32)
         """Of displacements and update directions, where asked for."""
         self.inner = np.zeros((len(keys), len(positions)))
         self.moved, self.updates = np.zeros(len(keys)), np.zeros(len(positions))
         """Squared norms of displacements and of update directions."""
-        self.told = 0
+        self.displacement_rows = 0
         """Rows of each that these were added up over."""
-        self.along: Array = np.zeros((len(positions), self.blocks, mixer.rows, mixer.rows), np.float32)
+        self.along: Array = np.zeros((len(positions), self.blocks, projection.rows, projection.rows), np.float32)
         self.roots: Array = np.zeros((len(positions), width), np.float32)
-        self.own: Array = np.zeros((len(keys), self.blocks, mixer.rows, mixer.rows), np.float32)
+        self.own: Array = np.zeros((len(keys), self.blocks, projection.rows, projection.rows), np.float32)
         """F F^T of the weights by themselves, for L2 decay."""
         self.broken = np.zeros(len(positions), bool)
         """Positions that say nothing."""
@@ -61,21 +63,21 @@ class Accumulator:
         """Return rows (c, w) of a factor stored (n, w) as (blocks, c, r)."""
         return (statistics.zero_blocks if self.zero else statistics.other_blocks)(rows, self.blocks)
 
-    def thinned(self, rows: Array, mixture: Array | None) -> Array:
-        """Return what a mixture leaves of rows (c, w) of a factor stored (n, w): (blocks, c, q)."""
-        return self.by_expert(rows) if mixture is None else (rows @ mixture.T)[None]
+    def sketch(self, rows: Array, matrix: Array | None) -> Array:
+        """Return the projection of rows (c, w) of a factor stored (n, w): (blocks, c, q)."""
+        return self.by_expert(rows) if matrix is None else (rows @ matrix.T)[None]
 
-    def mix(self, out: Array, rows: Array, mixture: Array | None, at: int) -> None:
-        """Add to `out`, (q, n), what a mixture leaves of rows (c, n) from `at` on of a factor stored (w, n); the first ones replace it."""
-        if mixture is None:
+    def project_into(self, out: Array, rows: Array, matrix: Array | None, at: int) -> None:
+        """Add to `out`, (q, n), the projection of rows (c, n) from `at` on of a factor stored (w, n); the first ones replace it."""
+        if matrix is None:
             out[...] = rows
         elif at == 0:
-            np.matmul(mixture[:, : len(rows)], rows, out=out)
+            np.matmul(matrix[:, : len(rows)], rows, out=out)
         else:
-            out += mixture[:, at : at + len(rows)] @ rows
+            out += matrix[:, at : at + len(rows)] @ rows
 
     def add_strip(self, weights: Array, moments: Array, moved: Array, updates: Array | None, *, first: bool) -> None:
-        """Multiply thinned strips, each (blocks, c, k or p, q)."""
+        """Multiply projected strips, each (blocks, c, k or p, q)."""
         _multiply(self.left, weights, moments, first=first)
         if updates is not None:
             _multiply(self.right, moved, updates, first=first)
@@ -105,7 +107,7 @@ class Accumulator:
         """Return cosine and spread, (k, p)."""
         rank = self.width // self.blocks
         squares = np.einsum("ekapb,ekapb->kp", self.right, self.right) * (rank / self.right.shape[2]) * (rank / self.right.shape[4])
-        inner = self.inner if self.mixer.first is not None else np.einsum("ekapa->kp", self.right)
+        inner = self.inner if self.projection.first is not None else np.einsum("ekapa->kp", self.right)
         cosine, spread = statistics.displacement(inner, squares, np.sqrt(self.moved), np.sqrt(self.updates), rank=rank)
         return cosine.astype(np.float32), spread.astype(np.float32)
 
@@ -115,7 +117,7 @@ class Accumulator:
         by_block = self.roots.reshape(-1, rank, self.blocks).transpose(0, 2, 1) if self.zero else self.roots.reshape(-1, self.blocks, rank)
         noise = np.zeros_like(self.along)
         for position, blocks in enumerate(by_block):
-            noise[position] = [self.mixer.diagonal(sums) for sums in blocks]
+            noise[position] = [self.projection.diagonal(sums) for sums in blocks]
         along = self.along if self.zero else self.along.transpose(0, 1, 3, 2)
         return np.stack([part.reshape(len(part), self.numbers) for part in (along, noise)], axis=1) * unit
 
@@ -151,30 +153,30 @@ class Features:
     def __init__(self, sums: Accumulator, *, displaced: bool) -> None:
         """Start at zero."""
         self._sums, self._displaced = sums, displaced
-        rows = sums.mixer.rows
+        rows = sums.projection.rows
         self._square, self._count = 0.0, 0
         self._found: Array = np.zeros((sums.blocks, 2 * rows, (3 if displaced else 1) * rows), np.float32)
 
-    def add(self, weight: Array, root: Array, u: Array, thin: tuple[Array, Array, Array], *, square: float, room: Array) -> None:
+    def add(self, weight: Array, root: Array, u: Array, projected: tuple[Array, Array, Array], *, square: float, room: Array) -> None:
         """Take in rows (c, w) of Z, sqrt(v) and u, and what is left of Z, u (in front) and m (behind).
 
         `square` is ||Z||^2. `room` is as large as Z; it and sqrt(v) are used up.
         """
         sums = self._sums
         self._square, self._count = self._square + square, self._count + weight.size
-        start, along, end = thin
+        start, along, end = projected
         ends = [end]
         if self._displaced:
             np.multiply(u, u, out=room)
             room *= u
             room *= root
             root *= weight
-            ends += [sums.thinned(root, sums.back), sums.thinned(room, sums.back)]
+            ends += [sums.sketch(root, sums.back), sums.sketch(room, sums.back)]
         self._found += np.concatenate([start, along], axis=-1).transpose(0, 2, 1) @ np.concatenate(ends, axis=-1)
 
     def total(self) -> Array:
         """Return (2 or 6, blocks * q * q)."""
-        rows, size = self._sums.mixer.rows, np.sqrt(self._square / max(self._count, 1)) + statistics.TINY
+        rows, size = self._sums.projection.rows, np.sqrt(self._square / max(self._count, 1)) + statistics.TINY
         found = self._found.reshape(self._sums.blocks, 2, rows, -1, rows).transpose(1, 3, 0, 2, 4)
         if self._displaced:
             found = found * np.array([[1, 1 / size, 1], [size, 1, size]], np.float32).reshape(2, 3, 1, 1, 1)

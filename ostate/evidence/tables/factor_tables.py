@@ -1,7 +1,7 @@
 """All factors of one shape against all positions that could be theirs: each read once, in strips, multiplied, and forgotten.
 
 Every number that the tests compare is a sum over a factor's n columns: what is held at a time is a strip of each tensor, not the tensors.
-A factor stored (n, w) comes in strips of its n, all tensors side by side; one stored (w, n) comes tensor by tensor, and is thinned while it
+A factor stored (n, w) comes in strips of its n, all tensors side by side; one stored (w, n) comes tensor by tensor, and is projected while it
 is read.
 """
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 STRIP = 32 << 20
 """Bytes of strips held at a time."""
 PIECE = 1 << 18
-"""Numbers of a tensor read at a time where it is thinned at once: as many as stay in cache."""
-TOLD = 1 << 15
-"""Numbers of a zero factor by which displacement is told at the first look: the null deviation of a cosine is then 1/181 or less."""
+"""Numbers of a tensor read at a time where it is projected at once: as many as stay in cache."""
+DISPLACEMENT_NUMBERS = 1 << 15
+"""Numbers of a zero factor that displacement is computed from at the first look: the null deviation of a cosine is then 1/181 or less."""
 BATCH = 16
-"""Positions whose thinned moments are held at a time."""
+"""Positions whose projected moments are held at a time."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class FactorTable:
     """(p, 2, q): u^T m or m u^T, and what noise leaves of it, the diagonal of sums of sqrt(v)."""
     width: int
     numel: int
-    """Elements that displacement is told by: of a whole factor, but for the first look."""
+    """Elements that displacement is computed from: of a whole factor, but for the first look."""
     unit: float
 
 
@@ -87,8 +87,8 @@ class _Task:
 
     @property
     def every(self) -> int:
-        """One of so many rows tells of displacement: at the first look of many mixtures fewer than all, as long as they hold TOLD numbers."""
-        return max(1, self.width * self.length // TOLD) if self.reader.thin == statistics.THIN[0] else 1
+        """Displacement is computed from one of so many rows: from fewer than all at the first look, as long as they hold DISPLACEMENT_NUMBERS."""
+        return max(1, self.width * self.length // DISPLACEMENT_NUMBERS) if self.reader.sketch_rows == statistics.SKETCH_ROWS[0] else 1
 
     def strip(self, rows: int, columns: float, most: int) -> int:
         """Return how many of so many rows, `most` at most, to hold of every tensor at a time, where `columns` numbers are held of each.
@@ -109,11 +109,11 @@ class _Strip:
     """
 
     def __init__(self, task: _Task, sums: Accumulator, most: int, every: int) -> None:
-        """Make room for `most` rows; one of `every` so many tells of displacement."""
-        keys, positions, kept, few = len(task.keys), len(task.positions), sums.mixer.rows, sums.right.shape[-1]
-        told = -(-most // every)
-        moved, updates = told if task.earlier is not None else 0, told if task.displaced else 0
-        whole = updates if sums.front is not None else 0  # thinned factors do not tell the inner products of whole ones
+        """Allocate for strips of `most` rows; displacement is computed from one row in `every`."""
+        keys, positions, kept, few = len(task.keys), len(task.positions), sums.projection.rows, sums.right.shape[-1]
+        some = -(-most // every)
+        moved, updates = some if task.earlier is not None else 0, some if task.displaced else 0
+        whole = updates if sums.front is not None else 0  # projected factors do not tell the inner products of whole ones
         shapes = (most, keys, kept), (most, positions, kept), (moved, keys, kept), (updates, positions, few)
         self._all = [np.empty((sums.blocks, *shape), np.float32) for shape in shapes]
         self._whole = [np.empty((tensors, whole, task.width), np.float32) for tensors in (keys, positions)]
@@ -122,18 +122,18 @@ class _Strip:
 
     def cut(self, count: int) -> None:
         """Be a strip of so many rows."""
-        told = -(-count // self._every)
-        self.count, self.told, self.place, self.ones = count, told, self._place[:, :count], np.ones(count, np.float32)
+        some = -(-count // self._every)
+        self.count, self.displacement_rows, self.place, self.ones = count, some, self._place[:, :count], np.ones(count, np.float32)
         weights, moments, moved, updates = self._all
         self.weights, self.moments = weights[:, :count], moments[:, :count]
-        self.moved, self.updates = (moved if moved.size else weights)[:, :told], updates[:, :told] if updates.size else None
+        self.moved, self.updates = (moved if moved.size else weights)[:, :some], updates[:, :some] if updates.size else None
         """Displacements and update directions; None where they are not compared."""
-        self.whole_moved, self.whole_updates = (whole[:, :told] for whole in self._whole)
+        self.whole_moved, self.whole_updates = (whole[:, :some] for whole in self._whole)
 
     def add_to(self, sums: Accumulator) -> None:
         """Multiply."""
-        sums.add_strip(self.weights, self.moments, self.moved, self.updates, first=not sums.told)
-        sums.told += self.told
+        sums.add_strip(self.weights, self.moments, self.moved, self.updates, first=not sums.displacement_rows)
+        sums.displacement_rows += self.displacement_rows
         if self.whole_moved.size:
             sums.inner += self.whole_moved.reshape(len(self.whole_moved), -1) @ self.whole_updates.reshape(len(self.whole_updates), -1).T
 
@@ -164,8 +164,8 @@ def factor_table(
     unit = np.float32(1 / (top or 1.0))
     cosine, spread = sums.displacement() if task.displaced else (np.zeros((0, 0), np.float32),) * 2
     products = sums.products(task.decays, unit)
-    told = task.width * (sums.told or task.length)
-    return FactorTable(row, positions, cosine, spread, products, sums.drift(unit), task.width, told, float(unit))
+    numel = task.width * (sums.displacement_rows or task.length)
+    return FactorTable(row, positions, cosine, spread, products, sums.drift(unit), task.width, numel, float(unit))
 
 
 def features_of(reader: Reader, key: str, position: int, module: LoraModule, *, displaced: bool) -> Array:
@@ -185,7 +185,7 @@ def _prepare(
     width, length = stored[::-1] if tall else stored
     decays = np.array([reader.decay(position) for position in positions], np.float32)
     task = _Task(reader, earlier, keys, positions, width, length, zero or earlier is not None, decays)
-    return task, Accumulator(keys, positions, module, reader.mixer(width, module), width=width, zero=zero), tall
+    return task, Accumulator(keys, positions, module, reader.projection(width, module), width=width, zero=zero), tall
 
 
 def _by_strips(task: _Task, sums: Accumulator, features: Mapping[tuple[int, int], Features], *, turned: bool) -> float:
@@ -194,7 +194,7 @@ def _by_strips(task: _Task, sums: Accumulator, features: Mapping[tuple[int, int]
     The moments that a claim gives a weight are read right after it, while it is in cache.
     """
     every = 1 if turned or sums.front is None else task.every
-    columns = sums.blocks * sums.mixer.rows + (task.width / every if task.displaced and sums.front is not None else 0)
+    columns = sums.blocks * sums.projection.rows + (task.width / every if task.displaced and sums.front is not None else 0)
     strip = task.length if turned else task.strip(task.length, columns, PIECE // task.width)
     plan, held = Plan(task.width, strip, turned), _Strip(task, sums, strip, every)
     weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
@@ -217,15 +217,15 @@ def _by_strips(task: _Task, sums: Accumulator, features: Mapping[tuple[int, int]
 
 
 def _weigh(task: _Task, sums: Accumulator, held: _Strip, index: int, rows: Rows, start: Rows | None) -> tuple[Array, Array]:
-    """Take in the next strip of a weight, and its displacement; returns it whole and thinned."""
+    """Take in the next strip of a weight, and its displacement; returns it whole and projected."""
     weight = rows.take(held.count, held.place[0])
-    front = held.weights[:, :, index] = sums.thinned(weight, sums.front)
+    front = held.weights[:, :, index] = sums.sketch(weight, sums.front)
     if task.decays.any():
-        sums.own[index] += front.transpose(0, 2, 1) @ sums.thinned(weight, sums.back)
-    moved = weight[: held.told]
+        sums.own[index] += front.transpose(0, 2, 1) @ sums.sketch(weight, sums.back)
+    moved = weight[: held.displacement_rows]
     if start is not None:
-        moved = (weight - start.take(held.count))[: held.told]
-        held.moved[:, :, index] = sums.thinned(moved, sums.front)
+        moved = (weight - start.take(held.count))[: held.displacement_rows]
+        held.moved[:, :, index] = sums.sketch(moved, sums.front)
         rows.finite = rows.finite and start.finite
     if held.updates is not None:
         sums.moved[index] += np.vdot(moved, moved)
@@ -235,18 +235,18 @@ def _weigh(task: _Task, sums: Accumulator, held: _Strip, index: int, rows: Rows,
 
 
 def _measure(sums: Accumulator, held: _Strip, column: int, pair: MomentRows) -> tuple[Array, Array, Array, Array]:
-    """Take in the next strip of a position's moments; returns sqrt(v) and u whole, then u and m thinned."""
+    """Take in the next strip of a position's moments; returns sqrt(v) and u whole, then u and m projected."""
     m, root, u = pair.take(held.count, held.place[1:4])
-    end = held.moments[:, :, column] = sums.thinned(m, sums.back)
-    along = sums.thinned(u, sums.front)
+    end = held.moments[:, :, column] = sums.sketch(m, sums.back)
+    along = sums.sketch(u, sums.front)
     sums.along[column] += along.transpose(0, 2, 1) @ end
     sums.roots[column] += held.ones @ root
     if held.updates is not None:
-        told = u[: held.told]
-        held.updates[:, :, column] = sums.thinned(told, sums.few)
-        sums.updates[column] += np.vdot(told, told)
+        some = u[: held.displacement_rows]
+        held.updates[:, :, column] = sums.sketch(some, sums.few)
+        sums.updates[column] += np.vdot(some, some)
         if held.whole_updates.size:
-            held.whole_updates[column] = told
+            held.whole_updates[column] = some
     return root, u, along, end
 
 
@@ -257,22 +257,22 @@ def _by_tensors(task: _Task, sums: Accumulator) -> float:
     plan, place = Plan(task.length, piece), np.empty((3, piece, task.length), np.float32)
     weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
     for block in range(sums.blocks):
-        thin = np.empty((len(weights), sums.mixer.rows, task.length), np.float32)
-        thin_moved = np.empty_like(thin) if starts else None
-        second = np.empty((sums.mixer.rows if task.decays.any() else 0, task.length), np.float32)
-        left = np.empty((min(BATCH, len(moments)), sums.mixer.rows, task.length), np.float32)
+        sketched = np.empty((len(weights), sums.projection.rows, task.length), np.float32)
+        sketched_moved = np.empty_like(sketched) if starts else None
+        second = np.empty((sums.projection.rows if task.decays.any() else 0, task.length), np.float32)
+        left = np.empty((min(BATCH, len(moments)), sums.projection.rows, task.length), np.float32)
         for index, rows in enumerate(weights):
             for at in range(0, rank, piece):
                 weight = rows.take(min(piece, rank - at), place[0, : rank - at])
-                sums.mix(thin[index], weight, sums.front, at)
+                sums.project_into(sketched[index], weight, sums.front, at)
                 if len(second):
-                    sums.mix(second, weight, sums.back, at)
-                if thin_moved is not None:
-                    sums.mix(thin_moved[index], weight - starts[index].take(len(weight)), sums.front, at)
+                    sums.project_into(second, weight, sums.back, at)
+                if sketched_moved is not None:
+                    sums.project_into(sketched_moved[index], weight - starts[index].take(len(weight)), sums.front, at)
                     rows.finite = rows.finite and starts[index].finite
-            sums.own[index, block] = thin[index] @ second.T if len(second) else 0
+            sums.own[index, block] = sketched[index] @ second.T if len(second) else 0
         for first in range(0, len(moments), BATCH):
-            _moment_batch(task, sums, moments[first : first + BATCH], first, block, place, left, thin, thin_moved)
+            _moment_batch(task, sums, moments[first : first + BATCH], first, block, place, left, sketched, sketched_moved)
     if task.displaced:
         _whole_products(task, sums)
     sums.forget([not rows.finite for rows in weights], [not pair.finite for pair in moments])
@@ -291,19 +291,19 @@ def _moment_batch(
     moved: Array | None,
 ) -> None:
     """Multiply one expert's moments of a few positions, from `first` on, with what is left of all weights; `place` and `left` are room."""
-    rank, piece, thin_m = task.width // sums.blocks, place.shape[1], left[: len(moments)]
-    thin_u = np.empty((len(moments), sums.right.shape[-1], task.length), np.float32) if moved is not None else None
-    along, ones = np.empty_like(thin_m[0]), np.ones(task.length, np.float32)
+    rank, piece, sketched_m = task.width // sums.blocks, place.shape[1], left[: len(moments)]
+    sketched_u = np.empty((len(moments), sums.right.shape[-1], task.length), np.float32) if moved is not None else None
+    along, ones = np.empty_like(sketched_m[0]), np.ones(task.length, np.float32)
     for index, pair in enumerate(moments):
         for at in range(0, rank, piece):
             m, root, u = pair.take(min(piece, rank - at), place[:, : rank - at])
-            sums.mix(thin_m[index], m, sums.back, at)
-            sums.mix(along, u, sums.front, at)
-            if thin_u is not None:
-                sums.mix(thin_u[index], u, sums.few, at)
+            sums.project_into(sketched_m[index], m, sums.back, at)
+            sums.project_into(along, u, sums.front, at)
+            if sketched_u is not None:
+                sums.project_into(sketched_u[index], u, sums.few, at)
             sums.roots[first + index, block * rank + at :][: len(root)] = root @ ones
-        sums.along[first + index, block] = along @ thin_m[index].T
-    sums.add_batch(block, first, weights, thin_m, moved, thin_u)
+        sums.along[first + index, block] = along @ sketched_m[index].T
+    sums.add_batch(block, first, weights, sketched_m, moved, sketched_u)
 
 
 def _whole_products(task: _Task, sums: Accumulator) -> None:

@@ -38,7 +38,7 @@ class Reader:
 
     raw: RawState
     adapter: Adapter
-    thin: int = 0
+    sketch_rows: int = 0
     """Mixtures of their rows by which wide factors are compared; 0: whole."""
 
     def stored(self, key: str) -> tuple[int, int]:
@@ -46,9 +46,9 @@ class Reader:
         shape = self.adapter.tensors[key].shape
         return shape[0], int(np.prod(shape[1:], dtype=np.int64))
 
-    def mixer(self, width: int, module: LoraModule) -> statistics.Mixer:
-        """Return what makes the factors of a module thinner."""
-        return statistics.mixer(width, module.blocks, thin=self.thin)
+    def projection(self, width: int, module: LoraModule) -> statistics.RandomProjection:
+        """Return the projection of a module's factors to `sketch_rows` rows."""
+        return statistics.random_projection(width, module.blocks, sketch_rows=self.sketch_rows)
 
     def weights(self, key: str, plan: Plan) -> Rows:
         """Return the rows of a factor."""

@@ -40,7 +40,7 @@ class PairClass:
     other_positions: tuple[int, ...]
     rank: int
     numel: int
-    """Elements of the zero factor that displacement is told by."""
+    """Elements of the zero factor that displacement is computed from."""
     other_numel: int
     cosine: Array
     """(k, z): displacement against update direction."""
@@ -102,26 +102,26 @@ class Tables:
 
 
 def widths(adapter: Adapter) -> tuple[int, ...]:
-    """Return what to try for `thin`: first few mixtures, where a factor is wide, then more of them, or the whole factors."""
+    """Return what to try for `sketch_rows`: first few rows, where a factor is wide, then more of them, or the whole factors."""
     widest = max((min(adapter.tensors[module.other].shape[:2]) for module in modules_of(adapter) if module.blocks == 1), default=0)
-    return statistics.thinner(widest)
+    return statistics.sketch_rows_to_try(widest)
 
 
-def settles(found: Evidence, tables: Tables) -> bool:
+def is_decided(found: Evidence, tables: Tables) -> bool:
     """True when every position of a pair is proven: looking closer cannot say more."""
     paired = {position for pair in tables.pairs for position in (*pair.zero_positions, *pair.other_positions)}
     return found.verdict == "verified" and not paired & set(found.undecided)
 
 
-def closer(asked: Callable[[int], tuple[Evidence, bool]], adapter: Adapter) -> Evidence:
-    """Ask (number of mixtures -> what is found, and whether it settles all) with as many mixtures as it takes; tables are forgotten in between.
+def escalate(judge_with: Callable[[int], tuple[Evidence, bool]], adapter: Adapter) -> Evidence:
+    """Ask (rows projected to -> what is found, and whether all is decided) with as many rows as it takes; tables are forgotten in between.
 
     Damaged numbers near the end of their range overflow on the way: what is not finite tells nothing, and nobody needs a warning of numpy's.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        for thin in widths(adapter):
-            found, settled = asked(thin)
-            if settled:
+        for sketch_rows in widths(adapter):
+            found, decided = judge_with(sketch_rows)
+            if decided:
                 break
     return found
 
@@ -136,7 +136,7 @@ def gather(
     previous: Adapter | None,
     base: Mapping[str, TensorRef] | None,
     likely: Mapping[int, str] | None = None,
-    thin: int = 0,
+    sketch_rows: int = 0,
 ) -> Tables:
     """Return the tables; slots are read shape by shape, each once.
 
@@ -146,7 +146,7 @@ def gather(
         previous: an earlier adapter of the same run.
         base: the base model's weights, where at hand.
         likely: position -> key of a claim, whose pairs are also prepared for the path form of balance while their numbers are at hand.
-        thin: mixtures of their rows by which wide factors are compared; 0: whole.
+        sketch_rows: rows that wide factors are projected to; 0: whole.
     """
     silent: dict[str, str] = {}
     usable = [entry for entry in raw.entries if _usable(entry)]
@@ -163,7 +163,7 @@ def gather(
         product = "beta1 differs between the groups, so the moments of A and B average over different steps"
     if product:
         silent["balance"] = product
-    reader = Reader(raw, adapter, thin)
+    reader = Reader(raw, adapter, sketch_rows)
     precomputed: dict[tuple[str, int], Array] = {}
     pairs = _pair_classes(
         reader, previous, _alike(modules, shapes, adapter), positions, shapes, Precomputed(likely or {}, "displacement" not in silent, precomputed)
@@ -244,7 +244,7 @@ def _pair_classes(
                 wanted.setdefault(mark, []).extend(members)
     tables = {}
     for mark, members in wanted.items():
-        earlier = Reader(reader.raw, previous, reader.thin) if previous is not None and mark[-1] else None
+        earlier = Reader(reader.raw, previous, reader.sketch_rows) if previous is not None and mark[-1] else None
         keys = [module.zero if mark[0] else module.other for module in members]
         tables[mark] = factor_table(reader, earlier, keys, positions.get(shapes[keys[0]], ()), members[0], precomputed)
     return [_pair_class(members, tables[one], tables[two], moved=holds) for members, (one, two), holds in of_class]
