@@ -157,21 +157,21 @@ class Features:
         self._square, self._count = 0.0, 0
         self._found: Array = np.zeros((sums.blocks, 2 * rows, (3 if displaced else 1) * rows), np.float32)
 
-    def add(self, weight: Array, root: Array, u: Array, projected: tuple[Array, Array, Array], *, square: float, room: Array) -> None:
+    def add(self, weight: Array, root: Array, u: Array, projected: tuple[Array, Array, Array], *, square: float, buffer: Array) -> None:
         """Take in rows (c, w) of Z, sqrt(v) and u, and what is left of Z, u (in front) and m (behind).
 
-        `square` is ||Z||^2. `room` is as large as Z; it and sqrt(v) are used up.
+        `square` is ||Z||^2. `buffer` is as large as Z; it and sqrt(v) are used up.
         """
         sums = self._sums
         self._square, self._count = self._square + square, self._count + weight.size
         start, along, end = projected
         ends = [end]
         if self._displaced:
-            np.multiply(u, u, out=room)
-            room *= u
-            room *= root
+            np.multiply(u, u, out=buffer)
+            buffer *= u
+            buffer *= root
             root *= weight
-            ends += [sums.sketch(root, sums.back), sums.sketch(room, sums.back)]
+            ends += [sums.sketch(root, sums.back), sums.sketch(buffer, sums.back)]
         self._found += np.concatenate([start, along], axis=-1).transpose(0, 2, 1) @ np.concatenate(ends, axis=-1)
 
     def total(self) -> Array:

@@ -208,7 +208,7 @@ def _by_strips(task: _Task, sums: Accumulator, features: Mapping[tuple[int, int]
             weight, front = _weigh(task, sums, held, index, rows, starts[index] if starts else None)
             for column, each in claimed.get(index, ()):
                 root, u, along, end = _measure(sums, held, column, moments[column])
-                each.add(weight, root, u, (front, along, end), square=rows.square, room=held.place[4])
+                each.add(weight, root, u, (front, along, end), square=rows.square, buffer=held.place[4])
         for column in alone:
             _measure(sums, held, column, moments[column])
         held.add_to(sums)
@@ -290,7 +290,7 @@ def _moment_batch(
     weights: Array,
     moved: Array | None,
 ) -> None:
-    """Multiply one expert's moments of a few positions, from `first` on, with what is left of all weights; `place` and `left` are room."""
+    """Multiply one expert's moments of a few positions, from `first` on, with what is left of all weights; `place` and `left` are buffers."""
     rank, piece, sketched_m = task.width // sums.blocks, place.shape[1], left[: len(moments)]
     sketched_u = np.empty((len(moments), sums.right.shape[-1], task.length), np.float32) if moved is not None else None
     along, ones = np.empty_like(sketched_m[0]), np.ones(task.length, np.float32)
