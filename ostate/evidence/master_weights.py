@@ -29,8 +29,8 @@ def with_masters(evidence: Evidence, keys: Sequence[str | None], raw: RawState, 
     """Add to what the moments say of an order what the master weights say of it.
 
     Agreement in all of at least eight numbers, with no second tensor of the shape agreeing too, proves a position: all three buffers are cut
-    alike. The moments are asked all the same, and outrank the masters: where they prefer another name, or contradict, nothing is proven, since
-    masters may be read anew from the model while moments are kept. A position whose masters disagree under its own name and agree under
+    alike. The moments are asked all the same, and outrank the master weights: where they prefer another name, or contradict, nothing is proven, since
+    master weights may be read anew from the model while moments are kept. A position whose master weights disagree under its own name and agree under
     another contradicts. Masters that agree nowhere (an adapter of another step) are silent.
     """
     heads = {key: _head(ref) for key, ref in adapter.tensors.items()} if raw.master else {}
@@ -55,18 +55,18 @@ def with_masters(evidence: Evidence, keys: Sequence[str | None], raw: RawState, 
 
 
 def _agreeing(position: int, raw: RawState, adapter: Adapter, heads: Mapping[str, np.ndarray]) -> list[str]:
-    """Return the keys whose tensors equal the masters of a position. All are read a strip at a time, and only as long as they do."""
+    """Return the keys whose tensors equal the master weights of a position. All are read a strip at a time, and only as long as they do."""
     master = raw.master[position]
     size, head = math.prod(master.shape), _head(master)
     weights = {key: Rows(ref, 1, strip=_STRIP) for key, ref in adapter.tensors.items() if ref.numel == size and _alike(head, heads[key])}
-    large, masters = 0, Rows(master, 1, strip=_STRIP)
+    large, master_rows = 0, Rows(master, 1, strip=_STRIP)
     for at in range(0, size, _STRIP):
         if not weights:
             break
-        values = masters.take(min(_STRIP, size - at)).reshape(-1)
+        values = master_rows.take(min(_STRIP, size - at)).reshape(-1)
         large += int(np.count_nonzero(np.abs(values) > ABSOLUTE))
         weights = {key: rows for key, rows in weights.items() if _alike(values, rows.take(len(values)).reshape(-1)) and rows.finite}
-    return list(weights) if large >= _FEWEST and masters.finite else []
+    return list(weights) if large >= _FEWEST and master_rows.finite else []
 
 
 def _head(slot: Slot) -> np.ndarray:

@@ -35,7 +35,7 @@ def update_direction(m: Array, root: Array, *, step: float | None, betas: tuple[
 
 
 SKETCH_ROWS = 8, 16
-"""Rows that wide factors are projected to, first and then: their squares are the numbers a pair of tensors, as an adapter of this rank has by itself.
+"""Rows that wide factors are projected to, at the first look and at the second: SKETCH_ROWS^2 numbers a pair of tensors, as at this rank.
 
 More than 16 * 16 numbers tell no more: the fitted scales have floors for what the formulas leave out.
 """

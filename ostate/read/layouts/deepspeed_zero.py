@@ -136,7 +136,7 @@ def _marks(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_masters(opened: Opened, master: Mapping[Key, Slot], weights: Mapping[str, TensorRef]) -> None:
-    """The masters must be the model's own weights under the names that the cut gave them: if not, files of two runs lie here."""
+    """The master weights must be the model's own weights under the names that the cut gave them: if not, files of two runs lie here."""
     compared, wrong = disagreements({str(name): slot for name, slot in master.items()}, weights)
     if wrong:
         raise ReadError(
@@ -178,9 +178,13 @@ def _unfused_masters(optimizer: Mapping[str, Any], groups: Any) -> dict[Key, Slo
     stored = optimizer.get("fp32_groups")
     if not isinstance(stored, (list, tuple)) or not isinstance(groups, (list, tuple)) or len(stored) != len(groups):
         return {}
-    rows: list[tuple[Any, Any]] = [(group.get("params"), masters) for group, masters in zip(groups, stored) if isinstance(group, Mapping)]
-    sound = all(isinstance(keys, list) and isinstance(masters, list) and len(keys) == len(masters) for keys, masters in rows)
-    return {key: master for keys, masters in rows for key, master in zip(keys, masters) if isinstance(master, TensorRef)} if sound else {}
+    rows: list[tuple[Any, Any]] = [
+        (group.get("params"), master_weights) for group, master_weights in zip(groups, stored) if isinstance(group, Mapping)
+    ]
+    sound = all(isinstance(keys, list) and isinstance(master_weights, list) and len(keys) == len(master_weights) for keys, master_weights in rows)
+    return (
+        {key: master for keys, master_weights in rows for key, master in zip(keys, master_weights) if isinstance(master, TensorRef)} if sound else {}
+    )
 
 
 def stage_of(state: Mapping[str, Any]) -> int:
@@ -237,7 +241,7 @@ def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _buffer(opened: Opened, inner: Sequence[Any], number: int, hyper: Mapping[str, Any]) -> RankBuffer:
-    slots, scalars, masters = [], [], []
+    slots, scalars, master_weights = [], [], []
     for path, state, one in zip(opened.optim, opened.ranks, inner):
         entries = one.get("state") if isinstance(one, Mapping) else one
         entry = (
@@ -252,8 +256,8 @@ def _buffer(opened: Opened, inner: Sequence[Any], number: int, hyper: Mapping[st
         scalars.append(rest)
         whole = state.get("single_partition_of_fp32_groups", state.get("fp32_flat_groups"))
         weights = whole[number] if isinstance(whole, (list, tuple)) and number < len(whole) else None
-        masters.append(weights if isinstance(weights, TensorRef) else None)
-    return RankBuffer(tuple(slots), tuple(scalars), tuple(masters))
+        master_weights.append(weights if isinstance(weights, TensorRef) else None)
+    return RankBuffer(tuple(slots), tuple(scalars), tuple(master_weights))
 
 
 def _flat_slot(opened: Opened, rank: int, slots: Mapping[str, Slot], name: str) -> Slot:
