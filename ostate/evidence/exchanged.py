@@ -1,12 +1,12 @@
 """The test of "a pair's own other factor stands in a factor's place", for square ones: those moments then carry this module's gauge, the other way.
 
 Were both exchanged, turning the module's latent dimensions by signs s would turn both factors, Z -> Z s and F -> s F, and their moments as what they
-would be: what stands beside Z as s X_Z, what stands beside F as X_F s. Of one that stands in the other's place while a stranger stands in its own,
-the stranger's moments stay as they are. The numbers are as likely before as after, so the statistic's rank among all s is uniform. What is claimed
+would be: what stands beside Z as s X_Z, what stands beside F as X_F s. Of one that stands in the other's place while another's stands in its own,
+those moments stay as they are. The numbers are as likely before as after, so the statistic's rank among all s is uniform. What is claimed
 says otherwise: Z^T X_Z and X_F F^T balance, and Z lies along its updates.
 
 With a_ik = Z_ki X_ki (X beside Z), b_ik = X_ik F_ik (beside F): the diagonals of both sides are s_i sum_k s_k a_ik and s_i sum_k s_k b_ik where the
-moments are its own other factor's, s_i sum_k a_ik and s_i sum_k b_ik where they are a stranger's.
+moments are its own other factor's, s_i sum_k a_ik and s_i sum_k b_ik where they are another module's.
 """
 
 from __future__ import annotations

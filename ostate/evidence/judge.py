@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.floating]
 
-FALSE = 1e-6
+MAX_FALSE_NAME_ODDS = 1e-6
 """Odds of a wrong name in a file that is called verified."""
 FEWEST_MODULES = 4
 """Modules of a class from which fitted densities overthrow a claim, and one test alone names a position: two or three values tell little."""
 LEAST_RANK = 4
 """Rank from which fitted tails are believed: a residual of few numbers is small by chance now and then."""
-DOUBT = 1e-3
+MAX_SUSPECT_ODDS = 1e-3
 """Odds of the best order below which a position where the claim differs is suspect: not contradicted, but not proven either."""
-AGAINST = -3.0
+MIN_LOG_RATIO = -3.0
 """A log ratio below which a pair's own numbers speak against it."""
-EARLY = 30.0
-"""Steps up to which displacement of the true order cannot hide; from LATE on, balance cannot."""
-LATE = 10.0
+DISPLACEMENT_STEPS = 30.0
+"""Steps up to which displacement of the true order cannot hide; from BALANCE_STEPS on, balance cannot."""
+BALANCE_STEPS = 10.0
 _WEAKEST = 20
 
 
@@ -75,7 +75,7 @@ def judge(tables: Tables, paths: Paths, match: Match, now: FittedDensities, raw:
         for position in with_state
         if said[position] is not None and order[position] not in (None, said[position]) and odds.wrong[position] <= overthrown.get(position, 0.0)
     )
-    suspects = tuple(p for p in with_state if said[p] is not None and order[p] not in (None, said[p]) and odds.wrong[p] <= DOUBT)
+    suspects = tuple(p for p in with_state if said[p] is not None and order[p] not in (None, said[p]) and odds.wrong[p] <= MAX_SUSPECT_ODDS)
     scores = sorted((_pair_score(position, str(order[position]), odds) for position in agreed), key=lambda score: score.margin)
     return Evidence(
         verdict="contradicted" if contradictions or foreign else "verified" if proven else "silent",
@@ -110,18 +110,18 @@ def _overthrown(tables: Tables) -> dict[int, float]:
     for pair in tables.pairs:
         if len(pair.modules) >= FEWEST_MODULES and pair.rank >= LEAST_RANK:
             for positions in (pair.zero_positions, pair.other_positions):
-                found.update(dict.fromkeys(positions, FALSE / max(len(positions), 1)))
+                found.update(dict.fromkeys(positions, MAX_FALSE_NAME_ODDS / max(len(positions), 1)))
     for unpaired in tables.unpaired:
-        found.update(dict.fromkeys(unpaired.positions, FALSE / max(len(unpaired.positions), 1)))
+        found.update(dict.fromkeys(unpaired.positions, MAX_FALSE_NAME_ODDS / max(len(unpaired.positions), 1)))
     return found
 
 
 def _within_budget(positions: Sequence[int], odds: _Odds) -> frozenset[int]:
-    """Return the positions, surest first, whose odds of being wrong sum to FALSE at most."""
+    """Return the positions, surest first, whose odds of being wrong sum to MAX_FALSE_NAME_ODDS at most."""
     spent, taken = 0.0, []
     for position in sorted(positions, key=lambda position: odds.wrong[position]):
         spent += odds.wrong[position]
-        if spent > FALSE:
+        if spent > MAX_FALSE_NAME_ODDS:
             break
         taken.append(position)
     return frozenset(taken)
@@ -133,10 +133,10 @@ def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Level]:
     known = [step for step in steps if step is not None]
     levels = {}
     if tables.pairs and tables.displaced:
-        levels["displacement"] = displacement_level(tables, match, early=bool(known) and max(known) <= EARLY)
+        levels["displacement"] = displacement_level(tables, match, early=bool(known) and max(known) <= DISPLACEMENT_STEPS)
     if tables.pairs and tables.balanced:
         chosen = "displacement" not in levels or not levels["displacement"].significant
-        levels["balance"] = balance_level(tables, paths, match, late=bool(known) and min(known) >= LATE, chosen=chosen)
+        levels["balance"] = balance_level(tables, paths, match, late=bool(known) and min(known) >= BALANCE_STEPS, chosen=chosen)
     if any(any(unpaired.known) for unpaired in tables.unpaired):
         levels["start"] = start_level(tables, match)
     return levels
@@ -219,7 +219,7 @@ def _odds_of_shape(odds: _Odds, tables: Tables, scores: Scores, shape: Shape, ma
     for i, row in enumerate(rows):
         position = match[keys[row]]
         alone = n == 1 and not free_rows and not free_columns
-        against = own[i] < AGAINST or (own[i] == 0 and (not alone or not complete))
+        against = own[i] < MIN_LOG_RATIO or (own[i] == 0 and (not alone or not complete))
         odds.add(position, np.inf if against else float(wrong[i]))
         odds.score[position] = float(own[i])
         if n > 1:

@@ -36,7 +36,7 @@ _CANDIDATES = 512
 """Pairs of positions a module that balance is computed for when nothing else is known, best plain cosine first."""
 
 
-ALONE = -14.0
+ALONE_LOG_RATIO = -14.0
 """Log ratio of a factor that has state while its module's zero factor has none: both step together or not at all."""
 
 
@@ -103,7 +103,7 @@ def single_scores(tables: Tables, paths: Paths, match: Match, now: FittedDensiti
         for row, module in enumerate(pair.modules):
             scores.put(module.zero, moved[row])
             if module.zero not in match:
-                scores.put(module.other, np.full(len(pair.other_positions), ALONE))
+                scores.put(module.other, np.full(len(pair.other_positions), ALONE_LOG_RATIO))
     for each in zero_scores(tables, match):
         density = now.balance.get(each.pair.rank)
         if density is not None and density.is_informative:

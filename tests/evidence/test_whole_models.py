@@ -127,13 +127,13 @@ def test_a_square_pairs_own_factors_are_told_apart_exactly(monkeypatch, rank):
     """The own order stands first among all turns of its opposite; the opposite stands anywhere."""
     own, opposite, half = [], [], []
     modules = square(monkeypatch, rank, 150)
-    for known, stranger in zip(modules, [*modules[1:], modules[0]]):
+    for known, unrelated in zip(modules, [*modules[1:], modules[0]]):
         (unit,) = units_of(known.adapter)
         source, (other, zero) = Source(known.raw, known.adapter), range(2)
         (right,), (wrong,) = exchanged(source, unit, zero, other), exchanged(source, unit, other, zero)
         own.append(right.rank / right.size)
         opposite.append((wrong.rank - np.random.default_rng(len(own)).random()) / wrong.size)
-        mixed = known.raw._replace(entries=(known.raw.entries[1]._replace(position=0), stranger.raw.entries[0]._replace(position=1)))
+        mixed = known.raw._replace(entries=(known.raw.entries[1]._replace(position=0), unrelated.raw.entries[0]._replace(position=1)))
         (wrong,) = exchanged(Source(mixed, known.adapter), unit, 1, 0, (False, True))
         half.append((wrong.rank - np.random.default_rng(len(own)).random()) / wrong.size)
     assert np.median(own) <= max(0.01, 1.01 / right.size)

@@ -121,8 +121,8 @@ def test_the_seeds_guards_give_the_seeds_numbers(run):
     pre = AdamPreconditioner(optimizer, None, 20, model=model, guards=Guards.seed())
     for name, g in gradients(model).items():
         torch.testing.assert_close(pre.apply_preconditioner(by_name[name], g), seed_apply(optimizer, by_name[name], g, 20), rtol=1e-6, atol=0)
-    stranger = torch.randn(3)
-    assert pre.apply(torch.nn.Parameter(torch.zeros(3)), stranger) is stranger
+    unrelated = torch.randn(3)
+    assert pre.apply(torch.nn.Parameter(torch.zeros(3)), unrelated) is unrelated
 
 
 def test_a_fixed_cap_turns_a_healthy_lora_preconditioner_into_a_constant_and_says_so(caplog):

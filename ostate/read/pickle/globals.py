@@ -131,7 +131,7 @@ def _run(
 def _global(full: str, allowed: Mapping[str, Any], where: str) -> Any:
     row = allowed.get(full) or allowed.get(f"{full.rpartition('.')[0]}.*")
     if row is None and isinstance(allowed, PermissiveTable):
-        row = allowed.stranger(full)
+        row = allowed.unknown_class(full)
     if row is None:
         shown = full if full.isprintable() and len(full) < 200 else ascii(full[:200])
         raise UnsafePickle(

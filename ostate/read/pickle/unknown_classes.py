@@ -30,7 +30,7 @@ class PermissiveTable(dict[str, Any]):
         self.unknown_classes = unknown_classes
         self.met: set[str] = set()
 
-    def stranger(self, full: str) -> object | None:
+    def unknown_class(self, full: str) -> object | None:
         """Return what stands in for a class without a row, and note that the file asks for it; None where it is refused."""
         if not self.unknown_classes or not is_strange(full):
             return None
