@@ -15,8 +15,8 @@ from ostate.evidence import gauge
 from tests.evidence import method_nets
 from tests.evidence.small_runs import outcomes, outcomes_of, products, train
 
-KINDS = ("whole", "balance", "zero", "other")
-"""What is another's: all moments, told by all there is or by balance alone; or one factor's."""
+KINDS = ("whole", "balance", "signs", "zero", "other")
+"""What is another's: all moments, told by all there is, by balance alone or by signs alone; or one factor's."""
 RANKS = (1, 2, 3, 4, 5, 6, 8, 16)
 
 
@@ -32,17 +32,16 @@ def ranked(kind: str, rank: int, *, draws: int, steps: int, shared: float, seed:
         beside = beside._replace(m_a=runs.m_a, v_a=runs.v_a)
     if kind == "other":
         beside = beside._replace(m_b=runs.m_b, v_b=runs.v_b)
-    found = getattr(gauge, "whole" if kind == "balance" else kind)(products(beside))
-    if kind == "balance":
-        return np.array([[one.balance_rank for one in each] for each in found]), np.array([one.balance_size for one in found[0]])
-    return np.array([[one.rank for one in each] for each in found]), np.array([one.size for one in found[0]])
+    found = getattr(gauge, kind if kind in ("zero", "other") else "whole")(products(beside))
+    rank_of, size_of = {"balance": ("balance_rank", "balance_size"), "signs": ("sign_rank", "sign_size")}.get(kind, ("rank", "size"))
+    return np.array([[getattr(one, rank_of) for one in each] for each in found]), np.array([getattr(one, size_of) for one in found[0]])
 
 
 def uniformity(kind: str, rank: int, *, draws: int, steps: int, shared: float, seed: int = 0) -> list[float]:
     """Return the Kolmogorov-Smirnov p of each block's p values, spread evenly within their steps; 1 where ties forbid them to be uniform."""
     from scipy.stats import kstest
 
-    if (kind, rank) in (("zero", 1), ("balance", 1)):
+    if (kind, rank) in (("zero", 1), ("balance", 1), ("signs", 1)):
         return [1.0]
     ranks, sizes = ranked(kind, rank, draws=draws, steps=steps, shared=shared, seed=seed)
     spread = np.random.default_rng(1).random(ranks.shape)

@@ -152,23 +152,46 @@ def _by_shape(live: Sequence[Place], looks: Looks) -> list[list[Place]]:
     return list(found.values())
 
 
-def elements(ranked: Sequence[Ranked]) -> float:
+def elements(ranked: Sequence[Ranked], way: int = 0) -> float:
     """Return the size of a module's group: of all its blocks together."""
-    return float(np.prod([float(each.size) for each in ranked]))
+    return float(np.prod([float(size) for _, size in _by_way(ranked, way)]))
 
 
-def share(ranked: Sequence[Ranked]) -> float:
-    """Return the digits reached over the digits that the group has: 1 at the floor, about .17 for unrelated modules."""
-    full = sum(np.log(each.size) for each in ranked)
-    return float(sum(np.log(each.size / each.rank) for each in ranked) / full) if full > 0 else float("nan")
+def share(ranked: Sequence[Ranked], way: int = 0) -> float:
+    """Return the digits reached over the digits that the group has: 1 at the floor, about .17 for unrelated modules.
+
+    Args:
+        ranked: of a module's blocks.
+        way: of ranking them, an index of `combine.ways`; the first where it has fewer.
+    """
+    pairs = _by_way(ranked, way)
+    full = sum(np.log(size) for _, size in pairs)
+    return float(sum(np.log(size / rank) for rank, size in pairs) / full) if full > 0 else float("nan")
+
+
+def _by_way(ranked: Sequence[Ranked], way: int) -> list[tuple[int, int]]:
+    found = combine.ways(ranked)
+    return found[way] if way < len(found) else found[0]
+
+
+def _clear_way(ranked: Sequence[Sequence[Ranked]]) -> int | None:
+    """Return the first way of ranking in which nearly all modules stand at the floor and the few that do not are no tail of the rest, or None."""
+    for way in range(max((len(combine.ways(each)) for each in ranked), default=0)):
+        shares = np.array([share(each, way) for each in ranked])
+        known = shares[np.isfinite(shares)]
+        enough = way == 0 or min(elements(each, way) for each in ranked if each) >= ENOUGH
+        if len(known) >= 3 and enough and np.quantile(known, 0.1 if len(known) > TEN else 0.5) >= STRONG and not is_tail(known):
+            return way
+    return None
 
 
 def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
     """Return modules whose gauges look like any other where nearly all of their siblings' do not, and the few that do are no tail of the rest."""
-    shares = np.array([share(ranked) for ranked in looks.ranked(live, "whole")])
-    known = shares[np.isfinite(shares)]
-    if len(known) < 3 or np.quantile(known, 0.1 if len(known) > TEN else 0.5) < STRONG or is_tail(known):
+    ranked = looks.ranked(live, "whole")
+    way = _clear_way(ranked)
+    if way is None:
         return set()
+    shares = [share(each, way) for each in ranked]
     weak: dict[object, list[int]] = {}
     for place, reached in zip(live, shares):
         if reached < BULK:
@@ -188,7 +211,8 @@ def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
         looks: at them.
     """
     ranked = dict(zip(members, looks.ranked(members, "whole")))
-    own = {place: (share(ranks), looks.plain(place).residual) for place, ranks in ranked.items()}
+    way = _clear_way(list(ranked.values())) or 0
+    own = {place: (share(ranks, way), looks.plain(place).residual) for place, ranks in ranked.items()}
     outside = [place for place in members if own[place][0] < FLOOR and not own[place][1] <= RELATED]
     inner = sorted(outside, key=lambda place: own[place])[:WEAKEST]
     weak = [place for place in inner if own[place][0] < BULK][: WEAKEST // 2]
@@ -202,7 +226,7 @@ def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
     needed = SURE + math.log10(len(pairs))
 
     def fits(one: Place, two: Place, times: float) -> bool:
-        return share(there[one, two]) >= FLOOR and looks.plain(at[one, two]).residual * times <= own[one][1]
+        return share(there[one, two], way) >= FLOOR and looks.plain(at[one, two]).residual * times <= own[one][1]
 
     found = set()
     for one, two in pairs:

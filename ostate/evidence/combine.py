@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -31,20 +31,23 @@ def log_evalues(ranked: Iterable[Ranked]) -> Array:
 
     f(rank) = rank^-x size / sum_k k^-x has mean 1 where the rank is uniform over 1 … size, and at most 1 where ties are counted up.
     """
-    ways = []
-    for ranks in _ways(tuple(ranked)):
+    found_by_way = []
+    for ranks in ways(tuple(ranked)):
         found = np.zeros(len(EXPONENTS))
         for (rank, size), count in Counter(ranks).items():
             found += count * np.array([_log_evalue(rank, size, exponent) for exponent in EXPONENTS])
-        ways.append(found)
-    return np.concatenate(ways)
+        found_by_way.append(found)
+    return np.concatenate(found_by_way)
 
 
-def _ways(ranked: Sequence[Ranked]) -> Iterator[list[tuple[int, int]]]:
-    """Yield the ranks by all that was asked, and those by balance alone where any module was asked both ways."""
-    yield [(one.rank, one.size) for one in ranked]
+def ways(ranked: Sequence[Ranked]) -> list[list[tuple[int, int]]]:
+    """Return pairs (rank, size) by all that was asked, by balance alone, and by signs alone, those where any module was asked so."""
+    found = [[(one.rank, one.size) for one in ranked]]
     if any(one.balance_size for one in ranked):
-        yield [(one.balance_rank, one.balance_size) if one.balance_size else (one.rank, one.size) for one in ranked]
+        found.append([(one.balance_rank, one.balance_size) if one.balance_size else (one.rank, one.size) for one in ranked])
+    if any(one.sign_size for one in ranked):
+        found.append([(one.sign_rank, one.sign_size) if one.sign_size else (one.rank, one.size) for one in ranked])
+    return found
 
 
 def _log_evalue(rank: int, size: int, exponent: float) -> float:
@@ -65,13 +68,13 @@ def log_mean(log_values: Array) -> float:
 def digits(ranked: Sequence[Ranked]) -> float:
     """Return the digits against an alternative under which these ranks are independent and uniform: its chance is at most 10^-digits.
 
-    Few ranks are added up exactly, and of two ways of ranking the better counts, at half the chance. For more ranks, P(e >= 1 / a) <= a for every
-    e-value (Markov): about one digit less, of many.
+    Few ranks are added up exactly, and of the ways of ranking the best counts, at its chance times their number. For more ranks,
+    P(e >= 1 / a) <= a for every e-value (Markov): about one digit less, of many.
     """
     if len(ranked) > EXACT:
         return max(0.0, log_mean(log_evalues(ranked)))
-    ways = [exact_digits(ranks) for ranks in _ways(ranked)]
-    return max(0.0, max(ways) - math.log10(len(ways)))
+    found = [exact_digits(ranks) for ranks in ways(ranked)]
+    return max(0.0, max(found) - math.log10(len(found)))
 
 
 def exact_digits(ranks: Sequence[tuple[int, int]]) -> float:

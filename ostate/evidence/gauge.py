@@ -56,6 +56,11 @@ class Ranked(NamedTuple):
     """The same by balance alone. Late in a run weights may move against their last update, and displacement then speaks for the wrong sign."""
     balance_size: int = 0
     """Values that balance has over the group: half its elements where g and -g are the same to it; 0 where only one of the two was asked."""
+    sign_rank: int = 0
+    """The same by displacement alone, among the elements that change signs and mix nothing: a group of its own, so its rank is uniform too.
+    Early in a run gradients have few directions, so that latent dimensions look alike and balance lags behind; their signs are still told."""
+    sign_size: int = 0
+    """Elements of that group; 0 where displacement was not asked, or nothing else."""
 
 
 class Products(NamedTuple):
@@ -93,6 +98,8 @@ class _Group(NamedTuple):
     """g_i g_j for i <= j, as far as they are not zero for every element, (half, q)."""
     pairs: tuple[NDArray[np.intp], NDArray[np.intp]]
     """The q pairs (i, j) of flat indices."""
+    signs: int
+    """Elements, the first ones, that change signs and mix nothing."""
 
 
 def whole(products: Products, *, signs_only: bool = False) -> list[tuple[Ranked, ...]]:
@@ -142,29 +149,32 @@ def _ranked(products: Products, statistic: Callable[[Products, _Group], tuple[Ar
         group = _group(chosen.stop - chosen.start, signs_only)
         ranks: list[Ranked] = []
         for modules in _batches(count, 2 * len(group.linear)):
-            ranks += _rank_both(*statistic(_scaled(products.block(chosen, modules)), group))
+            ranks += _rank_all(*statistic(_scaled(products.block(chosen, modules)), group), group.signs)
         columns.append(ranks)
     return list(zip(*columns))
 
 
-def _rank_both(moved: Array, balance: Array) -> list[Ranked]:
-    """Return the rank of the identity, the first column, in both together and in balance alone.
+def _rank_all(moved: Array, balance: Array, signs: int) -> list[Ranked]:
+    """Return the rank of the identity, the first column, in both together, in balance alone, and in displacement alone among the signs.
 
     Which of the two is the same for all elements is the same whichever of them is the true one, so it may decide what is asked.
 
     Args:
         moved: (B, |group|), of all g and then of all -g.
         balance: (B, |group|) likewise, or (B, |group| / 2) where g and -g have one value.
+        signs: elements that change signs alone, the first of either half.
     """
-    total = moved + np.tile(balance, moved.shape[1] // balance.shape[1])
+    size = moved.shape[1]
+    total = moved + np.tile(balance, size // balance.shape[1])
+    turned = np.concatenate([moved[:, :signs], moved[:, size // 2 : size // 2 + signs]], axis=1)
     found = []
-    for at, flat in enumerate(zip(_is_flat(moved), _is_flat(balance))):
-        if all(flat):
+    for at, (still, unbalanced) in enumerate(zip(_is_flat(moved), _is_flat(balance))):
+        by_balance = (0, 0) if still or unbalanced else _rank_of_first(balance[at])
+        by_signs = (0, 0) if still or (unbalanced and turned.shape == moved.shape) else _rank_of_first(turned[at])
+        if still and unbalanced:
             found.append(Ranked(1, 1))
-        elif any(flat):
-            found.append(Ranked(*_rank_of_first(moved[at] if flat[1] else balance[at])))
         else:
-            found.append(Ranked(*_rank_of_first(total[at]), *_rank_of_first(balance[at])))
+            found.append(Ranked(*_rank_of_first(balance[at] if still else moved[at] if unbalanced else total[at]), *by_balance, *by_signs))
     return found
 
 
@@ -192,7 +202,7 @@ def _group(size: int, signs_only: bool) -> _Group:
     one, two = np.triu_indices(size * size)
     products = linear[:, one] * linear[:, two]
     used = products.any(axis=0)
-    return _Group(linear, np.ascontiguousarray(products[:, used]), (one[used], two[used]))
+    return _Group(linear, np.ascontiguousarray(products[:, used]), (one[used], two[used]), len(signs))
 
 
 def _scaled(parts: Products) -> Products:

@@ -70,6 +70,14 @@ def test_of_two_ways_of_ranking_the_better_counts_at_half_the_chance():
     assert log_mean(log_evalues([Ranked(5, 8, 1, 4)] * 100)) == pytest.approx(100 * math.log10(4) - math.log10(8))
 
 
+def test_signs_alone_count_at_the_chance_of_three_ways():
+    """Early in a run: nothing but the signs is told, of seven blocks each."""
+    early = [Ranked(200, 384, 150, 192, 1, 16)] * 7
+    assert digits(early) == pytest.approx(7 * math.log10(16) - math.log10(3))
+    assert digits([Ranked(1, 384, 1, 192, 1, 16)] * 7) == pytest.approx(7 * math.log10(384) - math.log10(3), abs=0.5)
+    assert log_mean(log_evalues([Ranked(200, 384, 150, 192, 1, 16)] * 100)) == pytest.approx(100 * math.log10(16) - math.log10(12))
+
+
 def test_digits_of_nothing_are_none():
     assert digits([]) == 0
     assert digits([Ranked(384, 384)] * 5) == 0

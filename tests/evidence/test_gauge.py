@@ -90,7 +90,7 @@ def test_equal_fits_count_against_the_identity():
     d = np.array([[[1.0, 0.5], [0.5, 1.0]]])
     d[0, 0, 1] = d[0, 1, 0] = 1.0
     nothing = np.zeros((1, 2, 2))
-    assert whole(Products(d, nothing, nothing, nothing, nothing, np.zeros((1, 2)), np.zeros((1, 2)))) == [(Ranked(2, 8),)]
+    assert whole(Products(d, nothing, nothing, nothing, nothing, np.zeros((1, 2)), np.zeros((1, 2)))) == [(Ranked(2, 8, sign_rank=1, sign_size=4),)]
 
 
 def test_true_moments_stand_first():
@@ -114,6 +114,33 @@ def test_displacement_that_points_backwards_takes_nothing_from_balance():
         assert (one.balance_rank, one.balance_size) == (1, 192)
     for (one,) in zero(products):
         assert (one.balance_rank, one.balance_size) == (1, 384)
+
+
+@pytest.mark.parametrize("rank", [4, 8])
+def test_signs_are_told_where_latent_dimensions_look_alike_and_balance_lags(rank):
+    """Early in a run: gradients of few directions, so that D is as large beside its diagonal, and L and R are opposite."""
+    rng = np.random.default_rng(4)
+    noise = anything(40, rank, rng)
+    d = np.abs(noise.displacement) + 0.5
+    products = noise._replace(displacement=d * np.sign(rng.standard_normal(d.shape)) * (1 - np.eye(rank)) + d * np.eye(rank), right=-noise.left)
+    found = [one for ranks in whole(products) for one in ranks]
+    assert {(one.sign_rank, one.sign_size) for one in found} == {(1, 16)}
+    assert np.median([one.rank for one in found]) > 1
+
+
+def test_ranks_among_the_signs_are_those_of_every_choice_of_signs():
+    products = anything(30, 4, np.random.default_rng(5))
+    choices = np.array(list(itertools.product((1, -1), repeat=4)))
+    for (one,), d in zip(whole(products), products.displacement):
+        along = choices @ np.diag(d)
+        assert (one.sign_rank, one.sign_size) == ((along >= np.trace(d) - 1e-9).sum(), 16)
+
+
+def test_starts_in_a_fixed_order_are_asked_by_signs_too():
+    products = anything(10, 4, np.random.default_rng(6))
+    for (one,), d in zip(whole(products, signs_only=True), products.displacement):
+        assert one.size == one.sign_size == 16
+        assert (one.sign_rank == 1) == (np.diag(d) > 0).all()
 
 
 def test_where_one_of_the_two_says_nothing_the_other_is_asked_alone():
