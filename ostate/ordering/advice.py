@@ -10,6 +10,7 @@ ADAPTER = "--adapter DIR (the adapter saved at the same step)"
 ORDER = "--order FILE (one name per line, in the optimizer's order)"
 BASE = "--base DIR (the base model: config.json, and its weights if you have them)"
 PREVIOUS = "--previous DIR (an earlier adapter of the same run)"
+SAME_SAVE = "pass the adapter that was saved with this state: same run, same step"
 NOTHING = "no other option can help: only the adapter saved at the same step could decide it"
 
 

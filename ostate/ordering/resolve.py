@@ -19,17 +19,26 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ostate.core.names import twins
-from ostate.core.naming import ALL_TESTS, Claim, Evidence, Ordering, Question, first_rule
+from ostate.core.naming import Claim, Evidence, Ordering, Question, first_rule
 from ostate.core.state import Finding, RawState
 from ostate.errors import Ambiguous, Contradiction
 
-from .advice import BASE, ORDER, PREVIOUS, given, ways
+from .advice import SAME_SAVE
 from .family import Alternative, Family, family_of
 from .keys import known_live_name
+from .refusals import (
+    contradiction_of,
+    first_difference,
+    loser,
+    reasons,
+    refuse_contradicted,
+    refuse_if_strict,
+    refuse_other_run,
+    what_decides,
+)
 
 Rejected = list[Mapping[str, str]]
 
-_SAME_SAVE = "pass the adapter that was saved with this state: same run, same step"
 MOST_TRIED = 48
 """Other orders of a family that are tried as claims of their own where none stands."""
 
@@ -95,13 +104,13 @@ def resolve(
         family = family_of(claim, others, question)
         each = Tested(claim, family, comparison.test(claim, family, tries=len(distinct)))
         if each.whole:
-            lost += [_loser(other, "the tensor values prove another order") for other in others]
+            lost += [loser(other, "the tensor values prove another order") for other in others]
             return _ordering(question.raw, claim, each.evidence, "verified", lost)
         tested.append(each)
     for each in tested:  # another order that a program makes, and that is proven whole
         found = _proven_alternative(each, question, comparison)
         if found is not None:
-            lost += [_loser(claim, "the tensor values prove another order") for claim in distinct]
+            lost += [loser(claim, "the tensor values prove another order") for claim in distinct]
             return _ordering(question.raw, found.claim, found.evidence, "verified", lost)
     standing = _standing(tested, question.raw, comparison, lost)
     if not standing:
@@ -113,7 +122,7 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Evidenc
     """Recorded and given names outrank every inference; the numbers can refuse them, not change them."""
     raw, first = question.raw, explicit[0]
     for other in explicit[1:]:
-        position = _first_difference(first, other, raw)
+        position = first_difference(first, other, raw)
         if position is not None:
             raise Ambiguous(
                 f"{first.rule} and {other.rule} name a position differently",
@@ -125,29 +134,18 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Evidenc
     each = Tested(first, family, comparison.test(first, family))
     if each.whole:
         return _ordering(raw, first, each.evidence, "verified", lost)
-    _refuse_contradicted(each.evidence, first, raw)
+    refuse_contradicted(each.evidence, first, raw)
     better = comparison.better(first, family)
     if better is not None:
         raise Contradiction(
             f"the tensor values contradict the names of {first_rule(first.rule)}",
             where=raw.source,
             why=(f"they prove another order: {better.what}",),
-            fix=f"the names are wrong, or {_SAME_SAVE}",
+            fix=f"the names are wrong, or {SAME_SAVE}",
         )
     if not each.evidence.proven or each.evidence.apart:
-        _refuse_contradicted(comparison.search(first), first, raw)
+        refuse_contradicted(comparison.search(first), first, raw)
     return _ordering(raw, first, each.evidence, "partial" if each.evidence.proven else "unverified", lost)
-
-
-def _refuse_contradicted(evidence: Evidence, claim: Claim, raw: RawState) -> None:
-    _refuse_foreign(evidence, raw)
-    if evidence.verdict == "contradicted":
-        raise Contradiction(
-            f"the tensor values contradict the names of {first_rule(claim.rule)}",
-            where=raw.source,
-            why=_pairs(claim, evidence),
-            fix=f"the names are wrong, or {_SAME_SAVE}",
-        )
 
 
 def _proven_alternative(tested: Tested, question: Question, comparison: EvidenceSource) -> Tested | None:
@@ -174,9 +172,9 @@ def _standing(tested: Sequence[Tested], raw: RawState, comparison: EvidenceSourc
     standing = []
     for each in tested:
         found = each.evidence if each.evidence.proven else comparison.search(each.claim)
-        _refuse_foreign(found, raw)
+        refuse_other_run(found, raw)
         if found.verdict == "contradicted":
-            lost.append(_loser(each.claim, _against(each.claim, found)))
+            lost.append(loser(each.claim, contradiction_of(each.claim, found)))
         else:
             standing.append(each)
     return standing
@@ -186,13 +184,13 @@ def _by_numbers(question: Question, comparison: EvidenceSource, lost: Rejected, 
     """No claim stands: take what the numbers prove by themselves, and nothing else."""
     raw, adapter = question.raw, question.adapter
     evidence = comparison.recover()
-    _refuse_foreign(evidence, raw)
+    refuse_other_run(evidence, raw)
     if not evidence.proven:
         raise Ambiguous(
             "cannot determine the parameter order",
             where=raw.source,
-            why=_reasons(evidence, lost),
-            fix=_settle(question),
+            why=reasons(evidence, lost),
+            fix=what_decides(question),
         )
     keys = tuple(key if position in evidence.proven else None for position, key in enumerate(evidence.order))
     names = tuple((known_live_name(key, adapter) if adapter is not None else key) if key is not None else None for key in keys)
@@ -200,7 +198,7 @@ def _by_numbers(question: Question, comparison: EvidenceSource, lost: Rejected, 
     claim = Claim(source="content", rule="tensor values alone", names=names, keys=keys)
     left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
     if left_out:
-        _refuse_if_strict(question, left_out, strict=strict)
+        refuse_if_strict(question, left_out, strict=strict)
     return _ordering(raw, claim, evidence, "partial" if left_out else "recovered", lost, left_out=left_out)
 
 
@@ -209,7 +207,7 @@ def _by_agreement(question: Question, standing: list[Tested], lost: Rejected, *,
     raw = question.raw
     version_matched = [each for each in standing if each.claim.version_matched]
     if version_matched and len(version_matched) < len(standing):
-        lost += [_loser(each.claim, "the recorded library version uses another rule") for each in standing if not each.claim.version_matched]
+        lost += [loser(each.claim, "the recorded library version uses another rule") for each in standing if not each.claim.version_matched]
         standing = version_matched
     best = max(standing, key=lambda each: len(each.evidence.proven))
     claim, evidence = best.claim, best.evidence
@@ -225,8 +223,8 @@ def _by_agreement(question: Question, standing: list[Tested], lost: Rejected, *,
     names = tuple(name if position in keep else None for position, name in enumerate(claim.names))
     left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
     if left_out:
-        _refuse_if_strict(question, left_out, strict=strict)
-    lost += [_loser(each.claim, "differs at positions that the tensor values do not decide") for each in standing if each is not best]
+        refuse_if_strict(question, left_out, strict=strict)
+    lost += [loser(each.claim, "differs at positions that the tensor values do not decide") for each in standing if each is not best]
     kept = replace(claim, names=names, keys=tuple(k if n is not None else None for k, n in zip(claim.keys, names)))
     return _ordering(raw, kept, evidence, "partial", lost, left_out=left_out)
 
@@ -239,20 +237,20 @@ def _silent(question: Question, standing: Sequence[Tested], lost: Rejected, *, o
         raise Ambiguous(
             "cannot determine the parameter order: only a convention gives one, and the tensor values do not prove it",
             where=raw.source,
-            why=(f"the convention: {first_rule(first.claim.rule)}", *_reasons(first.evidence, lost)),
-            fix=_settle(question),
+            why=(f"the convention: {first_rule(first.claim.rule)}", *reasons(first.evidence, lost)),
+            fix=what_decides(question),
         )
     second = standing[1]
-    position = _first_difference(first.claim, second.claim, raw) or 0
+    position = first_difference(first.claim, second.claim, raw) or 0
     raise Ambiguous(
         "cannot determine the parameter order: several orders are possible, and the tensor values do not decide",
         where=f"{raw.source}: position {position}",
         why=(
             f"{first_rule(first.claim.rule)}: {first.claim.names[position]}",
             f"{first_rule(second.claim.rule)}: {second.claim.names[position]}",
-            *_reasons(first.evidence, []),
+            *reasons(first.evidence, []),
         ),
-        fix=_settle(question),
+        fix=what_decides(question),
     )
 
 
@@ -332,72 +330,3 @@ def _agreed(claims: Sequence[Claim]) -> Claim:
     said = [{pair for pair in pairs if pair[0] is not None} for pairs in zip(*(zip(claim.names, claim.keys) for claim in speaking))]
     agreed = [next(iter(pairs)) if len(pairs) == 1 else (None, None) for pairs in said]
     return replace(speaking[0], names=tuple(name for name, _ in agreed), keys=tuple(key for _, key in agreed))
-
-
-def _refuse_foreign(evidence: Evidence, raw: RawState) -> None:
-    if evidence.other_run:
-        raise Contradiction(
-            "the tensor values fit no order of this adapter: it is of another run, or of another step or an average of this one",
-            where=raw.source,
-            fix=_SAME_SAVE,
-        )
-
-
-def _refuse_if_strict(question: Question, left_out: tuple[int, ...], *, strict: bool) -> None:
-    if strict:
-        raise Ambiguous(
-            f"{len(left_out)} positions have no proven name: {_some(left_out)}",
-            where=question.raw.source,
-            fix=f"{_settle(question)}; or drop --strict to write what is proven",
-        )
-
-
-def _settle(question: Question) -> str:
-    return ways(given(question), ORDER, BASE, PREVIOUS)
-
-
-def _first_difference(one: Claim, other: Claim, raw: RawState) -> int | None:
-    for entry in raw.entries:
-        names = one.names[entry.position], other.names[entry.position]
-        if names[0] != names[1] and (entry.has_state or None not in names):
-            return entry.position
-    return None
-
-
-def _loser(claim: Claim, reason: str) -> Mapping[str, str]:
-    return {"source": claim.source, "rule": claim.rule, "reason": reason}
-
-
-def _against(claim: Claim, evidence: Evidence) -> str:
-    if not evidence.contradictions:
-        return "the tensor values contradict it"
-    live = _live_names(claim)
-    position, claimed, better = evidence.contradictions[0]
-    wrong = f"position {position} is {live.get(better, better)}, not {live.get(claimed, claimed)}"
-    return f"the tensor values contradict it: {wrong} ({len(evidence.contradictions)} in all)"
-
-
-def _live_names(claim: Claim) -> dict[str, str]:
-    """Return the claim's live name of each adapter key, so that a person reads one form of names."""
-    return {key: name for key, name in zip(claim.keys, claim.names) if key is not None and name is not None}
-
-
-def _pairs(claim: Claim, evidence: Evidence) -> list[str]:
-    live = _live_names(claim)
-    said = [
-        f"position {position} is {live.get(claimed, claimed)} by name, {live.get(better, better)} by its values"
-        for position, claimed, better in evidence.contradictions
-    ]
-    return said or [f"{claim.rule} fits worse than another order"]
-
-
-def _reasons(evidence: Evidence, lost: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return why nothing decides, the most telling first: why the values were not compared, what ruled the other orders out, what stays possible."""
-    untested = [why if test == ALL_TESTS else f"{test}: {why}" for test, why in evidence.silent.items()]
-    rejected = [f"{first_rule(loser['rule'])}: {loser['reason']}" for loser in lost]
-    return [*untested, *rejected, *(f"not excluded: {what}" for what, _ in evidence.open)]
-
-
-def _some(positions: Sequence[int]) -> str:
-    text = ", ".join(map(str, positions[:8]))
-    return text + (", …" if len(positions) > 8 else "")
