@@ -14,7 +14,7 @@ import pytest
 from ostate.commands import repair as program
 from ostate.errors import OrderingError
 from ostate.ordering.grouping.parameters import ParameterList
-from ostate.ordering.sources.rebuilt import limits
+from ostate.ordering.sources.rebuilt import build, limits
 from ostate.read import adapters
 from tests import real
 from tests.records import replace
@@ -105,7 +105,7 @@ def test_nothing_but_a_model_is_made_of_a_configuration(sound, name, tmp_path, m
     adapter, config = sound
     monkeypatch.chdir(tmp_path)
     request = {"class": name, "model": config, "adapters": [["default", dict(adapter.config)]], "saved": "default"}
-    answer = skeleton._build(request)
+    answer = build.build(request)
     assert "is not a model" in answer["failed"]
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 

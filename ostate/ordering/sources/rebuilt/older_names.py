@@ -6,7 +6,7 @@ and others. It keeps the maps to load old checkpoints; the adapter's keys go thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,11 @@ from ostate.core.quiet import quiet
 
 from ...grouping.parameters import Parameter, ParameterList
 from ...keys import live_name
+from .explained import explained
 from .limits import bounded
 
-Check = Callable[[str, Mapping[str, Any], Adapter], "ParameterList | str"]
-"""Holds a rebuilt model against an adapter's keys and shapes: (class, what was rebuilt, adapter)."""
 
-
-def layout_of(made: str, answer: Mapping[str, Any], adapter: Adapter, config: Mapping[str, Any], check: Check) -> ParameterList | None:
+def layout_of(made: str, answer: Mapping[str, Any], adapter: Adapter, config: Mapping[str, Any]) -> ParameterList | None:
     """Return the layout of the rebuilt model under the adapter's older names; None where no map of transformers' explains its keys.
 
     Args:
@@ -30,14 +28,13 @@ def layout_of(made: str, answer: Mapping[str, Any], adapter: Adapter, config: Ma
         answer: its parameters.
         adapter: whose keys the rebuilt model does not have.
         config: the base model's configuration.
-        check: how the rebuilt model is held against an adapter.
     """
     if adapter.kind != "peft" or not all(key.startswith(PEFT_PREFIX) for key in adapter.tensors):
         return None
     renamed = _renamed(made, config, list(adapter.tensors))
     if renamed is None or all(old == new for old, new in renamed.items()) or len(set(renamed.values())) != len(renamed):
         return None
-    layout = check(made, answer, replace(adapter, tensors={renamed[key]: ref for key, ref in adapter.tensors.items()}))
+    layout = explained(made, answer, replace(adapter, tensors={renamed[key]: ref for key, ref in adapter.tensors.items()}))
     if not isinstance(layout, ParameterList):
         return None
     back = {new: old for old, new in renamed.items()}

@@ -1,0 +1,45 @@
+"""The parameters of one class under its adapters, from what is kept on disk or built anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ostate.core.naming import Adapter
+
+from . import cache
+from .build import build
+
+PLAIN_START = {"init_lora_weights": True, "init_weights": True, "prompt_tuning_init": "RANDOM"}
+"""Starts that need no numbers: names and shapes do not depend on the start, and the meta device has no numbers to decompose."""
+LEFT_OUT = frozenset(
+    ["loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_config", "arrow_config", "kasa_config", "tokenizer_name_or_path"]
+)
+"""Settings that only choose a start, or need files that are not here."""
+UNNEEDED = frozenset([
+    "quantization_config", "auto_map", "_name_or_path", "torch_dtype", "dtype", "attn_implementation", "_attn_implementation",
+    "_attn_implementation_internal", "experts_implementation", "_experts_implementation", "_experts_implementation_internal",
+])  # fmt: skip
+"""Settings of a model that change no name and no shape, but may name code or files elsewhere."""
+
+
+def listing(made: str, adapters: Sequence[Adapter], config: Mapping[str, Any], saved: str) -> dict[str, Any]:
+    """Return the parameters of the class `made` under these adapters, from the disk where they are kept, or `{"failed": reason}`."""
+    request = {"class": made, "model": plain_model(config), "adapters": [[one.name, _plain_adapter(one)] for one in adapters], "saved": saved}
+    return cache.remember(request, lambda: build(request))
+
+
+def plain_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration without what names no parameter, inner ones too; a pretrained backbone would be looked for on the network."""
+    plain = {key: plain_model(value) if isinstance(value, Mapping) else value for key, value in config.items() if key not in UNNEEDED}
+    return {**plain, "use_pretrained_backbone": False} if plain.get("use_pretrained_backbone") else plain
+
+
+def _plain_adapter(adapter: Adapter) -> dict[str, Any]:
+    """Return the adapter's configuration as training had it, without what needs numbers or files."""
+    allotted = {"rank_pattern"} if adapter.config.get("peft_type") == "ADALORA" else set()  # what AdaLoRA kept at its end; training had all of init_r
+    config = {key: value for key, value in adapter.config.items() if key not in LEFT_OUT | allotted}
+    config.update({key: value for key, value in PLAIN_START.items() if key in config})
+    if "inference_mode" in config:
+        config["inference_mode"] = False
+    return config
