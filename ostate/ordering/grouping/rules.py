@@ -293,71 +293,76 @@ def _factory_embedding(parameter: Parameter) -> bool:
     return "lora_embedding_B" in parameter.name
 
 
-def _rules() -> tuple[Rule, ...]:
-    rows = [
-        Rule(
-            name="one group of all trainables",
-            split=_once(lambda rows: [GroupCut(trainable(rows))]),
-            groups=1,
-            source="torch nn/modules/module.py:2645-2663",
-        ),
-        Rule(
-            name="one group of all parameters, frozen too",
-            split=_once(lambda rows: [GroupCut(list(rows))]),
-            groups=1,
-            source="torch nn/modules/module.py",
-        ),
-    ]
-    for span, classes in norms.spans():
-        known = "transformers " + span.text
-        trainer = "transformers trainer.py, create_optimizer and get_decay_parameter_names"
-        rows.append(
-            Rule(name=f"Trainer of {known}", split=_trainer(span, classes), groups=2, source=trainer, family="Trainer", span=span, classes=classes)
-        )
-    for span, classes in norms.spans(since=norms.E1):
-        known = "transformers " + span.text
-        rows += [
-            Rule(name=f"no decay first ({known})", split=_no_decay_first(classes),
-                 groups=2, family="LLaMA-Factory BAdam, PPO", span=span, classes=classes,
-                 source="LLaMA-Factory train/trainer_utils.py:412-430, train/ppo/trainer.py:319-333"),
-            Rule(name=f"LoRA+ of peft ({known})", split=_lora_plus(_fixed_embedding, classes, "aebn"), groups=4, family="LoRA+ of peft", span=span,
-                 classes=classes, source="peft 0.21.2 optimizers/loraplus.py:63-114"),
-            Rule(name=f"LoRA+ of peft before its embedding fix ({known})", split=_lora_plus(_no_embedding, classes, "aebn"), groups=4,
-                 family="LoRA+ of peft before its embedding fix", span=span, classes=classes, source="peft 0.17.1 optimizers/loraplus.py:61-112"),
-            Rule(name=f"LoRA+ of LLaMA-Factory ({known})", split=_lora_plus(_factory_embedding, classes, "abne"),
-                 groups=4, family="LoRA+ of LLaMA-Factory",
-                 span=span, classes=classes, source="LLaMA-Factory train/trainer_utils.py:372-409"),
-            Rule(name=f"axolotl ({known})", split=_axolotl(span, classes), family="axolotl", span=span, classes=classes,
-                 source="axolotl core/trainers/mixins/optimizer.py:22-105"),
-            Rule(name=f"GaLore of LLaMA-Factory ({known})", split=_targets(classes, frozen_too=False), family="GaLore", span=span, classes=classes,
-                 source="LLaMA-Factory train/trainer_utils.py:274-279", guess=True),
-        ]  # fmt: skip
-    rows += [
-        Rule(name="GaLore of Trainer", split=_targets(frozenset({"LayerNorm"}), frozen_too=True),
-             source="transformers 5.23 trainer_optimizer.py:156-162", guess=True),
-        Rule(name="Trainer on several device meshes", split=_once(_meshes), source="transformers 5.23 trainer.py:1287-1300"),
-        Rule(name="Unsloth with embedding_learning_rate", split=_once(_unsloth), groups=2, source="unsloth trainer.py:459-499"),
-        Rule(name="matrices decay, vectors do not (nanoGPT)", split=_once(_nano_gpt), groups=2, source="nanoGPT model.py:270"),
-        Rule(name="vectors first, then matrices (timm)", split=_once(_timm),
-             groups=2, source="timm optim/_param_groups.py, param_groups_weight_decay"),
-        Rule(name="bias and LayerNorm.weight by name", split=_by_substring(frozen_too=False),
-             groups=2, source="transformers examples, *_no_trainer.py"),
-        Rule(name="bias and LayerNorm.weight by name, frozen too", split=_by_substring(frozen_too=True), groups=2,
-             source="transformers examples, *_no_trainer.py"),
-        Rule(name="a group for each component", split=_by_component(plus=False),
-             source="sd-scripts networks/lora.py:1148-1240, networks/lora_flux.py; OneTrainer modules/modelSetup/*LoRASetup.py; diffusers examples"),
-        Rule(name="LoRA+ of sd-scripts", split=_by_component(plus=True),
-             source="sd-scripts networks/lora.py:1165-1200; musubi-tuner networks/lora.py:785-800"),
-        Rule(name="one group for each parameter", split=_each_alone, source="torch.optim, by its users"),
-        Rule(name="matrices before the rest (Muon)", split=_once(_muon), groups=1, source="LLaMA-Factory train/trainer_utils.py, Muon", guess=True),
-        Rule(name="two groups by hand", split=_late, groups=2, source="torch.optim.Optimizer.add_param_group", guess=True),
-        Rule(name="names sorted", split=_once(_sorted_names), groups=1, source="by its users", guess=True),
-        Rule(name="names sorted within groups (minGPT)", split=_once(_min_gpt), groups=2, source="minGPT model.py:254", guess=True),
+def _trainer_rule(span: Span, classes: frozenset[str]) -> Rule:
+    source = "transformers trainer.py, create_optimizer and get_decay_parameter_names"
+    name = f"Trainer of transformers {span.text}"
+    return Rule(name=name, split=_trainer(span, classes), groups=2, source=source, family="Trainer", span=span, classes=classes)
+
+
+def _rules_by_norms(span: Span, classes: frozenset[str]) -> list[Rule]:
+    """Return the rules of other programs that ask transformers which norms do not decay."""
+    known = "transformers " + span.text
+    return [
+        Rule(name=f"no decay first ({known})", split=_no_decay_first(classes),
+             groups=2, family="LLaMA-Factory BAdam, PPO", span=span, classes=classes,
+             source="LLaMA-Factory train/trainer_utils.py:412-430, train/ppo/trainer.py:319-333"),
+        Rule(name=f"LoRA+ of peft ({known})", split=_lora_plus(_fixed_embedding, classes, "aebn"), groups=4, family="LoRA+ of peft", span=span,
+             classes=classes, source="peft 0.21.2 optimizers/loraplus.py:63-114"),
+        Rule(name=f"LoRA+ of peft before its embedding fix ({known})", split=_lora_plus(_no_embedding, classes, "aebn"), groups=4,
+             family="LoRA+ of peft before its embedding fix", span=span, classes=classes, source="peft 0.17.1 optimizers/loraplus.py:61-112"),
+        Rule(name=f"LoRA+ of LLaMA-Factory ({known})", split=_lora_plus(_factory_embedding, classes, "abne"),
+             groups=4, family="LoRA+ of LLaMA-Factory",
+             span=span, classes=classes, source="LLaMA-Factory train/trainer_utils.py:372-409"),
+        Rule(name=f"axolotl ({known})", split=_axolotl(span, classes), family="axolotl", span=span, classes=classes,
+             source="axolotl core/trainers/mixins/optimizer.py:22-105"),
+        Rule(name=f"GaLore of LLaMA-Factory ({known})", split=_targets(classes, frozen_too=False), family="GaLore", span=span, classes=classes,
+             source="LLaMA-Factory train/trainer_utils.py:274-279", guess=True),
     ]  # fmt: skip
-    return tuple(rows)
 
 
-RULES: tuple[Rule, ...] = _rules()
+ONE_GROUP = (
+    Rule(
+        name="one group of all trainables",
+        split=_once(lambda rows: [GroupCut(trainable(rows))]),
+        groups=1,
+        source="torch nn/modules/module.py:2645-2663",
+    ),
+    Rule(
+        name="one group of all parameters, frozen too",
+        split=_once(lambda rows: [GroupCut(list(rows))]),
+        groups=1,
+        source="torch nn/modules/module.py",
+    ),
+)
+FURTHER = (
+    Rule(name="GaLore of Trainer", split=_targets(frozenset({"LayerNorm"}), frozen_too=True),
+         source="transformers 5.23 trainer_optimizer.py:156-162", guess=True),
+    Rule(name="Trainer on several device meshes", split=_once(_meshes), source="transformers 5.23 trainer.py:1287-1300"),
+    Rule(name="Unsloth with embedding_learning_rate", split=_once(_unsloth), groups=2, source="unsloth trainer.py:459-499"),
+    Rule(name="matrices decay, vectors do not (nanoGPT)", split=_once(_nano_gpt), groups=2, source="nanoGPT model.py:270"),
+    Rule(name="vectors first, then matrices (timm)", split=_once(_timm),
+         groups=2, source="timm optim/_param_groups.py, param_groups_weight_decay"),
+    Rule(name="bias and LayerNorm.weight by name", split=_by_substring(frozen_too=False),
+         groups=2, source="transformers examples, *_no_trainer.py"),
+    Rule(name="bias and LayerNorm.weight by name, frozen too", split=_by_substring(frozen_too=True), groups=2,
+         source="transformers examples, *_no_trainer.py"),
+    Rule(name="a group for each component", split=_by_component(plus=False),
+         source="sd-scripts networks/lora.py:1148-1240, networks/lora_flux.py; OneTrainer modules/modelSetup/*LoRASetup.py; diffusers examples"),
+    Rule(name="LoRA+ of sd-scripts", split=_by_component(plus=True),
+         source="sd-scripts networks/lora.py:1165-1200; musubi-tuner networks/lora.py:785-800"),
+    Rule(name="one group for each parameter", split=_each_alone, source="torch.optim, by its users"),
+    Rule(name="matrices before the rest (Muon)", split=_once(_muon), groups=1, source="LLaMA-Factory train/trainer_utils.py, Muon", guess=True),
+    Rule(name="two groups by hand", split=_late, groups=2, source="torch.optim.Optimizer.add_param_group", guess=True),
+    Rule(name="names sorted", split=_once(_sorted_names), groups=1, source="by its users", guess=True),
+    Rule(name="names sorted within groups (minGPT)", split=_once(_min_gpt), groups=2, source="minGPT model.py:254", guess=True),
+)  # fmt: skip
+RULES: tuple[Rule, ...] = (
+    *ONE_GROUP,
+    *(_trainer_rule(span, classes) for span, classes in norms.spans()),
+    *(rule for span, classes in norms.spans(since=norms.E1) for rule in _rules_by_norms(span, classes)),
+    *FURTHER,
+)
+"""Every way of making groups that is known; a new one is a row of FURTHER."""
 
 
 def cuts_alike(rule: Rule, present: frozenset[str]) -> tuple[object, ...]:
