@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from typing import Any
 
 from ostate.core.naming import Ordering
 from ostate.errors import refusing
@@ -65,24 +67,11 @@ def repair(
     Raises:
         ReadError, OrderingError, CheckError, StoreError: refused; nothing is written.
     """
-    options = Options(
-        adapter=_text(adapter),
-        base=_text(base),
-        model=_text(model),
-        order=_text(order),
-        previous=_text(previous),
-        adapter_name=adapter_name,
-        names=names,
-        state=state,
-        optimizer=optimizer,
-        step=step,
-        betas=betas,
-        eps=eps,
-        evidence=evidence,
-        strict=strict,
-        checksum=checksum,
-    )
-    return program.repair(os.fspath(path), _text(out), options=options, force=force, keep_dtype=keep_dtype, sha256=sha256)
+    files = _texts(adapter=adapter, base=base, model=model, order=order, previous=previous)
+    which = Options(**files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
+    options = replace(which, step=step, betas=betas, eps=eps, evidence=evidence, strict=strict, checksum=checksum)
+    target = None if out is None else os.fspath(out)
+    return program.repair(os.fspath(path), target, options=options, force=force, keep_dtype=keep_dtype, sha256=sha256)
 
 
 @refusing
@@ -125,20 +114,9 @@ def verify(
         Contradiction: they do not.
         CheckError: one parameter's moments stand twice.
     """
-    options = Options(
-        adapter=_text(adapter),
-        base=_text(base),
-        model=_text(model),
-        order=_text(order),
-        previous=_text(previous),
-        adapter_name=adapter_name,
-        names=names,
-        state=state,
-        optimizer=optimizer,
-        evidence=evidence,
-        strict=strict,
-        checksum=checksum,
-    )
+    files = _texts(adapter=adapter, base=base, model=model, order=order, previous=previous)
+    which = Options(**files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
+    options = replace(which, evidence=evidence, strict=strict, checksum=checksum)
     return program.verify(os.fspath(path), options=options)
 
 
@@ -180,22 +158,11 @@ def names(
         OrderingError: no order can be settled.
         CheckError: one parameter's moments stand twice.
     """
-    options = Options(
-        adapter=_text(adapter),
-        base=_text(base),
-        model=_text(model),
-        order=_text(order),
-        previous=_text(previous),
-        adapter_name=adapter_name,
-        names=names,
-        state=state,
-        optimizer=optimizer,
-        evidence=evidence,
-        strict=strict,
-        checksum=checksum,
-    )
+    files = _texts(adapter=adapter, base=base, model=model, order=order, previous=previous)
+    which = Options(**files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
+    options = replace(which, evidence=evidence, strict=strict, checksum=checksum)
     return program.names(os.fspath(path), options=options)
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else os.fspath(path)
+def _texts(**paths: Path | None) -> dict[str, Any]:
+    return {name: None if path is None else os.fspath(path) for name, path in paths.items()}

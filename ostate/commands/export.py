@@ -23,7 +23,7 @@ from ostate.errors import ExportError, refusing
 from ostate.exporters import EXPORTERS, Exporter, ExportOptions
 from ostate.exporters.base import missing_positions
 from ostate.exporters.migrate import New, migrate
-from ostate.exporters.target import Grouping, Wanted, of_names, target_of
+from ostate.exporters.target import Grouping, Target, Wanted, of_names, target_of
 from ostate.read import adapters
 
 Layout = Literal["torch", "less", "bergson", "dattri", "ota", "names", "dcp", "deepspeed-universal", "accelerate", "ostate"]
@@ -96,23 +96,24 @@ def export(
         given = state if isinstance(state, NamedState) else store.load(state)
         known = len(given.findings)
         if wanted is not None or rename or groups in ("one", "trainer"):
-            own = of_names(_own_names(given, rename), "file" if groups == "auto" else groups, given)
-            target = own if wanted is None else target_of(given, wanted, grouping=groups, base_model=None if base is None else os.fspath(base))
+            target = _target(given, wanted, groups, None if base is None else os.fspath(base), rename)
             given = migrate(given, target, new=new, rename=rename, truncate=truncate)
-        export_options = ExportOptions(
-            v_hat=v_hat, root=root, taken_as=taken_as, weights=_weights(given, os.fspath(adapter)) if adapter is not None else {}
-        )
-    findings = [
-        *given.findings[known:],
-        *_proof(given),
-        *_missing(given, to),
-        *(() if to == "ostate" else EXPORTERS[to].losses(given, export_options)),
-    ]
+        weights = _weights(given, os.fspath(adapter)) if adapter is not None else {}
+    export_options = ExportOptions(v_hat=v_hat, root=root, taken_as=taken_as, weights=weights)
+    losses = () if to == "ostate" else EXPORTERS[to].losses(given, export_options)
+    findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *losses]
     lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]
     if strict and lost:
         raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "drop --strict to accept it")
     path = "" if out is None else _write(given, to, Path(out), export_options, inputs, names=names, force=force)
     return Exported(to=to, path=path, state=given, findings=tuple(findings))
+
+
+def _target(state: NamedState, wanted: Wanted | None, groups: Grouping, base: str | None, rename: Sequence[tuple[str, str]]) -> Target:
+    """Return the parameters and groups to export for: those of `wanted`, or the state's own under their new names."""
+    if wanted is not None:
+        return target_of(state, wanted, grouping=groups, base_model=base)
+    return of_names(_own_names(state, rename), "file" if groups == "auto" else groups, state)
 
 
 def _refuse_what_the_layout_lacks(to: str, taken_as: str, *, v_hat: bool, names: bool) -> None:
