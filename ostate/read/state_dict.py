@@ -67,11 +67,8 @@ def raw_state(
     of_group = [group.index for group in groups for _ in group.positions]
     hypers = [group.hyper for group in groups]
     contents = list(_contents(state, keys, of_group, hypers, where))
-    merged = {key: value for hyper in reversed(hypers) for key, value in hyper.items()}
-    kinds = {tuple(slots) for slots, _ in contents}
-    kind = recognise({slot for some in kinds for slot in some}, merged, {name for _, scalars in contents for name in scalars})
+    kind = _kind_of(contents, hypers)
     entries = tuple(_entries(contents, keys, of_group, names, kind))
-    notes += _wrong_steps(entries)
     return RawState(
         source=source,
         layout=layout,
@@ -83,8 +80,15 @@ def raw_state(
         weights=weights or {},
         master={position: master[key] for position, key in enumerate(keys) if key in master},
         facts=facts or {},
-        findings=(*findings, *notes),
+        findings=(*findings, *notes, *_wrong_steps(entries)),
     )
+
+
+def _kind_of(contents: Sequence[tuple[Mapping[str, Slot], Mapping[str, Any]]], hypers: Sequence[Mapping[str, Any]]) -> str:
+    """Return the optimizer that these slots, scalars and hyperparameters are of."""
+    merged = {key: value for hyper in reversed(hypers) for key, value in hyper.items()}
+    kinds = {tuple(slots) for slots, _ in contents}
+    return recognise({slot for some in kinds for slot in some}, merged, {name for _, scalars in contents for name in scalars})
 
 
 def _ids(state: Mapping[Any, Any], groups: Any) -> tuple[Mapping[Any, Any], Any]:

@@ -93,9 +93,7 @@ def write(
         if index is not None:
             temporary.append(beside(index))
             _write_index(temporary[-1], shards, paths, temporary)
-        changed = [path for path, stamp in zip(sources, before) if _stamp(path) != stamp]
-        if changed:
-            raise StoreError("the source changed while it was read", where=changed[0], fix="wait until the run has finished writing it")
+        _refuse_changed(sources, before)
         old_index = [path for path in (index_path(target),) if os.path.exists(path) and _ours(path)]
         stale = [path for path in (target, *old_index) if path not in finals] if force else []
         publish(temporary, finals, stale, force=force)
@@ -106,6 +104,12 @@ def write(
             with suppress(OSError):
                 path.unlink()
     return Written(str(finals[-1]), tuple(map(str, finals)), total, (*state.findings, *found))
+
+
+def _refuse_changed(sources: Sequence[str], before: Sequence[tuple[int, ...]]) -> None:
+    changed = [path for path, stamp in zip(sources, before) if _stamp(path) != stamp]
+    if changed:
+        raise StoreError("the source changed while it was read", where=changed[0], fix="wait until the run has finished writing it")
 
 
 def _ours(path: Path) -> bool:

@@ -72,13 +72,7 @@ def importance_weights(
             f"one log-probability per sequence is expected on both sides, not {tuple(logp_new.shape)} and {tuple(logp_old.shape)}",
             fix="sum over tokens",
         )
-    if temperature != logp_old_temperature:
-        raise ProbeError(
-            f"the batch was sampled at temperature {temperature:g}, logp_old was taken at {logp_old_temperature:g}: their ratio is not p_new / q",
-            fix="take logp_old at the sampler's temperature and say so with logp_old_temperature",
-        )
-    if not 0 < top_p <= 1 or (top_k is not None and top_k < 0) or not temperature > 0:
-        raise ProbeError(f"no sampler has top_p={top_p}, top_k={top_k}, temperature={temperature}")
+    _check_sampler(top_p, top_k, temperature, logp_old_temperature)
     truncated = top_p < 1.0 or bool(top_k)
     log_ratio = logp_new.detach().to(torch.float64) - logp_old.detach().to(torch.float64)
     if truncated:
@@ -99,6 +93,16 @@ def importance_weights(
         log_ratio_range=(float(log_ratio.min()), float(log_ratio.max())),
         findings=_findings(ess, n, int((held != log_ratio).sum()), truncated),
     )
+
+
+def _check_sampler(top_p: float, top_k: int | None, temperature: float, logp_old_temperature: float) -> None:
+    if temperature != logp_old_temperature:
+        raise ProbeError(
+            f"the batch was sampled at temperature {temperature:g}, logp_old was taken at {logp_old_temperature:g}: their ratio is not p_new / q",
+            fix="take logp_old at the sampler's temperature and say so with logp_old_temperature",
+        )
+    if not 0 < top_p <= 1 or (top_k is not None and top_k < 0) or not temperature > 0:
+        raise ProbeError(f"no sampler has top_p={top_p}, top_k={top_k}, temperature={temperature}")
 
 
 def _log_kept(kept_mass: Tensor | None, n: int, top_p: float, top_k: int | None) -> Tensor:
