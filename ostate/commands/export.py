@@ -98,8 +98,10 @@ def export(
         if wanted is not None or rename or groups in ("one", "trainer"):
             target = _target(given, wanted, groups, None if base is None else os.fspath(base), rename)
             given = migrate(given, target, new=new, rename=rename, truncate=truncate)
-        weights = _weights(given, os.fspath(adapter)) if adapter is not None else {}
+        weights = _weights(given, os.fspath(adapter)) if adapter is not None else None
     export_options = ExportOptions(v_hat=v_hat, root=root, taken_as=taken_as, weights=weights)
+    if to != "ostate":
+        EXPORTERS[to].refuse(given, export_options)
     losses = () if to == "ostate" else EXPORTERS[to].losses(given, export_options)
     findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *losses]
     lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]

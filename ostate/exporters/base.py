@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,12 +22,17 @@ class ExportOptions:
     """Whose slots a torch file holds: those of the optimizer that made the state, or torch's AdamW's."""
     root: str = "optim"
     """The key that a distributed checkpoint keeps the optimizer under."""
-    weights: Mapping[str, Slot] = field(default_factory=dict)
-    """Trained weights by live name, for layouts that keep them beside the moments."""
+    weights: Mapping[str, Slot] | None = None
+    """Trained weights by live name, for layouts that keep them beside the moments; None: `--adapter` was not given."""
 
 
 Write = Callable[[NamedState, Path, ExportOptions], None]
+Refuse = Callable[[NamedState, ExportOptions], None]
 Losses = Callable[[NamedState, ExportOptions], Iterator[Finding]]
+
+
+def takes_all(state: NamedState, export_options: ExportOptions) -> None:
+    """Refuse nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,8 @@ class Exporter:
     """The usual name of the file; None: a folder."""
     write: Write
     losses: Losses
+    refuse: Refuse = takes_all
+    """Raises `ExportError` for a state that the layout cannot hold; asked before anything is written, and where nothing is to be."""
     positional: bool = False
     """True where who reads it counts positions: a name that is missing would shift all that follow."""
     v_hat: bool = False

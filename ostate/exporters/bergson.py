@@ -15,17 +15,13 @@ from ostate.core.state import Finding
 from .archive import save
 from .base import Exporter, ExportOptions, groups_of, lost_groups, lost_packing, lost_slots
 from .tensors import Number
-from .v_hat import without_bias
+from .v_hat import refuse_unknown_bias, without_bias
 
 KEPT = ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col")
 
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
-    """Write second moments by position with their names.
-
-    Raises:
-        ExportError: `v_hat` where a step or beta2 is not known.
-    """
+    """Write second moments by position with their names."""
     made: dict[str, Any] = {"state": {}, "param_groups": []}
     names = [name for group in groups_of(state) for name in group if name in state.parameters]
     for position, name in enumerate(names):
@@ -54,4 +50,6 @@ def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding
         yield Finding(rule="export-v-hat", severity="note", text=text)
 
 
-EXPORTER = Exporter(text="bergson: second moments with param_name", file="optimizer.pt", write=write, losses=losses, v_hat=True)
+EXPORTER = Exporter(
+    text="bergson: second moments with param_name", file="optimizer.pt", write=write, losses=losses, refuse=refuse_unknown_bias, v_hat=True
+)

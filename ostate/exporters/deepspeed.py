@@ -7,7 +7,7 @@ it, as in a run saved with `exclude_frozen_parameters`: load it with `load_modul
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ostate.core import system
 from ostate.core.extras import needed
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
+from ostate.core.tensors import Slot
 from ostate.errors import ExportError
 
 from .base import Exporter, ExportOptions, groups_of, lost_packing, lost_scalars, lost_slots
@@ -29,21 +30,12 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
     """Write `zero/<name>/{fp32,exp_avg,exp_avg_sq,step}.pt` and `zero/optimizer_state.pt`.
 
     Raises:
-        ExportError: a weight, a moment or a step is missing, or a name cannot be a folder's.
+        ExportError: names that differ in capitals alone, where these do not count.
     """
     with needed("a DeepSpeed checkpoint"):
         import torch
 
     chosen = groups_of(state)
-    if idle := state.without_state:
-        raise ExportError(
-            f"DeepSpeed needs moments for every parameter, and {len(idle)} have none",
-            where=", ".join(idle[:3]),
-            fix="fill them with zeros: --for ADAPTER",
-        )
-    lacking = [name for group in chosen for name in group if name not in export_options.weights]
-    if lacking:
-        raise ExportError("DeepSpeed stores the weights with the moments, and there are none", where=", ".join(lacking[:3]), fix="pass --adapter DIR")
     (place / "zero").mkdir(parents=True)
     if system.folds_case(place) and len({name.casefold() for group in chosen for name in group}) < sum(map(len, chosen)):
         raise ExportError("two names differ in capitals alone, and would be one file here", fix="write where capitals count, or --rename one")
@@ -81,7 +73,7 @@ def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], export
     )
     return {
         **empty,
-        "module": OrderedDict((name, tensor(export_options.weights[name])) for group in chosen for name in group),
+        "module": OrderedDict((name, tensor(_weights(export_options)[name])) for group in chosen for name in group),
         "buffer_names": [],
         "param_shapes": [OrderedDict((name, torch.Size(state.parameters[name].shape)) for name in group) for group in chosen],
         "shared_params": {},
@@ -98,16 +90,43 @@ def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], export
 def _write_one(state: NamedState, zero: Path, name: str, export_options: ExportOptions) -> None:
     import torch
 
-    if "/" in name or name.startswith("."):
-        raise ExportError("this name cannot be used as a folder name", where=name)
-    parameter = state.parameters.get(name)
-    if parameter is None or not set(KEPT) <= set(parameter.slots) or parameter.step is None:
-        raise ExportError("DeepSpeed needs exp_avg, exp_avg_sq and a step of every parameter", where=name, fix="use --to torch")
+    parameter = state.parameters[name]
     folder = zero / name
     folder.mkdir()
-    for file, values in {"fp32": tensor(export_options.weights[name]).float(), **{slot: tensor(parameter.slots[slot]) for slot in KEPT}}.items():
+    for file, values in {"fp32": tensor(_weights(export_options)[name]).float(), **{slot: tensor(parameter.slots[slot]) for slot in KEPT}}.items():
         torch.save({"cat_dim": 0, "param": values}, folder / f"{file}.pt")
     torch.save(torch.tensor(parameter.step), folder / "step.pt")
+
+
+def _weights(export_options: ExportOptions) -> Mapping[str, Slot]:
+    return export_options.weights or {}
+
+
+def refuse(state: NamedState, export_options: ExportOptions) -> None:
+    """Refuse what DeepSpeed would not load.
+
+    Raises:
+        ExportError: a weight, a moment or a step is missing, or a name cannot be a folder's.
+    """
+    if idle := state.without_state:
+        raise ExportError(
+            f"DeepSpeed needs moments for every parameter, and {len(idle)} have none",
+            where=", ".join(idle[:3]),
+            fix="fill them with zeros: --for ADAPTER",
+        )
+    weights = _weights(export_options)
+    if lacking := [name for group in groups_of(state) for name in group if name not in weights]:
+        what = "DeepSpeed stores the weights with the moments, and "
+        raise ExportError(
+            what + ("there are none" if export_options.weights is None else f"--adapter has none of {len(lacking)} parameters"),
+            where=", ".join(lacking[:3]),
+            fix="pass --adapter DIR" if export_options.weights is None else "pass the weights that were saved with this state",
+        )
+    for name, parameter in state.parameters.items():
+        if "/" in name or name.startswith("."):
+            raise ExportError("this name cannot be used as a folder name", where=name)
+        if not set(KEPT) <= set(parameter.slots) or parameter.step is None:
+            raise ExportError("DeepSpeed needs exp_avg, exp_avg_sq and a step of every parameter", where=name, fix="use --to torch")
 
 
 def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:  # noqa: ARG001
@@ -123,4 +142,4 @@ def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding
         yield Finding(rule="export-stage-3", severity="warning", text=text, fix="load it under ZeRO 1 or 2, or set the groups after loading")
 
 
-EXPORTER = Exporter(text="DeepSpeed universal checkpoint", file=None, write=write, losses=losses)
+EXPORTER = Exporter(text="DeepSpeed universal checkpoint", file=None, write=write, losses=losses, refuse=refuse)

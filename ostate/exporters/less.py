@@ -18,15 +18,19 @@ from .tensors import named
 
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:  # noqa: ARG001
-    """Write a state dict by name.
+    """Write a state dict by name."""
+    save(named(state), place)
+
+
+def refuse(state: NamedState, export_options: ExportOptions) -> None:  # noqa: ARG001
+    """Refuse a state without the two moments that LESS asks of each parameter.
 
     Raises:
-        ExportError: a parameter lacks one of the two moments, which LESS asks of each.
+        ExportError: a parameter lacks one of them.
     """
     lacking = [name for name, p in state.parameters.items() if not {"exp_avg", "exp_avg_sq"} <= set(p.slots)]
     if lacking:
         raise ExportError("LESS needs exp_avg and exp_avg_sq of every parameter", where=", ".join(lacking[:3]), fix="use --to torch")
-    save(named(state), place)
 
 
 def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:  # noqa: ARG001
@@ -41,4 +45,6 @@ def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding
         yield Finding(rule="export-hyper-lost", severity="warning", text=text)
 
 
-EXPORTER = Exporter(text="LESS, GREATS (and FSDP full state dicts): state by live name", file="optimizer.bin", write=write, losses=losses)
+EXPORTER = Exporter(
+    text="LESS, GREATS (and FSDP full state dicts): state by live name", file="optimizer.bin", write=write, losses=losses, refuse=refuse
+)

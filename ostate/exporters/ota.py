@@ -17,20 +17,13 @@ from ostate.errors import ExportError
 
 from .base import Exporter, ExportOptions, groups_of, lost_hyper, lost_packing, lost_slots
 from .pickling import kind_of
-from .v_hat import without_bias
+from .v_hat import refuse_unknown_bias, without_bias
 
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
-    """Write the second moments alone, those of one item size after those of a larger one, as the safetensors library lays them.
-
-    Raises:
-        ExportError: there are none, or `v_hat` where a step or beta2 is not known.
-    """
-    names = [name for group in groups_of(state) for name in group if "exp_avg_sq" in getattr(state.parameters.get(name), "slots", ())]
-    if not names:
-        raise ExportError("the state holds no exp_avg_sq", where=state.optimizer, fix="only Adam and optimizers like it have one")
+    """Write the second moments alone, those of one item size after those of a larger one, as the safetensors library lays them."""
     slots: dict[str, Slot] = {}
-    for name in names:
+    for name in _with_second_moment(state):
         parameter = state.parameters[name]
         slots[parameter.adapter_key or name] = without_bias(state, parameter) if export_options.v_hat else parameter.slots["exp_avg_sq"]
     ordered = dict(sorted(slots.items(), key=lambda row: -ITEMSIZE[kind_of(row[1]).dtype]))
@@ -39,6 +32,21 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
         for slot in ordered.values():
             for chunk in slot.chunks():
                 file.write(chunk.astype(kind_of(slot).numpy, copy=False).tobytes())
+
+
+def _with_second_moment(state: NamedState) -> list[str]:
+    return [name for group in groups_of(state) for name in group if "exp_avg_sq" in getattr(state.parameters.get(name), "slots", ())]
+
+
+def refuse(state: NamedState, export_options: ExportOptions) -> None:
+    """Refuse a state without second moments.
+
+    Raises:
+        ExportError: there are none, or `v_hat` where a step or beta2 is not known.
+    """
+    if not _with_second_moment(state):
+        raise ExportError("the state holds no exp_avg_sq", where=state.optimizer, fix="only Adam and optimizers like it have one")
+    refuse_unknown_bias(state, export_options)
 
 
 def _head(slots: Mapping[str, Slot]) -> bytes:
@@ -67,4 +75,4 @@ def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding
         yield Finding(rule="export-v-hat", severity="note", text=text)
 
 
-EXPORTER = Exporter(text="OTA-merge: exp_avg_sq by weight name", file="exp_avg_sq.safetensors", write=write, losses=losses, v_hat=True)
+EXPORTER = Exporter(text="OTA-merge: exp_avg_sq by weight name", file="exp_avg_sq.safetensors", write=write, losses=losses, refuse=refuse, v_hat=True)

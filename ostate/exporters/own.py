@@ -60,8 +60,8 @@ def own_numbered(state: NamedState) -> dict[str, Any]:
     return made
 
 
-def adamw_numbered(state: NamedState) -> dict[str, Any]:
-    """Return the state dict by position that torch.optim.AdamW loads.
+def refuse_for_adamw(state: NamedState) -> None:
+    """Refuse a state that torch's AdamW cannot go on from.
 
     Raises:
         ExportError: the state is not of Adam's kind.
@@ -70,6 +70,11 @@ def adamw_numbered(state: NamedState) -> dict[str, Any]:
     if not {"exp_avg", "exp_avg_sq"} <= slots <= set(_ADAMW) or not fits_adamw(state.optimizer):
         what = f"a state of {state.optimizer} with {', '.join(sorted(slots))} cannot be continued by torch's AdamW"
         raise ExportError(what, where="--as adamw_torch", fix="drop --as: the state goes back into its own optimizer")
+
+
+def adamw_numbered(state: NamedState) -> dict[str, Any]:
+    """Return the state dict by position that torch.optim.AdamW loads, of a state that `refuse_for_adamw` lets pass."""
+    slots = {slot for parameter in state.parameters.values() for slot in parameter.slots}
     made = numbered(state, names=True)
     for group in made["param_groups"]:
         for key in [key for key in group if key not in (*_ADAMW_HYPER, "params", "param_names")]:
@@ -102,6 +107,10 @@ def requantised(state: NamedState) -> Iterator[Finding]:
         text = f"the slots are those of {spec.classes}: resume with the same optimizer"
         fix = "to resume with torch's AdamW: --as adamw_torch" if fits_adamw(state.optimizer) else ""
         yield Finding(rule="export-own-slots", severity="note", text=text, fix=fix)
+    if spec is not None and spec.starts_cold:
+        yield Finding(
+            rule="export-starts-cold", severity="warning", text=f"{spec.classes} starts cold from any file, its own included: {spec.starts_cold}"
+        )
     kinds: set[str] = set()
     worst = 0.0
     for kind, slot, packing in packed_slots(state):

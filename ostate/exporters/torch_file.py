@@ -10,12 +10,22 @@ from ostate.core.state import Finding
 
 from .archive import save
 from .base import Exporter, ExportOptions, lost_packing
-from .own import adamw_numbered, own_numbered, requantised
+from .own import adamw_numbered, own_numbered, refuse_for_adamw, requantised
 
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
     """Write positions, each group with its `param_names`, under the slot names of the optimizer that will load it."""
     save(adamw_numbered(state) if export_options.taken_as == "adamw_torch" else own_numbered(state), place)
+
+
+def refuse(state: NamedState, export_options: ExportOptions) -> None:
+    """Refuse to torch's AdamW what it cannot go on from.
+
+    Raises:
+        ExportError: the state is not of Adam's kind.
+    """
+    if export_options.taken_as == "adamw_torch":
+        refuse_for_adamw(state)
 
 
 def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:
@@ -24,5 +34,10 @@ def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding
 
 
 EXPORTER = Exporter(
-    text="torch: optimizer.load_state_dict, Trainer.resume_from_checkpoint", file="optimizer.pt", write=write, losses=losses, positional=True
+    text="torch: optimizer.load_state_dict, Trainer.resume_from_checkpoint",
+    file="optimizer.pt",
+    write=write,
+    losses=losses,
+    refuse=refuse,
+    positional=True,
 )

@@ -11,6 +11,8 @@ from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.tensors import CHUNK, Slot
 from ostate.errors import ExportError
 
+from .base import ExportOptions
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -47,6 +49,17 @@ class Divided:
 
         with np.errstate(over="ignore"):
             return (values.astype(np.float64) / self.by).astype(np.float32)
+
+
+def refuse_unknown_bias(state: NamedState, export_options: ExportOptions) -> None:
+    """Refuse `v_hat` where the bias of a second moment is not known.
+
+    Raises:
+        ExportError: a parameter has no step or no betas.
+    """
+    for parameter in state.parameters.values():
+        if export_options.v_hat and "exp_avg_sq" in parameter.slots:
+            without_bias(state, parameter)
 
 
 def without_bias(state: NamedState, parameter: NamedParameter) -> Divided:

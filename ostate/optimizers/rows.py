@@ -56,6 +56,11 @@ def _adopt(hyper: Hyper) -> bool:
     return {"weight_decouple", "fixed_decay"} <= set(hyper) and _betas(hyper)[1:] == (0.9999,) and hyper.get("eps") == 1e-6
 
 
+def _learning_rate_alone(hyper: Hyper) -> bool:
+    """No optimizer has so few settings; `initial_lr` is a scheduler's, the last three torch's own for every optimizer."""
+    return set(hyper) <= {"lr", "initial_lr", "foreach", "maximize", "differentiable"}
+
+
 def _unrectified(hyper: Hyper) -> bool:
     return not hyper.get("rectify")
 
@@ -215,7 +220,13 @@ OTHERS = {
     "grokadamw": OptimizerSpec(
         classes="GrokAdamW", slots=(*ADAM, "grok_ema"), marks=("grokking_signal_decay_rate",), moment="adam_late_eps",
         caution="v is of the gradient plus a multiple of its own average",
+        starts_cold="it looks for its moments in its groups, under the live parameters themselves, which no file holds",
         source="grokadamw/grokadamw.py",
+    ),
+    "layerwise": OptimizerSpec(
+        classes="a layerwise GaLore or APOLLO of Trainer", marks=("lr",), when=_learning_rate_alone, step="none",
+        refuse="it is one optimizer a parameter, and Trainer saves none of them: the file holds a stand-in, and a resume starts cold",
+        source="transformers/trainer_pt_utils.py, LayerWiseDummyOptimizer",
     ),
     "lora_fa": OptimizerSpec(
         classes="peft LoraFAOptimizer", slots=(*ADAM, "exp_avg_B", "exp_avg_sq_B"),

@@ -50,6 +50,8 @@ class OptimizerSpec(NamedTuple):
     """Why `repair` writes nothing; empty: it does."""
     fix: str = "take a few hundred steps with AdamW from this checkpoint, and use the state they leave"
     """What to do where it refuses."""
+    starts_cold: str = ""
+    """Why the optimizer itself goes on from no file, its own included; empty: it does."""
     averages: Literal["gradients", "steps"] = "gradients"
     """What the first moment is an average of: gradients, or gradients already divided by the second moment (ADOPT, CAME, Adafactor)."""
     assumed: str = ""

@@ -7,14 +7,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
+from safetensors.torch import save_file
 
 import ostate
 from ostate import store
 from ostate.cli import main
 from ostate.cli.export import LAYOUTS
-from ostate.errors import ReadError
+from ostate.errors import ExportError, ReadError
 from ostate.exporters import EXPORTERS
 from ostate.exporters.migrate import ConstantSlot
 from ostate.store.validating import schema
@@ -61,6 +63,31 @@ def test_a_dry_run_writes_nothing(llama_state, tmp_path):
     assert (code, rows["out"], len(rows["migration"]["kept"]), len(rows["migration"]["dropped"])) == (0, None, 10, 158)
     assert run("export", llama_state.path, "--to", "torch").exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["names.txt"]
+
+
+def test_a_dry_run_refuses_what_the_real_one_would(llama_run, llama_state, tmp_path):
+    """What a layout cannot hold is known before a byte is written."""
+    tensors = {name: p.slots["exp_avg"] for name, p in llama_state.parameters.items()}
+    momentum = {name: replace(p, slots={"exp_avg": tensors[name]}) for name, p in llama_state.parameters.items()}
+    lion = replace(llama_state, optimizer="lion", parameters=momentum)
+    stepless = replace(llama_state, parameters={name: replace(p, step=None) for name, p in llama_state.parameters.items()})
+    some = tmp_path / "some.safetensors"
+    save_file({"base_model.model.lm_head.weight": torch.zeros(96, 32)}, str(some))
+    for state, to, more, what in (
+        (lion, "torch", {"taken_as": "adamw_torch"}, "cannot be continued by torch's AdamW"),
+        (lion, "accelerate", {"taken_as": "adamw_torch"}, "cannot be continued by torch's AdamW"),
+        (lion, "less", {}, "LESS needs exp_avg and exp_avg_sq"),
+        (lion, "ota", {}, "holds no exp_avg_sq"),
+        (stepless, "bergson", {"v_hat": True}, "the bias cannot be taken out"),
+        (stepless, "ota", {"v_hat": True}, "the bias cannot be taken out"),
+        (llama_state, "deepspeed-universal", {}, "and there are none"),
+        (llama_state, "deepspeed-universal", {"adapter": str(some)}, "--adapter has none of 168 parameters"),
+        (stepless, "deepspeed-universal", {"adapter": str(llama_run.checkpoint)}, "needs exp_avg, exp_avg_sq and a step"),
+    ):
+        for out in (None, tmp_path / "out"):
+            with pytest.raises(ExportError, match=what):
+                ostate.export(state, to, out, **more)
+    assert [path.name for path in tmp_path.iterdir()] == ["some.safetensors"]
 
 
 def test_a_rename_that_is_none_is_a_usage_error(llama_state):
