@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, "np.ndarray"]
 
 
-class Kept(NamedTuple):
+class StoredMoments(NamedTuple):
     """What an optimizer kept for one parameter."""
 
     tensors: Tensors
@@ -53,7 +53,7 @@ class Form(NamedTuple):
 
     formula: str
     """What the optimizer divides by, for people; t is the step."""
-    v: Callable[[Kept], np.ndarray] | None = None
+    v: Callable[[StoredMoments], np.ndarray] | None = None
     """Return the second moment, float64, in the parameter's shape; None: it cannot be had from the file."""
     corrected: bool = True
     """True when the optimizer divides v by 1 - beta2**step."""
@@ -106,42 +106,42 @@ def _divides(hyper: Hyper, step: float, correction: float, above: float) -> None
         raise ProbeError(f"at step {step:g} RAdam does not divide by its second moment yet", fix="take a later checkpoint")
 
 
-def _pick(kept: Kept, *names: str) -> np.ndarray:
+def _pick(stored: StoredMoments, *names: str) -> np.ndarray:
     """Return the first of these slots that is there, float64, in the parameter's shape."""
     import numpy as np
 
     for name in names:
-        if name in kept.tensors:
-            return kept.tensors[name].astype(np.float64).reshape(kept.shape)
+        if name in stored.tensors:
+            return stored.tensors[name].astype(np.float64).reshape(stored.shape)
     raise ProbeError(f"this parameter's state holds no {' and no '.join(names)}", fix="run `ostate inspect` on the file")
 
 
-def _adam(kept: Kept) -> np.ndarray:
+def _adam(stored: StoredMoments) -> np.ndarray:
     # amsgrad keeps the largest v before its correction, and corrects it as if it were v (torch/optim/adam.py, _single_tensor_adam).
-    return _pick(kept, "max_exp_avg_sq", "exp_avg_sq")
+    return _pick(stored, "max_exp_avg_sq", "exp_avg_sq")
 
 
-def _adopt(kept: Kept) -> np.ndarray:
+def _adopt(stored: StoredMoments) -> np.ndarray:
     import numpy as np
 
-    return np.asarray(np.maximum(_pick(kept, "exp_avg_sq"), _eps(kept.hyper) ** 2))
+    return np.asarray(np.maximum(_pick(stored, "exp_avg_sq"), _eps(stored.hyper) ** 2))
 
 
-def _belief(kept: Kept) -> np.ndarray:
-    return _pick(kept, "exp_avg_var")
+def _belief(stored: StoredMoments) -> np.ndarray:
+    return _pick(stored, "exp_avg_var")
 
 
-def _adamax(kept: Kept) -> np.ndarray:
-    return _pick(kept, "exp_inf") ** 2
+def _adamax(stored: StoredMoments) -> np.ndarray:
+    return _pick(stored, "exp_inf") ** 2
 
 
-def _adagrad(kept: Kept) -> np.ndarray:
-    return _pick(kept, "sum")
+def _adagrad(stored: StoredMoments) -> np.ndarray:
+    return _pick(stored, "sum")
 
 
-def _rmsprop(kept: Kept) -> np.ndarray:
-    v = _pick(kept, "square_avg")
-    return v - _pick(kept, "grad_avg") ** 2 if kept.hyper.get("centered") else v
+def _rmsprop(stored: StoredMoments) -> np.ndarray:
+    v = _pick(stored, "square_avg")
+    return v - _pick(stored, "grad_avg") ** 2 if stored.hyper.get("centered") else v
 
 
 def outer(row: np.ndarray, col: np.ndarray) -> np.ndarray:
@@ -164,40 +164,40 @@ def outer(row: np.ndarray, col: np.ndarray) -> np.ndarray:
     return np.asarray(scaled[..., :, None] * col[..., None, :])
 
 
-def _factored(kept: Kept) -> np.ndarray:
-    if "exp_avg_sq_row" not in kept.tensors:
-        return _pick(kept, "exp_avg_sq")
-    return outer(kept.tensors["exp_avg_sq_row"], kept.tensors["exp_avg_sq_col"]).reshape(kept.shape)
+def _factored(stored: StoredMoments) -> np.ndarray:
+    if "exp_avg_sq_row" not in stored.tensors:
+        return _pick(stored, "exp_avg_sq")
+    return outer(stored.tensors["exp_avg_sq_row"], stored.tensors["exp_avg_sq_col"]).reshape(stored.shape)
 
 
 _FLOAT_EPS = {"F64": 2.0**-52, "F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
 """torch.finfo(dtype).eps."""
 
 
-def _factored_torch(kept: Kept) -> np.ndarray:
+def _factored_torch(stored: StoredMoments) -> np.ndarray:
     import numpy as np
 
-    eps = kept.hyper.get("eps")
+    eps = stored.hyper.get("eps")
     smallest = eps[0] if isinstance(eps, (tuple, list)) else None
     if smallest is None:
-        smallest = _FLOAT_EPS.get(kept.dtype, 2.0**-23)
-    if "row_var" in kept.tensors:
-        row, col = kept.tensors["row_var"].astype(np.float64), kept.tensors["col_var"].astype(np.float64)
-        v = (row * col / np.maximum(row.mean(axis=-2, keepdims=True), smallest)).reshape(kept.shape)
+        smallest = _FLOAT_EPS.get(stored.dtype, 2.0**-23)
+    if "row_var" in stored.tensors:
+        row, col = stored.tensors["row_var"].astype(np.float64), stored.tensors["col_var"].astype(np.float64)
+        v = (row * col / np.maximum(row.mean(axis=-2, keepdims=True), smallest)).reshape(stored.shape)
     else:
-        v = _pick(kept, "variance")
+        v = _pick(stored, "variance")
     return np.asarray(np.maximum(v, smallest * smallest))
 
 
-def _blocks(kept: Kept) -> np.ndarray:
+def _blocks(stored: StoredMoments) -> np.ndarray:
     import numpy as np
 
-    if "v" in kept.tensors:
-        return _pick(kept, "v")
-    means, count = kept.tensors["vmean"].astype(np.float64).reshape(-1), math.prod(kept.shape)
+    if "v" in stored.tensors:
+        return _pick(stored, "v")
+    means, count = stored.tensors["vmean"].astype(np.float64).reshape(-1), math.prod(stored.shape)
     if means.size == 0 or count % means.size:
         raise ProbeError(f"{means.size} block means do not divide {count} elements", fix="run `ostate inspect` on the file")
-    return np.repeat(means, count // means.size).reshape(kept.shape)
+    return np.repeat(means, count // means.size).reshape(stored.shape)
 
 
 _FACTORED_LOSS = "v is rebuilt from its row and column means"
@@ -259,7 +259,7 @@ def second_moment(optimizer: str, tensors: Tensors, hyper: Hyper, *, step: float
     form = form_of(optimizer)
     assert form.v is not None
     correction, eps = divisor(optimizer, hyper, step)
-    return Moment(form.v(Kept(tensors=tensors, hyper=hyper, step=step, shape=shape, dtype=dtype)), correction, eps)
+    return Moment(form.v(StoredMoments(tensors=tensors, hyper=hyper, step=step, shape=shape, dtype=dtype)), correction, eps)
 
 
 def has_second_moment(spec: OptimizerSpec) -> bool:
