@@ -23,7 +23,7 @@ from ostate.evidence.methods import METHODS, method_of, units_of
 from ostate.evidence.unpaired import known_starts
 
 from .master_weights import TEST as MASTER_WEIGHTS
-from .master_weights import with_masters
+from .master_weights import with_master_weights
 
 if TYPE_CHECKING:
     from ostate.core.family import Alternative, Family
@@ -178,7 +178,7 @@ class Comparison:
         single = known_starts(source, claim.keys, self.stated, taken, self.previous, self.base)
         if not self.raw.master:
             return single, frozenset(single), ()
-        said = with_masters(Evidence(verdict="silent", undecided=self.stated), claim.keys, self.raw, adapter)
+        said = with_master_weights(Evidence(verdict="silent", undecided=self.stated), claim.keys, self.raw, adapter)
         return {**single, **dict.fromkeys(said.proven, EQUAL)}, frozenset(single) - said.proven, said.contradictions
 
     def _silent(self, digits: float, against: tuple[tuple[int, str, str], ...], places: Sequence[Place]) -> Evidence:

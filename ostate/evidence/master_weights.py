@@ -25,7 +25,7 @@ _FEWEST = 8
 """Numbers above `ABSOLUTE` that must agree: a tensor of zeros equals any other one."""
 
 
-def with_masters(evidence: Evidence, keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> Evidence:
+def with_master_weights(evidence: Evidence, keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> Evidence:
     """Add to what the moments say of an order what the master weights say of it.
 
     Agreement in all of at least eight numbers, with no second tensor of the shape agreeing too, proves a position: all three buffers are cut

@@ -14,7 +14,7 @@ from ostate.core.naming import Adapter, Evidence, Question
 from ostate.core.state import Group, RawState
 from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, Contradiction
-from ostate.evidence.master_weights import with_masters
+from ostate.evidence.master_weights import with_master_weights
 from ostate.evidence.search import Scores
 from ostate.evidence.significance import Level
 from ostate.ordering.grouping.refute import fits, refute_groups, refute_positions
@@ -268,29 +268,29 @@ def witnessed(*columns: list[float], masters: list[list[float]] | None = None) -
 def test_eight_equal_numbers_are_enough_and_seven_are_not(numbers, enough):
     column = [0.5] * numbers + [0.0] * (9 - numbers)
     raw, held, keys = witnessed(column)
-    said = with_masters(Evidence(verdict="silent", undecided=(0,)), keys, raw, held)
+    said = with_master_weights(Evidence(verdict="silent", undecided=(0,)), keys, raw, held)
     assert said.proven == (frozenset({0}) if enough else frozenset())
 
 
 def test_a_tensor_that_only_begins_like_the_masters_is_not_theirs():
     one = [float(at) for at in range(1, 10)]
     raw, held, keys = witnessed(one, one * 2)
-    assert with_masters(Evidence(verdict="silent", undecided=(0, 1)), keys, raw, held).proven == {0, 1}
+    assert with_master_weights(Evidence(verdict="silent", undecided=(0, 1)), keys, raw, held).proven == {0, 1}
     strip = 1 << 17
     long = np.full(2 * strip + 3, 0.5)
     other = long.copy()
     other[-1] = 0.75
     raw, held, keys = witnessed(long, other, masters=[long, other])
-    assert with_masters(Evidence(verdict="silent", undecided=(0, 1)), keys, raw, held).proven == {0, 1}
+    assert with_master_weights(Evidence(verdict="silent", undecided=(0, 1)), keys, raw, held).proven == {0, 1}
 
 
 def test_masters_that_prove_an_order_speak_for_this_adapter():
     one, two = [float(at) for at in range(1, 10)], [float(-at) for at in range(1, 10)]
     foreign = Evidence(verdict="contradicted", undecided=(0, 1), other_run=True)
     raw, held, keys = witnessed(one, two)
-    assert not with_masters(foreign, keys, raw, held).other_run
+    assert not with_master_weights(foreign, keys, raw, held).other_run
     raw, held, keys = witnessed(one, two, masters=[two, one])
-    said = with_masters(foreign, keys, raw, held)
+    said = with_master_weights(foreign, keys, raw, held)
     assert said.contradictions
     assert said.other_run
 

@@ -99,7 +99,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
             master.update(pieces(opened, number, group_shapes, whole, "master"))
         groups[of_group[number]]["params"] += list(group_shapes)
     weights = _module_weights(opened.model)
-    _check_masters(opened, master, weights)
+    _check_master_weights(opened, master, weights)
     return assemble(
         state,
         groups,
@@ -135,7 +135,7 @@ def _marks(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_masters(opened: Opened, master: Mapping[Key, Slot], weights: Mapping[str, TensorRef]) -> None:
+def _check_master_weights(opened: Opened, master: Mapping[Key, Slot], weights: Mapping[str, TensorRef]) -> None:
     """The master weights must be the model's own weights under the names that the cut gave them: if not, files of two runs lie here."""
     compared, wrong = disagreements({str(name): slot for name, slot in master.items()}, weights)
     if wrong:
@@ -167,13 +167,13 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
         layout="zero",
         files=[stored.source],
         weights=_module_weights(stored.value),
-        master=_unfused_masters(stored.value["optimizer"], inner["param_groups"]),
+        master=_unfused_master_weights(stored.value["optimizer"], inner["param_groups"]),
         facts=_common_facts(folder, stored.value) | {"zero_stage": 0},
         findings=noted(stored.unknown_classes),
     )
 
 
-def _unfused_masters(optimizer: Mapping[str, Any], groups: Any) -> dict[Key, Slot]:
+def _unfused_master_weights(optimizer: Mapping[str, Any], groups: Any) -> dict[Key, Slot]:
     """Float32 weights by position, which a run in 16 bits without ZeRO keeps by group (deepspeed/runtime/fp16/unfused_optimizer.py)."""
     stored = optimizer.get("fp32_groups")
     if not isinstance(stored, (list, tuple)) or not isinstance(groups, (list, tuple)) or len(stored) != len(groups):
