@@ -15,7 +15,7 @@ from .densities import FittedDensities, Match, displacement_ratio, path_scores, 
 from .paths import Paths
 from .permutation_odds import odds_against
 from .search import Scores, module_scores, single_scores
-from .significance import Level, balance_level, displacement_level, start_level
+from .significance import Significance, balance_level, displacement_level, start_level
 from .tables.tables import PairClass, Shape, Tables
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _within_budget(positions: Sequence[int], odds: _Odds) -> frozenset[int]:
     return frozenset(taken)
 
 
-def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Level]:
+def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Significance]:
     """Return how far each test stands above chance for the order as a whole."""
     steps = [entry.step for pair in tables.pairs for entry in (tables.reader.raw.entries[position] for position in pair.zero_positions)]
     known = [step for step in steps if step is not None]

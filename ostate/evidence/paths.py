@@ -19,7 +19,7 @@ import numpy as np
 
 from . import statistics
 from .tables.factor_tables import features_of
-from .tables.read_moments import Reader
+from .tables.read_moments import MomentReader
 from .tables.tables import PairClass
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _RIDGE = 1e-4
 class Paths:
     """Features of (module, position of its zero factor), kept once computed."""
 
-    reader: Reader
+    reader: MomentReader
     displaced: bool
     precomputed: Mapping[tuple[str, int], Array] = field(default_factory=dict)
     """What was computed while the tensors were read."""

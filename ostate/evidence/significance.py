@@ -29,7 +29,7 @@ LEAST_MODULES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class Significance:
     """Where the order stands."""
 
     significant: bool
@@ -39,7 +39,7 @@ class Level:
     """What to say where it is not significant."""
 
 
-def displacement_level(tables: Tables, match: Match, *, early: bool) -> Level:
+def displacement_level(tables: Tables, match: Match, *, early: bool) -> Significance:
     """Compare the matched displacement with the best assignments of noise that has each cell's own null deviation."""
     value, expected = 0.0, 0.0
     for pair in tables.pairs:
@@ -58,7 +58,7 @@ def displacement_level(tables: Tables, match: Match, *, early: bool) -> Level:
     return _level(above, powerful=early and expected > bar)
 
 
-def start_level(tables: Tables, match: Match) -> Level:
+def start_level(tables: Tables, match: Match) -> Significance:
     """The same for tensors outside pairs whose start is known; each shape's noise is at least what its unmatched cells show."""
     value, shapes = 0.0, []
     for unpaired in tables.unpaired:
@@ -79,7 +79,7 @@ def start_level(tables: Tables, match: Match) -> Level:
     return _level(above, powerful=False)
 
 
-def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool, chosen: bool) -> Level:
+def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool, chosen: bool) -> Significance:
     """Compare the matched balance with the best assignments of values drawn from the unmatched ones.
 
     With `chosen` the zero factors' places were sought by balance too: each drawn value is then the best of as many as there are places.
@@ -93,7 +93,7 @@ def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool, cho
     return _level(False, powerful=powerful)
 
 
-def _balance_level(candidates: Iterable[CandidateScores], *, late: bool, chosen: bool) -> Level:
+def _balance_level(candidates: Iterable[CandidateScores], *, late: bool, chosen: bool) -> Significance:
     value, modules, classes = 0.0, 0, []
     for each in candidates:
         on = np.zeros(each.values.shape, bool)
@@ -118,8 +118,8 @@ def _signs(noise: np.random.Generator, rank: int, shape: tuple[int, ...]) -> Arr
     return np.asarray((2.0 * noise.binomial(rank, 0.5, shape) - rank) / np.sqrt(rank))
 
 
-def _level(above: bool, *, powerful: bool) -> Level:
-    return Level(above, powerful, "" if above else "no better than chance")
+def _level(above: bool, *, powerful: bool) -> Significance:
+    return Significance(above, powerful, "" if above else "no better than chance")
 
 
 def _above(value: float, drawn: Callable[[np.random.Generator], Iterable[Array]], *, seed: int) -> tuple[bool, float]:

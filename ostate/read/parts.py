@@ -22,7 +22,7 @@ MOST_INDEX = 1 << 25
 """Bytes of an index of parts."""
 
 
-class Part(NamedTuple):
+class OptimizerPart(NamedTuple):
     """The optimizer of one stage: entries by its own ids, and its groups."""
 
     state: Mapping[Any, Any]
@@ -53,7 +53,7 @@ def stages(places: Iterable[str], where: str) -> list[str]:
     return [numbers[number] for number in sorted(numbers)]
 
 
-def joined(parts: Sequence[Part]) -> Part:
+def joined(parts: Sequence[OptimizerPart]) -> OptimizerPart:
     """Return the parts as one optimizer: positions counted on from part to part within each group, as the whole model would have them.
 
     Groups are joined by their number where every part has as many with the same settings, else they follow one another.
@@ -70,8 +70,8 @@ def joined(parts: Sequence[Part]) -> Part:
         state.update({new.get(key, f"{len(listed) - 1}.{key}"): entry for key, entry in part.state.items()})
     alike = {tuple(_settings(group) for group in groups) for groups in listed}
     if len(alike) > 1:
-        return Part(state, [group for groups in listed for group in groups])
-    return Part(state, [{**rows[0], "params": [key for row in rows for key in row["params"]]} for rows in zip(*listed)])
+        return OptimizerPart(state, [group for groups in listed for group in groups])
+    return OptimizerPart(state, [{**rows[0], "params": [key for row in rows for key in row["params"]]} for rows in zip(*listed)])
 
 
 def _settings(group: Mapping[str, Any]) -> str:

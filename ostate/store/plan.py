@@ -43,7 +43,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FilePlan:
     """One file: its parameters, its steps (which lie first, in one run), its slots."""
 
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ def stored_dtype(slot: Slot, *, keep: bool) -> str:
     return slot.dtype
 
 
-def plan(state: NamedState, names: Sequence[str], *, keep: bool) -> Plan:
+def plan(state: NamedState, names: Sequence[str], *, keep: bool) -> FilePlan:
     """Lay out one file: tensors by item size, then the steps, then source order."""
     rows: list[tuple[int, str, str, tuple[int, ...], str, Slot | None]] = []
     for name in names:
@@ -87,7 +87,7 @@ def plan(state: NamedState, names: Sequence[str], *, keep: bool) -> Plan:
         else:
             jobs.append(Job(owner[key], label, slot_source, tensor))
         at = tensor.end
-    return Plan(tuple(names), tuple(tensors), b"".join(steps), steps_at, tuple(sorted(jobs, key=_place)), at)
+    return FilePlan(tuple(names), tuple(tensors), b"".join(steps), steps_at, tuple(sorted(jobs, key=_place)), at)
 
 
 def _place(job: Job) -> tuple[str, int]:

@@ -23,7 +23,7 @@ from ostate.errors import ReadError, StoreError, refusing
 
 from . import header, manifest
 from .copying import CHUNK_BYTES, copy, shift
-from .plan import SHARD_BYTES, Plan, check_names, cut, index_path, plan, shard_path
+from .plan import SHARD_BYTES, FilePlan, check_names, cut, index_path, plan, shard_path
 
 Summaries = Mapping[tuple[str, str], Summary]
 """(name, slot) -> what was seen while it was copied."""
@@ -133,7 +133,7 @@ def _fill(
 ) -> tuple[tuple[Finding, ...], int]:
     """Write the data of every shard, then, when all numbers were seen, the heads."""
     blank = "sha256:" + "0" * 64 if sha256 else "crc32:" + "0" * 8
-    opened: list[tuple[int, Plan, int, dict[tuple[str, str], str]]] = []
+    opened: list[tuple[int, FilePlan, int, dict[tuple[str, str], str]]] = []
     summaries: dict[tuple[str, str], Summary] = {}
     found: tuple[Finding, ...] = ()
     buffer = new_buffer(CHUNK_BYTES)  # one for all: fresh memory costs the system a fault a page

@@ -9,7 +9,7 @@ from ostate.core.lora_modules import LoraModule, canonical
 from ostate.core.tensors import Part, TensorRef
 from ostate.evidence.tables import factor_tables
 from ostate.evidence.tables.factor_tables import Precomputed, factor_table
-from ostate.evidence.tables.read_moments import Reader
+from ostate.evidence.tables.read_moments import MomentReader
 from ostate.evidence.tables.stream_rows import Rows
 from tests.evidence.numbers import Held, Toy, trained
 from tests.records import replace
@@ -45,8 +45,8 @@ def asked(toy, *, zero, embedding, moved):
     word = "lora_B" if zero else "lora_A"
     keys = [key for key in adapter.tensors if word in key]
     positions = tuple(position for position, key in enumerate(known.keys) if word in str(key))
-    reader = Reader(raw, adapter)
-    earlier = Reader(raw, turned(before) if embedding else before) if moved else None
+    reader = MomentReader(raw, adapter)
+    earlier = MomentReader(raw, turned(before) if embedding else before) if moved else None
     precomputed = Precomputed({position: known.keys[position] for position in positions}, True, {})
     found = factor_table(reader, earlier, keys, positions, module, precomputed)
 
@@ -93,7 +93,7 @@ def test_the_sums_are_those_of_whole_tensors(toy, zero, embedding, moved, strip,
 
 def test_wide_factors_are_thinned_alike_however_they_are_cut(monkeypatch):
     known, before = trained(Toy(layers=4, width=48, rank=20, steps=6), earlier=3)
-    reader = Reader(known.raw, known.adapter, 8)
+    reader = MomentReader(known.raw, known.adapter, 8)
     for word, zero in (("lora_A", False), ("lora_B", True)):
         keys = [key for key in known.adapter.tensors if word in key]
         positions = tuple(position for position, key in enumerate(known.keys) if word in str(key))
@@ -101,7 +101,7 @@ def test_wide_factors_are_thinned_alike_however_they_are_cut(monkeypatch):
         for strip, piece in ((1, 48 * 3), (1 << 25, 1 << 18)):
             monkeypatch.setattr(factor_tables, "STRIP", strip)
             monkeypatch.setattr(factor_tables, "PIECE", piece)
-            for earlier in (None, Reader(known.raw, before, 8)):
+            for earlier in (None, MomentReader(known.raw, before, 8)):
                 tables.append(factor_table(reader, earlier, keys, positions, MODULE, Precomputed({}, True, {})))
         assert tables[0].products.shape == (4, 4, 64)
         assert bool(tables[0].cosine.size) == zero
@@ -149,6 +149,6 @@ def test_features_of_one_pair_are_those_of_the_whole_side(toy):
     known, _ = toy
     found, features, *_ = asked(toy, zero=True, embedding=False, moved=False)
     (key, position), value = next(iter(features.items()))
-    alone = factor_tables.features_of(Reader(known.raw, known.adapter), key, position, MODULE, displaced=True)
+    alone = factor_tables.features_of(MomentReader(known.raw, known.adapter), key, position, MODULE, displaced=True)
     assert np.allclose(alone, value, rtol=1e-4)
     assert found.width == 5

@@ -12,7 +12,7 @@ from ostate.evidence import recover, statistics
 from ostate.evidence.likelihood import quantile
 from ostate.evidence.tables import factor_tables
 from ostate.evidence.tables.factor_tables import Precomputed, factor_table
-from ostate.evidence.tables.read_moments import Reader
+from ostate.evidence.tables.read_moments import MomentReader
 from ostate.read import adapters
 from tests.evidence.numbers import Known, Toy, trained
 from tests.test_costs import checkpoint
@@ -35,9 +35,11 @@ def zero_side(toy, sketch_rows, *, moved=False):
     known, before = toy
     keys = [key for key in known.adapter.tensors if "lora_B" in key]
     positions = tuple(position for position, key in enumerate(known.keys) if "lora_B" in str(key))
-    reader = Reader(known.raw, known.adapter, sketch_rows)
+    reader = MomentReader(known.raw, known.adapter, sketch_rows)
     precomputed = Precomputed({position: known.keys[position] for position in positions}, True, {})
-    return factor_table(reader, Reader(known.raw, before, sketch_rows) if moved else None, keys, positions, MODULE, precomputed), precomputed.found
+    return factor_table(
+        reader, MomentReader(known.raw, before, sketch_rows) if moved else None, keys, positions, MODULE, precomputed
+    ), precomputed.found
 
 
 def numbers(toy, *, moved):

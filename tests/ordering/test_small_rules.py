@@ -16,7 +16,7 @@ from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, Contradiction
 from ostate.evidence.master_weights import with_master_weights
 from ostate.evidence.search import Scores
-from ostate.evidence.significance import Level
+from ostate.evidence.significance import Significance
 from ostate.ordering.grouping.refute import fits, refute_groups, refute_positions
 from ostate.ordering.keys import adapter_key, dora_is_a_parameter, live_name, match_all
 from ostate.ordering.sources.recorded import recorded
@@ -305,7 +305,7 @@ TABLES = SimpleNamespace(keys_of_shape={(2,): ("a", "b")}, positions_of_shape={(
 def judged(monkeypatch, wrong: dict[int, float], claimed: tuple[str, ...] | None) -> Evidence:
     """The verdict where the best order is a, b, and these are the odds against each."""
     odds = judge._Odds(wrong=wrong, score=dict.fromkeys(wrong, 9.0))
-    monkeypatch.setattr(judge, "_levels", lambda *_: {"displacement": Level(significant=True, powerful=True, why="")})
+    monkeypatch.setattr(judge, "_levels", lambda *_: {"displacement": Significance(significant=True, powerful=True, why="")})
     monkeypatch.setattr(judge, "_odds_of", lambda *_: odds)
     monkeypatch.setattr(judge, "_believed", lambda *_, **__: {0, 1})
     monkeypatch.setattr(judge, "_overthrown", lambda *_: {0: 5e-7, 1: 5e-7})

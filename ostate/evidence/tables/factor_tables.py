@@ -17,7 +17,7 @@ from ostate.core.lora_modules import LoraModule
 
 from .. import statistics
 from .accumulator import Accumulator, Features
-from .read_moments import Plan, Reader
+from .read_moments import MomentReader, ReadPlan
 from .stream_rows import MomentRows, Rows
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class FactorTable:
 class _Task:
     """What is compared with what, and how it is stored."""
 
-    reader: Reader
-    earlier: Reader | None
+    reader: MomentReader
+    earlier: MomentReader | None
     keys: Sequence[str]
     positions: tuple[int, ...]
     width: int
@@ -75,14 +75,14 @@ class _Task:
     displaced: bool
     decays: Array
 
-    def weights(self, plan: Plan) -> list[Rows]:
+    def weights(self, plan: ReadPlan) -> list[Rows]:
         return [self.reader.weights(key, plan) for key in self.keys]
 
-    def starts(self, plan: Plan) -> list[Rows]:
+    def starts(self, plan: ReadPlan) -> list[Rows]:
         """Of the earlier factors; none where the start is zero, or not known."""
         return [self.earlier.weights(key, plan) for key in self.keys] if self.earlier is not None else []
 
-    def moments(self, plan: Plan) -> list[MomentRows]:
+    def moments(self, plan: ReadPlan) -> list[MomentRows]:
         return [self.reader.moments(position, self.keys[0], plan) for position in self.positions]
 
     @property
@@ -139,7 +139,7 @@ class _Strip:
 
 
 def factor_table(
-    reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule, precomputed: Precomputed
+    reader: MomentReader, earlier: MomentReader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule, precomputed: Precomputed
 ) -> FactorTable:
     """Return what the tests compare of the factors `keys`, all of one shape and kind, and of the moments at `positions`.
 
@@ -168,7 +168,7 @@ def factor_table(
     return FactorTable(row, positions, cosine, spread, products, sums.drift(unit), task.width, numel, float(unit))
 
 
-def features_of(reader: Reader, key: str, position: int, module: LoraModule, *, displaced: bool) -> Array:
+def features_of(reader: MomentReader, key: str, position: int, module: LoraModule, *, displaced: bool) -> Array:
     """Return the features of a zero factor at a position, (d, q); see `Features`."""
     task, sums, tall = _prepare(reader, None, [key], (position,), module)
     features = Features(sums, displaced=displaced)
@@ -177,7 +177,7 @@ def features_of(reader: Reader, key: str, position: int, module: LoraModule, *, 
 
 
 def _prepare(
-    reader: Reader, earlier: Reader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule
+    reader: MomentReader, earlier: MomentReader | None, keys: Sequence[str], positions: tuple[int, ...], module: LoraModule
 ) -> tuple[_Task, Accumulator, bool]:
     """Return what to do, where to add it up, and whether the factors are stored (n, w)."""
     zero, stored = keys[0] == module.zero, reader.stored(keys[0])
@@ -196,7 +196,7 @@ def _by_strips(task: _Task, sums: Accumulator, features: Mapping[tuple[int, int]
     every = 1 if turned or sums.front is None else task.every
     columns = sums.blocks * sums.projection.rows + (task.width / every if task.displaced and sums.front is not None else 0)
     strip = task.length if turned else task.strip(task.length, columns, PIECE // task.width)
-    plan, held = Plan(task.width, strip, turned), _Strip(task, sums, strip, every)
+    plan, held = ReadPlan(task.width, strip, turned), _Strip(task, sums, strip, every)
     weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
     claimed: dict[int, list[tuple[int, Features]]] = {}
     for (index, column), each in features.items():
@@ -254,7 +254,7 @@ def _by_tensors(task: _Task, sums: Accumulator) -> float:
     """Add up factors stored (w, n), expert by expert; returns the largest first moment. What is left of all weights is held, and of a few moments."""
     rank = task.width // sums.blocks
     piece = rank if sums.front is None else max(1, min(rank, PIECE // task.length))
-    plan, place = Plan(task.length, piece), np.empty((3, piece, task.length), np.float32)
+    plan, place = ReadPlan(task.length, piece), np.empty((3, piece, task.length), np.float32)
     weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
     for block in range(sums.blocks):
         sketched = np.empty((len(weights), sums.projection.rows, task.length), np.float32)
@@ -309,7 +309,7 @@ def _moment_batch(
 def _whole_products(task: _Task, sums: Accumulator) -> None:
     """Add up inner products and norms of whole displacements and update directions stored (w, n): a second reading."""
     strip = task.strip(task.width, task.length, task.width)
-    plan = Plan(task.length, strip)
+    plan = ReadPlan(task.length, strip)
     weights, starts, moments = task.weights(plan), task.starts(plan), task.moments(plan)
     for at in range(0, task.width, strip):
         count = min(strip, task.width - at)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReadPlan:
     """How factors of one shape and kind are read: rows of `columns` numbers, `strip` rows at a time."""
 
     columns: int
@@ -33,7 +33,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class MomentReader:
     """Reads moments under the shape of the key that they are compared with."""
 
     raw: RawState
@@ -50,11 +50,11 @@ class Reader:
         """Return the projection of a module's factors to `sketch_rows` rows."""
         return statistics.random_projection(width, module.blocks, sketch_rows=self.sketch_rows)
 
-    def weights(self, key: str, plan: Plan) -> Rows:
+    def weights(self, key: str, plan: ReadPlan) -> Rows:
         """Return the rows of a factor."""
         return Rows(self.adapter.tensors[key], plan.columns, strip=plan.strip, turned=plan.turned)
 
-    def moments(self, position: int, like: str, plan: Plan) -> MomentRows:
+    def moments(self, position: int, like: str, plan: ReadPlan) -> MomentRows:
         """Return the rows of a position's moments as if it belonged to the key `like`."""
         shape, entry = self.adapter.tensors[like].shape, self.raw.entries[position]
         first, second = (
@@ -65,7 +65,7 @@ class Reader:
     def direction(self, position: int, like: str) -> Array:
         """Return u of a position that belongs to no pair, flat, float32; zeros where it is not finite."""
         size = self.adapter.tensors[like].numel
-        rows = self.moments(position, like, Plan(size, 1))
+        rows = self.moments(position, like, ReadPlan(size, 1))
         _, _, u = rows.take(1)
         return u.reshape(-1) if rows.finite else np.zeros(size, np.float32)
 

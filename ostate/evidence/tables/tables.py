@@ -17,7 +17,7 @@ from ostate.core.tensors import TensorRef
 from .. import statistics
 from ..profiles import Profile, enough_rows, likeness, module_of
 from .factor_tables import FactorTable, Precomputed, factor_table
-from .read_moments import Reader
+from .read_moments import MomentReader
 from .stream_rows import betas_of
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Tables:
     keys_of_shape: Mapping[Shape, tuple[str, ...]]
     positions_of_shape: Mapping[Shape, tuple[int, ...]]
     shape_of_key: Mapping[str, Shape]
-    reader: Reader
+    reader: MomentReader
     silent: Mapping[str, str] = field(default_factory=dict)
     displaced: bool = True
     """False when the zero factors are not known to have started at zero."""
@@ -163,7 +163,7 @@ def gather(
         product = "beta1 differs between the groups, so the moments of A and B average over different steps"
     if product:
         silent["balance"] = product
-    reader = Reader(raw, adapter, sketch_rows)
+    reader = MomentReader(raw, adapter, sketch_rows)
     precomputed: dict[tuple[str, int], Array] = {}
     pairs = _pair_classes(
         reader, previous, _alike(modules, shapes, adapter), positions, shapes, Precomputed(likely or {}, "displacement" not in silent, precomputed)
@@ -224,7 +224,7 @@ _Mark = tuple[bool, Shape, Shape, bool, int, bool]
 
 
 def _pair_classes(
-    reader: Reader,
+    reader: MomentReader,
     previous: Adapter | None,
     classes: Sequence[Sequence[LoraModule]],
     positions: Mapping[Shape, tuple[int, ...]],
@@ -244,7 +244,7 @@ def _pair_classes(
                 wanted.setdefault(mark, []).extend(members)
     tables = {}
     for mark, members in wanted.items():
-        earlier = Reader(reader.raw, previous, reader.sketch_rows) if previous is not None and mark[-1] else None
+        earlier = MomentReader(reader.raw, previous, reader.sketch_rows) if previous is not None and mark[-1] else None
         keys = [module.zero if mark[0] else module.other for module in members]
         tables[mark] = factor_table(reader, earlier, keys, positions.get(shapes[keys[0]], ()), members[0], precomputed)
     return [_pair_class(members, tables[one], tables[two], moved=holds) for members, (one, two), holds in of_class]
@@ -293,7 +293,7 @@ def _holds(previous: Adapter, adapter: Adapter, members: Sequence[LoraModule]) -
 
 
 def _unpaired(
-    reader: Reader, keys: Sequence[str], positions: tuple[int, ...], previous: Adapter | None, base: Mapping[str, TensorRef] | None
+    reader: MomentReader, keys: Sequence[str], positions: tuple[int, ...], previous: Adapter | None, base: Mapping[str, TensorRef] | None
 ) -> Unpaired:
     """Return the displacement of keys outside pairs, zero rows where the start is not known."""
     starts = [start_of(key, reader.adapter, previous, base) for key in keys]
@@ -310,7 +310,7 @@ def _unpaired(
     return Unpaired(tuple(keys), positions, numel, tuple(start is not None for start in starts), cosine, spread)
 
 
-def _profiles(reader: Reader, unpaired: Sequence[Unpaired], pairs: Sequence[PairClass]) -> Iterator[Profile]:
+def _profiles(reader: MomentReader, unpaired: Sequence[Unpaired], pairs: Sequence[PairClass]) -> Iterator[Profile]:
     """Yield the profiles of vectors against the zero factors of their modules, class by class."""
     for each in unpaired:
         for pair in pairs:

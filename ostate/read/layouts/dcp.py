@@ -22,7 +22,7 @@ from ostate.optimizers.slots import MARKS_BELOW_STATE
 from ..assemble import Deferred, assemble
 from ..container.dcp_index import METADATA, DcpItem, Index, read_index, tensor, value
 from ..hyper import MOST_ITEMS
-from ..parts import Part, joined, stages
+from ..parts import OptimizerPart, joined, stages
 from ..state_dict import Key
 from ..which_optimizer import choose
 
@@ -89,11 +89,11 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     )
 
 
-def _part(index: Index, one: DcpOptimizer) -> Part:
+def _part(index: Index, one: DcpOptimizer) -> OptimizerPart:
     """Return one optimizer: entries by id or name, and its groups."""
     integers = not one.state or positions_in(one.state) is not None
     state = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
-    return Part(state, _groups(index, one, list(state), integers))
+    return OptimizerPart(state, _groups(index, one, list(state), integers))
 
 
 def _key(key: str, integers: bool) -> Key:

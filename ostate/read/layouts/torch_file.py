@@ -13,7 +13,7 @@ from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError, UnknownFormat
 from ostate.optimizers.slots import MARKS_ANYWHERE, SECOND_MOMENT_SLOTS
 
-from ..parts import Part, joined, refuse_one_of_several, refuse_one_process, stages
+from ..parts import OptimizerPart, joined, refuse_one_of_several, refuse_one_process, stages
 from ..peek import Peek
 from ..pickle.records import Inert
 from ..pickle.unknown_classes import noted, refuse_within
@@ -99,7 +99,9 @@ def _chosen(found: list[Candidate], optimizer: int | str | None, path: str) -> C
 
 def _joined(found: list[Candidate]) -> Candidate:
     """Return the optimizers of a pipeline's stages as one."""
-    whole = joined([Part(one.optimizer["state"], one.optimizer["param_groups"] or [{"params": list(one.optimizer["state"])}]) for one in found])
+    whole = joined(
+        [OptimizerPart(one.optimizer["state"], one.optimizer["param_groups"] or [{"params": list(one.optimizer["state"])}]) for one in found]
+    )
     return Candidate(found[0].place.rpartition(".")[0], {"state": whole.state, "param_groups": whole.groups})
 
 
