@@ -1,4 +1,4 @@
-"""For tomorrow's checkpoints: write the names, or the whole named state, while model and optimizer are at hand, so that nothing needs inferring.
+"""Trainer callbacks that write the names, or the whole named state, into each checkpoint, so that nothing needs inferring.
 
 `RecordNames` and `record_names` write `optimizer_param_names.json`: a JSON list of lists of names, one list for each parameter group, in the
 optimizer's order. That plain form is what other programs under the same file name read; an object would have shut them out, and a list leaves

@@ -43,7 +43,7 @@ class Structure(NamedTuple):
 
 
 def say(severity: Severity, text: str, fix: str = "", rows: Sequence[CheckedRow] = ()) -> Finding:
-    """Return a finding whose rule is filled in by whoever ran it."""
+    """Return a finding without its rule's name, which `run` fills in."""
     return Finding(rule="", severity=severity, text=text, fix=fix, names=tuple(row.label for row in rows))
 
 

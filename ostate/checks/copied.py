@@ -1,4 +1,4 @@
-"""Parameters whose moments are another one's, found without a pass over all numbers: for commands that judge names and copy nothing."""
+"""Find parameters whose moments are another parameter's, reading few numbers: for commands that judge names and copy nothing."""
 
 from __future__ import annotations
 

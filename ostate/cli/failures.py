@@ -1,4 +1,4 @@
-"""How a command ends that does not end well: a refusal in words with exit code 3, a fault of ours in three lines with exit code 70."""
+"""How a command ends on an error: a refusal with exit code 3, a bug of ostate's with exit code 70 and three lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command speaks: data to stdout, words to stderr; colour and rules for a terminal, plain text for a pipe."""
+"""How a command prints: data to stdout, messages to stderr; colour and rules for a terminal, plain text for a pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a progress bar knows before it is drawn: it appears from a timer's thread when the work takes long, counted or not."""
+"""The count behind a progress bar: a timer's thread draws the bar once the work has taken a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of a state that holds more than its adapter: the foreign positions are set aside, the rest is settled, both are joined."""
+"""The order of a state that holds more parameters than its adapter: the extra positions are set aside, the others named, both joined."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def order_beside(raw: RawState, adapter: Adapter, order_of_rest: OrderOfRest) ->
 
 
 def _over_rest(raw: RawState, chosen: tuple[int, ...], order_of_rest: OrderOfRest) -> _Settled | None:
-    """Settle the rest: with the groups that lost all their positions, else without them, as if they had held nothing but foreign ones."""
+    """Name the other positions: with the groups that lost all of theirs, else without these groups, as if all they held had been set aside."""
     for emptied in (True, False):
         rest, places = aside.without(raw, chosen, emptied=emptied)
         found = order_of_rest(rest)

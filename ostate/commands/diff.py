@@ -1,4 +1,4 @@
-"""Two states, side by side: what only one has, what differs, and by how much. The `diff` command as a function."""
+"""Compare two states: what only one has, what differs, and by how much. The `diff` command as a function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in a state, in plain facts: the `inspect` command as a function. Reads no tensor unless asked for values."""
+"""Describe a state: the `inspect` command as a function. Reads no tensor unless asked for values."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ FILE = NAMES_FILE
 
 @refusing
 def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[list[str]]:
-    """Return the model's name of every parameter that the optimizer holds, group by group, in its own order: the living truth.
+    """Return the model's name of every parameter that the optimizer holds, group by group, in its own order.
 
     Wrapper prefixes (DDP, torch.compile, FSDP, activation checkpointing) are left out. A parameter that two modules share has its first name.
 

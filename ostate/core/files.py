@@ -54,7 +54,7 @@ def is_remote(path: str) -> bool:
 
 @contextmanager
 def watched(step: Callable[[int, int], None] | None) -> Iterator[None]:
-    """Call `step` with (bytes read so far, bytes that were announced, never fewer; 0 where none were) at every read inside; None: nobody asks."""
+    """Call `step` at every read inside, with (bytes read so far, bytes announced: at least as many, 0 where unknown); None: no calls."""
     if step is None:
         yield
         return
@@ -89,7 +89,7 @@ def _read_from(path: str) -> None:
 
 
 def announce(count: Callable[[], int]) -> None:
-    """Tell who watches that about `count()` bytes will be read; it is not asked where nobody does."""
+    """Announce to a progress bar that about `count()` bytes will be read; `count` is called only where one watches."""
     for watcher in _watchers:
         watcher(0, count())
 
@@ -294,7 +294,7 @@ def _close(descriptor: int) -> None:
 
 
 def _let_go(path: str) -> None:
-    """Close the file again where one that is open could not be replaced by anybody; remember which it was."""
+    """Close the file again where an open file cannot be replaced (Windows); remember which it was."""
     if not system.KEEPS_OPEN and path in _local:
         descriptor, identity = _local[path]
         _close(descriptor)

@@ -1,4 +1,4 @@
-"""What somebody else's text may say, brought to plain values within bounds: JSON, whole numbers in names, releases of libraries."""
+"""Parsing of text that others wrote, within bounds: JSON, whole numbers in names, releases of libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Big libraries talk while they are imported; what they say is about themselves, not about the person's state."""
+"""Silence what large libraries print while they are imported: it is about themselves, not about the state."""
 
 from __future__ import annotations
 

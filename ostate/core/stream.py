@@ -1,4 +1,4 @@
-"""Facts about a slot's numbers, gathered chunk by chunk while a chunk is in cache."""
+"""Statistics of a slot's numbers, gathered chunk by chunk while a chunk is in cache."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
 
 
 def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
-    """Return modules that fit the places of others better than their own, as hardly any does by chance.
+    """Return modules that fit another module's place better than their own, beyond what chance explains.
 
     If the claim is true, a module stands at another's place in a gauge that is uniformly random: of one look the digits are exact. Of an exchanged
     pair both must fit, and balance must hold there far better than here: two looks of one pair are not independent of each other.

@@ -1,4 +1,4 @@
-"""Do these numbers belong to this adapter under these names? Proof, contradiction, or silence with the reason."""
+"""Judge a claimed order by fitted densities: proven, contradicted, or silent with the reason."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def assign(scores: Array) -> tuple[Places, Places]:
 
 
 def _rearranged(cost: Array) -> Places:
-    """Return the column of each row in the cheapest assignment, from the rows' own best columns.
+    """Return the column of each row in the assignment of least cost, starting from each row's best column.
 
     Rows that share one are placed one by one along the shortest augmenting path. Nothing is to be done where all lie apart.
 

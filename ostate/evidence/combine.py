@@ -1,4 +1,4 @@
-"""From ranks to digits: how unlikely is all that was seen, if an alternative order were the true one?"""
+"""Combine ranks into digits: -log10 of the chance of all that was seen, if an alternative order were the true one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a state's numbers say of orders of names: the one door between naming and evidence.
+"""What a state's numbers say of orders of names; naming asks evidence through this class alone.
 
 A verdict on an order rests on exact nulls (`gauge`, `order`). What is fitted to the file (`ask`) may search for an order where no claim
 stands, and may make us refuse; it proves no claim.

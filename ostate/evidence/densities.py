@@ -228,7 +228,7 @@ class _Sample:
         self.off: list[Array] = []
 
     def split(self, table: Array, rows: Sequence[int], columns: Sequence[int], *, only_off: bool = False) -> None:
-        """Take a table apart: the cells (rows, columns) are matched; `only_off` leaves them out."""
+        """Add a table's values: the cells (rows, columns) to the matched ones, unless `only_off`, all others to the rest."""
         mask = np.zeros(table.shape, bool)
         mask[rows, columns] = True
         finite = np.isfinite(table)

@@ -1,4 +1,4 @@
-"""The test of "a pair's own other factor stands in a factor's place", for square ones: those moments then carry this module's gauge, the other way.
+"""Test whether the moments of a square pair's two factors are exchanged: they then carry this module's own gauge, the other way round.
 
 Were both exchanged, turning the module's latent dimensions by signs s would turn both factors, Z -> Z s and F -> s F, and their moments as what they
 would be: what stands beside Z as s X_Z, what stands beside F as X_F s. Of one that stands in the other's place while another's stands in its own,
@@ -37,7 +37,7 @@ DRAWS = 1023
 
 
 def exchanged(source: Source, unit: Unit, zero: int, other: int, own: tuple[bool, bool] = (True, True)) -> tuple[Ranked, ...]:
-    """Return where the claim stands among all turns of its opposite; nothing where the two are not square, or keep no moments.
+    """Return the claim's rank among all gauges of the exchanged pair; nothing where the factors are not square, or keep no moments.
 
     Args:
         source: the state and the weights.

@@ -1,4 +1,4 @@
-"""Exact tests of whether moments stand in their key's gauge.
+"""Exact tests of whether moments and weights share one gauge (docs/evidence.md).
 
 The r latent dimensions of a LoRA pair have no names of their own: for a signed permutation g the model stays the same under A -> g A,
 B -> B g^T, elementwise optimizers carry the change along, and a start with independent symmetric rows (B zero) has the same law before and

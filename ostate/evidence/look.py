@@ -1,4 +1,4 @@
-"""One look at a LoRA module: its two factors and the moments at two positions, each read once, and the r x r numbers that are kept of them.
+"""Read a LoRA module's two factors and the moments at two positions, each once, and keep r x r products of them.
 
 A factor of a module is read as a matrix of r latent dimensions by n. Wide ones, stored (r, n), need only their first rows; tall ones, stored
 (n, r), are read a strip at a time. Of a rank above `Unit.most` the first so many latent dimensions are compared: they already say more than

@@ -1,4 +1,4 @@
-"""What is known of each module at each place it was looked at: kept, because several claims ask of the same places."""
+"""The products and ranks of each module at each pair of positions, kept because several claims ask for the same ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Plain(NamedTuple):
 
 
 class Looks:
-    """Looks at modules, each factor once at each position."""
+    """Reads each factor of the modules once at each position, and keeps what was computed."""
 
     def __init__(self, source: Source, modules: Sequence[Unit]) -> None:
         """Nothing is read yet.
@@ -91,7 +91,7 @@ class Looks:
         return [self._ranked[how, place] for place in places]
 
     def exchanged(self, place: Place, own: tuple[bool, bool]) -> tuple[Ranked, ...]:
-        """Return what is said against "its own other factor stands in a factor's place": in the zero factor's, in the other one's."""
+        """Return the ranks against an exchange of a pair's own two factors: of the zero factor's moments, of the other one's."""
         if place.zero is None or place.other is None:
             return ()
         if (place, own) not in self._exchanged:

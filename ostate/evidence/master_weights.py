@@ -1,4 +1,4 @@
-"""Master weights as a witness: a state that keeps them has cut them like its moments, so what equals the adapter names the position.
+"""Names from master weights: a state lays them out as its moments, so a position whose master weights equal a tensor has its name.
 
 DeepSpeed's ZeRO keeps the fp32 weights beside exp_avg and exp_avg_sq in buffers of the same cut
 (deepspeed/runtime/zero/stage_1_and_2.py, `single_partition_of_fp32_groups`).
@@ -26,7 +26,7 @@ _FEWEST = 8
 
 
 def with_master_weights(evidence: Evidence, keys: Sequence[str | None], raw: RawState, adapter: Adapter) -> Evidence:
-    """Add to what the moments say of an order what the master weights say of it.
+    """Return the evidence joined with what the master weights say of the order.
 
     Agreement in all of at least eight numbers, with no second tensor of the shape agreeing too, proves a position: all three buffers are cut
     alike. The moments are asked all the same, and outrank the master weights: where they prefer another name, or contradict, nothing is proven, since

@@ -1,4 +1,4 @@
-"""Which of a method's tensors have a gauge, by method: one row each, read in peft's source (tuners/<method>/layer.py, 0.3.0 to 0.21.2).
+"""The tested tensors of each PEFT method, and their gauge: one row each, read in peft's source (tuners/<method>/layer.py, 0.3.0 to 0.21.2).
 
 A row says what is a product of two factors (`Pair`), what is known to start at one number (`Vector`), or why nothing is tested. A wrong start
 costs power and proves nothing false: the null rests on the gauge alone.

@@ -1,4 +1,4 @@
-"""From one look at each module to what may be said of an order as a whole: which other orders the numbers reject, and with how many digits.
+"""Which other orders the numbers reject, and with how many digits: an order proven as a whole, from the ranks of its modules.
 
 Under another order the modules that it moves stand in gauges that are uniformly random relative to their claimed ones (`gauge`). The evidence
 against it is one e-value over those of them whose gauges are independent (`independent`, `combine`): a chance of at most 1 / E.

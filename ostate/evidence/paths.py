@@ -1,4 +1,4 @@
-"""The sharper form of balance: where the zero factor was during the steps that the first moment remembers.
+"""Balance along the zero factor's path: where it was during the steps that the first moment averages over.
 
 m_A A^T = sum_k w_k B_k^T g_k, with B_k the factor before step k and g_k its gradient. Neither is stored, but each element's path from 0 to
 B_t is tied to what is: B_t, u = m_hat / sqrt(v_hat), sqrt(v). The conditional means E[B_k | ...] and E[g_k | ...] are odd functions of these,

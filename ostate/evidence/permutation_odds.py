@@ -1,4 +1,4 @@
-"""How likely a row of a table of log-likelihood ratios is matched wrongly, over all permutations; fitted scores go in, so this proves no claim."""
+"""Bound the chance that a row of log-likelihood ratios is matched wrongly, over all permutations. Fitted scores go in: this proves no claim."""
 
 from __future__ import annotations
 

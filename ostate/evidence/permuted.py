@@ -1,4 +1,4 @@
-"""The gauge test where units may stand in any order but keep their signs: the neurons of a block, the dimensions of a head's values.
+"""Gauge tests over permutations, for units that keep their signs: the neurons of a block, the dimensions of a head's values.
 
 As in `gauge`, permutations act within blocks of units, each of them a test by itself: uniform over 1 … b! and independent from block to block.
 """

@@ -1,4 +1,4 @@
-"""Which side of a linear layer is private to it: its units are told apart by nothing but their number.
+"""Which side of a linear layer is private to it: its units could stand in any order and the model would be the same.
 
 The neurons of a feed-forward block may stand in any order, and the dimensions of an attention head's values in any order within the head: the
 layer before and the layer behind them are turned alike, and the model stays the same. Its start has independent elements of one law, and so it

@@ -1,4 +1,4 @@
-"""One number an output row: a DoRA magnitude or a bias has large gradients where its module's lora_B has them.
+"""Profiles of second moments by output row: a DoRA magnitude or a bias has large ones where its module's lora_B has them.
 
 Both are state against state: log v of the vector with log of sum over r of v_B, row by row. The vector's key follows from its module's name
 once lora_B has its place.

@@ -1,4 +1,4 @@
-"""The best order that the numbers tell, with no claim at all: one assignment per shape class."""
+"""The best order by the numbers alone, without a claim: one assignment per shape class."""
 
 from __future__ import annotations
 

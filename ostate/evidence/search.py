@@ -1,4 +1,4 @@
-"""Search: from a first order to the one that no single move improves."""
+"""Search for the order of the highest score, improving a first one until no single change does."""
 
 from __future__ import annotations
 

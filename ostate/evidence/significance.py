@@ -1,4 +1,4 @@
-"""Is the best order better than the best order of pure chance? Asked of the file as a whole, before any name is believed."""
+"""Test whether the best order's score exceeds the best order of random tables; of the file as a whole, before any name is used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LEAST_MODULES = 4
 
 @dataclass(frozen=True, slots=True)
 class Significance:
-    """Where the order stands."""
+    """Whether an order's score exceeds chance."""
 
     significant: bool
     powerful: bool

@@ -1,4 +1,4 @@
-"""What training must have left in the numbers: each test a pure function on whole classes of tensors.
+"""The test statistics: what training leaves in weights and moments, as pure functions on whole classes of tensors.
 
 Letters: a LoRA module i holds A (r, in) and B (out, r); u = m_hat / (sqrt(v_hat) + eps) is the direction of Adam's last update.
 Z is the factor that starts at zero (lora_B; lora_embedding_A transposed), written (n, r); F is the other one, written (r, n).

@@ -1,4 +1,4 @@
-"""What is tested by itself: one or two tensors that have a gauge of their own, and which tests they take."""
+"""The units of the tests: one or two tensors with a gauge of their own, and which tests apply to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ permutations of both factors together, and signs where one of them is asked of, 
 
 @dataclass(frozen=True, slots=True)
 class Unit(LoraModule):
-    """Tensors whose latent dimensions are nobody else's. A single tensor is the zero factor; `other` is then empty.
+    """One or two tensors whose latent dimensions no other tensor shares. A single tensor is the zero factor; `other` is then empty.
 
     The rows of a table say which axis the latent dimensions lie along; a matrix is read as (n, r) where tall, else as (r, n).
     """

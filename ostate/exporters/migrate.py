@@ -1,4 +1,4 @@
-"""A state for another set of trainable parameters: kept by name, made where new, dropped where gone; each of it is said."""
+"""A state for another set of trainable parameters: kept by name, made where new, dropped where gone; findings list each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A state as the optimizer that made it writes it itself, so that the same optimizer goes on: own slot names, codes, tensors where it keeps some."""
+"""A state as its own optimizer writes it, so that the same optimizer goes on: its slot names, codes, and tensors where it keeps some."""
 
 from __future__ import annotations
 

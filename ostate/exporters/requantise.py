@@ -1,4 +1,4 @@
-"""Back into few bits: the codes and scales that decode to the numbers a state holds, bit for bit where such exist.
+"""Quantise again: the codes and scales that decode to the numbers a state holds, bit for bit where such exist.
 
 What `read/quantized.py` decoded is `table[code] * scale` in float32. The scale is found again from the largest number of a block, whose code
 is one of the table's entries; where a scale reproduces every number of its block exactly, the resumed optimizer cannot tell the difference.

@@ -1,4 +1,4 @@
-"""Whom a state is made for: the parameters of an optimizer to come, group by group, from names, an adapter or a live model."""
+"""The parameters that an export is for, group by group: from names, an adapter or a live model."""
 
 from __future__ import annotations
 

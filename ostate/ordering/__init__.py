@@ -1,4 +1,4 @@
-"""Which parameter is position i? Every source of names makes claims; shapes and groups refute some; the numbers decide among the rest."""
+"""Names for positions: every source makes claims; shapes and groups refute some; the numbers decide among the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What could still decide an order: never what was passed already."""
+"""Which options could still decide an order: never those that were passed already."""
 
 from __future__ import annotations
 

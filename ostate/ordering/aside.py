@@ -1,4 +1,4 @@
-"""Positions of parameters that were trained beside the adapter and lie in no file of it: a projector, a value head, a reward head.
+"""Positions of parameters that were trained beside the adapter and are not in its file: a projector, a value head, a reward head.
 
 Counts, groups and shapes refute every order of the adapter's keys while such positions stand among the others. They are set aside by their
 shapes; the order is settled over the rest, as if the optimizer had never held them, and laid back. Their own names come from further weights
@@ -59,7 +59,7 @@ def _size(shape: Size, *, flat: bool) -> Size:
 
 
 def _choices(entries: Sequence[Entry], excess: int) -> Iterator[tuple[int, ...]]:
-    """Yield which `excess` of these positions of one shape may be foreign."""
+    """Yield the choices of `excess` among these positions of one shape that may not be the adapter's."""
     positions = [entry.position for entry in entries]
     for group in dict.fromkeys(entry.group for entry in entries):
         own = tuple(entry.position for entry in entries if entry.group == group)
@@ -134,7 +134,7 @@ def laid_back(found: Ordering, raw: RawState, places: Sequence[int], names: Mapp
 
 
 def _doubted(raw: RawState, aside: Sequence[Entry], places: Sequence[int], found: Ordering) -> list[int]:
-    """Return positions of the rest that have the shape of one set aside, and do not stand by their own numbers: either may be the foreign one."""
+    """Return positions of the rest that have the shape of one set aside, and are not proven by themselves."""
     shapes = {entry.shape for entry in aside}
     alone = found.evidence.alone if found.evidence is not None else frozenset[int]()
     return [new for new, old in enumerate(places) if raw.entries[old].has_state and raw.entries[old].shape in shapes and new not in alone]

@@ -1,4 +1,4 @@
-"""A parameter has two names: the live one of `named_parameters()`, and its key in the adapter file. From each to the other.
+"""Between a parameter's two names: the live one of `named_parameters()`, and its key in the adapter file.
 
 PEFT drops the adapter's name and `modules_to_save.` when it saves; DoRA's vector loses its `.weight`; PEFT up to 0.17 removed the adapter's
 name wherever it stood. A match is a key that is in the file, so a wrong guess here is a miss, not a wrong name.

@@ -1,4 +1,4 @@
-"""In which form the live model bears an adapter's keys: under `base_model.model.`, under a component's name, or without.
+"""The prefix of an adapter's keys in the live model: `base_model.model.`, a component's name, or none.
 
 PeftModel's live names begin with `base_model.model.`; those of a model that took its adapter from transformers' `add_adapter` do not, and both write
 the same keys and nearly the same configuration. Likewise `unet.` is in diffusers' files, and in live names only where one module holds several

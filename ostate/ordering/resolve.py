@@ -310,7 +310,7 @@ def _findings(claim: Claim, evidence: Evidence) -> list[Finding]:
 
 
 def _distinct(claims: Sequence[Claim], raw: RawState) -> list[Claim]:
-    """Claims that say the same of every position with state are one; the first of them that a version asks for speaks, else the first.
+    """Return one claim for those that say the same of every position with state: the first that a version asks for, else the first.
 
     Of a position without state, which no number can decide, it keeps the name only where all agree (of those that a version asks for, if any).
     """
@@ -323,7 +323,7 @@ def _distinct(claims: Sequence[Claim], raw: RawState) -> list[Claim]:
 
 
 def _agreed(claims: Sequence[Claim]) -> Claim:
-    """Return the one of these claims that speaks, without the names that the others contradict."""
+    """Return the first of these claims (of those that a version asks for), without the names that the others contradict."""
     speaking = [claim for claim in claims if claim.version_matched] or list(claims)
     if len(speaking) == 1:
         return speaking[0]

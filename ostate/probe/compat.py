@@ -1,4 +1,4 @@
-"""The calls of the program that this project began with, answered by the library: gradient first, a configuration, statistics under other names.
+"""The preconditioner under another program's calls: gradient first, a configuration, statistics under other names.
 
 Nothing else imports this file. `AdamPreconditioner` here is the library's own with the other program's method names; the numbers are the library's,
 guards included. docs/adopting.md shows each call before and after.

@@ -1,4 +1,4 @@
-"""Where trained weights lie: in a folder, below it or to its side; known by what the file is called, else by the keys in it."""
+"""Find the trained weights: in a folder, below it or beside it; recognised by the file's name, else by its keys."""
 
 from __future__ import annotations
 

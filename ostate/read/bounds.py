@@ -1,4 +1,4 @@
-"""What a state may ask for, whatever its layout: groups, positions, names, and numbers that its files do not hold."""
+"""Limits on what a state may ask for, whatever its layout: groups, positions, names, and numbers that its files do not hold."""
 
 from __future__ import annotations
 

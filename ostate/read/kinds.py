@@ -1,4 +1,4 @@
-"""What a file that holds no optimizer state is instead: said to whoever gave it. Read only once a file is refused."""
+"""What a file without an optimizer state is instead, for the message. Read only once a file is refused."""
 
 from __future__ import annotations
 

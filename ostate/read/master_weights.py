@@ -1,4 +1,4 @@
-"""Whether a state's float32 master weights are the model's own under the same names: they are cut like the moments.
+"""Compare a state's float32 master weights with the model's own weights under the same names: they are laid out as the moments.
 
 Few numbers of each are compared, since a state is looked at before anyone asks for its numbers.
 """

@@ -1,4 +1,4 @@
-"""What a command has to say, before anyone decides how it looks: lines, facts, tables, findings."""
+"""The parts of a command's output, before they are laid out: lines, facts, tables, findings."""
 
 # No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
 

@@ -1,4 +1,4 @@
-"""Where a parameter sits, as its name tells: layer and kind, for rows and columns of a picture."""
+"""A parameter's layer and kind by its name, for rows and columns of a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A named state whose bytes are compared with their digests while someone reads its numbers: one pass for both."""
+"""Compare a named file's bytes with their digests while its numbers are read: one pass for both."""
 
 from __future__ import annotations
 

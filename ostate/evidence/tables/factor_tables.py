@@ -121,7 +121,7 @@ class _Strip:
         self.cut(most)
 
     def cut(self, count: int) -> None:
-        """Be a strip of so many rows."""
+        """Shorten the strip to so many rows."""
         some = -(-count // self._every)
         self.count, self.displacement_rows, self.place, self.ones = count, some, self._place[:, :count], np.ones(count, np.float32)
         weights, moments, moved, updates = self._all
@@ -131,7 +131,7 @@ class _Strip:
         self.whole_moved, self.whole_updates = (whole[:, :some] for whole in self._whole)
 
     def add_to(self, sums: Accumulator) -> None:
-        """Multiply."""
+        """Multiply what the strip holds into the sums."""
         sums.add_strip(self.weights, self.moments, self.moved, self.updates, first=not sums.displacement_rows)
         sums.displacement_rows += self.displacement_rows
         if self.whole_moved.size:

@@ -85,5 +85,5 @@ class MomentReader:
 
     @property
     def far(self) -> bool:
-        """True where every range that is read costs a journey."""
+        """True where every range that is read is a request to a server."""
         return is_remote(self.raw.source) or is_remote(self.adapter.file)

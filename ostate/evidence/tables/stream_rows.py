@@ -1,4 +1,4 @@
-"""The stored rows of a tensor, in order, some at a time: whoever adds up over rows holds a strip of each tensor and never a whole one."""
+"""Read a tensor's rows in order, some at a time, so that a sum over rows holds a strip of each tensor and never a whole one."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Unpaired:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """All that is known before any order is looked at."""
+    """The numbers of every class of tensors, for any order to be scored by."""
 
     pairs: tuple[PairClass, ...]
     unpaired: tuple[Unpaired, ...]

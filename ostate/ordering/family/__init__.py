@@ -112,7 +112,7 @@ class _Distinct:
         self.leave_out(sequence.claim.keys, sequence.claim.names)
 
     def leave_out(self, keys: tuple[str | None, ...], names: tuple[str | None, ...]) -> None:
-        """Take an order for known: something else stands for it."""
+        """Leave out an order that another alternative already stands for."""
         self._is_new(keys, names)
 
     def add(self, what: str, keys: tuple[str | None, ...], names: tuple[str | None, ...], *, fault: bool = False) -> None:

@@ -78,7 +78,7 @@ def _adapter_keys(sequence: ClaimRows, ordered: Sequence[str]) -> list[tuple[str
 
 
 def relabelled(sequence: ClaimRows, twin: Callable[[NameParts], NameParts]) -> list[int]:
-    """Give every row the name of its twin, where the claim has it; `twin` of a twin is the row itself."""
+    """Return each row under the name of its counterpart, where the claim has it; `twin` maps each of the two to the other."""
     at = {(row.path, row.factor, row.adapter): index for index, row in enumerate(sequence.rows)}
     if len(at) < len(sequence.rows):
         return list(range(len(sequence.rows)))

@@ -1,4 +1,4 @@
-"""What can kill a claim without looking at a number. It can never prove one."""
+"""Tests that refute a claim without reading a number: sizes of groups, shapes, weight decay. They prove none."""
 
 from __future__ import annotations
 

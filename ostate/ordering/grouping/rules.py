@@ -35,7 +35,7 @@ Test = Callable[[Parameter], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One maker of groups."""
+    """One way of making groups."""
 
     name: str
     split: Split

@@ -67,7 +67,7 @@ class RunScore(NamedTuple):
 
 
 def chosen(state: NamedState, model: nn.Module, parameters: Sequence[tuple[str, Tensor]], entries: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the live names of lora_A and lora_B of the modules to compare: those to which both laws apply, enough of them, spread over the model.
+    """Return the live names of lora_A and lora_B of the modules to compare: those that both tests apply to, spread over the model.
 
     Args:
         state: the named state.
@@ -166,7 +166,7 @@ def _standard(values: Tensor) -> Tensor:
 
 
 def _pairs(state: NamedState, model: nn.Module, live: Mapping[str, Tensor], entries: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the live names of lora_A and lora_B of each module to which both laws apply."""
+    """Yield the live names of lora_A and lora_B of each module to which balance and displacement both apply."""
     ranks = {id(parameter): _rank(model, name) for name, parameter in model.named_parameters() if ".lora_A." in name}
     for a, parameter in live.items():
         b = a.replace(".lora_A.", ".lora_B.")

@@ -1,4 +1,4 @@
-"""The one kernel that eager torch has no equal for: three reads, one float64 sum, nothing written. Imported only where triton is."""
+"""A triton kernel for the sum of x * scale * g: three reads, one float64 sum, nothing written. Imported only where triton is installed."""
 
 import torch
 import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]

@@ -1,4 +1,4 @@
-"""Classes of a person's own beside a state (a configuration, an enumeration, a whole model), which pickle asks for by name.
+"""Classes without a row in the table that lie beside a state: a configuration, an enumeration, a whole model.
 
 They are kept as records of their name and contents, like every other class: nothing is imported or called. What a state itself never needs and
 what could only be meant to do harm stays refused: a name of Python's standard library, of torch's or numpy's own functions, of an installer.
@@ -23,7 +23,7 @@ _MOST_DEPTH = 6
 
 
 class PermissiveTable(dict[str, Any]):
-    """A table of globals that may also have a record for every class of a person's own; `met` are those that a file asked for."""
+    """A table of globals that also gives a record for every other class beside the state; `met` are those that a file asked for."""
 
     def __init__(self, table: Mapping[str, Any], *, unknown_classes: bool) -> None:
         super().__init__(table)

@@ -1,4 +1,4 @@
-"""What the skeleton found, kept on disk, so that the second repair of an adapter does not import peft."""
+"""The parameters of a rebuilt model, kept on disk, so that the second repair of an adapter does not import peft."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rebuilding a model may cost: a configuration is somebody else's file, and may ask for any number of layers or a pattern without end."""
+"""Limits of rebuilding a model: its configuration may ask for any number of layers, or for a pattern that never ends."""
 
 from __future__ import annotations
 
