@@ -8,7 +8,7 @@ OstateError                    what, where, fix; exit code 3
 │   └── UnsafePickle           the file asks for something outside the allow-list
 ├── OrderingError              positions cannot be given names
 │   ├── Ambiguous              several orders fit and nothing decides
-│   └── Contradiction          the numbers speak against the names
+│   └── Contradiction          the numbers contradict the names
 ├── CheckError                 a state breaks a rule
 ├── StoreError                 a named file cannot be written, or is not sound
 ├── ExportError                a state cannot be given in another layout without loss
@@ -120,7 +120,7 @@ class Ambiguous(OrderingError):
 
 
 class Contradiction(OrderingError):
-    """The numbers speak against the names."""
+    """The numbers contradict the names."""
 
 
 class CheckError(OstateError):

@@ -34,7 +34,7 @@ class _Tried(NamedTuple):
 
     @property
     def rank(self) -> tuple[int, bool]:
-        """What speaks for this adapter: the positions it explains; where a copy explains as many, that it is not the frozen one."""
+        """How well this adapter explains the state: the positions it explains; where a copy explains as many, that it is not the frozen one."""
         return self.explained, self.adapter.name not in _FROZEN
 
     @property

@@ -1,4 +1,4 @@
-"""Whole files get their names, or none does: targets that may be written, temporary names, renames that never clobber."""
+"""Whole files get their names, or none does: targets that may be written, temporary names, renames that never overwrite."""
 
 from __future__ import annotations
 

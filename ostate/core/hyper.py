@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "eps": (_number_or_numbers, "a number is expected, or several"),  # Adafactor and CAME keep two
     "betas": (_rates, "numbers from 0 to 1 are expected"),
 }
-"""Key -> what it may be, and how to say that. Other keys are read by nobody but for their truth, and stay as they are."""
+"""Key -> what it may be, and how to say that. Of other keys only whether they are true is read; they stay as they are."""
 
 
 def typed(hyper: Mapping[str, object]) -> tuple[Hyper, dict[str, str]]:

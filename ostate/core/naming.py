@@ -24,7 +24,7 @@ PROVEN = ("verified", "recovered")
 ALL_TESTS = "all tests"
 """The key of `Evidence.silent` where no test was run at all."""
 EXPLICIT = ("recorded", "given")
-"""Sources that the file or the user speaks through: they outrank every inference."""
+"""Sources that the file or the user gives: they outrank every inference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +189,7 @@ class Ordering:
     findings: tuple[Finding, ...] = ()
     """What a person should know, the worst first in print."""
     evidence: Evidence | None = None
-    """What the numbers said of it; None for one that was read back from a file."""
+    """What the numbers say of it; None for one that was read back from a file."""
 
     def __repr__(self) -> str:
         return brief(self)

@@ -63,7 +63,7 @@ class Apart(NamedTuple):
     """What looking at each module by itself found."""
 
     against: tuple[int, ...]
-    """Modules whose own numbers speak against their place."""
+    """Modules whose own numbers contradict their place."""
     untrained: tuple[int, ...]
     """Modules whose moments and zero factor are all zero: never trained, and nothing to tell by."""
 

@@ -53,7 +53,7 @@ class Ranked(NamedTuple):
     size: int
     """Elements of the group; 1 where the statistic is the same for all of them, which tells nothing whichever the true one is."""
     balance_rank: int = 0
-    """The same by balance alone. Late in a run weights may move against their last update, and displacement then speaks for the wrong sign."""
+    """The same by balance alone. Late in a run weights may move against their last update, and displacement then favours the wrong sign."""
     balance_size: int = 0
     """Values that balance has over the group: half its elements where g and -g are the same to it; 0 where only one of the two was asked."""
     sign_rank: int = 0

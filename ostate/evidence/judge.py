@@ -1,4 +1,4 @@
-"""From the best order and its densities to what may be said of each position."""
+"""From the best order and its densities to the evidence for each position."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MAX_FALSE_NAME_ODDS = 1e-6
 FEWEST_MODULES = 4
 """Modules of a class from which fitted densities overthrow a claim, and one test alone names a position: two or three values tell little."""
 LEAST_RANK = 4
-"""Rank from which fitted tails are believed: a residual of few numbers is small by chance now and then."""
+"""Rank from which fitted tails are used: a residual of few numbers is small by chance now and then."""
 MAX_SUSPECT_ODDS = 1e-3
 """Odds of the best order below which a position where the claim differs is suspect: not contradicted, but not proven either."""
 MIN_LOG_RATIO = -3.0
-"""A log ratio below which a pair's own numbers speak against it."""
+"""A log ratio below which a pair's own numbers are against it."""
 DISPLACEMENT_STEPS = 30.0
 """Steps up to which displacement of the true order cannot hide; from BALANCE_STEPS on, balance cannot."""
 BALANCE_STEPS = 10.0
@@ -93,7 +93,7 @@ def judge(tables: Tables, paths: Paths, match: Match, now: FittedDensities, raw:
 
 
 def _believed(tables: Tables, *, both: bool) -> set[int]:
-    """Return the positions that fitted tails may name: of rank LEAST_RANK, in classes of FEWEST_MODULES or where two tests speak."""
+    """Return the positions that fitted tails may name: of rank LEAST_RANK, in classes of FEWEST_MODULES or where two tests are significant."""
     found = {position for unpaired in tables.unpaired for position in unpaired.positions}
     for pair in tables.pairs:
         if pair.rank >= LEAST_RANK and (both or len(pair.modules) >= FEWEST_MODULES):

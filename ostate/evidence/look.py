@@ -106,7 +106,7 @@ def moments_of(source: Source, entry: Entry) -> tuple[str | None, str | None]:
 def stored_weights(source: Source, entry: Entry) -> Slot | None:
     """Return the parameter's values as the state keeps them, each element of them: schedule-free's z, Prodigy's p0, master weights.
 
-    Master weights may be read anew from the model while moments are kept, so they speak here only where there is no first moment.
+    Master weights may be read anew from the model while moments are kept, so they count here only where there is no first moment.
     """
     slot = weights_slot(entry)
     found = entry.slots[slot] if slot is not None else None

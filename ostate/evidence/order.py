@@ -156,8 +156,8 @@ def _digits(ranked: Sequence[Ranked], single: Sequence[float]) -> float:
 def _exchanged(group: Exchangeable, places: Sequence[Place], index: Mapping[str, int], looks: Looks) -> list[Weighed]:
     """Return the evidence against all exchanges of whole kinds, as one, and against the weakest pair of them, for people."""
     members = [[places[index[key]] for key in kind if key in index] for kind in group.modules]
-    speaking = [[place for place in kind if _known(place)] for kind in _one_of_each_start(members, looks.starts(places))]
-    ranked = [[each for found in looks.ranked(kind, "whole") for each in found] for kind in speaking]
+    chosen = [[place for place in kind if _known(place)] for kind in _one_of_each_start(members, looks.starts(places))]
+    ranked = [[each for found in looks.ranked(kind, "whole") for each in found] for kind in chosen]
     digits = [combine.digits(kind) for kind in ranked]
     bound = (
         _enumerated(ranked)

@@ -54,7 +54,7 @@ def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mappin
 
 
 def _unsettled(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> bool:
-    """True when a module's own numbers do not speak for the place it has."""
+    """True when a module's own numbers do not favour the place it has."""
     scores = single_scores(tables, paths, match, now)
     keys = [key for pair in tables.pairs for module in pair.modules for key in (module.zero, module.other) if key in match]
     return any(scores.at(key, match[key]) <= 0 for key in keys)

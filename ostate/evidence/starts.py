@@ -60,13 +60,13 @@ def join(first: list[int], one: int, two: int) -> None:
 def independent_starts(moved: Sequence[str | None], origins: Sequence[Sequence[int | None]], starts: Sequence[int]) -> list[int]:
     """Return the modules whose ranks are jointly independent and uniform, as `independent` does, where some modules share a start.
 
-    What is drawn by itself is then a start, not a module: of modules with one start the first that is moved speaks for all, and one whose
-    moments come from a module of its own start does not speak, since its relative gauge is none.
+    What is drawn by itself is then a start, not a module: of modules with one start the first that is moved counts for all, and one whose
+    moments come from a module of its own start does not count, since its relative gauge is none.
     """
-    speaks: dict[int, int] = {}
+    first_moved: dict[int, int] = {}
     for module, (what, sources) in enumerate(zip(moved, origins, strict=True)):
         if what is not None and starts[module] not in {starts[one] for one in sources if one is not None}:
-            speaks.setdefault(starts[module], module)
-    chosen = set(speaks.values())
-    what_speaks = [what if module in chosen else None for module, what in enumerate(moved)]
-    return independent(what_speaks, [[None if one is None else speaks.get(starts[one], one) for one in sources] for sources in origins])
+            first_moved.setdefault(starts[module], module)
+    chosen = set(first_moved.values())
+    what_moved = [what if module in chosen else None for module, what in enumerate(moved)]
+    return independent(what_moved, [[None if one is None else first_moved.get(starts[one], one) for one in sources] for sources in origins])

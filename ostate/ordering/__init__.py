@@ -56,7 +56,7 @@ def claims(question: Question, sources: Collection[str] | None = None) -> tuple[
 def heuristic_orders(question: Question) -> list[Claim]:
     """Return orders that programs make by hand (names sorted, groups added later), for the numbers alone to choose from.
 
-    They are conventions: to be asked when the numbers contradict every claim, and never to be believed without them.
+    They are conventions: to be asked when the numbers contradict every claim, and never to be used without them.
     """
     from .sources.rebuilt.model import layouts_of
 

@@ -58,7 +58,7 @@ def _saves_its_embedding(adapter: Adapter) -> bool:
 def match_all(names: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], str]:
     """Return the key of each name, and the adapter's name as the names themselves tell it.
 
-    Names that were recorded carry the adapter's name; where `adapter.name` is only assumed, they are believed. Where no name is in the
+    Names that were recorded carry the adapter's name; where `adapter.name` is only assumed, they are used. Where no name is in the
     file, the modules around the saved one, which all names then begin with, are left out to look again.
     """
     bare = [without_inner(name) if name is not None else None for name in names]

@@ -90,7 +90,7 @@ def resolve(
         strict: refuse where a position would be left out.
 
     Raises:
-        Contradiction: the numbers speak against recorded or given names, or fit no order at all.
+        Contradiction: the numbers contradict recorded or given names, or fit no order at all.
         Ambiguous: nothing decides between several orders; two positions end under one name.
     """
     lost: Rejected = list(rejected)
@@ -324,9 +324,9 @@ def _distinct(claims: Sequence[Claim], raw: RawState) -> list[Claim]:
 
 def _agreed(claims: Sequence[Claim]) -> Claim:
     """Return the first of these claims (of those that a version asks for), without the names that the others contradict."""
-    speaking = [claim for claim in claims if claim.version_matched] or list(claims)
-    if len(speaking) == 1:
-        return speaking[0]
-    said = [{pair for pair in pairs if pair[0] is not None} for pairs in zip(*(zip(claim.names, claim.keys) for claim in speaking))]
+    chosen = [claim for claim in claims if claim.version_matched] or list(claims)
+    if len(chosen) == 1:
+        return chosen[0]
+    said = [{pair for pair in pairs if pair[0] is not None} for pairs in zip(*(zip(claim.names, claim.keys) for claim in chosen))]
     agreed = [next(iter(pairs)) if len(pairs) == 1 else (None, None) for pairs in said]
-    return replace(speaking[0], names=tuple(name for name, _ in agreed), keys=tuple(key for _, key in agreed))
+    return replace(chosen[0], names=tuple(name for name, _ in agreed), keys=tuple(key for _, key in agreed))

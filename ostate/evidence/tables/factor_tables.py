@@ -93,7 +93,7 @@ class _Task:
     def strip(self, rows: int, columns: float, most: int) -> int:
         """Return how many of so many rows, `most` at most, to hold of every tensor at a time, where `columns` numbers are held of each.
 
-        All of them where every range read costs a journey.
+        All of them where every range read is a request to a server.
         """
         if self.reader.far:
             return rows

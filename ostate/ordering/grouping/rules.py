@@ -49,7 +49,7 @@ class Rule:
     groups: int | None = None
     """How many groups it always makes; None: it depends."""
     guess: bool = False
-    """True: tried only where no other rule fits, and never believed without the numbers."""
+    """True: tried only where no other rule fits, and never used without the numbers."""
 
 
 def trainable(parameters: Sequence[Parameter]) -> list[Parameter]:

@@ -72,7 +72,7 @@ def delta_h1(xbar: Gradients, ybar: Gradients, eta: float, preconditioner: AdamP
         preconditioner: gives P.
 
     Returns:
-        The value and what speaks for or against it. Sums are float64; on a sharded model collective, and the same on every rank.
+        The value and what supports or contradicts it. Sums are float64; on a sharded model collective, and the same on every rank.
 
     Raises:
         ProbeError: eta 0 or not finite; gradients that are not finite, with their names; another set of parameters.

@@ -69,7 +69,7 @@ def whole(values: Sequence[tuple[str, Inert]], what: str) -> TensorRef:
         what: which tensor, for messages.
 
     Raises:
-        MissingRank: the shares speak of more processes than there are.
+        MissingRank: the shares count more processes than there are.
         ReadError: the shares do not make up the whole, or are split in more than one dimension.
     """
     path, first = values[0]

@@ -36,7 +36,7 @@ def weights_of(folder: str, by_rank: Mapping[int, str]) -> dict[str, TensorRef]:
 
     Raises:
         ReadError: a process's share does not fit the others'.
-        MissingRank: a share speaks of more processes than there are files.
+        MissingRank: a share counts more processes than there are files.
     """
     shares = []
     for rank in sorted(by_rank):
