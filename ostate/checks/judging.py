@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ostate.core.state import Entry, Finding, RawState
@@ -11,16 +11,19 @@ from ostate.core.stream import Summary
 from ostate.errors import CheckError
 from ostate.optimizers import OPTIMIZERS
 
-from .context import CheckedRow, name_of, structure_of
-from .measured import Measured, MeasuredState
+from .context import CheckedRow, Structure, name_of, structure_of
 from .measuring import measure
-from .numbers import NUMBERS
-from .rules import RULES
+from .numbers import NUMBERS, Measured, MeasuredState
+from .structure import STRUCTURE
 
 if TYPE_CHECKING:
     from ostate.core.naming import NamedState
 
 Summaries = Mapping[tuple[str, str], Summary]
+Rule = Callable[[Structure], Iterator[Finding]] | Callable[[MeasuredState], Iterator[Finding]]
+_ALL: tuple[Rule, ...] = (*STRUCTURE, *NUMBERS)
+RULES: dict[str, Rule] = {name_of(rule): rule for rule in _ALL}
+"""Every rule by its name in findings."""
 
 
 def explain(rule: str) -> str:

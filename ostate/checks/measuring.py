@@ -8,8 +8,7 @@ from ostate.core.stream import PIECE, Meter, side_by_side
 from ostate.optimizers.slots import SECOND_MOMENT_SLOTS
 
 from .context import CheckedRow
-from .measured import Measured
-from .numbers import UNDERFLOW, bound
+from .numbers import UNDERFLOW, Measured, bound
 
 if TYPE_CHECKING:
     import numpy as np

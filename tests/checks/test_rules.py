@@ -7,7 +7,7 @@ import torch
 
 from ostate import checks, store
 from ostate import read as formats
-from ostate.checks import judging, rules
+from ostate.checks import judging
 from ostate.core.naming import Ordering
 from ostate.errors import CheckError
 from ostate.ordering.join import named_state
@@ -111,8 +111,8 @@ def test_every_rule_has_a_case_here_and_says_why_it_exists():
         "step-against-the-trainer",
         "adapter-does-not-fit",
     }
-    assert set(rules.RULES) == set(BREAKS) | elsewhere
-    for rule in rules.RULES:
+    assert set(judging.RULES) == set(BREAKS) | elsewhere
+    for rule in judging.RULES:
         assert len(judging.explain(rule)) > 60
     assert judging.explain("order-unverified") == ""
 
