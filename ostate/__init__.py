@@ -69,7 +69,7 @@ if not TYPE_CHECKING:  # else every name that is not there would be of type Any
     def __getattr__(name: str) -> object:
         module = _PUBLIC.get(name)
         if module is None:
-            raise AttributeError(f"module 'ostate' has no attribute {name!r}")
+            raise AttributeError(f"module 'ostate' has no attribute {name!r}", name=name, obj=import_module(__name__))  # for its "Did you mean"
         value = getattr(import_module(f"ostate.{module}"), name)
         globals()[name] = value
         return value

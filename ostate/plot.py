@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ostate.commands.inspect import stored_bytes
-from ostate.commands.repair import Options, read, repair
+from ostate.commands.repair import Options, opened, order_among, read, repair
 from ostate.core.extras import needed
 from ostate.core.files import announce, watched
 from ostate.core.naming import Adapter, NamedState
@@ -21,8 +21,7 @@ from ostate.core.tensors import shape_text
 from ostate.errors import OstateError
 from ostate.evidence.ask import compare
 from ostate.ordering.join import as_raw
-from ostate.ordering.keys import match_all
-from ostate.read import adapters, named_file
+from ostate.read import named_file
 from ostate.report import figures
 from ostate.report.numbers import measure
 from ostate.report.parts import places
@@ -68,9 +67,11 @@ def subject(path: str, *, options: Options | None = None) -> Subject:
     if named_file.is_named(path):
         state = load(path)
         manifest = _manifest(path)
-        raw = as_raw(state)
-        adapter = adapters.read_adapter(options.adapter, name=options.adapter_name) if options.adapter is not None else None
-        keys = _keys(raw, state, adapter)
+        raw, adapter, keys = as_raw(state), None, []
+        if options.adapter is not None:
+            raw, beside = opened(path, options, named_too=True)
+            adapter, order = order_among(raw, beside, options)
+            keys = list(order.keys)
     else:
         done = repair(path, None, options=options)
         state, manifest = done.named, ""
@@ -229,15 +230,6 @@ def _canvas(width: float, height: float, *, axes: bool = True) -> tuple[Figure, 
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot() if axes else None  # type: ignore[return-value]
-
-
-def _keys(raw: RawState, state: NamedState, adapter: Adapter | None) -> list[str | None]:
-    """Return the adapter's key at every position of a named state: as recorded, else found by name."""
-    names = [entry.name for entry in raw.entries]
-    recorded = [state.parameters[name].adapter_key if name is not None and name in state.parameters else None for name in names]
-    if adapter is None or all(key is None or key in adapter.tensors for key in recorded):
-        return recorded
-    return list(match_all(names, adapter)[0])
 
 
 def _manifest(path: str) -> str:

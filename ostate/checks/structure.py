@@ -307,8 +307,9 @@ def adapter_does_not_fit(seen: Structure) -> Iterator[Finding]:
     left = there - wanted
     if left:
         count, total = sum(left.values()), sum(there.values())
-        text = f"{count} of {total} positions with state have a shape for which the adapter has no tensor left"
-        yield say("warning", text, "another adapter, or trained parameters that the adapter file does not hold")
+        some = f"{count} of {total} positions with state have a shape for which the adapter has no tensor left"
+        text = some if count < total else f"none of the {total} positions with state has the shape of a tensor in the adapter: it is another model's"
+        yield say("warning", text, "pass the adapter that was saved with this state; it may also lack parameters that were trained beside it")
 
 
 def _size(shape: tuple[int, ...], flat: bool) -> tuple[int, ...]:

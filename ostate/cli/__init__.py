@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -17,7 +16,7 @@ from ostate import __version__
 from ostate.errors import OstateError, OutOfMemory
 
 from .failures import INTERRUPTED, limit_address_space, say
-from .screen import is_json, keep_json, loudness_options, say_error, write
+from .screen import expect_json, is_json, keep_json, loudness, loudness_options, say_error, say_usage, write
 
 gc.set_threshold(500_000)  # nothing dies while modules load and an index is read; looking for it would take a twentieth of `repair`
 
@@ -54,10 +53,16 @@ class _Lazy(click.Group):
                 param.callback = keep_json
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        expect_json("--json" in args)  # until the command's own options are read, which a slip may prevent
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from difflib import get_close_matches
 
+            if args[0] == "help":
+                ctx.fail(f"For help: ostate {args[1] if args[1:] and args[1] in COMMANDS else 'COMMAND'} --help")
             close = get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else f" The commands: {', '.join(COMMANDS)}."
             ctx.fail(f"No such command {args[0]!r}.{hint}")
@@ -70,6 +75,9 @@ class _Lazy(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            say_usage(error)
+            raise
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click's own way out
         except KeyboardInterrupt:
@@ -158,14 +166,12 @@ class _Model(_Path):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        if os.path.exists(text) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-            return super().convert(value, param, ctx)
-        from ostate.core.hf_cache import snapshot
+        from ostate.core.hf_cache import is_repository, local_model, snapshot
 
-        folder = snapshot(text)
-        if not os.path.isdir(folder):
-            self.fail(f"'{text}' is neither a path nor a model in the local Hugging Face cache (looked at {folder}).", param, ctx)
-        return folder
+        folder = local_model(text)
+        if not os.path.exists(folder) and is_repository(text):
+            self.fail(f"'{text}' is neither a path nor a model in the local Hugging Face cache (looked at {snapshot(text)}).", param, ctx)
+        return super().convert(folder, param, ctx)
 
 
 MODEL = _Model()
@@ -175,7 +181,7 @@ def each(paths: Sequence[str], one: Callable[[str], int]) -> None:
     """Call `one`, which returns an exit code, for every path, and leave with the highest; a path that is refused does not stop the others."""
     codes = []
     for i, path in enumerate(paths):
-        if i and not is_json():
+        if i and not is_json() and loudness() >= 0:
             write("")
         try:
             codes.append(one(path))

@@ -12,7 +12,7 @@ from .screen import write
 
 
 @click.command()
-@click.option("--folder", default="ostate-demo", show_default=True, type=click.Path(file_okay=False), help="Folder to write to.")
+@click.option("-o", "--folder", default="ostate-demo", show_default=True, type=click.Path(file_okay=False), help="Folder to write to.")
 def command(folder: str) -> None:
     """Train a tiny LoRA here, misuse its optimizer state as people do, repair it, probe with it.
 

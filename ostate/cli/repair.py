@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from ostate.commands.repair import Options
 
 
-_TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
-"""Names under which a program expects what torch.save writes."""
-
-
 @click.command()
 @click.argument("path", type=PATH, required=False)
 @naming
@@ -73,11 +69,6 @@ def command(
 
     if out is None and not dry_run:
         raise click.UsageError("no output given: pass -o OUT (or --dry-run to write nothing)")
-    if out is not None and out.endswith(_TORCH_ENDINGS):
-        raise click.UsageError(
-            f"'{out}': repair writes a safetensors file, so choose a name like lora.ostate.safetensors; "
-            "`ostate export FILE --to torch` then makes an optimizer.pt of it"
-        )
     with reading("proving" if dry_run else "proving and writing"):
         done = repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
     show(repair_document(path, done), verdict_text.blocks, as_json=as_json)

@@ -17,7 +17,7 @@ from .screen import loudness, reading, write
 @click.argument("path", type=PATH, nargs=-1, required=True, metavar="FILE...")
 @naming
 @click.option("--force", is_flag=True, help="Replace an existing output.")
-@click.option("-o", "--out", type=click.Path(dir_okay=False), metavar="OUT", help="The page to write. Default: report.html.")
+@click.option("-o", "--out", type=click.Path(), metavar="OUT", help="The page to write. Default: report.html.")
 def command(path: tuple[str, ...], force: bool, out: str | None, **chosen: Any) -> None:
     """Write one HTML page of plots from named files or checkpoints. It needs no network and runs no script.
 
@@ -32,13 +32,14 @@ def command(path: tuple[str, ...], force: bool, out: str | None, **chosen: Any) 
         ostate report step-100.ostate.safetensors step-500.ostate.safetensors -o run.html
     """
     from ostate import plot
-    from ostate.core.atomic import refuse_inputs
+    from ostate.core.atomic import check_target, refuse_inputs
     from ostate.core.files import recorded
 
     if out is None:
         out = "report.html"
-    if os.path.exists(out) and not force:
-        raise click.UsageError(f"'{out}' exists: choose another name, or pass --force to replace it")
+    if not out.endswith((".html", ".htm")):
+        raise click.UsageError(f"'{out}': report writes an HTML page, so choose a name like report.html")
+    check_target(out, force=force, inputs=path)
     with recorded() as inputs, reading("reading"):
         page = plot.page(path, options=options_of(chosen))
     refuse_inputs([Path(out)], inputs)

@@ -73,6 +73,11 @@ def keep_json(ctx: click.Context, param: click.Parameter, value: bool) -> bool: 
     return value
 
 
+def expect_json(wanted: bool) -> None:
+    """Remember whether `--json` stands anywhere on the command line: a mistake in it is said as a document too."""
+    click.get_current_context().meta[_JSON] = wanted
+
+
 def is_json() -> bool:
     """Tell whether the command prints JSON."""
     ctx = click.get_current_context(silent=True)
@@ -134,6 +139,16 @@ def say_error(error: OstateError, cause: Exception | None = None, *, exit_code: 
 
         with suppress(OstateError):  # standard output is what failed, and the words above say so
             write(as_json(error_document(error, exit_code)))
+
+
+def say_usage(error: click.UsageError) -> None:
+    """Under `--json` print a document for a mistake on the command line; click itself says it in words."""
+    if is_json():
+        from ostate.report.json_text import as_json, error_document
+
+        command = error.ctx.command_path if error.ctx is not None else "ostate"
+        refusal = OstateError(error.format_message(), where=command, fix=f"{command} --help")
+        write(as_json({**error_document(refusal, click.UsageError.exit_code), "error": "UsageError"}))
 
 
 def _filled(title: str, text: str) -> list[str]:

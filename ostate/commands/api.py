@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from ostate.core.hf_cache import local_model
 from ostate.core.naming import Ordering
 from ostate.errors import refusing
 from ostate.ordering.name_form import NameForm
@@ -46,8 +47,8 @@ def repair(
         path: state file or checkpoint folder.
         out: the named file to write; None: a dry run, nothing is written.
         adapter: folder or file of the trained weights; None: looked for beside the state and inside it.
-        base: folder or config.json of the base model.
-        model: folder with full weights, where there is no adapter (full fine-tuning).
+        base: folder or config.json of the base model, or `org/name` of one in the local Hugging Face cache.
+        model: folder with full weights, or `org/name`, where there is no adapter (full fine-tuning).
         order: file of names, one a line, in the optimizer's order.
         previous: folder or file of an earlier adapter of the same run: what moved since is evidence.
         adapter_name: the adapter's name in the live model, where the files do not tell.
@@ -165,4 +166,6 @@ def names(
 
 
 def _texts(**paths: Path | None) -> dict[str, Any]:
-    return {name: None if path is None else os.fspath(path) for name, path in paths.items()}
+    """Return the paths as text; of models, `org/name` as the folder where the local cache holds it."""
+    texts = {name: None if path is None else os.fspath(path) for name, path in paths.items()}
+    return {name: local_model(text) if text is not None and name in ("base", "model") else text for name, text in texts.items()}

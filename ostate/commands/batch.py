@@ -59,7 +59,8 @@ def targets(pattern: str, folder: str) -> list[tuple[str, str]]:
     """
     found = sorted(glob.glob(pattern, recursive=True))
     if not found:
-        raise ReadError("no checkpoint matches", where=pattern, fix="put the pattern in quotes, so that the shell leaves it alone")
+        fix = "check the folders in the pattern, which is relative to the current one, and put it in quotes"
+        raise ReadError("no checkpoint matches", where=pattern, fix=fix)
     shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found])
     names = [os.path.relpath(os.path.abspath(path), shared).replace(os.sep, "--") + ENDING for path in found]
     if len({name.casefold() for name in names}) < len(names) and folds_case(folder):

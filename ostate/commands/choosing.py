@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ostate.core.naming import Adapter, Ordering
-from ostate.core.state import Finding
-from ostate.errors import Contradiction, OrderingError
+from ostate.core.state import Finding, RawState
+from ostate.errors import Ambiguous, Contradiction, OrderingError, ReadError
 from ostate.ordering import assumed
-from ostate.read.weights import Candidates
+from ostate.ordering.advice import SAME_SAVE
+from ostate.read.adapter_files import is_tuner_key
+from ostate.read.weights import Candidates, lacking
 
 RULES = ("adapter-chosen", "adapter-beside")
 """Findings that say which adapter was taken."""
@@ -64,6 +66,32 @@ def settle(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Orderi
     if best is None or (found.asked and best.adapter is not found.adapters[0]):
         raise _with_list(refused[0], found.adapters)
     return best.adapter, _with_rivals(best, tried, found.adapters)
+
+
+def refuse_another_models(raw: RawState, adapters: Sequence[Adapter]) -> None:
+    """Refuse what a person passed as the adapter where no tensor of it has the shape of a position with state.
+
+    Methods that save something computed from what was trained (p-tuning) are left alone: their tensors have shapes of their own.
+
+    Raises:
+        ReadError: it is so.
+    """
+    with_state = [entry for entry in raw.entries if entry.has_state]
+    if not adapters or not with_state or any(entry.shape is None for entry in with_state):
+        return
+    if all(lacking(raw, adapter) == len(with_state) and all(map(is_tuner_key, adapter.tensors)) for adapter in adapters):
+        text = f"the adapter is of another model: none of its {len(adapters[0].tensors)} tensors has the shape of a position with state"
+        raise ReadError(text, where=adapters[0].file, fix=SAME_SAVE)
+
+
+def with_misfit(error: Ambiguous, raw: RawState, found: Candidates) -> Ambiguous:
+    """Put first among the reasons that the adapter which a person passed lacks tensors of the state; returns the error itself."""
+    lacks = lacking(raw, found.adapters[0]) if found.asked else 0
+    if lacks:
+        total = sum(entry.has_state for entry in raw.entries)
+        error.why = (f"the adapter has no tensor of the right shape for {lacks} of {total} positions with state: is it of another run?", *error.why)
+        error.fix = f"{SAME_SAVE}; or {error.fix}"
+    return error
 
 
 def _refuse_another(asked: Adapter, tried: Sequence[_Tried], best: _Tried | None) -> None:

@@ -66,5 +66,5 @@ def repair_document(path: str, done: Repaired) -> dict[str, Any]:
         "optimizer": done.named.optimizer,
         "parameters": len(done.named.parameters),
         "ordering": ordering_document(done.ordering),
-        "findings": [finding.as_dict() for finding in done.findings],
+        "findings": [finding.as_dict() for finding in (*done.findings, *done.beside)],
     }

@@ -14,6 +14,7 @@ from ostate import store
 from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder, refuse_inputs
 from ostate.core.brief import brief
 from ostate.core.files import recorded
+from ostate.core.hf_cache import local_model
 from ostate.core.names_list import NAMES_FILE
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
@@ -22,7 +23,7 @@ from ostate.core.tensors import Slot
 from ostate.errors import ExportError, refusing
 from ostate.exporters import EXPORTERS, Exporter, ExportOptions
 from ostate.exporters.base import missing_positions
-from ostate.exporters.migrate import New, migrate
+from ostate.exporters.migrate import New, migrate, refuse_nothing_kept
 from ostate.exporters.target import Grouping, Target, Wanted, of_names, target_of
 from ostate.read import adapters
 
@@ -75,7 +76,7 @@ def export(
         out: the file or folder to write; in a folder that is there, the layout's usual file name; None: nothing is written.
         wanted: `--for`: an adapter, a file of names, a list of names or groups, or a live model whose optimizer will load it.
         groups: the groups of that optimizer: as the state's, one, Trainer's two, or `auto`: Trainer's where the state's are, else as the state's.
-        base: the base model's folder or config.json, for the order of an adapter's new parameters.
+        base: the base model's folder, config.json or `org/name`, for the order of an adapter's new parameters.
         new: what a parameter gets that the state has no moments of.
         rename: (regular expression, replacement) over the state's names.
         truncate: let a parameter that shrank keep the part that fits.
@@ -96,8 +97,9 @@ def export(
         given = state if isinstance(state, NamedState) else store.load(state)
         known = len(given.findings)
         if wanted is not None or rename or groups in ("one", "trainer"):
-            target = _target(given, wanted, groups, None if base is None else os.fspath(base), rename)
+            target = _target(given, wanted, groups, None if base is None else local_model(os.fspath(base)), rename)
             given = migrate(given, target, new=new, rename=rename, truncate=truncate)
+            refuse_nothing_kept(given, "--for" if wanted is not None else "--rename")
         weights = _weights(given, os.fspath(adapter)) if adapter is not None else None
     export_options = ExportOptions(v_hat=v_hat, root=root, taken_as=taken_as, weights=weights)
     if to != "ostate":

@@ -10,6 +10,7 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding, Severity
 from ostate.errors import Contradiction, ProbeError
 from ostate.optimizers import OPTIMIZERS
+from ostate.ordering.advice import SAME_SAVE
 from ostate.ordering.join import adapter_facts
 from ostate.read import adapters
 from ostate.store import load
@@ -18,8 +19,6 @@ from .repair import verify
 
 if TYPE_CHECKING:
     from ostate.probe.measure.protocol import ProbeReport
-
-_FIX = "pass the adapter that was saved with this state: same run, same step"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +75,7 @@ def probe(
     report = protocol.run(named, model, records, settings=settings, known=known, **more)
     other = [finding for finding in report.findings if finding.rule == "state-of-another-run"]
     if other and not own:
-        raise Contradiction(other[0].text, where=files.adapter, fix=_FIX)
+        raise Contradiction(other[0].text, where=files.adapter, fix=SAME_SAVE)
     return report
 
 
@@ -101,8 +100,8 @@ def of_this_adapter(state: NamedState, path: str, adapter: str) -> tuple[bool, t
         # A state that was saved live records no adapter: that alone is no reason to worry anybody.
         severity: Severity = "note" if recorded is None else "warning"
         text = "the state could not be compared with this adapter: they may be of different runs"
-        return False, (Finding(rule="state-of-unknown-run", severity=severity, text=text, fix=_FIX),)
+        return False, (Finding(rule="state-of-unknown-run", severity=severity, text=text, fix=SAME_SAVE),)
     if recorded is None:
         return False, ()
     text = "this adapter is not the file that the state was repaired with, but the tensor values fit it: another step of the run, or a new copy"
-    return False, (Finding(rule="adapter-not-the-recorded-one", severity="warning", text=text, fix=_FIX),)
+    return False, (Finding(rule="adapter-not-the-recorded-one", severity="warning", text=text, fix=SAME_SAVE),)

@@ -11,23 +11,22 @@ from ostate import checks, ordering, store
 from ostate.checks import copied, judging
 from ostate.core.brief import brief
 from ostate.core.files import announce, recorded
-from ostate.core.naming import EXPLICIT, Adapter, NamedState, Ordering, Question, first_rule, settled
+from ostate.core.naming import EXPLICIT, Adapter, NamedState, Ordering, Question, settled
 from ostate.core.state import Finding, RawState
 from ostate.core.tensors import shape_text
-from ostate.errors import CheckError, ReadError, refusing
+from ostate.errors import Ambiguous, CheckError, ReadError, StoreError, refusing
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import advice, assumed, keys, resolve
 from ostate.ordering.join import named_state
 from ostate.ordering.live_form import with_live_form
 from ostate.ordering.name_form import NameForm, by_key
-from ostate.ordering.sources.from_keys import trained_keys
-from ostate.read import adapters
-from ostate.read.fitting import FITTED, fitted
+from ostate.read import adapters, named_file
+from ostate.read.fitting import fitted
 from ostate.read.weights import Candidates, base_weights, candidates, own_weights
 
-from . import choosing
+from . import choosing, unproven
 from .beside import order_beside
-from .inspect import not_in_adapter, open_state, stored_bytes
+from .inspect import open_state, stored_bytes
 
 if TYPE_CHECKING:
     from ostate.evidence.comparison import Comparison
@@ -88,6 +87,8 @@ class Repaired:
     """The state that was read, a file or a folder."""
     not_read: tuple[str, ...] = ()
     """Other states in the folder that was asked for."""
+    beside: tuple[Finding, ...] = ()
+    """Named states that lie in the same folder already; the written file does not speak of them, since the same state gives the same bytes."""
 
     def __repr__(self) -> str:
         return brief(self)
@@ -98,6 +99,8 @@ class Repaired:
         return settled(self.ordering, self.findings)
 
 
+TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+"""Names under which a program expects what torch.save writes."""
 MOST_LISTED = 6
 """Files that one message lists."""
 
@@ -129,6 +132,9 @@ def repair(
     """
     options = replace(options or Options(), **more)
     if out is not None:
+        if out.endswith(TORCH_ENDINGS):
+            fix = "choose a name like lora.ostate.safetensors; `ostate export FILE --to torch` then makes an optimizer.pt of it"
+            raise StoreError("repair writes a safetensors file, which no program expects under this name", where=out, fix=fix)
         store.check_target(out, force=force, inputs=_given(path, options))
     with recorded() as inputs:
         raw, beside = opened(path, options)
@@ -138,13 +144,22 @@ def repair(
         _refuse_copies(raw, options)
         adapter, found = order_among(raw, beside, options)
         named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
-    findings = (*checks.run(raw, named, adapter), *_verdict_findings(found, raw, adapter, options))
+    findings = (*checks.run(raw, named, adapter), *unproven.of_verdict(found, raw, adapter, _passed(adapter, options)))
     judging.refuse(findings, path)
     named = replace(named, findings=findings)
+    done = Repaired(
+        named=named,
+        ordering=found,
+        findings=findings,
+        out=(),
+        read=raw.read,
+        not_read=raw.not_read,
+        beside=tuple(named_file.beside(raw.read or raw.source, but=out)),
+    )
     if out is None:
-        return Repaired(named=named, ordering=found, findings=findings, out=(), read=raw.read, not_read=raw.not_read)
+        return done
     written = store.write(named, out, force=force, check=judging.while_copying(named), keep_dtype=keep_dtype, sha256=sha256, inputs=inputs)
-    return Repaired(named=named, ordering=found, findings=tuple(written.findings), out=tuple(written.files), read=raw.read, not_read=raw.not_read)
+    return replace(done, findings=tuple(written.findings), out=tuple(written.files))
 
 
 def _given(path: str, options: Options) -> tuple[str | None, ...]:
@@ -195,13 +210,18 @@ def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[Raw
         raise ReadError("this file already has names", where=path, fix="use `ostate verify`, `validate` or `export` on it")
     found = candidates(raw, adapter=options.adapter, model=options.model, name=options.adapter_name)
     fitting = [fitted(adapter, raw) for adapter in found.adapters]
+    if options.adapter is not None:
+        choosing.refuse_another_models(raw, fitting)
     live = fitting if options.names == "peft" else [with_live_form(adapter, raw) for adapter in fitting]
     return raw, found._replace(adapters=tuple(live))
 
 
 def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
     """Return the adapter that goes with the state, and the names that stand with it, or refuse."""
-    return choosing.settle(found, lambda adapter: order_of(raw, adapter, options, near=found.seen))
+    try:
+        return choosing.settle(found, lambda adapter: order_of(raw, adapter, options, near=found.seen))
+    except Ambiguous as error:
+        raise choosing.with_misfit(error, raw, found) from None
 
 
 def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: Sequence[str] = ()) -> Ordering:
@@ -250,6 +270,10 @@ def _comparison(raw: RawState, adapter: Adapter | None, previous: Adapter | None
     return Comparison(raw, adapter, previous=previous, base=base, own=own, untested=untested)
 
 
+def _passed(adapter: Adapter | None, options: Options) -> advice.Given:
+    return advice.Given(adapter=adapter, order=options.order, base=options.base, previous=options.previous, evidence=options.evidence)
+
+
 def _untested_reason(adapter: Adapter | None, options: Options, near: Sequence[str]) -> str | None:
     if not options.evidence:
         return "--no-evidence was given"
@@ -259,66 +283,7 @@ def _untested_reason(adapter: Adapter | None, options: Options, near: Sequence[s
     return f"no adapter was found{listed}"
 
 
-def _verdict_findings(found: Ordering, raw: RawState, adapter: Adapter | None, options: Options) -> list[Finding]:
-    """Say aloud what is not proven."""
-    said = list(found.findings)
-    passed = advice.Given(adapter=adapter, order=options.order, base=options.base, previous=options.previous, evidence=options.evidence)
-    spelled = {name for finding in said if finding.severity == "warning" for name in finding.names}
-    explicit = adapter is not None and found.explicit
-    lacking = {name for name, key in zip(found.names, found.keys) if explicit and key is None}
-    unknown = tuple(name for name in found.undecided if name in lacking) if not found.proven else ()
-    if found.verdict == "unverified":
-        said.append(
-            Finding(
-                rule="order-unverified",
-                severity="warning",
-                text=f"the names come from {first_rule(found.rule)}; the tensor values neither confirm nor contradict them",
-                fix=f"treat them as an assumption; to check them: {advice.ways(passed, advice.PREVIOUS, advice.BASE)}",
-            )
-        )
-    elif not found.proven and (undecided := tuple(name for name in found.undecided if name not in lacking and name not in spelled)):
-        left = found.evidence.open if found.evidence is not None else ()
-        than = f"; not excluded: {left[0][0]}" if left else ""
-        said.append(
-            Finding(
-                rule="order-undecided",
-                severity="warning",
-                text=f"{len(undecided)} names come from {first_rule(found.rule)} only; the tensor values prove the others{than}",
-                fix=f"to prove these too: {advice.ways(passed, advice.PREVIOUS, advice.BASE)}",
-                names=undecided,
-            )
-        )
-    if adapter is not None and FITTED in adapter.facts:
-        fix = "if you have it, pass the adapter as it was trained (save_pretrained without a conversion)"
-        said.append(Finding(rule="adapter-fitted", severity="note", text=adapter.facts[FITTED], fix=fix))
-    if adapter is not None and found.source == "content":
-        said += _without_position(found, adapter)
-    if unknown:
-        said.append(not_in_adapter(unknown, found.rule, adapter.file if adapter is not None else ""))
-    left_out = [f"position {position}" for position in found.left_out if f"position {position}" not in spelled]
-    if left_out:
-        said.append(
-            Finding(
-                rule="positions-left-out",
-                severity="warning",
-                text=f"{len(left_out)} of {sum(entry.has_state for entry in raw.entries)} positions with state got no name and were left out",
-                fix=f"to name them too: {advice.ways(passed, advice.ORDER, advice.BASE)}",
-                names=tuple(left_out),
-            )
-        )
-    return said
-
-
 @refusing
-def _without_position(found: Ordering, adapter: Adapter) -> list[Finding]:
-    """Say that an order which the numbers alone gave leaves tensors of the adapter without a position: the state may be a part of one."""
-    left = [key for key in trained_keys(adapter) if key not in set(found.keys)]
-    if not left or found.left_out:
-        return []
-    text = f"{len(left)} of the adapter's {len(left) + len(found.keys)} tensors have no position: is this a part of the state?"
-    return [Finding(rule="adapter-without-position", severity="warning", text=text, fix="pass the folder with all parts", names=tuple(left))]
-
-
 def verify(path: str, *, options: Options | None = None, **more: Any) -> Ordering:
     """Tell whether the numbers of the state at `path` belong to the adapter under the names that are claimed.
 
@@ -331,9 +296,9 @@ def verify(path: str, *, options: Options | None = None, **more: Any) -> Orderin
     options = replace(options or Options(), **more)
     raw, beside = opened(path, options, named_too=True)
     _refuse_copies(raw, options)
-    _, found = order_among(raw, beside, options)
+    adapter, found = order_among(raw, beside, options)
     compared = tuple(finding for finding in raw.findings if finding.rule == "checksums")
-    return replace(found, findings=(*compared, *found.findings))
+    return replace(found, findings=(*compared, *found.findings, *unproven.unverified(found, _passed(adapter, options))))
 
 
 @refusing

@@ -10,10 +10,11 @@ from typing import Any
 
 from ostate import store
 from ostate.core.brief import brief
+from ostate.core.hf_cache import local_model
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ExportError, OstateError
-from ostate.exporters.migrate import matched, migrate
+from ostate.exporters.migrate import matched, migrate, refuse_nothing_kept
 from ostate.exporters.target import Grouping, Target, target_of
 from ostate.read import named_file
 
@@ -84,7 +85,7 @@ def compare_for(state: str | NamedState, wanted: Any, *, base: str | None = None
         ExportError: the order of the parameters to come cannot be determined.
     """
     named = state if isinstance(state, NamedState) else store.load(state) if named_file.is_named(state) else repair(state).named
-    target = target_of(named, wanted, grouping=groups, base_model=base)
+    target = target_of(named, wanted, grouping=groups, base_model=None if base is None else local_model(base))
     pairs = matched(named.parameters, target)
     without = set(named.without_state)
     at = {name: position for position, name in enumerate(named.names)}
@@ -125,7 +126,7 @@ def _way(
     failed: OstateError | None = None
     for new, truncate in (("zeros", False), ("absent", False), ("zeros", True), ("absent", True)):
         try:
-            migrate(named, target, new=new, truncate=truncate)  # type: ignore[arg-type]
+            refuse_nothing_kept(migrate(named, target, new=new, truncate=truncate))  # type: ignore[arg-type]
         except ExportError as error:
             failed = error
             continue

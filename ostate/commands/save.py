@@ -12,7 +12,7 @@ from ostate.core.names import first_names
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Group
 from ostate.core.tensors import CHUNK, Slot
-from ostate.errors import OstateError, ProbeError, StoreError, refusing
+from ostate.errors import OstateError, ProbeError, ProbeTypeError, StoreError, refusing
 from ostate.optimizers import recognise
 from ostate.store import shard_path, write, write_index
 from ostate.store.plan import index_path
@@ -86,6 +86,7 @@ def save(optimizer: Optimizer, model: nn.Module, path: str | os.PathLike[str], *
         What `ostate.load` takes.
 
     Raises:
+        ProbeTypeError: an optimizer or a model in the other's place.
         ProbeError: the optimizer holds a parameter that the model does not have; two parameters end under one name; it never stepped.
         StoreError: the file cannot be written; on every rank when it is so on one.
     """
@@ -139,6 +140,9 @@ def _worst(problem: str) -> str:
 
 
 def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
+    if not hasattr(optimizer, "param_groups") or not hasattr(model, "named_parameters"):
+        what = f"an optimizer and its model are expected, not a {type(optimizer).__name__} and a {type(model).__name__}"
+        raise ProbeTypeError(what, where="ostate.save", fix="ostate.save(optimizer, model, path)")
     names = first_names(model, error=ProbeError)
     out = []
     for group, line in enumerate(optimizer.param_groups):
@@ -149,7 +153,7 @@ def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
             if state:
                 out.append(_Held(names[id(parameter)], group, sum(len(g["params"]) for g in optimizer.param_groups[:group]), parameter, state))
     if not out:
-        raise ProbeError("the optimizer has no state to save", fix="it never stepped")
+        raise ProbeError("the optimizer has no state to save: it never stepped", fix="save after the first optimizer.step()")
     return _numbered(optimizer, out)
 
 

@@ -73,6 +73,7 @@ def as_document(done: Validation) -> dict[str, Any]:
         "document": "ostate-validate",
         "version": 1,
         "source": done.path,
+        "read": state.path if state is not None else None,
         "sound": done.sound,
         "deep": done.deep,
         "optimizer": state.optimizer if state is not None else None,

@@ -20,7 +20,7 @@ _WHY = {
     errno.EROFS: ("the target is read-only", "write elsewhere"),
     errno.EACCES: ("no permission to write in the target folder", "write elsewhere"),
     errno.EPERM: ("no permission to write in the target folder", "write elsewhere"),
-    errno.ENOENT: ("the target folder does not exist", "make the folder first"),
+    errno.ENOENT: ("the target folder does not exist", "make the folder first: mkdir -p"),
     errno.ENAMETOOLONG: ("the output's name is too long for this file system", "give a shorter one"),
     errno.ENOTDIR: ("the target folder is not a folder", "check the path"),
 }
@@ -45,7 +45,7 @@ def check_target(out: str | os.PathLike[str], *, force: bool = False, inputs: Se
     target = Path(out)
     refuse_targets([target], [os.fspath(path) for path in inputs if path is not None], force=force)
     if not target.parent.is_dir():
-        raise StoreError("the target folder does not exist", where=str(target.parent), fix="make the folder first")
+        raise StoreError("the target folder does not exist", where=str(target.parent), fix="make the folder first: mkdir -p")
 
 
 def refuse_targets(targets: Sequence[Path], sources: Sequence[str], *, force: bool) -> None:

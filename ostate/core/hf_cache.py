@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
@@ -20,6 +21,19 @@ def snapshot(repository: str, revision: str = "main") -> str:
     hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
     place = os.path.join(hub, "models--" + repository.strip("/").replace("/", "--"))
     return os.path.join(place, "snapshots", _commit(os.path.join(place, "refs", revision)) or revision)
+
+
+def local_model(text: str) -> str:
+    """Return the folder of a model given as `org/name`, where the local cache holds it; any other text, and what is a path, as it is."""
+    if os.path.exists(text) or not is_repository(text):
+        return text
+    folder = snapshot(text)
+    return folder if os.path.isdir(folder) else text
+
+
+def is_repository(text: str) -> bool:
+    """True for what has the form `org/name`."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None
 
 
 def _commit(path: str) -> str | None:

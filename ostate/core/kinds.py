@@ -59,5 +59,5 @@ def kind_of_head(head: bytes) -> tuple[str, str] | None:
         if text.startswith(start):
             return what, fix
     if not _CONTROL.intersection(head):
-        return "a text", ""
+        return "a text file", ""
     return None

@@ -33,6 +33,14 @@ def is_named(path: str) -> bool:
     return MANIFEST in read_head(path).metadata
 
 
+def named_alone(file: str) -> bool:
+    """As `is_named`, of a file that nobody asked about: False for one that is damaged or gone."""
+    try:
+        return is_file(file) and is_named(file)
+    except ReadError:
+        return False
+
+
 def mentions_manifest(header: bytes) -> bool:
     """True for a header's JSON, or its beginning, that has our key in it: what is not ours need not be parsed to know that."""
     return b'"ostate"' in header

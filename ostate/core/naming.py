@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .adapter_config import AdapterConfig
 from .brief import brief
+from .names import any_adapter
 from .state import Finding, Group, Hyper, RawState
 from .tensors import Slot, TensorRef
 
@@ -286,9 +287,20 @@ class NamedState:
         """Return the state of one parameter.
 
         Raises:
-            KeyError: none of this name has state.
+            KeyError: none of this name has state; the message tells the name that was meant, where an adapter's key was passed.
         """
-        return self.parameters[name]
+        try:
+            return self.parameters[name]
+        except KeyError:
+            raise KeyError(self._no_parameter(name)) from None
+
+    def _no_parameter(self, name: str) -> str:
+        if name in self.names:
+            return f"{name!r} is in the state without moments: it never got a gradient"
+        near = next((own for own, parameter in self.parameters.items() if parameter.adapter_key == name), None)
+        near = near or next((own for own in self.parameters if any_adapter(own) == any_adapter(str(name))), None)
+        near = near or next((own for own in self.parameters if str(name) in own), None)
+        return f"no parameter of this state is called {name!r}" + (f": did you mean {near!r}?" if near else "")
 
     def hyper(self, name: str) -> Hyper:
         """Return the hyperparameters of the group that `name` belongs to."""
@@ -320,8 +332,15 @@ class NamedState:
         return self.positions - len(self.names)
 
     def tensor(self, name: str, slot: str) -> NDArray[np.floating]:
-        """Return one slot's numbers, float32 (float64 where stored so), in the parameter's shape."""
-        return self[name].slots[slot].read()
+        """Return one slot's numbers, float32 (float64 where stored so), in the parameter's shape.
+
+        Raises:
+            KeyError: no parameter of this name has state, or it has no such slot.
+        """
+        slots = self[name].slots
+        if slot not in slots:
+            raise KeyError(f"{name!r} has no slot {slot!r}: it has {', '.join(slots)}")
+        return slots[slot].read()
 
 
 def positions_of(state: NamedState) -> dict[str, int]:

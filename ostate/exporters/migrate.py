@@ -156,6 +156,19 @@ def migrate(
     )
 
 
+def refuse_nothing_kept(state: NamedState, where: str = "") -> None:
+    """Refuse a migrated state in which no parameter kept its moments: every one of them would start anew.
+
+    Raises:
+        ExportError: it is so.
+    """
+    fates = state.source["migration"]
+    if "dropped" in fates and not any(key in fates for key in ("kept", "grown", "cut")):
+        text = "none of the parameters asked for is in the state, so no moment would be kept"
+        fix = "pass the adapter that continues this run; if its modules were renamed, say how with --rename OLD=NEW"
+        raise ExportError(text, where=where, fix=fix)
+
+
 def matched(there: Mapping[str, NamedParameter], target: Target) -> dict[str, str]:
     """Return, for the target's names that the state has moments of, the name they have there.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ostate.core import named_file
-from ostate.core.files import is_file, is_remote, names_in
+from ostate.core.files import is_remote, names_in
 from ostate.core.state import Finding
 from ostate.errors import ReadError, UnknownFormat
 
@@ -28,27 +28,22 @@ def is_named(path: str) -> bool:
     return named_file.is_named(path)
 
 
-def beside(path: str) -> list[Finding]:
+def beside(path: str, *, but: str | None = None) -> list[Finding]:
     """Say that a named state lies in the folder of the state at `path`: `SaveNamed` or an earlier `ostate repair` wrote it.
 
-    For people alone, and so no finding of the state itself: what `repair` writes must not depend on what lies beside the state.
+    For people alone, and so no finding of the state itself: what `repair` writes must not depend on what lies beside the state. `but` is a file
+    that is not spoken of: what is being written.
     """
     if is_remote(path):
         return []
     folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
     names = [name for name in names_in(folder) if name.endswith(".safetensors")]
-    named = [os.path.join(folder, name) for name in names if _named_alone(os.path.join(folder, name))]
+    names = [name for name in names if but is None or os.path.abspath(os.path.join(folder, name)) != os.path.abspath(but)]
+    named = [os.path.join(folder, name) for name in names if named_file.named_alone(os.path.join(folder, name))]
     if not named:
         return []
     text = f"a named state lies in the same folder: {', '.join(named)}"
     return [Finding(rule="named-state-beside", severity="note", text=text, fix="if it is of the same save, use it: it needs no repair")]
-
-
-def _named_alone(file: str) -> bool:
-    try:
-        return is_file(file) and named_file.is_named(file)
-    except ReadError:
-        return False  # a damaged file that nobody asked about
 
 
 def _in_folder(seen: Peek) -> bool:

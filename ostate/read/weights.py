@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ostate.core.files import is_folder
+from ostate.core.named_file import named_alone
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
@@ -61,7 +62,8 @@ def candidates(raw: RawState, *, adapter: str | None = None, model: str | None =
     beside = [other for path in adapter_files.to_the_side(raw) if (other := _readable(path)) is not None and lacking(raw, other) == 0]
     if beside:
         return Candidates(tuple(_fitting(raw, beside)), seen=tuple(other.file for other in beside), on_trial=True)
-    return Candidates(seen=tuple(path for folder in adapter_files.folders_of(raw) for path in adapter_files.weight_files(folder)))
+    near = (path for folder in adapter_files.folders_of(raw) for path in adapter_files.weight_files(folder))
+    return Candidates(seen=tuple(path for path in near if not named_alone(path)))
 
 
 def _readable(path: str) -> Adapter | None:
@@ -102,7 +104,7 @@ def _refuse_full_model(raw: RawState, weights: Adapter) -> None:
         return
     with_state = sum(entry.has_state and entry.shape is not None for entry in raw.entries)
     if lacking(raw, weights) * 2 > with_state:
-        fix = "pass the adapter's folder to --adapter, and the base model's to --base"
+        fix = "pass the folder of the adapter that was saved with this state; the base model is no adapter"
         raise ReadError("this is a full model, not the adapter of this state", where=weights.file, fix=fix)
 
 

@@ -16,7 +16,8 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:  
         verdict = document["verdict"] or "not recorded"
         by_itself = " as an order" if verdict == "verified" else f", {len(document['undecided'])} names undecided"
         left = by_itself if document["undecided"] else ""
-        rows = [("optimizer", document["optimizer"]), ("parameters", str(document["parameters"])), ("names", verdict + left)]
+        rows = [("read", document["read"])] if document.get("read") not in (None, document["source"]) else []
+        rows += [("optimizer", document["optimizer"]), ("parameters", str(document["parameters"])), ("names", verdict + left)]
         rows += [("assumed", text) for text in document.get("assumed", ())]
         out.append(Facts(tuple(rows)))
     if document["findings"]:

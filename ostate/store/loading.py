@@ -65,9 +65,11 @@ def find(path: str) -> str:
         found += [str(file) for file in sorted(place.glob("*.safetensors")) if str(file) not in shards and is_named(str(file))]
         if not found and any((place / name).exists() for name in RAW_FILES):
             raise StoreError(header.RAW, where=path, fix=header.REPAIR_FIRST.format(path=path))
-        if len(found) != 1:
-            names = ", ".join(Path(file).name for file in found) or "none"
-            raise StoreError(f"one named state wanted in the folder, found: {names}", where=path, fix="pass the path of the file")
+        if not found:
+            raise StoreError("no named state in this folder", where=path, fix=header.NOT_OURS)
+        if len(found) > 1:
+            names = ", ".join(Path(file).name for file in found)
+            raise StoreError(f"several named states in this folder: {names}", where=path, fix="pass the path of one of them")
         return found[0]
     if not place.exists() and index_path(place).exists():
         return str(index_path(place))

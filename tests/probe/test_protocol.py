@@ -167,7 +167,7 @@ def test_records_are_read_in_each_of_their_forms(tmp_path):
         ("", "the data is empty"),
         ("{", "cannot read the data"),
         ("[1]", "one JSON object per line"),
-        ('{"a": 1}', "neither input_ids"),
+        ('{"a": 1}', "without input_ids"),
         ('{"input_ids": [1]}', "no token of this sequence is predicted"),
         ('{"input_ids": [1, 2], "labels": [1]}', "1 labels for 2 tokens"),
     ],

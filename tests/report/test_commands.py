@@ -75,7 +75,7 @@ def test_checkpoints_without_names_are_named_for_the_page_and_nothing_else_is_wr
 def test_a_page_is_not_replaced_unless_asked(tmp_path):
     page = tmp_path / "report.html"
     page.write_text("mine")
-    assert "--force" in run("report", LONG / "checkpoint-2", "-o", page, ok=(2,)).output
+    assert "--force" in run("report", LONG / "checkpoint-2", "-o", page, ok=(3,)).output
     assert page.read_text() == "mine"
     run("report", LONG / "checkpoint-2", "-o", page, "--force", ok=(0,))
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")

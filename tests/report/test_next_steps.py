@@ -95,7 +95,7 @@ def test_a_base_model_in_the_adapters_place_is_called_one(tmp_path):
 
 def test_repair_writes_no_safetensors_under_a_torch_name(tmp_path):
     done = run("repair", LLAMA.state, "-o", tmp_path / "x.pt")
-    assert done.exit_code == 2
+    assert done.exit_code == 3
     assert "ostate export FILE --to torch" in done.stderr
 
 

@@ -45,7 +45,8 @@ def by_position(source: str, rule: str, groups: Sequence[Sequence[str]], raw: Ra
     elif len(flat) == len(with_state):
         places = with_state
     else:
-        return [], [refused(source, rule, f"it lists {len(flat)} names, the file has {len(raw.entries)} positions, {len(with_state)} with state")]
+        listed = f"it lists {len(flat)} {'name' if len(flat) == 1 else 'names'}"
+        return [], [refused(source, rule, f"{listed}, the file has {len(raw.entries)} positions, {len(with_state)} with state")]
     for position, name in zip(places, flat):
         names[position] = name
     return explicit_names(source, rule, names, raw, adapter)

@@ -16,7 +16,7 @@ from ostate.core.brief import brief
 from ostate.core.names import first_names, strip_wrappers
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding, Severity
-from ostate.errors import ProbeError
+from ostate.errors import ProbeError, ProbeTypeError
 from ostate.optimizers.moments import confirmed, fits_adamw
 
 from ..precondition.shards import like_parameter, local, place_of, read_local
@@ -102,6 +102,7 @@ def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, 
         ProbeError: nothing requires grad; an entry of another shape or of no parameter; no second moment; a hyperparameter that
             nobody knows or that contradicts the file; missing entries under `strict`.
     """
+    _check_kinds(model, state, "lora_adamw(model, state)")
     if is_fsdp1(model):
         raise ProbeError("an FSDP1 model's parameters are flat pieces", fix="make torch.optim.AdamW over them, then fill; or use FSDP2 (fully_shard)")
     found = match(model, state, trainable(model))
@@ -137,6 +138,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
         ProbeError: an entry fits no parameter or has another shape; the optimizer is of another family; the file's hyperparameters differ
             within one live group.
     """
+    _check_kinds(model, state, "fill(optimizer, model, state)")
     _check_form(state)
     live = first_names(model, error=ProbeError)
     wanted = []
@@ -151,6 +153,19 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
     found = match(model, state, wanted)
     notes = _adopt_hyper(optimizer, state, found, hyper)
     return _fill(optimizer, model, state, found, strict=strict, notes=notes)
+
+
+def _check_kinds(model: Any, state: Any, call: str) -> None:
+    """Name an argument that stands in another's place, or a path where the loaded state is wanted.
+
+    Raises:
+        ProbeTypeError: one of them is of another kind.
+    """
+    if not isinstance(state, NamedState):
+        fix = f"{call}, with state = ostate.load(path)"
+        raise ProbeTypeError(f"the state must be a named state, not a {type(state).__name__}", where=call.partition("(")[0], fix=fix)
+    if not isinstance(model, nn.Module):
+        raise ProbeTypeError(f"the model must be a torch.nn.Module, not a {type(model).__name__}", where=call.partition("(")[0], fix=call)
 
 
 def _check_form(state: NamedState) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ostate.core.extras import needed
+from ostate.core.hf_cache import local_model
 from ostate.errors import OstateError, ProbeError, refusal_for
 
 with needed("a probe of a model", extra="base"):
@@ -32,10 +33,12 @@ def load_model(model: str, adapter: str, *, dtype: torch.dtype = torch.float32, 
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, __version__
 
+    model = local_model(model)
     asked = "dtype" if tuple(map(int, __version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
     for folder in (model, adapter):
         if not os.path.isdir(folder):
-            raise ProbeError("no such folder", where=folder)
+            fix = "check the path; a model may also be org/name, if the local Hugging Face cache holds it"
+            raise ProbeError("no such folder", where=folder, fix=fix)
     if os.path.exists(os.path.join(model, "adapter_config.json")) and not os.path.exists(os.path.join(model, "config.json")):
         raise ProbeError("this is an adapter, not a model", where=model, fix="pass the base model's folder to --model, and this folder to --adapter")
     if not os.path.exists(os.path.join(adapter, "adapter_config.json")):

@@ -27,6 +27,7 @@ from ..precondition.preconditioner import AdamPreconditioner
 from .delta import DeltaH1, delta_h1, with_warnings
 from .gradients import GradientMean, eval_mode
 
+_LINE = 'write one JSON object a line: {"text": "…"}, {"prompt": "…", "completion": "…"} or {"input_ids": [1, 2, 3]}'
 _MOST_ID = 1 << 31
 _MOST_ADVANTAGE = 1e30
 """Beyond it, a float32 gradient is infinite."""
@@ -157,15 +158,15 @@ def read_records(path: str, tokenize: Callable[[str], Sequence[int]] | None) -> 
                 if line.strip():
                     records.append(_record(json.loads(line), tokenize, f"{path}: line {number}"))
     except (OSError, ValueError, RecursionError) as error:  # a ValueError: no text, no JSON, or a number of thousands of digits
-        raise ProbeError(f"cannot read the data: {error}", where=path, fix="one JSON object per line") from error
+        raise ProbeError(f"cannot read the data: {error}", where=path, fix=_LINE) from error
     if not records:
-        raise ProbeError("the data is empty", where=path)
+        raise ProbeError("the data is empty", where=path, fix=_LINE)
     return records
 
 
 def _record(row: Any, tokenize: Callable[[str], Sequence[int]] | None, where: str) -> Record:
     if not isinstance(row, Mapping):
-        raise ProbeError("one JSON object per line is expected", where=where)
+        raise ProbeError("one JSON object per line is expected", where=where, fix=_LINE)
     if "input_ids" in row:
         ids = row["input_ids"]
         if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < _MOST_ID for token in ids):
@@ -174,16 +175,17 @@ def _record(row: Any, tokenize: Callable[[str], Sequence[int]] | None, where: st
         if not isinstance(labels, list):
             raise ProbeError("labels is not a list", where=where, fix="one number a token, -100 where it is not counted")
         if len(labels) != len(ids):
-            raise ProbeError(f"{len(labels)} labels for {len(ids)} tokens", where=where)
+            raise ProbeError(f"{len(labels)} labels for {len(ids)} tokens", where=where, fix="one label a token, -100 where it is not counted")
         counted = [label != -100 for label in labels]
     elif "completion" in row or "text" in row:
         if tokenize is None:
-            raise ProbeError("text needs the model's tokenizer, and its folder has none", where=where, fix="pass input_ids")
+            fix = 'pass token ids: {"input_ids": [1, 2, 3]}; or copy the tokenizer into the folder of the model'
+            raise ProbeError("text needs the model's tokenizer, and its folder has none", where=where, fix=fix)
         prompt = list(tokenize(str(row.get("prompt", "")))) if row.get("prompt") else []
         rest = list(tokenize(str(row.get("completion", row.get("text")))))
         ids, counted = prompt + rest, [False] * len(prompt) + [True] * len(rest)
     else:
-        raise ProbeError("neither input_ids, nor completion, nor text", where=where)
+        raise ProbeError("a line without input_ids, completion or text", where=where, fix=_LINE)
     if len(ids) < 2 or not any(counted[1:]):
         raise ProbeError("no token of this sequence is predicted", where=where, fix="two tokens at least, one of them counted")
     advantage = row.get("advantage", 1.0)
@@ -224,7 +226,8 @@ def run(
     """
     settings = settings or Settings()
     if min(batch_e, batch_u) < 1 or len(records) < batch_e + batch_u:
-        raise ProbeError(f"{batch_e} + {batch_u} sequences are needed, the data has {len(records)}", fix="--batch-e, --batch-u, or more data")
+        fix = "add lines to the data, or pass smaller --batch-e and --batch-u"
+        raise ProbeError(f"{batch_e} + {batch_u} sequences are needed, the data has {len(records)}", fix=fix)
     eta, eta_from = _eta(state, eta)
     _check_ids(model, records[: batch_e + batch_u])
     optimizer = lora_adamw(model, state, lr=eta)

@@ -33,7 +33,9 @@ def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
         path = _config_of(question.base)
         config = _read(path)
         if config is None:
-            raise OrderingError("no model configuration found", where=path, fix="pass the folder that holds the base model's config.json")
+            fix = "pass the base model's folder, with its config.json, or org/name of a model in the local Hugging Face cache"
+            what = "this is an adapter, not a base model" if _is_adapter(question.base) else "no model configuration found"
+            raise OrderingError(what, where=path, fix=fix)
         return config, path
     if question.adapter is None:
         return "no adapter was found, so the base model is not known"
@@ -76,6 +78,10 @@ def components_of(question: Question) -> dict[str, dict[str, Any]]:
 def _components_below(folder: str) -> dict[str, dict[str, Any]]:
     found = {name: config for name in COMPONENTS if (config := _read(os.path.join(folder, name, "config.json"))) is not None}
     return found if any(CLASS in config for config in found.values()) else {}
+
+
+def _is_adapter(base: str) -> bool:
+    return os.path.exists(os.path.join(base, "adapter_config.json"))
 
 
 def _config_of(base: str) -> str:
