@@ -174,10 +174,15 @@ def _by_way(ranked: Sequence[Ranked], way: int) -> list[tuple[int, int]]:
     return found[way] if way < len(found) else found[0]
 
 
+def _reached(ranked: Sequence[Sequence[Ranked]], way: int) -> Array:
+    """Return each module's share in a way of ranking, or in all that was asked where that is more: what stands in its gauge so is no other's."""
+    return np.array([max(share(each, way), share(each)) for each in ranked])
+
+
 def _clear_way(ranked: Sequence[Sequence[Ranked]]) -> int | None:
     """Return the first way of ranking in which nearly all modules stand at the floor and the few that do not are no tail of the rest, or None."""
     for way in range(max((len(combine.ways(each)) for each in ranked), default=0)):
-        shares = np.array([share(each, way) for each in ranked])
+        shares = _reached(ranked, way)
         known = shares[np.isfinite(shares)]
         enough = way == 0 or min(elements(each, way) for each in ranked if each) >= ENOUGH
         if len(known) >= 3 and enough and np.quantile(known, 0.1 if len(known) > TEN else 0.5) >= STRONG and not is_tail(known):
@@ -191,7 +196,7 @@ def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
     way = _clear_way(ranked)
     if way is None:
         return set()
-    shares = [share(each, way) for each in ranked]
+    shares = _reached(ranked, way)
     weak: dict[object, list[int]] = {}
     for place, reached in zip(live, shares):
         if reached < BULK:
@@ -212,7 +217,8 @@ def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
     """
     ranked = dict(zip(members, looks.ranked(members, "whole")))
     way = _clear_way(list(ranked.values())) or 0
-    own = {place: (share(ranks, way), looks.plain(place).residual) for place, ranks in ranked.items()}
+    reached = _reached(list(ranked.values()), way)
+    own = {place: (float(found), looks.plain(place).residual) for place, found in zip(ranked, reached)}
     outside = [place for place in members if own[place][0] < FLOOR and not own[place][1] <= RELATED]
     inner = sorted(outside, key=lambda place: own[place])[:WEAKEST]
     weak = [place for place in inner if own[place][0] < BULK][: WEAKEST // 2]

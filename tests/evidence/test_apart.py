@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ostate.evidence import apart
 from ostate.evidence.apart import exchanged_in, is_tail
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import Place, Plain
@@ -82,3 +83,27 @@ def test_weak_modules_that_fit_nowhere_else_are_not_exchanged(beside):
 def test_a_module_that_stands_first_at_its_own_place_is_not_tried_elsewhere():
     strong = {(module, 2 * module): (1, 0.01) for module in range(6)}
     assert exchanged_in(PLACES, Known(strong | {(1, 8): (1, 0.0), (4, 2): (1, 0.0)})) == set()
+
+
+class Early:
+    """Looks early in a run: all but a few modules are told by their signs alone, of four blocks each, as `signs` gives their ranks."""
+
+    def __init__(self, signs: dict[int, int], whole: dict[int, int] | None = None) -> None:
+        self.signs, self.whole = signs, whole or {}
+
+    def ranked(self, places, how):
+        return [(Ranked(self.whole.get(place.module, 150), 384, 90, 192, self.signs.get(place.module, 1), 16),) * 4 for place in places]
+
+    def shapes(self, module):
+        return (8, 4), (4, 8)
+
+
+def test_early_in_a_run_two_exchanged_modules_are_told_by_their_signs():
+    places = [Place(module, 2 * module, 2 * module + 1) for module in range(40)]
+    assert apart._by_gauge(places, Early({3: 9, 17: 11})) == {3, 17}
+    assert apart._by_gauge(places, Early({})) == set()
+
+
+def test_late_in_a_run_modules_whose_signs_run_backwards_stand_in_their_gauge():
+    places = [Place(module, 2 * module, 2 * module + 1) for module in range(40)]
+    assert apart._by_gauge(places, Early({3: 9, 17: 11}, {3: 2, 17: 1})) == set()
