@@ -152,39 +152,39 @@ def _by_shape(live: Sequence[Place], looks: Looks) -> list[list[Place]]:
     return list(found.values())
 
 
-def elements(ranked: Sequence[Ranked], way: int = 0) -> float:
+def elements(ranked: Sequence[Ranked], way: str = "asked") -> float:
     """Return the size of a module's group: of all its blocks together."""
     return float(np.prod([float(size) for _, size in _by_way(ranked, way)]))
 
 
-def share(ranked: Sequence[Ranked], way: int = 0) -> float:
+def share(ranked: Sequence[Ranked], way: str = "asked") -> float:
     """Return the digits reached over the digits that the group has: 1 at the floor, about .17 for unrelated modules.
 
     Args:
         ranked: of a module's blocks.
-        way: of ranking them, an index of `combine.ways`; the first where it has fewer.
+        way: of ranking them, a key of `combine.ways`; by all that was asked where it has no such.
     """
     pairs = _by_way(ranked, way)
     full = sum(np.log(size) for _, size in pairs)
     return float(sum(np.log(size / rank) for rank, size in pairs) / full) if full > 0 else float("nan")
 
 
-def _by_way(ranked: Sequence[Ranked], way: int) -> list[tuple[int, int]]:
+def _by_way(ranked: Sequence[Ranked], way: str) -> list[tuple[int, int]]:
     found = combine.ways(ranked)
-    return found[way] if way < len(found) else found[0]
+    return found.get(way, found["asked"])
 
 
-def _reached(ranked: Sequence[Sequence[Ranked]], way: int) -> Array:
+def _reached(ranked: Sequence[Sequence[Ranked]], way: str) -> Array:
     """Return each module's share in a way of ranking, or in all that was asked where that is more: what stands in its gauge so is no other's."""
     return np.array([max(share(each, way), share(each)) for each in ranked])
 
 
-def _clear_way(ranked: Sequence[Sequence[Ranked]]) -> int | None:
+def _clear_way(ranked: Sequence[Sequence[Ranked]]) -> str | None:
     """Return the first way of ranking in which nearly all modules stand at the floor and the few that do not are no tail of the rest, or None."""
-    for way in range(max((len(combine.ways(each)) for each in ranked), default=0)):
+    for way in combine.ways([one for each in ranked for one in each]):
         shares = _reached(ranked, way)
         known = shares[np.isfinite(shares)]
-        enough = way == 0 or min(elements(each, way) for each in ranked if each) >= ENOUGH
+        enough = way == "asked" or min(elements(each, way) for each in ranked if each) >= ENOUGH
         if len(known) >= 3 and enough and np.quantile(known, 0.1 if len(known) > TEN else 0.5) >= STRONG and not is_tail(known):
             return way
     return None
@@ -216,7 +216,7 @@ def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
         looks: at them.
     """
     ranked = dict(zip(members, looks.ranked(members, "whole")))
-    way = _clear_way(list(ranked.values())) or 0
+    way = _clear_way(list(ranked.values())) or "asked"
     reached = _reached(list(ranked.values()), way)
     own = {place: (float(found), looks.plain(place).residual) for place, found in zip(ranked, reached)}
     outside = [place for place in members if own[place][0] < FLOOR and not own[place][1] <= RELATED]

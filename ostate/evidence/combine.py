@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 EXPONENTS = (1.0, 2.0, 3.0, math.inf)
 """How steeply an e-value falls with the rank; inf asks for the first rank everywhere. Fixed, and averaged over: none is chosen by the data."""
 
+CHANCES = {"asked": 0.45, "balance": 0.45, "signs": 0.1}
+"""Share of a chance that each way of ranking is given. Signs say much where they are needed, at high rank early in a run, and pay most."""
 EXACT = 64
 """Ranks up to which their sum's own distribution is computed."""
 GRID = 16
@@ -27,27 +29,35 @@ GRID = 16
 
 
 def log_evalues(ranked: Iterable[Ranked]) -> Array:
-    """Return log10 of the product of e-values of independent ranks, one for each of EXPONENTS and way of ranking: sums of these stay e-values.
+    """Return log10 of e-values of independent ranks, one for each of EXPONENTS and way of ranking, such that their mean is an e-value.
 
-    f(rank) = rank^-x size / sum_k k^-x has mean 1 where the rank is uniform over 1 … size, and at most 1 where ties are counted up.
+    f(rank) = rank^-x size / sum_k k^-x has mean 1 where the rank is uniform over 1 … size, and at most 1 where ties are counted up; so has a product.
     """
     found_by_way = []
-    for ranks in ways(tuple(ranked)):
-        found = np.zeros(len(EXPONENTS))
+    asked = weighed_ways(tuple(ranked))
+    for chance, ranks in asked:
+        found = np.full(len(EXPONENTS), math.log10(chance * len(asked)))
         for (rank, size), count in Counter(ranks).items():
             found += count * np.array([_log_evalue(rank, size, exponent) for exponent in EXPONENTS])
         found_by_way.append(found)
     return np.concatenate(found_by_way)
 
 
-def ways(ranked: Sequence[Ranked]) -> list[list[tuple[int, int]]]:
-    """Return pairs (rank, size) by all that was asked, by balance alone, and by signs alone, those where any module was asked so."""
-    found = [[(one.rank, one.size) for one in ranked]]
+def ways(ranked: Sequence[Ranked]) -> dict[str, list[tuple[int, int]]]:
+    """Return pairs (rank, size) by way: by all that was asked, by balance alone, and by signs alone, where any module was asked so."""
+    found = {"asked": [(one.rank, one.size) for one in ranked]}
     if any(one.balance_size for one in ranked):
-        found.append([(one.balance_rank, one.balance_size) if one.balance_size else (one.rank, one.size) for one in ranked])
+        found["balance"] = [(one.balance_rank, one.balance_size) if one.balance_size else (one.rank, one.size) for one in ranked]
     if any(one.sign_size for one in ranked):
-        found.append([(one.sign_rank, one.sign_size) if one.sign_size else (one.rank, one.size) for one in ranked])
+        found["signs"] = [(one.sign_rank, one.sign_size) if one.sign_size else (one.rank, one.size) for one in ranked]
     return found
+
+
+def weighed_ways(ranked: Sequence[Ranked]) -> list[tuple[float, list[tuple[int, int]]]]:
+    """Return the ways, each with its share of the chance of being wrong: they sum to 1."""
+    found = ways(ranked)
+    total = sum(CHANCES[way] for way in found)
+    return [(CHANCES[way] / total, ranks) for way, ranks in found.items()]
 
 
 def _log_evalue(rank: int, size: int, exponent: float) -> float:
@@ -68,13 +78,12 @@ def log_mean(log_values: Array) -> float:
 def digits(ranked: Sequence[Ranked]) -> float:
     """Return the digits against an alternative under which these ranks are independent and uniform: its chance is at most 10^-digits.
 
-    Few ranks are added up exactly, and of the ways of ranking the best counts, at its chance times their number. For more ranks,
+    Few ranks are added up exactly, and of the ways of ranking the best counts, each at its share of the chance. For more ranks,
     P(e >= 1 / a) <= a for every e-value (Markov): about one digit less, of many.
     """
     if len(ranked) > EXACT:
         return max(0.0, log_mean(log_evalues(ranked)))
-    found = [exact_digits(ranks) for ranks in ways(ranked)]
-    return max(0.0, max(found) - math.log10(len(found)))
+    return max(0.0, max(exact_digits(ranks) + math.log10(chance) for chance, ranks in weighed_ways(ranked)))
 
 
 def exact_digits(ranks: Sequence[tuple[int, int]]) -> float:

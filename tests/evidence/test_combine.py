@@ -70,12 +70,21 @@ def test_of_two_ways_of_ranking_the_better_counts_at_half_the_chance():
     assert log_mean(log_evalues([Ranked(5, 8, 1, 4)] * 100)) == pytest.approx(100 * math.log10(4) - math.log10(8))
 
 
-def test_signs_alone_count_at_the_chance_of_three_ways():
+def test_signs_alone_count_at_ten_times_their_chance():
     """Early in a run: nothing but the signs is told, of seven blocks each."""
     early = [Ranked(200, 384, 150, 192, 1, 16)] * 7
-    assert digits(early) == pytest.approx(7 * math.log10(16) - math.log10(3))
-    assert digits([Ranked(1, 384, 1, 192, 1, 16)] * 7) == pytest.approx(7 * math.log10(384) - math.log10(3), abs=0.5)
-    assert log_mean(log_evalues([Ranked(200, 384, 150, 192, 1, 16)] * 100)) == pytest.approx(100 * math.log10(16) - math.log10(12))
+    assert digits(early) == pytest.approx(7 * math.log10(16) - 1)
+    assert digits([Ranked(1, 384, 1, 192, 1, 16)] * 7) == pytest.approx(7 * math.log10(384) + math.log10(0.45))
+    assert log_mean(log_evalues([Ranked(200, 384, 150, 192, 1, 16)] * 100)) == pytest.approx(100 * math.log10(16) - 1 - math.log10(4))
+
+
+def test_the_chances_of_all_ways_together_are_no_more_than_one():
+    """Every outcome of one block of rank 2 by three ways that know of each other: no more of them reach a number of digits than may."""
+    elements = [Ranked(rank, 8, 1 + (rank - 1) // 2, 4, 1 + (rank - 1) % 4, 4) for rank in range(1, 9)]
+    found = sorted((digits(pair) for pair in itertools.product(elements, repeat=3)), reverse=True)
+    for place, value in enumerate(found, 1):
+        if value > 0:
+            assert place / len(found) <= 10**-value * (1 + 1e-9)
 
 
 def test_digits_of_nothing_are_none():
