@@ -19,7 +19,7 @@ from ostate.evidence import order
 from ostate.evidence.apart import ENOUGH, apart, elements
 from ostate.evidence.look import Source
 from ostate.evidence.looks import Looks, Place, places_of
-from ostate.evidence.methods import METHODS, method_of, units_of
+from ostate.evidence.methods import METHODS, method_of, silent_reason, units_of
 from ostate.evidence.unpaired import known_starts
 
 from .master_weights import TEST as MASTER_WEIGHTS
@@ -111,7 +111,7 @@ class Comparison:
             open=tuple((each.what, round(each.digits, 2)) for each in left),
             contradictions=against,
             used=self._used(looks, single),
-            silent=self._untested(looks),
+            silent=self._untested(looks) or ({} if proven else {"gauge": _left(left)}),
         )
 
     def _suspects(self, claim: Claim, places: Sequence[Place]) -> frozenset[int]:
@@ -206,14 +206,19 @@ class Comparison:
 
     def _untested(self, looks: Looks) -> dict[str, str]:
         assert self.adapter is not None
-        method = METHODS.get(method_of(self.adapter))
         if not any(unit.group for unit in looks.modules):
-            why = (method.silent if method is not None else "") or "the weights contain no LoRA pairs or other factors that can be tested"
+            why = silent_reason(self.adapter)
             return {"displacement": why, "balance": why}
         if looks.displaced:
             return {}
         unknown = "no tensor of it is known to start at zero or one"
-        return {"displacement": (starts_at_zero(self.adapter) if method is None else None) or unknown}
+        return {"displacement": (None if method_of(self.adapter) in METHODS else starts_at_zero(self.adapter)) or unknown}
+
+
+def _left(left: Sequence[order.Weighed]) -> str:
+    """Return which other order the numbers leave open where nothing is proven: the one with the fewest digits."""
+    weakest = min(left, key=lambda each: each.digits)
+    return f"not excluded: {weakest.what} ({weakest.digits:.1f} digits; {-np.log10(order.MOST_CHANCE):.0f} are needed)"
 
 
 def _positions(modules: Sequence[int], places: Sequence[Place]) -> frozenset[int]:

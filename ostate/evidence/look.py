@@ -7,6 +7,7 @@ any verdict asks for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +22,7 @@ from ostate.optimizers.slots import first_moment, second_moment, weights_slot
 
 from . import statistics
 from .starts import COMPARED
-from .tables.stream_rows import Rows, betas_of
+from .tables.stream_rows import Rows, betas_of, eps_of
 from .units import Unit
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def look(source: Source, unit: Unit, key: str, position: int) -> FactorProducts 
     stored = stored_weights(source, entry)
     if (first is None and stored is None) or entry.numel != ref.numel or unit.group is None:
         return None
-    rows, columns = (1, ref.numel) if unit.flat else source.matrix(key)
+    rows, columns = _matrix(source, unit, key)
     zero = key == unit.zero
     tall = unit.is_tall(zero=zero)
     width = (columns if tall else rows) // (unit.heads[0] if zero else 1)
@@ -152,6 +153,13 @@ def look(source: Source, unit: Unit, key: str, position: int) -> FactorProducts 
         parts = [None if rows is None else _latent(rows.take(count), kept, unit, zero=zero) for rows in readers]
         sums.add(expert, parts, direction, decay=source.decay(entry), constant=constant, fold=fold)
     return sums.products(all(rows.finite for rows in readers if rows is not None))
+
+
+def _matrix(source: Source, unit: Unit, key: str) -> tuple[int, int]:
+    shape = source.adapter.tensors[key].shape
+    if unit.flat:
+        return 1, math.prod(shape)
+    return (math.prod(shape[:-1]), shape[-1]) if unit.folded else source.matrix(key)
 
 
 def _differences(latent: Array) -> Array:
@@ -182,7 +190,7 @@ class Direction:
     """The direction of the last update, from the moments."""
 
     def __init__(self, hyper: Hyper, step: float | None, *, sign: bool) -> None:
-        self.betas, self.step, self.eps = betas_of(hyper), step, _number(hyper.get("eps"), 1e-8)
+        self.betas, self.step, self.eps = betas_of(hyper), step, eps_of(hyper)
         self.sign = sign
 
     def of(self, m: Array, root: Array | None) -> Array:
@@ -195,10 +203,6 @@ class Direction:
 def direction_of(source: Source, entry: Entry) -> Direction:
     """Return how an entry's direction is made."""
     return Direction(source.raw.groups[entry.group].hyper, entry.step, sign=source.raw.optimizer in SIGNS)
-
-
-def _number(value: object, default: float) -> float:
-    return float(value) if isinstance(value, (int, float)) and value else default
 
 
 Fold = Callable[["Array"], "Array"]

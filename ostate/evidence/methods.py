@@ -19,7 +19,10 @@ from .whole_models import whole_model
 
 NOT_EXCHANGEABLE = frozenset({"pissa", "olora", "corda", "loftq", "eva", "lora_ga"})
 """Starts whose latent dimensions come in the order of singular values: only their signs are free (peft tuners/lora/layer.py)."""
-SHARED_BASIS = "the frozen bases are the same for every module, so that none has a gauge of its own"
+SHARED_BASIS = "the frozen bases are the same for every module: only the signs of an attention's values speak"
+SHARED_TRANSFORM = "coefficients of one transform for every module: from a start at zero the sign of an attention's values speaks, and nothing else"
+LIKE_LORA = frozenset({"LORA", "MIXED"})
+"""Methods whose factors are LoRA's, as far as a file's keys say so."""
 
 
 class Pair(NamedTuple):
@@ -44,7 +47,9 @@ class Vector(NamedTuple):
     start: float
     side: str
     """Which axis of the module's weight its elements lie along: `out`, along a column or as a vector; `last`: the same, along its last axis;
-    `feedforward`: what it enters, where it is a row, else `out`; `rows`: each of its rows along a stretch of `out`; `own`: its gauge is its own."""
+    `feedforward`: what it enters, where it is a row, else `out`; `rows`: each of its rows along a stretch of `out`, and all of it one sign where that
+    is not private; `stretches`: the same rows, and nothing elsewhere; `whole`: all of it one sign, where `out` is private; `own`: its gauge is its
+    own; `latent`: a sign for each index but the last, of its own."""
     signs: bool = False
     """True where an element changes its sign with its unit's."""
     permutes: bool = True
@@ -60,6 +65,11 @@ class Method(NamedTuple):
     """Why nothing is tested, or what is not."""
     starts: Callable[[Mapping[str, Any]], bool] = lambda config: config.get("init_weights", True) is True
     """Whether the configuration leaves the start as the row has it."""
+
+
+def _zero_if_asked(config: Mapping[str, Any]) -> bool:
+    """Return whether the start is zero, where the default is random."""
+    return config.get("init_weights", False) is True
 
 
 METHODS: dict[str, Method] = {
@@ -90,21 +100,69 @@ METHODS: dict[str, Method] = {
     "MISS": Method(vectors=(Vector("miss_block", 0.0, "last", signs=True),)),
     "BONE": Method(vectors=(Vector("bone_block", 0.0, "last", signs=True),)),
     "HRA": Method(vectors=(Vector("hra_u", 0.0, "own", signs=True, permutes=False),)),
+    "BEFT": Method(vectors=(Vector("beft_bias", 0.0, "last", signs=True),)),
     "VERA": Method(
         vectors=(Vector("vera_lambda_b", 0.0, "out", signs=True, permutes=False),),
         silent="A and B are frozen and shared: of lambda_b only signs speak, of lambda_d nothing",
     ),
-    "RANDLORA": Method(silent=SHARED_BASIS),
+    "PVERA": Method(vectors=(Vector("pvera_lambda_b", 0.0, "out", signs=True, permutes=False),), silent=SHARED_BASIS),
+    "RANDLORA": Method(vectors=(Vector("randlora_lambda", 0.0, "whole", signs=True),), silent=SHARED_BASIS),
     "VBLORA": Method(silent="the vector bank is shared by every module"),
-    "FOURIERFT": Method(silent="coefficients of a transform that is the same for every module"),
-    "SHIRA": Method(silent="single elements of the weight, whose places the file does not tell"),
+    # a change that is linear in the tensor takes its sign from the values that it makes, whatever places or basis it uses
+    "FOURIERFT": Method(vectors=(Vector("fourierft_spectrum", 0.0, "whole", signs=True),), silent=SHARED_TRANSFORM, starts=_zero_if_asked),
+    "WAVEFT": Method(vectors=(Vector("waveft_spectrum", 0.0, "whole", signs=True),), silent=SHARED_TRANSFORM),
+    "SHIRA": Method(vectors=(Vector("shira_weight", 0.0, "whole", signs=True),), silent="single elements, whose places the file does not tell"),
+    "SUPERTUNING": Method(
+        (Pair("supertuning_lora_B", "supertuning_lora_A", (True, False)),), (Vector("supertuning_values", 0.0, "whole", signs=True),)
+    ),
+    "C3A": Method(
+        vectors=(Vector("c3a_kernel", 0.0, "stretches", signs=True),),
+        silent="kernels that start at random, or lie along no attention's values",
+        starts=_zero_if_asked,
+    ),
+    # road_1 turns two outputs by one angle, which changes its sign with either
+    "ROAD": Method(
+        vectors=(Vector("road_theta", 0.0, "out", signs=True, permutes=False),),
+        silent="two angles for a pair of outputs, which share a sign, or outputs that are no attention's values",
+        starts=lambda config: config.get("variant", "road_1") == "road_1" and config.get("init_weights", True) is True,
+    ),
+    # block (i, j) of the weight has latent dimensions of its own: rows of gralora_B, which gralora_A stores in another order
+    "GRALORA": Method((Pair("gralora_B_general", "gralora_A_general", (True, False)),), (Vector("gralora_B", 0.0, "latent", signs=True),)),
+    "GLORA": Method((Pair("Xd", "Xu", (True, False)),)),
     "TRAINABLE_TOKENS": Method(silent="rows of one tensor"),
     **dict.fromkeys(("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING"), Method(silent="a prompt has no partner in the model")),
     "LN_TUNING": Method(silent="gains of norms lie in the residual stream, which all layers share"),
+    "CPT": Method(silent="a prompt has no partner in the model"),
+    "CARTRIDGE": Method(silent="a prompt has no partner in the model"),
+    "ADAPTION_PROMPT": Method(silent="a prompt, and one number that scales it"),
+    "LILY": Method(silent="lora_B is shared by all layers, and with it the latent dimensions"),
+    "POLY": Method(silent="skills of one module share its latent dimensions, which no law here adds up"),
+    "PEANUT": Method(silent="an activation stands between its factors, and sees the sign of a latent dimension"),
+    "DEFT": Method(silent="its projection is made of all columns in their order, so that they cannot be exchanged"),
     **dict.fromkeys(
-        ("XLORA", "POLY", "GRALORA", "PVERA", "C3A", "ROAD", "WAVEFT", "LILY", "GLORA"), Method(silent="no symmetry of its parts is known")
+        ("PSOFT", "OSF", "ADAMSS", "FROD", "TINYLORA"), Method(silent="its parts stand in the order of the base weight's singular values")
     ),
+    "UNILORA": Method(silent="one vector for all modules"),
+    "SHADOW": Method(silent="a model of its own beside the layers"),
+    "XLORA": Method(silent="gates that all adapters share"),
 }
+
+
+def silent_reason(adapter: Adapter) -> str:
+    """Return why no tensor of an adapter is tested."""
+    word = method_of(adapter)
+    if word not in METHODS:
+        return (
+            "the weights contain no LoRA pairs or other factors that can be tested"
+            if word in LIKE_LORA
+            else f"{word} is not a method whose parts are known"
+        )
+    method = METHODS[word]
+    if method.silent:
+        return method.silent
+    if "peft_type" in adapter.config and not method.starts(adapter.config):
+        return f"{word}: this configuration does not start where its law has it"
+    return f"{word}: none of these tensors lies where a law of it is known, such as along an attention's values"
 
 
 def method_of(adapter: Adapter) -> str:
@@ -122,7 +180,10 @@ def units_of(adapter: Adapter, *, previous: Adapter | None = None) -> list[Unit]
         adapter: the trained weights.
         previous: an earlier adapter of the run, from which every tensor's displacement is known.
     """
-    method = METHODS.get(method_of(adapter))
+    word = method_of(adapter)
+    method = METHODS.get(word)
+    if method is None and word not in LIKE_LORA:
+        return []
     if method is None:
         return [*_lora(adapter, previous), *_biases(adapter), *whole_model(adapter)]
     known = "peft_type" in adapter.config and method.starts(adapter.config)  # LyCORIS starts other factors at zero than PEFT
@@ -172,6 +233,11 @@ def _vectors(adapter: Adapter, vector: Vector) -> Iterator[Unit]:
         elif vector.side == "rows":
             private = side.group is not None and len(shape) == 2
             yield replace(unit, group="signs", gauge=side.gauge) if private else replace(unit, flat=True)
+        elif vector.side == "latent":
+            yield replace(unit, group="signs", folded=True)
+        elif vector.side in ("stretches", "whole"):
+            if side.group is not None:
+                yield replace(unit, group="signs", gauge=side.gauge, flat=vector.side == "whole")
         elif side.gauge and len(shape) in (1, 2) and (last or len(shape) == 1 or shape[1] == 1):
             most = side.most(shape[-1] if last else shape[0])
             yield replace(unit, group=side.group if most else None, gauge=side.gauge, most=most, tall=(last, False))

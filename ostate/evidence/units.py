@@ -37,6 +37,8 @@ class Unit(LoraModule):
     """Latent dimensions that are compared at most."""
     flat: bool = False
     """True where the zero factor as a whole has one sign: r = 1."""
+    folded: bool = False
+    """True where the zero factor's latent dimensions are all its indices but the last."""
     halved: bool = False
     """True where latent dimensions come in pairs that begin equal: their differences are what moved."""
 

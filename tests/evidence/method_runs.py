@@ -33,12 +33,19 @@ METHODS: dict[str, Callable[[], Any]] = {
     "hra": _of("HRAConfig", r=8),
     "hira": _of("HiraConfig", r=4),
     "delora": _of("DeloraConfig", r=4),
+    "beft": _of("BeftConfig", target_modules=["v_proj"]),
+    "pvera": _of("PveraConfig", r=8),
+    "road": _of("RoadConfig", group_size=8),
+    "gralora": _of("GraloraConfig", r=4, gralora_k=2, hybrid_r=2),
+    "glora": _of("GloraConfig", r=4),
 }
 SILENT: dict[str, Callable[[], Any]] = {
     "oft": _of("OFTConfig", oft_block_size=4),
     "fourierft": _of("FourierFTConfig", n_frequency=10),
     "shira": _of("ShiraConfig", r=2),
     "randlora": _of("RandLoraConfig", r=4),
+    "waveft": _of("WaveFTConfig", n_frequency=16),
+    "peanut": _of("PeanutConfig", r=4),
     "ln_tuning": _of("LNTuningConfig", target_modules=["input_layernorm", "post_attention_layernorm"]),
     "vblora": _of("VBLoRAConfig", r=2, num_vectors=8, vector_length=8, topk=2),
     "prompt": lambda: peft.PromptTuningConfig(num_virtual_tokens=3, **CAUSAL),
@@ -69,12 +76,14 @@ def train(
             yield at
 
 
-def train_whole(folder: Path, make: Callable[[], Any], steps: Sequence[int], *, lr: float = 1e-4, seed: int = 1) -> Iterator[Path]:
+def train_whole(
+    folder: Path, make: Callable[[], Any], steps: Sequence[int], *, lr: float = 1e-4, seed: int = 1, optimizer: Callable[..., Any] = torch.optim.AdamW
+) -> Iterator[Path]:
     """Train every weight of a model; yield the folder of each of `steps`, with model.safetensors, optimizer.pt and names.json."""
     torch.manual_seed(seed)
     net, loss = language_model(make, seed=seed)
     named = dict(net.named_parameters())
-    stepper = torch.optim.AdamW(list(named.values()), lr=lr)
+    stepper = optimizer(list(named.values()), lr=lr)
     generator = torch.Generator().manual_seed(seed)
     net.train()
     for step in range(1, max(steps) + 1):

@@ -14,9 +14,9 @@ from tests.evidence.method_runs import METHODS, SILENT, train
 from tests.evidence.numbers import Known
 from tests.records import replace
 
-FEW_BITS = {"lokr": 2, "hra": 4}
+FEW_BITS = {"lokr": 2, "hra": 4, "pvera": 8}
 """Methods a module of which says so little that names exchanged by hand are only listed: bits of its gauge."""
-STEPS = {"ia3": 3, "boft": 3, "miss": 5, "vera": 3}
+STEPS = {"ia3": 3, "boft": 3, "miss": 5, "vera": 3, "beft": 3, "pvera": 3, "road": 3}
 """Where not 16: vectors of 32 numbers fade early."""
 
 
@@ -84,7 +84,7 @@ def test_the_adapter_of_another_run_is_never_verified(run, tmp_path):
     name, known = run
     (other,) = train(tmp_path, METHODS[name](), [STEPS.get(name, 16)], layers=8, seed=6)
     found = ask(replace(known, adapter=runs.known(other).adapter), known.keys)
-    if name in ("ia3", "boft", "miss", "vera"):  # the base model is the same, and with it the gauge: the names are right
+    if name in STEPS:  # the base model is the same, and with it the gauge: the names are right
         assert found.verdict in ("verified", "silent")
     else:
         assert found.verdict != "verified"

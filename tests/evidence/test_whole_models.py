@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from ostate.core.naming import Claim
 from ostate.evidence.comparison import Comparison
 from ostate.evidence.exchanged import exchanged
 from ostate.evidence.look import Source
@@ -139,3 +140,14 @@ def test_a_square_pairs_own_factors_are_told_apart_exactly(monkeypatch, rank):
     assert np.median(own) <= max(0.01, 1.01 / right.size)
     assert kstest(opposite, "uniform").pvalue > 1e-4
     assert kstest(half, "uniform").pvalue > 1e-4
+
+
+def test_a_state_whose_eps_is_several_numbers_is_searched_too(tmp_path):
+    """Adafactor keeps (1e-30, 1e-3) there, which no tensor's start or product needs."""
+    from transformers import Adafactor
+
+    steps = lambda params, lr: Adafactor(params, lr=lr, beta1=0.9, relative_step=False, scale_parameter=False)  # noqa: E731
+    (folder,) = train_whole(tmp_path, lambda: trained.llama(2), [2], optimizer=steps)
+    known = runs.known(folder)
+    claim = Claim(source="recorded", rule="live names", names=known.keys, keys=known.keys)
+    assert Comparison(known.raw, known.adapter).search(claim).verdict == "silent"

@@ -155,9 +155,16 @@ def test_a_verified_order_lists_the_names_that_do_not_stand_by_themselves():
 
 
 def test_a_module_that_stands_apart_keeps_the_verdict_from_verified_and_is_named():
-    found = resolve(Answers({"abc": proves((0, 1), apart=(2,))}), [claim("abc", "recorded")])
+    found = resolve(Answers({"abc": proves((0, 1), alone=frozenset((0, 1)), apart=(2,))}), [claim("abc", "recorded")])
     assert (found.verdict, found.undecided) == ("partial", ("c",))
     assert [(finding.rule, finding.names) for finding in found.findings] == [("module-stands-apart", ("c",))]
+
+
+@pytest.mark.parametrize(("source", "listed"), [("recorded", ("b", "c")), ("skeleton", ("c",))])
+def test_of_names_written_down_that_are_proven_in_part_all_are_listed_that_do_not_stand_by_themselves(source, listed):
+    """Somebody may have exchanged them by hand, which no other order that was rejected does."""
+    found = resolve(Answers({"abc": proves((0, 1), alone=frozenset((0,)))}), [claim("abc", source)])
+    assert (found.verdict, found.undecided) == ("partial", listed)
 
 
 def test_claims_that_differ_only_where_there_is_no_state_are_one():

@@ -92,7 +92,7 @@ class MomentRows:
     def __init__(self, first: Rows, second: Rows, hyper: Hyper, step: float | None) -> None:
         """Take the rows of exp_avg and exp_avg_sq, the group's hyperparameters and the entry's step."""
         self._first, self._second, self._step = first, second, step
-        self._betas, self._eps = betas_of(hyper), float(hyper.get("eps") or 1e-8)
+        self._betas, self._eps = betas_of(hyper), eps_of(hyper)
 
     @property
     def finite(self) -> bool:
@@ -121,3 +121,9 @@ def betas_of(hyper: Hyper) -> tuple[float, float]:
     """Return (beta1, beta2) of a group, torch's defaults where it says nothing: the tests need them roughly, for the bias corrections."""
     betas = hyper.get("betas") or (hyper.get("beta1", 0.9), hyper.get("beta2", 0.999))
     return float(betas[0]), float(betas[1])
+
+
+def eps_of(hyper: Hyper) -> float:
+    """Return Adam's eps of a group, torch's default where it says nothing, or something else: Adafactor's and CAME's are several numbers."""
+    eps = hyper.get("eps")
+    return float(eps) if isinstance(eps, (int, float)) and eps else 1e-8
