@@ -50,7 +50,7 @@ def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: 
         fix = "if you have it, pass the adapter as it was trained (save_pretrained without a conversion)"
         said.append(Finding(rule="adapter-fitted", severity="note", text=adapter.facts[FITTED], fix=fix))
     if adapter is not None and found.source == "content":
-        said += _without_position(found, adapter)
+        said += _without_position(found, adapter, raw)
     if unknown:
         said.append(not_in_adapter(unknown, found.rule, adapter.file if adapter is not None else ""))
     left_out = [f"position {position}" for position in found.left_out if f"position {position}" not in spelled]
@@ -67,10 +67,16 @@ def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: 
     return said
 
 
-def _without_position(found: Ordering, adapter: Adapter) -> list[Finding]:
-    """Say that an order which the numbers alone gave leaves tensors of the adapter without a position: the state may be a part of one."""
-    left = [key for key in trained_keys(adapter) if key not in set(found.keys)]
-    if not left or found.left_out:
+def _without_position(found: Ordering, adapter: Adapter, raw: RawState) -> list[Finding]:
+    """Say that an order which the numbers alone gave leaves tensors of the adapter without a position: the state may be a part of one.
+
+    Positions without state may be theirs: what never had a gradient (a module that the model's code goes past) says nothing to the numbers.
+    """
+    held = set(found.keys)
+    left = [key for key in trained_keys(adapter) if key not in held]
+    idle = sum(not entry.has_state and name is None for entry, name in zip(raw.entries, found.names))
+    if len(left) <= idle or found.left_out:
         return []
-    text = f"{len(left)} of the adapter's {len(left) + len(found.keys)} tensors have no position: is this a part of the state?"
-    return [Finding(rule="adapter-without-position", severity="warning", text=text, fix="pass the folder with all parts", names=tuple(left))]
+    text = f"{len(left)} of the adapter's {len(left) + len(held - {None})} tensors have no position: frozen, or is this a part of the state?"
+    fix = "if the state was saved in parts, pass the folder with all of them"
+    return [Finding(rule="adapter-without-position", severity="warning", text=text, fix=fix, names=tuple(left))]

@@ -24,6 +24,13 @@ DIFFUSERS_FILES = (
 )  # fmt: skip
 """Whole components of diffusers, in a folder of the component's name (`unet/`)."""
 
+TORCH_FILES = (".bin", ".pt", ".pth")
+"""How the files of torch.save end that may hold weights."""
+_NO_WEIGHTS = (
+    "optimizer", "optim", "scheduler", "rng_state", "random_states", "training_args", "scaler", "model_world_size", "zero_pp_rank", "bf16_zero",
+    "mp_rank",
+)  # fmt: skip
+"""How files of those kinds begin that hold no weights, or those of one process."""
 _INNER = ("optimizer", "global_step", "recipe_state", "state", "pytorch_model_fsdp", "zero", "optim")
 """How the folders inside a checkpoint begin, that hold its state and not its adapter."""
 _STATE_FOLDER = re.compile(r"^(.+?)[-_.]state$")
@@ -95,6 +102,11 @@ def lora_files(folder: str) -> list[str]:
 def weight_files(folder: str) -> list[str]:
     """Return the safetensors files in the folder, by name."""
     return [os.path.join(folder, name) for name in names_in(folder) if name.endswith(".safetensors")] if is_folder(folder) else []
+
+
+def may_hold_weights(name: str) -> bool:
+    """True for the name of a file that may hold weights beside an adapter: neither the adapter's own nor one of those that hold none."""
+    return name not in ADAPTER_FILES and not name.startswith(_NO_WEIGHTS)
 
 
 def has_tuner_keys(path: str) -> bool:

@@ -19,6 +19,7 @@ from ostate.errors import ReadError
 
 from . import adapter_files
 from .adapters import adapter_from_weights, for_state, read_adapter
+from .further_weights import torch_lora_files
 from .layouts import rank_weights
 
 
@@ -55,6 +56,8 @@ def candidates(raw: RawState, *, adapter: str | None = None, model: str | None =
     found = _in_places(raw, adapter_files.of_the_checkpoint(raw), name)
     if not found.adapters and raw.weights:
         return Candidates((adapter_from_weights(raw.weights, path=raw.source, name=name),))
+    if not found.adapters:
+        found = _in_places(raw, [torch_lora_files(raw)], name)
     if not found.adapters:
         found = _in_places(raw, adapter_files.models_of_the_checkpoint(raw), name)
     if found.adapters:

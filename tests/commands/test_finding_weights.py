@@ -70,6 +70,21 @@ def test_weights_are_found_by_their_keys_and_name_the_state(layout: str, run, tm
     assert candidates(read(str(state))).adapters[0].file == str(tmp_path / weights)
 
 
+@pytest.mark.parametrize("place", ["lora.pt", "out/lora_12.pth"])
+def test_the_lora_pt_of_loralib_is_found_by_its_keys(place: str, run, tmp_path: Path):
+    """loralib's `lora_state_dict` (loralib/utils.py): plain parameters `lora_A` and `lora_B`, under the model's own names."""
+    weights = {
+        key.removeprefix("base_model.model.").removesuffix(".weight"): value for key, value in sorted(load_file(run[0] / "12.safetensors").items())
+    }
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    torch.save(weights, tmp_path / place)
+    torch.save({"last_epoch": 3, "_step_count": 4}, tmp_path / "lora_scheduler.pt")
+    shutil.copy(run[0] / "optimizer.pt", tmp_path)
+    done = repair(str(tmp_path))
+    assert_right(done, [name.removeprefix("base_model.model.").replace(".default.weight", "") for name in run[1]])
+    assert done.named.adapter["file"] == os.path.basename(place)
+
+
 def test_a_component_one_folder_down_is_found(run, tmp_path: Path):
     (tmp_path / "unet").mkdir()
     save_file({"conv_in.weight": torch.ones(2, 2)}, tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
