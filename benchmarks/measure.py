@@ -75,7 +75,7 @@ def run(task: Task) -> Cost:
     """Run a task once. This process stays small: a child's peak counts from the size of its parent."""
     if task.before is not None:
         task.before()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **(task.environment or {})}
+    environment = {**os.environ, **(task.environment or {})}
     began = time.monotonic()
     with subprocess.Popen([os.fspath(word) for word in task.command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as child:
         said = child.stdout.read() if child.stdout else b""

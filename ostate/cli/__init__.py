@@ -15,7 +15,7 @@ import click
 from ostate import __version__
 from ostate.errors import OstateError, OutOfMemory
 
-from .failures import INTERRUPTED, limit_address_space, say
+from .failures import INTERRUPTED, say, settle_memory_and_threads
 from .screen import expect_json, is_json, keep_json, loudness, loudness_options, say_error, say_usage, write
 
 gc.set_threshold(500_000)  # nothing dies while modules load and an index is read; looking for it would take a twentieth of `repair`
@@ -114,7 +114,7 @@ def run() -> None:
     end is called; output that cannot be written any more is left to Python's own way out, which says so.
     """
     try:
-        limit_address_space()
+        settle_memory_and_threads()
         main()
     except OutOfMemory as error:
         sys.exit(say(error))

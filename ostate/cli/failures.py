@@ -48,12 +48,17 @@ def _fault(error: Exception) -> OstateError:
     return OstateError(what, where=f"{place}ostate {__version__}, Python {version}", fix=fix)
 
 
-def limit_address_space() -> None:
-    """Make the most of a limited address space (`ulimit -v`): without this, numpy's BLAS reserves buffers for every core, and ends the process.
+def settle_memory_and_threads() -> None:
+    """Let numpy's BLAS work in one thread, where nobody asked for more, and refuse an address space (`ulimit -v`) that is too small.
+
+    What is multiplied here is small: more threads would spend most of their time waiting for each other, and the processor with them. Each would
+    also reserve a buffer of its own, and end the process where address space is short.
 
     Raises:
         OutOfMemory: too little to work with at all.
     """
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     least = most_address_space()
     if least is None:
         return
