@@ -20,7 +20,7 @@ import numpy as np
 from ostate.core.tensors import Slot
 
 from .gauge import TIE, Ranked
-from .look import STRIP, Source, direction_of, moments_of
+from .look import Source, direction_of, moments_of
 from .tables.stream_rows import Rows
 from .units import Unit
 
@@ -88,7 +88,7 @@ def _terms(source: Source, unit: Unit, key: str, position: int) -> tuple[Array, 
     rows, columns = source.matrix(key)
     tall = unit.is_tall(zero=key == unit.zero)
     slots: list[Slot] = [ref, entry.slots[first], *([entry.slots[second]] if second else [])]
-    strip = max(1, STRIP // columns)
+    strip = max(1, source.strip // columns)
     readers = [Rows(slot if slot.shape == ref.shape else slot.with_shape(ref.shape), columns, strip=strip) for slot in slots]
     direction, along, updates = direction_of(source, entry), [], []
     for at in range(0, rows if tall else min(rows, COMPARED), strip):

@@ -8,12 +8,13 @@ any verdict asks for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ostate.core.files import is_remote
 from ostate.core.naming import Adapter
 from ostate.core.state import Entry, Hyper, RawState
 from ostate.core.tensors import Slot
@@ -22,7 +23,7 @@ from ostate.optimizers.slots import first_moment, second_moment, weights_slot
 
 from . import statistics
 from .starts import COMPARED
-from .tables.stream_rows import Rows, betas_of, eps_of
+from .tables.stream_rows import Buffers, Rows, betas_of, eps_of
 from .units import Unit
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     Array = NDArray[np.floating]
     Doubles = NDArray[np.float64]
 
-STRIP = 1 << 19
-"""Numbers of a tall tensor read at a time."""
+STRIP = 1 << 16
+"""Numbers of a tall tensor read at a time: as many as stay in a core's own cache until they are added up."""
+FAR_STRIP = 1 << 19
+"""The same where every range that is read costs a journey."""
+PIECE = 1 << 16
+"""Numbers of a wide one added up at a time, for the same reason."""
 OTHER_BASIS = frozenset({"rotated", "projected", "blocks"})
 """Forms of second moments that are not told element by element in the parameter's own basis."""
 SIGNS = frozenset({"lion", "lion_bnb", "signsgd"})
@@ -71,6 +76,11 @@ class Source:
     """An earlier adapter of the run: displacement is then counted from it."""
 
     @property
+    def strip(self) -> int:
+        """Numbers of a tall tensor to read at a time."""
+        return FAR_STRIP if is_remote(self.raw.source) or is_remote(self.adapter.file) else STRIP
+
+    @property
     def averages_steps(self) -> bool:
         """True where the first moment is an average of divided gradients (ADOPT, CAME, Adafactor): a direction, and no side of balance."""
         spec = OPTIMIZERS.get(self.raw.optimizer)
@@ -79,7 +89,7 @@ class Source:
     def matrix(self, key: str) -> tuple[int, int]:
         """Return a factor's shape as a matrix: a convolution's A (r, in, kh, kw) is (r, in * kh * kw), its B (out, r, 1, 1) is (out, r)."""
         shape = self.adapter.tensors[key].shape
-        return shape[0], int(np.prod(shape[1:], dtype=np.int64))
+        return shape[0], math.prod(shape[1:])
 
     def decay(self, entry: Entry) -> float:
         """Return the weight of the parameter itself in its first moment: wd * (1 - beta1^t) where decay acts through the gradient, else 0."""
@@ -113,10 +123,10 @@ def stored_weights(source: Source, entry: Entry) -> Slot | None:
     found = entry.slots[slot] if slot is not None else None
     if found is None and first_moment(entry) is None:
         found = source.raw.master.get(entry.position)
-    return found if found is not None and int(np.prod(found.shape, dtype=np.int64)) == entry.numel else None
+    return found if found is not None and math.prod(found.shape) == entry.numel else None
 
 
-def look(source: Source, unit: Unit, key: str, position: int) -> FactorProducts | None:
+def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers | None = None) -> FactorProducts | None:
     """Read a factor and the moments at a position; None where the position keeps neither a first moment nor weights of the factor's size.
 
     Args:
@@ -124,6 +134,7 @@ def look(source: Source, unit: Unit, key: str, position: int) -> FactorProducts 
         unit: the factor's unit.
         key: the factor: `unit.zero` or `unit.other`.
         position: of the state.
+        buffers: memory to read into, for whoever looks often.
     """
     entry, ref = source.raw.entries[position], source.adapter.tensors[key]
     first, second = moments_of(source, entry)
@@ -137,7 +148,7 @@ def look(source: Source, unit: Unit, key: str, position: int) -> FactorProducts 
     rank = width // unit.blocks
     kept = min(rank, unit.most) if unit.blocks == 1 else rank
     sums = _Sums(unit.blocks, kept // 2 if unit.halved else kept, stored=stored is not None)
-    strip = max(1, STRIP // columns)
+    strip = max(1, source.strip // columns)
     # tall: (rows to read, all experts at once); wide: (the first rows of the only expert, or all rows of each; which one)
     strips = [(min(strip, rows - at), None) for at in range(0, rows, strip)] if tall else [(kept, expert) for expert in range(unit.blocks)]
     start = source.start.tensors.get(key) if source.start is not None else None
@@ -145,13 +156,15 @@ def look(source: Source, unit: Unit, key: str, position: int) -> FactorProducts 
         ref, entry.slots[first] if first else None, entry.slots[second] if second else None,
         start if start is not None and start.shape == ref.shape else None, stored,
     ]  # fmt: skip
-    readers = [_reader(slot, ref.shape, columns, tall) for slot in slots]
-    direction = direction_of(source, entry)
+    readers = [None if slot is None else Rows(_shaped(slot, ref.shape), columns, strip=strip if tall else 1) for slot in slots]
+    direction, decay = direction_of(source, entry), source.decay(entry)
     fold = _differences if unit.halved else None
     constant = unit.start if zero else 0.0
+    buffers = buffers or Buffers()
     for count, expert in strips:
-        parts = [None if rows is None else _latent(rows.take(count), kept, unit, zero=zero) for rows in readers]
-        sums.add(expert, parts, direction, decay=source.decay(entry), constant=constant, fold=fold)
+        taken = [None if each is None else each.take(count, buffers.rows(i, count, columns)) for i, each in enumerate(readers)]
+        for parts in _pieces([None if part is None else _latent(part, kept, unit, zero=zero) for part in taken]):
+            sums.add(expert, parts, direction, decay=decay, constant=constant, fold=fold)
     return sums.products(all(rows.finite for rows in readers if rows is not None))
 
 
@@ -167,11 +180,16 @@ def _differences(latent: Array) -> Array:
     return latent[:, 0::2] - latent[:, 1::2]
 
 
-def _reader(slot: Slot | None, shape: tuple[int, ...], columns: int, tall: bool) -> Rows | None:
-    if slot is None:
-        return None
-    shaped = slot if slot.shape == shape else slot.with_shape(shape)
-    return Rows(shaped, columns, strip=max(1, STRIP // columns) if tall else 1)
+def _shaped(slot: Slot, shape: tuple[int, ...]) -> Slot:
+    return slot if slot.shape == shape else slot.with_shape(shape)
+
+
+def _pieces(parts: Sequence[Array | None]) -> Iterator[list[Array | None]]:
+    """Cut arrays (experts, r, n) along n."""
+    experts, rank, length = next(part.shape for part in parts if part is not None)
+    step = max(COMPARED, PIECE // (experts * rank))
+    for at in range(0, length, step):
+        yield [None if part is None else part[:, :, at : at + step] for part in parts]
 
 
 def _latent(part: Array, kept: int, unit: Unit, *, zero: bool) -> Array:
@@ -183,7 +201,12 @@ def _latent(part: Array, kept: int, unit: Unit, *, zero: bool) -> Array:
     shared, size = unit.heads
     if zero and shared > 1:
         part = part.reshape(len(part), -1, shared, size).transpose(0, 2, 1, 3).reshape(len(part) * shared, -1)
-    return np.ascontiguousarray(part[:, :kept].T)[None]
+    return np.ascontiguousarray(part[:, :kept]).T[None]
+
+
+def _square(array: Array) -> float:
+    flat = array.ravel(order="K")
+    return float(np.dot(flat, flat))
 
 
 class Direction:
@@ -228,7 +251,7 @@ class _Sums:
             m = np.zeros_like(weight)
         root = None
         if v is not None:
-            if not (v >= 0).all():  # no optimizer makes a negative one
+            if v.min() < 0:  # no optimizer makes a negative one
                 self.finite = False
                 v = np.maximum(v, 0)
             root = np.sqrt(v)
@@ -238,7 +261,7 @@ class _Sums:
         if fold is not None:
             weight, m, u, moved = fold(weight), fold(m), fold(u), fold(moved)
         if root is not None:
-            self.noise[at] += (root if fold is None else root[:, 0::2] + root[:, 1::2]).sum(axis=2)
+            self.noise[at] += (root if fold is None else root[:, 0::2] + root[:, 1::2]) @ np.ones(root.shape[2], np.float32)
         if not self.sample.size:
             self.sample = weight.reshape(-1)[:COMPARED].copy()
         turned = m.transpose(0, 2, 1)
@@ -250,8 +273,8 @@ class _Sums:
         if stored is not None and self.stored is not None:
             stored = stored - constant if constant else stored
             self.stored[at] += (weight - constant if constant else weight) @ (stored if fold is None else fold(stored)).transpose(0, 2, 1)
-        self.weight += float(np.vdot(moved, moved)) if constant or fold is not None else float(np.vdot(weight, weight))
-        self.moment += float(np.vdot(m, m))
+        self.weight += _square(moved if constant or fold is not None else weight)
+        self.moment += _square(m)
 
     def products(self, finite: bool) -> FactorProducts:
         """Return the sums."""

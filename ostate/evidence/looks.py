@@ -12,6 +12,7 @@ from ostate.evidence.exchanged import exchanged
 from ostate.evidence.gauge import Products, Ranked
 from ostate.evidence.look import FactorProducts, Source, look
 from ostate.evidence.starts import join, root, shared_starts
+from ostate.evidence.tables.stream_rows import Buffers
 from ostate.evidence.units import Group, Unit
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Looks:
         self._factors: dict[tuple[int, bool, int], FactorProducts | None] = {}
         self._ranked: dict[tuple[How, Place], tuple[Ranked, ...]] = {}
         self._exchanged: dict[tuple[Place, tuple[bool, bool]], tuple[Ranked, ...]] = {}
-        self._kept = _Pool()
+        self._kept, self._buffers = _Pool(), Buffers()
         self._starts: dict[frozenset[int], list[int]] = {}
 
     def factor(self, module: int, position: int | None, *, zero: bool) -> FactorProducts | None:
@@ -72,7 +73,7 @@ class Looks:
         at = module, zero, position
         if at not in self._factors:
             each = self.modules[module]
-            self._factors[at] = self._kept.factor(look(self.source, each, each.zero if zero else each.other, position))
+            self._factors[at] = self._kept.factor(look(self.source, each, each.zero if zero else each.other, position, self._buffers))
         return self._factors[at]
 
     def ranked(self, places: Sequence[Place], how: How) -> list[tuple[Ranked, ...]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ostate.core.naming import Adapter
 from ostate.core.tensors import Slot, TensorRef
-from ostate.evidence.look import STRIP, Source, moments_of
+from ostate.evidence.look import Source, moments_of
 
 from . import statistics
 from .tables.stream_rows import Rows, betas_of
@@ -75,7 +75,7 @@ def _digits(source: Source, ref: TensorRef, start: Slot, position: int) -> float
     if first is None or entry.numel != ref.numel:
         return 0.0
     rows, columns = ref.shape[0], ref.numel // max(ref.shape[0], 1)
-    strip = max(1, STRIP // max(columns, 1))
+    strip = max(1, source.strip // max(columns, 1))
     slots: list[Slot] = [ref, start, entry.slots[first], *([entry.slots[second]] if second else [])]
     readers = [Rows(slot if slot.shape == ref.shape else slot.with_shape(ref.shape), columns, strip=strip) for slot in slots]
     hyper = source.raw.groups[entry.group].hyper

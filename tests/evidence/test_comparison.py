@@ -7,11 +7,13 @@ import pytest
 
 from ostate.core.lora_modules import canonical
 from ostate.core.naming import Claim, Evidence, Question
+from ostate.evidence import look as look_module
 from ostate.evidence import statistics
 from ostate.evidence.comparison import Comparison
 from ostate.evidence.look import Source, look
 from ostate.evidence.methods import units_of
 from ostate.evidence.order import EVERYTHING
+from ostate.evidence.tables.stream_rows import Buffers
 from ostate.ordering.family import family_of
 from tests import trained
 from tests.evidence import runs
@@ -46,12 +48,15 @@ def ask(known: Known, keys: tuple[str | None, ...] | None = None, source: str = 
     return Comparison(known.raw, known.adapter).test(claim, family_of(claim, (), Question(raw=known.raw, adapter=known.adapter)))
 
 
-def test_a_look_keeps_the_products_of_whole_tensors(run):
+@pytest.mark.parametrize("most", [None, 100], ids=["at-once", "in-strips-and-pieces"])
+def test_a_look_keeps_the_products_of_whole_tensors(run, most, monkeypatch):
+    for name in ("STRIP", "PIECE", "COMPARED") if most is not None else ():
+        monkeypatch.setattr(look_module, name, most // 3 if name == "COMPARED" else most)
     source = Source(run.raw, run.adapter)
-    at = {key: position for position, key in enumerate(run.keys)}
+    at, buffers = {key: position for position, key in enumerate(run.keys)}, Buffers()
     for module in units_of(run.adapter):
         for key, zero in ((module.zero, True), (module.other, False)):
-            seen = look(source, module, key, at[key])
+            seen = look(source, module, key, at[key], buffers)
             assert seen is not None
             entry, shape = run.raw.entries[at[key]], run.adapter.tensors[key].shape
             weight, m, v = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ostate.core.files import read_into
+from ostate.core.files import new_buffer, read_into
 from ostate.core.state import Hyper
 from ostate.core.tensors import Slot, TensorRef
 
@@ -62,7 +62,7 @@ class Rows:
         flat = rows.reshape(-1)
         if self._run is not None:
             file, offset = self._run
-            read_into(file, offset + 4 * self._at, flat.view(np.uint8).data)
+            read_into(file, offset + 4 * self._at, flat.view(np.uint8).data, on=self._at > 0)
             self._at += flat.size
         else:
             self._fill(flat)
@@ -80,6 +80,20 @@ class Rows:
 
 
 _NOTHING: Array = np.zeros(0, np.float32)
+
+
+class Buffers:
+    """Memory for rows, used again and again: what was never touched costs the system a fault a page."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._held: dict[int, Array] = {}
+
+    def rows(self, number: int, count: int, columns: int) -> Array:
+        """Return room for (count, columns) numbers, float32, whatever they are: over what buffer `number` held before."""
+        if number not in self._held or self._held[number].size < count * columns:
+            self._held[number] = np.frombuffer(new_buffer(4 * count * columns), np.float32)
+        return self._held[number][: count * columns].reshape(count, columns)
 
 
 def _turned(slot: Slot, columns: int) -> Iterator[Array]:
