@@ -23,7 +23,7 @@ PEFT_PREFIX = "base_model.model."
 COMPONENTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "diffusion_model")
 """What diffusers' pipelines and ComfyUI put in front of a component's keys (diffusers loaders/lora_pipeline.py)."""
 OF_COMPONENT = re.compile(
-    r"(?:base_model\.model\.)?(?:(lora_(?:te\d?|unet|transformer|prior(?:_unet)?))_|((?:unet|transformer|prior|text_encoder)(?:_\d)?)(?:\.|\$\$))"
+    r"(?:base_model\.model\.)?(?:(lora_(?:te\d?|unet|transformer|prior(?:_unet)?)|oft_unet)_|((?:unet|transformer|prior|text_encoder)(?:_\d)?)(?:\.|\$\$))"
 )
 """The component that a name begins with: diffusers', OneTrainer's and ai-toolkit's folder names, kohya's `lora_te1_`, `lora_unet_`."""
 SAVED = "modules_to_save"
@@ -64,10 +64,11 @@ KINDS_OF_MODULES = (
 FACTORS = (  # (the factor's own word, as a segment or two; what it is), tried in order
     (re.compile(r"(?:^|\.)(lora_embedding_A)(?=\.|$)"), "embedding_A"),
     (re.compile(r"(?:^|\.)(lora_embedding_B)(?=\.|$)"), "embedding_B"),
-    (re.compile(r"(?:^|\.)(lora_A|lora_a|lora_down|lora\.down|down_lora|(?:lora_linear_layer|lora_layer)\.down|(?<=_lora\.)down)(?=\.|$)"), "A"),
-    (re.compile(r"(?:^|\.)(lora_B|lora_b|lora_up|lora\.up|up_lora|(?:lora_linear_layer|lora_layer)\.up|(?<=_lora\.)up)(?=\.|$)"), "B"),
+    (re.compile(r"(?:^|\.)(lora_A|lora_a|lora_down|lora\.down|down_lora|down_list|lora(?:_linear)?_layer\.down|(?<=_lora\.)down)(?=\.|$)"), "A"),
+    (re.compile(r"(?:^|\.)(lora_B|lora_b|lora_up|lora\.up|up_lora|up_list|lora(?:_linear)?_layer\.up|(?<=_lora\.)up)(?=\.|$)"), "B"),
 )
-"""How LoRA's two factors are spelled: PEFT, torchtune, kohya and OneTrainer, diffusers up to 0.24, its attention processors, its text encoders."""
+"""How LoRA's two factors are spelled: PEFT, torchtune, kohya and OneTrainer, LyCORIS' DyLoRA, diffusers up to 0.24, its attention processors,
+its text encoders."""
 
 _FACTOR_WORDS = {"a": "A", "down": "A", "left": "A", "b": "B", "up": "B", "right": "B"}
 """Words that stand for the first and the second factor where no word of `FACTORS` is in any key of a file."""

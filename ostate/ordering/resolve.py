@@ -4,6 +4,7 @@
 |---|---|---|
 | any | leave this one of all orders of the family | `verified` |
 | none, or inferred ones that the numbers contradict | give a full order, each position by itself | `recovered` |
+| a convention | give the same order without it, each position by itself | `recovered` |
 | those standing agree on what the numbers leave open | prove the rest | `partial`, those names listed |
 | those standing differ there, or only a convention stands | prove the rest | `partial`, only what is proven; the rest is left out |
 | recorded, given, or one rebuilt model | silent | `unverified` |
@@ -115,7 +116,7 @@ def resolve(
     standing = _standing(tested, question.raw, comparison, lost)
     if not standing:
         return _by_numbers(question, comparison, lost, strict=strict)
-    return _by_agreement(question, standing, lost, strict=strict)
+    return _by_agreement(question, standing, comparison, lost, strict=strict)
 
 
 def _explicit(question: Question, explicit: Sequence[Claim], comparison: EvidenceSource, lost: Rejected) -> Ordering:
@@ -202,7 +203,7 @@ def _by_numbers(question: Question, comparison: EvidenceSource, lost: Rejected, 
     return _ordering(raw, claim, evidence, "partial" if left_out else "recovered", lost, left_out=left_out)
 
 
-def _by_agreement(question: Question, standing: list[Tested], lost: Rejected, *, strict: bool) -> Ordering:
+def _by_agreement(question: Question, standing: list[Tested], comparison: EvidenceSource, lost: Rejected, *, strict: bool) -> Ordering:
     """Some claims stand and none is proven whole: keep what is proven and what all of them say alike."""
     raw = question.raw
     version_matched = [each for each in standing if each.claim.version_matched]
@@ -210,8 +211,10 @@ def _by_agreement(question: Question, standing: list[Tested], lost: Rejected, *,
         lost += [loser(each.claim, "the recorded library version uses another rule") for each in standing if not each.claim.version_matched]
         standing = version_matched
     best = max(standing, key=lambda each: len(each.evidence.proven))
-    claim, evidence = best.claim, best.evidence
+    claim, evidence, verdict = best.claim, best.evidence, "partial"
     only_convention = all(each.claim.source == "convention" for each in standing)
+    if only_convention and any(entry.has_state and entry.position not in evidence.proven for entry in raw.entries):
+        evidence, verdict = _with_search(evidence, claim, comparison.recover(), raw)
     if not evidence.proven:
         return _silent(question, standing, lost, only_convention=only_convention)
     keep = set(evidence.proven)
@@ -226,7 +229,18 @@ def _by_agreement(question: Question, standing: list[Tested], lost: Rejected, *,
         refuse_if_strict(question, left_out, strict=strict)
     lost += [loser(each.claim, "differs at positions that the tensor values do not decide") for each in standing if each is not best]
     kept = replace(claim, names=names, keys=tuple(k if n is not None else None for k, n in zip(claim.keys, names)))
-    return _ordering(raw, kept, evidence, "partial", lost, left_out=left_out)
+    return _ordering(raw, kept, evidence, verdict, lost, left_out=left_out)
+
+
+def _with_search(evidence: Evidence, claim: Claim, found: Evidence, raw: RawState) -> tuple[Evidence, str]:
+    """Return what is proven of a convention together with the positions where the numbers alone, no order known, give the same key; and the verdict.
+
+    Those names would have been written without the convention (`_by_numbers`): it cannot make them worse.
+    """
+    same = frozenset(position for position in found.proven if found.order[position] == claim.keys[position])
+    proven = evidence.proven | same
+    whole = all(entry.position in proven for entry in raw.entries if entry.has_state)
+    return replace(evidence, proven=proven), "recovered" if whole else "partial"
 
 
 def _silent(question: Question, standing: Sequence[Tested], lost: Rejected, *, only_convention: bool) -> Ordering:

@@ -31,7 +31,9 @@ NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 
 _DIFFUSERS = re.compile(r"\.(?:lora\.down|lora_linear_layer|lora_down|lora_layer\.down|\w+_lora\.down)\.")
 """Words for a factor in keys of diffusers, sd-scripts and OneTrainer."""
-_LYCORIS = re.compile(r"\.(?:hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|oft_blocks|dora_scale|lora_mid\.weight)$")
+_LYCORIS = re.compile(
+    r"\.(?:hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|oft_blocks|dora_scale|lora_mid\.weight)$|^(?:lora|lycoris)_[^.]+\.(?:on_input|diff|[wb]_norm|a1\.weight)$"
+)
 """How keys of LyCORIS end (lycoris/modules/*.py) that are no LoRA's of two factors."""
 AUTOMODEL_CONFIG = "automodel_peft_config.json"
 """NeMo Automodel puts it beside an adapter: its live names have neither PEFT's prefix nor an adapter's name, and its keys the prefix alone

@@ -11,7 +11,7 @@ from ostate.report.text import plain
 
 MEANING = {
     "verified": "the tensor values rule out every other order that a program could have made",
-    "recovered": "no source of names was available; the tensor values alone give the whole order",
+    "recovered": "no source of names proves an order; the tensor values alone give the whole of it",
     "partial": "the tensor values prove some names; the others are listed below",
     "unverified": "nothing confirms the names: treat them as an assumption",
 }

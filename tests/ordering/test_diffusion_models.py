@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import peft
@@ -14,7 +15,7 @@ from ostate.core.naming import Claim, Question
 from ostate.ordering import claims
 from ostate.read import read
 from ostate.read.adapters import for_state, read_adapter
-from tests.ordering.pipelines import Named, factors, flux, save, text_encoder, unet, write_pipeline
+from tests.ordering.pipelines import Named, factors, flux, layers, save, text_encoder, unet, write_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SD_TEXT = ("CLIPAttention", "CLIPMLP")
@@ -79,6 +80,48 @@ def test_sd_scripts_order_is_text_encoder_then_unet_in_groups_and_halves(plus: b
     found, _ = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder()))
     assert order in [_keys(claim) for claim in found]
     assert order in [list(claim.names) for claim in found]
+
+
+@pytest.mark.parametrize("plus", [False, True])
+def test_block_lr_of_sd_scripts_makes_a_group_for_each_block_of_the_unet(plus: bool, tmp_path: Path):
+    text = factors(text_encoder(), lambda path: _kohya("lora_te", path), SD_TEXT)
+    image = factors(unet(), lambda path: _kohya("lora_unet", path), ("Transformer2DModel", "ResnetBlock2D", "Downsample2D"))
+    blocks: dict[str, Named] = {}
+    for name, parameter in image:  # get_block_index: resnets and attentions count alike, a sampler is the third; the middle is one
+        half, level, word, at = re.match(r"lora_unet_(down|up|mid)_(?:blocks_(\d)_([a-z]+)_(\d))?", name).groups()
+        blocks.setdefault(f"{half}{level}{2 if word == 'downsamplers' else at}", []).append((name, parameter))
+    groups = [text, *blocks.values()]
+    if plus:
+        groups = [[one for one in part if ("lora_up" in one[0]) is up] for part in groups for up in (False, True)]
+    order = save(tmp_path / "run", groups)
+    found, lost = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder()))
+    assert len(groups) > 4
+    assert order in [_keys(claim) for claim in found], lost
+    assert all(claim.source == "skeleton" for claim in found)
+
+
+def test_lora_fa_of_sd_scripts_trains_the_second_factors_alone(tmp_path: Path):
+    parts = [
+        factors(text_encoder(), lambda path: _kohya("lora_te", path), SD_TEXT),
+        factors(unet(), lambda path: _kohya("lora_unet", path), ("Transformer2DModel",)),
+    ]
+    frozen = [name for part in parts for name, _ in part if "lora_down" in name]
+    order = save(tmp_path / "run", [[one for one in part if "lora_up" in one[0]] for part in parts], beside=frozen)
+    found, lost = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder()))
+    assert [_keys(claim) for claim in found][:1] == [order], lost
+
+
+def test_oft_of_sd_scripts_has_a_lead_of_its_own(tmp_path: Path):
+    blocks = [
+        (f"{_kohya('oft_unet', path)}.oft_blocks", torch.nn.Parameter(torch.zeros(2, layer.out_features // 2, layer.out_features // 2)))
+        for path, layer in layers(unet(), ("Transformer2DModel",))
+    ]
+    order = save(tmp_path / "run", [blocks], beside=[name.replace("oft_blocks", "alpha") for name, _ in blocks])
+    found, lost = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", unet=unet()))
+    assert [_keys(claim) for claim in found][:1] == [order], lost
+    adapter = read_adapter(str(tmp_path / "run" / "lora.safetensors"))
+    ways, _ = claims(Question(raw=read(str(tmp_path / "run" / "optimizer.pt")), adapter=adapter), sources={"convention"})
+    assert order in [_keys(claim) for claim in ways]
 
 
 def test_two_text_encoders_of_one_class_are_told_apart_by_their_prefix(tmp_path: Path):

@@ -54,6 +54,16 @@ def test_a_convention_alone_carries_nothing_that_is_not_proven():
     assert (found.names, found.left_out) == (("a", "b", None), (2,))
 
 
+def test_a_convention_and_numbers_that_give_the_same_order_without_it_are_recovered():
+    found = resolve(Answers({"abc": proves((0,))}, recovered=proves((0, 1, 2), order=("a", "b", "c"))), [claim("abc", "convention")])
+    assert (found.verdict, found.source, found.names) == ("recovered", "convention", ("a", "b", "c"))
+
+
+def test_of_a_convention_stays_what_the_numbers_alone_say_alike():
+    found = resolve(Answers({"abc": SILENT}, recovered=proves((0, 1), order=("a", "c", "b"))), [claim("abc", "convention")])
+    assert (found.verdict, found.names, found.left_out) == ("partial", ("a", None, None), (1, 2))
+
+
 def test_without_a_claim_only_what_is_proven_is_named():
     found = resolve(Answers({}, recovered=proves((0, 2), order=("a", "b", "c"))), [])
     assert (found.verdict, found.names, found.left_out) == ("partial", ("a", None, "c"), (1,))

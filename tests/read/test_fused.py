@@ -1,4 +1,4 @@
-"""Pairs that sd-scripts' split_qkv joins when it saves are divided again, where the state says that they were several."""
+"""Pairs that sd-scripts' split_qkv and DyLoRA join when they save are divided again, where the state says that they were several."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ RANK, INPUT = 2, 6
 STEM = "lora_unet_single_blocks_0_linear1"
 
 
-def _write(folder: Path, ups: torch.Tensor, trained: list[torch.Tensor]) -> None:
-    down = torch.arange(RANK * len(WIDTHS) * INPUT, dtype=torch.float32).reshape(-1, INPUT)
+def _write(folder: Path, ups: torch.Tensor, trained: list[torch.Tensor], down: torch.Tensor | None = None) -> None:
+    if down is None:
+        down = torch.arange(RANK * len(WIDTHS) * INPUT, dtype=torch.float32).reshape(-1, INPUT)
     save_file({f"{STEM}.lora_down.weight": down, f"{STEM}.lora_up.weight": ups}, folder / "model.safetensors")
-    parameters = [torch.nn.Parameter(one) for one in trained]
+    parameters = [torch.nn.Parameter(one.clone()) for one in trained]
     optimizer = torch.optim.AdamW(parameters)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
@@ -62,3 +63,19 @@ def test_what_was_not_joined_stays_whole(fault: str, tmp_path: Path):
         ups[:8] = 0.0
     _write(tmp_path, ups, whole if fault == "whole in the state" else SPLIT)
     assert list(_read(tmp_path)) == [f"{STEM}.lora_down.weight", f"{STEM}.lora_up.weight"]
+
+
+@pytest.mark.parametrize("lycoris", [False, True])
+def test_the_ranks_of_dylora_are_pairs_of_their_own(lycoris: bool, tmp_path: Path):
+    """sd-scripts trains and lists the downs first, one rank each; LyCORIS the ups first, a few ranks each."""
+    size = 2 if lycoris else 1
+    downs = [torch.full((size, INPUT), 1.0 + at) for at in range(6 // size)]
+    ups = [torch.full((9, size), 11.0 + at) for at in range(6 // size)]
+    live = {f"down_list.{at}" if lycoris else f"lora_A.{at}": one for at, one in enumerate(downs)}
+    live = {**live, **{f"up_list.{at}" if lycoris else f"lora_B.{at}": one for at, one in enumerate(ups)}}
+    if lycoris:
+        live = dict(sorted(live.items(), key=lambda row: row[0].startswith("down")))
+    _write(tmp_path, torch.cat(ups, 1), list(live.values()), down=torch.cat(downs))
+    found = _read(tmp_path)
+    assert list(found) == [f"{STEM}.{word}" for word in live]
+    assert all(np.array_equal(found[f"{STEM}.{word}"], one.numpy()) for word, one in live.items())

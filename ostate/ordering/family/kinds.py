@@ -79,21 +79,23 @@ def kinds_exchanged(sequence: ClaimRows) -> Iterator[Arrangement]:
     tuned = {pattern: modules for pattern, modules in kinds.items() if any(sequence.rows[module.rows[0]].tuned for module in modules.values())}
     kinds = tuned or kinds
     near = len(kinds) > MOST_KINDS
+    labels = short_labels(kinds)
     for one, other in combinations(kinds, 2):
         if not near or one[:-1] == other[:-1]:
-            yield _exchanged(sequence, kinds, one, other)
+            yield _exchanged(sequence, kinds, labels, one, other)
 
 
 def pairs_within(sequence: ClaimRows, sets: Sequence[Exchangeable]) -> Iterator[Arrangement]:
     """Yield every two kinds of one set exchanged."""
     kinds = kinds_of(sequence) if sets else {}
-    pattern_of = {label: pattern for pattern, label in short_labels(kinds).items()}
+    labels = short_labels(kinds)
+    pattern_of = {label: pattern for pattern, label in labels.items()}
     for one in sets:
         for left, right in combinations(one.kinds, 2):
-            yield _exchanged(sequence, kinds, pattern_of[left], pattern_of[right])
+            yield _exchanged(sequence, kinds, labels, pattern_of[left], pattern_of[right])
 
 
-def _exchanged(sequence: ClaimRows, kinds: Kinds, one: Pattern, other: Pattern) -> Arrangement:
+def _exchanged(sequence: ClaimRows, kinds: Kinds, labels: Mapping[Pattern, str], one: Pattern, other: Pattern) -> Arrangement:
     order = list(range(len(sequence.rows)))
     left, right = kinds[one], kinds[other]
     for where in left:
@@ -103,7 +105,6 @@ def _exchanged(sequence: ClaimRows, kinds: Kinds, one: Pattern, other: Pattern) 
         for row in left[where].rows:
             twin = by_factor[sequence.rows[row].factor]
             order[row], order[twin] = twin, row
-    labels = short_labels(kinds)
     return f"{labels[one]} and {labels[other]} exchanged in every layer", order
 
 

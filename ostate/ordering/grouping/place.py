@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ostate.core.foreign import release
+from ostate.core.names import factor_of
 from ostate.core.naming import Claim, Question
 from ostate.core.state import Names, RawState
 
@@ -28,8 +30,22 @@ def claims_of(layout: ParameterList, question: Question) -> tuple[list[Claim], l
     sure = placements([rule for rule in RULES if not rule.guess], layout, question)
     if sure[0]:
         return _as_claims(layout, question, *sure)
+    halves = _second_factors(layout, question.raw)
+    if halves is not None:
+        return claims_of(halves, question)
     claims, lost = guesses_of(layout, question)
     return claims, [*_as_lost(layout, sure[1]), *lost]
+
+
+def _second_factors(layout: ParameterList, raw: RawState) -> ParameterList | None:
+    """Return the layout without LoRA's first factors, where the state has as many positions as there are other parameters: LoRA-FA freezes them.
+
+    sd-scripts networks/lora_fa.py saves both factors, and gives the optimizer `lora_up` alone.
+    """
+    rest = tuple(row for row in layout.parameters if (factor_of(row.key or row.name) or ("", ""))[1] != "A")
+    if len(rest) == len(layout.parameters) or sum(row.trainable for row in rest) != len(positions_of(raw)):
+        return None
+    return replace(layout, rule=f"{layout.rule}, first factors frozen (LoRA-FA)", parameters=rest)
 
 
 def guesses_of(layout: ParameterList, question: Question) -> tuple[list[Claim], list[Refused]]:

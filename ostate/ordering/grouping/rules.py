@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, product
+from itertools import accumulate, groupby, product
 from typing import NamedTuple
 
-from ostate.core.names import CONTAINERS, SAVED, component_of, is_tuned
+from ostate.core.names import CONTAINERS, SAVED, component_of, factor_of, is_tuned
 
 from . import norms
 from .norms import Span, Version
@@ -255,6 +255,60 @@ def _by_component(*, plus: bool) -> Split:
     return split
 
 
+_BLOCK_OF_UNET = re.compile(
+    r"^lora_unet_(?:(down|up)_blocks_(\d{1,3})_(?:(?:resnets|attentions)_(\d{1,3})|((?:up|down)samplers))|(mid_block)|((?:input|middle|output)_blocks?_\d{1,3}))_",
+    re.ASCII,
+)
+
+
+def _block_of_unet(parameter: Parameter) -> str:
+    """Return the block of the U-Net that sd-scripts' `get_block_index` gives one learning rate; the component elsewhere.
+
+    A resnet and the attention behind it share an index, and a sampler has that of the third (networks/lora.py, `get_block_index`).
+    """
+    found = _BLOCK_OF_UNET.match(parameter.name)
+    if found is None:
+        return _component(parameter)
+    half, level, at, sampler, middle, of_stability = found.groups()
+    return of_stability or middle or f"{half} {int(level)} {2 if sampler else int(at)}"
+
+
+def _by_block(*, plus: bool) -> Split:
+    """Return sd-scripts' split with `block_lr`: text encoders, then a group for each block of the U-Net in the order of first appearance."""
+
+    def split(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cuts]:
+        own = trainable(parameters)
+        blocks: dict[str, list[Parameter]] = {}
+        for one in own:
+            blocks.setdefault(_block_of_unet(one), []).append(one)
+        if len(blocks) < 2 or not all(map(_component, own)):
+            return
+        text = [block for block in blocks if block == _component(blocks[block][0])]
+        encoders, unet = [blocks[block] for block in text], [blocks[block] for block in blocks if block not in text]
+        for together in dict.fromkeys((False, len(encoders) > 1)):
+            joined = [[one for part in encoders for one in part]] if together else encoders
+            cuts = [GroupCut(group, rate=str(at)) for at, group in enumerate([*joined, *unet])]
+            cuts = [half for cut in cuts for half in _halves(cut)] if plus else cuts
+            if [len(cut.parameters) for cut in cuts] == list(sizes):
+                yield cuts
+
+    return split
+
+
+def _in_runs(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cuts]:
+    """Groups of neighbours in the order of definition, each of whole modules: a learning rate for each layer or stage."""
+    own = trainable(parameters)
+    ends = list(accumulate(sizes))
+    if len(sizes) < 2 or not all(sizes) or ends[-1] != len(own) or any(_module(own[end - 1]) == _module(own[end]) for end in ends[:-1]):
+        return
+    yield [GroupCut(own[end - size : end], rate=str(at)) for at, (size, end) in enumerate(zip(sizes, ends))]
+
+
+def _module(parameter: Parameter) -> str:
+    factor = factor_of(parameter.name)
+    return factor[0] if factor is not None else parameter.name
+
+
 def _component(parameter: Parameter) -> str:
     return parameter.component or component_of(parameter.name)
 
@@ -350,9 +404,12 @@ FURTHER = (
          source="sd-scripts networks/lora.py:1148-1240, networks/lora_flux.py; OneTrainer modules/modelSetup/*LoRASetup.py; diffusers examples"),
     Rule(name="LoRA+ of sd-scripts", split=_by_component(plus=True),
          source="sd-scripts networks/lora.py:1165-1200; musubi-tuner networks/lora.py:785-800"),
+    Rule(name="sd-scripts with block_lr", split=_by_block(plus=False), source="sd-scripts networks/lora.py, get_block_index"),
+    Rule(name="sd-scripts with block_lr and LoRA+", split=_by_block(plus=True), source="sd-scripts networks/lora.py, get_block_index"),
     Rule(name="one group for each parameter", split=_each_alone, source="torch.optim, by its users"),
     Rule(name="matrices before the rest (Muon)", split=_once(_muon), groups=1, source="LLaMA-Factory train/trainer_utils.py, Muon", guess=True),
     Rule(name="two groups by hand", split=_late, groups=2, source="torch.optim.Optimizer.add_param_group", guess=True),
+    Rule(name="groups of neighbours", split=_in_runs, source="by its users: a rate for each layer or stage", guess=True),
     Rule(name="names sorted", split=_once(_sorted_names), groups=1, source="by its users", guess=True),
     Rule(name="names sorted within groups (minGPT)", split=_once(_min_gpt), groups=2, source="minGPT model.py:254", guess=True),
 )  # fmt: skip

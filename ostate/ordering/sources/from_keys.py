@@ -27,7 +27,7 @@ def trained_keys(adapter: Adapter) -> list[str]:
 
 
 def _frozen(key: str) -> bool:
-    return key.endswith((".base_layer.weight", "vera_A", "vera_B", "lora_ranknum", ".alpha")) or key == "prompt_embeddings"
+    return key.endswith((".base_layer.weight", "vera_A", "vera_B", "lora_ranknum", ".alpha", ".on_input")) or key == "prompt_embeddings"
 
 
 def _is_tuner(key: str) -> bool:

@@ -150,7 +150,7 @@ ORIGINALS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """The models of other code than diffusers', under the names that their trainers' files have; read in the sources that stand beside each."""
-LEADS = ("lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_unet", "lora_transformer", "lora_prior_unet", "lora_prior", "lycoris")
+LEADS = ("lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_unet", "lora_transformer", "lora_prior_unet", "lora_prior", "oft_unet", "lycoris")
 """What sd-scripts, musubi-tuner, LyCORIS and ai-toolkit write in front of a path whose dots they turn into underscores."""
 TOWERS = frozenset([
     "vision_tower", "vision_model", "visual", "audio_tower", "audio_model", "language_model", "qformer", "multi_modal_projector", "connector",

@@ -8,17 +8,24 @@ from typing import NamedTuple
 from ostate.core.names import ADAPTER_CONTAINERS, SAVED
 
 LYCORIS = (
-    "lora_down", "lora_mid", "lora_up", "down", "up", "lora_a", "lora_b", "hada_t1", "hada_w1_a", "hada_w1_b", "hada_t2", "hada_w2_a", "hada_w2_b",
+    "weight", "diff", "bias", "diff_b", "w_norm", "b_norm", "oft_blocks", "rescale",
+    "hada_t1", "hada_w1_a", "hada_w1_b", "hada_t2", "hada_w2_a", "hada_w2_b",
     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_t2", "lokr_w2_a", "lokr_w2_b",
-    "a2", "a1", "b2", "b1", "oft_blocks", "rescale", "diff", "diff_b", "dora_scale", "scalar",
+    "dora_scale", "scalar", "up_list", "down_list",
+    "lora_down", "lora_mid", "lora_up", "down", "up", "lora_a", "lora_b", "a2", "a1", "b2", "b1",
 )  # fmt: skip
-"""What others than PEFT make for one module, in the order of registration (sd-scripts networks/lora.py:63-67; LyCORIS lycoris/modules/*.py;
-OneTrainer modules/module/LoRAModule.py:562, :757; diffusers' LoRALinearLayer)."""
+"""What others than PEFT make for one module, in the order of `named_parameters()`: a module's own parameters before those of the layers in it, so
+that `dora_scale` and `scalar` stand before `lora_down` (sd-scripts networks/lora.py:63-67, networks/oft.py; LyCORIS lycoris/modules/*.py; OneTrainer
+modules/module/LoRAModule.py; diffusers' LoRALinearLayer). LyCORIS calls a whole weight `weight` and saves its change as `diff`."""
 RANKS = {word: rank for rank, word in enumerate(("base_layer", *dict.fromkeys((*LYCORIS, *ADAPTER_CONTAINERS))))}
 PEFT_RANKS = {word: rank for rank, word in enumerate(("base_layer", *ADAPTER_CONTAINERS))}
 """PEFT's own order: it registers LoHa's and LoKr's Tucker cores last."""
-_WORDS = frozenset(RANKS) - {"down", "up", "a1", "a2", "b1", "b2", "rescale", "diff", "scalar"} | {"lora", "lora_layer", "lora_linear_layer", SAVED}
-_LAST = re.compile(r"^(?P<module>.+)\.(?P<slot>(?:diff|diff_b|rescale|scalar)|[ab][12]\.weight)$")
+_COMMON = {"down", "up", "a1", "a2", "b1", "b2", "rescale", "diff", "diff_b", "scalar", "weight", "bias", "w_norm", "b_norm"}
+"""Words that modules and tensors of other programs bear too."""
+_WORDS = frozenset(RANKS) - _COMMON | {"lora", "lora_layer", "lora_linear_layer", SAVED}
+_LAST = re.compile(r"^(?P<module>.+)\.(?P<slot>(?:diff|diff_b|rescale|scalar|[wb]_norm)|[ab][12]\.weight)$")
+_FLAT = re.compile(r"^(?P<module>(?:lora|lycoris)_[^.]+)\.(?P<slot>weight|bias)$")
+"""LyCORIS' IA3 and whole weights: `lora_unet_down_blocks_0_….weight` is a tensor of its own, not of a model's module."""
 _PROCESSOR = re.compile(r"^(?P<before>.+?)(?:\.processor)?\.(?P<layer>(?:to|add)_\w+?)_lora\.(?P<slot>(?:down|up)\.\w+)$")
 """diffusers' LoRA processors of attention, up to 0.25: `attn1.processor.to_q_lora.down.weight` tunes `attn1.to_q`."""
 
@@ -42,7 +49,7 @@ def split_key(key: str) -> TunerKey | None:
     if found is not None:
         layer = "to_out.0" if found["layer"] == "to_out" else found["layer"]
         return TunerKey(f"{found['before']}.{layer}", found["slot"])
-    found = _LAST.match(key)
+    found = _LAST.match(key) or _FLAT.match(key)
     return TunerKey(found["module"], found["slot"]) if found is not None else None
 
 
