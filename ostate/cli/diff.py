@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ostate.report import diff_text, resume_text
+
 from . import MODEL, PATH, finish
 from .screen import reading, show
 
@@ -38,7 +40,6 @@ def command(a: str, b: str | None, wanted: str | None, base: str | None, no_valu
         raise click.UsageError("--base goes with --for")
     if b is None:
         from ostate.commands import resume
-        from ostate.report import resume_text
 
         with reading("comparing"):
             document = resume.as_document(resume.compare_for(a, wanted, base=base))
@@ -46,7 +47,6 @@ def command(a: str, b: str | None, wanted: str | None, base: str | None, no_valu
         finish(not document["same"])
         return
     from ostate.commands import diff as program
-    from ostate.report import diff_text
 
     with reading("comparing"):
         document = program.as_document(program.diff(a, b, values=not no_values))

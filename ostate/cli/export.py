@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from ostate.report import export_text
+
 from . import MODEL, PATH, finish
 from .screen import progress, show
 
@@ -72,7 +74,6 @@ def command(file: str, out: str | None, dry_run: bool, as_json: bool, **chosen: 
         ostate export lora.ostate.safetensors --to less -o optimizer.bin
     """
     from ostate.commands import export as program
-    from ostate.report import export_text
 
     if out is None and not dry_run:
         raise click.UsageError("no output given: pass -o OUT (or --dry-run to write nothing)")

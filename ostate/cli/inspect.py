@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ostate.report import inspection_text
+
 from . import PATH, each
 from .options import Which
 from .options import checksum as with_checksum
@@ -34,7 +36,6 @@ def command(
         ostate inspect checkpoint-500/optimizer.pt --adapter checkpoint-500 --json
     """
     from ostate.commands import inspect as inspection
-    from ostate.report import inspection_text
 
     def one(path: str) -> int:
         with reading("reading"):

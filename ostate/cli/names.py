@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
 import click
+
+from ostate.report.blocks import Line
+from ostate.report.text import printable
 
 from . import PATH, finish
 from .options import checksum, naming, options_of
@@ -28,16 +33,11 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
         ostate names checkpoint-500 --csv > names.csv
     """
     from ostate.commands.repair import names_and_order
-    from ostate.report.blocks import Line
-    from ostate.report.text import printable
 
     with reading("proving"):
         found, order = names_and_order(path, options=options_of(chosen))
     rows = [(position, printable(name), shape) for position, name, shape in found]
     if as_csv:
-        import csv
-        import io
-
         text = io.StringIO()
         csv.writer(text).writerows([("position", "name", "shape"), *rows])
         write(text.getvalue().removesuffix("\n"))

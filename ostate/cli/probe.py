@@ -11,6 +11,7 @@ import click
 
 from ostate.core.extras import needed
 from ostate.core.quiet import quiet
+from ostate.report import probe_text
 
 from . import MODEL, finish
 from .screen import is_terminal, loudness, show
@@ -65,7 +66,6 @@ def command(
         ostate probe lora.ostate.safetensors --model base --adapter checkpoint-500 --data probe.jsonl
     """
     from ostate.commands.probe import Files, probe
-    from ostate.report import probe_text
 
     files = Files(state=str(state), model=model_dir, adapter=str(adapter), data=str(data), config=str(config) if config else None)
     with _silent():

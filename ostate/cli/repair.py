@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ostate.report import verdict_text
+from ostate.report.text import printable, table
+
 from . import PATH, finish
 from .options import Betas, checksum, naming, options_of
 from .screen import reading, show, write
@@ -63,22 +66,19 @@ def command(
         return
     if path is None:
         raise click.UsageError("no state given: pass PATH (or --batch PATTERN)")
-    from ostate.commands.documents import repair_document
-    from ostate.commands.repair import repair
-    from ostate.report import verdict_text
+    from ostate.commands import documents, repair
 
     if out is None and not dry_run:
         raise click.UsageError("no output given: pass -o OUT (or --dry-run to write nothing)")
     with reading("proving" if dry_run else "proving and writing"):
-        done = repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
-    show(repair_document(path, done), verdict_text.blocks, as_json=as_json)
+        done = repair.repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
+    show(documents.repair_document(path, done), verdict_text.blocks, as_json=as_json)
     finish(not done.settled)
 
 
 def _batch(pattern: str, folder: str, options: Options, *, jobs: int, force: bool) -> None:
     """Repair all that match, a line each as it ends, a summary at the end."""
     from ostate.commands.batch import Outcome, repair_all, targets
-    from ostate.report.text import printable, table
 
     work = targets(pattern, folder)
     os.makedirs(folder, exist_ok=True)

@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from ostate.core.atomic import check_target, refuse_inputs
+from ostate.core.files import recorded
+
 from . import PATH
 from .options import naming, options_of
 from .screen import loudness, reading, write
@@ -32,8 +35,6 @@ def command(path: tuple[str, ...], force: bool, out: str | None, **chosen: Any) 
         ostate report step-100.ostate.safetensors step-500.ostate.safetensors -o run.html
     """
     from ostate import plot
-    from ostate.core.atomic import check_target, refuse_inputs
-    from ostate.core.files import recorded
 
     if out is None:
         out = "report.html"

@@ -105,12 +105,9 @@ def say(blocks: list[Block], *, err: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     most = 0 if loudness() > 0 else 6
     if is_terminal(stream):
-        from shutil import get_terminal_size
-
         from ostate.report.rich_text import rendered
 
-        width = get_terminal_size().columns
-        write(rendered(blocks, width=width, colour=wants_colour(stream), most=most).rstrip("\n"), err=err)
+        write(rendered(blocks, width=_columns(), colour=wants_colour(stream), most=most).rstrip("\n"), err=err)
     else:
         from ostate.report.text import plain
 
@@ -155,13 +152,18 @@ def _filled(title: str, text: str) -> list[str]:
     """Return title and text as lines that fit a terminal, each further one under the text; as one line for a pipe. No name is ever broken."""
     if not is_terminal(sys.stderr):
         return [title + text]
-    from shutil import get_terminal_size
     from textwrap import wrap
 
     indent = " " * 7
-    wide = max(get_terminal_size().columns, 40) - len(indent)
+    wide = max(_columns(), 40) - len(indent)
     first, *rest = wrap(text, wide, break_long_words=False, break_on_hyphens=False) or [""]
     return [title + first, *(indent + line for line in rest)]
+
+
+def _columns() -> int:
+    from shutil import get_terminal_size  # bz2, lzma
+
+    return get_terminal_size().columns
 
 
 def _cut(text: str) -> str:

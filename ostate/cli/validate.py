@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+from ostate.report import validation_text
+from ostate.report.blocks import Line
+
 from . import PATH, each
 from .screen import reading, say, show
 
@@ -26,8 +29,6 @@ def command(files: tuple[str, ...], deep: bool, as_json: bool) -> None:
         ostate validate lora.ostate.safetensors --deep --json
     """
     from ostate.commands import validate as validation
-    from ostate.report import validation_text
-    from ostate.report.blocks import Line
 
     def one(file: str) -> int:
         with reading("reading"):

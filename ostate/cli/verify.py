@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from ostate.report import verdict_text
+
 from . import PATH, finish
 from .options import checksum, naming, options_of
 from .screen import reading, show
@@ -27,12 +29,9 @@ def command(path: str, as_json: bool, **chosen: Any) -> None:
         ostate verify lora.ostate.safetensors --adapter checkpoint-500
         ostate verify checkpoint-500
     """
-    from ostate.commands.documents import verify_document
-    from ostate.commands.repair import verify
-    from ostate.report import verdict_text
+    from ostate.commands import documents, repair
 
     with reading("proving"):
-        found = verify(path, options=options_of(chosen))
-    document = verify_document(path, found)
-    show(document, verdict_text.blocks, as_json=as_json)
+        found = repair.verify(path, options=options_of(chosen))
+    show(documents.verify_document(path, found), verdict_text.blocks, as_json=as_json)
     finish(not found.proven)

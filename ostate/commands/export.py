@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -134,8 +135,6 @@ def _refuse_what_the_layout_lacks(to: str, taken_as: str, *, v_hat: bool, names:
 
 def _own_names(state: NamedState, rename: Sequence[tuple[str, str]]) -> list[str]:
     """Return the state's names as they will be after renaming; two that become one are said where it is carried out."""
-    import re
-
     names = []
     for name in state.names:
         for pattern, replacement in rename:

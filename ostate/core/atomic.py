@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -131,8 +132,6 @@ def publish_folder(temporary: Path, final: Path, *, force: bool) -> None:
     Raises:
         StoreError: it exists, and `force` was not given.
     """
-    import shutil
-
     old = beside(final)
     if final.exists() and force:
         final.rename(old)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -20,7 +21,6 @@ def quiet(*, prints: bool = True) -> Iterator[None]:
     if SHOW_ALL.get():
         yield
         return
-    import io
     import logging  # which they import anyway
 
     before = logging.root.manager.disable

@@ -137,7 +137,15 @@ if __name__ == "__main__":
 
     for found in pkgutil.walk_packages(ostate.__path__, "ostate."):  # once, before the children are made
         if not found.name.startswith(
-            ("ostate.probe", "ostate.exporters", "ostate.__main__", "ostate.plot", "ostate.commands.demo", "ostate.report.figures")
+            (
+                "ostate.probe",
+                "ostate.exporters",
+                "ostate.__main__",
+                "ostate.plot",
+                "ostate.commands.demo_run",
+                "ostate.commands.save_live",
+                "ostate.report.figures",
+            )
         ):
             with contextlib.suppress(ImportError):
                 import_module(found.name)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ostate.commands.demo import STEPS
+from ostate.commands.demo_run import STEPS
 from tests import real
 
 DENIED = """

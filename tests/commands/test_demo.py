@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import ostate
 from ostate.cli import main
-from ostate.commands.demo import LAYERS, STEPS
+from ostate.commands.demo_run import LAYERS, STEPS
 
 NAMED = LAYERS * 7 * 2
 
