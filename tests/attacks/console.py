@@ -135,18 +135,10 @@ if __name__ == "__main__":
 
     import ostate
 
+    heavy = ("ostate.probe", "ostate.exporters", "ostate.__main__", "ostate.plot", "ostate.report.figures")
+    heavy += ("ostate.commands.demo_run", "ostate.commands.save_live")  # import torch
     for found in pkgutil.walk_packages(ostate.__path__, "ostate."):  # once, before the children are made
-        if not found.name.startswith(
-            (
-                "ostate.probe",
-                "ostate.exporters",
-                "ostate.__main__",
-                "ostate.plot",
-                "ostate.commands.demo_run",
-                "ostate.commands.save_live",
-                "ostate.report.figures",
-            )
-        ):
+        if not found.name.startswith(heavy):
             with contextlib.suppress(ImportError):
                 import_module(found.name)
     if "torch" in sys.argv:
