@@ -13,6 +13,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import peft
+import torch
+import transformers
+from peft.utils.save_and_load import get_peft_model_state_dict
+from transformers import CONFIG_MAPPING
+
 from ostate.core.extras import needed
 from ostate.core.quiet import quiet
 
@@ -30,10 +36,6 @@ FAILURES = (
 
 def build(request: Mapping[str, Any]) -> dict[str, Any]:
     """Build the model on the meta device and list its parameters; `{"failed": reason}` when the installed libraries cannot."""
-    with needed("a model rebuilt from its configuration", extra="base"), quiet():
-        import peft  # noqa: F401  (here, and not first under the clock, which would leave half an import behind)
-        import transformers  # noqa: F401
-
     failed = ""
     if base.CLASS in request["model"]:
         with needed("a diffusion model rebuilt from its configuration", extra="diffusion"), quiet():
@@ -72,7 +74,6 @@ def _offline() -> Iterator[None]:
 def _diffusion_model(request: Mapping[str, Any]) -> Any:
     """Return a component of diffusers on the meta device."""
     import diffusers
-    import torch
 
     made = getattr(diffusers, request["class"], None)
     if not (isinstance(made, type) and issubclass(made, diffusers.ModelMixin)):
@@ -84,10 +85,6 @@ def _diffusion_model(request: Mapping[str, Any]) -> Any:
 
 def _model(request: Mapping[str, Any], device: str, *, low_memory: bool) -> Any:
     """Return the model on the meta device, under its adapters where it has any (plain fine-tuning has none)."""
-    import torch
-    import transformers
-    from transformers import CONFIG_MAPPING
-
     if base.CLASS in request["model"]:
         return _diffusion_model(request)
     model_type = request["model"].get("model_type")
@@ -104,8 +101,6 @@ def _model(request: Mapping[str, Any], device: str, *, low_memory: bool) -> Any:
     for name, stored in request["adapters"]:
         if not stored.get("peft_type"):
             return model
-        import peft
-
         kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[stored["peft_type"]]
         known = inspect.signature(kind.__init__).parameters
         tuner = kind(**{key: value for key, value in stored.items() if key in known})
@@ -124,8 +119,6 @@ def _parameters(model: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     trained: dict[str, set[int]] = {}
     if hasattr(model, "peft_config"):
         if not model.peft_config[request["saved"]].is_prompt_learning:  # what a prompt method saves is computed, and the meta device has no numbers
-            from peft.utils.save_and_load import get_peft_model_state_dict
-
             saved = get_peft_model_state_dict(model, state_dict=state, adapter_name=request["saved"], save_embedding_layers=False)
             for key, tensor in saved.items():
                 keys.setdefault(id(tensor), key)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ostate.core.extras import needed
 from ostate.core.naming import Adapter
+from ostate.core.quiet import quiet
 
 from . import cache
-from .build import build
 
 PLAIN_START = {"init_lora_weights": True, "init_weights": True, "prompt_tuning_init": "RANDOM"}
 """Starts that need no numbers: names and shapes do not depend on the start, and the meta device has no numbers to decompose."""
@@ -26,7 +27,13 @@ UNNEEDED = frozenset([
 def listing(made: str, adapters: Sequence[Adapter], config: Mapping[str, Any], saved: str) -> dict[str, Any]:
     """Return the parameters of the class `made` under these adapters, from the disk where they are kept, or `{"failed": reason}`."""
     request = {"class": made, "model": plain_model(config), "adapters": [[one.name, _plain_adapter(one)] for one in adapters], "saved": saved}
-    return cache.remember(request, lambda: build(request))
+    return cache.remember(request, lambda: _build(request))
+
+
+def _build(request: Mapping[str, Any]) -> dict[str, Any]:
+    with needed("a model rebuilt from its configuration", extra="base"), quiet():
+        from .build import build  # here, and not first under the clock of `limits`, which would leave half an import behind
+    return build(request)
 
 
 def plain_model(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""Module names of an older transformers under those of the installed one, by its own maps for old checkpoints. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING
+
+from ostate.core.names import PEFT_PREFIX, tuner_at
+from ostate.core.quiet import quiet
+
+from .limits import bounded
+
+try:
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+except ImportError:
+    HAS_MAP = False
+else:
+    HAS_MAP = True
+"""False for a release before 5: it names modules as the adapter does, or keeps its map elsewhere."""
+
+
+def renamed_modules(made: str, config: Mapping[str, Any], keys: list[str]) -> dict[str, str] | None:
+    """Return each key under the installed release's names; None where it keeps no map, or where weights were joined or split as well."""
+    if not HAS_MAP:
+        return None
+    kind = getattr(transformers, made)
+    with quiet(), bounded(), torch.device("meta"):
+        settings = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        model = kind.from_config(settings, trust_remote_code=False) if made.startswith("AutoModel") else kind(settings)
+    maps = get_model_conversion_mapping(model)
+    names = [one for one in maps if isinstance(one, WeightRenaming)]
+    others = [one for one in maps if isinstance(one, WeightConverter)]
+    weights = model.state_dict()
+    found: dict[str, str] = {}
+    for key in keys:
+        parts = key.removeprefix(PEFT_PREFIX).split(".")
+        at = tuner_at(parts)
+        if at is None:
+            return None
+        new, joined = rename_source_key(".".join([*parts[:at], "weight"]), names, others, model.base_model_prefix, weights)
+        if joined is not None:
+            return None
+        found[key] = PEFT_PREFIX + ".".join([*new.split(".")[:-1], *parts[at:]])
+    return found
