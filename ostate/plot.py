@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ostate.commands.inspect import stored_bytes
 from ostate.commands.repair import Options, opened, order_among, read, repair
 from ostate.core.extras import needed
@@ -24,6 +26,7 @@ from ostate.ordering.join import as_raw
 from ostate.read import named_file
 from ostate.report import figures
 from ostate.report.numbers import measure
+from ostate.report.page import Subject, html
 from ostate.report.parts import places
 from ostate.report.text import ranges, shorten
 from ostate.store import load
@@ -32,8 +35,6 @@ from ostate.store.loading import find, open_heads, parsed
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from ostate.report.page import Subject
 
 Step = Callable[[int, int], None]
 
@@ -49,8 +50,6 @@ def page(paths: Sequence[str], *, options: Options | None = None, progress: Step
     Raises:
         OstateError: a path cannot be read, or its names cannot be settled.
     """
-    from ostate.report.page import html
-
     with watched(progress):
         return html([subject(path, options=options) for path in paths])
 
@@ -61,8 +60,6 @@ def subject(path: str, *, options: Options | None = None) -> Subject:
     Raises:
         OstateError: it cannot be read, or its names cannot be settled.
     """
-    from ostate.report.page import Subject
-
     options = options or Options()
     if named_file.is_named(path):
         state = load(path)
@@ -219,8 +216,6 @@ def _heat(data: figures.Heat) -> Figure:
 
 
 def _filled(rows: Sequence[figures.Row]) -> Any:
-    import numpy as np
-
     return np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=float)
 
 

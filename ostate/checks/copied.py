@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 
 from ostate.core.state import Finding, RawState
@@ -50,8 +51,6 @@ def _mark(slot: Slot) -> object:
 
 def _digest(row: CheckedRow) -> bytes | None:
     """Return a digest of all moments; None when one of them is the same number everywhere, as after a first step."""
-    import hashlib  # 5 ms, which `inspect` can do without
-
     digest = hashlib.blake2b(digest_size=16)
     for slot in _moments(row):
         first, constant = None, True

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
 
 from ostate.core.stream import PIECE, Meter, side_by_side
 from ostate.optimizers.slots import SECOND_MOMENT_SLOTS
 
 from .context import CheckedRow
 from .numbers import UNDERFLOW, Measured, bound
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _SLACK = 1.01
 """What rounding may add to a moment."""
@@ -48,15 +45,11 @@ def measure(row: CheckedRow, *, table: bool) -> Measured:
 
 def _unpaired(m: np.ndarray, v: np.ndarray) -> int:
     """Count elements with a first moment and no second."""
-    import numpy as np
-
     return int(np.count_nonzero((v == 0) & (np.abs(m) > 0)))
 
 
 def _unbounded(m: np.ndarray, v: np.ndarray, limit: float, high: float) -> int:
     """Count elements with |m| above `limit` sqrt(v); `high` is v's largest finite number."""
-    import numpy as np
-
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         if m.dtype == v.dtype == np.float32 and not _may_exceed(m, v, limit, high):
             return 0
@@ -69,7 +62,5 @@ def _may_exceed(m: np.ndarray, v: np.ndarray, limit: float, high: float) -> bool
 
     What exceeds it is larger than `UNDERFLOW`, so its square is a normal number; rounding moves either side by a hundredth of the 1e-5 at most.
     """
-    import numpy as np
-
     factor = (limit * _SLACK) ** 2 * (1 - 1e-5)
     return max(high, 1) * factor > 1e38 or bool((m * m > v * np.float32(factor)).any())

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostate import checks, store
-from ostate.checks import judging
 from ostate.core.brief import brief
 from ostate.core.files import announce, watched
 from ostate.core.naming import NamedState
@@ -55,6 +54,8 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Call
     state = store.load(path)
     found += checks.structure(as_raw(state)._replace(findings=()))
     if deep:
+        from ostate.checks import judging  # only with --deep
+
         digested, damaged = digesting.digested(path)
         with watched(progress):
             announce(lambda: stored_bytes(digested))

@@ -15,7 +15,7 @@ from ostate.core.lora_modules import starts_at_zero
 from ostate.core.naming import ALL_TESTS, Adapter, Claim, Evidence
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
-from ostate.evidence import order
+from ostate.evidence import ask, order, recover
 from ostate.evidence.apart import ENOUGH, apart, elements
 from ostate.evidence.look import Source
 from ostate.evidence.looks import Looks, Place, places_of
@@ -141,19 +141,15 @@ class Comparison:
 
     def search(self, claim: Claim) -> Evidence:
         """Return what the fitted search says of a claim: it may contradict it, or fit no order at all; None of it is proof."""
-        from . import ask as evidence  # tables of pairs, rarely needed
-
         if self.untested is not None or self.adapter is None or not self._affordable():
             return self.silence(self.untested or "too many modules of one shape for the memory of the search")
-        return evidence.verify(claim.keys, self.raw, self.adapter, previous=self.previous, base=self.base)
+        return ask.verify(claim.keys, self.raw, self.adapter, previous=self.previous, base=self.base)
 
     def recover(self) -> Evidence:
         """Return the order that the numbers alone give, by fitted tails.
 
         Raises nothing: a search that there is no memory for is silent and says so.
         """
-        from . import recover  # tables of pairs, rarely needed
-
         if self.untested is not None or self.adapter is None or not self._affordable():
             return self.silence(self.untested or "too many modules of one shape for the memory of the search")
         return recover.recover(self.raw, self.adapter, previous=self.previous, base=self.base)

@@ -108,11 +108,9 @@ def _divides(hyper: Hyper, step: float, correction: float, above: float) -> None
 
 def _pick(stored: StoredMoments, *names: str) -> np.ndarray:
     """Return the first of these slots that is there, float64, in the parameter's shape."""
-    import numpy as np
-
     for name in names:
         if name in stored.tensors:
-            return stored.tensors[name].astype(np.float64).reshape(stored.shape)
+            return stored.tensors[name].astype("float64").reshape(stored.shape)
     raise ProbeError(f"this parameter's state holds no {' and no '.join(names)}", fix="run `ostate inspect` on the file")
 
 
@@ -122,9 +120,7 @@ def _adam(stored: StoredMoments) -> np.ndarray:
 
 
 def _adopt(stored: StoredMoments) -> np.ndarray:
-    import numpy as np
-
-    return np.asarray(np.maximum(_pick(stored, "exp_avg_sq"), _eps(stored.hyper) ** 2))
+    return _pick(stored, "exp_avg_sq").clip(min=_eps(stored.hyper) ** 2)
 
 
 def _belief(stored: StoredMoments) -> np.ndarray:
@@ -158,7 +154,7 @@ def outer(row: np.ndarray, col: np.ndarray) -> np.ndarray:
     """
     import numpy as np
 
-    row, col = row.astype(np.float64), col.astype(np.float64)
+    row, col = row.astype("float64"), col.astype("float64")
     mean = row.mean(axis=-1, keepdims=True)
     scaled = np.divide(row, mean, out=np.zeros_like(row), where=mean != 0)
     return np.asarray(scaled[..., :, None] * col[..., None, :])
@@ -175,29 +171,26 @@ _FLOAT_EPS = {"F64": 2.0**-52, "F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7
 
 
 def _factored_torch(stored: StoredMoments) -> np.ndarray:
-    import numpy as np
-
+    v: np.ndarray
     eps = stored.hyper.get("eps")
     smallest = eps[0] if isinstance(eps, (tuple, list)) else None
     if smallest is None:
         smallest = _FLOAT_EPS.get(stored.dtype, 2.0**-23)
     if "row_var" in stored.tensors:
-        row, col = stored.tensors["row_var"].astype(np.float64), stored.tensors["col_var"].astype(np.float64)
-        v = (row * col / np.maximum(row.mean(axis=-2, keepdims=True), smallest)).reshape(stored.shape)
+        row, col = stored.tensors["row_var"].astype("float64"), stored.tensors["col_var"].astype("float64")
+        v = (row * col / row.mean(axis=-2, keepdims=True).clip(min=smallest)).reshape(stored.shape)
     else:
         v = _pick(stored, "variance")
-    return np.asarray(np.maximum(v, smallest * smallest))
+    return v.clip(min=smallest * smallest)
 
 
 def _blocks(stored: StoredMoments) -> np.ndarray:
-    import numpy as np
-
     if "v" in stored.tensors:
         return _pick(stored, "v")
-    means, count = stored.tensors["vmean"].astype(np.float64).reshape(-1), math.prod(stored.shape)
+    means, count = stored.tensors["vmean"].astype("float64").reshape(-1), math.prod(stored.shape)
     if means.size == 0 or count % means.size:
         raise ProbeError(f"{means.size} block means do not divide {count} elements", fix="run `ostate inspect` on the file")
-    return np.repeat(means, count // means.size).reshape(stored.shape)
+    return means.repeat(count // means.size).reshape(stored.shape)
 
 
 _FACTORED_LOSS = "v is rebuilt from its row and column means"

@@ -12,21 +12,16 @@ from .sources.adapter_order import adapter_order
 from .sources.convention import convention, orders_by_convention
 from .sources.from_keys import has_live_names, layouts_of_keys, trained_keys
 from .sources.given import given
+from .sources.rebuilt.model import layouts_of, skeleton
 from .sources.recorded import recorded
 
 Source = Callable[[Question], tuple[list[Claim], list[Refused]]]
 
 
-def _skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
-    from .sources.rebuilt.model import skeleton  # nothing that a state with recorded names needs
-
-    return skeleton(question)
-
-
 SOURCES: dict[str, Source] = {
     "recorded": recorded,
     "given": given,
-    "skeleton": _skeleton,
+    "skeleton": skeleton,
     "adapter-order": adapter_order,
     "convention": convention,
 }
@@ -58,8 +53,6 @@ def heuristic_orders(question: Question) -> list[Claim]:
 
     They are conventions: to be asked when the numbers contradict every claim, and never to be used without them.
     """
-    from .sources.rebuilt.model import layouts_of
-
     layouts = layouts_of(question)
     from_keys = isinstance(layouts, str)
     if isinstance(layouts, str):

@@ -23,6 +23,7 @@ from .adapter_files import file_in
 from .adapter_name import name_of, siblings_of, text_of
 from .assemble import Deferred
 from .checkpoint_folder import card_versions
+from .container import torchsave
 from .fused import divided
 from .model_parts import with_other_models
 
@@ -206,8 +207,6 @@ def _tensors(file: str) -> tuple[dict[str, TensorRef], bool]:
         if "ostate" in head.metadata:
             raise ReadError("an optimizer state that ostate named, no adapter", where=file, fix="pass the adapter that was saved with it")
         return head.tensors, False
-    from .container import torchsave
-
     return dict(weights_in(torchsave.load(file).value, file)), True
 
 
