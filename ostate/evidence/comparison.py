@@ -93,7 +93,8 @@ class Comparison:
         # a name that was written down and that the weights do not know is nobody's to prove
         unnamed = {p for p in self.stated if claim.names[p] is None or (claim.explicit and claim.keys[p] is None)}
         proven = frozenset(self.stated) - open_positions - unnamed
-        by_itself = order.within(order.alone(places, looks, single)) & proven
+        own = {position: digits for position, digits in single.items() if position not in signs}  # another tensor of its layer may share its signs
+        by_itself = order.within(order.alone(places, looks, own)) & proven
         odd = apart(places, looks)
         weakest = min(weighed, key=lambda each: each.digits)
         suspect = _positions(odd.against, places) | self._suspects(claim, places)

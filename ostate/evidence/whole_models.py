@@ -66,14 +66,14 @@ def whole_model(adapter: Adapter) -> Iterator[Unit]:
             other, gate = f"{near}{product.before}.weight", f"{near}{product.gate}.weight"
             if other not in adapter.tensors or (product.gate and gate not in adapter.tensors):
                 continue
-            heads = _heads(ref.shape, adapter.tensors[other].shape, adapter)
+            heads = heads_of(ref.shape, adapter.tensors[other].shape, adapter)
             if heads is not None:
                 yield Unit(
                     near, key, other, False, 1, displaced=(False, False), group=product.group, tall=(True, False), most=MOST, heads=heads
                 )  # fmt: skip
 
 
-def _heads(behind: tuple[int, ...], before: tuple[int, ...], adapter: Adapter) -> tuple[int, int] | None:
+def heads_of(behind: tuple[int, ...], before: tuple[int, ...], adapter: Adapter) -> tuple[int, int] | None:
     """Return (query heads a head of values, a head's dimensions); None where the shapes do not fit, or the size of a head is not known."""
     if len(behind) != 2 or len(before) != 2 or not before[0] or behind[1] % before[0]:
         return None
