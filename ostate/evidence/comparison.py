@@ -112,7 +112,7 @@ class Comparison:
             open=tuple((each.what, round(each.digits, 2)) for each in left),
             contradictions=against,
             used=self._used(looks, single),
-            silent=self._untested(looks) or ({} if proven else {"gauge": _left(left)}),
+            silent=self._untested(looks) | ({} if proven else {"gauge": _left(left)}),
         )
 
     def _suspects(self, claim: Claim, places: Sequence[Place]) -> frozenset[int]:
@@ -170,7 +170,8 @@ class Comparison:
         self, claim: Claim, adapter: Adapter, places: Sequence[Place]
     ) -> tuple[dict[int, float], frozenset[int], tuple[tuple[int, str, str], ...]]:
         """Return digits of single positions, which of them rest on signs, and master weights that equal another tensor than the claimed one."""
-        taken = {position for place in places for position in (place.zero, place.other) if position is not None}
+        speaking = [place for place, ranked in zip(places, self.looks.ranked(places, "whole")) if any(one.size > 1 for one in ranked)]
+        taken = {position for place in speaking for position in (place.zero, place.other) if position is not None}
         source = self.looks.source
         single = known_starts(source, claim.keys, self.stated, taken, self.previous, self.base)
         if not self.raw.master:

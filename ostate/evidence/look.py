@@ -19,10 +19,11 @@ from ostate.core.naming import Adapter
 from ostate.core.state import Entry, Hyper, RawState
 from ostate.core.tensors import Slot
 from ostate.optimizers import OPTIMIZERS
-from ostate.optimizers.slots import first_moment, second_moment, weights_slot
+from ostate.optimizers.slots import first_moment, second_moment
 
 from . import statistics
 from .starts import COMPARED
+from .stored_weights import Spread, stored_weights
 from .tables.stream_rows import Buffers, Rows, betas_of, eps_of
 from .units import Unit
 
@@ -114,18 +115,6 @@ def moments_of(source: Source, entry: Entry) -> tuple[str | None, str | None]:
     return first, None if source.averages_steps else second
 
 
-def stored_weights(source: Source, entry: Entry) -> Slot | None:
-    """Return the parameter's values as the state keeps them, each element of them: schedule-free's z, Prodigy's p0, master weights.
-
-    Master weights may be read anew from the model while moments are kept, so they count here only where there is no first moment.
-    """
-    slot = weights_slot(entry)
-    found = entry.slots[slot] if slot is not None else None
-    if found is None and first_moment(entry) is None:
-        found = source.raw.master.get(entry.position)
-    return found if found is not None and math.prod(found.shape) == entry.numel else None
-
-
 def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers | None = None) -> FactorProducts | None:
     """Read a factor and the moments at a position; None where the position keeps neither a first moment nor weights of the factor's size.
 
@@ -138,7 +127,9 @@ def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers |
     """
     entry, ref = source.raw.entries[position], source.adapter.tensors[key]
     first, second = moments_of(source, entry)
-    stored = stored_weights(source, entry)
+    stored = stored_weights(source.raw, entry, missing=unit.start if key == unit.zero else 0.0)
+    if isinstance(stored, Spread) and unit.halved and first is not None:
+        stored = None  # of two that began equal one is missing
     if (first is None and stored is None) or entry.numel != ref.numel or unit.group is None:
         return None
     rows, columns = _matrix(source, unit, key)

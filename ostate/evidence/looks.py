@@ -145,7 +145,7 @@ class Looks:
         joined = Products(*(np.concatenate(column) for column in zip(*parts)))
         signs = group == "signs"
         if group == "neurons":
-            found = permuted.balanced(joined.left, joined.right, how)
+            found = permuted.of_neurons(joined, how)
         elif group == "permuted":
             found = permuted.moved(joined.displacement)
         elif balanced:
@@ -203,10 +203,9 @@ class _Pool:
 
 
 def _displacement(factor: FactorProducts, *, known: bool) -> Array:
-    """Return what says that a factor is its moments': W z^T where the state keeps weights z, else -(W - start) u^T; zeros: nothing does."""
-    if factor.stored is not None:
-        return _unit(factor.stored)
-    return -_unit(factor.update) if known else np.zeros_like(factor.update)
+    """Return what says that a factor is its moments': W z^T where the state keeps weights z, less (W - start) u^T where the start is known."""
+    found = -_unit(factor.update) if known else np.zeros_like(factor.update)
+    return found if factor.stored is None else found + _unit(factor.stored)
 
 
 def _unit(matrices: Array) -> Array:

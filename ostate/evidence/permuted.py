@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .gauge import SIGNED, TIE, Ranked
+from . import gauge
+from .gauge import SIGNED, TIE, Products, Ranked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,16 @@ def moved(displacement: Array) -> list[tuple[Ranked, ...]]:
     blocks = [displacement[:, at : at + BLOCK, at : at + BLOCK] for at in range(0, displacement.shape[1] - BLOCK + 1, BLOCK)]
     columns = [ranks(block[:, places, orders].sum(axis=2)) for block in blocks]
     return list(zip(*columns)) if columns else [() for _ in displacement]
+
+
+def of_neurons(products: Products, how: Literal["whole", "zero", "other"]) -> list[tuple[Ranked, ...]]:
+    """Return the ranks of a block's neurons: by displacement where the state keeps their weights, by balance where it keeps first moments alone.
+
+    A gate has the order of its block's neurons and not their sign, and what it keeps may stand beside the other factor: that one is asked of signs.
+    """
+    if not products.displacement.any():
+        return balanced(products.left, products.right, how)
+    return gauge.moved(products.displacement, signs_only=True) if how == "other" else moved(products.displacement)
 
 
 def balanced(left: Array, right: Array, how: Literal["whole", "zero", "other"]) -> list[tuple[Ranked, ...]]:

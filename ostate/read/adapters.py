@@ -263,7 +263,7 @@ def _config_beside(file: str) -> AdapterConfig:
 
 
 def _model_facts(file: str) -> dict[str, Any]:
-    """Return `head_dim` of a whole model, where the config.json beside its weights tells it; nothing where that cannot be read."""
+    """Return `head_dim` and `transformers_version` of a whole model, as the config.json beside it tells them; nothing of an unreadable one."""
     path = os.path.join(os.path.dirname(file), "config.json")
     try:
         config = _json(path) if is_file(path) else None
@@ -274,7 +274,9 @@ def _model_facts(file: str) -> dict[str, Any]:
     size, hidden, heads = (_size(config.get(key)) for key in ("head_dim", "hidden_size", "num_attention_heads"))
     if size is None and hidden is not None and heads is not None and hidden % heads == 0:
         size = hidden // heads
-    return {} if size is None else {"head_dim": size}
+    version = config.get("transformers_version")
+    told: dict[str, Any] = {"transformers_version": version} if isinstance(version, str) else {}
+    return told if size is None else {**told, "head_dim": size}
 
 
 def _size(value: object) -> int | None:

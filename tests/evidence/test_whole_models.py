@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from ostate.commands.repair import repair
 from ostate.core.naming import Claim
 from ostate.evidence.comparison import Comparison
 from ostate.evidence.exchanged import exchanged
@@ -151,3 +153,32 @@ def test_a_state_whose_eps_is_several_numbers_is_searched_too(tmp_path):
     known = runs.known(folder)
     claim = Claim(source="recorded", rule="live names", names=known.keys, keys=known.keys)
     assert Comparison(known.raw, known.adapter).search(claim).verdict == "silent"
+
+
+def test_a_model_rebuilt_by_the_release_that_trained_it_is_proven_whole_and_by_another_in_part(tmp_path):
+    """Which of q and k is defined first is a matter of the release; what the numbers do not tell stands with it."""
+    (folder,) = train_whole(tmp_path, lambda: trained.llama(6), [3])
+    found = repair(str(folder)).ordering
+    assert (found.verdict, found.proof) == ("verified", "order")
+    assert {f"model.layers.0.self_attn.{kind}_proj.weight" for kind in "qk"} <= set(found.undecided)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_version": "4.30.2"}))
+    found = repair(str(folder)).ordering
+    assert found.verdict == "partial"
+    assert all(re.search("[qk]_proj|norm|embed|head", name) for name in found.undecided)
+
+
+def test_a_model_trained_by_averaged_steps_is_proven_with_its_base(tmp_path):
+    """Adafactor's first moment is an average of steps: no product balances, but every matrix moved along it."""
+    from transformers import Adafactor
+
+    steps = lambda params, lr: Adafactor(params, lr=lr, beta1=0.9, relative_step=False, scale_parameter=False)  # noqa: E731
+    (tmp_path / "run").mkdir()
+    (folder,) = train_whole(tmp_path / "run", lambda: saved_first(trained.llama(4), tmp_path / "base"), [3], optimizer=steps)
+    assert repair(str(folder)).ordering.verdict == "unverified"
+    assert repair(str(folder), base=str(tmp_path / "base")).ordering.verdict == "verified"
+
+
+def saved_first(model, folder):
+    model.save_pretrained(folder)
+    return model

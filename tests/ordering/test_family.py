@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,17 @@ def test_kinds_are_exchangeable_only_where_a_convention_speaks(tmp_path: Path) -
     rebuilt = family.family_of(*the_claim(made, "skeleton"))
     assert rebuilt.exchangeable == ()
     assert "q_proj and k_proj exchanged in every layer" in {one.what for one in rebuilt.alternatives}  # another release may define them otherwise
+
+
+@pytest.mark.parametrize(("told", "open_"), [(None, True), ("4.30.2", True), (metadata.version("transformers"), False)])
+def test_the_release_that_a_checkpoint_was_trained_with_defines_its_kinds_in_one_order(tmp_path: Path, told: str | None, open_: bool) -> None:
+    model = lora(llama(num_hidden_layers=3), ATTENTION)
+    claim, others, question = the_claim(write(tmp_path, model, trainables(model)), "skeleton")
+    assert question.adapter is not None
+    facts = {"transformers_version": told} if told else {}
+    found = family.family_of(claim, others, replace(question, adapter=replace(question.adapter, facts=facts)))
+    assert ("q_proj and k_proj exchanged in every layer" in {one.what for one in found.alternatives}) == open_
+    assert "layers in descending order" in {one.what for one in found.alternatives}
 
 
 def test_nothing_in_the_family_equals_the_claim_and_all_of_it_fits_the_shapes(tmp_path: Path) -> None:
