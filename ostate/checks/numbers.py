@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ostate.core.hyper import all_betas
 from ostate.core.state import Finding, Hyper
 from ostate.optimizers import OptimizerSpec
 from ostate.optimizers.moments import SECOND_MOMENTS
@@ -201,10 +202,9 @@ def first_moment_is_out_of_bounds(seen: MeasuredState) -> Iterator[Finding]:
 
 def bound(hyper: Hyper) -> float | None:
     """Return the largest |m| / sqrt(v) that Adam can reach with these betas; None: unknown or unbounded."""
-    betas = hyper.get("betas")
-    if not isinstance(betas, (tuple, list)) or len(betas) < 2 or not all(isinstance(beta, (int, float)) and 0 <= beta < 1 for beta in betas[:2]):
+    b1, b2 = (*all_betas(hyper), None, None)[:2]
+    if b1 is None or b2 is None or not (0 <= b1 < 1 and 0 <= b2 < 1):
         return None
-    b1, b2 = betas[:2]
     return (1 - b1) / math.sqrt((1 - b2) * (1 - b1 * b1 / b2)) if b1 * b1 < b2 else None
 
 

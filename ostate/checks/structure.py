@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from ostate.core.hyper import all_betas, one_number
 from ostate.core.state import Finding, Hyper
 from ostate.core.tensors import TensorRef
 from ostate.optimizers.slots import FIRST_BESIDE, MOMENT_SLOTS, SLOTS
@@ -44,7 +45,7 @@ def optimizer_over_frozen_parameters(seen: Structure) -> Iterator[Finding]:
         yield say("note", f"the optimizer was built over {len(seen.rows)} parameters, frozen ones too; the {len(held)} that were trained are named")
         return
     lucky = sum(1 for row in held if row.entry.position < len(held))
-    eps = next((group.hyper["eps"] for group in seen.groups if isinstance(group.hyper.get("eps"), float) and group.hyper["eps"] > 0), 1e-8)
+    eps = next((eps for group in seen.groups if (eps := one_number(group.hyper, "eps", 0.0)) > 0), 1e-8)
     scale = f"{1 / eps:.0e}".replace("e+0", "e")
     yield say(
         "warning",
@@ -143,8 +144,7 @@ def _second_dtype(row: CheckedRow) -> str:
 
 
 def _beta2(hyper: Hyper) -> float:
-    betas = hyper.get("betas")
-    return float(betas[1]) if isinstance(betas, (tuple, list)) and len(betas) > 1 and isinstance(betas[1], (int, float)) else 0.0
+    return (*all_betas(hyper), None, None)[1] or 0.0
 
 
 def slots_missing(seen: Structure) -> Iterator[Finding]:
@@ -283,9 +283,9 @@ def hyperparameters_out_of_range(seen: Structure) -> Iterator[Finding]:
     for group in seen.groups:
         if not group.positions:
             continue
-        betas = group.hyper.get("betas")
-        for beta in betas if isinstance(betas, (tuple, list)) else ():
-            if isinstance(beta, (int, float)) and not 0 <= beta < 1 and len(betas or ()) < 3:
+        betas = all_betas(group.hyper)
+        for beta in betas:
+            if beta is not None and not 0 <= beta < 1 and len(betas) < 3:
                 yield say("error", f"group {group.index}: beta is {beta}", "the file is damaged, or not Adam's")
         for key in ("eps", "lr", "weight_decay"):
             value = group.hyper.get(key)

@@ -42,6 +42,28 @@ def too_deep(value: object) -> bool:
     return True
 
 
+def expanded(value: object, most: int) -> int:
+    """Return how many values a value holds, each counted wherever it stands, and 64 letters as one; more than `most` for all beyond, or too deep.
+
+    In a pickle one list may stand in many places and hold itself: a few kilobytes spell out more values than any memory holds.
+    """
+    count, level = 0, [value]
+    for _ in range(limits.DEPTH):
+        below: list[object] = []
+        for one in level:
+            if isinstance(one, (str, bytes)):
+                count += len(one) >> 6
+            elif isinstance(one, (dict, list, tuple, set, frozenset)):
+                count += len(one)
+                below.extend((one.values() if isinstance(one, dict) else one) if count <= most else ())
+            if count > most:
+                return count
+        if not below:
+            return count
+        level = below
+    return most + 1
+
+
 def number_in(part: str) -> int | None:
     """Return the whole number that a component of a name is, of 0 to 9 and 18 digits at most; None for anything else (`²`, 5,000 digits)."""
     return int(part) if part.isascii() and part.isdigit() and len(part) <= _MOST_DIGITS else None

@@ -69,6 +69,18 @@ def _holdable(value: object) -> bool:
     return all(map(_holdable, value)) if isinstance(value, (list, tuple)) else True
 
 
+def one_number(hyper: Hyper, key: str, default: float) -> float:
+    """Return a hyperparameter that is one number; `default` where it is not there, or is several (Adafactor's `eps`)."""
+    value = hyper.get(key)
+    return float(value) if isinstance(value, (int, float)) else default
+
+
+def all_betas(hyper: Hyper) -> tuple[float | None, ...]:
+    """Return `betas`, each a number or None; nothing where the group has none."""
+    stored = hyper.get("betas")
+    return tuple(float(beta) if isinstance(beta, (int, float)) else None for beta in stored) if isinstance(stored, (list, tuple)) else ()
+
+
 def out_of_range(key: str, value: object) -> str:
     """Return what is wrong with a number of the right kind; nothing where it is one that training could have had."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -23,17 +23,19 @@ GROUPS = 100_000
 JSON_BYTES = 1 << 25
 LIST_ITEMS = 100_000
 NAME = 5000
-POSITIONS = 1_000_000
+POSITIONS = 500_000
 REPEATED = 1 << 26
 SPARSE = 16
 TARGETS = 4096
 TENSORS = 250_000
+VALUES = 2_000_000
 
 TABLE: tuple[Limit, ...] = (
     Limit(GROUPS, "groups of a state", "40,000: one for each parameter"),
     Limit(POSITIONS, "positions of a state, with or without moments", "92,000: every expert of DeepSeek-V3"),
     Limit(NAME, "letters of one name", "200"),
     Limit(TENSORS, "tensors of one adapter or safetensors file", "110,000"),
+    Limit(VALUES, "plain values of a state's groups and entries, each counted wherever it stands", "800,000: twenty for each of 40,000 groups"),
     Limit(REPEATED, "bytes of numbers that a state may ask for beyond twice those it holds: strides of zero, shared storages", "0"),
     Limit(ADAPTER_BYTES, "bytes of one file of weights", "50,000,000,000"),
     Limit(SPARSE, "times as long as what was ever written of it a file of weights above 1 GB may be (a sparse file)", "1"),

@@ -16,7 +16,8 @@ from .files import sha256_of
 from .tensors import Fields, Slot, TensorRef
 
 Severity = Literal["note", "warning", "error"]
-Hyper = Mapping[str, Any]
+Hyper = Mapping[str, object]
+"""A group's hyperparameters; `core/hyper.py` says which kind each has, and reads them. `object`: whoever uses a value looks what it is first."""
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 

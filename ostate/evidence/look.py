@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ostate.core.files import is_remote
+from ostate.core.hyper import one_number
 from ostate.core.naming import Adapter
 from ostate.core.state import Entry, Hyper, RawState
 from ostate.core.tensors import Slot
@@ -99,7 +100,7 @@ class Source:
         if spec is None or spec.decay != "l2" or hyper.get("decoupled_weight_decay") is True:
             return 0.0
         remembered = 1.0 - betas_of(hyper)[0] ** entry.step if entry.step else 1.0
-        return float(hyper.get("weight_decay") or 0.0) * float(remembered)
+        return one_number(hyper, "weight_decay", 0.0) * float(remembered)
 
 
 def moments_of(source: Source, entry: Entry) -> tuple[str | None, str | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ostate.core.hyper import all_betas
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ExportError
@@ -40,7 +41,7 @@ def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding
         text = f"LESS needs the moments of every trainable parameter, and {len(idle)} have none"
         yield Finding(rule="export-without-state", severity="warning", text=text, names=idle, fix="fill them with zeros: --for ADAPTER")
     used = [group for group in state.groups if group.names]
-    if any(tuple(group.hyper.get("betas") or (0.9, 0.999)) != (0.9, 0.999) or group.hyper.get("eps") not in {None, 1e-8} for group in used):
+    if any((all_betas(group.hyper) or (0.9, 0.999)) != (0.9, 0.999) or group.hyper.get("eps") not in {None, 1e-8} for group in used):
         text = "LESS always uses betas 0.9, 0.999 and eps 1e-8; this state was trained with other values"
         yield Finding(rule="export-hyper-lost", severity="warning", text=text)
 

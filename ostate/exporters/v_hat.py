@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ostate.core.hyper import all_betas
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.tensors import CHUNK, Slot
 from ostate.errors import ExportError
@@ -68,7 +69,7 @@ def without_bias(state: NamedState, parameter: NamedParameter) -> Divided:
     Raises:
         ExportError: its step or its betas are not known.
     """
-    betas = state.hyper(parameter.name).get("betas")
-    if parameter.step is None or parameter.step < 1 or not betas:
+    beta2 = (*all_betas(state.hyper(parameter.name)), None, None)[1]
+    if parameter.step is None or parameter.step < 1 or beta2 is None:
         raise ExportError("no step or no betas: the bias cannot be taken out", where=parameter.name, fix="drop --v-hat")
-    return Divided(parameter.slots["exp_avg_sq"], 1.0 - math.pow(float(betas[1]), parameter.step))
+    return Divided(parameter.slots["exp_avg_sq"], 1.0 - math.pow(beta2, parameter.step))

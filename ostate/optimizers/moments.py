@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ostate.core.hyper import all_betas
 from ostate.core.state import Hyper
 from ostate.errors import ProbeError
 
@@ -72,9 +73,9 @@ class Form(NamedTuple):
 
 
 def _beta2(hyper: Hyper) -> float:
-    betas = hyper.get("betas")
+    betas = all_betas(hyper)
     value = betas[1] if betas else hyper.get("beta2")
-    if value is None:
+    if not isinstance(value, (int, float)):
         raise ProbeError("the file does not say beta2", fix="pass --betas B1,B2")
     if not 0 <= value < 1:
         raise ProbeError(f"beta2 is {value:g}, which no moving average has", fix="pass --betas B1,B2")
@@ -85,7 +86,7 @@ def _eps(hyper: Hyper) -> float:
     value = hyper.get("eps")
     if value is None:
         raise ProbeError("the file does not say eps", fix="pass --eps E")
-    if isinstance(value, (list, tuple)) or not 0 <= value < math.inf:
+    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise ProbeError(f"eps is {value}, which is no small number", fix="pass --eps E")
     return float(value)
 

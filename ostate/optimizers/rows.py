@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ostate.core.hyper import all_betas
+
 from .spec import OptimizerSpec
 
 if TYPE_CHECKING:
@@ -17,8 +19,9 @@ _BNB = "bitsandbytes/optim/"
 
 
 def _betas(hyper: Hyper) -> tuple[float, ...]:
-    betas = hyper.get("betas") or ()
-    return () if None in betas else tuple(float(value) for value in betas)
+    betas = all_betas(hyper)
+    known = tuple(beta for beta in betas if beta is not None)
+    return known if len(known) == len(betas) else ()
 
 
 def _not_decoupled(hyper: Hyper) -> bool:

@@ -66,7 +66,7 @@ def assemble(
         ReadError: a key is in two groups, or an entry of the state in none; a slot without the shape its parameter has on record.
     """
     raw = raw_state(
-        {"state": state, "param_groups": list(param_groups)},
+        {"state": state, "param_groups": param_groups},
         source=source,
         layout=layout,
         files=tuple(files),

@@ -1,4 +1,4 @@
-"""Limits on what a state may ask for, whatever its layout: groups, positions, names, and numbers that its files do not hold."""
+"""Limits on what a state may ask for, whatever its layout: names, and numbers that its files do not hold. Counts are bounded where they are known."""
 
 from __future__ import annotations
 
@@ -8,23 +8,19 @@ from ostate.core.tensors import ITEMSIZE, Part, Slot, TensorRef
 from ostate.errors import ReadError
 
 from .quantized import Packed
-
-_FIX = "no optimizer writes this: save optimizer.state_dict() again, or do not use this file"
+from .state_dict import NO_OPTIMIZER
 
 
 def within_limits(raw: RawState) -> RawState:
     """Return the state, once it asks for no more than any real one does (`core/limits.py`).
 
     Raises:
-        ReadError: more groups or positions, a longer name, or tensors that repeat the same bytes of the file again and again.
+        ReadError: a longer name, or tensors that repeat the same bytes of the file again and again.
     """
-    for count, most, what in ((len(raw.groups), limits.GROUPS, "groups"), (len(raw.entries), limits.POSITIONS, "positions")):
-        if count > most:
-            raise ReadError(f"{count} {what}, more than {most}", where=raw.source, fix=_FIX)
     for names in ((entry.name for entry in raw.entries if entry.name is not None), raw.weights):
         longest = max(map(len, names), default=0)
         if longest > limits.NAME:
-            raise ReadError(f"a name of {longest} letters, more than {limits.NAME}", where=raw.source, fix=_FIX)
+            raise ReadError(f"a name of {longest} letters, more than {limits.NAME}", where=raw.source, fix=NO_OPTIMIZER)
     _refuse_repeated(raw)
     return raw
 
@@ -43,7 +39,7 @@ def _refuse_repeated(raw: RawState) -> None:
         reached = max(reached, end)
     if asked > limits.REPEATED + 2 * held:
         what = f"the state asks for {asked} bytes of numbers that lie on {held} bytes of its files"
-        raise ReadError(what, where=raw.source, fix=_FIX)
+        raise ReadError(what, where=raw.source, fix=NO_OPTIMIZER)
 
 
 def _stored(slot: Slot) -> TensorRef | None:

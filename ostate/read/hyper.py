@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ostate.core.foreign import expanded
 from ostate.core.hyper import KINDS, out_of_range, typed
 from ostate.core.state import Finding, Hyper
 from ostate.core.tensors import TensorRef
@@ -14,7 +15,7 @@ from .pickle.numpy_values import values_of
 from .pickle.records import Array, Inert, Named
 
 MOST_ITEMS = 4096
-"""Items of one hyperparameter that are kept; more is no hyperparameter."""
+"""Values within one hyperparameter that are kept, at any depth; more is no hyperparameter."""
 MOST_SHOWN = 20
 
 
@@ -31,11 +32,13 @@ def plain_hyper(group: Mapping[str, Any]) -> dict[str, Any]:
     """Return what can stand in JSON: numbers, texts, short lists and mappings of them; tensors of more than one element are left out."""
     found = {}
     for key, value in group.items():
+        if type(key) is not str:
+            continue
         if type(value) in {float, int, bool, str, type(None)}:
             found[key] = value
             continue
-        kept = _plain(value, 0)
-        if kept is not _DROPPED and type(key) is str:
+        kept = _plain(value, 0) if expanded(value, MOST_ITEMS) <= MOST_ITEMS else _DROPPED
+        if kept is not _DROPPED:
             found[key] = kept
     return found
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from ostate.core.files import is_file, names_in, read_at, size_of
-from ostate.core.foreign import parse_json
+from ostate.core.foreign import number_in, parse_json
 from ostate.errors import ReadError
 
 from .hyper import plain_hyper
@@ -42,7 +42,9 @@ def stages(places: Iterable[str], where: str) -> list[str]:
     found = {place: match for place in places if (match := _STAGE.match(place))}
     if not found or len({match["root"] for match in found.values()}) > 1:
         return []
-    numbers = {int(match["number"]): place for place, match in found.items()}
+    numbers = {number: place for place, match in found.items() if (number := number_in(match["number"])) is not None}
+    if len(numbers) != len(found):
+        return []
     missing = next((number for number in range(max(numbers) + 1) if number not in numbers), None)
     if missing is not None:
         raise ReadError(
@@ -61,6 +63,8 @@ def joined(parts: Sequence[OptimizerPart]) -> OptimizerPart:
     state: dict[Key, Any] = {}
     listed: list[list[dict[str, Any]]] = []
     for part in parts:
+        if not are_groups(part.groups):
+            raise ReadError("a stage's `param_groups` is not a list of groups", fix="save the whole state_dict() of every stage")
         before = sum(len(group["params"]) for groups in listed for group in groups)
         new: dict[Any, int] = {}
         for group in part.groups:
@@ -72,6 +76,15 @@ def joined(parts: Sequence[OptimizerPart]) -> OptimizerPart:
     if len(alike) > 1:
         return OptimizerPart(state, [group for groups in listed for group in groups])
     return OptimizerPart(state, [{**rows[0], "params": [key for row in rows for key in row["params"]]} for rows in zip(*listed)])
+
+
+def are_groups(value: object) -> TypeGuard[Sequence[dict[str, Any]]]:
+    """True for `param_groups` as optimizers write them: mappings, each with a list of what it holds, by number or by name."""
+    return isinstance(value, (list, tuple)) and all(isinstance(one, dict) and _are_keys(one.get("params")) for one in value)
+
+
+def _are_keys(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(key) is int or type(key) is str for key in value)
 
 
 def _settings(group: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def _by_parameter(state: Any) -> bool:
 
 def _object(state: Mapping[Any, Any], groups: Sequence[dict[str, Any]], where: str) -> tuple[Mapping[Any, Any], Any, dict[Any, TensorRef]]:
     order = [one for group in groups for one in _listed(group)]
-    places = {one: index for index, one in enumerate(order)}
+    places = {one: index for index, one in enumerate(order)} if all(type(one) is TensorRef for one in order) else {}
     if len(places) != len(order) or not set(state) <= set(places):
         raise ReadError("the optimizer object's parameters are not those of its state", where=where, fix="save optimizer.state_dict() instead")
     found, at = [], 0
@@ -60,9 +60,10 @@ def _within_groups(state: Mapping[Any, Any], groups: Sequence[dict[str, Any]], w
         found.append(rest)
         if not inner:
             continue
-        if not _by_parameter(inner) or len(inner) != len(params):
+        if not _by_parameter(inner) or len(inner) != len(params) or not all(type(key) is int or type(key) is str for key in params):
+            count = f"{len(inner)} entries" if type(inner) is dict else "something else than entries"
             raise ReadError(
-                f"group {index} keeps {len(inner)} entries by parameter object for {len(params)} parameters: which is whose is not in the file",
+                f"group {index} keeps {count} by parameter object for {len(params)} parameters: which is whose is not in the file",
                 where=where,
                 fix="save the state with the optimizer's parameters all trained, or with names (torch >= 2.6: AdamW(model.named_parameters()))",
             )

@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from ostate.core import limits
+from ostate.core.foreign import expanded
 from ostate.core.state import Hyper
 from ostate.core.tensors import CHUNK, ITEMSIZE, Fields, Part, Slot, TensorRef
 from ostate.errors import ReadError
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 Stored = Mapping[str, object]
 """One entry of `state`, as the file has it."""
 Decoded = tuple[dict[str, Slot], dict[str, Any]]
+MOST_TENSORS = 4096
+"""Of one parameter, lists and mappings included: L-BFGS keeps 200."""
+_SINGLE = frozenset({TensorRef, float, int, bool, type(None)})
+"""Kinds of values that hold no others."""
 _WRAPPED = "__bnb_optimizer_quant_state__"
 _BLOCKS = (256, 2048, 128, 64, 512, 1024, 4096)
 """bitsandbytes' block sizes: 256 since 0.44, 2048 before it; the rest could be asked for."""
@@ -117,6 +123,10 @@ def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
     Raises:
         ReadError: a packed slot is incomplete or of an unknown kind.
     """
+    if not all(type(key) is str for key in entry):
+        raise ReadError("an entry of the state has a slot that is not called by a text", fix="save optimizer.state_dict()")
+    if not _SINGLE.issuperset(map(type, entry.values())):
+        _refuse_endless(entry)
     slots: dict[str, Slot] = {}
     scalars: dict[str, Any] = {}
     if not _BNB.isdisjoint(entry):
@@ -134,6 +144,13 @@ def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
         else:
             _put(key, value, slots, scalars)
     return slots, scalars
+
+
+def _refuse_endless(entry: Stored) -> None:
+    if expanded(dict(entry), limits.VALUES) > limits.VALUES:
+        raise ReadError(f"an entry of the state spells out more than {limits.VALUES} values", fix="save optimizer.state_dict()")
+    if sum(1 for value in entry.values() for _ in _tensors_in(value)) > MOST_TENSORS:
+        raise ReadError(f"an entry of the state holds more than {MOST_TENSORS} tensors", fix="save optimizer.state_dict()")
 
 
 def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any]) -> None:

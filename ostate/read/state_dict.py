@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from ostate.core.foreign import number_in, positions_in
+from ostate.core import limits
+from ostate.core.foreign import expanded, number_in, positions_in
 from ostate.core.state import Entry, Finding, Group, RawState, SourceFile
 from ostate.core.tensors import Slot, TensorRef
 from ostate.errors import OstateError, ReadError
@@ -20,6 +21,8 @@ from .quantized import slots_of
 
 _NOT_HYPER = {"params", "param_names", "names"}
 Key = int | str
+NO_OPTIMIZER = "no optimizer writes this: save optimizer.state_dict() again, or do not use this file"
+_DAMAGED = "the file is damaged, or no release that is known wrote it: take another checkpoint"
 
 
 def raw_state(
@@ -62,7 +65,7 @@ def raw_state(
     names, recorded = _names(listed, keys, state, names_file, where)
     if _are_by_id(by_id := optimizer.get("names"), keys, state):
         names, recorded = [by_id.get(key) for key in keys], "names"
-    groups, notes = _groups(listed, names)
+    groups, notes = _groups(listed, names, where)
     master = {**own, **(master or {})}
     of_group = [group.index for group in groups for _ in group.positions]
     hypers = [group.hyper for group in groups]
@@ -139,6 +142,9 @@ def _by_name(groups: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 def _positions(groups: Sequence[Mapping[str, Any]], where: str) -> list[Key]:
     """Return the key at each position: the groups' lists, one after another."""
+    for count, most, what in ((len(groups), limits.GROUPS, "groups"), (sum(len(group["params"]) for group in groups), limits.POSITIONS, "positions")):
+        if count > most:
+            raise ReadError(f"{count} {what}, more than {most}", where=where, fix=NO_OPTIMIZER)
     keys = [key for group in groups for key in group["params"]]
     if not all(type(key) is int or type(key) is str for key in keys):
         raise ReadError("a group lists something that is neither a number nor a name", where=where, fix="save optimizer.state_dict()")
@@ -246,19 +252,26 @@ def _names_of_file(groups: Sequence[Mapping[str, Any]], file: str, given: Sequen
     return [name for names in given for name in names]
 
 
-def _groups(listed: Sequence[Mapping[str, Any]], names: Sequence[str | None]) -> tuple[tuple[Group, ...], list[Finding]]:
+def _groups(listed: Sequence[Mapping[str, Any]], names: Sequence[str | None], where: str) -> tuple[tuple[Group, ...], list[Finding]]:
     groups: list[Group] = []
     notes: list[Finding] = []
-    at = 0
+    at = values = 0
     for index, group in enumerate(listed):
         end = at + len(group["params"])
         own = tuple(name for name in names[at:end] if name is not None)
         hyper, wrong = typed_hyper(index, {key: value for key, value in group.items() if key not in _NOT_HYPER})
         notes += wrong
+        values += expanded(hyper, limits.VALUES)
+        _refuse_more(values, where)
         positions = tuple(range(at, end))
         groups.append(Group(index=index, positions=positions, hyper=hyper, names=own if len(own) == end - at and own else None))
         at = end
     return tuple(groups), notes
+
+
+def _refuse_more(values: int, where: str) -> None:
+    if values > limits.VALUES:
+        raise ReadError(f"the state spells out more than {limits.VALUES} plain values", where=where, fix=NO_OPTIMIZER)
 
 
 def _contents(
@@ -266,6 +279,7 @@ def _contents(
 ) -> Iterator[tuple[dict[str, Slot], dict[str, Any]]]:
     """Yield (slots, scalars) by position."""
     seen: dict[Any, float] = {}
+    values = 0
     for key, group in zip(keys, of_group):
         entry = state.get(key)
         if entry is None or entry == {}:
@@ -281,7 +295,10 @@ def _contents(
         try:
             slots, scalars = slots_of(entry, hypers[group])
         except OstateError as error:
+            error.fix = error.fix or _DAMAGED
             raise error.at(f"{where}: entry {key!r}") from error
+        values += expanded(scalars, limits.VALUES)
+        _refuse_more(values, where)
         yield slots, scalars
 
 

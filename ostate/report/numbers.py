@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ostate.core.hyper import all_betas
 from ostate.core.names import kind_of
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Hyper
@@ -181,10 +182,10 @@ def _count(counts: Counts, values: np.ndarray, start: float) -> None:
 
 def _update(tensors: Mapping[str, np.ndarray], sound: np.ndarray, root: np.ndarray, eps: float, hyper: Hyper, step: float | None) -> float | None:
     """Return the sum of squares of m_hat / (sqrt(v_hat) + eps); an element without gradient ever (0/0) does not move."""
-    betas = hyper.get("betas")
-    if "exp_avg" not in tensors or not betas or betas[0] is None or step is None or step < 1:
+    beta1 = (*all_betas(hyper), None)[0]
+    if "exp_avg" not in tensors or beta1 is None or step is None or step < 1:
         return None
-    m = tensors["exp_avg"].astype(np.float64).reshape(sound.shape)[sound] / (1.0 - float(betas[0]) ** step)
+    m = tensors["exp_avg"].astype(np.float64).reshape(sound.shape)[sound] / (1.0 - beta1**step)
     denominator = root + eps
     moved = np.divide(m, denominator, out=np.zeros_like(m), where=denominator > 0)
     return float(np.dot(moved, moved))

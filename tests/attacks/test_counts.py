@@ -169,4 +169,11 @@ def test_the_limits_are_those_that_the_docs_show():
     assert re.search(r"<!-- limits -->\n(.*?)\n<!-- end -->", page, re.S)[1] == limits.table()
     named = {name: value for name, value in vars(limits).items() if name.isupper() and isinstance(value, int)}
     assert sorted(named.values()) == sorted(limit.value for limit in limits.TABLE)
-    assert {"GROUPS": 100_000, "POSITIONS": 1_000_000, "CONTAINERS": 500_000, "NAME": 5000, "TENSORS": 250_000}.items() <= named.items()
+    assert {
+        "GROUPS": 100_000,
+        "POSITIONS": 500_000,
+        "CONTAINERS": 500_000,
+        "NAME": 5000,
+        "TENSORS": 250_000,
+        "VALUES": 2_000_000,
+    }.items() <= named.items()

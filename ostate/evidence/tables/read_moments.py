@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ostate.core.files import is_remote
+from ostate.core.hyper import one_number
 from ostate.core.lora_modules import LoraModule
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
@@ -81,7 +82,7 @@ class MomentReader:
         if spec is None or spec.decay != "l2" or hyper.get("decoupled_weight_decay") is True:
             return 0.0
         remembered = 1.0 - betas_of(hyper)[0] ** entry.step if entry.step else 1.0
-        return float(hyper.get("weight_decay") or 0.0) * float(remembered)
+        return one_number(hyper, "weight_decay", 0.0) * float(remembered)
 
     @property
     def far(self) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ostate.core.files import new_buffer, read_into
+from ostate.core.hyper import all_betas, one_number
 from ostate.core.state import Hyper
 from ostate.core.tensors import Slot, TensorRef
 
@@ -131,13 +132,17 @@ class MomentRows:
         return m, root, statistics.update_direction(m, root, step=self._step, betas=self._betas, eps=self._eps, out=out)
 
 
+BETAS = (0.9, 0.999)
+"""torch.optim.Adam's."""
+
+
 def betas_of(hyper: Hyper) -> tuple[float, float]:
     """Return (beta1, beta2) of a group, torch's defaults where it says nothing: the tests need them roughly, for the bias corrections."""
-    betas = hyper.get("betas") or (hyper.get("beta1", 0.9), hyper.get("beta2", 0.999))
-    return float(betas[0]), float(betas[1])
+    first, second = (*all_betas(hyper), None, None)[:2]
+    beta1, beta2 = one_number(hyper, "beta1", BETAS[0]), one_number(hyper, "beta2", BETAS[1])
+    return beta1 if first is None else first, beta2 if second is None else second
 
 
 def eps_of(hyper: Hyper) -> float:
     """Return Adam's eps of a group, torch's default where it says nothing, or something else: Adafactor's and CAME's are several numbers."""
-    eps = hyper.get("eps")
-    return float(eps) if isinstance(eps, (int, float)) and eps else 1e-8
+    return one_number(hyper, "eps", 0.0) or 1e-8

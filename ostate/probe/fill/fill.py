@@ -207,8 +207,7 @@ def _hyper(stored: Mapping[str, Any], lr: float | None, options: Mapping[str, An
     out: dict[str, Any] = {"lr": stored.get("lr") if lr is None else lr}
     for key in ("betas", "eps", "weight_decay"):
         here, given = stored.get(key), options.get(key)
-        if key == "betas":
-            here, given = (tuple(pair) if pair is not None else None for pair in (here, given))
+        here, given = _comparable(here), _comparable(given)
         if here is not None and given is not None and here != given:
             raise ProbeError(f"{key}={given} contradicts the state's {here}", fix=f"drop {key}")
         out[key] = given if here is None else here
@@ -226,6 +225,11 @@ def _hyper(stored: Mapping[str, Any], lr: float | None, options: Mapping[str, An
     return out
 
 
+def _comparable(value: object) -> object:
+    """Return betas, and an eps of several numbers, as a tuple: some programs keep a list."""
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
 def _adopt_hyper(optimizer: Optimizer, state: NamedState, found: Match, adopt: bool) -> list[Finding]:
     name_of = {id(parameter): name for name, parameter in found.parameters}
     notes = []
@@ -233,16 +237,16 @@ def _adopt_hyper(optimizer: Optimizer, state: NamedState, found: Match, adopt: b
         names = [name_of[id(parameter)] for parameter in group["params"]]
         stored = [state.hyper(found.entries[name]) for name in names if name in found.entries]
         for key in ("betas", "eps", "weight_decay"):
-            values = {tuple(h[key]) if key == "betas" else h[key] for h in stored if h.get(key) is not None}
-            here = tuple(group[key]) if key == "betas" else group[key]
+            values = {_comparable(h[key]) for h in stored if h.get(key) is not None}
+            here = _comparable(group[key])
             if values <= {here}:
                 continue
             if not adopt:
-                text = f"group {at} has {key}={here}, the state {sorted(values)}: the preconditioner will not be the training's"
+                text = f"group {at} has {key}={here}, the state {sorted(values, key=str)}: the preconditioner will not be the training's"
                 notes.append(Finding(rule="hyperparameters-differ", severity="warning", text=text, fix="fill(…, hyper=True)"))
             elif len(values) > 1:
                 raise ProbeError(
-                    f"the state has several values of {key}, {sorted(values)}, for one group",
+                    f"the state has several values of {key}, {sorted(values, key=str)}, for one group",
                     where=f"group {at}",
                     fix="use lora_adamw, which makes the state's groups",
                 )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ostate.core.brief import brief
+from ostate.core.hyper import one_number
 from ostate.core.naming import NamedState
 from ostate.core.plain import no_number, plain
 from ostate.core.state import Finding
@@ -306,7 +307,7 @@ def _eta(state: NamedState, given: float | None) -> tuple[float, str]:
     if given is not None:
         return given, "given"
     for key in ("lr", "initial_lr"):
-        values = {float(group.hyper[key]) for group in state.groups if group.hyper.get(key)}
+        values = {rate for group in state.groups if (rate := one_number(group.hyper, key, 0.0))}
         if len(values) == 1:
             return values.pop(), f"the state's {key}"
         if values:

@@ -11,11 +11,11 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from ostate.core.files import is_file, read_at, size_of
 from ostate.core.state import SourceFile
-from ostate.core.tensors import Part, TensorRef
+from ostate.core.tensors import ITEMSIZE, Part, TensorRef
 from ostate.errors import ReadError
 
 from ..pickle.globals import RECORD, TORCH_GLOBALS, Inert, unpickle
@@ -23,6 +23,8 @@ from ..pickle.unknown_classes import PermissiveTable
 from .torchsave import load
 
 METADATA = ".metadata"
+MOST_COUNT = 1 << 63
+"""Of bytes, and of elements along an axis: torch keeps both in 64 bits."""
 _ROOM = "torch.distributed.checkpoint.metadata."
 _ALLOWED = {
     **TORCH_GLOBALS,
@@ -101,14 +103,15 @@ def _places(folder: str, places: Mapping[Any, Any], where: str) -> dict[tuple[st
     found: dict[tuple[str, tuple[int, ...] | None], tuple[str, int, int]] = {}
     for index, info in places.items():
         key, place = _fields(index, "MetadataIndex", where), _fields(info, "_StorageInfo", where)
-        if place.get("transform_descriptors"):
+        if transforms := place.get("transform_descriptors"):
+            named = ", ".join(map(str, transforms)) if type(transforms) in {list, tuple} else ascii(transforms)[:60]
             raise ReadError(
-                f"its tensors are compressed ({', '.join(map(str, place['transform_descriptors']))})",
+                f"its tensors are compressed ({named})",
                 where=where,
                 fix="load it with torch.distributed.checkpoint and save it again without `_extensions`",
             )
         name, offset, length = place.get("relative_path"), place.get("offset"), place.get("length")
-        if type(name) is not str or type(offset) is not int or type(length) is not int or min(offset, length) < 0:
+        if type(name) is not str or not (_is_count(offset) and _is_count(length)):
             raise ReadError("a storage entry without file, offset and length", where=where, fix="the index is damaged: copy it again")
         if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
             raise ReadError(f"the index points outside its folder: {name!r}", where=where, fix="do not use this checkpoint")
@@ -122,7 +125,7 @@ def _places(folder: str, places: Mapping[Any, Any], where: str) -> dict[tuple[st
 
 
 def _item(key: str, path: Any, about: Any, blobs: Mapping[Any, tuple[str, int, int]], where: str) -> DcpItem:
-    path = tuple(path) if type(path) in {tuple, list} else None
+    path = tuple(path) if type(path) in {tuple, list} and path and all(type(part) in {str, int} for part in path) else None
     kind = about.name.rpartition(".")[2] if type(about) is Inert else ""
     if kind == "BytesStorageMetadata":
         place = blobs.get((key, None))
@@ -130,10 +133,13 @@ def _item(key: str, path: Any, about: Any, blobs: Mapping[Any, tuple[str, int, i
     fields = _fields(about, "TensorStorageMetadata", where)
     properties = fields.get("properties")
     state = properties.state if type(properties) is Inert else None
-    dtype = state[0] if type(state) is tuple else state.get("dtype") if type(state) is dict else None
+    dtype = state[0] if type(state) is tuple and state else state.get("dtype") if type(state) is dict else None
+    listed = fields.get("chunks") or ()
+    if type(dtype) is not str or type(listed) not in {list, tuple}:
+        raise ReadError(f"the dtype or the chunks of {key} are missing", where=where, fix="the index is damaged: copy it again")
     shape = _sizes(fields.get("size"), key, where)
     chunks = []
-    for chunk in fields.get("chunks") or ():
+    for chunk in listed:
         parts = _fields(chunk, "ChunkStorageMetadata", where)
         starts, sizes = _sizes(parts.get("offsets"), key, where), _sizes(parts.get("sizes"), key, where)
         if math.prod(sizes) == 0:
@@ -147,9 +153,13 @@ def _item(key: str, path: Any, about: Any, blobs: Mapping[Any, tuple[str, int, i
 
 
 def _sizes(value: Any, key: str, where: str) -> tuple[int, ...]:
-    if type(value) is not tuple or not all(type(size) is int and size >= 0 for size in value):
+    if type(value) is not tuple or not all(map(_is_count, value)):
         raise ReadError(f"the shape of {key} is missing", where=where, fix="the index is damaged: copy it again")
     return value
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < MOST_COUNT
 
 
 def _check_cover(key: str, shape: tuple[int, ...], chunks: Sequence[Blob], where: str) -> None:
@@ -160,7 +170,7 @@ def _check_cover(key: str, shape: tuple[int, ...], chunks: Sequence[Blob], where
         if len(starts) != len(shape) or len(chunk.sizes) != len(shape) or any(a + n > size for a, n, size in zip(starts, chunk.sizes, shape)):
             raise ReadError(f"a chunk of {key} lies outside its shape {shape}", where=where, fix="the index is damaged: copy it again")
         total += math.prod(chunk.sizes)
-    if total != math.prod(shape) or _overlap(chunks, shape, where):
+    if total != math.prod(shape) or overlap(chunks, shape, where):
         raise ReadError(
             f"the chunks of {key} hold {total} elements, its shape {shape} needs {math.prod(shape)}",
             where=where,
@@ -172,7 +182,7 @@ MOST_COMPARED = 3_000_000
 """Pairs of chunks of one tensor: a mesh of a thousand by a thousand ranks needs fewer."""
 
 
-def _overlap(chunks: Sequence[Blob], shape: tuple[int, ...], where: str) -> bool:
+def overlap(chunks: Sequence[Blob | Part], shape: tuple[int, ...], where: str) -> bool:
     """True when two chunks share an element: a sweep along the axis with the most different starts."""
     if len(chunks) < 2:
         return False
@@ -215,6 +225,8 @@ def tensor(item: DcpItem) -> TensorRef:
     """
     parts: list[Part] = []
     dtype, swapped, crc = item.dtype, False, None
+    if dtype is not None and dtype not in ITEMSIZE:
+        raise ReadError(f"{item.key} is of a dtype that no optimizer uses", where=item.key, fix="save the optimizer's state_dict() alone")
     for blob in item.blobs:
         stored = load(blob.file, start=blob.offset, length=blob.length).value
         if not isinstance(stored, TensorRef) or stored.shape != blob.sizes or (dtype is not None and stored.dtype != dtype):

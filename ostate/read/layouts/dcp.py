@@ -21,7 +21,7 @@ from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import Deferred, assemble
 from ..container.dcp_index import METADATA, DcpItem, Index, read_index, tensor, value
-from ..hyper import MOST_ITEMS
+from ..hyper import MOST_ITEMS, plain_hyper
 from ..parts import OptimizerPart, joined, stages
 from ..state_dict import Key
 from ..which_optimizer import choose
@@ -212,7 +212,7 @@ def _groups(index: Index, one: DcpOptimizer, keys: list[Key], integers: bool) ->
         return groups
     gathered: dict[str, dict[str, Any]] = {}
     for name, hyper in stored.items():
-        gathered.setdefault(repr(sorted(hyper.items(), key=str)), {**hyper, "params": []})["params"].append(_key(name, integers))
+        gathered.setdefault(repr(sorted(plain_hyper(hyper).items())), {**hyper, "params": []})["params"].append(_key(name, integers))
     grouped = {key for hyper in gathered.values() for key in hyper["params"]}
     if rest := [key for key in keys if key not in grouped]:
         gathered["rest"] = {"params": rest}

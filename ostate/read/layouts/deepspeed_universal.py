@@ -18,10 +18,11 @@ from ostate.errors import ReadError
 from ..assemble import assemble
 from ..container.torchsave import load
 from ..master_weights import disagreements
+from ..parts import are_groups
 from ..pickle.unknown_classes import noted
 from ..state_dict import Key
 from .deepspeed_files import model_files
-from .deepspeed_zero import Shapes, param_shapes
+from .deepspeed_zero import MOST_SIZE, Shapes, param_shapes
 
 _WAY_OUT = "pass the ZeRO checkpoint that it was made from: that one has the right names"
 
@@ -53,7 +54,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     shapes = _together([param_shapes(one.value, path) for path, one in models])
     files = [one.source for _, one in models]
     shared = _load(os.path.join(zero, "optimizer_state.pt"), files) if is_file(os.path.join(zero, "optimizer_state.pt")) else {}
-    groups, steps = _groups(shared, len(shapes))
+    groups, steps = _groups(shared, len(shapes), zero)
     state: dict[Key, dict[str, object]] = {}
     master: dict[Key, Slot] = {}
     for name, shape, group in _listed(shapes, zero):
@@ -107,10 +108,11 @@ def _together(each: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
 
 def _listed(shapes: Sequence[Mapping[str, tuple[int, ...]]], zero: str) -> Iterator[tuple[str, tuple[int, ...], int]]:
     """Yield name, shape and group of each trained parameter; every one must have its folder, and every folder with moments its name."""
-    trained = {name for name in names_in(zero) if is_file(os.path.join(zero, name, "exp_avg_sq.pt"))}
+    there = frozenset(names_in(zero))
+    trained = {name for name in there if is_file(os.path.join(zero, name, "exp_avg_sq.pt"))}
     for number, group in enumerate(shapes):
         for name, shape in group.items():
-            if not is_folder(os.path.join(zero, name)):
+            if name not in there or not is_folder(os.path.join(zero, name)):  # a name may say `../elsewhere`
                 raise ReadError("the folder of a parameter is missing", where=os.path.join(zero, name), fix="copy the whole checkpoint again")
             trained.discard(name)
             yield name, shape, number
@@ -137,7 +139,7 @@ def _parameter(folder: str, shape: tuple[int, ...], files: list[SourceFile], *, 
         if sliced and isinstance(value, TensorRef) and len(value.shape) == len(shape) and slot != "step":
             shape, sliced = value.shape, False
         if slot == "step":
-            entry["step"] = value.item() if isinstance(value, TensorRef) else value
+            entry["step"] = _step(value, path)
         elif not isinstance(value, TensorRef):
             raise ReadError("no tensor in this file", where=path, fix="run ds_to_universal again")
         elif value.numel != _product(shape):
@@ -149,6 +151,15 @@ def _parameter(folder: str, shape: tuple[int, ...], files: list[SourceFile], *, 
     return entry, fp32
 
 
+def _step(value: Any, where: str) -> float | None:
+    """Return a stored step as a number; None where there is none."""
+    if isinstance(value, TensorRef) and value.numel == 1:
+        value = value.item()
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST_SIZE):
+        raise ReadError("the step is not a number of updates", where=where, fix="run ds_to_universal again")
+    return None if value is None else float(value)
+
+
 def _product(shape: tuple[int, ...]) -> int:
     count = 1
     for size in shape:
@@ -156,14 +167,16 @@ def _product(shape: tuple[int, ...]) -> int:
     return count
 
 
-def _groups(shared: Any, count: int) -> tuple[list[dict[str, Any]], list[float | None]]:
+def _groups(shared: Any, count: int, where: str) -> tuple[list[dict[str, Any]], list[float | None]]:
     """Return param_groups (their `params` empty) for each entry of param_shapes, and the step that each group's own state tells."""
     shared = shared if isinstance(shared, Mapping) else {}
     inner: Mapping[str, Any] = next(
         (shared[key] for key in ("optimizer_state_dict", "base_optimizer_state") if isinstance(shared.get(key), Mapping)), {}
     )
     stored = inner.get("param_groups", shared.get("param_groups"))
-    stored = stored if isinstance(stored, (list, tuple)) else []
+    if stored and not are_groups(stored):
+        raise ReadError("`param_groups` is not a list of groups", where=where, fix="run ds_to_universal again")
+    stored = stored or []
     order = [number for number, group in enumerate(stored) for _ in group.get("params", ())]
     if len(order) != count:
         order = list(range(count)) if len(stored) == count else []
@@ -178,7 +191,7 @@ def _groups(shared: Any, count: int) -> tuple[list[dict[str, Any]], list[float |
     for number in range(count):
         entry = states.get(number) if isinstance(states, Mapping) else None
         step = entry.get("step") if isinstance(entry, Mapping) else None
-        steps.append(step.item() if isinstance(step, TensorRef) else float(step) if isinstance(step, (int, float)) else None)
+        steps.append(_step(step, where))
     return groups, steps
 
 
@@ -222,7 +235,7 @@ def _refuse_swapped(folder: str, model: Mapping[str, Any], master: Mapping[Key, 
         )
     config = model.get("ds_config")
     zero = config.get("zero_optimization") if isinstance(config, Mapping) else None
-    if isinstance(zero, Mapping) and zero.get("round_robin_gradients") and zero.get("stage") in {1, 2} and not compared:
+    if isinstance(zero, Mapping) and zero.get("round_robin_gradients") and zero.get("stage") in (1, 2) and not compared:
         raise ReadError(
             "the run had round_robin_gradients, under which ds_to_universal puts moments under wrong names, and no weights here can show otherwise",
             where=folder,

@@ -22,6 +22,7 @@ from ..container.torchsave import Stored, load
 from ..flat_buffers import Piece, cut
 from ..hyper import plain_hyper
 from ..master_weights import disagreements
+from ..parts import are_groups
 from ..pickle.globals import Inert
 from ..pickle.unknown_classes import noted, refuse_within
 from ..quantized import slots_of
@@ -31,6 +32,8 @@ from .deepspeed_files import EXPERT, OPTIM, Opened, open_all
 _UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and pass the path of the result"
 _AGAIN = "copy the whole folder again, with the files of every process"
 Shapes = Sequence[Mapping[str, tuple[int, ...]]]
+MOST_SIZE = 1 << 63
+"""Of an axis: torch keeps sizes in 64 bits."""
 
 
 class RankBuffer(NamedTuple):
@@ -129,9 +132,9 @@ def _marks(state: Mapping[str, Any]) -> dict[str, Any]:
     groups = inner.get("param_groups") if isinstance(inner, Mapping) else None
     return {
         "ZeRO stage": stage_of(state),
-        "version of DeepSpeed": state.get("ds_version"),
+        "version of DeepSpeed": version if isinstance(version := state.get("ds_version"), str) else None,
         "set of keys": sorted(map(str, state)),
-        "set of hyperparameters": [plain_hyper(group) for group in groups] if isinstance(groups, (list, tuple)) else None,
+        "set of hyperparameters": [plain_hyper(group) for group in groups] if are_groups(groups) else None,
     }
 
 
@@ -153,7 +156,7 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
         raise ReadError("no DeepSpeed optimizer files here", where=folder, fix="pass the folder with the *_optim_states.pt files")
     inner = stored.value["optimizer"]
     inner = inner.get("optimizer_state_dict", inner) if "fp32_groups_flat" not in inner else inner
-    if "state" not in inner or "param_groups" not in inner:
+    if not isinstance(inner, Mapping) or "state" not in inner or "param_groups" not in inner:
         raise ReadError(
             "the optimizer of a run without ZeRO, fused for 16 bits: its parameters are merged into one",
             where=stored.source.path,
@@ -201,16 +204,25 @@ def param_shapes(model: Mapping[str, Any], where: str) -> Shapes:
     Raises:
         ReadError: the model file has none: written without ZeRO, or by a release before 0.3.
     """
-    stored = model.get("param_shapes")
+    stored = model.get("param_shapes") if isinstance(model, Mapping) else None
     groups = [stored] if isinstance(stored, Mapping) else stored
     if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in groups):
         raise ReadError("the model file has no param_shapes, so nothing says which parameter lies where", where=where, fix="use a later checkpoint")
+    wrong = next((name for group in groups for name, shape in group.items() if not _is_shape(shape)), None)
+    if wrong is not None:
+        raise ReadError(f"param_shapes does not tell the shape of {ascii(wrong)[:80]}", where=where, fix=_AGAIN)
     return [{str(name): tuple(shape) for name, shape in group.items()} for group in groups]
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(size) is int and 0 <= size < MOST_SIZE for size in value)
 
 
 def _groups(opened: Opened, inner: Any, count: int, stage3: bool) -> tuple[list[dict[str, Any]], list[int], list[Finding]]:
     """Return param_groups (their `params` empty), which of them each entry of param_shapes belongs to, and what was lost."""
     stored = inner.get("param_groups") if isinstance(inner, Mapping) else None
+    if stored and not are_groups(stored):
+        raise ReadError("`param_groups` is not a list of groups", where=opened.optim[0], fix=_AGAIN)
     if not isinstance(stored, (list, tuple)):
         hyper = _configured(opened.config)
         finding = Finding(
@@ -271,6 +283,9 @@ def _step(opened: Opened, buffer: RankBuffer) -> float | None:
     stated = [step for step in steps if step is not None]
     if not stated:
         return None
+    for path, step in zip(opened.optim, steps):
+        if step is not None and type(step) is not float:
+            raise ReadError(f"the step is not a number: {ascii(step)[:60]}", where=path, fix=_AGAIN)
     common = max(set(stated), key=stated.count)
     for path, step in zip(opened.optim, steps):
         if step != common:
@@ -310,8 +325,8 @@ def _alignment(opened: Opened, number: int, count: int) -> list[int]:
     """Padding after each parameter (releases that align every parameter record it), zeros otherwise."""
     stored = opened.ranks[0].get("param_alignment_paddings")
     row = stored[number] if isinstance(stored, (list, tuple)) and number < len(stored) else [0] * count
-    if len(row) != count or not all(isinstance(padding, int) and padding >= 0 for padding in row):
-        raise ReadError(f"group {number}: {len(row)} paddings for {count} parameters", where=opened.optim[0], fix=_AGAIN)
+    if not _is_shape(row) or len(row) != count:
+        raise ReadError(f"group {number}: no padding for each of its {count} parameters", where=opened.optim[0], fix=_AGAIN)
     return list(row)
 
 

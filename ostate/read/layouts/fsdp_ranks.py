@@ -22,6 +22,7 @@ from ..assemble import assemble
 from ..container.torchsave import load
 from ..flat_buffers import Piece, cut
 from ..hyper import plain_hyper
+from ..parts import are_groups
 from ..pickle.records import Inert
 from ..state_dict import Key
 from ..which_optimizer import choose
@@ -154,7 +155,12 @@ def _share(path: str) -> Share:
     groups = found[0].optimizer.get("param_groups")
     state = found[0].optimizer["state"]
     if isinstance(groups, Mapping) or groups is None:
-        groups = [{"params": list(state)}] if groups is None else [{**hyper, "params": [name]} for name, hyper in groups.items()]
+        named = [(name, hyper) for name, hyper in groups.items() if isinstance(hyper, Mapping)] if isinstance(groups, Mapping) else []
+        groups = [{"params": list(state)}] if groups is None else [{**hyper, "params": [name]} for name, hyper in named]
+    if not are_groups(groups):
+        raise ReadError("`param_groups` is not a list of groups", where=path, fix=_AGAIN)
+    if not all(isinstance(entry, Mapping) and all(type(slot) is str for slot in entry) for entry in state.values()):
+        raise ReadError("an entry of the state is not a mapping of slots", where=path, fix=_AGAIN)
     return Share(path, state, groups, stored.source)
 
 
@@ -197,7 +203,8 @@ def _steps(share: Share) -> set[float]:
 
 def _joined(shares: Sequence[Share], weights: Mapping[str, TensorRef]) -> dict[Key, dict[str, object]]:
     keys = list(dict.fromkeys(key for group in shares[0].groups for key in group["params"]))
-    strays = [key for share in shares for key in share.state if key not in set(keys)]
+    known = set(keys)
+    strays = [key for share in shares for key in share.state if key not in known]
     if strays:
         raise ReadError(f"an entry {strays[0]!r} that no group lists", where=shares[0].path, fix="save the whole state_dict()")
     if any(is_sharded(value) for share in shares for entry in share.state.values() for value in entry.values()):
@@ -304,7 +311,7 @@ def _from_shares(shares: Sequence[Share], key: Key) -> dict[str, object]:
     for slot in dict.fromkeys(slot for share in shares for slot in share.state.get(key, {})):
         values = [(share, share.state.get(key, {}).get(slot)) for share in shares]
         if not any(is_sharded(value) for _, value in values):
-            entry[slot] = next(value for _, value in values if value is not None)
+            entry[slot] = next((value for _, value in values if value is not None), None)
             continue
         for share, value in values:
             if not is_sharded(value):

@@ -12,6 +12,7 @@ from typing import Any
 from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ReadError
 
+from ..container.dcp_index import overlap
 from ..pickle.globals import RECORD, TORCH_GLOBALS
 from ..pickle.records import Inert, Named, Refusal
 
@@ -74,7 +75,7 @@ def whole(values: Sequence[tuple[str, Inert]], what: str) -> TensorRef:
     """
     path, first = values[0]
     shape = first.kwargs.get("shape")
-    if type(shape) is not tuple:
+    if type(shape) is not tuple or not all(type(size) is int and size >= 0 for size in shape):
         raise ReadError(f"{what}: the shape of the whole is not recorded", where=path, fix=_FULL)
     for other, value in values:
         if value.kwargs.get("shape") != shape or value.name != first.name:
@@ -86,15 +87,15 @@ def whole(values: Sequence[tuple[str, Inert]], what: str) -> TensorRef:
         if len(ref.shape) != len(shape) or len(starts) != len(shape):
             raise ReadError(f"{what}: a share of shape {ref.shape} of {shape}", where=path, fix=_AGAIN)
         parts += [part._replace(starts=starts) for part in ref.parts if ref.numel]
-    if len(kinds) != 1 or sum(math.prod(part.sizes) for part in parts) != math.prod(shape) or _outside(parts, shape):
+    if len(kinds) != 1 or sum(math.prod(part.sizes) for part in parts) != math.prod(shape) or _outside(parts, shape, path):
         raise ReadError(f"{what}: the shares do not make up the shape {shape}", where=path, fix="a file is from another run: " + _AGAIN)
     dtype, swapped = kinds.pop()
     return TensorRef(dtype, shape, tuple(parts), swapped)
 
 
-def _outside(parts: Sequence[Part], shape: tuple[int, ...]) -> bool:
-    twice = len({part.starts for part in parts}) != len(parts)
-    return twice or any(start + size > extent for part in parts for start, size, extent in zip(part.starts, part.sizes, shape))
+def _outside(parts: Sequence[Part], shape: tuple[int, ...], where: str) -> bool:
+    reach = any(start < 0 or start + size > extent for part in parts for start, size, extent in zip(part.starts, part.sizes, shape))
+    return reach or overlap(parts, shape, where)
 
 
 def _fields(value: Any) -> Mapping[str, Any]:
@@ -108,6 +109,8 @@ def _dtensor_shares(values: Sequence[tuple[str, Inert]], shape: tuple[int, ...],
     split, world = _placements(values[0][1], path)
     if world > len(values):
         raise MissingRank(len(values), world)
+    if split and split[0] >= len(shape):
+        raise ReadError(f"{what}: split along dimension {split[0]}, of the shape {shape}", where=path, fix=_AGAIN)
     if len(split) > 1:
         raise ReadError(f"{what}: split over several mesh dimensions (tensor parallelism with FSDP)", where=path, fix=_FULL)
     at = 0
@@ -129,7 +132,7 @@ def _placements(value: Inert, where: str) -> tuple[list[int], int]:
     """Return the dimensions of the tensor that are split, and the number of processes."""
     spec = _fields(value).get("_spec")
     fields = _fields(spec)
-    if type(spec) is not Inert or "placements" not in fields:
+    if type(spec) is not Inert or type(fields.get("placements")) not in {list, tuple}:
         raise ReadError("a DTensor of a kind that is not known", where=where, fix=_FULL)
     split: list[int] = []
     for placement in fields["placements"]:

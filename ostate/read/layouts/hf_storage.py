@@ -17,12 +17,12 @@ from ostate.core.foreign import parse_json, positions_in
 from ostate.core.named_file import mentions_manifest
 from ostate.core.safetensors import read_head
 from ostate.core.state import Finding, RawState, SourceFile
-from ostate.core.tensors import Part, TensorRef
+from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
 from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import assemble
-from ..container.dcp_index import DcpItem
+from ..container.dcp_index import DcpItem, overlap
 from ..state_dict import Key
 from ..which_optimizer import choose
 from .dcp import optimizers_of
@@ -158,14 +158,15 @@ def _whole(folder: str, key: str, pieces: list[tuple[tuple[int, ...], TensorRef]
         raise ReadError(f"the pieces of {key} differ in rank or dtype", where=folder, fix="a shard is from another run: copy the folder again")
     distinct = {starts: ref for starts, ref in pieces if ref.numel}
     shape = tuple(max((starts[axis] + ref.shape[axis] for starts, ref in pieces), default=0) for axis in range(len(first.shape)))
-    if sum(ref.numel for ref in distinct.values()) != math.prod(shape):
+    placed = [part._replace(starts=starts) for starts, ref in sorted(distinct.items()) for part in ref.parts]
+    within = all(start >= 0 for part in placed for start in part.starts)
+    if sum(ref.numel for ref in distinct.values()) != math.prod(shape) or not within or overlap(placed, shape, folder):
         raise ReadError(
             f"the pieces of {key} hold {sum(ref.numel for ref in distinct.values())} of {math.prod(shape)} elements",
             where=folder,
             fix="a shard is missing or from another run: copy the whole folder again",
         )
-    parts: list[Part] = [part._replace(starts=starts) for starts, ref in sorted(distinct.items()) for part in ref.parts]
-    return TensorRef(first.dtype, shape, tuple(parts))
+    return TensorRef(first.dtype, shape, tuple(placed))
 
 
 def _root(roots: list[str], optimizer: int | str | None, folder: str) -> str:

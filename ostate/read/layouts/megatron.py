@@ -12,19 +12,24 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ostate.core import limits
 from ostate.core.files import is_file
+from ostate.core.foreign import expanded
 from ostate.core.state import Finding, RawState
-from ostate.core.tensors import Slot, TensorRef
+from ostate.core.tensors import Slot
 from ostate.errors import ReadError
 
 from ..assemble import Deferred, assemble
 from ..container.dcp_index import DcpItem, Index, tensor, value
 from ..container.torchsave import load
-from ..state_dict import Key
+from ..hyper import plain_hyper
+from ..state_dict import NO_OPTIMIZER, Key
 
 _BY_NAME = re.compile(r"^(?:chained_\d+\.)?optimizer\.state\.(exp_avg_sq|exp_avg|momentum_buffer|param|fp32_param)\.(.+)$")
 _BUCKET = re.compile(r"^(?:chained_\d+\.)?optimizer\.distributed\.dp_group_idx_\d+\.")
 _MASTER = {"param", "fp32_param"}
+MOST_DEPTH = 8
+"""Levels below which groups are not looked for: a file's own objects may hold themselves."""
 _WAY_OUT = "load it once in Megatron and save with --dist-ckpt-optim-fully-reshardable (metadata distrib_optim_sharding_type: fully_reshardable)"
 
 
@@ -117,33 +122,42 @@ def _hyper(index: Index) -> tuple[dict[str, Any], list[Finding]]:
 def _param_groups(index: Index) -> Iterator[dict[str, Any]]:
     for item in index.items.values():
         if item.dtype is None and "param_groups" in item.key and item.blobs:
-            yield from _dicts(value(index, item))
+            yield from _dicts(_bounded(value(index, item), index))
     common = os.path.join(index.folder, "common.pt")
     if is_file(common):
-        yield from _dicts(_search(load(common, unknown_classes=True).value))  # Megatron's arguments, with enums of its own, lie beside the groups
+        yield from _dicts(
+            _bounded(_search(load(common, unknown_classes=True).value), index)
+        )  # Megatron's arguments, with enums of its own, lie beside the groups
 
 
-def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+def _bounded(groups: Any, index: Index) -> Any:
+    if expanded(groups, limits.VALUES) > limits.VALUES:
+        raise ReadError(f"param_groups spell out more than {limits.VALUES} plain values", where=index.folder, fix=NO_OPTIMIZER)
+    return groups
+
+
+def _dicts(value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
     if isinstance(value, Mapping) and "lr" in value:
-        yield {str(key): _plain(inner) for key, inner in value.items()}
-    elif isinstance(value, Mapping):
+        yield plain_hyper(value)
+    elif depth < MOST_DEPTH and isinstance(value, Mapping):
         for inner in value.values():
-            yield from _dicts(inner)
-    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+            yield from _dicts(inner, depth + 1)
+    elif depth < MOST_DEPTH and isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         for inner in value:
-            yield from _dicts(inner)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, TensorRef) and value.numel == 1 else value
+            yield from _dicts(inner, depth + 1)
 
 
 def _search(stored: Any) -> Any:
     """Return the value of the outermost key `param_groups`."""
-    if isinstance(stored, Mapping):
+    return _search_below(stored, 0, set())
+
+
+def _search_below(stored: Any, depth: int, seen: set[int]) -> Any:
+    if isinstance(stored, Mapping) and depth < MOST_DEPTH and id(stored) not in seen:
+        seen.add(id(stored))
         if "param_groups" in stored:
             return stored["param_groups"]
         for inner in stored.values():
-            if (found := _search(inner)) is not None:
+            if (found := _search_below(inner, depth + 1, seen)) is not None:
                 return found
     return None

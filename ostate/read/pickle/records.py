@@ -7,6 +7,8 @@ from typing import Any
 
 MOST_KEY_DEPTH = 8
 """Tuples within tuples in a dictionary key: hashing recurses, and deeper ones come from no optimizer."""
+MOST_KEY_VALUES = 512
+"""Within one key: a tuple may stand in itself many times over, and hashing counts each."""
 RECORD = object()
 """Marks a class that is kept as an `Inert`."""
 _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
@@ -56,15 +58,19 @@ class Named:
         return f"Named({self.name!r})"
 
 
-def check_key(key: Any, depth: int = 0) -> None:
-    """Refuse a key whose hash could recurse without end."""
+def check_key(key: Any, depth: int = 0) -> int:
+    """Refuse a key whose hash could recurse without end; return how many values it holds, each counted wherever it stands."""
+    count = 1
     if type(key) is tuple:
         if depth >= MOST_KEY_DEPTH or len(key) > 64:
             raise Refusal("a dictionary key nests too deep")
         for part in key:
-            check_key(part, depth + 1)
+            count += check_key(part, depth + 1)
+            if count > MOST_KEY_VALUES:
+                raise Refusal(f"a dictionary key of more than {MOST_KEY_VALUES} values")
     elif type(key) in {dict, list, set}:
         raise Refusal(f"a dictionary key of type {type(key).__name__}")
+    return count
 
 
 def check_keys(keys: list[Any]) -> None:

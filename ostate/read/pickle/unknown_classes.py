@@ -52,19 +52,20 @@ def refuse_within(state: Any, unknown_classes: Iterable[str], where: str) -> Non
         UnsafePickle: one does.
     """
     wanted = frozenset(unknown_classes)
-    if wanted and (found := _first(state, wanted, 0)):
+    if wanted and (found := _first(state, wanted, 0, set())):
         raise UnsafePickle(
             f"an entry of the state is a {found}, which no optimizer state uses", where=where, fix="save the optimizer's state_dict() alone"
         )
 
 
-def _first(value: Any, wanted: frozenset[str], depth: int) -> str:
+def _first(value: Any, wanted: frozenset[str], depth: int, seen: set[tuple[int, int]]) -> str:
     if type(value) in {Inert, Named}:
         return str(value.name) if value.name in wanted else ""
-    if depth > _MOST_DEPTH or type(value) not in {dict, list, tuple}:
+    if depth > _MOST_DEPTH or type(value) not in {dict, list, tuple} or (id(value), depth) in seen:
         return ""
+    seen.add((id(value), depth))  # a list that stands in many places is looked into once at each depth
     inner = value.values() if type(value) is dict else value
-    return next((found for one in inner if (found := _first(one, wanted, depth + 1))), "")
+    return next((found for one in inner if (found := _first(one, wanted, depth + 1, seen))), "")
 
 
 def noted(unknown_classes: Sequence[str]) -> tuple[Finding, ...]:
