@@ -141,7 +141,9 @@ def _joined(parts: Sequence[NamedState], path: str) -> NamedState:
     ordering = first.ordering
     if ordering is not None:
         names_at, keys_at = manifest.by_position(parameters)
-        ordering = replace(ordering, names=names_at, keys=keys_at)
+        undecided = dict.fromkeys(name for part in parts if part.ordering is not None for name in part.ordering.undecided)
+        in_order = dict.fromkeys((*(name for name in parameters if name in undecided), *undecided))
+        ordering = replace(ordering, names=names_at, keys=keys_at, undecided=tuple(in_order))
     whole = replace(first, groups=tuple(groups), parameters=parameters, ordering=ordering, path=path)
     at = positions_of(whole)  # several processes each wrote a share: the groups' order is the positions'
     return replace(whole, groups=tuple(group._replace(names=tuple(sorted(group.names or (), key=at.__getitem__))) for group in groups))

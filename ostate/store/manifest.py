@@ -15,9 +15,11 @@ from ostate.core.state import Finding, Group
 from ostate.core.tensors import Slot
 from ostate.errors import StoreError
 
+from .patterns import fold, unfold
+
 VERSION = 1
 NAMES_KEPT = 20
-"""Names that a finding keeps in the manifest; `validate --deep` finds the others again."""
+"""Names that a finding keeps in the manifest (`validate --deep` finds the others again), and above which undecided ones are written as patterns."""
 _ODD = {math.inf: "inf", -math.inf: "-inf"}
 
 
@@ -71,7 +73,7 @@ def of_state(
         "parameters": {name: _parameter(state.parameters[name], digests) for name in names},
         "adapter": plain(dict(state.adapter), "adapter"),
         "source": plain(dict(state.source), "source"),
-        "ordering": None if state.ordering is None else _ordering(state.ordering),
+        "ordering": None if state.ordering is None else _ordering(state.ordering, state.parameters),
         "findings": [_finding(finding) for finding in findings],
     }
     if shard is not None:
@@ -116,7 +118,10 @@ def _parameter(parameter: NamedParameter, digests: Mapping[tuple[str, str], str]
     return row
 
 
-def _ordering(ordering: Ordering) -> dict[str, Any]:
+def _ordering(ordering: Ordering, parameters: Mapping[str, NamedParameter]) -> dict[str, Any]:
+    # of an order that is proven as a whole they are a fact; where names are in doubt, each is written out
+    many = ordering.proof == "order" and len(ordering.undecided) > NAMES_KEPT
+    undecided, patterns = fold(ordering.undecided, parameters) if many else (list(ordering.undecided), [])
     return {
         "source": ordering.source,
         "rule": ordering.rule,
@@ -124,7 +129,8 @@ def _ordering(ordering: Ordering) -> dict[str, Any]:
         "proof": ordering.proof,
         "weakest_alternative": alternative(ordering),
         "margin": ordering.margin if ordering.margin is None or math.isfinite(ordering.margin) else None,
-        "undecided": list(ordering.undecided),
+        "undecided": undecided,
+        **({"undecided_patterns": patterns} if patterns else {}),
         "rejected": [dict(loser) for loser in ordering.rejected],
         "left_out": list(ordering.left_out),
         "assumed": list(ordering.assumed),
@@ -216,7 +222,7 @@ def _revived_ordering(row: Mapping[str, Any] | None, parameters: Mapping[str, Na
         proof=row.get("proof"),
         weakest_alternative=_revived_alternative(row.get("weakest_alternative")),
         margin=row["margin"],
-        undecided=tuple(row["undecided"]),
+        undecided=unfold(row["undecided"], row.get("undecided_patterns", ()), parameters),
         rejected=tuple(row["rejected"]),
         left_out=tuple(row.get("left_out", ())),
         assumed=tuple(row.get("assumed", ())),

@@ -154,3 +154,36 @@ def test_half_precision_moments_are_widened_or_kept(tmp_path, keep):
     assert loaded.parameters[name].slots["exp_avg"].dtype == ("BF16" if keep else "F32")
     assert np.array_equal(loaded.tensor(name, "exp_avg"), values.float().numpy())
     assert np.array_equal(loaded.tensor(name, "exp_avg_sq"), values.float().numpy().T)
+
+
+def of_many_layers(state, layers):
+    """The state with the two factors of layer 0 in every layer."""
+    factors = list(SHAPES)[:2]
+    parameters = {}
+    for position in range(2 * layers):
+        like = state.parameters[factors[position % 2]]
+        name = like.name.replace("layers.0", f"layers.{position // 2}")
+        parameters[name] = replace(like, name=name, position=position, group=0)
+    group = state.groups[0]._replace(names=tuple(parameters), positions=tuple(range(2 * layers)))
+    return replace(state, groups=(group,), parameters=parameters)
+
+
+@pytest.mark.parametrize("shard_bytes", [1 << 30, 4000], ids=["one-file", "several"])
+@pytest.mark.parametrize("proof", ["order", None])
+def test_names_that_stand_only_as_part_of_an_order_are_written_as_patterns_and_come_back(state, tmp_path, proof, shard_bytes):
+    many = of_many_layers(state, 30)
+    undecided = tuple(list(many.parameters)[1:])  # every lora_B, and all lora_A but the first
+    verdict = "verified" if proof else "partial"
+    ordering = replace(state.ordering, names=tuple(many.parameters), keys=(None,) * 60, verdict=verdict, proof=proof, undecided=undecided)
+    written = store.write(replace(many, ordering=ordering), tmp_path / "out.safetensors", max_shard_bytes=shard_bytes)
+    assert store.load(written.path).ordering.undecided == undecided
+    with safe_open(written.files[0], framework="np") as file:
+        manifest = json.loads(file.metadata()["ostate"])
+    Draft202012Validator(closed(schema("manifest-v1"))).validate(manifest)
+    listed = manifest["ordering"]["undecided"]
+    if proof:
+        assert manifest["ordering"]["undecided_patterns"] == ["base_model.model.layers.*.q_proj.lora_B.default.weight"]
+        assert listed == [name for name in undecided if "lora_A" in name]
+    else:
+        assert listed == list(undecided)
+        assert "undecided_patterns" not in manifest["ordering"]
