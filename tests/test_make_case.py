@@ -56,6 +56,21 @@ def test_a_model_of_ones_own_is_saved_with_what_was_trained(tmp_path):
         make_case(tmp_path / "one-process", "net", optimizer, net)
 
 
+def test_a_case_of_another_layout_is_the_folder_that_was_written(tmp_path):
+    def write(folder, optimizer):
+        torch.save(optimizer.state_dict(), folder / "state.pt")
+        (folder / "index.json").write_text("{}")
+
+    net = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    make_case(tmp_path / "one-process", "other", optimizer, net, write=write)
+    case = real.case("other", tmp_path)
+    assert sorted(file.name for file in case.state.iterdir()) == ["index.json", "model.safetensors", "state.pt"]
+    assert len(case.with_state) == 2
+
+
 def test_every_case_has_the_one_form_of_truth():
     for room in ("one-process", "long", "distributed"):
         for name in real.names(room):

@@ -7,6 +7,7 @@ said. Call this right after the optimizer's last step. Keep a case under 100 KB:
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from tests import truth
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors")
 
 
-def make_case(folder: Path, name: str, optimizer: torch.optim.Optimizer, model: Any, *, note: str = "") -> Path:
+def make_case(
+    folder: Path,
+    name: str,
+    optimizer: torch.optim.Optimizer,
+    model: Any,
+    *,
+    note: str = "",
+    write: Callable[[Path, torch.optim.Optimizer], None] | None = None,
+) -> Path:
     """Write the checkpoint, what names its parts and the truth, and return the checkpoint's folder.
 
     Args:
@@ -28,13 +37,17 @@ def make_case(folder: Path, name: str, optimizer: torch.optim.Optimizer, model: 
         optimizer: the live optimizer, after its last step.
         model: its model; one of PEFT is saved as PEFT saves it, of another the trained parameters are saved under their own names.
         note: what the case is for, in one line.
+        write: writes the state into the checkpoint's folder in another layout, which is then the folder; None: torch.save, as optimizer.pt.
 
     Raises:
         FileExistsError: there is a case of that name.
     """
     checkpoint = folder / name
     checkpoint.mkdir(parents=True)
-    torch.save(optimizer.state_dict(), checkpoint / "optimizer.pt")
+    if write is None:
+        torch.save(optimizer.state_dict(), checkpoint / "optimizer.pt")
+    else:
+        write(checkpoint, optimizer)
     if hasattr(model, "peft_config"):
         model.save_pretrained(checkpoint)
         weights = "adapter_model.safetensors"
@@ -49,7 +62,7 @@ def make_case(folder: Path, name: str, optimizer: torch.optim.Optimizer, model: 
         "case": name,
         "note": note,
         "optimizer": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
-        "files": {"checkpoint": name, "optimizer": f"{name}/optimizer.pt"},
+        "files": {"checkpoint": name, "optimizer": name if write is not None else f"{name}/optimizer.pt"},
         "adapter_file": f"{name}/{weights}",
         "versions": {library: found for library in LIBRARIES if (found := _version(library))},
     }
