@@ -6,6 +6,7 @@ matplotlib (of the `plot` extra) is imported inside the functions that draw, wit
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -19,9 +20,9 @@ from ostate.core.extras import needed
 from ostate.core.files import announce, watched
 from ostate.core.naming import Adapter, NamedState
 from ostate.core.state import RawState
-from ostate.core.tensors import shape_text
 from ostate.errors import OstateError
-from ostate.evidence.ask import compare
+from ostate.evidence.ask import Compared, compare
+from ostate.evidence.judge import MAX_FALSE_NAME_ODDS
 from ostate.ordering.join import as_raw
 from ostate.read import named_file
 from ostate.report import figures
@@ -80,7 +81,9 @@ def subject(path: str, *, options: Options | None = None) -> Subject:
 
 
 def evidence_matrices(raw: RawState, adapter: Adapter, keys: Sequence[str | None]) -> tuple[figures.Matrix, ...]:
-    """Return, for each shape, how well each adapter key and position belong together; the order given is put on the diagonal.
+    """Return, for each kind, how well each adapter key and position belong together; the order given is put on the diagonal.
+
+    Kinds that have one tensor of a shape each are put together.
 
     Args:
         raw: the state, by position.
@@ -90,26 +93,41 @@ def evidence_matrices(raw: RawState, adapter: Adapter, keys: Sequence[str | None
     Raises:
         ReadError: a tensor cannot be read.
     """
-    return tuple(
-        figures.Matrix(
-            title=f"{_kinds(each.keys)} ({shape_text(raw.entries[each.positions[0]].shape)})",
-            says="Log-likelihood ratio (natural log) that an adapter tensor (down) and a position (across) belong together. The chosen order is the "
-            "diagonal; a bright cell elsewhere would be an alternative.",
-            keys=each.keys,
-            positions=each.positions,
-            scores=tuple(map(tuple, each.scores.tolist())),
-        )
-        for each in compare(keys, raw, adapter)
-        if len(each.keys) > 1
+    out = []
+    for each in compare(keys, raw, adapter):
+        where = places(_bare(key) for key in each.keys)
+        rows_of: dict[str, list[int]] = {}
+        for row, key in enumerate(each.keys):
+            rows_of.setdefault(where[_bare(key)].kind, []).append(row)
+        alone = [rows[0] for rows in rows_of.values() if len(rows) == 1]
+        out += [_matrix(each, rows) for rows in (*rows_of.values(), alone) if len(rows) > 1]
+    return tuple(sorted(out, key=lambda one: min(one.positions)))
+
+
+def _matrix(each: Compared, rows: Sequence[int]) -> figures.Matrix:
+    """Return the matrix of some keys of a shape, and say how the best other place of any of them compares."""
+    own = [float(each.scores[row, row]) for row in rows]
+    other = [float(score) for row in rows for column, score in enumerate(each.scores[row]) if column != row]
+    keys = tuple(each.keys[row] for row in rows)
+    return figures.Matrix(
+        title=_kinds(keys),
+        says=f"On the diagonal {min(own):.3g} and more; in any other place of this shape {max(other):.3g} at most.",
+        keys=keys,
+        positions=tuple(each.positions[row] for row in rows),
+        scores=tuple(tuple(float(each.scores[row, column]) for column in rows) for row in rows),
+        proven=-math.log(MAX_FALSE_NAME_ODDS),
     )
 
 
+def _bare(key: str) -> str:
+    return key.removesuffix(".weight")
+
+
 def _kinds(keys: Sequence[str]) -> str:
-    """Return what a matrix is of: `{k,q}_proj.lora_A, layers 0-11`."""
-    bare = [key.removesuffix(".weight") for key in keys]
-    where = places(bare)
-    kinds = shorten(sorted({where[key].kind for key in bare}), 3)
-    layers = sorted({int(found[1]) for key in bare if (found := re.search(r"\.(\d+)\.", key))})
+    """Return what a matrix is of: `q_proj.lora_A, layers 0-11`."""
+    where = places(map(_bare, keys))
+    kinds = shorten(sorted({place.kind for place in where.values()}), 3)
+    layers = sorted({int(found[1]) for key in keys if (found := re.search(r"\.(\d+)\.", key))})
     return f"{kinds}, layers {ranges(layers)}" if len(layers) > 1 else kinds
 
 
@@ -171,7 +189,7 @@ def over_training(states: Sequence[NamedState]) -> Figure:
 
 
 def evidence(raw: RawState, adapter: Adapter, keys: Sequence[str | None]) -> Figure:
-    """Draw who matches whom, one panel a shape; arguments as for `evidence_matrices`.
+    """Draw adapter tensor against position, one panel a kind; arguments as for `evidence_matrices`.
 
     Raises:
         OstateError: the adapter and the state have no two tensors of one shape.
@@ -179,9 +197,11 @@ def evidence(raw: RawState, adapter: Adapter, keys: Sequence[str | None]) -> Fig
     matrices = evidence_matrices(raw, adapter, keys)
     if not matrices:
         raise OstateError("nothing to compare: no two tensors of one shape", where=adapter.file, fix="pass the adapter of this state")
-    figure, _ = _canvas(4.2 * len(matrices), 4.2, axes=False)
+    across = min(4, len(matrices))
+    down = -(-len(matrices) // across)
+    figure, _ = _canvas(4.2 * across, 4.2 * down, axes=False)
     for i, one in enumerate(matrices):
-        axes = figure.add_subplot(1, len(matrices), i + 1)
+        axes = figure.add_subplot(down, across, i + 1)
         drawn = axes.imshow(_filled(one.scores), cmap="viridis")
         axes.set_title(one.title, fontsize="small")
         axes.set_xlabel("position, in the chosen order")

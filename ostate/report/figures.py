@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Row = tuple[float | None, ...]
+MUCH = 0.01
+"""A share of elements that deserves a word: `ostate.probe` warns of as many."""
 _STEP = 5
 """Bins joined for a drawn distribution: a quarter of a decade."""
 
@@ -60,13 +62,15 @@ class Lines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """A score for each adapter key and position of one shape; the chosen order lies on the diagonal."""
+    """A score for each adapter key and position of one kind; the chosen order lies on the diagonal."""
 
     title: str
     says: str
     keys: tuple[str, ...]
     positions: tuple[int, ...]
     scores: tuple[Row, ...]
+    proven: float | None = None
+    """The score of a million to one, which a proof needs, for a mark on the colour bar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,11 +167,21 @@ def layers(numbers: StateNumbers) -> tuple[LayerRow, ...]:
     return tuple(out)
 
 
+def clamped_kinds(numbers: StateNumbers) -> tuple[tuple[str, float], ...]:
+    """Return (kind, share of its elements) of the kinds of which the probe would clamp more than `MUCH`, the most clamped first."""
+    found = []
+    for kind in _kinds(numbers.parameters):
+        some = [one for one in numbers.parameters if one.place.kind == kind]
+        share = _share(sum(one.elements for one in some))(sum(numbers.clamped(one) for one in some))
+        found += [(kind, share)] * (share > MUCH)
+    return tuple(sorted(found, key=lambda pair: -pair[1]))
+
+
 def changes(states: Sequence[StateNumbers]) -> tuple[Lines, Lines, Heat]:
     """Return how the median scale and the update size move over the steps, and where v changed most from first to last."""
     ordered = sorted(states, key=_step)
     x = tuple(_step(state) for state in ordered)
-    kinds = sorted({one.place.kind for state in ordered for one in state.parameters})
+    kinds = _kinds([one for state in ordered for one in state.parameters])
 
     def over(value: Callable[[Sequence[ParameterNumbers]], float | None]) -> tuple[tuple[str, Row], ...]:
         return tuple((kind, tuple(value([one for one in state.parameters if one.place.kind == kind]) for state in ordered)) for kind in kinds)
@@ -210,10 +224,15 @@ def _step(state: StateNumbers) -> float:
 
 
 def _heat(numbers: StateNumbers, *, title: str, says: str, unit: str, value: Callable[[Sequence[ParameterNumbers]], float | None]) -> Heat:
-    kinds = sorted({one.place.kind for one in numbers.parameters})
+    kinds = _kinds(numbers.parameters)
     by_layer = _by_layer(numbers)
     values = tuple(tuple(value([one for one in some if one.place.kind == kind]) for kind in kinds) for some in by_layer.values())
     return Heat(title=title, says=says, unit=unit, rows=tuple(by_layer), columns=tuple(kinds), values=values)
+
+
+def _kinds(parameters: Iterable[ParameterNumbers]) -> tuple[str, ...]:
+    """Return the kinds in the model's order: that in which the parameters stand."""
+    return tuple(dict.fromkeys(one.place.kind for one in parameters))
 
 
 def _by_layer(numbers: StateNumbers) -> dict[str, list[ParameterNumbers]]:
@@ -227,7 +246,7 @@ def _ridges(
     numbers: StateNumbers, what: str, start: float, *, title: str, says: str, unit: str, mark: float | None = None, mark_says: str = ""
 ) -> Ridges:
     rows = []
-    for kind in sorted({one.place.kind for one in numbers.parameters}):
+    for kind in _kinds(numbers.parameters):
         counts = _joined([one for one in numbers.parameters if one.place.kind == kind], what)
         coarse = counts[: counts.size // _STEP * _STEP].reshape(-1, _STEP).sum(axis=1)
         total = int(coarse.sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from importlib import resources
 from pathlib import PurePath
@@ -26,6 +26,10 @@ _LEGEND = (
 )
 MOST_MATRICES = 6
 """Matrices of evidence that are shown before the others are folded."""
+_MATRIX = (
+    "Log-likelihood ratio (natural log) that an adapter tensor (down) and a position (across) belong together, a matrix for each kind. The chosen "
+    "order is the diagonal; a bright cell elsewhere would be an alternative. A proof needs a million to one (13.8), from one pair or from many."
+)
 _NO_VERDICT = "this file does not record how its names were determined"
 
 Figure: TypeAlias = figures.Heat | figures.Ridges | figures.Lines | figures.Matrix
@@ -39,7 +43,7 @@ class Subject:
     state: NamedState
     numbers: StateNumbers
     matrices: tuple[figures.Matrix, ...] = ()
-    """Adapter tensor against position, a matrix for each shape; empty where no adapter was found."""
+    """Adapter tensor against position, a matrix for each kind; empty where no adapter was found."""
     manifest: str = ""
     """The manifest as indented JSON."""
 
@@ -70,7 +74,7 @@ def html(subjects: Sequence[Subject]) -> str:
         tag("header", tag("h1", title), _verdicts(ordered) if len(ordered) > 1 else None),
         tag(
             "main",
-            _changes(ordered) if len(ordered) > 1 else None,
+            *([_changes(ordered), _side_by_side(ordered)] if len(ordered) > 1 else []),
             *(_article(subject, n, alone=len(ordered) == 1) for n, subject in enumerate(ordered, 1)),
         ),
         tag("footer", tag("p", "Made by ostate. This page needs no network and runs no script.")),
@@ -91,12 +95,15 @@ def _tone(state: NamedState) -> str:
 
 
 def _verdicts(subjects: Sequence[Subject]) -> Markup:
-    """Return the table that leads to each state, for a page of several."""
-    rows = (
-        (tag("a", one.path, href=f"#state-{n}"), tag("span", _verdict(one.state), class_=f"badge {_tone(one.state)}"))
-        for n, one in enumerate(subjects, 1)
-    )
-    return _scroll("Verdicts", _table(("state", "verdict"), ((path, [tag("td", badge)]) for path, badge in rows)))
+    """Return the table that leads to each state, with what is compared first, for a page of several."""
+    rows = []
+    for n, one in enumerate(subjects, 1):
+        facts, margin = dict(_facts(one)), one.state.ordering.margin if one.state.ordering is not None else None
+        worst = sum(finding.severity != "note" for finding in one.state.findings)
+        cells = [facts["step"], facts["lr"], "-" if margin is None else chance_text(margin), str(worst or "none")]
+        badge = tag("span", _verdict(one.state), class_=f"badge {_tone(one.state)}")
+        rows.append((tag("a", one.path, href=f"#state-{n}"), [tag("td", badge), *(tag("td", cell) for cell in cells)]))
+    return _scroll("Verdicts", _table(("state", "verdict", "step", "lr", "chance", "warnings"), rows))
 
 
 def _changes(subjects: Sequence[Subject]) -> Markup:
@@ -106,8 +113,25 @@ def _changes(subjects: Sequence[Subject]) -> Markup:
     return tag("section", tag("h2", "Over training", id="changes"), tag("div", *drawn, class_="figures"), aria_labelledby="changes")
 
 
+def _side_by_side(subjects: Sequence[Subject]) -> Markup:
+    """Return each heat map once a state, small and in the same colours."""
+    drawn = []
+    for i, made in enumerate((figures.update_size, figures.scale_heat, figures.v_heat)):
+        each = [made(subject.numbers) for subject in subjects]
+        if not any(value is not None for one in each for row in one.values for value in row):
+            continue
+        span = svg.span_of(each)
+        small = []
+        for k, (one, subject) in enumerate(zip(each, subjects)):
+            labelled = replace(one, title=f"{one.title}, step {_step(subject):g}")
+            small.append(tag("div", tag("h4", f"step {_step(subject):g}"), Markup(svg.heat(labelled, f"side{i}-{k}", span))))
+        caption = tag("figcaption", tag("h3", each[0].title), tag("p", f"{each[0].says} The same colours in all."))
+        drawn.append(tag("figure", caption, _scroll(f"{each[0].title}, state by state", tag("div", *small, class_="multiples"))))
+    return tag("section", tag("h2", "State by state", id="side-by-side"), *drawn, aria_labelledby="side-by-side")
+
+
 def _article(subject: Subject, n: int, *, alone: bool) -> Markup:
-    """Return one state's part of the page, the verdict first; where there are several states, all but that is folded."""
+    """Return one state's part of the page, the verdict first; where there are several states, all of it is folded."""
     state, numbers, mark = subject.state, subject.numbers, f"s{n - 1}"
     unknown = sorted({one.why_not for one in numbers.parameters if one.why_not})
     sections = {
@@ -123,16 +147,15 @@ def _article(subject: Subject, n: int, *, alone: bool) -> Markup:
         "coverage": ("Step and coverage by layer", [_coverage(numbers), tag("p", _LEGEND, class_="legend")]),
     }
     shown = {f"{key}-{n}": (title, inner) for key, (title, inner) in sections.items() if inner}
-    parts = [_section(title, mark_, *inner) for mark_, (title, inner) in shown.items()]
+    parts = [_section(title, mark_, *inner, landmark=alone) for mark_, (title, inner) in shown.items()]
     parts += [_manifest(subject.manifest)] if subject.manifest else []
-    return tag(
-        "article",
-        _head(subject, n, alone=alone),
-        _contents({mark_: title for mark_, (title, _) in shown.items()}) if alone else None,
-        *(parts if alone else [_folded(f"Findings and plots of {subject.path}", joined(parts, ""), label=f"Findings and plots of {subject.path}")]),
-        id=f"state-{n}",
-        aria_labelledby=f"head-{n}",
-    )
+    head = _head(subject, n, alone=alone)
+    if alone:
+        inner = [head, _contents({mark_: title for mark_, (title, _) in shown.items()}), *parts]
+    else:
+        label = f"step {_step(subject):g}: {subject.path}"
+        inner = [tag("h2", label, id=f"head-{n}"), _folded("Summary, findings and plots", joined([head, *parts], ""), label=f"{label}, folded")]
+    return tag("article", *inner, id=f"state-{n}", aria_labelledby=f"head-{n}")
 
 
 def _contents(titles: Mapping[str, str]) -> Markup:
@@ -143,10 +166,10 @@ def _contents(titles: Mapping[str, str]) -> Markup:
 def _matrices(matrices: Sequence[figures.Matrix], mark: str) -> list[Markup]:
     """Return the matrices of evidence; those beyond the first `MOST_MATRICES` folded."""
     drawn = [_figure(each, svg.matrix(each, f"{mark}m{i}")) for i, each in enumerate(matrices)]
-    out = [tag("div", *drawn[:MOST_MATRICES], class_="figures")] if drawn else []
+    out = [tag("p", _MATRIX), tag("div", *drawn[:MOST_MATRICES], class_="figures small")] if drawn else []
     if drawn[MOST_MATRICES:]:
         more = f"{len(drawn) - MOST_MATRICES} more matrices"
-        out.append(_folded(more, tag("div", *drawn[MOST_MATRICES:], class_="figures"), label=more))
+        out.append(_folded(more, tag("div", *drawn[MOST_MATRICES:], class_="figures small"), label=f"{more}, {mark}"))
     return out
 
 
@@ -156,7 +179,7 @@ def _head(subject: Subject, n: int, *, alone: bool) -> Markup:
     rejected = list(dict.fromkeys((loser["rule"], loser["reason"]) for loser in ordering.rejected)) if ordering else []
     return tag(
         "section",
-        tag("h2", "Summary" if alone else subject.path, id=f"head-{n}"),
+        tag("h2", "Summary", id=f"head-{n}") if alone else None,
         tag("p", tag("strong", _verdict(subject.state)), f": {says}", class_="says"),
         tag("dl", *(tag("div", tag("dt", title), tag("dd", text)) for title, text in _facts(subject))),
         _folded(
@@ -168,6 +191,16 @@ def _head(subject: Subject, n: int, *, alone: bool) -> Markup:
         else None,
         class_=f"verdict {_tone(subject.state)}",
     )
+
+
+def _clamped(numbers: StateNumbers) -> list[Markup]:
+    """Say beside the plot of scales which kinds the probe would clamp."""
+    kinds = figures.clamped_kinds(numbers)
+    if not kinds:
+        return []
+    listed = ", ".join(f"{kind} {100 * share:.3g} %" for kind, share in kinds[:4]) + (f" and {len(kinds) - 4} more kinds" if kinds[4:] else "")
+    text = f" the probe clamps {listed} of the elements: their v is small against the rest of their kind"
+    return [tag("p", tag("span", "warning", class_="badge warning"), text)]
 
 
 def _facts(subject: Subject) -> list[tuple[str, str]]:
@@ -207,17 +240,17 @@ def _figures(numbers: StateNumbers, mark: str) -> list[Markup]:
     out = []
     for i, ridge in enumerate((figures.scale_ridges(numbers), figures.v_ridges(numbers))):
         if ridge.rows:
-            out.append(_figure(ridge, svg.ridges(ridge, f"{mark}r{i}")))
+            out.append(_figure(ridge, svg.ridges(ridge, f"{mark}r{i}"), notes=_clamped(numbers) if i == 0 else []))
     for i, heat in enumerate((figures.update_size(numbers), figures.scale_heat(numbers), figures.v_heat(numbers))):
         if any(value is not None for row in heat.values for value in row):
             out.append(_figure(heat, svg.heat(heat, f"{mark}h{i}"), _heat_table(heat)))
     return out
 
 
-def _figure(figure: Figure, picture: str, table: Markup | None = None) -> Markup:
+def _figure(figure: Figure, picture: str, table: Markup | None = None, notes: Sequence[Markup] = ()) -> Markup:
     """Return a picture with its caption, and its numbers folded under it. `picture` is SVG of ours, which escapes every text that it takes."""
     title = figure.title
-    caption = tag("figcaption", tag("h3", title), tag("p", figure.says))
+    caption = tag("figcaption", tag("h3", title), tag("p", figure.says), *notes)
     numbers = None
     if table is not None:
         numbers = _folded(f"{title} as numbers", _scroll(f"{title}, numbers", table), label=f"{title}, as numbers")
@@ -262,8 +295,11 @@ def _manifest(text: str) -> Markup:
     return tag("details", tag("summary", "Manifest"), whole, class_="manifest", aria_label="Manifest, folded")
 
 
-def _section(title: str, mark: str, *children: Markup) -> Markup:
-    return tag("section", tag("h2", title, id=mark), *children, aria_labelledby=mark)
+def _section(title: str, mark: str, *children: Markup, landmark: bool = True) -> Markup:
+    """Return a part of a state; a landmark, by which a screen reader jumps, only where no other state has one of that name."""
+    return (
+        tag("section", tag("h2", title, id=mark), *children, aria_labelledby=mark) if landmark else tag("div", tag("h3", title, id=mark), *children)
+    )
 
 
 def _folded(summary: str, inner: Markup, *, label: str) -> Markup:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from html import escape
 
 from ostate.report.figures import Heat, Lines, Matrix, Ridges
-from ostate.report.text import number, printable
+from ostate.report.text import printable
 
 RAMP = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """viridis (Smith & van der Walt 2015): its order survives grey print and the common colour blindnesses."""
 SERIES = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#8a8a8a")
 """Tol's bright scheme: seven colours that the colour-blind tell apart; dashes tell further series."""
 _CELL = 20
-_WIDE = 30
+_WIDE = 26
 """Width of a heat map's cell, px; its height is _CELL."""
 _LETTER = 6.6
 """Width of a character of the labels, px."""
@@ -22,10 +22,9 @@ _TITLED = 4000
 """Cells up to which each tells its value on hover."""
 
 
-def heat(figure: Heat, mark: str) -> str:
-    """Return a heat map; `mark` makes the ids of this figure unique on its page."""
-    known = [value for row in figure.values for value in row if value is not None and math.isfinite(value)]
-    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+def heat(figure: Heat, mark: str, span: tuple[float, float] | None = None) -> str:
+    """Return a heat map; `mark` makes the ids of this figure unique on its page, `span` is the range of its colours where other figures share it."""
+    low, high = span or span_of([figure])
     left, top = _label(figure.rows) + 12, _slanted(figure.columns) + 8
     width, height = left + _WIDE * len(figure.columns) + _slanted(figure.columns), top + _CELL * len(figure.rows) + 44
     parts = [_text(left - 6, top + _CELL * i + 14, row, "end") for i, row in enumerate(figure.rows)]
@@ -41,26 +40,27 @@ def heat(figure: Heat, mark: str) -> str:
     return _svg(figure.title, figure.says, mark, max(width, needs), height, parts)
 
 
+def span_of(figures: Sequence[Heat]) -> tuple[float, float]:
+    """Return the smallest and the largest value of some heat maps."""
+    known = [value for figure in figures for row in figure.values for value in row if value is not None and math.isfinite(value)]
+    return (min(known), max(known)) if known else (0.0, 1.0)
+
+
 def matrix(figure: Matrix, mark: str) -> str:
     """Return the evidence matrix: the order taken on the diagonal, bright where the numbers say `these belong together`."""
     known = [value for row in figure.scores for value in row if value is not None and math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    size = max(2.0, min(float(_CELL), 560 / max(len(figure.keys), 1)))
+    size = max(2.0, min(float(_CELL), 420 / max(len(figure.keys), 1)))
     named = size >= 12
     labels = _apart(figure.keys)
-    left = (_label(labels) if named else 0) + 12
-    top = 26.0
-    side = size * len(figure.positions)
-    width, height = left + side + 12, top + size * len(figure.keys) + 44
-    parts = [_rect(left, top, side, size * len(figure.keys), f'fill="{RAMP[0]}"', "")]
-    if named:
-        every = 1 + int((_label([str(max(figure.positions))]) + _LETTER) / size)
-        parts += [_text(left - 6, top + size * i + size * 0.7, label, "end") for i, label in enumerate(labels)]
-        parts += [_text(left + size * (j + 0.5), top - 6, str(at), "middle") for j, at in enumerate(figure.positions) if j % every == 0]
-    else:
-        parts.append(
-            _text(left, top - 8, f"down: {len(figure.keys)} adapter tensors; across: {len(figure.positions)} positions of the state", "start")
-        )
+    left, top = _label(labels) + 30, 42.0
+    side, tall = size * len(figure.positions), size * len(figure.keys)
+    width, height = max(left + side + 12, left + _label(["position of the state"])), top + tall + 60
+    parts = [_rect(left, top, side, tall, f'fill="{RAMP[0]}"', "")]
+    across, down = _every(_label([str(max(figure.positions))]) + _LETTER, size), _every(14.0, size)
+    parts += [_text(left - 6, top + size * (i + 0.5) + 4, label, "end") for i, label in enumerate(labels) if i % down == 0]
+    parts += [_text(left + size * (j + 0.5), top - 6, str(at), "middle") for j, at in enumerate(figure.positions) if j % across == 0]
+    parts += [_text(left, 14, "position of the state", "start"), _upright(12, top, "adapter tensor")]
     gap = 1 if named else 0
     for i, (key, line) in enumerate(zip(figure.keys, figure.scores)):
         for j, (position, value) in enumerate(zip(figure.positions, line)):
@@ -68,14 +68,15 @@ def matrix(figure: Matrix, mark: str) -> str:
             if fill != RAMP[0]:  # the rest is the ground
                 says = f"{key} at position {position}: {value:.3g}" if named else ""
                 parts.append(_rect(left + size * j, top + size * i, size - gap, size - gap, f'fill="{fill}"', says))
-    legend, needs = _legend(left, top + size * len(figure.keys) + 12, low, high, "evidence")
-    return _svg(figure.title, figure.says, mark, max(width, needs), height, [*parts, legend])
+    legend, needs = _legend(left, top + tall + 12, low, high, "", figure.proven)
+    said = [_text(left, top + tall + 54, f"line: a million to one ({figure.proven:.3g})", "start")] if _within(low, figure.proven, high) else []
+    return _svg(figure.title, figure.says, mark, max(width, needs), height, [*parts, legend, *said])
 
 
 def ridges(figure: Ridges, mark: str) -> str:
     """Return distributions below each other, over one axis."""
     bins = len(figure.rows[0][1]) if figure.rows else 1
-    left, top, step, wide = _label([label for label, _ in figure.rows]) + 12, 24, 34, 560
+    left, top, step, wide = _label([label for label, _ in figure.rows]) + 12, 24, 30, 380
     per_bin = wide / max(bins, 1)
     height = top + step * len(figure.rows) + 46
     highest = max((share for _, shares in figure.rows for share in shares), default=1.0)
@@ -100,18 +101,17 @@ def lines(figure: Lines, mark: str) -> str:
     known = [value for _, row in figure.series for value in row if value is not None and math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     low, high = (low - 0.5, high + 0.5) if high - low < 1e-9 else (low - 0.05 * (high - low), high + 0.05 * (high - low))
-    left, top, wide, tall = 52, 14, 480, max(200, 18 * len(figure.series))
+    left, top, wide, tall = 52, 14, 360, max(200, 18 * len(figure.series))
     first, last = figure.x[0], figure.x[-1]
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + wide * ((x - first) / (last - first) if last > first else 0.5), top + tall * (1 - (y - low) / (high - low))
 
     parts = [f'<line class="axis" x1="{left}" x2="{left + wide}" y1="{top + tall}" y2="{top + tall}"/>']
-    for i in range(5):
-        value = low + (high - low) * i / 4
+    for value in _ticks(low, high, 5):
         y = at(first, value)[1]
         parts.append(f'<line class="grid" x1="{left}" x2="{left + wide}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(left - 6, y + 4, f"{value:.3g}", "end"))
+        parts.append(_text(left - 6, y + 4, f"{value:g}", "end"))
     parts += [_text(at(x, low)[0], top + tall + 18, f"{x:g}", "middle") for x in figure.x]
     parts.append(_text(left + wide / 2, top + tall + 36, "step", "middle"))
     for i, (label, row) in enumerate(figure.series):
@@ -158,6 +158,11 @@ def _slant(x: float, y: float, text: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" transform="rotate(-40 {x:.1f} {y:.1f})">{escape(printable(text))}</text>'
 
 
+def _upright(x: float, y: float, text: str) -> str:
+    """Return text that is read from below, its end at the top."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="end" transform="rotate(-90 {x:.1f} {y:.1f})">{escape(printable(text))}</text>'
+
+
 def _label(labels: Sequence[str]) -> float:
     return max((len(printable(label)) for label in labels), default=0) * _LETTER
 
@@ -181,15 +186,39 @@ def _blend(at: float) -> str:
     return "#" + "".join(f"{round(a + (b - a) * (at - i)):02x}" for a, b in zip(one, two))
 
 
-def _legend(x: float, y: float, low: float, high: float, unit: str) -> tuple[str, float]:
-    """Return the colour bar with its range below, and the width that both need."""
+def _ticks(low: float, high: float, most: int) -> list[float]:
+    """Return at most so many round numbers between two, in steps of 1, 2 or 5 times a power of ten; the value itself where both are one."""
+    if not high > low:
+        return [float(f"{low:.3g}")]
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    for step in (power * factor for factor in (1, 2, 5, 10, 20, 50)):
+        start, stop = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if stop - start < most:
+            return [float(f"{step * k:.6g}") for k in range(start, stop + 1)]
+    return []
+
+
+def _every(needs: float, size: float) -> int:
+    """Return how many cells of a size lie between two labels that need so much room: 1, 2, 5, 10, …"""
+    return next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**6) if step * size >= needs or step == 10**6)
+
+
+def _within(low: float, value: float | None, high: float) -> bool:
+    return value is not None and low < value < high
+
+
+def _legend(x: float, y: float, low: float, high: float, unit: str, line: float | None = None) -> tuple[str, float]:
+    """Return the colour bar with its range below and a line across it where one is asked for, and the width that all need."""
     bar = "".join(f'<rect x="{x + 8 * i:g}" y="{y:g}" width="8" height="8" fill="{_blend(i / 16 * (len(RAMP) - 1))}"/>' for i in range(17))
-    marks = [(at, number(float(f"{low + (high - low) * at:.3g}"))) for at in (0.0, 0.5, 1.0)]
+    marks = [((value - low) / (high - low) if high > low else 0.5, f"{value:g}") for value in _ticks(low, high, 3)]
     ticks = "".join(
-        f'<line class="axis" x1="{x + 136 * at:g}" x2="{x + 136 * at:g}" y1="{y + 8:g}" y2="{y + 12:g}"/>'
-        + _text(x + 136 * at, y + 24, says, ("start", "middle", "end")[round(2 * at)])
+        f'<line class="axis" x1="{x + 136 * at:.1f}" x2="{x + 136 * at:.1f}" y1="{y + 8:g}" y2="{y + 12:g}"/>'
+        + _text(x + 136 * at, y + 24, says, "middle")
         for at, says in marks
     )
+    if line is not None and _within(low, line, high):
+        at = x + 136 * (line - low) / (high - low)
+        ticks += f'<line class="bar-mark" x1="{at:.1f}" x2="{at:.1f}" y1="{y - 4:g}" y2="{y + 12:g}"/>'
     return bar + ticks + _text(x + 144, y + 8, unit, "start"), x + 144 + _label([unit]) + 8
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+from importlib import resources
 
 import pytest
 from PIL import Image
 
+from ostate.report.page import html
 from tests.report.browser import CHROMIUM, page
-from tests.report.test_page import one_page
+from tests.report.test_page import one_page, subject
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
@@ -77,8 +80,28 @@ def test_a_script_that_got_in_would_not_run(tab):
 def test_pictures_fit_the_page_and_use_its_width(tab, width):
     tab.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
     widest = tab.run("Math.max(...[...document.querySelectorAll('svg')].map(one => one.getBoundingClientRect().right))")
-    columns = tab.run("getComputedStyle(document.querySelector('.figures')).gridTemplateColumns.split(' ').length")
+    columns = tab.run("getComputedStyle(document.querySelector('.figures:not(.small)')).gridTemplateColumns.split(' ').length")
+    small = tab.run("getComputedStyle(document.querySelector('.figures.small')).gridTemplateColumns.split(' ').length")
     stacked = tab.run("getComputedStyle(document.querySelector('dl div')).display")
     tab.ask("Emulation.clearDeviceMetricsOverride")
     assert widest <= width
-    assert (columns, stacked) == ((1, "block") if width == 390 else (2, "flex"))
+    assert (columns, small, stacked) == ((1, 1, "block") if width == 390 else (3, 4, "flex"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("states", [("long_opt_step60",), ("long_opt_step2", "long_opt_step60")], ids=["one", "several"])
+def test_axe_finds_nothing_to_complain_of(tmp_path, states, width, scheme):
+    (tmp_path / "report.html").write_text(html([subject(name) for name in states]), encoding="utf-8")
+    with page(tmp_path / "profile") as opened:
+        opened.ask("Page.setBypassCSP", enabled=True)  # the page itself lets no script run
+        opened.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+        opened.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        opened.open(tmp_path / "report.html")
+        opened.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+        opened.run((resources.files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8"))
+        rows = "{passes: found.passes.length, violations: found.violations.map(one => [one.id, one.help])}"
+        ask = f"axe.run(document).then(found => JSON.stringify({rows}))"
+        found = json.loads(opened.ask("Runtime.evaluate", expression=ask, returnByValue=True, awaitPromise=True)["result"]["value"])
+    assert found["violations"] == []
+    assert found["passes"] > 30

@@ -13,7 +13,7 @@ from ostate.core.state import Finding
 from ostate.errors import ReadError
 from ostate.plot import evidence_matrices
 from ostate.report import svg
-from ostate.report.figures import Heat, Lines, Matrix, Ridges, scale_ridges
+from ostate.report.figures import Heat, Lines, Matrix, Ridges, clamped_kinds, scale_ridges, update_size
 from ostate.report.numbers import measure
 from ostate.report.page import Subject, html
 from tests.records import replace
@@ -86,7 +86,11 @@ def test_the_page_says_what_it_must():
         "of such numbers under any other order",
         "step 60",
         "Evidence: adapter tensor against position",
-        "{k,out,q,v}_proj.lora_A, layers 0-10 (8x96)",
+        "out_proj.lora_A, layers 0-10",
+        "position of the state",
+        "adapter tensor",
+        "line: a million to one (13.8)",
+        "2 more matrices",
         "Second moment",
         "Scale",
         "Update size",
@@ -128,7 +132,7 @@ def test_the_page_asks_for_nothing_and_runs_nothing():
 def test_every_picture_has_a_name_and_a_description():
     outline = Outline(one_page())
     pictures = outline.all("svg")
-    assert len(pictures) == 7
+    assert len(pictures) == 8 + 5
     for attrs in pictures:
         assert attrs["role"] == "img"
         assert len(attrs["aria-labelledby"].split()) == 2
@@ -255,6 +259,60 @@ def test_the_two_factors_have_two_colours():
     assert 'class="ridge b"' in drawn
 
 
-def test_several_states_are_folded_below_their_summaries():
-    text = html([subject("long_opt_step60"), subject("long_opt_step60")])
-    assert text.count("<summary>Findings and plots of ") == 2
+def test_several_states_are_compared_in_a_table_and_each_is_folded():
+    text = html([subject("long_opt_step60"), subject("long_opt_step2")])
+    assert text.count("<summary>Summary, findings and plots</summary>") == 2
+    table = text.partition("<table>")[2].partition("</table>")[0]
+    assert all(f">{word}</t" in table for word in ("step", "lr", "chance", "warnings", "1 in 10^12", "60"))
+
+
+def test_several_states_stand_side_by_side_in_the_same_colours():
+    both = [subject("long_opt_step2"), subject("long_opt_step60")]
+    shown = html(both).partition("State by state")[2].partition('id="state-1"')[0]
+    assert shown.count("<svg") == 3 * 2
+    low, high = svg.span_of([update_size(one.numbers) for one in both])
+    brightest = max(both, key=lambda one: svg.span_of([update_size(one.numbers)])[1])
+    for one in both:
+        drawn = svg.heat(update_size(one.numbers), "m", (low, high))
+        assert drawn.count(f'fill="{svg.RAMP[-1]}"><title>') == (1 if one is brightest else 0)
+
+
+def test_kinds_stand_in_the_models_order():
+    numbers = subject("long_opt_step60").numbers
+    first = list(dict.fromkeys(one.place.kind for one in numbers.parameters))
+    assert first != sorted(first)
+    assert list(update_size(numbers).columns) == first
+    assert [label for label, _ in scale_ridges(numbers).rows] == first
+
+
+def test_what_the_probe_would_clamp_is_said_beside_the_scales():
+    one = subject("long_opt_step60")
+    lower = replace(one.numbers, caps={kind: cap - 3 for kind, cap in one.numbers.caps.items()})
+    kind, share = clamped_kinds(lower)[0]
+    assert share > 0.01
+    scales = html([replace(one, numbers=lower)]).partition("<h3>Scale</h3>")[2].partition("<svg")[0]
+    assert f"the probe clamps {kind} {100 * share:.3g} %" in scales
+    assert clamped_kinds(one.numbers) == ()
+    assert "the probe clamps" not in one_page()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "wanted"),
+    [
+        (-7.99, 27.6, 3, [0, 10, 20]),
+        (0.236, 0.561, 3, [0.3, 0.4, 0.5]),
+        (2.03, 6.18, 3, [2.0, 4.0, 6.0][1:]),
+        (2.78, 7.12, 5, [3, 4, 5, 6, 7]),
+        (3.0, 3.0, 3, [3.0]),
+    ],
+)
+def test_ticks_are_round_numbers(low, high, most, wanted):
+    assert svg._ticks(low, high, most) == wanted
+
+
+def test_the_colour_bar_marks_a_million_to_one_only_where_it_lies_in_the_range():
+    def drawn(top):
+        return svg.matrix(Matrix(title="t", says="s", keys=("a.0.x", "a.1.x"), positions=(0, 1), scores=((top, -9.0), (-9.0, top)), proven=13.8), "m")
+
+    assert drawn(30.0).count('class="bar-mark"') == 1
+    assert drawn(5.0).count('class="bar-mark"') == 0

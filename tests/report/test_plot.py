@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 
@@ -47,10 +48,19 @@ def test_the_evidence_has_its_brightest_cells_on_the_diagonal():
     raw, adapter, keys, _ = real("long_opt_step60")
     drawn(plot.evidence(raw, adapter, keys))
     matrices = plot.evidence_matrices(raw, adapter, keys)
-    assert [len(one.keys) for one in matrices] == [44, 44]
+    assert [len(one.keys) for one in matrices] == [11] * 8
+    assert [one.title for one in matrices[:2]] == ["k_proj.lora_A, layers 0-10", "k_proj.lora_B, layers 0-10"]
     for one in matrices:
+        assert re.fullmatch(r"On the diagonal \d+(\.\d+)? and more; in any other place of this shape -?\d+(\.\d+)? at most\.", one.says)
         for i, row in enumerate(one.scores):
             assert row[i] == max(row)
+
+
+def test_kinds_of_one_tensor_each_share_a_matrix():
+    raw, adapter, keys, _ = real("long_opt_step60")
+    one_layer = [key if key is not None and ".layers.0." in key else None for key in keys]
+    matrices = plot.evidence_matrices(raw, adapter, one_layer)
+    assert sorted(one.title for one in matrices) == ["{k,out,q,v}_proj.lora_A", "{k,out,q,v}_proj.lora_B"]
 
 
 def test_another_order_shows_its_rivals_off_the_diagonal():
