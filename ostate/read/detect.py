@@ -19,6 +19,7 @@ from ostate.errors import ReadError, UnknownFormat
 
 from .checkpoint_folder import trainer_step
 from .peek import Peek
+from .skipped import Skipped, skipped_finding
 from .which_optimizer import called
 
 MOST_DEPTH = 4
@@ -43,13 +44,6 @@ _TRAINERS_FILES = ("optimizer.pt", "optimizer.bin")
 """transformers trainer.py OPTIMIZER_NAME and OPTIMIZER_NAME_BIN: what Trainer resumes from."""
 MOST_OTHERS = 16
 """Folders, and files, that are looked into for states that were not read."""
-
-
-class Skipped(NamedTuple):
-    """A file or folder that was looked into for a state and cannot be read."""
-
-    path: str
-    error: ReadError
 
 
 class FoundState(NamedTuple):
@@ -347,17 +341,8 @@ def choice(seen: Peek, not_read: Sequence[str], skipped: Sequence[Skipped]) -> l
         text = f"{read} was read; not read: {', '.join(not_read)}"
         said.append(Finding(rule="other-states", severity="note", text=text, fix="choose another with --state FILE"))
     if skipped:
-        first = f"{os.path.relpath(skipped[0].path, seen.asked)}: {skipped[0].error.what}"
         doubt = any(os.path.basename(one.path).startswith("optimizer") for one in skipped)
-        said.append(
-            Finding(
-                rule="files-skipped",
-                severity="warning" if doubt else "note",
-                text=f"{len(skipped)} other file{'s' * (len(skipped) > 1)} could not be read as a state and stood aside ({first})",
-                fix="look whether one of these is the state that you mean" if doubt else "",
-                names=tuple(os.path.relpath(one.path, seen.asked) for one in skipped),
-            )
-        )
+        said.append(skipped_finding(skipped, seen.asked, fix="look whether one of these is the state that you mean" if doubt else ""))
     missed = [tag for tag in tags_of(Peek(seen.asked)) if tag and tag not in PurePath(read).parts]
     if missed and len(missed) == len(tags_of(Peek(seen.asked))):
         text = f"`latest` names {missed[0]}, which holds no state; {read} was read"

@@ -52,6 +52,8 @@ STRANGERS = {
     ".metadata": b"junk",
     "mp_rank_00_model_states.pt": deflated(),
     "optim_rank_0.pt": WHOLE[:700],
+    "zero_pp_rank_0_mp_rank_00_optim_states.pt": WHOLE[:900],
+    "bf16_zero_pp_rank_3_mp_rank_00_optim_states.pt": WHOLE,
     "model.safetensors": b"junk",
     "latest": b"\xff\xfe\0",
     "trainer_state.json": b"{",
@@ -134,3 +136,53 @@ def test_damaged_adapters_stand_aside_for_a_sound_one_and_are_refused_alone(tmp_
     (tmp_path / "c" / "adapter_model.safetensors").write_bytes(b"junk")
     with pytest.raises(ReadError, match="not a safetensors file"):
         repair(str(tmp_path / "c"), None)
+
+
+ZERO = CASES / "distributed" / "ds_z2"
+RANK = "zero_pp_rank_{}_mp_rank_{}_optim_states.pt"
+
+
+def zero(tmp_path, **files):
+    """A copy of a checkpoint of two ranks with these files beside theirs; a file's bytes, or nothing for one that is taken away."""
+    shutil.copytree(ZERO, tmp_path / "run")
+    folder = tmp_path / "run" / "global_step5"
+    for name, content in files.items():
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(content)
+    return formats.read(str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", WHOLE[:900], deflated(), WHOLE], ids=["empty", "junk", "cut", "zip", "another state"])
+@pytest.mark.parametrize("name", [RANK.format(2, "00"), RANK.format(7, "00"), RANK.format(0, "01"), "zero_pp_rank_0_mp_rank_00_model_states.pt"])
+def test_a_file_called_like_a_rank_that_the_run_did_not_have_is_skipped_and_listed(tmp_path, name, content):
+    if name.endswith("model_states.pt") and content is WHOLE:
+        content = content[:100]
+    plain = formats.read(str(ZERO))
+    raw = zero(tmp_path, **{name: content})
+    assert [entry.name for entry in raw.entries] == [entry.name for entry in plain.entries]
+    said = [finding for finding in raw.findings if finding.rule == "files-skipped"]
+    assert name.endswith("model_states.pt") or said[0].names == (name,)
+
+
+@pytest.mark.parametrize("name", [RANK.format(1, "00"), RANK.format(0, "00"), "mp_rank_00_model_states.pt", "bf16_" + RANK.format(1, "00")])
+def test_a_file_that_the_run_had_or_may_have_had_is_needed(tmp_path, name):
+    with pytest.raises(ReadError) as caught:
+        zero(tmp_path, **{name: WHOLE[:900]})
+    assert name in caught.value.where
+
+
+def test_a_rank_beyond_those_that_can_be_read_is_needed_where_they_speak_of_more(tmp_path):
+    """Of three ranks the third is damaged, and the first two say so."""
+    shutil.copytree(ZERO, tmp_path / "run")
+    folder = tmp_path / "run" / "global_step5"
+    for rank in (0, 1):
+        path = folder / RANK.format(rank, "00")
+        stored = torch.load(path, weights_only=False)
+        stored["optimizer_state_dict"]["partition_count"] = [3]
+        torch.save(stored, path)
+    (folder / RANK.format(2, "00")).write_bytes(b"junk")
+    with pytest.raises(ReadError) as caught:
+        formats.read(str(tmp_path / "run"))
+    assert RANK.format(2, "00") in caught.value.where

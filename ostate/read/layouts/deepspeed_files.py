@@ -10,14 +10,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ostate.core.files import names_in
 from ostate.core.state import SourceFile
 from ostate.errors import ReadError
 
-from ..container.torchsave import load
+from ..container.torchsave import Stored, load
 from ..pickle.unknown_classes import refuse_within
+from ..skipped import Skipped
 
 OPTIM = re.compile(r"^(?P<prefix>(?:bf16_|fp16_)?)zero_pp_rank_(?P<rank>\d+)_mp_rank_(?P<mp>\d+)(?P<pp>(?:_\d+)?)_optim_states\.pt$")
 _MODEL = re.compile(r"^(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<mp>\d+)(?:_\d+)?_model_states\.pt$")
@@ -40,52 +41,132 @@ class Opened:
     files: tuple[SourceFile, ...]
     unknown_classes: tuple[str, ...] = ()
     """Classes of a person's own in the model file (`client_state`), left alone."""
+    skipped: tuple[Skipped, ...] = ()
+    """Files called like these that cannot be read and are not needed."""
+
+
+def holds_a_share(folder: str, names: Sequence[str]) -> bool:
+    """True where one of these files, called as DeepSpeed calls a process's optimizer, is one; False where none is called so.
+
+    Raises:
+        ReadError: files are called so, and none of them is one.
+    """
+    failed: ReadError | None = None
+    for name in names:
+        if OPTIM.match(name) or EXPERT.match(name):
+            try:
+                load(os.path.join(folder, name), unknown_classes=True) if EXPERT.match(name) else _share(os.path.join(folder, name))
+            except ReadError as error:
+                failed = failed or error
+            else:
+                return True
+    if failed is not None:
+        raise failed
+    return False
+
+
+class _Share(NamedTuple):
+    """One process's optimizer file."""
+
+    stored: Stored
+    state: Mapping[str, Any]
+
+
+def _share(path: str) -> _Share:
+    stored = load(path, unknown_classes=True)
+    state = stored.value.get("optimizer_state_dict") if isinstance(stored.value, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise ReadError("no optimizer_state_dict in a file of that name", where=path, fix=_AGAIN)
+    return _Share(stored, state)
 
 
 def open_all(folder: str) -> Opened:
-    """Open the files of every process.
+    """Open the files of every process. One that cannot be read is skipped where the others say that the run had no such process.
 
     Raises:
         ReadError: a rank or the model file is missing, more ranks than the run had, tensor or expert parallelism.
         UnsafePickle: a file asks for a class outside the allow-list.
     """
     names = names_in(folder)
-    _refuse_parallel(folder, names)
-    by_rank = _by_rank(folder, names)
+    _refuse_experts(folder, names)
+    shares: dict[str, _Share] = {}
+    failed: dict[str, ReadError] = {}
+    for name in names:
+        if OPTIM.match(name):
+            try:
+                shares[name] = _share(os.path.join(folder, name))
+            except ReadError as error:
+                failed[name] = error
+    model_path, model, skipped = _model(folder, names)
+    skipped += [Skipped(os.path.join(folder, name), error) for name, error in failed.items()]
+    needed = [name for name in failed if not _is_spare(name, shares, model.value)]
+    if needed:
+        raise failed[needed[0]]
+    _refuse_parallel(folder, list(shares))
+    by_rank = _by_rank(folder, list(shares))
     paths = [by_rank[rank] for rank in sorted(by_rank)]
-    stored = [load(path, unknown_classes=True) for path in paths]
-    ranks = []
-    for path, one in zip(paths, stored):
-        state = one.value.get("optimizer_state_dict") if isinstance(one.value, Mapping) else None
-        refuse_within(state, one.unknown_classes, path)
-        if not isinstance(state, Mapping):
-            raise ReadError("no optimizer_state_dict in a file of that name", where=path, fix=_AGAIN)
-        ranks.append(state)
-    _check_world(folder, by_rank, ranks)
-    model_path = model_file(folder, names)
-    model = load(model_path, unknown_classes=True)
-    if not isinstance(model.value, Mapping):
-        raise ReadError("no model states in a file of that name", where=model_path, fix=_AGAIN)
-    config = stored[0].value.get("ds_config") or model.value.get("ds_config")
+    opened = [shares[os.path.basename(path)] for path in paths]
+    for path, one in zip(paths, opened):
+        refuse_within(one.state, one.stored.unknown_classes, path)
+    _check_world(folder, by_rank, [one.state for one in opened])
+    config = opened[0].stored.value.get("ds_config") or model.value.get("ds_config")
     return Opened(
         folder=folder,
         optim=tuple(paths),
-        ranks=tuple(ranks),
+        ranks=tuple(one.state for one in opened),
         config=config if isinstance(config, Mapping) else {},
         model_path=model_path,
         model=model.value,
-        files=(*(one.source for one in stored), model.source),
+        files=(*(one.stored.source for one in opened), model.source),
         unknown_classes=model.unknown_classes,
+        skipped=tuple(skipped),
     )
 
 
-def _refuse_parallel(folder: str, names: Sequence[str]) -> None:
+def _is_spare(name: str, shares: Mapping[str, _Share], model: Mapping[str, Any]) -> bool:
+    """True for a file that cannot be read and that the run never needed, by what every file says that can be read."""
+    match = OPTIM.match(name)
+    others = [found for other in shares if (found := OPTIM.match(other))]
+    if match is None or not others:
+        return False
+    if match["pp"] != others[0]["pp"]:
+        return False
+    if match["mp"] != others[0]["mp"]:
+        return model.get("mp_world_size") == 1
+    worlds = {_world(share.state) for share in shares.values()}
+    (world,) = worlds if len(worlds) == 1 else (None,)
+    return world is not None and int(match["rank"]) >= world
+
+
+def _model(folder: str, names: Sequence[str]) -> tuple[str, Stored, list[Skipped]]:
+    """Return the first model file that can be read, by rank, and what had to be passed over for it.
+
+    Raises:
+        ReadError: there is none.
+    """
+    skipped: list[Skipped] = []
+    for path in _model_paths(folder, names):
+        try:
+            model = load(path, unknown_classes=True)
+            if not isinstance(model.value, Mapping):
+                raise ReadError("no model states in a file of that name", where=path, fix=_AGAIN)
+        except ReadError as error:
+            skipped.append(Skipped(path, error))
+        else:
+            return path, model, skipped
+    raise skipped[0].error
+
+
+def _refuse_experts(folder: str, names: Sequence[str]) -> None:
     if expert := next((name for name in names if EXPERT.match(name)), None):
         raise ReadError(
             "a mixture of experts trained with expert parallelism: its optimizer lies in a file for each expert rank",
             where=os.path.join(folder, expert),
             fix="convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and pass the path of the result",
         )
+
+
+def _refuse_parallel(folder: str, names: Sequence[str]) -> None:
     parallel = {(match["mp"], match["pp"]) for name in names if (match := OPTIM.match(name))}
     if len(parallel) > 1:
         raise ReadError(
@@ -152,6 +233,10 @@ def model_file(folder: str, names: Sequence[str]) -> str:
     Raises:
         ReadError: there is none.
     """
+    return _model_paths(folder, names)[0]
+
+
+def _model_paths(folder: str, names: Sequence[str]) -> list[str]:
     found = sorted((int(match["rank"] or 0), name) for name in names if (match := _MODEL.match(name)))
     if not found:
         raise ReadError(
@@ -159,4 +244,4 @@ def model_file(folder: str, names: Sequence[str]) -> str:
             where=os.path.join(folder, "mp_rank_00_model_states.pt"),
             fix="copy it from the same checkpoint",
         )
-    return os.path.join(folder, found[0][1])
+    return [os.path.join(folder, name) for _, name in found]

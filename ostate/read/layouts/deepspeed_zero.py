@@ -26,8 +26,9 @@ from ..parts import are_groups
 from ..pickle.globals import Inert
 from ..pickle.unknown_classes import noted, refuse_within
 from ..quantized import slots_of
+from ..skipped import skipped_finding
 from ..state_dict import Key
-from .deepspeed_files import EXPERT, OPTIM, Opened, open_all
+from .deepspeed_files import EXPERT, OPTIM, Opened, holds_a_share, open_all
 
 _UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and pass the path of the result"
 _AGAIN = "copy the whole folder again, with the files of every process"
@@ -49,7 +50,7 @@ class RankBuffer(NamedTuple):
 def detect(folder: str) -> bool:
     """True for a folder with the optimizer files of ZeRO's processes, or with a model file of stage 0 that holds the optimizer."""
     names = names_in(folder)
-    return any(OPTIM.match(name) or EXPERT.match(name) for name in names) or ("zero" not in names and _stage0(folder, names) is not None)
+    return holds_a_share(folder, names) or ("zero" not in names and _stage0(folder, names) is not None)
 
 
 def _stage0(folder: str, names: Sequence[str]) -> Stored | None:
@@ -114,7 +115,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         weights=weights,
         master=master,
         facts=_facts(opened),
-        findings=(*findings, *noted(opened.unknown_classes)),
+        findings=(*findings, *noted(opened.unknown_classes), *([skipped_finding(opened.skipped, folder)] if opened.skipped else [])),
     )
 
 
