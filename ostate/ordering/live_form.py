@@ -21,15 +21,20 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
     """Return the adapter with what is to be taken off its keys, or with the assumption that nothing is.
 
     The assumption is contested where transformers may have written the file. A file that neither library wrote comes from a program that gathered
-    PeftModel's own state dict: transformers' models give keys without the prefix to whoever saves them by hand.
+    PeftModel's own state dict: transformers' models give keys without the prefix to whoever saves them by hand. A pipeline's `save_lora_weights` is
+    handed the component's own names, and puts the component's in front of them (diffusers loaders/lora_base.py, `pack_weights`); OneTrainer's
+    modules bear it themselves (modules/module/LoRAModule.py, `prefix`).
     """
     lead = _lead(adapter)
     if not lead or adapter.cut:
         return adapter
     kept = _is_recorded(adapter, lead, raw)
-    saved_by = adapter.facts.get("saved_by") if lead == PEFT_PREFIX else None
-    if kept is None and saved_by == "peft":
+    saved_by = adapter.facts.get("saved_by")
+    if kept is None and (saved_by == "peft" if lead == PEFT_PREFIX else raw.facts.get("program") == "OneTrainer"):
         return adapter
+    if kept is None and saved_by == "diffusers":
+        text = f"the prefix {lead} is the pipeline's, whose save_lora_weights puts it before the component's own names"
+        return replace(adapter, cut=lead, assumed=(*adapter.assumed, text))
     if kept is None:
         text = f"the prefix {lead} comes from the adapter's keys; the live model may lack it"
         contested = adapter.contested if saved_by == "hand" else (*adapter.contested, text)

@@ -213,15 +213,12 @@ def _by_agreement(question: Question, standing: list[Tested], comparison: Eviden
     best = max(standing, key=lambda each: len(each.evidence.proven))
     claim, evidence, verdict = best.claim, best.evidence, "partial"
     only_convention = all(each.claim.source == "convention" for each in standing)
-    if only_convention and any(entry.has_state and entry.position not in evidence.proven for entry in raw.entries):
+    keep = _said_alike(standing, evidence, trusted=not only_convention)
+    if (evidence.proven or only_convention) and any(entry.has_state and entry.position not in keep for entry in raw.entries):
         evidence, verdict = _with_search(evidence, claim, comparison.recover(), raw)
+        keep |= evidence.proven
     if not evidence.proven:
         return _silent(question, standing, lost, only_convention=only_convention)
-    keep = set(evidence.proven)
-    for position in evidence.undecided:
-        said = {each.claim.names[position] for each in standing if position not in each.evidence.proven}
-        if len(said) == 1 and not only_convention:
-            keep.add(position)
     keep |= {entry.position for entry in raw.entries if not entry.has_state and len({each.claim.names[entry.position] for each in standing}) == 1}
     names = tuple(name if position in keep else None for position, name in enumerate(claim.names))
     left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
@@ -232,10 +229,20 @@ def _by_agreement(question: Question, standing: list[Tested], comparison: Eviden
     return _ordering(raw, kept, evidence, verdict, lost, left_out=left_out)
 
 
-def _with_search(evidence: Evidence, claim: Claim, found: Evidence, raw: RawState) -> tuple[Evidence, str]:
-    """Return what is proven of a convention together with the positions where the numbers alone, no order known, give the same key; and the verdict.
+def _said_alike(standing: Sequence[Tested], evidence: Evidence, *, trusted: bool) -> set[int]:
+    """Return the positions that are proven, and those where all that stand say one name; a convention alone is not `trusted` with these."""
+    keep = set(evidence.proven)
+    for position in evidence.undecided if trusted else ():
+        said = {each.claim.names[position] for each in standing if position not in each.evidence.proven}
+        if len(said) == 1:
+            keep.add(position)
+    return keep
 
-    Those names would have been written without the convention (`_by_numbers`): it cannot make them worse.
+
+def _with_search(evidence: Evidence, claim: Claim, found: Evidence, raw: RawState) -> tuple[Evidence, str]:
+    """Return what is proven of a claim together with the positions where the numbers alone, no order known, give the same key; and the verdict.
+
+    Those names would have been written without the claim (`_by_numbers`): it cannot make them worse.
     """
     same = frozenset(position for position in found.proven if found.order[position] == claim.keys[position])
     proven = evidence.proven | same

@@ -35,7 +35,7 @@ _INNER = ("optimizer", "global_step", "recipe_state", "state", "pytorch_model_fs
 """How the folders inside a checkpoint begin, that hold its state and not its adapter."""
 _STATE_FOLDER = re.compile(r"^(.+?)[-_.]state$")
 """kohya's sd-scripts save the state of NAME.safetensors into NAME-state/ beside it (library/train_util.py)."""
-_TUNER_KEY = re.compile(r"lora|lokr_|hada_|oft_[rR]|boft_|ia3_l|vera_lambda|glora|dora_scale|(?:^|\.)(?:on_input|diff_b|diff)$")
+_TUNER_KEY = re.compile(r"lora|lokr_|hada_|oft_[rR]|oft_blocks|boft_|ia3_l|vera_lambda|glora|dora_scale|(?:^|\.)(?:on_input|diff_b|diff)$")
 """A word of a tuner in a key: peft's, diffusers', kohya's and LyCORIS'."""
 MOST_FILES = 64
 """Weight files of one folder whose header is read to see whether they are an adapter."""
@@ -65,7 +65,10 @@ def file_in(folder: str, name: str | None) -> str:
     whole = _first(folder, (*LORA_FILES, *INDEX_FILES, *MODEL_FILES, *DIFFUSERS_FILES))
     if whole:
         return whole
-    loose = [os.path.basename(path) for path in weight_files(folder)]
+    loose = [
+        os.path.relpath(path, folder)
+        for path in weight_files(folder) or [path for below in subfolders(folder)[:MOST_FOLDERS] for path in lora_files(below)]
+    ]
     if len(loose) == 1:
         return os.path.join(folder, loose[0])
     if not loose and is_file(os.path.join(folder, "config.json")):
@@ -117,7 +120,7 @@ def has_tuner_keys(path: str) -> bool:
         return False
     if "ostate" in head.metadata:  # a state under the names of an adapter
         return False
-    keys = list(head.tensors)
+    keys = [key for key in head.tensors if not key.endswith(".alpha")]
     return 2 * sum(map(is_tuner_key, keys)) > len(keys)
 
 

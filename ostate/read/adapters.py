@@ -19,7 +19,7 @@ from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
 
-from .adapter_files import file_in
+from .adapter_files import LORA_FILES, file_in
 from .adapter_name import name_of, siblings_of, text_of
 from .assemble import Deferred
 from .checkpoint_folder import card_versions
@@ -288,7 +288,8 @@ def _facts(home: str, file: str, config: AdapterConfig) -> dict[str, Any]:
     """Return the library versions that the configuration or the model cards tell, and `saved_by`.
 
     `peft`: PeftModel.save_pretrained alone turns `inference_mode` on, fills `auto_mapping` and writes PEFT's card. `hand`: neither PEFT nor
-    transformers, whose safetensors files all say `{"format": "pt"}` (transformers/modeling_utils.py), wrote this file.
+    transformers, whose safetensors files all say `{"format": "pt"}` (transformers/modeling_utils.py), wrote this file. `diffusers`: it has the name
+    that pipelines give it.
     """
     facts: dict[str, Any] = {}
     by_peft = config.get("inference_mode") is True or isinstance(config.get("auto_mapping"), Mapping)
@@ -300,6 +301,8 @@ def _facts(home: str, file: str, config: AdapterConfig) -> dict[str, Any]:
             facts = {**card_versions(text), **facts}
     if by_peft:
         facts["saved_by"] = "peft"
+    elif os.path.basename(file) in LORA_FILES:
+        facts["saved_by"] = "diffusers"
     elif config and file.endswith(".safetensors") and "format" not in read_head(file).metadata:
         facts["saved_by"] = "hand"
     if version := config.get("peft_version"):

@@ -143,6 +143,39 @@ def test_onetrainers_order_has_dots_and_a_group_for_each_model(tmp_path: Path):
     assert order in [_keys(claim) for claim in found]
 
 
+GROUPS = (
+    (r"transformer_blocks\.\d+", ("attn.to_q", "attn.to_k", "attn.to_v"), "attn.qkv"),
+    (r"transformer_blocks\.\d+", ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"), "attn.added_qkv"),
+    (r"single_transformer_blocks\.\d+", ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"), "qkv_mlp"),
+)
+"""OneTrainer modules/model/FluxModel.py, `fusion_groups`."""
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_onetrainers_fused_modules_stand_first_sorted_as_text(with_base: bool, tmp_path: Path):
+    """Retyped from modules/module/FusedModule.py (discover_fused_groups) and LoRAModule.py (__create_modules)."""
+    model = flux(blocks=11)
+    left = {path: layer for path, layer in layers(model) if "blocks" in path}
+    made: list[tuple[str, int, int]] = []
+    for pattern, leaves, word in GROUPS:
+        holders = sorted({path.removesuffix(f".{leaves[0]}") for path in left if path.endswith(leaves[0])})
+        for holder in (one for one in holders if re.fullmatch(pattern, one)):
+            taken = [left.pop(f"{holder}.{leaf}") for leaf in leaves]
+            made.append((f"{holder}.{word}", taken[0].in_features, sum(layer.out_features for layer in taken)))
+    made += [(path, layer.in_features, layer.out_features) for path, layer in left.items()]
+    image: Named = []
+    for path, width, rows in made:
+        image.append((f"transformer.{path}.lora_down.weight", torch.nn.Parameter(torch.randn(2, width))))
+        image.append((f"transformer.{path}.lora_up.weight", torch.nn.Parameter(torch.randn(rows, 2))))
+    text = factors(text_encoder(), lambda path: f"text_encoder.{path}")
+    order = save(tmp_path / "run", [text, image])
+    base = write_pipeline(tmp_path / "base", transformer=model, text_encoder=text_encoder()) if with_base else None
+    adapter = read_adapter(str(tmp_path / "run" / "lora.safetensors"))
+    question = Question(raw=read(str(tmp_path / "run" / "optimizer.pt")), adapter=adapter, base=None if base is None else str(base))
+    found, lost = claims(question, sources={"skeleton" if with_base else "convention"})
+    assert order in [_keys(claim) for claim in found], lost
+
+
 def test_ai_toolkits_keys_over_a_flux_transformer(tmp_path: Path):
     named = factors(flux(), lambda path: f"transformer$${path.replace('.', '$$')}", ("FluxTransformer2DModel",))
 

@@ -15,8 +15,10 @@ from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, OrderingError
 from ostate.ordering.keys import live_name
 from ostate.ordering.live_form import with_live_form
+from ostate.read.adapters import read_adapter
 from tests.ordering.answers import Answers, resolve
 from tests.ordering.tiny import CAUSAL, TARGETS, llama
+from tests.records import replace
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -156,6 +158,26 @@ def test_one_component_stays_in_the_name_and_that_is_assumed(tmp_path: Path):
     found = with_live_form(diffusers("unet.to_q.lora.down.weight"), state(tmp_path))
     assert live_names_of(found) == {"unet.to_q.lora_A.default.weight"}
     assert "unet." in found.contested[0]
+
+
+def test_keys_that_a_pipeline_saved_lose_the_pipelines_prefix_and_it_is_said(tmp_path: Path):
+    """A pipeline is handed the component's own names (diffusers loaders/lora_base.py, pack_weights)."""
+    found = with_live_form(replace(diffusers("unet.to_q.lora.down.weight"), facts={"saved_by": "diffusers"}), state(tmp_path))
+    assert live_names_of(found) == {"to_q.lora_A.default.weight"}
+    assert not found.contested
+    assert "save_lora_weights" in found.assumed[0]
+    save_file({"unet.to_q.lora_A.weight": torch.zeros(2, 4)}, tmp_path / "pytorch_lora_weights.safetensors")
+    assert read_adapter(str(tmp_path / "pytorch_lora_weights.safetensors")).facts == {"saved_by": "diffusers"}
+
+
+def test_onetrainers_modules_bear_the_component_themselves(tmp_path: Path):
+    state(tmp_path)
+    bare = torch.load(tmp_path / "run" / "checkpoint-1" / "optimizer.pt")["optimizer"]
+    torch.save({**bare, "param_group_mapping": ["unet_lora"], "param_group_optimizer_mapping": ["ADAMW"]}, tmp_path / "optimizer.pt")
+    raw = read(str(tmp_path / "optimizer.pt"), Options(evidence=False))[0]
+    found = with_live_form(diffusers("unet.to_q.lora_down.weight"), raw)
+    assert live_names_of(found) == {"unet.to_q.lora_down.weight"}
+    assert not found.assumed
 
 
 def test_one_component_is_cut_where_the_checkpoint_has_the_model_without_it(tmp_path: Path):

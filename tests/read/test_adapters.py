@@ -337,3 +337,20 @@ def test_adapters_named_files_and_the_library_refuse_the_same_files(fault: str, 
 def test_a_scalar_may_not_lie_within_another_tensor(tmp_path: Path):
     with pytest.raises(ReadError, match="lie within"):
         read_head(_file(tmp_path / "x.safetensors", {"a": _row(), "s": _row(shape=(), offsets=(0, 4))}))
+
+
+def test_a_lora_one_folder_below_the_given_one_is_taken_where_it_is_the_only_one(tmp_path):
+    """OneTrainer's backups hold lora/lora.safetensors. OFT has one tensor a module, and an alpha that nobody trains."""
+    save_file(
+        {"oft_unet_a.oft_blocks": np.zeros((2, 3, 3), np.float32), "oft_unet_a.alpha": np.ones((), np.float32)},
+        _made(tmp_path / "lora") / "lora.safetensors",
+    )
+    assert list(read_adapter(str(tmp_path)).tensors) == ["oft_unet_a.alpha", "oft_unet_a.oft_blocks"]
+    save_file({"oft_unet_a.oft_blocks": np.zeros((2, 3, 3), np.float32)}, _made(tmp_path / "other") / "lora.safetensors")
+    with pytest.raises(ReadError, match="several weight files"):
+        read_adapter(str(tmp_path))
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder

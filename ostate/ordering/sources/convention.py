@@ -19,6 +19,7 @@ from ostate.core.naming import Claim, Question
 from ..grouping.refute import Refused, refused
 from .diffusers_orders import DIFFUSERS
 from .from_keys import claims_of_keys, trained_keys
+from .fused_modules import SAID, parted, with_fused
 from .module_orders import BESIDE, FAMILIES, LEADS, ORIGINALS, PLACES, TOWERS
 from .tuner_keys import PEFT_RANKS, RANKS, split_key
 
@@ -51,6 +52,10 @@ def orders_by_convention(keys: Sequence[str]) -> list[tuple[str, list[str]]] | s
     """
     if not keys:
         return "no keys"
+    fused, others = parted(keys)
+    if fused and others:
+        orders = orders_by_convention(others)
+        return orders if isinstance(orders, str) else [(name + SAID, with_fused(order, fused)) for name, order in orders]
     paths = {key: read_path(key) for key in keys}
     towers: dict[tuple[str, ...], list[KeyPath]] = {}
     for path in paths.values():

@@ -124,6 +124,28 @@ ORIGINALS: dict[str, tuple[str, ...]] = {
         "linear adaLN_modulation",
         "lin",
     ),
+    # sd-scripts networks/lora_flux.py, `in_dims`: what lies around the blocks is tuned behind them
+    "Flux of Black Forest Labs, its inputs last": (
+        "double_blocks single_blocks img_in time_in vector_in guidance_in txt_in",
+        "in_layer out_layer",
+        "img_mod img_attn img_mlp txt_mod txt_attn txt_mlp",
+        "qkv proj",
+        "linear1 linear2 modulation",
+        "lin",
+    ),
+    # musubi-tuner flux_2/flux2_models.py
+    "Flux 2 of Black Forest Labs": (
+        (
+            "img_in time_in txt_in guidance_in double_blocks single_blocks double_stream_modulation_img double_stream_modulation_txt "
+            "single_stream_modulation final_layer"
+        ),
+        "in_layer out_layer",
+        "img_attn img_mlp txt_attn txt_mlp",
+        "qkv proj",
+        "linear1 linear2",
+        "linear adaLN_modulation",
+        "lin",
+    ),
     # musubi-tuner hunyuan_model/models.py
     "HunyuanVideo of Tencent": (
         "img_in txt_in time_in vector_in guidance_in double_blocks single_blocks final_layer",
@@ -131,6 +153,21 @@ ORIGINALS: dict[str, tuple[str, ...]] = {
         "fc1 fc2",
         "linear1 linear2 modulation",
         "linear adaLN_modulation",
+    ),
+    # musubi-tuner hunyuan_video_1_5/hunyuan_video_1_5_models.py, sd-scripts library/hunyuan_image_models.py
+    "HunyuanVideo 1.5 and HunyuanImage 2.1 of Tencent": (
+        "byt5_in img_in vision_in txt_in time_in double_blocks single_blocks final_layer cond_type_embedding",
+        "input_embedder t_embedder c_embedder individual_token_refiner",
+        "self_attn_qkv self_attn_proj mlp adaLN_modulation",
+        (
+            "img_mod img_attn_q img_attn_k img_attn_v img_attn_qkv img_attn_proj img_mlp "
+            "txt_mod txt_attn_q txt_attn_k txt_attn_v txt_attn_qkv txt_attn_proj txt_mlp"
+        ),
+        "fc1 fc2 fc3",
+        "linear_1 linear_2",
+        "linear1 linear2 modulation",
+        "linear adaLN_modulation",
+        "blocks", "proj",
     ),
     # musubi-tuner wan/modules/model.py
     "Wan of Alibaba": (
@@ -148,6 +185,54 @@ ORIGINALS: dict[str, tuple[str, ...]] = {
         "fc1 fc2",
         "linear adaLN_modulation",
     ),
+    # sd-scripts networks/lora_sd3.py, `emb_dims`
+    "SD3 of Stability, its embedders last": (
+        "joint_blocks context_embedder t_embedder x_embedder y_embedder final_layer",
+        "context_block x_block",
+        "attn attn2 mlp adaLN_modulation",
+        "qkv proj",
+        "fc1 fc2",
+        "adaLN_modulation linear",
+    ),
+    # sd-scripts library/lumina_models.py
+    "Lumina 2 of Alpha-VLLM": (
+        "t_embedder cap_embedder context_refiner x_embedder noise_refiner layers final_layer",
+        "attention feed_forward adaLN_modulation",
+        "qkv out",
+        "w1 w2 w3",
+        "linear adaLN_modulation",
+        "mlp",
+    ),
+    # sd-scripts networks/lora_lumina.py, `embedder_dims`
+    "Lumina 2 of Alpha-VLLM, its embedders last": (
+        "context_refiner noise_refiner layers final_layer x_embedder t_embedder cap_embedder",
+        "attention feed_forward adaLN_modulation",
+        "qkv out",
+        "w1 w2 w3",
+        "linear adaLN_modulation",
+        "mlp",
+    ),
+    # sd-scripts library/anima_models.py; diffusion-pipe models/cosmos_predict2_modeling.py
+    "Cosmos-Predict2, Anima": (
+        "x_embedder t_embedder blocks final_layer",
+        "linear_1 linear_2",
+        "self_attn cross_attn mlp adaln_modulation_self_attn adaln_modulation_cross_attn adaln_modulation_mlp",
+        "q_proj k_proj v_proj output_proj",
+        "layer1 layer2",
+        "linear adaln_modulation",
+        "proj",
+    ),
+    # musubi-tuner krea2/krea2_mmdit.py
+    "Krea 2": (
+        "first blocks tmlp txtfusion txtmlp last tproj",
+        "layerwise_blocks projector refiner_blocks",
+        "attn mlp",
+        "wq wk wv gate wo",
+        "gate up down",
+        "linear",
+    ),
+    # musubi-tuner ideogram4/ideogram4_model.py: its blocks
+    "Ideogram 4": ("layers", "attention feed_forward adaln_modulation", "qkv o", "w1 w2 w3"),
 }  # fmt: skip
 """The models of other code than diffusers', under the names that their trainers' files have; read in the sources that stand beside each."""
 LEADS = ("lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_unet", "lora_transformer", "lora_prior_unet", "lora_prior", "oft_unet", "lycoris")

@@ -218,7 +218,7 @@ def _tensor_maps(
 
 
 def _facts(value: Any) -> dict[str, Any]:
-    """Return what a bundle says of its run: `global_step`, Lightning's version."""
+    """Return what a bundle says of its run: `global_step`, Lightning's version, whether OneTrainer wrote it (InternalModelSaverMixin.py)."""
     if type(value) is not dict:
         return {}
     facts: dict[str, Any] = {}
@@ -228,4 +228,6 @@ def _facts(value: Any) -> dict[str, Any]:
     version = value.get("pytorch-lightning_version")
     if type(version) is str:
         facts["lightning_version"] = version
+    if "param_group_mapping" in value:
+        facts["program"] = "OneTrainer"
     return facts

@@ -18,6 +18,7 @@ from ostate.core.naming import Adapter
 
 from ...grouping.parameters import ParameterList
 from ..from_keys import layouts_of_keys, trained_keys
+from ..fused_modules import SAID, parted, with_fused
 from ..tuner_keys import TunerKey, slot_rank, split_key
 
 TEXT = "text_encoder"
@@ -70,7 +71,7 @@ def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: M
         components: of the pipeline, the denoiser's first.
         versions: of the libraries that built them.
     """
-    keys = trained_keys(adapter)
+    fused, keys = parted(trained_keys(adapter))
     places = _placed(keys, components)
     lost = [key for key in keys if key not in places]
     if lost:
@@ -89,10 +90,10 @@ def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: M
         shapes = f"{list(adapter.tensors[misfit.key].shape)}, and {path} is {list(one.shapes[path])}"
         return f"{misfit.key!r} of shape {shapes} in {one.name} ({one.made}): another base model?"
     for rule, order in _orders(list(places.values()), components, peft=peft):
-        ordered = tuple(place.key for place in order)
+        ordered = tuple(with_fused([place.key for place in order], fused))
         if ordered not in seen:
             seen.add(ordered)
-            for layout in layouts_of_keys("skeleton", rule, ordered, adapter):
+            for layout in layouts_of_keys("skeleton", rule + (SAID if fused else ""), ordered, adapter):
                 layouts.append(replace(layout, versions=tuple(sorted(versions.items()))))
     return layouts
 
