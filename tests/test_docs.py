@@ -64,7 +64,7 @@ def fill(folder):
         shutil.copytree(CASES / "long" / "long_opt.base", folder / name)
     shutil.copytree(long_run / "checkpoint-300", folder / "lora")
     (folder / "lora" / "optimizer.pt").rename(folder / "optimizer.pt")
-    for name, source in (("zero", "ds_z2"), ("fsdp", "fsdp2_dcp")):
+    for name, source in (("zero", "ds_z2"), ("fsdp", "fsdp2_dcp"), ("automodel/optim", "fsdp2_dcp")):
         shutil.copytree(CASES / "distributed" / source, folder / name)
     fully_trained(folder / "run" / "checkpoint-500")
     for name, step in (("lora", 500), ("step-100", 100), ("step-500", 500)):

@@ -11,7 +11,7 @@ from ostate.report import export_text
 from . import MODEL, PATH, finish
 from .screen import progress, show
 
-LAYOUTS = ("torch", "less", "bergson", "dattri", "ota", "names", "dcp", "deepspeed-universal", "accelerate", "ostate")
+LAYOUTS = ("torch", "less", "bergson", "dattri", "ota", "names", "dcp", "dcp-flat", "dcp-positions", "deepspeed-universal", "accelerate", "ostate")
 """The rows of `exporters.EXPORTERS`, and the named format itself; held equal by a test."""
 
 
@@ -47,13 +47,14 @@ def _renamings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
 @click.option("--adapter", type=PATH, metavar="DIR|FILE", help="The trained weights, for layouts that store them.")
 @click.option("--v-hat", is_flag=True, help="bergson, ota: write v bias-corrected.")
 @click.option("--root", default="optim", show_default=True, help="dcp: the optimizer's key (Trainer and accelerate: optimizer).")
+@click.option("--rest", type=PATH, metavar="DIR", help="dcp: also write what else this distributed checkpoint holds, such as a scheduler.")
 @click.option(
     "--as",
     "taken_as",
     type=click.Choice(["own", "adamw_torch"]),
     default="own",
     show_default=True,
-    help="torch, accelerate: for the optimizer that made FILE (own), or for torch's AdamW.",
+    help="torch, accelerate, dcp: for the optimizer that made FILE (own), or for torch's AdamW.",
 )
 @click.option("--names", is_flag=True, help="torch, accelerate: also write optimizer_param_names.json beside it.")
 @click.option("--strict", is_flag=True, help="Refuse if anything would be lost.")

@@ -27,8 +27,11 @@ from ostate.exporters.base import missing_positions
 from ostate.exporters.migrate import New, migrate, refuse_nothing_kept
 from ostate.exporters.target import Grouping, Target, Wanted, of_names, target_of
 from ostate.read import adapters
+from ostate.read.layouts import dcp
 
-Layout = Literal["torch", "less", "bergson", "dattri", "ota", "names", "dcp", "deepspeed-universal", "accelerate", "ostate"]
+Layout = Literal[
+    "torch", "less", "bergson", "dattri", "ota", "names", "dcp", "dcp-flat", "dcp-positions", "deepspeed-universal", "accelerate", "ostate"
+]  # fmt: skip
 """The rows of `exporters.EXPORTERS`, and the named format itself; held equal by a test."""
 
 
@@ -64,6 +67,7 @@ def export(
     adapter: str | os.PathLike[str] | None = None,
     v_hat: bool = False,
     root: str = "optim",
+    rest: str | os.PathLike[str] | None = None,
     taken_as: Literal["own", "adamw_torch"] = "own",
     names: bool = False,
     strict: bool = False,
@@ -84,7 +88,8 @@ def export(
         adapter: the trained weights, for layouts that keep them too.
         v_hat: write v freed from its bias (bergson, ota).
         root: the key of the optimizer in a distributed checkpoint.
-        taken_as: whose slots a torch or accelerate file holds: the optimizer's that made the state, or torch's AdamW's.
+        rest: a distributed checkpoint whose other entries, such as a scheduler's, are written too.
+        taken_as: whose slots a torch, accelerate or distributed file holds: the optimizer's that made the state, or torch's AdamW's.
         names: also write `optimizer_param_names.json` beside a torch or accelerate file, for who reads names there and not in `param_names`.
         strict: refuse where something would be lost.
         force: replace an existing output.
@@ -93,7 +98,7 @@ def export(
         ExportError: the layout cannot hold this state, or `strict` and something would be lost.
         StoreError: the output exists, is an input, or cannot be written.
     """
-    _refuse_what_the_layout_lacks(to, taken_as, v_hat=v_hat, names=bool(names))
+    _refuse_what_the_layout_lacks(to, taken_as, v_hat=v_hat, names=bool(names), rest=rest is not None)
     with recorded() as inputs:
         given = state if isinstance(state, NamedState) else store.load(state)
         known = len(given.findings)
@@ -102,7 +107,8 @@ def export(
             given = migrate(given, target, new=new, rename=rename, truncate=truncate)
             refuse_nothing_kept(given, "--for" if wanted is not None else "--rename")
         weights = _weights(given, os.fspath(adapter)) if adapter is not None else None
-    export_options = ExportOptions(v_hat=v_hat, root=root, taken_as=taken_as, weights=weights)
+        others = {} if rest is None else dcp.others(os.fspath(rest), root)
+    export_options = ExportOptions(v_hat=v_hat, root=root, rest=others, taken_as=taken_as, weights=weights)
     if to != "ostate":
         EXPORTERS[to].refuse(given, export_options)
     losses = () if to == "ostate" else EXPORTERS[to].losses(given, export_options)
@@ -121,10 +127,13 @@ def _target(state: NamedState, wanted: Wanted | None, groups: Grouping, base: st
     return of_names(_own_names(state, rename), "file" if groups == "auto" else groups, state)
 
 
-def _refuse_what_the_layout_lacks(to: str, taken_as: str, *, v_hat: bool, names: bool) -> None:
+def _refuse_what_the_layout_lacks(to: str, taken_as: str, *, v_hat: bool, names: bool, rest: bool) -> None:
     if to != "ostate" and to not in EXPORTERS:
         raise ExportError(f"no layout is called {to!r}", fix=f"one of {', '.join([*EXPORTERS, 'ostate'])}")
-    if taken_as != "own" and to not in ("torch", "accelerate"):
+    if rest and (to == "ostate" or not EXPORTERS[to].keyed):
+        able = ", ".join(name for name, exporter in EXPORTERS.items() if exporter.keyed)
+        raise ExportError(f"{to} holds an optimizer and nothing else", where="--rest", fix=f"drop --rest; it is for {able}")
+    if taken_as != "own" and (to == "ostate" or not EXPORTERS[to].own_slots):
         raise ExportError(f"{to} is the same for all optimizers", where=f"--as {taken_as}", fix="drop --as")
     if v_hat and (to == "ostate" or not EXPORTERS[to].v_hat):
         able = ", ".join(name for name, exporter in EXPORTERS.items() if exporter.v_hat)

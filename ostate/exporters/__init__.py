@@ -13,6 +13,8 @@ EXPORTERS: dict[str, Exporter] = {
     "ota": ota.EXPORTER,
     "names": names.EXPORTER,
     "dcp": dcp.EXPORTER,
+    "dcp-flat": dcp.FLAT,
+    "dcp-positions": dcp.POSITIONS,
     "deepspeed-universal": deepspeed.EXPORTER,
     "accelerate": accelerate.EXPORTER,
 }

@@ -5,4 +5,6 @@ from __future__ import annotations
 from .base import Exporter
 from .torch_file import losses, refuse, write
 
-EXPORTER = Exporter(text="accelerate: Accelerator.load_state", file="optimizer.bin", write=write, losses=losses, refuse=refuse, positional=True)
+EXPORTER = Exporter(
+    text="accelerate: Accelerator.load_state", file="optimizer.bin", write=write, losses=losses, refuse=refuse, positional=True, own_slots=True
+)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
@@ -22,6 +22,8 @@ class ExportOptions:
     """Whose slots a torch file holds: those of the optimizer that made the state, or torch's AdamW's."""
     root: str = "optim"
     """The key that a distributed checkpoint keeps the optimizer under."""
+    rest: Mapping[str, Any] = field(default_factory=dict)
+    """What else a distributed checkpoint holds, by its whole key: slots for tensors, plain values as they are."""
     weights: Mapping[str, Slot] | None = None
     """Trained weights by live name, for layouts that keep them beside the moments; None: `--adapter` was not given."""
 
@@ -49,6 +51,10 @@ class Exporter:
     """Raises `ExportError` for a state that the layout cannot hold; asked before anything is written, and where nothing is to be."""
     positional: bool = False
     """True where who reads it counts positions: a name that is missing would shift all that follow."""
+    own_slots: bool = False
+    """True where the optimizer that made the state loads it as its own, or torch's AdamW does by `--as`."""
+    keyed: bool = False
+    """True where the optimizer is one entry among others of a checkpoint, under `root`."""
     v_hat: bool = False
     """True where the second moment may leave freed from its bias: whoever steps on with it would free it twice."""
 

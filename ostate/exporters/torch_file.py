@@ -40,4 +40,5 @@ EXPORTER = Exporter(
     losses=losses,
     refuse=refuse,
     positional=True,
+    own_slots=True,
 )

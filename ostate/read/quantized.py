@@ -29,7 +29,7 @@ MOST_TENSORS = 4096
 """Of one parameter, lists and mappings included: L-BFGS keeps 200."""
 _SINGLE = frozenset({TensorRef, float, int, bool, type(None)})
 """Kinds of values that hold no others."""
-_WRAPPED = "__bnb_optimizer_quant_state__"
+BNB_WRAPPED = "__bnb_optimizer_quant_state__"
 _BLOCKS = (256, 2048, 128, 64, 512, 1024, 4096)
 """bitsandbytes' block sizes: 256 since 0.44, 2048 before it; the rest could be asked for."""
 
@@ -130,9 +130,9 @@ def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
     slots: dict[str, Slot] = {}
     scalars: dict[str, Any] = {}
     if not _BNB.isdisjoint(entry):
-        wrapped = entry.get(_WRAPPED)
+        wrapped = entry.get(BNB_WRAPPED)
         packed: dict[str, object] = dict(wrapped) if isinstance(wrapped, Mapping) else {}
-        packed.update({key: value for key, value in entry.items() if key in _BNB_SLOTS})
+        packed.update({key: value for key, value in entry.items() if key in BNB_SLOTS})
         entry = {key: value for key, value in entry.items() if key not in _BNB}
         if packed:
             _bitsandbytes(packed, hyper or {}, slots, scalars)
@@ -208,8 +208,8 @@ def _auto8bit(value: Mapping[Any, Any]) -> Slot:
 
 # ---- bitsandbytes ----------------------------------------------------------------------------------------------------------------
 
-_BNB_SLOTS = {"state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2", "max1", "max2", "new_max1", "new_max2", "unorm_vec", "gnorm_vec"}
-_BNB = {_WRAPPED, *_BNB_SLOTS}
+BNB_SLOTS = {"state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2", "max1", "max2", "new_max1", "new_max2", "unorm_vec", "gnorm_vec"}
+_BNB = {BNB_WRAPPED, *BNB_SLOTS}
 
 
 def _bitsandbytes(packed: Mapping[str, object], hyper: Hyper, slots: dict[str, Slot], scalars: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from ostate.probe import fill
 from ostate.store import validating
 from tests.records import replace
 
-POSITIONAL = ("torch", "accelerate", "names", "dattri")
+POSITIONAL = ("torch", "accelerate", "names", "dattri", "dcp-positions")
 IDLE = ("towers.0.weight", "last.bias")
 
 

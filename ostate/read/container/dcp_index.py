@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, TypeGuard
 
 from ostate.core.files import is_file, read_at, size_of
@@ -223,12 +224,33 @@ def tensor(item: DcpItem) -> TensorRef:
     Raises:
         ReadError: a chunk is not the tensor that the index announces.
     """
+    return _whole(item, _pieces(item))
+
+
+def tensor_or_packed(item: DcpItem) -> TensorRef | Inert:
+    """Return the whole tensor, or of one whose chunks are packed tensors of a library (torchao's) one record of all of them.
+
+    Raises:
+        ReadError: a chunk is not the tensor that the index announces, or packed chunks do not follow one another.
+    """
+    pieces = _pieces(item)
+    return _packed(item, pieces) if any(_is_packed(piece) for piece in pieces) else _whole(item, pieces)
+
+
+def _pieces(item: DcpItem) -> list[Any]:
+    return [load(blob.file, start=blob.offset, length=blob.length).value for blob in item.blobs]
+
+
+def _is_packed(stored: Any) -> bool:
+    return isinstance(stored, Inert) and stored.name.startswith("torchao.") and isinstance(stored.state, Mapping)
+
+
+def _whole(item: DcpItem, pieces: Sequence[Any]) -> TensorRef:
     parts: list[Part] = []
     dtype, swapped, crc = item.dtype, False, None
     if dtype is not None and dtype not in ITEMSIZE:
         raise ReadError(f"{item.key} is of a dtype that no optimizer uses", where=item.key, fix="save the optimizer's state_dict() alone")
-    for blob in item.blobs:
-        stored = load(blob.file, start=blob.offset, length=blob.length).value
+    for blob, stored in zip(item.blobs, pieces):
         if not isinstance(stored, TensorRef) or stored.shape != blob.sizes or (dtype is not None and stored.dtype != dtype):
             raise ReadError(
                 f"{item.key} at {blob.starts}: a {item.dtype} chunk of shape {blob.sizes} expected, {_described(stored)} found",
@@ -238,6 +260,29 @@ def tensor(item: DcpItem) -> TensorRef:
         dtype, swapped, crc = stored.dtype, stored.swapped, stored.crc32
         parts += [part._replace(starts=blob.starts or ()) for part in stored.parts]
     return TensorRef(dtype or "F32", item.shape, tuple(parts), swapped, crc if len(parts) == 1 else None)
+
+
+def _packed(item: DcpItem, pieces: Sequence[Any]) -> Inert:
+    """Return one record of chunks that are rows one after another, each with its own codes and scales."""
+    rows = sorted(zip(item.blobs, pieces), key=lambda row: row[0].starts or ())
+    first = rows[0][1]
+    if any(not _is_packed(piece) or piece.name != first.name for _, piece in rows) or any(blob.sizes[1:] != item.shape[1:] for blob, _ in rows):
+        raise ReadError(
+            f"{item.key}: packed moments that are cut other than by rows, or packed on some processes alone",
+            where=rows[0][0].file,
+            fix="save them from one process: get_optimizer_state_dict with full_state_dict=True, and torch.save",
+        )
+    merged: dict[str, Any] = dict(first.state)
+    for key in ("codes", "scale"):
+        flat = [piece.state.get(key) for _, piece in rows]
+        if not all(isinstance(one, TensorRef) and one.dtype == flat[0].dtype and one.numel for one in flat):
+            raise ReadError(f"{item.key}: a chunk without its {key}", where=rows[0][0].file, fix="copy the whole folder again")
+        starts = accumulate((one.numel for one in flat), initial=0)
+        parts = [part._replace(starts=(at,)) for at, one in zip(starts, flat) for part in one.with_shape((one.numel,)).parts]
+        merged[key] = flat[0]._replace(shape=(sum(one.numel for one in flat),), parts=tuple(parts), crc32=None)
+    if len({piece.state["codes"].numel / piece.state["scale"].numel for _, piece in rows}) > 1:
+        raise ReadError(f"{item.key}: chunks of different block sizes", where=rows[0][0].file, fix="copy the whole folder again")
+    return Inert(first.name, first.args, {**first.kwargs, "shape": item.shape}, merged)
 
 
 def _described(stored: Any) -> str:

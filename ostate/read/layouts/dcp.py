@@ -20,9 +20,10 @@ from ostate.errors import ReadError, UnknownFormat
 from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import Deferred, assemble
-from ..container.dcp_index import METADATA, DcpItem, Index, read_index, tensor, value
+from ..container.dcp_index import METADATA, DcpItem, Index, read_index, tensor, tensor_or_packed, value
 from ..hyper import MOST_ITEMS, plain_hyper
 from ..parts import OptimizerPart, joined, stages
+from ..pickle.records import Inert
 from ..state_dict import Key
 from ..which_optimizer import choose
 
@@ -87,6 +88,24 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         weights=_weights(folder, rest, names),
         facts=_facts(folder, index, root),
     )
+
+
+def others(folder: str, root: str) -> dict[str, Any]:
+    """Return what a folder holds beside the optimizer under `root`, by its whole key: tensors not yet read, objects as plain data.
+
+    Raises:
+        ReadError: the folder is no distributed checkpoint, a file is damaged, or an object is not plain data.
+        UnsafePickle: an object asks for a class outside the allow-list.
+    """
+    if not is_file(os.path.join(folder, METADATA)):
+        raise ReadError("not a distributed checkpoint: no .metadata", where=folder, fix="pass the folder in which .metadata lies")
+    index = read_index(folder)
+    own = (f"{root}.state.", f"{root}.param_groups.")
+    found = {key: tensor(item) if item.dtype else value(index, item) for key, item in index.items.items() if not key.startswith(own)}
+    for key, one in found.items():
+        if isinstance(one, Inert):
+            raise ReadError(f"{key} is a {one.name}, not plain data", where=folder, fix="leave --rest out, and copy this entry in your program")
+    return found
 
 
 def _part(index: Index, one: DcpOptimizer) -> OptimizerPart:
@@ -191,7 +210,7 @@ def _nested(leaves: Mapping[tuple[Any, ...], DcpItem]) -> dict[str, object]:
             place = place.setdefault(str(part), {})
             if type(place) is not dict:
                 raise ReadError(f"{part!r} is both a value and a mapping", where=item.key, fix="copy the whole folder again")
-        place[str(path[-1])] = tensor(item) if item.dtype is not None else None
+        place[str(path[-1])] = tensor_or_packed(item) if item.dtype is not None else None
     return entry
 
 
