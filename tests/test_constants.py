@@ -19,6 +19,14 @@ PINNED = {
     "evidence.gauge.PROJECTED": 2,
     "evidence.likelihood.TRUST": 1e-4,
     "evidence.likelihood.RARE": 1e-12,
+    "evidence.judge.MAX_FALSE_NAME_ODDS": 1e-6,
+    "evidence.judge.MAX_SUSPECT_ODDS": 1e-3,
+    "evidence.judge.FEWEST_MODULES": 4,
+    "evidence.judge.LEAST_RANK": 4,
+    "evidence.significance.ABOVE": 5.0,
+    "evidence.statistics.FLOOR": 1e-6,
+    "evidence.statistics.SKETCH_ROWS": (8, 16),
+    "evidence.master_weights.TEST": "master weights",
     "ordering.family.MOST_ALTERNATIVES": 256,
     "core.master_weights.RELATIVE": 2**-7,
     "core.master_weights.ABSOLUTE": 1e-6,
@@ -27,6 +35,7 @@ PINNED = {
     # what the probe does to a number
     "probe.fill.fill.ENOUGH": 0.9,
     "report.numbers.CAP": 1e3,
+    "report.numbers.BIN": 0.05,
     "checks.numbers.UNDERFLOW": 1e-18,
     # what a file of ours looks like (docs/format.md)
     "store.manifest.VERSION": 1,

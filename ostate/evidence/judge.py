@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,7 @@ _WEAKEST = 20
 
 
 @dataclass(slots=True)
-class _Odds:
+class Odds:
     """Odds against each position's key in the best order, and its strongest rival."""
 
     wrong: dict[int, float] = field(default_factory=dict)
@@ -56,13 +56,29 @@ class _Odds:
 
 def judge(tables: Tables, paths: Paths, match: Match, now: FittedDensities, raw: RawState, *, claimed: Sequence[str | None] | None) -> Evidence:
     """Return the evidence for a claim, or for the best order itself when there is none."""
-    with_state = [entry.position for entry in raw.entries if entry.has_state]
     levels = _levels(tables, paths, match)
     used = tuple(name for name, level in levels.items() if level.significant)
     silent = dict(tables.silent) | {name: level.why for name, level in levels.items() if not level.significant and name not in tables.silent}
-    foreign = not used and any(level.powerful for level in levels.values())
-    odds = _odds_of(tables, paths, match, now) if used else _Odds()
-    believed, overthrown = _believed(tables, both=len(used) > 1), _overthrown(tables)
+    other_run = not used and any(level.powerful for level in levels.values())
+    odds = _odds_of(tables, paths, match, now) if used else Odds()
+    found = weigh(odds, match, raw, believed=_believed(tables, both=len(used) > 1), overthrown=_overthrown(tables), claimed=claimed)
+    return replace(found, verdict="contradicted" if other_run else found.verdict, other_run=other_run, used=used, silent=silent)
+
+
+def weigh(
+    odds: Odds, match: Match, raw: RawState, *, believed: Collection[int], overthrown: Mapping[int, float], claimed: Sequence[str | None] | None
+) -> Evidence:
+    """Return what the odds against the best order say of a claim.
+
+    Args:
+        odds: of each position's key in the best order.
+        match: the best order.
+        raw: the state.
+        believed: positions that may be proven.
+        overthrown: position -> odds below which the claim is contradicted there.
+        claimed: by position; None: the best order itself.
+    """
+    with_state = [entry.position for entry in raw.entries if entry.has_state]
     order: list[str | None] = [None] * len(raw.entries)
     for key, position in match.items():
         if odds.wrong.get(position, np.inf) < 1:
@@ -78,7 +94,7 @@ def judge(tables: Tables, paths: Paths, match: Match, now: FittedDensities, raw:
     suspects = tuple(p for p in with_state if said[p] is not None and order[p] not in (None, said[p]) and odds.wrong[p] <= MAX_SUSPECT_ODDS)
     scores = sorted((_pair_score(position, str(order[position]), odds) for position in agreed), key=lambda score: score.margin)
     return Evidence(
-        verdict="contradicted" if contradictions or foreign else "verified" if proven else "silent",
+        verdict="contradicted" if contradictions else "verified" if proven else "silent",
         proven=proven,
         undecided=tuple(position for position in with_state if position not in proven),
         order=tuple(order),
@@ -86,9 +102,6 @@ def judge(tables: Tables, paths: Paths, match: Match, now: FittedDensities, raw:
         contradictions=contradictions,
         apart=suspects,
         weakest=tuple(scores[:_WEAKEST]),
-        other_run=foreign,
-        used=used,
-        silent=silent,
     )
 
 
@@ -116,7 +129,7 @@ def _overthrown(tables: Tables) -> dict[int, float]:
     return found
 
 
-def _within_budget(positions: Sequence[int], odds: _Odds) -> frozenset[int]:
+def _within_budget(positions: Sequence[int], odds: Odds) -> frozenset[int]:
     """Return the positions, surest first, whose odds of being wrong sum to MAX_FALSE_NAME_ODDS at most."""
     spent, taken = 0.0, []
     for position in sorted(positions, key=lambda position: odds.wrong[position]):
@@ -142,15 +155,15 @@ def _levels(tables: Tables, paths: Paths, match: Match) -> dict[str, Significanc
     return levels
 
 
-def _pair_score(position: int, key: str, odds: _Odds) -> PairScore:
+def _pair_score(position: int, key: str, odds: Odds) -> PairScore:
     wrong = odds.wrong[position]
     margin = float(min(-np.log10(max(wrong, 1e-30)), 30.0))
     return PairScore(name=key, position=position, score=odds.score.get(position, 0.0), rival=odds.rival.get(position), margin=margin)
 
 
-def _odds_of(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> _Odds:
+def _odds_of(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> Odds:
     """Return the odds against every position: of moving one factor at a time within its shape, and of moving whole modules."""
-    odds = _Odds()
+    odds = Odds()
     scores = single_scores(tables, paths, match, now)
     odds.scores = scores
     complete = all(len(tables.keys_of_shape[shape]) == len(positions) for shape, positions in tables.positions_of_shape.items())
@@ -193,7 +206,7 @@ def _chances(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -
     return found
 
 
-def _odds_of_shape(odds: _Odds, tables: Tables, scores: Scores, shape: Shape, match: Match, *, complete: bool) -> None:
+def _odds_of_shape(odds: Odds, tables: Tables, scores: Scores, shape: Shape, match: Match, *, complete: bool) -> None:
     """Add the odds of all other assignments within one shape; what is not assigned is gathered in one row and one column."""
     table, keys, positions = scores.by_shape[shape], tables.keys_of_shape[shape], tables.positions_of_shape[shape]
     rows = [row for row, key in enumerate(keys) if key in match]

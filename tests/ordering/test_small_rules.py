@@ -14,12 +14,16 @@ from ostate.core.naming import Adapter, Evidence, Question
 from ostate.core.state import Group, RawState
 from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, Contradiction
+from ostate.evidence.densities import fit_densities
 from ostate.evidence.master_weights import with_master_weights
-from ostate.evidence.search import Scores
-from ostate.evidence.significance import Significance
+from ostate.evidence.paths import Paths
+from ostate.evidence.permutation_odds import odds_against
+from ostate.evidence.search import Scores, from_keys, module_scores, single_scores
+from ostate.evidence.tables.tables import gather
 from ostate.ordering.grouping.refute import fits, refute_groups, refute_positions
 from ostate.ordering.keys import adapter_key, dora_is_a_parameter, live_name, match_all
 from ostate.ordering.sources.recorded import recorded
+from tests.evidence.numbers import Toy, trained
 from tests.ordering.answers import Answers, claim, proves, resolve, state
 from tests.records import replace
 
@@ -302,14 +306,10 @@ TABLES = SimpleNamespace(keys_of_shape={(2,): ("a", "b")}, positions_of_shape={(
 """Two keys and two positions of one shape: what `Scores` looks at."""
 
 
-def judged(monkeypatch, wrong: dict[int, float], claimed: tuple[str, ...] | None) -> Evidence:
+def judged(wrong: dict[int, float], claimed: tuple[str, ...] | None) -> Evidence:
     """The verdict where the best order is a, b, and these are the odds against each."""
-    odds = judge._Odds(wrong=wrong, score=dict.fromkeys(wrong, 9.0))
-    monkeypatch.setattr(judge, "_levels", lambda *_: {"displacement": Significance(significant=True, powerful=True, why="")})
-    monkeypatch.setattr(judge, "_odds_of", lambda *_: odds)
-    monkeypatch.setattr(judge, "_believed", lambda *_, **__: {0, 1})
-    monkeypatch.setattr(judge, "_overthrown", lambda *_: {0: 5e-7, 1: 5e-7})
-    return judge.judge(TABLES, None, {"a": 0, "b": 1}, None, state(2), claimed=claimed)
+    odds = judge.Odds(wrong=wrong, score=dict.fromkeys(wrong, 9.0))
+    return judge.weigh(odds, {"a": 0, "b": 1}, state(2), believed={0, 1}, overthrown={0: 5e-7, 1: 5e-7}, claimed=claimed)
 
 
 @pytest.mark.parametrize(
@@ -321,15 +321,15 @@ def judged(monkeypatch, wrong: dict[int, float], claimed: tuple[str, ...] | None
         ({0: 1e-3, 1: 1e-2}, set()),
     ],
 )
-def test_odds_of_a_wrong_name_anywhere_in_the_file_sum_to_a_millionth_at_most(monkeypatch, wrong, proven):
-    said = judged(monkeypatch, wrong, ("a", "b"))
+def test_odds_of_a_wrong_name_anywhere_in_the_file_sum_to_a_millionth_at_most(wrong, proven):
+    said = judged(wrong, ("a", "b"))
     assert said.proven == proven
     assert said.verdict == ("verified" if proven else "silent")
 
 
 @pytest.mark.parametrize(("odds", "verdict"), [(1e-9, "contradicted"), (4e-7, "contradicted"), (6e-7, "silent"), (0.5, "silent")])
-def test_a_claim_is_contradicted_only_where_the_odds_are_below_a_millionth_of_the_search(monkeypatch, odds, verdict):
-    said = judged(monkeypatch, {0: odds, 1: odds}, ("b", "a"))
+def test_a_claim_is_contradicted_only_where_the_odds_are_below_a_millionth_of_the_search(odds, verdict):
+    said = judged({0: odds, 1: odds}, ("b", "a"))
     assert said.verdict == verdict
     assert len(said.contradictions) == (2 if verdict == "contradicted" else 0)
 
@@ -406,7 +406,7 @@ def odds_of_one(table: list[list[float]], *, complete: bool = True) -> float:
     tables = SimpleNamespace(keys_of_shape={(2,): tuple("ab"[: len(table)])}, positions_of_shape={(2,): tuple(range(len(table[0])))})
     scores = Scores(tables)
     scores.by_shape[2,] = np.array(table)
-    odds = judge._Odds()
+    odds = judge.Odds()
     judge._odds_of_shape(odds, tables, scores, (2,), {"a": 0}, complete=complete)
     return odds.wrong[0]
 
@@ -426,13 +426,20 @@ def test_a_key_of_its_own_shape_needs_no_numbers_and_any_other_does():
     assert odds_of_one([[-2.5]]) < 1e-30
 
 
-def test_odds_of_lying_elsewhere_are_added_to_those_of_moving(monkeypatch):
-    module = SimpleNamespace(zero="a", other="b")
-    pair = SimpleNamespace(modules=(module, module))
-    tables = SimpleNamespace(keys_of_shape={}, positions_of_shape={}, pairs=(pair,), displaced=True)
-    monkeypatch.setattr(judge, "single_scores", lambda *_: SimpleNamespace(by_shape={}))
-    monkeypatch.setattr(judge, "_chances", lambda *_: {})
-    monkeypatch.setattr(judge, "module_scores", lambda *_, **__: ([0, 1], np.zeros((2, 2))))
-    monkeypatch.setattr(judge, "odds_against", lambda _: np.array([1e-3, 1e-3]))
-    monkeypatch.setattr(judge, "_elsewhere", lambda *_: np.array([1e-4, 1e-4]))
-    assert judge._odds_of(tables, None, {"a": 0, "b": 1}, None).wrong == pytest.approx({0: 2.2e-3, 1: 2.2e-3})
+def test_the_odds_are_those_of_moving_one_factor_a_module_and_of_lying_elsewhere_together():
+    known, _ = trained(Toy(layers=4, steps=5, rank=2))  # few enough that each of the three matters
+    tables = gather(known.raw, known.adapter, previous=None, base=None)
+    paths, match = Paths(tables.reader, tables.displaced), from_keys(known.keys, tables)
+    now = fit_densities(tables, paths, match)
+    alone = judge.Odds()
+    scores = single_scores(tables, paths, match, now)
+    for shape in scores.by_shape:
+        judge._odds_of_shape(alone, tables, scores, shape, match, complete=True)
+    (pair,) = tables.pairs
+    rows, table = module_scores(pair, match, now, displaced=True)
+    elsewhere = judge._elsewhere(tables, pair, rows, match, now, judge._chances(tables, paths, match, now))
+    more = {match[pair.modules[row].zero]: odds for row, odds in zip(rows, odds_against(table) + elsewhere)}
+    more |= {match[pair.modules[row].other]: odds for row, odds in zip(rows, odds_against(table) + elsewhere)}
+    found = judge._odds_of(tables, paths, match, now).wrong
+    assert all(odds > 1e-8 for odds in elsewhere)
+    assert found == pytest.approx({position: odds + more[position] for position, odds in alone.wrong.items()}, rel=1e-9)
