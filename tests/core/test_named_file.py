@@ -60,7 +60,7 @@ def test_an_index_does_not_lead_out_of_its_folder(name, tmp_path):
     for place in (tmp_path, folder / "in"):
         shutil.copy(GOLDEN, place / "b.safetensors")
     assert not named_file.is_named(index_of(folder, one=name))
-    with pytest.raises(StoreError, match="none"):
+    with pytest.raises(StoreError, match="no named state"):
         find(str(folder))
 
 
