@@ -22,18 +22,24 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
 
     The assumption is contested where transformers may have written the file. A file that neither library wrote comes from a program that gathered
     PeftModel's own state dict: transformers' models give keys without the prefix to whoever saves them by hand. A pipeline's `save_lora_weights` is
-    handed the component's own names, and puts the component's in front of them (diffusers loaders/lora_base.py, `pack_weights`); OneTrainer's
-    modules bear it themselves (modules/module/LoRAModule.py, `prefix`).
+    handed the component's own names, and puts the component's in front of them (diffusers loaders/lora_base.py, `pack_weights`), and so does
+    diffusion-pipe with ComfyUI's `diffusion_model.` (models/base.py, `save_adapter`); OneTrainer's modules bear it themselves
+    (modules/module/LoRAModule.py, `prefix`).
     """
     lead = _lead(adapter)
+    if not lead and adapter.facts.get("saved_by") == "diffusers":
+        text = "names begin with the component that they lie in (unet., text_encoder.), as the pipeline's keys do and no component's own names"
+        return replace(adapter, assumed=(*adapter.assumed, text))
     if not lead or adapter.cut:
         return adapter
     kept = _is_recorded(adapter, lead, raw)
     saved_by = adapter.facts.get("saved_by")
     if kept is None and (saved_by == "peft" if lead == PEFT_PREFIX else raw.facts.get("program") == "OneTrainer"):
         return adapter
-    if kept is None and saved_by == "diffusers":
-        text = f"the prefix {lead} is the pipeline's, whose save_lora_weights puts it before the component's own names"
+    comfy = lead == "diffusion_model." and bool(adapter.config)
+    if kept is None and (saved_by == "diffusers" or comfy):
+        program = "ComfyUI's: a program that saves PEFT's card" if comfy else "the pipeline's, whose save_lora_weights"
+        text = f"the prefix {lead} is {program} puts it before the component's own names"
         return replace(adapter, cut=lead, assumed=(*adapter.assumed, text))
     if kept is None:
         text = f"the prefix {lead} comes from the adapter's keys; the live model may lack it"
@@ -44,9 +50,9 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
 
 def _lead(adapter: Adapter) -> str:
     """Return what all keys begin with and live names may lack; nothing where some key has no such beginning."""
-    if adapter.kind == "diffusers":
-        return component(adapter.tensors)
-    return PEFT_PREFIX if adapter.kind == "peft" and all(key.startswith(PEFT_PREFIX) for key in adapter.tensors) else ""
+    if adapter.kind == "peft" and all(key.startswith(PEFT_PREFIX) for key in adapter.tensors):
+        return PEFT_PREFIX
+    return component(adapter.tensors) if adapter.kind in ("diffusers", "peft") else ""
 
 
 def _is_recorded(adapter: Adapter, lead: str, raw: RawState) -> bool | None:

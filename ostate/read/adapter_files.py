@@ -65,6 +65,9 @@ def file_in(folder: str, name: str | None) -> str:
     whole = _first(folder, (*LORA_FILES, *INDEX_FILES, *MODEL_FILES, *DIFFUSERS_FILES))
     if whole:
         return whole
+    inner = [path for below in subfolders(folder)[:MOST_FOLDERS] if not below.endswith("_ema") and (path := _first(below, DIFFUSERS_FILES))]
+    if len(inner) == 1:
+        return inner[0]
     loose = [
         os.path.relpath(path, folder)
         for path in weight_files(folder) or [path for below in subfolders(folder)[:MOST_FOLDERS] for path in lora_files(below)]

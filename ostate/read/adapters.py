@@ -12,7 +12,7 @@ from ostate.core import limits
 from ostate.core.adapter_config import NO_CONFIG, AdapterConfig, typed_config
 from ostate.core.files import absolute, is_file, is_folder, is_remote, parent, read_at, size_of
 from ostate.core.foreign import parse_json
-from ostate.core.names import CONTAINERS, PEFT_PREFIX, leading_modules, with_adapter, without_inner
+from ostate.core.names import CONTAINERS, PEFT_PREFIX, component, leading_modules, with_adapter, without_inner
 from ostate.core.naming import Adapter
 from ostate.core.safetensors import read_head
 from ostate.core.state import RawState
@@ -36,6 +36,8 @@ _LYCORIS = re.compile(
     r"\.(?:hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|oft_blocks|dora_scale|lora_mid\.weight)$|^(?:lora|lycoris)_[^.]+\.(?:on_input|diff|[wb]_norm|a1\.weight)$"
 )
 """How keys of LyCORIS end (lycoris/modules/*.py) that are no LoRA's of two factors."""
+_EXPERT = re.compile(r"^(?P<stem>.+)_(?:high|low)_noise\.safetensors$", re.DOTALL)
+"""One of two transformers, for the first and the last steps of denoising."""
 AUTOMODEL_CONFIG = "automodel_peft_config.json"
 """NeMo Automodel puts it beside an adapter: its live names have neither PEFT's prefix nor an adapter's name, and its keys the prefix alone
 (nemo_automodel/components/checkpoint/addons.py, stateful_wrappers.py)."""
@@ -129,8 +131,34 @@ def for_state(adapter: Adapter, raw: RawState) -> Adapter:
     """Return the adapter with what was trained beside it, where the state has more parameters than it holds; what its trainer joined is divided."""
     trained = sum(entry.has_state for entry in raw.entries)
     if trained > len(adapter.tensors):
-        adapter = joined(adapter) if adapter.siblings else with_other_models(with_numbered(adapter), raw, lambda file: _tensors(file)[0])
+        whole = with_other_expert(with_numbered(adapter))
+        adapter = joined(adapter) if adapter.siblings else with_other_models(whole, raw, lambda file: _tensors(file)[0])
     return divided(adapter, raw)
+
+
+def with_other_expert(adapter: Adapter) -> Adapter:
+    """Return a LoRA of one of Wan 2.2's two transformers with the other's, or itself where that does not lie beside it.
+
+    ai-toolkit trains both with one optimizer and saves NAME_high_noise.safetensors and NAME_low_noise.safetensors under the same keys.
+    `transformer_1.` and `transformer_2.` are put back as they stand in its unsplit file (extensions_built_in/diffusion_models/wan22/
+    wan22_14b_model.py, `save_lora`).
+
+    Raises:
+        ReadError: the other file is damaged.
+    """
+    found = _EXPERT.match(adapter.file)
+    files = [f"{found['stem']}_{word}_noise.safetensors" for word in ("high", "low")] if found is not None else []
+    if adapter.kind == "model" or not files or not all(map(is_file, files)):
+        return adapter
+    tensors: dict[str, TensorRef] = {}
+    for number, file in enumerate(files, 1):
+        own = unwrapped(_tensors(file)[0])
+        lead = component(own)
+        tensors.update({f"{lead}transformer_{number}.{key.removeprefix(lead)}": ref for key, ref in own.items()})
+    text = (
+        f"{' and '.join(os.path.basename(file) for file in files)} were trained together: transformer_1. and transformer_2. are put into their keys"
+    )
+    return replace(adapter, tensors=tensors, assumed=(*adapter.assumed, text))
 
 
 def with_numbered(adapter: Adapter) -> Adapter:

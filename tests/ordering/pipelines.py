@@ -27,6 +27,12 @@ def flux(blocks: int = 2) -> torch.nn.Module:
     return FluxTransformer2DModel(in_channels=4, pooled_projection_dim=8, axes_dims_rope=(2, 2, 4), **sizes)
 
 
+def wan() -> torch.nn.Module:
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(num_layers=2, num_attention_heads=2, attention_head_dim=8, text_dim=8, freq_dim=8, ffn_dim=12, in_channels=4)
+
+
 def text_encoder(hidden: int = 8) -> torch.nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import save_file, save_model
 
 from ostate.core.naming import Claim, Question
 from ostate.ordering import claims
 from ostate.read import read
 from ostate.read.adapters import for_state, read_adapter
-from tests.ordering.pipelines import Named, factors, flux, layers, save, text_encoder, unet, write_pipeline
+from tests.ordering.pipelines import Named, factors, flux, layers, save, text_encoder, unet, wan, write_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SD_TEXT = ("CLIPAttention", "CLIPMLP")
@@ -185,6 +185,33 @@ def test_ai_toolkits_keys_over_a_flux_transformer(tmp_path: Path):
     order = [key(name) for name in save(tmp_path / "run", [named], key)]
     found, _ = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", transformer=flux()))
     assert [_keys(claim) for claim in found] == [order]
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_the_two_transformers_of_wan_lie_in_two_files_of_ai_toolkit(with_base: bool, tmp_path: Path):
+    """Retyped from extensions_built_in/diffusion_models/wan22/wan22_14b_model.py, save_lora: the same keys in both files."""
+    parts = [
+        factors(wan(), lambda path, at=at: f"transformer$$transformer_{at}$${path.replace('.', '$$')}", ("WanTransformerBlock",)) for at in (1, 2)
+    ]
+    save(tmp_path / "run", [parts[0] + parts[1]])
+    order = []
+    for at, (word, part) in enumerate(zip(("high", "low"), parts), 1):
+        keys = [
+            name.replace(f"transformer$$transformer_{at}$$", "diffusion_model.")
+            .replace("$$", ".")
+            .replace("lora_down", "lora_A")
+            .replace("lora_up", "lora_B")
+            for name, _ in part
+        ]
+        save_file({key: tensor.detach().clone() for key, (_, tensor) in zip(keys, part)}, tmp_path / "run" / f"me_000000030_{word}_noise.safetensors")
+        order += [key.replace("diffusion_model.", f"diffusion_model.transformer_{at}.") for key in keys]
+    raw = read(str(tmp_path / "run" / "optimizer.pt"))
+    adapter = for_state(read_adapter(str(tmp_path / "run" / "me_000000030_low_noise.safetensors")), raw)
+    assert "were trained together" in adapter.assumed[-1]
+    base = write_pipeline(tmp_path / "base", transformer=wan(), transformer_2=wan()) if with_base else None
+    question = Question(raw=raw, adapter=adapter, base=None if base is None else str(base))
+    found, lost = claims(question, sources={"skeleton" if with_base else "convention"})
+    assert order in [_keys(claim) for claim in found], lost
 
 
 @pytest.mark.parametrize("algo", ["lokr", "loha", "locon"])

@@ -13,7 +13,7 @@ from ostate.commands.repair import Options, names, read, repair, verify
 from ostate.core.naming import Adapter, Evidence
 from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, OrderingError
-from ostate.ordering.keys import live_name
+from ostate.ordering.keys import live_name, match_all
 from ostate.ordering.live_form import with_live_form
 from ostate.read.adapters import read_adapter
 from tests.ordering.answers import Answers, resolve
@@ -168,6 +168,25 @@ def test_keys_that_a_pipeline_saved_lose_the_pipelines_prefix_and_it_is_said(tmp
     assert "save_lora_weights" in found.assumed[0]
     save_file({"unet.to_q.lora_A.weight": torch.zeros(2, 4)}, tmp_path / "pytorch_lora_weights.safetensors")
     assert read_adapter(str(tmp_path / "pytorch_lora_weights.safetensors")).facts == {"saved_by": "diffusers"}
+
+
+def test_several_components_keep_theirs_and_it_is_said(tmp_path: Path):
+    keys = diffusers("unet.q.lora_A.weight", "text_encoder.q.lora_A.weight")
+    found = with_live_form(replace(keys, facts={"saved_by": "diffusers"}), state(tmp_path))
+    assert live_names_of(found) == {"unet.q.lora_A.default.weight", "text_encoder.q.lora_A.default.weight"}
+    assert "names begin with the component" in found.assumed[0]
+    assert not found.contested
+
+
+def test_comfyuis_prefix_under_pefts_card_is_no_live_name(tmp_path: Path):
+    """diffusion-pipe models/base.py, save_adapter: PEFT's card, and `diffusion_model.` before the names of the trained model."""
+    key = "diffusion_model.blocks.0.q.lora_A.weight"
+    card = replace(diffusers(key), kind="peft", config={"peft_type": "LORA", "r": 2})
+    found = with_live_form(card, state(tmp_path))
+    assert live_names_of(found) == {"blocks.0.q.lora_A.default.weight"}
+    assert "ComfyUI" in found.assumed[0]
+    assert not found.contested
+    assert match_all(["blocks.0.q.lora_A.default.weight"], card)[0] == (key,)
 
 
 def test_onetrainers_modules_bear_the_component_themselves(tmp_path: Path):

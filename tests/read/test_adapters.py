@@ -351,6 +351,12 @@ def test_a_lora_one_folder_below_the_given_one_is_taken_where_it_is_the_only_one
         read_adapter(str(tmp_path))
 
 
+def test_a_component_one_folder_below_the_given_one_is_taken_and_its_average_left(tmp_path):
+    for name in ("controlnet", "controlnet_ema"):
+        save_file({"conv_in.weight": np.zeros((2, 3), np.float32)}, _made(tmp_path / name) / "diffusion_pytorch_model.safetensors")
+    assert read_adapter(str(tmp_path)).file == str(tmp_path / "controlnet" / "diffusion_pytorch_model.safetensors")
+
+
 def _made(folder):
     folder.mkdir()
     return folder

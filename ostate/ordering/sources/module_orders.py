@@ -31,7 +31,7 @@ BESIDE: tuple[tuple[str, ...], ...] = (
     ("vision_tower", "language_model"),
     ("visual", "language_model"),
     ("vision_model", "qformer", "language_projection", "language_model"),
-    ("unet", "transformer", "transformer_2", "prior", "text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3"),
+    ("unet", "transformer", "transformer_1", "transformer_2", "prior", "text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3"),
     ("lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_unet", "lora_transformer", "lora_prior_unet", "lora_prior"),
 )
 
@@ -239,6 +239,7 @@ LEADS = ("lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_unet", "lora_trans
 """What sd-scripts, musubi-tuner, LyCORIS and ai-toolkit write in front of a path whose dots they turn into underscores."""
 TOWERS = frozenset([
     "vision_tower", "vision_model", "visual", "audio_tower", "audio_model", "language_model", "qformer", "multi_modal_projector", "connector",
-    "unet", "transformer", "transformer_2", "prior", "diffusion_model", "text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3", *LEADS,
+    "unet", "transformer", "transformer_1", "transformer_2", "prior", "diffusion_model",
+    "text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3", *LEADS,
 ])  # fmt: skip
 """Modules that hold a model of another family than what lies around them."""

@@ -150,7 +150,8 @@ def _component_said(lead: str) -> str:
     text = re.search(r"(?:^|_)(?:te|text_encoder)_?(\d?)(?:_text_model)?$", lead)
     if text is not None:
         return TEXT if text[1] in ("", "1") else f"{TEXT}_{text[1]}"
-    return lead.removeprefix("base_model_model_").removeprefix("lora_")
+    bare = lead.removeprefix("base_model_model_").removeprefix("lora_").removeprefix("diffusion_model_")
+    return "transformer" if bare == "transformer_1" else bare
 
 
 def _spelled(modules: Sequence[str]) -> dict[str, int | None]:
