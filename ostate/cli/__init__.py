@@ -15,7 +15,7 @@ import click
 from ostate import __version__
 from ostate.errors import OstateError, OutOfMemory
 
-from .failures import INTERRUPTED, say, settle_memory_and_threads
+from .failures import INTERRUPTED, TERMINATED, Terminated, raise_at_sigterm, say, settle_memory_and_threads
 from .screen import expect_json, is_json, keep_json, loudness, loudness_options, say_error, say_usage, write
 
 gc.set_threshold(500_000)  # nothing dies while modules load and an index is read; looking for it would take a twentieth of `repair`
@@ -80,9 +80,10 @@ class _Lazy(click.Group):
             raise
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click's own way out
-        except KeyboardInterrupt:
-            click.echo("\nInterrupted. What was not finished was not written.", err=True)
-            ctx.exit(INTERRUPTED)
+        except KeyboardInterrupt as stopped:
+            ended, code = ("Terminated", TERMINATED) if isinstance(stopped, Terminated) else ("Interrupted", INTERRUPTED)
+            click.echo(f"\n{ended}. What was not finished was not written.", err=True)
+            ctx.exit(code)
         except Exception as error:  # noqa: BLE001  (here a program ends: what comes this far is said in words, and never ends as "a person should look")
             ctx.exit(say(error))
 
@@ -115,6 +116,7 @@ def run() -> None:
     """
     try:
         settle_memory_and_threads()
+        raise_at_sigterm()
         main()
     except OutOfMemory as error:
         sys.exit(say(error))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from ostate import __version__
 from ostate.core.system import most_address_space
@@ -20,8 +23,24 @@ FAULT = 70
 """EX_SOFTWARE of sysexits.h: an internal error. 1 would say that the command completed with warnings."""
 INTERRUPTED = 130
 """128 + SIGINT, as shells say it."""
+TERMINATED = 143
+"""128 + SIGTERM."""
 LEAST_ADDRESS_SPACE = 192 << 20
 """Bytes under `ulimit -v` below which numpy's own BLAS ends the process with words of its own while it is imported."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what a scheduler sends when a job's time is over. Raised like Ctrl-C, so that what was not finished is taken away."""
+
+
+def raise_at_sigterm() -> None:
+    """Let SIGTERM end the program as Ctrl-C does, where nobody else has said what it should do."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def say(error: Exception) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ostate.core.atomic import check_target, refuse_inputs
+from ostate.core.atomic import check_target, refuse_inputs, write_text
 from ostate.core.files import recorded
 
 from . import PATH
@@ -44,11 +43,6 @@ def command(path: tuple[str, ...], force: bool, out: str | None, **chosen: Any) 
     with recorded() as inputs, reading("reading"):
         page = plot.page(path, options=options_of(chosen))
     refuse_inputs([Path(out)], inputs)
-    temporary = Path(f"{out}.{os.getpid()}.part")
-    try:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(Path(out), page, force=force)
     if loudness() >= 0:
         write(f"wrote {click.format_filename(out)}: {len(path)} {'state' if len(path) == 1 else 'states'}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ostate.core.atomic import write_text
 from ostate.core.names import LEADING, first_names, leading_modules
 from ostate.core.names_list import NAMES_FILE
 from ostate.errors import OrderingError, refusing
@@ -57,6 +57,7 @@ def record_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module, path:
 
     Raises:
         OrderingError: as `names_of`; every parameter lies in a submodule `module`, which reads as a wrapper's.
+        StoreError: the file cannot be written.
     """
     names = names_of(optimizer, model)
     if leading_modules(name for group in names for name in group):
@@ -66,8 +67,5 @@ def record_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module, path:
             fix="rename the submodule `module`, or save the named state itself with ostate.save",
         )
     target = os.path.join(path, FILE) if os.path.isdir(path) else os.fspath(path)
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target) or ".", suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(names, stream, indent=1)
-    Path(temporary).replace(target)
+    write_text(Path(target), json.dumps(names, indent=1), force=True)
     return target

@@ -105,8 +105,31 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{name}{ending}")
 
 
+def write_text(target: Path, text: str, *, force: bool) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        StoreError: it cannot be written, or another program wrote it meanwhile.
+    """
+    temporary = beside(target)
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        system.flush_file(temporary)
+        publish([temporary], [target], [], force=force)
+    except OSError as error:
+        raise cannot_write(error, target) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def publish(temporary: Sequence[Path], finals: Sequence[Path], stale: Sequence[Path], *, force: bool) -> None:
-    """Give whole files their names; an index last, so that shards alone are never taken for a state."""
+    """Give whole files their names; an index last, so that shards alone are never taken for a state. A signal waits until that is done."""
+    with system.uninterrupted():
+        _publish(temporary, finals, stale, force=force)
+
+
+def _publish(temporary: Sequence[Path], finals: Sequence[Path], stale: Sequence[Path], *, force: bool) -> None:
     for path in stale:
         path.unlink(missing_ok=True)
     if force and len(finals) > 1:
@@ -132,6 +155,11 @@ def publish_folder(temporary: Path, final: Path, *, force: bool) -> None:
     Raises:
         StoreError: it exists, and `force` was not given.
     """
+    with system.uninterrupted():
+        _publish_folder(temporary, final, force=force)
+
+
+def _publish_folder(temporary: Path, final: Path, *, force: bool) -> None:
     old = beside(final)
     if final.exists() and force:
         final.rename(old)
@@ -140,6 +168,8 @@ def publish_folder(temporary: Path, final: Path, *, force: bool) -> None:
     except OSError as error:
         if old.exists():
             old.rename(final)
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
         raise StoreError("the output exists already", where=str(final), fix="pass --force to replace it, or choose another name") from error
     shutil.rmtree(old, ignore_errors=True)
 

@@ -202,6 +202,23 @@ def most_address_space() -> int | None:
 
 
 @contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM until what runs inside is done; in a thread that is not the main one no signal raises anything."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = {one: signal.signal(one, lambda got, _: arrived.append(got)) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, signal.SIG_DFL if handler is None else handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
+
+
+@contextmanager
 def cpu_limit(seconds: float, late: type[Exception]) -> Iterator[None]:
     """Raise `late()` in what runs inside after so much processor time, and again each second that it goes on.
 

@@ -84,12 +84,26 @@ def _leaves(value: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
 
 
 def _save(made: dict[str, Any], place: Path, export_options: ExportOptions) -> None:
+    """Write the folder.
+
+    Raises:
+        OSError: the disk.
+        ExportError: torch cannot write it for another reason.
+    """
     with needed("a distributed checkpoint"):
+        from torch.distributed.checkpoint.api import CheckpointException
         from torch.distributed.checkpoint.state_dict_saver import save
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that there is one process only, which is so
-        save({**made, **with_tensors(dict(export_options.rest))}, checkpoint_id=str(place), no_dist=True)
+        try:
+            save({**made, **with_tensors(dict(export_options.rest))}, checkpoint_id=str(place), no_dist=True)
+        except CheckpointException as error:  # which torch derives from BaseException
+            failure = next((failure for failure, _ in error.failures.values()), error)
+            if isinstance(failure, (OSError, KeyboardInterrupt)):
+                raise failure from error
+            what = f"torch cannot write the checkpoint: {str(failure)[:200]}"
+            raise ExportError(what, where="dcp", fix="free some space, or write elsewhere") from error
 
 
 def _live(value: Any) -> Any:

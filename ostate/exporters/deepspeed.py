@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
         ExportError: names that differ in capitals alone, where these do not count.
     """
     with needed("a DeepSpeed checkpoint"):
-        import torch
+        import torch  # noqa: F401
 
     chosen = groups_of(state)
     (place / "zero").mkdir(parents=True)
@@ -43,10 +44,24 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
         _write_one(state, place / "zero", name, export_options)
     groups: list[dict[str, Any]] = [{**group.hyper, "params": [index]} for index, group in enumerate(state.groups)]
     made = {"zero_stage": 1, "ds_version": READ_AT, "param_groups": groups, "optimizer_state_dict": _for_stage_3(state, groups)}
-    torch.save(made, place / "zero" / "optimizer_state.pt")
+    _save(made, place / "zero" / "optimizer_state.pt")
     states = _model_states(state, chosen, export_options)
-    torch.save(states, place / "mp_rank_00_model_states.pt")
-    torch.save({**states, "module": OrderedDict()}, place / "zero_pp_rank_0_mp_rank_00_model_states.pt")
+    _save(states, place / "mp_rank_00_model_states.pt")
+    _save({**states, "module": OrderedDict()}, place / "zero_pp_rank_0_mp_rank_00_model_states.pt")
+
+
+def _save(value: Any, path: Path) -> None:
+    """Write one of torch's files. Through memory: where the disk is full, torch's own writer does not say so.
+
+    Raises:
+        OSError: the disk.
+    """
+    import torch
+
+    buffer = BytesIO()
+    torch.save(value, buffer)
+    with path.open("xb") as file:
+        file.write(buffer.getbuffer())
 
 
 def _for_stage_3(state: NamedState, groups: list[dict[str, Any]]) -> dict[str, Any]:
@@ -94,8 +109,8 @@ def _write_one(state: NamedState, zero: Path, name: str, export_options: ExportO
     folder = zero / name
     folder.mkdir()
     for file, values in {"fp32": tensor(_weights(export_options)[name]).float(), **{slot: tensor(parameter.slots[slot]) for slot in KEPT}}.items():
-        torch.save({"cat_dim": 0, "param": values}, folder / f"{file}.pt")
-    torch.save(torch.tensor(parameter.step), folder / "step.pt")
+        _save({"cat_dim": 0, "param": values}, folder / f"{file}.pt")
+    _save(torch.tensor(parameter.step), folder / "step.pt")
 
 
 def _weights(export_options: ExportOptions) -> Mapping[str, Slot]:
