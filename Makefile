@@ -61,7 +61,7 @@ bench: .venv/ready
 
 # Whether the proof keeps its word: 10,000 p values of each kind against the uniform, 10,000 small healthy runs through the verdict. An hour.
 calibrate: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibrate --seed $(SEED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibrate --seed $(SEED) --jobs $(JOBS)
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
+from multiprocessing import Pool
 
 import numpy as np
 
 from ostate.evidence import gauge
 from tests.evidence import method_nets
-from tests.evidence.small_runs import outcomes, outcomes_of, products, train
+from tests.evidence.small_runs import NEVER, outcomes, outcomes_of, products, train
 
 KINDS = ("whole", "balance", "signs", "zero", "other")
 """What is another's: all moments, told by all there is, by balance alone or by signs alone; or one factor's."""
 RANKS = (1, 2, 3, 4, 5, 6, 8, 16)
+BATCH = 50
+"""Runs that one process makes at a time."""
 
 
 def ranked(kind: str, rank: int, *, draws: int, steps: int, shared: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,34 +76,72 @@ def print_uniformity(draws: int, seed: int) -> None:
             print(f"{kind:8} {rank:4}  " + "".join(f"{' '.join(f'{p:.2f}' for p in cell):26}" for cell in cells), flush=True)
 
 
-def print_methods(draws: int, runs: int, seed: int) -> None:
-    """Print the same of PEFT's other methods: by kind of tensor, and what happened to the names of small runs."""
-    for method in method_nets.STARTS:
-        for steps in (2, 4, 12):
-            found = method_nets.uniformity(method, draws // 2, steps=steps, seed=seed)
-            print(f"{method:8} {steps:3} steps  " + ", ".join(f"{kind} {p:.3f}" for kind, p in found.items()), flush=True)
-        names: Counter[str] = Counter()
-        for at in range(0, runs // 10, 50):
-            batch = method_nets.trained(method, 50, layers=5, steps=1 + at // 50 % 6, seed=seed + at)
-            for number, run in enumerate(batch):
-                names.update(outcomes_of(run, np.random.default_rng((seed, at, number))))
-        print("\n".join(f"{times:8}  {what}" for what, times in sorted(names.items())), flush=True)
+def print_methods(laws: Sequence[str], draws: int, runs: int, seed: int, jobs: int) -> None:
+    """Print the same of PEFT's other methods and of whole models: by kind of tensor, and what happened to the names of small runs."""
+    with Pool(jobs) as pool:
+        if draws:
+            asked = [(law, draws // 2, steps, seed) for law in laws for steps in (2, 4, 12)]
+            for (law, _, steps, _), found in zip(asked, pool.imap(_uniform, asked)):
+                print(f"{law:12} {steps:3} steps  " + ", ".join(f"{kind} {p:.3f}" for kind, p in found.items()), flush=True)
+        batches = [(law, at, seed) for law in laws for at in range(0, runs, BATCH)]
+        names: dict[str, Counter[str]] = {}
+        for (law, _, _), found in zip(batches, pool.imap(_method_runs, batches)):
+            names.setdefault(law, Counter()).update(found)
+    for law, outcome in names.items():
+        print(f"\n{law}: what happened to the names of {runs} runs\n")
+        print_outcomes(outcome)
+
+
+def _uniform(asked: tuple[str, int, int, int]) -> dict[str, float]:
+    law, count, steps, seed = asked
+    return method_nets.uniformity(law, count, steps=steps, seed=seed)
+
+
+def _method_runs(asked: tuple[str, int, int]) -> Counter[str]:
+    law, at, seed = asked
+    found: Counter[str] = Counter()
+    for number, run in enumerate(method_nets.networks(law, BATCH, layers=5, steps=1 + at // BATCH % 6, seed=seed + at)):
+        found.update(outcomes_of(run, np.random.default_rng((seed, at, number))))
+    return found
+
+
+def _lora_runs(asked: tuple[int, int]) -> Counter[str]:
+    at, seed = asked
+    found: Counter[str] = Counter()
+    for number in range(at, at + BATCH):
+        found.update(outcomes(np.random.default_rng((seed, number))))
+    return found
+
+
+def print_outcomes(found: Counter[str]) -> None:
+    for what, times in sorted(found.items()):
+        print(f"{times:8}  {what}", flush=True)
+    if any(never in what for what in found for never in NEVER):
+        raise SystemExit("a wrong name, a contradicted order or a false proof: see above")
 
 
 def main() -> None:
-    """Print every figure."""
+    """Print every figure; leave with 1 at the first thing that must never happen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=10_000)
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draws", type=int, default=10_000, help="wrong pairs for each row of p values; 0: none")
+    parser.add_argument("--runs", type=int, default=10_000, help="small LoRA runs")
+    parser.add_argument("--method-runs", type=int, default=2_000, help="small runs of each other method, and of whole models")
+    parser.add_argument("--laws", default=",".join(method_nets.LAWS), help="which of them; empty: none")
+    parser.add_argument("--seed", type=int, default=0, help="another seed is another set of runs: batches on several machines add up")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
     if options.draws:
         print_uniformity(options.draws, options.seed)
-        print_methods(options.draws, options.runs, options.seed)
-    found = small_runs(options.runs, seed=options.seed)
-    print(f"\n{options.runs} small healthy runs: what happened to the names\n")
-    for what, times in sorted(found.items()):
-        print(f"{times:8}  {what}")
+    laws = [law for law in options.laws.split(",") if law]
+    if laws:
+        print_methods(laws, options.draws, options.method_runs, options.seed, options.jobs)
+    if options.runs:
+        print(f"\n{options.runs} small healthy runs: what happened to the names\n")
+        lora: Counter[str] = Counter()
+        with Pool(options.jobs) as pool:
+            for found in pool.imap(_lora_runs, [(at, options.seed) for at in range(0, options.runs, BATCH)]):
+                lora.update(found)
+        print_outcomes(lora)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Each layer is x + O V x (values) and x + D gelu(U x) (neurons), random at first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -47,6 +47,13 @@ STARTS: dict[str, Callable[[int], Tensors]] = {
     "VERA": lambda count: {"vera_lambda_b": torch.zeros(count, UNITS), "vera_lambda_d": torch.full((count, RANK), 0.1)},
     "MISS": lambda count: {"miss_block": torch.zeros(count, RANK, UNITS)},
     "HRA": lambda count: {"hra_u": torch.repeat_interleave(torch.randn(count, HIDDEN, RANK // 2), 2, dim=2)},
+    "BEFT": lambda count: {"beft_bias": torch.zeros(count, 1, UNITS)},
+    "GRALORA": lambda count: {"gralora_A": _random(count, 2, HIDDEN // 2, RANK), "gralora_B": torch.zeros(count, 2, RANK, UNITS // 2)},
+    "GLORA": lambda count: {
+        f"glora_{part}.{name}": value for part in "AB" for name, value in _lora_like("Xd", "Xu")(count).items()
+    },
+    "ROAD": lambda count: {"road_theta": torch.zeros(count, UNITS // 2), "road_alpha": torch.ones(count, UNITS // 2)},
+    "SHIRA": lambda count: {"shira_weight": torch.zeros(count, 24)},
     "HIRA": _lora_like("hira_B", "hira_A"),
     "DELORA": _lora_like("delora_B", "delora_A"),
 }  # fmt: skip
@@ -74,10 +81,33 @@ def changed(method: str, weight: torch.Tensor, p: Tensors, frozen: tuple[torch.T
             unit = u / u.norm(dim=1, keepdim=True)
             turn = turn - 2 * (turn @ unit[:, :, None]) * unit[:, None]
         return weight @ turn
+    if method == "GRALORA":
+        return weight + blocks_of_products(p["gralora_A"], p["gralora_B"])
+    if method == "GLORA":
+        return weight * (1 + p["glora_A.Xd"] @ p["glora_A.Xu"]) + p["glora_B.Xd"] @ p["glora_B.Xu"]
+    if method == "ROAD":
+        first, second = weight.chunk(2, dim=1)  # one group: output i and output i + UNITS / 2
+        cosine, sine = (p["road_alpha"] * turn for turn in (p["road_theta"].cos(), p["road_theta"].sin()))
+        return torch.cat([first * cosine[:, :, None] - second * sine[:, :, None], second * cosine[:, :, None] + first * sine[:, :, None]], dim=1)
+    if method == "SHIRA":
+        places = torch.randperm(UNITS * HIDDEN, generator=torch.Generator().manual_seed(1))[:24].expand(len(weight), -1)
+        return weight + torch.zeros(len(weight), UNITS * HIDDEN).scatter(1, places, p["shira_weight"]).reshape(weight.shape)
+    if method == "BEFT":
+        return weight
     if method == "HIRA":
         return weight * (1 + p["hira_B"] @ p["hira_A"])
     sizes = p["delora_A"].norm(dim=2).clamp(min=1e-4) * p["delora_B"].norm(dim=1).clamp(min=1e-4)
     return weight + p["delora_B"] @ (p["delora_A"] / sizes[:, :, None])
+
+
+def blocks_of_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return GraLoRA's change of the weight (networks, out, in) from A (networks, k, in / k, r) and B (networks, k, r, out / k).
+
+    Block (j, i) is the product of latent dimensions (j, t) of A_i and (i, t) of B_j, as `forward` of peft tuners/gralora/layer.py has it.
+    """
+    count, k, width, rank = a.shape
+    cut_a, cut_b = a.reshape(count, k, width, k, rank // k), b.reshape(count, k, k, rank // k, -1)
+    return torch.einsum("nicjt,njito->njoic", cut_a, cut_b).reshape(count, -1, k * width)
 
 
 def trained(method: str, count: int, *, layers: int = 4, steps: int = 4, rate: float = 3e-3, seed: int = 0) -> list[Saved]:
@@ -101,7 +131,8 @@ def trained(method: str, count: int, *, layers: int = 4, steps: int = 4, rate: f
         for layer, (values, out, up, down) in enumerate(base):
             prefix = f"layers.{layer}.self_attn.v_proj."
             own = {name[len(prefix) :]: value for name, value in leaves.items() if name.startswith(prefix)}
-            x = x + x @ changed(method, values, own, frozen).transpose(1, 2) @ out.transpose(1, 2)
+            made = x @ changed(method, values, own, frozen).transpose(1, 2)
+            x = x + (made + own["beft_bias"] if method == "BEFT" else made) @ out.transpose(1, 2)
             hidden = torch.nn.functional.gelu(x @ up.transpose(1, 2))
             scale = leaves.get(f"layers.{layer}.mlp.down_proj.ia3_l")
             x = x + (hidden if scale is None else hidden * scale) @ down.transpose(1, 2)
@@ -111,15 +142,39 @@ def trained(method: str, count: int, *, layers: int = 4, steps: int = 4, rate: f
                 if "lora_E" not in name:
                     wide = value if "lora_A" in name else value.transpose(1, 2)
                     loss = loss + 0.5 / layers * (wide @ wide.transpose(1, 2) - torch.eye(RANK)).norm(dim=(1, 2)).sum()
-        for name, slope in zip(leaves, torch.autograd.grad(loss, list(leaves.values()))):
-            m[name] += (1 - BETAS[0]) * (slope - m[name])
-            v[name] += (1 - BETAS[1]) * (slope**2 - v[name])
-            params[name] = params[name] - rate * (m[name] / (1 - BETAS[0] ** step)) / ((v[name] / (1 - BETAS[1] ** step)).sqrt() + EPS)
+        _step(params, m, v, torch.autograd.grad(loss, list(leaves.values())), step, rate)
     return [_saved(method, number, params, m, v, steps, rate) for number in range(count)]
 
 
+def trained_whole(count: int, *, layers: int = 4, steps: int = 4, rate: float = 1e-3, seed: int = 0) -> list[Saved]:
+    """Train every weight of `count` networks: values and output of two heads, and gated neurons, six tensors a layer but for queries and keys."""
+    torch.manual_seed(seed)
+    shapes = {"self_attn.v_proj": (UNITS, HIDDEN), "self_attn.o_proj": (HIDDEN, UNITS)}
+    shapes |= {"mlp.gate_proj": (UNITS, HIDDEN), "mlp.up_proj": (UNITS, HIDDEN), "mlp.down_proj": (HIDDEN, UNITS)}
+    params = {f"layers.{layer}.{name}.weight": _random(count, *shape) for layer in range(layers) for name, shape in shapes.items()}
+    target = torch.randn(count, HIDDEN, HIDDEN) / HIDDEN**0.5
+    m, v = ({name: torch.zeros_like(value) for name, value in params.items()} for _ in range(2))
+    for step in range(1, steps + 1):
+        leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+        start = x = torch.randn(count, 6, HIDDEN)
+        for layer in range(layers):
+            values, out, gate, up, down = (leaves[f"layers.{layer}.{name}.weight"].transpose(1, 2) for name in shapes)
+            x = x + x @ values @ out
+            x = x + (torch.nn.functional.silu(x @ gate) * (x @ up)) @ down
+        loss = ((x - start @ target) ** 2).mean(dim=(1, 2)).sum()
+        _step(params, m, v, torch.autograd.grad(loss, list(leaves.values())), step, rate)
+    return [_saved("", number, params, m, v, steps, rate) for number in range(count)]
+
+
+def _step(params: Tensors, m: Tensors, v: Tensors, slopes: Iterable[torch.Tensor], step: int, rate: float) -> None:
+    for name, slope in zip(params, slopes):
+        m[name] += (1 - BETAS[0]) * (slope - m[name])
+        v[name] += (1 - BETAS[1]) * (slope**2 - v[name])
+        params[name] = params[name] - rate * (m[name] / (1 - BETAS[0] ** step)) / ((v[name] / (1 - BETAS[1] ** step)).sqrt() + EPS)
+
+
 def _saved(method: str, number: int, params: Tensors, m: Tensors, v: Tensors, steps: int, rate: float) -> Saved:
-    keys = tuple(f"base_model.model.model.{name}" for name in params)
+    keys = tuple(f"base_model.model.model.{name}" if method else f"model.{name}" for name in params)
     one: Callable[[Mapping[str, torch.Tensor], str], np.ndarray] = lambda table, name: table[name][number].numpy().copy()  # noqa: E731
     tensors = {key: Held(one(params, name)) for key, name in zip(keys, params)}
     entries = tuple(
@@ -142,6 +197,9 @@ def _saved(method: str, number: int, params: Tensors, m: Tensors, v: Tensors, st
         entries=entries,
         optimizer="adamw",
     )
+    if not method:
+        facts = {"head_dim": UNITS // 2}
+        return Saved(raw, Adapter(path="small", file="small", kind="model", tensors=tensors, config={}, facts=facts), keys)
     config = {
         "peft_type": method,
         "r": RANK,
@@ -152,24 +210,35 @@ def _saved(method: str, number: int, params: Tensors, m: Tensors, v: Tensors, st
     return Saved(raw, Adapter(path="small", file="small", kind="peft", tensors=tensors, config=config), keys)
 
 
+WHOLE = "every weight"
+LAWS = (*STARTS, WHOLE)
+
+
+def networks(law: str, count: int, *, layers: int = 4, steps: int = 4, seed: int = 0) -> list[Saved]:
+    """Return trained networks of one method, or of every weight."""
+    if law == WHOLE:
+        return trained_whole(count, layers=layers, steps=steps, seed=seed)
+    return trained(law, count, layers=layers, steps=steps, seed=seed)
+
+
 def wrong_pairs(run: Saved) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield (kind, ranks, sizes) of units beside the moments of the next layer's: layers 0 and 1, 2 and 3, so that pairs are independent."""
     looks = Looks(Source(run.raw, run.adapter), units_of(run.adapter))
     at = {key: position for position, key in enumerate(run.keys)}
     for number, unit in enumerate(looks.modules):
-        layer = int(unit.prefix.split(".layers.")[1].split(".")[0])
+        layer = int(unit.prefix.split("layers.")[1].split(".")[0])
         if unit.group is None or layer % 2:
             continue
         theirs = [at[key.replace(f"layers.{layer}.", f"layers.{layer + 1}.")] if key else None for key in (unit.zero, unit.other)]
         (found,) = looks.ranked([Place(number, theirs[0], theirs[1])], "whole")
-        yield f"{unit.zero.rpartition('.')[2]} {unit.group}", np.array([one.rank for one in found]), np.array([one.size for one in found])
+        yield f"{unit.zero.partition('_proj.')[2]} {unit.group}", np.array([one.rank for one in found]), np.array([one.size for one in found])
 
 
 def uniformity(method: str, count: int, *, steps: int, seed: int) -> dict[str, float]:
     """Return by kind of unit the Kolmogorov-Smirnov p of its p values, spread evenly within their steps: first blocks, of independent runs."""
     values: dict[str, list[float]] = {}
     spread = np.random.default_rng(1)
-    for run in trained(method, count, steps=steps, seed=seed):
+    for run in networks(method, count, steps=steps, seed=seed):
         for kind, ranks, sizes in wrong_pairs(run):
             values.setdefault(kind, []).extend((ranks - spread.random(len(ranks))) / sizes)
     return {kind: float(kstest(each, "uniform").pvalue) for kind, each in values.items()}

@@ -165,10 +165,14 @@ def false_orders(keys: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]
 
 
 def _live(key: str) -> str:
+    if key.endswith("_proj.weight"):  # a whole model's own
+        return key
     return key.replace(".weight", ".default.weight") if key.endswith(".weight") else f"{key}.default"
 
 
 def _stem(key: str) -> str:
+    if key.endswith("_proj.weight"):  # a whole model's layers: its modules have several shapes
+        return key[: key.index(".", key.index("layers.") + len("layers."))]
     stem, word, _ = key.partition("_proj.")
     return stem + word
 
