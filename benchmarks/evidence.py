@@ -1,7 +1,9 @@
-"""How much the numbers of an optimizer state prove, by step and rank: trains LoRA runs, takes every position's name away, recovers them.
+"""How many digits a module says, by step and rank, and what a search recovers: trains LoRA runs and asks each file.
 
-    python benchmarks/evidence.py                          # a few minutes on 2 cores; writes docs/pictures/evidence-*.svg
+    python benchmarks/evidence.py                          # a few minutes on 2 cores; prints the tables of docs/evidence.md
     python benchmarks/evidence.py --hidden 2048 --layers 16 --ranks 16 --steps 2,5,20,100,300,600 --device cuda --out wide.json
+
+Verdicts on whole files, false orders and other methods: `power.py` and `methods.py`.
 
 The base model is first trained on one synthetic language, then the adapter on another, so that gradients mean something. The learning rate
 falls linearly to zero at the last step. Every number comes from files that were written and read again.
@@ -12,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,16 @@ import numpy as np
 import torch
 
 from ostate import read as formats
-from ostate.core.naming import Adapter
-from ostate.core.state import RawState
-from ostate.evidence.densities import fit_densities, path_scores, projected_scores
-from ostate.evidence.judge import judge
-from ostate.evidence.paths import Paths
-from ostate.evidence.search import from_keys, search
-from ostate.evidence.tables.tables import gather
+from ostate.evidence.comparison import Comparison
+from ostate.evidence.look import Source
+from ostate.evidence.looks import How, Looks, places_of
+from ostate.evidence.methods import units_of
 from ostate.read import adapters
 
 VOCABULARY = 512
 LENGTH = 64
+HOW: dict[How, str] = {"whole": "whole modules", "zero": "lora_B alone", "other": "lora_A alone"}
+"""What an order moves of a module -> how people say it."""
 
 
 def language(seed: int) -> torch.Tensor:
@@ -117,93 +117,38 @@ def run(base: Any, rank: int, options: argparse.Namespace) -> list[dict[str, Any
 
 
 def measure(folder: Path, keys: list[str]) -> dict[str, Any]:
-    """Shuffle the positions, recover their names with nothing but the numbers, and say how it went."""
+    """Return the digits of each module at its true place, by what an order would move of it, and what a search recovers of shuffled positions."""
     raw, adapter = formats.read(str(folder / "optimizer.pt")), adapters.read_adapter(str(folder))
-    order = np.random.default_rng(0).permutation(len(keys))
-    raw = raw._replace(entries=tuple(raw.entries[old]._replace(position=new) for new, old in enumerate(order)))
-    truth = [keys[old] for old in order]
-    clock = time.process_time()
-    tables = gather(raw, adapter, previous=None, base=None)
-    paths = Paths(tables.reader, tables.displaced)
-    match, now = search(tables, paths, claimed=None, fixed={})
-    found = judge(tables, paths, match, now, raw, claimed=None)
-    seconds = time.process_time() - clock
-    row: dict[str, Any] = {"seconds": round(seconds, 2), "margin": found.margin, "used": found.used, "foreign": found.foreign}
-    for factor in ("lora_A", "lora_B"):
-        mine = [position for position, key in enumerate(truth) if factor in key]
-        row[factor] = {
-            "positions": len(mine),
-            "assigned": sum(match.get(truth[p]) == p for p in mine),
-            "proven": sum(p in found.proven for p in mine),
-            "wrong": sum(found.order[p] not in (None, truth[p]) for p in mine),
-            "wrong_proven": sum(p in found.proven and found.order[p] != truth[p] for p in mine),
-        }
-    return row | levels(raw, adapter, truth)
-
-
-def levels(raw: RawState, adapter: Adapter, truth: list[str]) -> dict[str, Any]:
-    """Return what each test says of true and of false pairs, at the true order."""
-    tables = gather(raw, adapter, previous=None, base=None)
-    paths, match = Paths(tables.reader, tables.displaced), from_keys(truth, tables)
-    densities = fit_densities(tables, paths, match)
+    looks = Looks(Source(raw, adapter), units_of(adapter, previous=None))
+    places = places_of(keys, looks.modules, range(len(keys)))
     row: dict[str, Any] = {}
-    cosine = [float(pair.cosine[i, pair.zero_positions.index(match[m.zero])]) for pair in tables.pairs for i, m in enumerate(pair.modules)]
-    noise = np.concatenate([(pair.cosine / pair.spread).reshape(-1) for pair in tables.pairs])
-    row["displacement"] = {"median": float(np.median(cosine)), "min": min(cosine), "null_sd_in_spreads": float(noise.std())}
-    for name, candidates in (("projected", projected_scores(tables, match)), ("path", path_scores(tables, paths, match))):
-        on: list[float] = []
-        off: list[float] = []
-        for each in candidates:
-            matched = np.zeros(each.values.shape, bool)
-            matched[each.cells()] = True
-            on.extend(np.exp(-each.values[matched]))
-            off.extend(np.exp(-each.values[~matched]))
-        if on:
-            false = np.array(off)
-            row[name] = {
-                "median": float(np.median(on)),
-                "max": float(max(on)),
-                "false_median": float(np.median(false)),
-                "false_min": float(false.min()),
-            }
-    informative = [rank for rank, density in densities.balance.items() if density.is_informative]
-    row["informative"] = {"projection": densities.projection.is_informative, "balance": informative, "path": list(densities.path)}
-    return row
+    for how in HOW:
+        digits = [sum(np.log10(one.size / one.rank) for one in ranked) for ranked in looks.ranked(places, how)]
+        row[how] = {"mean": round(float(np.mean(digits)), 3), "least": round(float(min(digits)), 3)}
+    order = np.random.default_rng(0).permutation(len(keys))
+    shuffled = raw._replace(entries=tuple(raw.entries[old]._replace(position=new) for new, old in enumerate(order)))
+    found = Comparison(shuffled, adapter).recover()
+    truth = [keys[old] for old in order]
+    wrong = sum(key not in (None, truth[position]) for position, key in enumerate(found.order) if position in found.proven)
+    return row | {"positions": len(keys), "recovered": len(found.proven), "wrong": wrong}
 
 
-def plot(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Draw the share of proven names, and the residual of true and false pairs, by step and rank."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "ostate"
-    import matplotlib.pyplot as plt
-
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Return two tables in Markdown: digits, mean (least), and names recovered, by rank and step."""
+    steps = sorted({row["step"] for row in rows})
     ranks = sorted({row["rank"] for row in rows})
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
-    for axis, factor in zip(axes, ("lora_B", "lora_A")):
+    by_cell = {(row["rank"], row["step"]): row for row in rows}
+    head = "".join(f" {step} |" for step in steps)
+    lines = [f"| | step{head}", "|---" * (len(steps) + 1) + "|"]
+    for how, said in HOW.items():
         for rank in ranks:
-            mine = [row for row in rows if row["rank"] == rank]
-            axis.plot([row["step"] for row in mine], [row[factor]["proven"] / row[factor]["positions"] for row in mine], "o-", label=f"r = {rank}")
-        axis.set(title=f"{factor}: share proven", xscale="log", xlabel="step", ylim=(-0.05, 1.05))
-    axes[0].legend()
-    figure.tight_layout()
-    figure.savefig(folder / "evidence-power.svg", metadata={"Date": None})
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
+            cells = (by_cell[rank, step][how] for step in steps)
+            lines.append(f"| {said}, r = {rank} | " + " | ".join(f"{cell['mean']:.2f} ({cell['least']:.2f})" for cell in cells) + " |")
+    lines += ["", f"| recovered |{head}", "|---" * (len(steps) + 1) + "|"]
     for rank in ranks:
-        mine = [row for row in rows if row["rank"] == rank]
-        steps = [row["step"] for row in mine]
-        axes[0].plot(steps, [row["displacement"]["median"] for row in mine], "o-", label=f"r = {rank}")
-        for axis, test in zip(axes[1:], ("projected", "path")):
-            there = [row for row in mine if test in row]
-            (line,) = axis.plot([row["step"] for row in there], [row[test]["median"] for row in there], "o-")
-            axis.plot([row["step"] for row in there], [row[test]["false_median"] for row in there], ":", color=line.get_color())
-    axes[0].set(title="displacement: cosine of true pairs", xscale="log", xlabel="step", ylim=(0, 1))
-    axes[0].legend()
-    for axis, title in zip(axes[1:], ("balance, drift projected out: residual", "balance along the path: residual")):
-        axis.set(title=title, xscale="log", yscale="log", xlabel="step")
-    figure.tight_layout()
-    figure.savefig(folder / "evidence-laws.svg", metadata={"Date": None})
+        cells = (by_cell[rank, step] for step in steps)
+        lines.append(f"| r = {rank} | " + " | ".join(f"{cell['recovered']} of {cell['positions']}" for cell in cells) + " |")
+    return "\n".join([*lines, "", f"wrong among the recovered: {sum(row['wrong'] for row in rows)}"])
 
 
 def numbers(text: str) -> list[int]:
@@ -216,21 +161,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--ranks", type=numbers, default=[1, 2, 4, 8, 16])
-    parser.add_argument("--steps", type=numbers, default=[1, 2, 3, 5, 10, 20, 50, 100, 200, 400])
+    parser.add_argument("--ranks", type=numbers, default=[1, 2, 3, 4, 8])
+    parser.add_argument("--steps", type=numbers, default=[2, 5, 20, 50, 100, 200, 400])
     parser.add_argument("--pretrain", type=int, default=200)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures/evidence.json"))
+    parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     options = parser.parse_args()
     base = pretrained(options)
     for parameter in base.parameters():
         parameter.requires_grad_(False)
     rows = [row for rank in options.ranks for row in run(base, rank, options)]
-    options.out.write_text(json.dumps(rows, indent=1) + "\n")
-    if options.out.parent.name == "pictures":
-        plot(rows, options.out.parent)
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    print(tables(rows))
 
 
 if __name__ == "__main__":
