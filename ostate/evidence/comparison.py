@@ -6,6 +6,7 @@ stands, and may make us refuse; it proves no claim.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import numpy as np
 from ostate.core.lora_modules import starts_at_zero
 from ostate.core.naming import ALL_TESTS, Adapter, Claim, Evidence
 from ostate.core.state import RawState
-from ostate.core.tensors import TensorRef
+from ostate.core.tensors import TensorRef, shape_text
 from ostate.evidence import ask, order, recover
 from ostate.evidence.apart import ENOUGH, apart, elements
 from ostate.evidence.look import Source
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
 EQUAL = 12.0
 """Digits of a position whose master weights equal the adapter's tensor in eight numbers or more, and no other tensor of its size."""
+BYTES_A_PAIR = 800
+"""What the tables of the fitted search hold for a key at a position of its shape: about 200 numbers."""
 MOST_PAIRS = 4_000_000
-"""Pairs of keys and positions of one shape up to which the fitted search is asked: its tables hold about 200 numbers for each."""
+"""Pairs of keys and positions of one shape up to which that search is asked: 3 GB."""
 
 
 class Comparison:
@@ -142,8 +145,9 @@ class Comparison:
 
     def search(self, claim: Claim) -> Evidence:
         """Return what the fitted search says of a claim: it may contradict it, or fit no order at all; None of it is proof."""
-        if self.untested is not None or self.adapter is None or not self._affordable():
-            return self.silence(self.untested or "too many modules of one shape for the memory of the search")
+        untested = self.untested or self._too_many()
+        if untested or self.adapter is None:
+            return self.silence(untested)
         return ask.verify(claim.keys, self.raw, self.adapter, previous=self.previous, base=self.base)
 
     def recover(self) -> Evidence:
@@ -151,20 +155,26 @@ class Comparison:
 
         Raises nothing: a search that there is no memory for is silent and says so.
         """
-        if self.untested is not None or self.adapter is None or not self._affordable():
-            return self.silence(self.untested or "too many modules of one shape for the memory of the search")
+        untested = self.untested or self._too_many()
+        if untested or self.adapter is None:
+            return self.silence(untested)
         return recover.recover(self.raw, self.adapter, previous=self.previous, base=self.base)
 
     def silence(self, reason: str) -> Evidence:
         """Return the evidence of numbers that were not asked."""
         return Evidence(verdict="silent", undecided=self.stated, silent={ALL_TESTS: reason})
 
-    def _affordable(self) -> bool:
+    def _too_many(self) -> str:
+        """Return why the search is not asked: the memory that its tables would take; empty where it is."""
         count: dict[tuple[int, ...], int] = {}
         for entry in self.raw.entries:
             if entry.has_state and entry.shape is not None:
                 count[entry.shape] = count.get(entry.shape, 0) + 1
-        return max((n * n for n in count.values()), default=0) <= MOST_PAIRS
+        shape, most = max(count.items(), key=lambda item: item[1], default=((), 0))
+        if most * most <= MOST_PAIRS:
+            return ""
+        memory = f"comparing each with each would take {most * most * BYTES_A_PAIR / 1e9:,.0f} GB of memory"
+        return f"{most:,} tensors have the shape {shape_text(shape)}: {memory}; {math.isqrt(MOST_PAIRS):,} of one shape are searched at most"
 
     def _single(
         self, claim: Claim, adapter: Adapter, places: Sequence[Place]

@@ -90,3 +90,17 @@ def test_a_family_that_was_cut_proves_nothing():
     claim = Claim(source="recorded", rule="test", names=keys, keys=keys)
     assert comparison.test(claim, Family((), ())).verdict == "verified"
     assert not comparison.test(claim, Family((), (), cut=3)).proven
+
+
+def test_a_search_that_there_is_no_memory_for_says_how_much_it_would_take():
+    one = Held(np.zeros((8, 64), np.float32))
+    keys = [f"base_model.model.layers.{i}.q_proj.lora_A.weight" for i in range(4000)]
+    entries = tuple(Entry(position=i, key=i, group=0, slots={"exp_avg": one, "exp_avg_sq": one}, step=3.0, shape=one.shape) for i in range(4000))
+    raw = RawState("many", "torch", (), (Group(0, tuple(range(4000))),), entries, "adamw")
+    comparison = Comparison(
+        raw, Adapter(path="many", file="many", kind="peft", tensors=dict.fromkeys(keys, one), config={"peft_type": "LORA", "r": 8})
+    )
+    for found in (comparison.recover(), comparison.search(Claim(source="convention", rule="test", names=tuple(keys), keys=tuple(keys)))):
+        assert found.verdict == "silent"
+        (reason,) = found.silent.values()
+        assert reason.startswith("4,000 tensors have the shape 8x64: comparing each with each would take 13 GB of memory; 2,000 of one shape are")
