@@ -115,7 +115,7 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
 }  # fmt: skip
 
 
-SEVERAL = {"bamba", "qwen3_next", "roberta", "roberta_classifier", "xlm_roberta"}
+SEVERAL = {"bamba", "qwen2_5_vl", "qwen3_next", "roberta", "roberta_classifier", "xlm_roberta"}
 """Models whose names are those of another one that defines them in another order: both orders are tried."""
 
 
@@ -129,6 +129,49 @@ def test_the_convention_is_the_order_of_the_real_model(model: str):
     assert not isinstance(found, str), found
     assert order in [keys for _, keys in found]
     assert len(found) <= (2 if model in SEVERAL else 1)
+
+
+WITH_NORMS = ["llama", "qwen3", "gemma2", "opt", "t5", "whisper", "gpt2", "bert", "falcon", "starcoder2", "qwen2_5_vl", "deepseek_v3", "mamba2",
+              "xglm", "nemotron_h", "olmo2"]  # fmt: skip
+OTHERS: dict[str, Callable[[], torch.nn.Module]] = {
+    "mamba2": _on_meta("Mamba2ForCausalLM", "Mamba2Config", hidden_size=16, num_hidden_layers=11, num_heads=4, head_dim=8, state_size=8, n_groups=1),
+    "xglm": _on_meta("XGLMForCausalLM", "XGLMConfig", vocab_size=64, d_model=16, ffn_dim=24, num_layers=11, attention_heads=2),
+    "nemotron_h": _on_meta("NemotronHForCausalLM", "NemotronHConfig", vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=4,
+                           hybrid_override_pattern="M*-M", num_attention_heads=2, num_key_value_heads=2, head_dim=8, mamba_num_heads=4,
+                           mamba_head_dim=8, ssm_state_size=8, n_groups=1),
+    "olmo2": _on_meta("Olmo2ForCausalLM", "Olmo2Config", **{**SMALL, "pad_token_id": 0}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", WITH_NORMS)
+def test_norms_that_are_trained_beside_lora_have_their_place_in_the_class(model: str):
+    """`modules_to_save=["norm"]`, LongLoRA: the tables know linear layers only, transformers' own classes know the norms between them."""
+    made = {**MODELS, **OTHERS}[model]()
+    linear = [name for name, module in made.named_modules() if isinstance(module, torch.nn.Linear) and not name.endswith(("lm_head", "out_proj"))]
+    wrapped = peft.get_peft_model(made, peft.LoraConfig(r=2, target_modules=linear or ["c_attn", "c_proj"]))
+    for name, parameter in wrapped.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or "norm" in name.lower() or ".ln_" in name)
+    order = [_key(name) for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    found = orders_by_convention(random.Random(0).sample(order, len(order)))
+    assert not isinstance(found, str), found
+    assert order in [keys for _, keys in found]
+    assert len(found) <= 2
+
+
+def test_the_class_that_has_the_modules_at_their_very_places_comes_before_those_that_share_words_with_it():
+    keys = [f"base_model.model.biogpt.layers.{layer}.self_attn.{word}_proj.lora_{half}.weight" for layer in (0, 1) for word in "vq" for half in "AB"]
+    assert keys in [order for _, order in orders_by_convention(sorted(keys))]
+
+
+def test_a_model_under_a_module_of_somebodys_own_is_known_by_what_lies_in_it():
+    keys = ["net.backbone.embeddings.lora_embedding_A", "net.backbone.layers.0.mixer.in_proj.lora_A.weight", "net.backbone.norm_f.weight"]
+    assert [order for _, order in orders_by_convention(keys[::-1])] == [keys]
+
+
+def test_own_tensors_of_a_module_stand_before_those_of_the_modules_in_it():
+    """ViT's class token is a parameter of the embeddings themselves."""
+    keys = ["vit.embeddings.cls_token", "vit.embeddings.patch_embeddings.projection.weight", "vit.layers.0.layernorm_before.weight"]
+    assert [order for _, order in orders_by_convention(keys[::-1])] == [keys]
 
 
 def _key(name: str) -> str:

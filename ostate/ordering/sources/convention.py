@@ -20,12 +20,14 @@ from ..grouping.refute import Refused, refused
 from .diffusers_orders import DIFFUSERS
 from .from_keys import claims_of_keys, trained_keys
 from .fused_modules import SAID, parted, with_fused
-from .module_orders import BESIDE, FAMILIES, LEADS, ORIGINALS, PLACES, TOWERS
-from .tuner_keys import PEFT_RANKS, RANKS, split_key
+from .key_paths import KeyPath, before_by_number, before_in_module, read_path, tower_of
+from .module_orders import BESIDE, FAMILIES, LEADS, ORIGINALS, PLACES
+from .transformers_models import orders_by_class
 
 _DIFFUSERS = re.compile(r"[.$](?:to_[qkv]|to_out|add_[qkv]_proj|to_qkv_mlp_proj)[.$]")
-_LEAD = re.compile(rf"^({'|'.join(sorted(LEADS, key=len, reverse=True))})_(.+)$")
 _TEXT = re.compile(r"^(?:lora_te\d?|text_encoder(?:_\d)?)$")
+RARE = 3
+"""Model types of an order for one of another that is not worth a claim beside it."""
 _PLACED = frozenset(word for row in PLACES for word in row)
 
 
@@ -59,14 +61,13 @@ def orders_by_convention(keys: Sequence[str]) -> list[tuple[str, list[str]]] | s
     paths = {key: read_path(key) for key in keys}
     towers: dict[tuple[str, ...], list[KeyPath]] = {}
     for path in paths.values():
-        towers.setdefault(_tower(path.parts), []).append(path)
+        towers.setdefault(tower_of(path.parts), []).append(path)
     options = {tower: _families(tower, own) for tower, own in towers.items()}
-    if not any(options.values()):
-        return "the architecture is not in the table of conventions"
     sides = {bool(_TEXT.match(path.parts[0])) for path in paths.values()}
     found: dict[tuple[str, ...], str] = {}
     unknown = ""
-    for choice in product(*(known or [KnownFamily("", _Rank(()), {})] for known in options.values())):
+    choices = product(*(known or [KnownFamily("", _Rank(()), {})] for known in options.values())) if any(options.values()) else ()
+    for choice in choices:
         spelled = {**paths, **{key: path for family in choice for key, path in family.paths.items()}}
         known = {tower: family.known for tower, family in zip(options, choice)}
         for text_first in (True, False) if len(sides) > 1 else (False,):
@@ -76,37 +77,11 @@ def orders_by_convention(keys: Sequence[str]) -> list[tuple[str, list[str]]] | s
                 unknown = unknown or f"no convention orders {error.args[0]}"
                 continue
             found.setdefault(tuple(ordered), "module order of " + ", ".join(dict.fromkeys(family.name for family in choice if family.name)))
-    return [(name, list(ordered)) for ordered, name in found.items()] or unknown
-
-
-class KeyPath(NamedTuple):
-    """A key in parts."""
-
-    key: str
-    parts: tuple[str, ...]
-    """Of the module's path, then of the tensor within it. A path whose dots became underscores is one part, until a family's words divide it."""
-    inner: int
-    """How many of `parts` are the tensor's, the last ones."""
-
-    @property
-    def words(self) -> set[str]:
-        """The names of modules in the path, without numbers, the model's own place and PEFT's."""
-        return {part for part in self.parts[len(_tower(self.parts)) : len(self.parts) - self.inner] if number_in(part) is None} - {
-            "base_model",
-            "model",
-        }
-
-
-def read_path(key: str) -> KeyPath:
-    """Return a key in parts; ai-toolkit writes `$$` for the dots of a module's name, others an underscore behind a word of their own."""
-    read = split_key(key)
-    module, _, last = (read.module, "", read.slot) if read is not None else key.rpartition(".")
-    inner = last.split(".")
-    parts = module.replace("$$", ".").split(".") if module else []
-    lead = _LEAD.match(parts[0]) if parts else None
-    if lead is not None:
-        parts = [lead[1], lead[2], *parts[1:]]
-    return KeyPath(key, (*parts, *inner), len(inner))
+    by_class = orders_by_class(list(paths.values()))
+    for one in by_class:
+        if one.types * RARE > by_class[0].types:  # rare models of the same names do not count
+            found.setdefault(one.keys, f"module order of transformers' {one.name}")
+    return [(name, list(ordered)) for ordered, name in found.items()] or unknown or "the architecture is not in the table of conventions"
 
 
 class KnownFamily(NamedTuple):
@@ -142,11 +117,6 @@ class _Chains:
 
     def before(self, one: str, other: str) -> int | None:
         return -1 if (one, other) in self.pairs else 1 if (other, one) in self.pairs else None
-
-
-def _tower(parts: Sequence[str]) -> tuple[str, ...]:
-    last = max((at for at, part in enumerate(parts) if part in TOWERS), default=-1)
-    return tuple(parts[: last + 1])
 
 
 def _families(tower: tuple[str, ...], paths: Sequence[KeyPath]) -> list[KnownFamily]:
@@ -243,25 +213,23 @@ def in_order(paths: Sequence[KeyPath], known: Mapping[tuple[str, ...], Known], *
             if a != b:
                 if not at and bool(_TEXT.match(a)) != bool(_TEXT.match(b)):
                     return -1 if bool(_TEXT.match(a)) == text_first else 1
-                ranks = PEFT_RANKS if left[0] == "base_model" else RANKS
-                return _before(a, b, known.get(_tower(left[:at]), _NOTHING), ranks)
+                return _before(a, b, known.get(tower_of(left[:at]), _NOTHING), peft=left[0] == "base_model")
         return len(left) - len(right)
 
     return [path.key for path in sorted(paths, key=cmp_to_key(compare))]
 
 
-def _before(one: str, other: str, known: Known, ranks: Mapping[str, int]) -> int:
+def _before(one: str, other: str, known: Known, *, peft: bool) -> int:
     """Return a negative number when `one` is defined before `other`, its sibling."""
-    left, right = number_in(one), number_in(other)
-    if left is not None and right is not None:
-        return left - right
+    numbers = before_by_number(one, other)
+    if numbers is not None:
+        return numbers
     listed = known.before(one, other)
     if listed is not None:
         return listed
-    if one in ranks and other in ranks:
-        return ranks[one] - ranks[other]
-    if {one, other} == {"weight", "bias"}:
-        return -1 if one == "weight" else 1
+    within = before_in_module(one, other, peft=peft)
+    if within is not None:
+        return within
     for row in BESIDE:
         if one in row and other in row:
             return row.index(one) - row.index(other)
