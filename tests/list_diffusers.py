@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +130,13 @@ def table(releases: list[tuple[str, dict[str, list[str]]]]) -> dict[str, tuple[s
 def main(folders: list[str]) -> None:
     """Write the table of the installed release and of those in `folders`."""
     releases = sorted((_of_release(folder) for folder in ["", *folders]), key=lambda row: [int(part) for part in row[0].split(".")], reverse=True)
-    versions = ", ".join(version for version, _ in reversed(releases))
+    TARGET.write_text(text_of(table(releases), ", ".join(version for version, _ in reversed(releases))))
+
+
+def text_of(rows: dict[str, tuple[str, ...]], versions: str) -> str:
+    """Return the module: the chains that several classes have once, under a number, and each class's own beside the numbers."""
+    classes = Counter(chain for chains in rows.values() for chain in dict.fromkeys(chains))
+    shared = [chain for chain, count in classes.most_common() if count > 1]
     lines = [
         f'"""Data: the order in which diffusers\' models define their modules; releases {versions}.',
         "",
@@ -138,17 +145,30 @@ def main(folders: list[str]) -> None:
         "",
         "from __future__ import annotations",
         "",
-        "DIFFUSERS: dict[str, tuple[str, ...]] = {",
+        "_SHARED: tuple[str, ...] = (",
+        *(f"    {line}" for at, chain in enumerate(shared) for line in _lines(chain, f"  # {at}")),
+        ")",
+        "_ROWS: dict[str, tuple[str, ...]] = {",
     ]
-    for name, found in table(releases).items():
-        lines += [f"    {name!r}: ("]
-        for chain in found:
-            pieces = _wrapped(chain)
-            joined = "\n            ".join(repr(piece) for piece in pieces)
-            lines += [f"        {joined}," if len(pieces) == 1 else f"        (\n            {joined}\n        ),"]
-        lines += ["    ),"]
-    lines += ["}", '"""Class -> modules that lie side by side, in the order of their definition; a word alone has no siblings."""', ""]
-    TARGET.write_text("\n".join(lines).replace("'", '"').replace('diffusers" models', "diffusers' models"))
+    for name, chains in rows.items():
+        numbers = " ".join(str(shared.index(chain)) for chain in chains if chain in shared)
+        own = [line for chain in chains if chain not in shared for line in _lines(chain)]
+        lines += [f'    "{name}": (', f'        "{numbers}",', *(f"        {line}" for line in own), "    ),"]
+    lines += [
+        "}",
+        '"""Class -> numbers in `_SHARED`, its own chains."""',
+        "DIFFUSERS: dict[str, tuple[str, ...]] = {",
+        "    name: (*(_SHARED[int(number)] for number in numbers.split()), *own) for name, (numbers, *own) in _ROWS.items()",
+        "}",
+        '"""Class -> modules that lie side by side, in the order of their definition; a word alone has no siblings."""',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _lines(chain: str, said: str = "") -> list[str]:
+    pieces = [f'"{piece}"' for piece in _wrapped(chain)]
+    return [f"{pieces[0]},{said}"] if len(pieces) == 1 else ["(", *(f"    {piece}" for piece in pieces), f"),{said}"]
 
 
 def _wrapped(chain: str, width: int = 120) -> list[str]:
