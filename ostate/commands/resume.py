@@ -15,7 +15,7 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ExportError, OstateError
 from ostate.exporters.migrate import matched, migrate, refuse_nothing_kept
-from ostate.exporters.target import Grouping, Target, target_of
+from ostate.exporters.target import Grouping, Target, shapes_unknown, target_of
 from ostate.read import named_file
 
 from .repair import repair
@@ -93,6 +93,7 @@ def compare_for(state: str | NamedState, wanted: Any, *, base: str | None = None
     known = {name: pairs.get(name) or (name if name in without else None) for name in target.order}
     place = {name: position for position, name in enumerate(name for group in to_come for name in group.names or ())}
     there = {own for own in known.values() if own is not None}
+    unseen = tuple(shapes_unknown(target))
     command, findings = _way(named, state, wanted, target, base, groups)
     change = Change(
         state=state if isinstance(state, str) else named.path or "",
@@ -105,9 +106,9 @@ def compare_for(state: str | NamedState, wanted: Any, *, base: str | None = None
         groups=named.source.get("positions") or tuple(len(group.names or ()) for group in named.groups),
         groups_to_come=tuple(len(group.names or ()) for group in to_come),
         command=command,
-        findings=findings,
+        findings=(*findings, *unseen),
     )
-    return replace(change, command="", findings=()) if change.same else change
+    return replace(change, command="", findings=unseen) if change.same else change
 
 
 def _reshaped(named: NamedState, target: Target, known: dict[str, str | None]) -> tuple[tuple[str, Shape, Shape], ...]:

@@ -57,6 +57,30 @@ def read_names(path: str, *, error: type[OstateError] = ReadError, fix: str = FO
     return groups
 
 
+def read_shapes(path: str, *, error: type[OstateError] = ReadError) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that a file of names gives beside them: a JSON object's `shapes`, name -> list of sizes; none where it has no such key.
+
+    Args:
+        path: a file that `read_names` reads.
+        error: what to raise for shapes that are none.
+
+    Raises:
+        OstateError: `error`: a shape is no list of whole numbers.
+    """
+    text = read_at(path, 0, size_of(path)).decode("utf-8-sig")
+    found = parse_json(text) if text.lstrip()[:1] == "{" else {}
+    shapes = found.get("shapes") if isinstance(found, dict) else None
+    if shapes is None:
+        return {}
+    if not isinstance(shapes, dict) or not all(map(_is_shape, shapes.values())):
+        raise error("its shapes are no lists of whole numbers", where=path, fix='write {"param_names": ["a", …], "shapes": {"a": [4, 32], …}}')
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= limits.DEPTH and all(type(size) is int and 0 <= size < 1 << 63 for size in value)
+
+
 def _check(groups: list[list[str]]) -> None:
     names = [name for group in groups for name in group]
     if not names or not all(names):

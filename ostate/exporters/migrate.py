@@ -15,7 +15,7 @@ from ostate.core.tensors import CHUNK, Slot
 from ostate.errors import ExportError
 from ostate.optimizers.slots import SECOND_MOMENT_SLOTS, row_of, weights_slot
 
-from .target import Target
+from .target import Target, shapes_unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,6 +138,7 @@ def migrate(
     fates["dropped"] += [name for name in without if name not in set(target.order)]
     new_names = {*fates["made"], *fates["absent"]} - set(without)
     groups, findings = _groups(state, target, {name: p for name, p in made.items() if name not in new_names}, _places(state, target, there, without))
+    findings += shapes_unknown(target)
     findings += _where_new_ones_went(state, target, [name for name in target.order if name in new_names], there, groups)
     placed = {name: replace(made[name], group=group.index) for group in groups for name in group.names or () if name in made}
     numbered = {name: replace(parameter, position=None) for name, parameter in placed.items()}

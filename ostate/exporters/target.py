@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from ostate.core.names import first_names, plain_names, renamed_adapter, twins
-from ostate.core.names_list import read_names
+from ostate.core.names_list import read_names, read_shapes
 from ostate.core.naming import Adapter, NamedState, Question, positions_of
+from ostate.core.state import Finding
 from ostate.errors import ExportError
 from ostate.ordering import keys
 from ostate.ordering.grouping.norms import LAST
@@ -44,6 +45,16 @@ class Target:
     adapter: Adapter | None = None
     by_trainer: bool = False
     """True when the groups were cut by Trainer's rule unasked, since the state's own are."""
+    names_alone: bool = False
+    """True where a person gave names and no shapes: a parameter that grew or shrank cannot be told from one that did not."""
+
+
+def shapes_unknown(target: Target) -> Iterator[Finding]:
+    """Say that names alone do not tell whether a parameter is as large as it was."""
+    if target.names_alone:
+        text = "--for gives names without shapes: a parameter that is larger or smaller now, as with another rank, cannot be seen"
+        fix = 'pass an adapter folder or a live model; or a file {"param_names": […], "shapes": {name: [rows, columns]}}'
+        yield Finding(rule="for-shapes-unknown", severity="note", text=text, fix=fix)
 
 
 def target_of(state: NamedState, wanted: Wanted, *, grouping: Grouping = "auto", base_model: str | None = None) -> Target:
@@ -62,10 +73,10 @@ def target_of(state: NamedState, wanted: Wanted, *, grouping: Grouping = "auto",
         rows = _of_model(cast("torch.nn.Module", wanted))
         return _grouped(rows, grouping, {}, None, state)
     if not isinstance(wanted, (str, os.PathLike)):
-        return _of_lists(wanted, grouping, state)
+        return _of_lists(wanted, grouping, state, {})
     path = os.fspath(wanted)
     if path.endswith((".json", ".txt")) and not path.endswith("adapter_config.json"):
-        return _of_lists(read_names(path, error=ExportError), grouping, state)
+        return _of_lists(read_names(path, error=ExportError), grouping, state, read_shapes(path, error=ExportError))
     adapter = adapters.read_adapter(path)
     rows, known = _of_adapter(state, adapter, base_model)
     return _grouped(rows, grouping, known, adapter, state)
@@ -76,28 +87,30 @@ def of_names(names: Sequence[str], grouping: Grouping, state: NamedState) -> Tar
     return _grouped([Parameter(name=name) for name in names], grouping, {}, None, state)
 
 
-def _of_lists(wanted: Iterable[Any], grouping: Grouping, state: NamedState) -> Target:
+def _of_lists(wanted: Iterable[Any], grouping: Grouping, state: NamedState, shapes: Mapping[str, tuple[int, ...]]) -> Target:
     rows = list(wanted)
-    if rows and all(isinstance(row, (list, tuple)) for row in rows):
-        plain = iter(_plain([name for row in rows for name in row], state))
-        groups = tuple(tuple(next(plain) for _ in row) for row in rows)
-        if len(groups) > 1 or grouping == "one":
-            return Target(groups=groups, order=tuple(name for group in groups for name in group))
-        return of_names(groups[0], grouping, state)
-    return of_names(_plain(rows, state), grouping, state)
+    grouped = bool(rows) and all(isinstance(row, (list, tuple)) for row in rows)
+    whole = [str(name) for row in rows for name in row] if grouped else [str(name) for name in rows]
+    plain = _plain(whole, state)
+    known = {name: shapes[given] for name, given in zip(plain, whole) if given in shapes}
+    if grouped and (len(rows) > 1 or grouping == "one"):
+        names = iter(plain)
+        target = Target(groups=tuple(tuple(next(names) for _ in row) for row in rows), order=tuple(plain), shapes=known)
+    else:
+        target = _grouped([Parameter(name=name, shape=known.get(name)) for name in plain], grouping, {}, None, state)
+    return replace(target, names_alone=len(known) < len(plain))
 
 
-def _plain(names: Sequence[Any], state: NamedState) -> list[str]:
+def _plain(whole: Sequence[str], state: NamedState) -> list[str]:
     """Return the names without wrappers' segments; as they are where the state has them so.
 
     Raises:
         ExportError: two of them are one then.
     """
     own = set(state.names)
-    whole = [str(name) for name in names]
     plain = plain_names(whole)
     if sum(name in own for name in whole) > sum(name in own for name in plain):
-        plain = whole
+        plain = list(whole)
     if same := twins(plain):
         raise ExportError(f"two parameters are called {same[0]!r}", where="--for", fix="make every name unique")
     return plain

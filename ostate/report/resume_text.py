@@ -14,7 +14,7 @@ _ROWS = 8
 def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     """Return what one document says; `full` leaves nothing out."""
     if document["same"]:
-        return [Line("same parameters in the same order: the state loads as it is", "good")]
+        return [Line("same parameters in the same order: the state loads as it is", "good"), *found(document["findings"])]
     most = None if full else _ROWS
     document = {**document, "moved": reordered(document["moved"])}
     counted = {"adds": "more", "lacks": "fewer", "renamed": "renamed", "reshaped": "of another shape", "moved": "in another order"}

@@ -112,6 +112,35 @@ def test_another_rank_is_named_and_mended(llama_run, named, rank, flag):
     loaded(carried_out(document), optimizer, order, store.load(named))
 
 
+@pytest.mark.parametrize("rank", [8, 2])
+def test_a_changed_rank_is_seen_in_a_list_that_has_shapes_and_its_lack_is_said(llama_run, named, rank):
+    """The recipe's own way: the new run writes its names and shapes before it resumes."""
+    modules = json.loads((llama_run.checkpoint / "adapter_config.json").read_text())["target_modules"]
+    model = adapted(llama_run, r=rank, target_modules=modules)
+    shapes = {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    with open("names.json", "w") as file:
+        json.dump(list(shapes), file)
+    text, document = printed(named, "--for", "names.json")
+    assert document["same"]
+    assert [row["rule"] for row in document["findings"]] == ["for-shapes-unknown"]
+    assert "names without shapes" in text
+    with open("names.json", "w") as file:
+        json.dump({"param_names": list(shapes), "shapes": shapes}, file)
+    _, document = printed(named, "--for", "names.json")
+    assert {row["name"] for row in document["reshaped"]} == set(shapes)
+    assert document["findings"] == []
+    live = dict(model.named_parameters())
+    stored = carried_out(document)
+    optimizer = torch.optim.AdamW([live[name] for name in shapes])
+    optimizer.load_state_dict({**stored, "param_groups": [{**stored["param_groups"][0], "params": list(range(len(shapes)))}]})
+    state = store.load(named)
+    for name in shapes:
+        kept = tuple(slice(0, min(sizes)) for sizes in zip(live[name].shape, state.parameters[name].shape))
+        ours, theirs = optimizer.state[live[name]]["exp_avg_sq"], torch.as_tensor(state.tensor(name, "exp_avg_sq"))
+        assert ours.shape == live[name].shape
+        assert torch.equal(ours[kept], theirs[kept])
+
+
 def test_another_order_is_told_from_others_before_it(named):
     names = list(store.load(named).parameters)
     with open("names.json", "w") as file:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ostate.core.names_list import names_file_in, read_names
+from ostate.core.names_list import names_file_in, read_names, read_shapes
 from ostate.errors import OrderingError, ReadError
 
 READ = [
@@ -72,3 +72,19 @@ def test_of_two_names_files_the_one_that_ostate_writes_is_taken(tmp_path: Path):
     assert names_file_in(str(tmp_path)) == str(tmp_path / "ostate_names.json")
     (tmp_path / "optimizer_param_names.json").write_text(json.dumps(["a"]))
     assert names_file_in(str(tmp_path)) == str(tmp_path / "optimizer_param_names.json")
+
+
+def test_shapes_stand_beside_names_where_somebody_wrote_them(tmp_path: Path):
+    (tmp_path / "names.json").write_text('{"param_names": ["a", "b"], "shapes": {"a": [4, 32], "b": []}}')
+    assert read_names(str(tmp_path / "names.json")) == [["a", "b"]]
+    assert read_shapes(str(tmp_path / "names.json")) == {"a": (4, 32), "b": ()}
+    for text in ('["a", "b"]', "a\nb\n", '{"param_names": ["a"]}'):
+        (tmp_path / "order").write_text(text)
+        assert read_shapes(str(tmp_path / "order")) == {}
+
+
+@pytest.mark.parametrize("shapes", ["3", '["a"]', '{"a": 4}', '{"a": [4, -1]}', '{"a": [true]}', '{"a": ["4"]}', '{"a": [1e3]}'])
+def test_shapes_that_are_none_are_refused(shapes: str, tmp_path: Path):
+    (tmp_path / "names.json").write_text(f'{{"param_names": ["a"], "shapes": {shapes}}}')
+    with pytest.raises(ReadError, match="no lists of whole numbers"):
+        read_shapes(str(tmp_path / "names.json"))
