@@ -134,7 +134,13 @@ def _way(
         return _command(state, wanted, base, groups, [*(["--new", new] * (new != "zeros")), *(["--truncate"] * truncate)]), ()
     text = f"no export makes this state fit: {failed.what if failed else ''}"
     return "", (
-        Finding(rule="resume-impossible", severity="error", text=text, fix=failed.fix if failed else "", names=(failed.where,) if failed else ()),
+        Finding(
+            rule="resume-impossible",
+            severity="error",
+            text=text,
+            fix=failed.fix if failed else "",
+            names=(failed.where,) if failed and failed.where else (),
+        ),
     )
 
 

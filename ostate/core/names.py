@@ -314,7 +314,7 @@ def kind_of(name: str, dimensions: int | None = None) -> str:
 
 
 def place_in_model(name: str) -> str:
-    """Return the name that the parameter had before PEFT wrapped its module: without `base_layer` and `modules_to_save.<adapter>`."""
-    parts = name.split(".")
+    """Return the name that the parameter had before PEFT wrapped it: without its prefix, `base_layer` and `modules_to_save.<adapter>`."""
+    parts = name.removeprefix(PEFT_PREFIX).split(".")
     at = parts.index(SAVED) if SAVED in parts else len(parts)
     return ".".join(part for i, part in enumerate(parts) if part != "base_layer" and i not in (at, at + 1))

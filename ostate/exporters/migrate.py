@@ -15,6 +15,7 @@ from ostate.core.tensors import CHUNK, Slot
 from ostate.errors import ExportError
 from ostate.optimizers.slots import SECOND_MOMENT_SLOTS, row_of, weights_slot
 
+from .base import MARKS
 from .target import Target, shapes_unknown
 
 if TYPE_CHECKING:
@@ -123,16 +124,17 @@ def migrate(
     """
     there, without = _renamed(state, rename)
     pairs = matched(there, target)
+    keeps_nothing = not any(parameter.slots for parameter in there.values())  # SGD without momentum
     made: dict[str, NamedParameter] = {}
     fates: dict[str, list[str]] = {"kept": [], "grown": [], "cut": [], "made": [], "absent": []}
     for name in target.order:
         if name in pairs:
             made[name] = _kept(there[pairs[name]], name, target, fates, truncate=truncate)
-        elif new == "absent" or (name in without and name not in target.shapes):
-            fates["absent"].append(name)
         else:
-            made[name] = _new(name, target, there, new)
-            fates["made"].append(name)
+            left = new == "absent" or keeps_nothing or (name in without and name not in target.shapes)
+            one = None if left else _new(name, target, there, new)
+            fates["absent" if one is None else "made"].append(name)
+            made |= {} if one is None else {name: one}
     used = set(pairs.values())
     fates["dropped"] = [parameter.name for name, parameter in there.items() if name not in used]
     fates["dropped"] += [name for name in without if name not in set(target.order)]
@@ -234,7 +236,7 @@ def _kept(parameter: NamedParameter, name: str, target: Target, fates: dict[str,
     if not grown and not truncate:
         raise ExportError(f"shrank from {list(parameter.shape)} to {list(shape)}", where=name, fix="pass --truncate to keep the part that fits")
     if any(slot.shape != parameter.shape for slot in parameter.slots.values()):
-        raise ExportError("a factored moment cannot be resized", where=name, fix="use --new sibling under another name")
+        raise ExportError("a factored moment cannot be resized", where=name, fix="rename it with --rename, and pass --new absent")
     if grown and (slot := weights_slot(parameter)) is not None:
         raise ExportError(
             f"grew from {list(parameter.shape)} to {list(shape)}, and its {slot} holds weights, which cannot be made from a state", where=name,
@@ -244,20 +246,26 @@ def _kept(parameter: NamedParameter, name: str, target: Target, fates: dict[str,
     return replace(own, shape=shape, slots={slot: Resized(value, shape) for slot, value in parameter.slots.items()})
 
 
-def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: New) -> NamedParameter:
+def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: New) -> NamedParameter | None:
+    """Return the entry of a new parameter; None where the optimizer makes it itself, at the first step, as zeros at step 0 would not."""
     nearest = _nearest(name, target, there)
     shape = target.shapes.get(name, nearest.shape if nearest is not None else None)
     if shape is None or name not in target.shapes:
         raise ExportError("the shape of a new parameter is not known", where=name, fix="pass --for an adapter folder, or --new absent")
     pattern = nearest if nearest is not None else next(iter(there.values()), None)
-    slots = [slot for slot in (pattern.slots if pattern is not None else ()) if pattern is not None and pattern.slots[slot].shape == pattern.shape]
+    slots = [] if pattern is None else list(pattern.slots)
+    own = "" if pattern is None else _made_by_the_optimizer_alone(pattern, there)
+    if own and new == "zeros" and not any(row_of(slot).role == "weights" for slot in slots):
+        return None
+    if own and new != "zeros":
+        raise ExportError(f"its {own} can be made by the optimizer alone, at its first step", where=name, fix="pass --new absent")
     if (held := next((slot for slot in slots if row_of(slot).role == "weights"), None)) is not None:
         raise ExportError(
             f"its {held} would hold the parameter's own weights, which cannot be made from a state", where=name, fix="pass --new absent"
         )
     steps = sorted(parameter.step for parameter in there.values() if parameter.step is not None)
     step = 0.0 if new == "zeros" or not steps else steps[len(steps) // 2]
-    filled: dict[str, Slot] = {slot: ConstantSlot(shape) for slot in slots or ["exp_avg", "exp_avg_sq"]}
+    filled: dict[str, Slot] = {slot: ConstantSlot(shape) for slot in slots}
     if new == "sibling":
         if nearest is None:
             raise ExportError("no parameter of its kind to take the second moment from", where=name, fix="pass --new zeros")
@@ -266,6 +274,21 @@ def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: Ne
     return NamedParameter(
         name=name, shape=shape, group=nearest.group if nearest is not None else 0, slots=filled, step=step, adapter_key=target.keys.get(name)
     )
+
+
+def _made_by_the_optimizer_alone(pattern: NamedParameter, there: Mapping[str, NamedParameter]) -> str:
+    """Return what zeros of the parameter's shape cannot stand for in an entry like this one; empty: nothing.
+
+    Row and column means, step sizes and earlier gradients, single numbers beside the slots, codes of a few bits.
+    """
+    roles = {slot: row_of(slot).role for slot in pattern.slots}
+    odd = [
+        slot
+        for slot, values in pattern.slots.items()
+        if roles[slot] != "weights" and (values.shape != pattern.shape or roles[slot] not in {"first_moment", "second_moment"})
+    ]
+    packed = sorted({parameter.decoded_from for parameter in there.values()} - {"plain"})
+    return ", ".join([*odd, *(key for key in pattern.scalars if key not in MARKS), *packed])
 
 
 def _mean(slot: Slot) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import bitsandbytes.functional
 import numpy as np
@@ -66,6 +67,30 @@ def test_optimizers_of_other_packages_go_on_too(name, tmp_path):
         wanted, got = three_steps(make, start, saved), three_steps(make, start, back)
         assert all(torch.equal(one, other) for one, other in zip(wanted, got))
     goes_on_in_adamw(path, in_adamw(name), start)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.filterwarnings("ignore")
+def test_a_new_parameter_starts_as_the_optimizer_would_start_it_or_is_refused(name, tmp_path):
+    """`--new zeros` writes an entry at step 0 where that is what the optimizer makes itself, and none where it keeps more than moments."""
+    make = PACKAGES[name]
+    live = run(make, shapes=((70, 64), (64, 64), (5, 3)), steps=4)
+    start = [param.detach().clone() for param in live.params] + [torch.ones(70, 64)]
+    path = named(live, tmp_path)
+    (tmp_path / "names.json").write_text(json.dumps({"param_names": ["p0", "p1", "p2", "new"], "shapes": {"new": [70, 64]}}))
+    wanted = str(tmp_path / "names.json")
+    if "Muon" in name:
+        return  # its groups are its own: a new one is put in one of two kinds
+    absent = torch.load(ostate.export(path, "torch", tmp_path / "absent.pt", wanted=wanted, groups="one", new="absent").path, weights_only=True)
+    left_to_it = three_steps(make, start, absent)
+    if any({"z", "ax", "x0", "p0", "la_param"} & set(parameter.slots) for parameter in ostate.load(path).parameters.values()):
+        with pytest.raises(ExportError, match="hold the parameter's own weights") as refused:
+            ostate.export(path, "torch", None, wanted=wanted, groups="one", new="zeros")
+        assert refused.value.fix == "pass --new absent"
+        return
+    done = ostate.export(path, "torch", tmp_path / "zeros.pt", wanted=wanted, groups="one", new="zeros")
+    by_us = three_steps(make, start, torch.load(done.path, weights_only=True))
+    assert all(torch.equal(one, other) for one, other in zip(left_to_it, by_us))
 
 
 def goes_on_in_adamw(path, outcome, start):
