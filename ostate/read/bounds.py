@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 from ostate.core import limits
 from ostate.core.state import RawState
 from ostate.core.tensors import ITEMSIZE, Part, Slot, TensorRef
 from ostate.errors import ReadError
 
+from .flat_buffers import Cut
 from .quantized import Packed
 from .state_dict import NO_OPTIMIZER
 
@@ -27,8 +31,13 @@ def within_limits(raw: RawState) -> RawState:
 
 def _refuse_repeated(raw: RawState) -> None:
     """Refuse tensors whose numbers together are far more than the bytes they lie on: strides of zero, storages that many tensors share."""
-    refs = [ref for entry in raw.entries for slot in entry.slots.values() if (ref := _stored(slot)) is not None]
+    slots = [slot for entry in raw.entries for slot in entry.slots.values()]
+    refs = [slot for slot in slots if isinstance(slot, TensorRef)]
     asked = sum(ref.nbytes for ref in refs)
+    if len(refs) < len(slots):
+        within = [row for slot in slots if not isinstance(slot, TensorRef) for row in _within(slot)]
+        refs += {id(ref): ref for _, ref in within}.values()
+        asked += sum(nbytes for nbytes, _ in within)
     if asked <= limits.REPEATED:
         return
     held, file, reached = 0, "", 0
@@ -42,9 +51,18 @@ def _refuse_repeated(raw: RawState) -> None:
         raise ReadError(what, where=raw.source, fix=NO_OPTIMIZER)
 
 
-def _stored(slot: Slot) -> TensorRef | None:
-    """Return the stored tensor that a slot's elements lie in."""
-    return slot if isinstance(slot, TensorRef) else slot.codes if isinstance(slot, Packed) else None
+def _within(slot: Slot) -> Iterator[tuple[int, TensorRef]]:
+    """Yield (bytes asked for, stored tensor) for what a slot's elements are made of: codes, scales and the table of a packed one, cut or whole."""
+    if isinstance(slot, TensorRef):
+        yield slot.nbytes, slot
+    elif isinstance(slot, Packed):
+        yield from ((ref.nbytes, ref) for ref in (slot.codes, slot.scale, slot.table) if isinstance(ref, TensorRef))
+    elif isinstance(slot, Cut):
+        for piece in slot.pieces:
+            whole = max(1, math.prod(piece.slot.shape))
+            table = piece.slot.table if isinstance(piece.slot, Packed) else None
+            for nbytes, ref in _within(piece.slot):
+                yield (nbytes if ref is table else nbytes * piece.count // whole), ref  # the table is read for every piece
 
 
 def _span(part: Part, size: int) -> tuple[str, int, int]:

@@ -17,6 +17,7 @@ from ostate.errors import ReadError
 from ostate.optimizers import OPTIMIZERS
 from ostate.optimizers.slots import SINGLE_NUMBERS
 
+from .flat_buffers import Cut
 from .pickle.globals import Inert
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any
             scalars[key] = value.item()
         else:
             slots[key] = value
+    elif isinstance(value, (Packed, Cut)):  # out of a buffer of many parameters, decoded before
+        slots[key] = value
     elif isinstance(value, (list, tuple)) and any(True for _ in _tensors_in(value)):
         for index, item in enumerate(value):
             _put(f"{key}.{index}", item, slots, scalars)

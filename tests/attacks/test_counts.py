@@ -17,6 +17,7 @@ from ostate import read as formats
 from ostate.core import limits
 from ostate.errors import ReadError
 from ostate.read.adapters import read_adapter
+from ostate.read.container import dcp_index
 from tests.real import CASES
 
 CHECKPOINT = CASES / "one-process" / "llama_all_linear_12" / "checkpoint-5"
@@ -177,3 +178,51 @@ def test_the_limits_are_those_that_the_docs_show():
         "TENSORS": 250_000,
         "VALUES": 2_000_000,
     }.items() <= named.items()
+
+
+def packed_entry(codes, scale, table):
+    return {"step": torch.tensor(1.0), **{f"{word}{n}": one for n in "12" for word, one in (("state", codes), ("absmax", scale), ("qmap", table))}}
+
+
+@pytest.mark.parametrize("what", ["codes", "table"])
+def test_packed_moments_that_repeat_their_bytes_are_refused(tmp_path, what):
+    codes = torch.zeros(1, dtype=torch.uint8).expand(1 << 28) if what == "codes" else torch.zeros(256, dtype=torch.uint8)
+    scale = torch.zeros(1).expand((1 << 28) // 256) if what == "codes" else torch.ones(1)
+    table = torch.zeros(1).expand(1 << 28) if what == "table" else torch.zeros(256)
+    path = saved(tmp_path, {0: packed_entry(codes, scale, table)}, [{**GROUP, "params": [0]}])
+    with pytest.raises(ReadError, match="the state asks for"):
+        formats.read(path)
+
+
+def packed_ranks(tmp_path, codes, scale, table):
+    """ZeRO's flat buffers in 8 bits, of one process: two parameters cut out of one buffer."""
+    half = codes.numel() // 2
+    entry = packed_entry(codes, scale, table)
+    state = {
+        "zero_stage": 1,
+        "partition_count": [1],
+        "ds_version": "0.19.8",
+        "base_optimizer_state": {"state": {0: entry}, "param_groups": [{**GROUP, "params": [0]}]},
+    }
+    torch.save({"optimizer_state_dict": state}, tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    torch.save({"param_shapes": [{"a": torch.Size([half]), "b": torch.Size([half])}], "module": {}}, tmp_path / "mp_rank_00_model_states.pt")
+    return str(tmp_path)
+
+
+def test_parameters_cut_out_of_packed_moments_that_repeat_their_bytes_are_refused(tmp_path):
+    (tmp_path / "sound").mkdir()
+    sound = packed_ranks(tmp_path / "sound", torch.zeros(1 << 10, dtype=torch.uint8), torch.ones(4), torch.zeros(256))
+    raw = formats.read(sound)
+    assert [(entry.name, entry.slots["exp_avg"].read().shape) for entry in raw.entries] == [("a", (512,)), ("b", (512,))]
+    folder = packed_ranks(tmp_path, torch.zeros(1, dtype=torch.uint8).expand(1 << 28), torch.zeros(1).expand(1 << 20), torch.zeros(256))
+    with pytest.raises(ReadError, match="the state asks for"):
+        formats.read(folder)
+
+
+def test_an_index_of_a_terabyte_of_holes_is_refused_by_its_size(tmp_path):
+    with open(tmp_path / ".metadata", "wb") as file:
+        file.truncate(1 << 40)
+    for call in (lambda: formats.read(str(tmp_path)), lambda: dcp_index.read_index(str(tmp_path))):
+        with pytest.raises(ReadError, match="1099511627776 bytes are too many") as caught:
+            call()
+        assert caught.value.fix

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -343,3 +344,25 @@ def test_packed_slots_are_cut_after_decoding():
         cut([Piece(Packed(), 7, 4)], (4,), "here")
     with pytest.raises(ReadError):
         cut([Piece(Packed(), 0, 3)], (4,), "here")
+
+
+def test_moments_in_8_bits_are_moments_of_the_parameters_that_were_cut_out_of_them(tmp_path):
+    """They were taken for plain values once, and the state for one that never stepped."""
+    codes = torch.randint(0, 256, (2, 1024), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    scale, table = torch.tensor([1.0, 2.0, 0.5, 4.0]), torch.linspace(0, 1, 256)
+    moments = {"1": codes[0].clone(), "2": codes[1].clone()}
+    entry = {"step": torch.tensor(3.0)}
+    entry |= {f"{word}{n}": one for n in moments for word, one in (("state", moments[n]), ("absmax", scale), ("qmap", table))}
+    group = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "params": [0]}
+    state = {"zero_stage": 1, "partition_count": [1], "base_optimizer_state": {"state": {0: entry}, "param_groups": [group]}}
+    torch.save({"optimizer_state_dict": state}, tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    shapes = {"a": torch.Size([300]), "b": torch.Size([4, 181])}
+    torch.save({"param_shapes": [shapes], "module": {}}, tmp_path / "mp_rank_00_model_states.pt")
+    whole = {slot: table[moments[n].long()] * scale.repeat_interleave(256) for n, slot in (("1", "exp_avg"), ("2", "exp_avg_sq"))}
+    repaired = repair(str(tmp_path), str(tmp_path / "named.safetensors"))
+    assert repaired.ordering.source == "recorded"
+    named = store.load(str(tmp_path / "named.safetensors"))
+    for slot, wanted in whole.items():
+        for name, part in (("a", wanted[:300]), ("b", wanted[300:].reshape(4, 181))):
+            assert named.parameters[name].step == 3
+            assert np.array_equal(named.parameters[name].slots[slot].read(), part.numpy())

@@ -24,6 +24,8 @@ from ..pickle.unknown_classes import PermissiveTable
 from .torchsave import load
 
 METADATA = ".metadata"
+MOST_METADATA = 1 << 28
+"""Bytes of an index: 92,000 parameters in a hundred chunks each have half of that."""
 MOST_COUNT = 1 << 63
 """Of bytes, and of elements along an axis: torch keeps both in 64 bits."""
 _ROOM = "torch.distributed.checkpoint.metadata."
@@ -79,7 +81,7 @@ def read_index(folder: str) -> Index:
         UnsafePickle: the index asks for a class outside the allow-list.
     """
     path = os.path.join(folder, METADATA)
-    raw = read_at(path, 0, size_of(path))
+    raw = raw_index(path)
     stored = unpickle(raw, where=path, allowed=PermissiveTable(_ALLOWED, unknown_classes=True))
     fields = _fields(stored, "Metadata", path)
     described, places, paths = fields.get("state_dict_metadata"), fields.get("storage_data"), fields.get("planner_data")
@@ -90,6 +92,18 @@ def read_index(folder: str) -> Index:
     items = {key: _item(key, paths.get(key), about, blobs, path) for key, about in described.items() if type(key) is str}
     digest = hashlib.sha256(raw).hexdigest()
     return Index(folder, items, _check_files(items, path, len(raw), digest))
+
+
+def raw_index(path: str) -> bytes:
+    """Return the bytes of an index.
+
+    Raises:
+        ReadError: more than any real one has.
+    """
+    size = size_of(path)
+    if size > MOST_METADATA:
+        raise ReadError(f"{size} bytes are too many for the index of a checkpoint", where=path, fix="copy it again, without holes")
+    return read_at(path, 0, size)
 
 
 def _fields(record: Any, name: str, where: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ostate.core.files import absolute, is_file, is_remote, parent, read_at, size_of
+from ostate.core.files import absolute, is_file, is_remote, parent
 from ostate.core.foreign import number_in, positions_in
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
@@ -20,7 +20,7 @@ from ostate.errors import ReadError, UnknownFormat
 from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import Deferred, assemble
-from ..container.dcp_index import METADATA, DcpItem, Index, read_index, tensor, tensor_or_packed, value
+from ..container.dcp_index import METADATA, DcpItem, Index, raw_index, read_index, tensor, tensor_or_packed, value
 from ..hyper import MOST_ITEMS, plain_hyper
 from ..parts import OptimizerPart, joined, stages
 from ..pickle.records import Inert
@@ -45,7 +45,7 @@ class DcpOptimizer:
 def detect(folder: str) -> bool:
     """True for a folder that torch.distributed.checkpoint wrote with an optimizer in it; the index is searched, not unpickled."""
     path = os.path.join(folder, METADATA)
-    raw = read_at(path, 0, size_of(path)) if is_file(path) else b""
+    raw = raw_index(path) if is_file(path) else b""
     return any(
         mark in raw for mark in (b"param_groups", *(f".{leaf}".encode() for leaf in MARKS_BELOW_STATE), b".exp_avg.", b"optimizer.distributed.")
     )
