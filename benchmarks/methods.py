@@ -64,6 +64,11 @@ def configs(names: dict[str, str]) -> dict[str, Callable[[], Any] | None]:
         "BOFT (scales)": of("BOFTConfig", boft_block_size=4),
         "VeRA r = 16": of("VeraConfig", r=16),
         "HRA r = 8": of("HRAConfig", r=8),
+        "GraLoRA r = 4": of("GraloraConfig", r=4, gralora_k=2),
+        "GLoRA r = 4": of("GloraConfig", r=4),
+        "RoAd": of("RoadConfig", group_size=16),
+        "BEFT": of("BeftConfig", target_modules=[names["value"]]),
+        "PVeRA r = 16": of("PveraConfig", r=16),
         "every weight": None,
     }
 
