@@ -93,6 +93,24 @@ def shell_environment():
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
+def needs(extra):
+    """Return the packages of an extra, and of those it names."""
+    listed = re.search(rf"^{extra} = \[(.*?)\]$", PROJECT, re.MULTILINE | re.DOTALL)
+    found = set()
+    for one in re.findall(r'"([^"]+)"', listed.group(1)):
+        inner = re.fullmatch(r"ostate\[(.*)\]", one)
+        found |= set().union(*(needs(name) for name in inner.group(1).split(","))) if inner else {re.match(r"[\w-]+", one)[0]}
+    return found
+
+
+def test_every_package_of_the_tests_and_the_docs_is_locked_with_its_digests():
+    text = (ROOT / ".github" / "locked.txt").read_text()
+    locked = {name.lower().replace("_", "-") for name in re.findall(r"^([\w.-]+)==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)}
+    assert len(locked) == len(re.findall(r"^\w", text, re.MULTILINE))
+    wanted = {name.lower().replace("_", "-") for extra in ("test", "docs") for name in needs(extra)}
+    assert wanted - locked == {"torch"}, "run: .github/lock.sh"
+
+
 def test_the_hook_passes_what_is_sound_and_stops_what_is_not(tmp_path):
     (entry, *_) = re.findall(r"entry: (.*)", (ROOT / ".pre-commit-hooks.yaml").read_text())
     sound, broken = broken_copy(tmp_path)

@@ -155,6 +155,8 @@ def _of_adapter(state: NamedState, adapter: Adapter, base_model: str | None) -> 
 def _keys_in_source_order(state: NamedState, adapter: Adapter) -> dict[str, str]:
     """Return name -> adapter key in the source's order; names without state too, where it is known at which positions they stand."""
     known = {name: parameter.adapter_key for name, parameter in state.parameters.items()}
+    unknown = [name for name, key in known.items() if key is None]  # all of them in a state that was saved live
+    known |= dict(zip(unknown, keys.match_all(unknown, adapter)[0]))
     if any(parameter.position is None for parameter in state.parameters.values()):
         return {name: key for name, key in known.items() if key is not None}
     without = state.without_state

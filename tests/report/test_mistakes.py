@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import ostate
 from ostate.cli import main
 from ostate.errors import Ambiguous, ExportError, OrderingError, ProbeError, ProbeTypeError, StoreError
-from ostate.probe import fill, lora_adamw
+from ostate.probe import fill, filled, lora_adamw
 from ostate.probe.measure.protocol import read_records
 from ostate.store.validating import schema
 from tests.real import case
@@ -207,3 +207,30 @@ def test_an_adapter_whose_file_holds_what_was_computed_from_the_trained_is_not_c
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "P_TUNING"}')
     with pytest.raises(OrderingError):
         ostate.repair(LLAMA.state, adapter=tmp_path)
+
+
+def test_after_a_module_was_removed_the_advice_of_fill_works(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    from tests.trained import llama
+
+    def adapter(*modules):
+        torch.manual_seed(0)
+        return get_peft_model(llama(2), LoraConfig(r=4, target_modules=list(modules), task_type="CAUSAL_LM"))
+
+    model, less = adapter("q_proj", "v_proj"), adapter("q_proj")
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    ids = torch.randint(3, 90, (2, 8))
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    state, smaller = tmp_path / "state.ostate.safetensors", tmp_path / "new.ostate.safetensors"
+    ostate.save(optimizer, model, state)
+    less.save_pretrained(tmp_path / "less")
+    with pytest.raises(ProbeError, match="if modules were removed since, make a state for the new adapter") as refused:
+        lora_adamw(less, ostate.load(state))
+    words = refused.value.fix.partition("`ostate ")[2].partition("`")[0].split()
+    given = {"STATE": state, "ADAPTER": tmp_path / "less", "new.ostate.safetensors": smaller}
+    assert run(*(given.get(word, word) for word in words)).exit_code in (0, 1)
+    found = filled(lora_adamw(less, ostate.load(smaller)))
+    assert found is not None
+    assert found.coverage == 1.0
