@@ -200,6 +200,12 @@ def test_every_schema_is_told_of():
         assert schema.name in told
 
 
+def test_the_notebook_begins_with_the_checkpoint_that_the_demo_leaves():
+    from ostate.commands.demo import STEPS
+
+    assert f"ostate-demo/run/checkpoint-{STEPS}\\" in (ROOT / "examples" / "by_name.ipynb").read_text(encoding="utf-8")
+
+
 def test_the_notebook_runs(sandbox, monkeypatch):
     monkeypatch.setenv("CHECKPOINT", "checkpoint-100")
     (sandbox / "lora.ostate.safetensors").unlink()

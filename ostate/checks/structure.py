@@ -182,7 +182,7 @@ def shapes_disagree(seen: Structure) -> Iterator[Finding]:
 
 
 def step_is_missing(seen: Structure) -> Iterator[Finding]:
-    """Without the number of steps the second moment cannot be freed from its bias: v / (1 - beta2**step)."""
+    """Without the number of steps the second moment cannot be bias-corrected: v / (1 - beta2**step)."""
     rows = [row for row in seen.with_state if row.step is None]
     if not rows or seen.spec is None or seen.spec.step == "none":
         return

@@ -108,7 +108,7 @@ def _refuse_another(asked: Adapter, tried: Sequence[_Tried], best: _Tried | None
         f"the state belongs to the adapter {best.adapter.name!r} beside it",
         where=asked.file,
         why=(f"the tensor values prove {best.explained} positions of {best.adapter.name!r}, {own} of {asked.name!r}{why}",),
-        fix=f"--adapter-name {best.adapter.name}, or --adapter {os.path.dirname(best.adapter.file)}",
+        fix=f"pass --adapter-name {best.adapter.name}, or --adapter {os.path.dirname(best.adapter.file)}",
     )
 
 

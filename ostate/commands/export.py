@@ -86,7 +86,7 @@ def export(
         rename: (regular expression, replacement) over the state's names.
         truncate: let a parameter that shrank keep the part that fits.
         adapter: the trained weights, for layouts that keep them too.
-        v_hat: write v freed from its bias (bergson, ota).
+        v_hat: write bias-corrected v (bergson, ota).
         root: the key of the optimizer in a distributed checkpoint.
         rest: a distributed checkpoint whose other entries, such as a scheduler's, are written too.
         taken_as: whose slots a torch, accelerate or distributed file holds: the optimizer's that made the state, or torch's AdamW's.
@@ -129,7 +129,7 @@ def _target(state: NamedState, wanted: Wanted | None, groups: Grouping, base: st
 
 def _refuse_what_the_layout_lacks(to: str, taken_as: str, *, v_hat: bool, names: bool, rest: bool) -> None:
     if to != "ostate" and to not in EXPORTERS:
-        raise ExportError(f"no layout is called {to!r}", fix=f"one of {', '.join([*EXPORTERS, 'ostate'])}")
+        raise ExportError(f"no layout is called {to!r}", fix=f"choose one of {', '.join([*EXPORTERS, 'ostate'])}")
     if rest and (to == "ostate" or not EXPORTERS[to].keyed):
         able = ", ".join(name for name, exporter in EXPORTERS.items() if exporter.keyed)
         raise ExportError(f"{to} holds an optimizer and nothing else", where="--rest", fix=f"drop --rest; it is for {able}")

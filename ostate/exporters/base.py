@@ -17,7 +17,7 @@ class ExportOptions:
     """What a person may ask of an exporter."""
 
     v_hat: bool = False
-    """Write the second moment already freed from its bias, for programs that divide by it as it stands."""
+    """Write the second moment bias-corrected, for programs that divide by it as it stands."""
     taken_as: Literal["own", "adamw_torch"] = "own"
     """Whose slots a torch file holds: those of the optimizer that made the state, or torch's AdamW's."""
     root: str = "optim"
@@ -56,7 +56,7 @@ class Exporter:
     keyed: bool = False
     """True where the optimizer is one entry among others of a checkpoint, under `root`."""
     v_hat: bool = False
-    """True where the second moment may leave freed from its bias: whoever steps on with it would free it twice."""
+    """True where the second moment may be written bias-corrected: whoever steps on with it would correct it twice."""
 
 
 def groups_of(state: NamedState) -> tuple[tuple[str, ...], ...]:

@@ -139,7 +139,7 @@ def refuse(state: NamedState, export_options: ExportOptions) -> None:
         )
     for name, parameter in state.parameters.items():
         if "/" in name or name.startswith("."):
-            raise ExportError("this name cannot be used as a folder name", where=name)
+            raise ExportError("this name cannot be used as a folder name", where=name, fix="rename it with --rename OLD=NEW")
         if not set(KEPT) <= set(parameter.slots) or parameter.step is None:
             raise ExportError("DeepSpeed needs exp_avg, exp_avg_sq and a step of every parameter", where=name, fix="use --to torch")
 

@@ -209,7 +209,8 @@ def _renamed(state: NamedState, rename: Sequence[tuple[str, str]]) -> tuple[dict
             try:
                 wanted = re.sub(pattern, replacement, wanted)
             except (re.error, IndexError) as error:
-                raise ExportError(f"not a regular expression that can be used: {error}", where=f"{pattern}={replacement}") from error
+                fix = "write a backslash before signs that are meant as they are: \\. \\( \\+"
+                raise ExportError(f"not a regular expression that can be used: {error}", where=f"{pattern}={replacement}", fix=fix) from error
         if wanted in there or wanted in without:
             raise ExportError(f"two parameters would be called {wanted!r}", where=name, fix="make the pattern of --rename more specific")
         if name in state.parameters:

@@ -1,4 +1,4 @@
-"""The second moment freed from its bias: v / (1 - beta2**step), for programs that divide by what the file holds."""
+"""The bias-corrected second moment: v / (1 - beta2**step), for programs that divide by what the file holds."""
 
 from __future__ import annotations
 

@@ -268,7 +268,8 @@ def _fill_wrapped(optimizer: Optimizer, model: nn.Module, state: NamedState) -> 
 
 def _fill(optimizer: Optimizer, model: nn.Module, state: NamedState, found: Match, *, strict: bool, notes: list[Finding]) -> Filled:
     if strict and found.missing:
-        raise ProbeError(f"{len(found.missing)} of {len(found.parameters)} parameters have no entry in the state", where=", ".join(found.missing[:3]))
+        text = f"{len(found.missing)} of {len(found.parameters)} parameters have no entry in the state"
+        raise ProbeError(text, where=", ".join(found.missing[:3]), fix="freeze them, or drop strict=True to leave them without moments")
     kind = kind_of_optimizer(optimizer)
     pairs = same_run.chosen(state, model, found.parameters, found.entries)
     tally = _Tally(keep=same_run.wanted(pairs))

@@ -62,7 +62,7 @@ def fill_fsdp1(optimizer: Optimizer, model: nn.Module, state: NamedState, slots:
     for name, stored in found.entries.items():
         entry = state.parameters[stored]
         if not {"exp_avg", "exp_avg_sq"} <= set(entry.slots):
-            raise ProbeError("the state lacks exp_avg or exp_avg_sq, FSDP1 needs both", where=name)
+            raise ProbeError("the state lacks exp_avg or exp_avg_sq, FSDP1 needs both", where=name, fix="pass a state of Adam or AdamW")
         values = {slot: torch.from_numpy(entry.slots[slot].read().copy()) for slot in slots if slot in entry.slots}
         count += sum(value.numel() * value.element_size() for value in values.values())
         entries[name] = {"step": torch.tensor(float(entry.step or 0.0)), **values}

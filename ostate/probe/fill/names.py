@@ -151,7 +151,11 @@ def _assign(entries: dict[str, str], unused: list[str], label: Mapping[int, str]
             fix="the state belongs to another model or rank: check which adapter was loaded",
         )
     if name in entries:
-        raise ProbeError(f"two entries of the state, {entries[name]!r} and {entry.name!r}, match one parameter", where=name)
+        raise ProbeError(
+            f"two entries of the state, {entries[name]!r} and {entry.name!r}, match one parameter",
+            where=name,
+            fix="load one adapter: the names differ only by what wraps them",
+        )
     entries[name] = entry.name
 
 

@@ -93,7 +93,7 @@ def _check_device(device: str | torch.device) -> None:
     Raises:
         ProbeError: there is none of that name.
     """
-    fix = "--device cpu, or a build of torch for this device"
+    fix = "pass --device cpu, or install a build of torch for this device"
     try:
         kind = torch.device(device).type
         torch.empty(1, device=device)

@@ -119,7 +119,7 @@ def read_settings(path: str) -> Settings:
         with open(path, encoding="utf-8") as file:
             stored = yaml.safe_load(file)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a ValueError: no text, or a date that is none
-        raise ProbeError(f"cannot read the configuration: {error}", where=path, fix="a YAML mapping with `importance:`") from error
+        raise ProbeError(f"cannot read the configuration: {error}", where=path, fix="pass a YAML file with a mapping `importance:`") from error
     return settings_of(stored, path)
 
 
@@ -311,8 +311,8 @@ def _eta(state: NamedState, given: float | None) -> tuple[float, str]:
         if len(values) == 1:
             return values.pop(), f"the state's {key}"
         if values:
-            raise ProbeError(f"the state's groups have several values of {key}: {sorted(values)}", fix="--eta")
-    raise ProbeError("the state has no learning rate other than 0", fix="--eta")
+            raise ProbeError(f"the state's groups have several values of {key}: {sorted(values)}", fix="pass --eta, the learning rate that is meant")
+    raise ProbeError("the state has no learning rate other than 0", fix="pass --eta, the learning rate that is meant")
 
 
 def _ignored(settings: Settings) -> tuple[Finding, ...]:

@@ -90,7 +90,7 @@ class AdamPreconditioner:
         self._names: dict[Tensor, str] | None = None
         items = self._moments()
         if not items:
-            raise ProbeError("there is no parameter to precondition")
+            raise ProbeError("there is no parameter to precondition", fix="make the optimizer over the parameters that require grad")
         self._names = {item.parameter: item.name for item in items if item.parameter is not None}
         self.ranks = Ranks.of([item.parameter for item in items if item.parameter is not None])
         self.layout = FlatBuffers.of([(item.name, item.parameter, item.place.shape, item.device, item.dtype) for item in items])
