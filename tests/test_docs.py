@@ -201,7 +201,7 @@ def test_every_schema_is_told_of():
 
 
 def test_the_notebook_begins_with_the_checkpoint_that_the_demo_leaves():
-    from ostate.commands.demo import STEPS
+    from ostate.commands.demo_run import STEPS
 
     assert f"ostate-demo/run/checkpoint-{STEPS}\\" in (ROOT / "examples" / "by_name.ipynb").read_text(encoding="utf-8")
 

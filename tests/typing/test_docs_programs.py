@@ -16,7 +16,7 @@ from ostate.probe import AdamPreconditioner, lora_adamw
 from tests.probe.training import batch, tiny_lora, train
 
 ROOT = Path(__file__).parents[2]
-HEAD = """
+HEAD = """# mypy: allow-untyped-calls
 from __future__ import annotations
 
 import logging
