@@ -109,15 +109,28 @@ def export(
         weights = _weights(given, os.fspath(adapter)) if adapter is not None else None
         others = {} if rest is None else dcp.others(os.fspath(rest), root)
     export_options = ExportOptions(v_hat=v_hat, root=root, rest=others, taken_as=taken_as, weights=weights)
-    if to != "ostate":
-        EXPORTERS[to].refuse(given, export_options)
-    losses = () if to == "ostate" else EXPORTERS[to].losses(given, export_options)
-    findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *losses]
-    lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]
-    if strict and lost:
-        raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "drop --strict to accept it")
+    findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *_losses(given, to, export_options)]
+    _refuse_losses(findings if strict else (), to)
     path = "" if out is None else _write(given, to, Path(out), export_options, inputs, names=names, force=force)
     return Exported(to=to, path=path, state=given, findings=tuple(findings))
+
+
+def _losses(state: NamedState, to: str, export_options: ExportOptions) -> list[Finding]:
+    """Return what the layout loses of the state; the named format loses nothing.
+
+    Raises:
+        ExportError: the layout cannot hold the state at all.
+    """
+    if to == "ostate":
+        return []
+    EXPORTERS[to].refuse(state, export_options)
+    return list(EXPORTERS[to].losses(state, export_options))
+
+
+def _refuse_losses(findings: Sequence[Finding], to: str) -> None:
+    lost = [finding for finding in findings if finding.severity != "note" and finding.rule.startswith("export-")]
+    if lost:
+        raise ExportError(lost[0].text, where=to, fix=lost[0].fix or "drop --strict to accept it")
 
 
 def _target(state: NamedState, wanted: Wanted | None, groups: Grouping, base: str | None, rename: Sequence[tuple[str, str]]) -> Target:

@@ -19,8 +19,8 @@ from .whole_models import whole_model
 
 NOT_EXCHANGEABLE = frozenset({"pissa", "olora", "corda", "loftq", "eva", "lora_ga"})
 """Starts whose latent dimensions come in the order of singular values: only their signs are free (peft tuners/lora/layer.py)."""
-SHARED_BASIS = "the frozen bases are the same for every module: only the signs of an attention's values speak"
-SHARED_TRANSFORM = "coefficients of one transform for every module: from a start at zero the sign of an attention's values speaks, and nothing else"
+SHARED_BASIS = "the frozen bases are the same for every module: only the signs of an attention's values count"
+SHARED_TRANSFORM = "coefficients of one transform for every module: from a start at zero the sign of an attention's values counts, and nothing else"
 LIKE_LORA = frozenset({"LORA", "MIXED"})
 """Methods whose factors are LoRA's, as far as a file's keys say so."""
 
@@ -103,7 +103,7 @@ METHODS: dict[str, Method] = {
     "BEFT": Method(vectors=(Vector("beft_bias", 0.0, "last", signs=True),)),
     "VERA": Method(
         vectors=(Vector("vera_lambda_b", 0.0, "out", signs=True, permutes=False),),
-        silent="A and B are frozen and shared: of lambda_b only signs speak, of lambda_d nothing",
+        silent="A and B are frozen and shared: of lambda_b only signs count, of lambda_d nothing",
     ),
     "PVERA": Method(vectors=(Vector("pvera_lambda_b", 0.0, "out", signs=True, permutes=False),), silent=SHARED_BASIS),
     "RANDLORA": Method(vectors=(Vector("randlora_lambda", 0.0, "whole", signs=True),), silent=SHARED_BASIS),
@@ -136,7 +136,7 @@ METHODS: dict[str, Method] = {
     "CARTRIDGE": Method(silent="a prompt has no partner in the model"),
     "ADAPTION_PROMPT": Method(silent="a prompt, and one number that scales it"),
     "LILY": Method(silent="lora_B is shared by all layers, and with it the latent dimensions"),
-    "POLY": Method(silent="skills of one module share its latent dimensions, which no law here adds up"),
+    "POLY": Method(silent="skills of one module share its latent dimensions, which no test here adds up"),
     "PEANUT": Method(silent="an activation stands between its factors, and sees the sign of a latent dimension"),
     "DEFT": Method(silent="its projection is made of all columns in their order, so that they cannot be exchanged"),
     **dict.fromkeys(
@@ -161,8 +161,8 @@ def silent_reason(adapter: Adapter) -> str:
     if method.silent:
         return method.silent
     if "peft_type" in adapter.config and not method.starts(adapter.config):
-        return f"{word}: this configuration does not start where its law has it"
-    return f"{word}: none of these tensors lies where a law of it is known, such as along an attention's values"
+        return f"{word}: this configuration does not start where its test has it"
+    return f"{word}: none of these tensors lies where a test of it is known, such as along an attention's values"
 
 
 def method_of(adapter: Adapter) -> str:
