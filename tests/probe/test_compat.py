@@ -58,6 +58,22 @@ def test_the_other_programs_loop_gives_the_librarys_delta_h1(probed):
     assert all(torch.equal(done[p], pre.apply(p, y[p])) for p in y)
 
 
+def test_the_loop_that_looks_into_its_optimizer_and_writes_back_into_grad(probed):
+    """delta_entropy_approx.py, as it stands: an attribute that it asks for and does not find would leave raw gradients behind, without an error."""
+    _, optimizer, _, y = probed
+    adam_preconditioner = Compat(optimizer=optimizer, config={"true_delta_h": {"enabled": True}}, logger=logging.getLogger("approx"))
+    want = AdamPreconditioner(optimizer)
+    for p, given in y.items():
+        p.grad = given.clone()
+        state = adam_preconditioner.optimizer.state.get(p, {})
+        assert state.get("exp_avg_sq").max().item() > 0
+        g32 = p.grad.to(torch.float32)
+        gtilde = adam_preconditioner.apply_preconditioner(g32, p)
+        p.grad.copy_(gtilde)
+        assert torch.equal(p.grad, want.apply(p, given))
+    assert (adam_preconditioner.eps, adam_preconditioner.beta2) == (optimizer.param_groups[0]["eps"], optimizer.param_groups[0]["betas"][1])
+
+
 def test_a_list_of_pairs_keeps_its_order_and_its_gaps(probed):
     _, optimizer, _, y = probed
     pre = Compat(optimizer, CONFIG, logging.getLogger("components"))
