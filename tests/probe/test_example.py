@@ -30,7 +30,6 @@ def example():
     return module
 
 
-@pytest.mark.long
 def test_two_processes_started_by_torchrun_give_the_delta_h1_of_one(example, tmp_path):
     state = str(tmp_path / "lora.ostate.safetensors")
     options = argparse.Namespace(state=state, make=3, **SIZES)
