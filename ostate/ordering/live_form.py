@@ -16,6 +16,10 @@ from ostate.core.state import RawState
 
 from .keys import live_name
 
+_IN_A_MODULE = (
+    "Lightning's own names have the attribute in front under which its module holds the model (`model.`), which the adapter's file does not tell"
+)
+
 
 def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
     """Return the adapter with what is to be taken off its keys, or with the assumption that nothing is.
@@ -33,6 +37,8 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
     if not lead or adapter.cut:
         return adapter
     kept = _is_recorded(adapter, lead, raw)
+    if raw.layout == "lightning" and adapter.file != raw.source:
+        adapter = replace(adapter, assumed=(*adapter.assumed, _IN_A_MODULE))
     saved_by = adapter.facts.get("saved_by")
     if kept is None and (saved_by == "peft" if lead == PEFT_PREFIX else raw.facts.get("program") == "OneTrainer"):
         return adapter

@@ -126,6 +126,35 @@ def test_weights_under_live_names_in_the_checkpoint_tell_the_form(tmp_path: Path
         assert not any("prefix" in text for text in adapter.assumed)
 
 
+def test_an_adapter_that_lies_apart_from_lightnings_checkpoint_is_said_to_lack_the_modules_own_name(tmp_path: Path):
+    import lightning
+
+    class Tuned(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = peft_model()
+
+        def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+            return self.model(input_ids=batch, labels=batch).loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW([parameter for parameter in self.parameters() if parameter.requires_grad], lr=1e-3)
+
+        def on_save_checkpoint(self, checkpoint: dict) -> None:
+            checkpoint["state_dict"] = {}
+
+    tuned = Tuned()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(max_steps=2, accelerator="cpu", **quiet)
+    trainer.fit(tuned, torch.utils.data.DataLoader(torch.randint(0, 60, (16, 8)), batch_size=8))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    tuned.model.save_pretrained(str(tmp_path / "adapter"))
+    (beside,) = read(str(tmp_path / "last.ckpt"), Options(adapter=str(tmp_path / "adapter")))[1:]
+    assert beside is not None
+    assert [text for text in beside.assumed if "Lightning" in text]
+    assert not beside.contested
+
+
 def test_the_order_of_a_model_that_transformers_gave_its_adapter_is_proven_by_any_form(tmp_path: Path):
     """The skeleton names the positions as the weights in the checkpoint do."""
     model = injected()

@@ -366,3 +366,19 @@ def test_other_configurations_are_other_skeletons():
     first = cache.remember({"a": 1}, lambda: {"failed": "one"})
     second = cache.remember({"a": 2}, lambda: {"failed": "two"})
     assert (first, second) == ({"failed": "one"}, {"failed": "two"})
+
+
+def test_a_model_for_images_and_text_is_rebuilt_where_its_configuration_names_no_class(tmp_path: Path):
+    """Its adapters say CAUSAL_LM, and the text model alone has none of their keys."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"model_type": "llama", "vocab_size": 64, **small, "num_key_value_heads": 2}
+    vision = {"model_type": "clip_vision_model", **small, "image_size": 28, "patch_size": 14}
+    model = peft.get_peft_model(
+        LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=vision)), peft.LoraConfig(r=2, **TARGETS, **CAUSAL)
+    )
+    model.get_base_model().config.architectures = None
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    (claim,) = tiny.from_skeleton(made.ask()[0])
+    assert tiny.agree(claim, made)

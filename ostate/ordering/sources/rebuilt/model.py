@@ -229,5 +229,5 @@ def model_classes(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
     named.append(AUTO_CLASSES.get(str(adapter.config.get("task_type"))))
     architectures = config.get("architectures")
     named += architectures[:MOST_CLASSES] if isinstance(architectures, list) else []
-    named += ["AutoModelForCausalLM", "AutoModel"]
+    named += ["AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"]
     return list(dict.fromkeys(name for name in named if isinstance(name, str)))
