@@ -55,7 +55,11 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
         ReadError: a name that no adapter can have; nothing there that can be an adapter, several and no name, or a damaged file.
     """
     if name is not None and (not name or "." in name):
-        raise ReadError(f"no adapter is called {name!r}: torch does not allow this module name", fix="pass the name that named_parameters() shows")
+        raise ReadError(
+            f"no adapter is called {name!r}: torch does not allow this module name",
+            where="--adapter-name",
+            fix="pass the name that named_parameters() shows",
+        )
     given = is_folder(path)
     file = file_in(path, name) if given else path
     home = os.path.dirname(file) or "."

@@ -176,7 +176,7 @@ def _matrices(matrices: Sequence[figures.Matrix], mark: str) -> list[Markup]:
 def _head(subject: Subject, n: int, *, alone: bool) -> Markup:
     ordering = subject.state.ordering
     says = meaning(ordering.verdict, ordering.assumed) if ordering else _NO_VERDICT
-    rejected = list(dict.fromkeys((loser["rule"], loser["reason"]) for loser in ordering.rejected)) if ordering else []
+    rejected = list(dict.fromkeys((loser.get("rule", ""), loser.get("reason", "")) for loser in ordering.rejected)) if ordering else []
     return tag(
         "section",
         tag("h2", "Summary", id=f"head-{n}") if alone else None,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ostate import __version__
 from ostate.core import plain as values
-from ostate.core.hyper import typed
+from ostate.core.hyper import shown, typed
 from ostate.core.naming import NamedParameter, NamedState, Ordering
-from ostate.core.state import Finding, Group
+from ostate.core.state import Finding, Group, Severity
 from ostate.core.tensors import Slot
 from ostate.errors import StoreError
+from ostate.optimizers.slots import PARAM_SHAPED
 
 from .patterns import fold, unfold
 
@@ -24,6 +25,12 @@ _ODD = {math.inf: "inf", -math.inf: "-inf"}
 
 
 MOST_POSITIONS = 1 << 24
+MOST_SIZE = 1 << 63
+_VERDICTS: Mapping[str, Literal["verified", "recovered", "partial", "unverified"]] = {
+    "verified": "verified", "recovered": "recovered", "partial": "partial", "unverified": "unverified",
+}  # fmt: skip
+_PROOFS: Mapping[str, Literal["each", "order"]] = {"each": "each", "order": "order"}
+_SEVERITIES: Mapping[str, Severity] = {"note": "note", "warning": "warning", "error": "error"}
 """Of one optimizer: the largest models have a few hundred thousand parameters."""
 
 
@@ -155,7 +162,7 @@ def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]
     parameters = {name: _revived_parameter(name, row, slots[name]) for name, row in manifest["parameters"].items()}
     groups = []
     for index, row in enumerate(manifest["groups"]):
-        names = tuple(row["names"])
+        names = _texts(row["names"])
         positions = tuple(p for name in names if name in parameters and (p := parameters[name].position) is not None)
         hyper, wrong = typed({key: revived(value) for key, value in row.items() if key != "names"})
         if wrong:
@@ -165,14 +172,16 @@ def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]
     for name, parameter in parameters.items():
         if type(parameter.group) is not int or not 0 <= parameter.group < len(groups) or name not in (groups[parameter.group].names or ()):
             raise ValueError(f"{name!r} is not in the group it names")
+        if any(slot in PARAM_SHAPED and math.prod(one.shape) != math.prod(parameter.shape) for slot, one in parameter.slots.items()):
+            raise ValueError(f"a slot of {name!r} has not as many numbers as it")
         if parameter.position is not None and not (type(parameter.position) is int and 0 <= parameter.position < MOST_POSITIONS):
             raise ValueError(f"{name!r} has a position that no optimizer has")
     source = revived(manifest["source"])
     if "migration" in manifest:
         source["migration"] = revived(manifest["migration"])
     return NamedState(
-        optimizer=manifest["optimizer"]["family"],
-        optimizer_class=manifest["optimizer"]["class"],
+        optimizer=_text(manifest["optimizer"]["family"]),
+        optimizer_class=_text(manifest["optimizer"]["class"]),
         groups=tuple(groups),
         parameters=parameters,
         ordering=_revived_ordering(manifest["ordering"], parameters),
@@ -186,16 +195,34 @@ def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]
 def _revived_parameter(name: str, row: Mapping[str, Any], slots: Mapping[str, Slot]) -> NamedParameter:
     return NamedParameter(
         name=name,
-        shape=tuple(row["shape"]),
+        shape=_whole_numbers(row["shape"], name),
         group=row["group"],
         slots={slot: slots[slot] for slot in row["slots"]},
         step=None if row["step"] is None else float(revived(row["step"])),
         position=row["position"],
-        adapter_key=row["adapter_key"],
-        decoded_from=row["decoded_from"],
-        dtype=row.get("dtype", "F32"),
+        adapter_key=None if row["adapter_key"] is None else _text(row["adapter_key"]),
+        decoded_from=_text(row["decoded_from"]),
+        dtype=_text(row.get("dtype", "F32")),
         scalars=revived(row.get("scalars", {})),
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} where a text belongs")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{shown(value)} where a list of texts belongs")
+    return tuple(map(_text, value))
+
+
+def _whole_numbers(value: object, what: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(size) is int and 0 <= size < MOST_SIZE for size in value):
+        raise ValueError(f"{what!r} is no list of whole numbers")
+    return tuple(value)
 
 
 def by_position(parameters: Mapping[str, NamedParameter]) -> tuple[tuple[str | None, ...], tuple[str | None, ...]]:
@@ -216,16 +243,16 @@ def _revived_ordering(row: Mapping[str, Any] | None, parameters: Mapping[str, Na
     return Ordering(
         names=names,
         keys=keys,
-        source=row["source"],
-        rule=row.get("rule", ""),
-        verdict=row["verdict"],
-        proof=row.get("proof"),
+        source=_text(row["source"]),
+        rule=_text(row.get("rule", "")),
+        verdict=_VERDICTS[_text(row["verdict"])],
+        proof=None if row.get("proof") is None else _PROOFS[_text(row["proof"])],
         weakest_alternative=_revived_alternative(row.get("weakest_alternative")),
         margin=row["margin"],
         undecided=unfold(row["undecided"], row.get("undecided_patterns", ()), parameters),
-        rejected=tuple(row["rejected"]),
-        left_out=tuple(row.get("left_out", ())),
-        assumed=tuple(row.get("assumed", ())),
+        rejected=tuple({key: _text(value) for key, value in loser.items()} for loser in row["rejected"]),
+        left_out=_whole_numbers(row.get("left_out", []), "what was left out"),
+        assumed=_texts(row.get("assumed", ())),
     )
 
 
@@ -234,4 +261,7 @@ def _revived_alternative(row: Mapping[str, Any] | None) -> tuple[str, float] | N
 
 
 def _revived_finding(row: Mapping[str, Any]) -> Finding:
-    return Finding(rule=row["rule"], severity=row["severity"], text=row["text"], fix=row.get("fix", ""), names=tuple(row.get("names", ())))
+    severity = _SEVERITIES[_text(row["severity"])]
+    return Finding(
+        rule=_text(row["rule"]), severity=severity, text=_text(row["text"]), fix=_text(row.get("fix", "")), names=_texts(row.get("names", ()))
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import time
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import ostate
+from ostate import plot
 from ostate import read as formats
 from ostate.core.foreign import expanded
 from ostate.core.tensors import Part, TensorRef
@@ -276,3 +278,42 @@ def test_values_are_counted_wherever_they_stand():
     assert expanded(nested(1, 70), 100) == 101
     assert expanded(nested(10, 3), 2000) == 1110
     assert expanded(nested(10, 9), 2000) > 2000
+
+
+FIELDS = (
+    ("optimizer", "family"), ("optimizer", "class"), ("findings", 0), ("findings", 0, "severity"), ("findings", 0, "rule"), ("findings", 0, "names"),
+    ("ordering", "verdict"), ("ordering", "rejected"), ("ordering", "left_out"), ("ordering", "assumed"), ("ordering", "source"),
+    ("ordering", "proof"), ("groups", 0, "names"),
+    ("parameters", 0, "shape"), ("parameters", 0, "adapter_key"), ("parameters", 0, "decoded_from"), ("parameters", 0, "dtype"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    path = tmp_path_factory.mktemp("named") / "named.safetensors"
+    ostate.repair(str(CHECKPOINT), str(path))
+    raw = path.read_bytes()
+    end = 8 + int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8:end]), raw[end:]
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: " ".join(map(str, field)))
+def test_a_manifest_with_a_value_of_any_kind_is_loaded_and_drawn_or_refused(tmp_path, named, field):
+    head, data = named
+    path = tmp_path / "named.safetensors"
+    refused = 0
+    for value in (None, True, -1, 7, 1.5, "x", [], [1], ["x"], [[32]], {}, {"a": 1}, [4, 4, 4, 4]):
+        manifest = json.loads(head["__metadata__"]["ostate"])
+        owner = manifest
+        for key in field[:-1]:
+            owner = list(owner.values())[key] if key == 0 and isinstance(owner, dict) else owner[key]
+        owner[field[-1]] = value
+        text = json.dumps({**head, "__metadata__": {**head["__metadata__"], "ostate": json.dumps(manifest)}}).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+        try:
+            ostate.load(str(path))
+        except OstateError as error:
+            refused += bool(error.fix)
+            continue
+        assert "<html" in plot.page([str(path)])
+    assert refused
