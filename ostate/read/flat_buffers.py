@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ostate.core.tensors import CHUNK, ITEMSIZE, Part, Slot, TensorRef
+from ostate.core.tensors import CHUNK, ITEMSIZE, Fields, Part, Slot, TensorRef
 
 from ..errors import ReadError
 
@@ -15,21 +14,25 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Fields):
     """`count` elements from element `start` of a flat slot."""
 
-    slot: Slot
-    start: int
-    count: int
+    __slots__ = ("count", "slot", "start")
+
+    def __init__(self, slot: Slot, start: int, count: int) -> None:
+        self.slot = slot
+        self.start = start
+        self.count = count
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Fields):
     """Pieces of packed slots, one after another, under one shape. Satisfies `Slot`."""
 
-    pieces: tuple[Piece, ...]
-    shape: tuple[int, ...]
+    __slots__ = ("pieces", "shape")
+
+    def __init__(self, pieces: tuple[Piece, ...], shape: tuple[int, ...]) -> None:
+        self.pieces = pieces
+        self.shape = shape
 
     @property
     def encoding(self) -> str:
@@ -45,7 +48,7 @@ class Cut:
         """Return the same numbers under another shape of the same number of elements."""
         if math.prod(shape) != math.prod(self.shape):
             raise ReadError(f"{math.prod(self.shape)} elements cannot take the shape {shape}")
-        return replace(self, shape=shape)
+        return self._replace(shape=shape)
 
     def read(self) -> np.ndarray:
         """Return the values in the logical shape."""
