@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ostate.errors import EXTRAS
+from tests.real import case
 from tests.test_packaging import PROJECT, setuptools_section
 
 ROOT = Path(__file__).parent.parent
@@ -110,7 +111,7 @@ def test_each_optional_package_comes_with_the_extra_that_is_named_for_it():
 MISSING = [
     ("torch", "probe", "import ostate.probe"),
     ("torch", "probe", "import ostate; ostate.export('NAMED', 'dcp', 'out')"),
-    ("torch", "probe", "import ostate; ostate.export('NAMED', 'deepspeed-universal', 'out', adapter='RUN/checkpoint-300')"),
+    ("torch", "probe", "import ostate; ostate.export('NAMED', 'deepspeed-universal', 'out', adapter='ADAPTER')"),
     ("peft", "base", "import ostate.probe.measure.loading as p; p.load_model('.', '.')"),
     ("safetensors", "base", "import ostate.probe.measure.loading"),
     ("transformers", "base", "import ostate.probe.measure.loading as p; p.load_model('.', '.')"),
@@ -129,6 +130,7 @@ def test_what_is_missing_is_named_with_the_extra_that_brings_it(package, extra, 
     config = tmp_path / "config.json"
     config.write_text('{"model_type": "opt"}')
     code = code.replace("NAMED", str(golden)).replace("RUN", str(RUN)).replace("CONFIG", str(config))
+    code = code.replace("ADAPTER", str(case("llama_qv").adapter))
     done = in_process(f"try:\n    {code}\nexcept ImportError as error:\n    print(type(error).__name__, error.fix)", tmp_path, {package})
     assert done.stdout.strip() == f"MissingPackage pip install 'ostate[{extra}]'", done.stderr
 

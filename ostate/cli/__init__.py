@@ -15,7 +15,7 @@ import click
 from ostate import __version__
 from ostate.errors import OstateError, OutOfMemory
 
-from .failures import INTERRUPTED, TERMINATED, Terminated, raise_at_sigterm, say, settle_memory_and_threads
+from .failures import INTERRUPTED, TERMINATED, Terminated, end_at_sigterm, say, settle_memory_and_threads
 from .screen import expect_json, is_json, keep_json, loudness, loudness_options, say_error, say_usage, write
 
 gc.set_threshold(500_000)  # nothing dies while modules load and an index is read; looking for it would take a twentieth of `repair`
@@ -116,7 +116,7 @@ def run() -> None:
     """
     try:
         settle_memory_and_threads()
-        raise_at_sigterm()
+        end_at_sigterm()
         main()
     except OutOfMemory as error:
         sys.exit(say(error))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from ostate import __version__
-from ostate.core.system import most_address_space
+from ostate.core.system import most_address_space, raise_at_sigterm
 from ostate.errors import OstateError, OutOfMemory, refusal_for
 
 from .screen import say_error
@@ -33,14 +30,9 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: what a scheduler sends when a job's time is over. Raised like Ctrl-C, so that what was not finished is taken away."""
 
 
-def raise_at_sigterm() -> None:
+def end_at_sigterm() -> None:
     """Let SIGTERM end the program as Ctrl-C does, where nobody else has said what it should do."""
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
+    raise_at_sigterm(Terminated)
 
 
 def say(error: Exception) -> int:

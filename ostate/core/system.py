@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Event, Lock, Thread, current_thread, get_ident, main_thread
+from types import FrameType
+from typing import NoReturn
 
 _preadv: Callable[[int, list[memoryview], int], int] | None = getattr(os, "preadv", None)
 _pread: Callable[[int, int, int], bytes] | None = getattr(os, "pread", None)
@@ -199,6 +201,16 @@ def most_address_space() -> int | None:
         return None
     least: int = resource.getrlimit(resource.RLIMIT_AS)[0]
     return None if least == resource.RLIM_INFINITY else least
+
+
+def raise_at_sigterm(error: type[BaseException]) -> None:
+    """Raise `error` in the main thread when SIGTERM arrives, where nobody else has said what it should do."""
+
+    def arrive(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise error
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, arrive)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 
 import ostate
 from ostate.cli import main
-from ostate.cli.failures import raise_at_sigterm
+from ostate.cli.failures import end_at_sigterm
 from ostate.core import system
 from tests.real import CASES
 
@@ -84,7 +84,7 @@ def full():
 def child(room, arguments, what, at, limit):
     os.chdir(room)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    raise_at_sigterm()
+    end_at_sigterm()
     act = full if what == "no space" else lambda: os.kill(os.getpid(), getattr(signal, what))
     done = count_writes(os.path.join(room, "out"), act, at)
     out, err, code = io.StringIO(), io.StringIO(), 0
