@@ -284,8 +284,9 @@ def _ordering(raw: RawState, claim: Claim, evidence: Evidence, verdict: str, los
             where=f"{raw.source}: {claim.keys[at[0]]!r} and {claim.keys[at[1]]!r}",
             fix="make every name in the file unique" if claim.source == "given" else "pass --order FILE with a name of its own for each position",
         )
-    # names that somebody wrote down may be exchanged by hand, which no order of the family is
-    by_itself = evidence.alone if verdict == "verified" or (claim.explicit and verdict == "partial") else evidence.proven
+    # names that somebody wrote down may be exchanged by hand, which no order of the family is; those that `repair` inferred were not
+    by_hand = claim.explicit and raw.facts.get("named_by", claim.source) in ("recorded", "given")
+    by_itself = evidence.alone if verdict == "verified" or (by_hand and verdict == "partial") else evidence.proven
     undecided = tuple(
         name
         for position in range(len(claim.names))
