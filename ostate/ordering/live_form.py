@@ -43,7 +43,8 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
     if kept is None and (saved_by == "peft" if lead == PEFT_PREFIX else raw.facts.get("program") == "OneTrainer"):
         return adapter
     comfy = lead == "diffusion_model." and bool(adapter.config)
-    if kept is None and (saved_by == "diffusers" or comfy):
+    pipeline = saved_by == "diffusers" and lead != PEFT_PREFIX  # which no pipeline puts there
+    if kept is None and (pipeline or comfy):
         program = "ComfyUI's: a program that saves PEFT's card" if comfy else "the pipeline's, whose save_lora_weights"
         text = f"the prefix {lead} is {program} puts it before the component's own names"
         return replace(adapter, cut=lead, assumed=(*adapter.assumed, text))

@@ -7,6 +7,7 @@ import schedulefree
 import torch
 import torchao.optim
 from bitsandbytes import optim as bnb
+from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
 from ostate.optimizers import OPTIMIZERS, recognise
 from ostate.optimizers.recognise import fitting
@@ -120,6 +121,13 @@ def test_what_no_row_describes_is_unknown(slots, keys):
     assert recognise(slots, keys) == "unknown"
 
 
+def test_trainers_stand_in_for_an_optimizer_a_parameter_is_known():
+    state = LayerWiseDummyOptimizer(optimizer_dict={}, lr=1e-3).state_dict()
+    (group,) = state["param_groups"]
+    assert not state["state"]
+    assert recognise(set(), {key: value for key, value in group.items() if key != "params"}) == "layerwise"
+
+
 @pytest.mark.parametrize("name", sorted(RECORDED))
 def test_no_two_rows_answer_with_equal_weight(name):
     _, slots, scalars, hyper = RECORDED[name]
@@ -129,5 +137,7 @@ def test_no_two_rows_answer_with_equal_weight(name):
 
 def test_every_row_is_reached_by_a_test():
     reached = set(LIVE) | {row for row, *_ in RECORDED.values()}
-    reached |= {"sparse_adam", "muon", "adam_torchao", "adafactor", "one_state_bnb"} | {row for row, _ in WRITTEN.values()} | set(RETYPED)
+    reached |= (
+        {"sparse_adam", "muon", "adam_torchao", "adafactor", "one_state_bnb", "layerwise"} | {row for row, _ in WRITTEN.values()} | set(RETYPED)
+    )
     assert reached == set(OPTIMIZERS)
