@@ -38,7 +38,7 @@ def test_a_name_that_is_no_tensor_of_the_adapter_is_named_by_inspect_and_repair(
     assert seen.names == said.names == ("net.other.weight",)
     assert seen.severity == said.severity == "warning"
     assert done.ordering.verdict == "partial"
-    assert not any(finding.rule == "order-undecided" for finding in done.findings)
+    assert "net.other.weight" in done.ordering.undecided  # with those that do not stand by themselves: names in a file may be exchanged by hand
 
 
 def test_names_of_another_model_are_an_assumption_and_all_are_named(tmp_path, true_names):

@@ -358,14 +358,14 @@ def test_siblings_are_ordered_by_the_row_that_holds_both_and_by_no_other():
         for at, one in enumerate(row):
             for later in row[at + 1 :]:
                 assert (
-                    convention._before(one, later, convention._NOTHING, convention.RANKS)
+                    convention._before(one, later, convention._NOTHING, peft=False)
                     < 0
-                    < convention._before(later, one, convention._NOTHING, convention.RANKS)
+                    < convention._before(later, one, convention._NOTHING, peft=False)
                 )
     with pytest.raises(LookupError):
-        convention._before("down_blocks", "nobody_knows", convention._NOTHING, convention.RANKS)
+        convention._before("down_blocks", "nobody_knows", convention._NOTHING, peft=False)
     with pytest.raises(LookupError):
-        convention._before("nobody_knows", "down_blocks", convention._NOTHING, convention.RANKS)
+        convention._before("nobody_knows", "down_blocks", convention._NOTHING, peft=False)
 
 
 def test_places_are_compared_from_the_first_on():
@@ -375,9 +375,9 @@ def test_places_are_compared_from_the_first_on():
             other = next((word for word in later if word not in sum(module_orders.BESIDE, ())), None)
             if one and other:
                 assert (
-                    convention._before(one, other, convention._NOTHING, convention.RANKS)
+                    convention._before(one, other, convention._NOTHING, peft=False)
                     < 0
-                    < convention._before(other, one, convention._NOTHING, convention.RANKS)
+                    < convention._before(other, one, convention._NOTHING, peft=False)
                 )
 
 
