@@ -55,3 +55,15 @@ def test_names_that_the_adapter_knows_raise_no_finding(tmp_path, true_names):
     done = ostate.repair(folder)
     assert findings(done.findings) == []
     assert done.ordering.verdict == "verified"
+
+
+@pytest.mark.parametrize(("kinds", "factor"), [(("q_proj", "v_proj"), "lora_A"), (("k_proj", "out_proj"), "lora_B")])
+def test_one_factor_of_two_kinds_exchanged_in_every_layer_is_no_order_of_any_program_and_not_verified(tmp_path, kinds, factor):
+    """The other factor stays in place, so that each module still fits half; no sibling is left to stand apart from."""
+    names = ostate.verify(str(CHECKPOINT), adapter=str(CHECKPOINT)).names
+    exchanged = dict([kinds, kinds[::-1]])
+    false = [next((name.replace(one, two) for one, two in exchanged.items() if one in name and factor in name), name) for name in names]
+    assert sum(a != b for a, b in zip(names, false)) > 20
+    (tmp_path / "order.txt").write_text("\n".join(false))
+    with pytest.raises(ostate.OstateError, match="contradict"):
+        ostate.verify(str(CHECKPOINT), adapter=str(CHECKPOINT), order=str(tmp_path / "order.txt"))

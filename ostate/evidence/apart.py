@@ -55,6 +55,11 @@ TRIED = 1 << 26
 """Weights that are read for this, or all of these modules once more where that is more."""
 SURE = 2.0
 """Digits, beyond those of the places tried, from which a module fits another's place: one healthy file in a hundred, at most, is warned of."""
+SURER = 3.0
+"""Digits, beyond those of the pairs tried, from which one factor of a kind fits another kind's places: nobody's order does that but by hand."""
+LAYERS = 8
+"""Layers in which that is tried."""
+FACTORS: tuple[How, ...] = ("zero", "other")
 TWICE, FAR = 2.0, 8.0
 """How many times smaller the residual of balance is at another's place: of either of a pair, and where one look or a small group must say it."""
 
@@ -105,6 +110,8 @@ def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks
     # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own or close to it
     suspects = exchanged | ((by_gauge | (by_residual - in_own)) - coarse) | (by_gauge & by_residual)
     suspects |= _kinds_at_random(live, looks, coarse)
+    for how in FACTORS:
+        suspects |= factors_exchanged(live, looks, how)
     return suspects | ((_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse)
 
 
@@ -240,6 +247,36 @@ def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
         both = fits(one, two, FAR if coarse else TWICE) and fits(two, one, FAR if coarse else TWICE)
         if combine.digits(there[one, two]) >= needed or both or (not coarse and fits(one, two, FAR)):
             found |= {one.module, two.module}
+    return found
+
+
+def factors_exchanged(live: Sequence[Place], looks: Looks, how: How) -> set[int]:
+    """Return the modules of kinds whose zero, or whose other, factors fit each other's places in all layers, where they fit no better than by chance.
+
+    If the claim is true, each module's factor stands in the other kind's place in a gauge that is uniformly random: of each pair one is looked at.
+
+    Args:
+        live: pairs with both factors in place.
+        looks: at them.
+        how: which factor.
+    """
+    kinds: dict[tuple[int, ...], dict[str, dict[tuple[str, ...], Place]]] = {}
+    for place in live:
+        prefix, shapes = looks.modules[place.module].prefix, looks.shapes(place.module)
+        if len(shapes) == len(FACTORS) and place.zero is not None and place.other is not None:
+            alike = kinds.setdefault(shapes[FACTORS.index(how)], {})
+            alike.setdefault(re.sub(r"\d+", "#", prefix), {})[tuple(re.findall(r"\d+", prefix))] = place
+    pairs = []
+    for alike in kinds.values():
+        weak = [kind for kind in alike.values() if np.mean([share(ranked) for ranked in looks.ranked(list(kind.values()), how)]) < BULK]
+        pairs += [(one, two) for at, one in enumerate(weak) for two in weak[at + 1 :]]
+    found = set()
+    for one, two in pairs:
+        layers = [layer for layer in one if layer in two]
+        chosen = layers[:: max(1, len(layers) // LAYERS)][:LAYERS]
+        at = [one[layer]._replace(**{how: getattr(two[layer], how)}) for layer in chosen]
+        if at and combine.digits([each for ranked in looks.ranked(at, how) for each in ranked]) >= SURER + math.log10(len(pairs)):
+            found |= {kind[layer].module for kind in (one, two) for layer in layers}
     return found
 
 
