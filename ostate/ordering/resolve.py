@@ -4,7 +4,7 @@
 |---|---|---|
 | any | leave this one of all orders of the family | `verified` |
 | none, or inferred ones that the numbers contradict | give a full order, each position by itself | `recovered` |
-| a convention | give the same order without it, each position by itself | `recovered` |
+| a convention, or names that repair inferred | give the same order without it, each position by itself | `recovered` |
 | those standing agree on what the numbers leave open | prove the rest | `partial`, those names listed |
 | those standing differ there, or only a convention stands | prove the rest | `partial`, only what is proven; the rest is left out |
 | recorded, given, or one rebuilt model | silent | `unverified` |
@@ -146,7 +146,15 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Evidenc
         )
     if not each.evidence.proven or each.evidence.apart:
         refuse_contradicted(comparison.search(first), first, raw)
-    return _ordering(raw, first, each.evidence, "partial" if each.evidence.proven else "unverified", lost)
+    evidence, verdict = each.evidence, "partial"
+    if not _written_by_hand(first, raw):  # what repair named with the help of the search, it finds again
+        evidence, verdict = _with_search(evidence, first, comparison.recover(), raw)
+    return _ordering(raw, first, evidence, verdict if evidence.proven else "unverified", lost)
+
+
+def _written_by_hand(claim: Claim, raw: RawState) -> bool:
+    """True for names that somebody wrote down and may have exchanged; those of a file that `repair` wrote may have been inferred."""
+    return claim.explicit and raw.facts.get("named_by", claim.source) in ("recorded", "given")
 
 
 def _proven_alternative(tested: Tested, question: Question, comparison: EvidenceSource) -> Tested | None:
@@ -284,9 +292,8 @@ def _ordering(raw: RawState, claim: Claim, evidence: Evidence, verdict: str, los
             where=f"{raw.source}: {claim.keys[at[0]]!r} and {claim.keys[at[1]]!r}",
             fix="make every name in the file unique" if claim.source == "given" else "pass --order FILE with a name of its own for each position",
         )
-    # names that somebody wrote down may be exchanged by hand, which no order of the family is; those that `repair` inferred were not
-    by_hand = claim.explicit and raw.facts.get("named_by", claim.source) in ("recorded", "given")
-    by_itself = evidence.alone if verdict == "verified" or (by_hand and verdict == "partial") else evidence.proven
+    # names that somebody wrote down may be exchanged by hand, which no order of the family is
+    by_itself = evidence.alone if verdict == "verified" or (_written_by_hand(claim, raw) and verdict == "partial") else evidence.proven
     undecided = tuple(
         name
         for position in range(len(claim.names))
