@@ -67,3 +67,13 @@ def test_one_factor_of_two_kinds_exchanged_in_every_layer_is_no_order_of_any_pro
     (tmp_path / "order.txt").write_text("\n".join(false))
     with pytest.raises(ostate.OstateError, match="contradict"):
         ostate.verify(str(CHECKPOINT), adapter=str(CHECKPOINT), order=str(tmp_path / "order.txt"))
+
+
+def test_what_repair_names_by_search_verify_of_its_file_finds_again(tmp_path):
+    """Rank 4, three layers: too few bits for the family, and each position by itself is given by the numbers alone."""
+    run = tmp_path / "run"
+    shutil.copytree(CASES / "one-process" / "llama_qv" / "checkpoint-5", run)
+    done = ostate.repair(str(run), str(tmp_path / "out.safetensors"))
+    found = ostate.verify(str(tmp_path / "out.safetensors"), adapter=str(run))
+    assert (done.ordering.verdict, found.verdict) == ("recovered", "recovered")
+    assert done.ordering.undecided == found.undecided == ()
