@@ -29,7 +29,11 @@ def those(*same):
     return [
         pytest.param(
             name,
-            marks=pytest.mark.skipif(row.package is not None and importlib.util.find_spec(row.package) is None, reason=absent.format(row.package)),
+            marks=[
+                pytest.mark.skipif(row.package is not None and importlib.util.find_spec(row.package) is None, reason=absent.format(row.package)),
+                # the same classes as those without, with memory that a GPU may page
+                *([pytest.mark.long] if name.startswith("paged_") and row.same == "bit for bit" else []),
+            ],
         )
         for name, row in ROWS.items()
         if row.same in same

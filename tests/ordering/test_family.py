@@ -278,6 +278,7 @@ def synthetic(kinds: dict[str, tuple[int, int]], layers: int, experts: int, rank
     return Claim(source="recorded", rule="made", names=names, keys=tuple(shapes)), Question(raw=raw, adapter=adapter)
 
 
+@pytest.mark.long
 def test_a_mixture_of_experts_of_36864_positions_takes_seconds() -> None:
     claim, question = synthetic({"gate_proj": (64, 96), "up_proj": (64, 96), "down_proj": (96, 64)}, layers=48, experts=128, rank=8)
     assert len(claim.keys) == 36864

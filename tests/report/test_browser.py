@@ -88,9 +88,18 @@ def test_pictures_fit_the_page_and_use_its_width(tab, width):
     assert (columns, small, stacked) == ((1, 1, "block") if width == 390 else (3, 4, "flex"))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
-@pytest.mark.parametrize("states", [("long_opt_step60",), ("long_opt_step2", "long_opt_step60")], ids=["one", "several"])
+ONE, SEVERAL = ("long_opt_step60",), ("long_opt_step2", "long_opt_step60")
+
+
+@pytest.mark.parametrize(
+    ("states", "width", "scheme"),
+    [
+        *((ONE, width, scheme) for width in (390, 1400) for scheme in ("light", "dark")),
+        (SEVERAL, 390, "dark"),
+        (SEVERAL, 1400, "light"),
+        *(pytest.param(SEVERAL, *rest, marks=pytest.mark.long) for rest in ((390, "light"), (1400, "dark"))),
+    ],
+)
 def test_axe_finds_nothing_to_complain_of(tmp_path, states, width, scheme):
     (tmp_path / "report.html").write_text(html([subject(name) for name in states]), encoding="utf-8")
     with page(tmp_path / "profile") as opened:
