@@ -58,7 +58,7 @@ def install(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", "constraints.txt", "."], check=True, cwd=ROOT)
+    subprocess.run([*pip, "-c", "constraints.txt", ".[demo]"], check=True, cwd=ROOT)
     return python
 
 
