@@ -77,3 +77,14 @@ def test_what_repair_names_by_search_verify_of_its_file_finds_again(tmp_path):
     found = ostate.verify(str(tmp_path / "out.safetensors"), adapter=str(run))
     assert (done.ordering.verdict, found.verdict) == ("recovered", "recovered")
     assert done.ordering.undecided == found.undecided == ()
+
+
+@pytest.mark.parametrize("case", ["llama_qv", "optim_adamw_bnb_8bit", "never_stepped", "bias_all"])
+def test_what_repair_did_not_search_for_verify_of_its_file_does_not_call_recovered(case, tmp_path):
+    """Names of a rebuilt model that the family leaves open: the search's fitted tails prove none of them."""
+    (checkpoint,) = (CASES / "one-process" / case).glob("checkpoint-*")
+    base = CASES / "one-process" / f"{case}.base"
+    done = ostate.repair(str(checkpoint), str(tmp_path / "out.safetensors"), base=str(base))
+    found = ostate.verify(str(tmp_path / "out.safetensors"), adapter=str(checkpoint))
+    assert done.ordering.verdict in ("partial", "unverified")
+    assert (found.verdict, set(found.undecided)) == (done.ordering.verdict, set(done.ordering.undecided))

@@ -93,8 +93,16 @@ def as_raw(state: NamedState) -> RawState:
             "optimizer_class": state.optimizer_class,
             "assumed": state.ordering.assumed if state.ordering is not None else (),
             "named_by": state.ordering.source if state.ordering is not None else "recorded",
+            "searched": _was_searched(state.ordering),
         },
         findings=state.findings,
+    )
+
+
+def _was_searched(ordering: Ordering | None) -> bool:
+    """Return True for names that `repair` found, or completed, by its search: of no other ones may `verify` say that the numbers alone give them."""
+    return ordering is not None and (
+        ordering.verdict == "recovered" or (ordering.verdict == "partial" and ordering.source in ("content", "convention"))
     )
 
 

@@ -147,7 +147,7 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Evidenc
     if not each.evidence.proven or each.evidence.apart:
         refuse_contradicted(comparison.search(first), first, raw)
     evidence, verdict = each.evidence, "partial"
-    if not _written_by_hand(first, raw):  # what repair named with the help of the search, it finds again
+    if raw.facts.get("searched"):  # what repair named with the help of its search, that finds again
         evidence, verdict = _with_search(evidence, first, comparison.recover(), raw)
     return _ordering(raw, first, evidence, verdict if evidence.proven else "unverified", lost)
 
@@ -250,9 +250,9 @@ def _said_alike(standing: Sequence[Tested], evidence: Evidence, *, trusted: bool
 def _with_search(evidence: Evidence, claim: Claim, found: Evidence, raw: RawState) -> tuple[Evidence, str]:
     """Return what is proven of a claim together with the positions where the numbers alone, no order known, give the same key; and the verdict.
 
-    Those names would have been written without the claim (`_by_numbers`): it cannot make them worse.
+    Those names would have been written without the claim (`_by_numbers`): it cannot make them worse. What stands apart from its siblings stays out.
     """
-    same = frozenset(position for position in found.proven if found.order[position] == claim.keys[position])
+    same = frozenset(p for p in found.proven if found.order[p] == claim.keys[p] and p not in evidence.apart)
     proven = evidence.proven | same
     whole = all(entry.position in proven for entry in raw.entries if entry.has_state)
     return replace(evidence, proven=proven), "recovered" if whole else "partial"
