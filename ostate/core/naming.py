@@ -51,6 +51,8 @@ class Adapter:
     cut: str = ""
     """What every key begins with and no live name does: `module.` of a whole model that was saved from its wrapper; `base_model.model.` or
     `unet.` where names that the checkpoint records lack it."""
+    lead: str = ""
+    """What every live name begins with and no key does: `model.` of a LightningModule, as the weights in its own checkpoint tell."""
     siblings: tuple[str, ...] = ()
     """Folders of other adapters that the same checkpoint holds."""
     assumed: tuple[str, ...] = ()

@@ -102,9 +102,13 @@ def _spellings(name: str, adapter_name: str) -> Iterator[str]:
 def live_name(key: str, adapter: Adapter) -> str:
     """Return the name that the parameter behind `key` has in the live model, as PEFT of today would name it.
 
-    The key's own form is kept: `base_model.model.`, a component such as `unet.`. Only `adapter.cut` is taken off, which names that the
-    checkpoint records have shown.
+    The key's own form is kept: `base_model.model.`, a component such as `unet.`. Only `adapter.cut` is taken off and `adapter.lead` put in
+    front, which names that the checkpoint records have shown.
     """
+    return f"{adapter.lead}{_inner_name(key, adapter)}"
+
+
+def _inner_name(key: str, adapter: Adapter) -> str:
     if adapter.kind in ("model", "torchtune"):
         return without_inner(key).removeprefix(adapter.cut) if adapter.cut else strip_wrappers(key)
     if adapter.kind == "diffusers":

@@ -30,6 +30,10 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
     diffusion-pipe with ComfyUI's `diffusion_model.` (models/base.py, `save_adapter`); OneTrainer's modules bear it themselves
     (modules/module/LoRAModule.py, `prefix`).
     """
+    if adapter.file != raw.source:
+        adapter = replace(adapter, lead=_recorded_lead(adapter, raw))
+        if raw.layout == "lightning" and not adapter.lead:
+            adapter = replace(adapter, assumed=(*adapter.assumed, _IN_A_MODULE), contested=(*adapter.contested, _IN_A_MODULE))
     lead = _lead(adapter)
     if not lead and adapter.facts.get("saved_by") == "diffusers":
         text = "names begin with the component that they lie in (unet., text_encoder.), as the pipeline's keys do and no component's own names"
@@ -37,8 +41,6 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
     if not lead or adapter.cut:
         return adapter
     kept = _is_recorded(adapter, lead, raw)
-    if raw.layout == "lightning" and adapter.file != raw.source:
-        adapter = replace(adapter, assumed=(*adapter.assumed, _IN_A_MODULE))
     saved_by = adapter.facts.get("saved_by")
     if kept is None and (saved_by == "peft" if lead == PEFT_PREFIX else raw.facts.get("program") == "OneTrainer"):
         return adapter
@@ -60,6 +62,16 @@ def _lead(adapter: Adapter) -> str:
     if adapter.kind == "peft" and all(key.startswith(PEFT_PREFIX) for key in adapter.tensors):
         return PEFT_PREFIX
     return component(adapter.tensors) if adapter.kind in ("diffusers", "peft") else ""
+
+
+def _recorded_lead(adapter: Adapter, raw: RawState) -> str:
+    """Return what the checkpoint's own weights have in front of every one of the adapter's names; nothing where one lacks it."""
+    if adapter.kind != "peft" or not raw.weights:
+        return ""
+    own = [any_adapter(name) for name in plain_names(list(raw.weights))]
+    names = [any_adapter(live_name(key, adapter)) for key in adapter.tensors]
+    first = [other.removesuffix(names[0]) for other in own if other.endswith(f".{names[0]}")] if names else []
+    return first[0] if len(first) == 1 and {f"{first[0]}{name}" for name in names} <= set(own) else ""
 
 
 def _is_recorded(adapter: Adapter, lead: str, raw: RawState) -> bool | None:

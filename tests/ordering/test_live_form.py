@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning
 import peft
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from ostate.commands.repair import Options, names, read, repair, verify
-from ostate.core.naming import Adapter, Evidence
+from ostate.core.naming import Adapter, Evidence, NamedState
 from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, OrderingError
 from ostate.ordering.keys import live_name, match_all
 from ostate.ordering.live_form import with_live_form
+from ostate.probe import fill
 from ostate.read.adapters import read_adapter
+from tests import trained
 from tests.ordering.answers import Answers, resolve
 from tests.ordering.tiny import CAUSAL, TARGETS, llama
 from tests.records import replace
@@ -126,13 +129,19 @@ def test_weights_under_live_names_in_the_checkpoint_tell_the_form(tmp_path: Path
         assert not any("prefix" in text for text in adapter.assumed)
 
 
-def test_an_adapter_that_lies_apart_from_lightnings_checkpoint_is_said_to_lack_the_modules_own_name(tmp_path: Path):
-    import lightning
+def coverage(model: torch.nn.Module, named: NamedState) -> float:
+    return fill(torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad]), model, named).coverage
+
+
+@pytest.fixture(scope="module", params=["weights", "no weights"])
+def in_lightning(request, tmp_path_factory: pytest.TempPathFactory):
+    """(checkpoint, adapter apart from it, base, LightningModule): of a run whose checkpoint holds its weights, or lacks them."""
 
     class Tuned(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.model = peft_model()
+            torch.manual_seed(1)
+            self.model = peft.get_peft_model(trained.llama(10), peft.LoraConfig(r=8, target_modules=["q_proj", "v_proj", "o_proj"]))
 
         def training_step(self, batch: torch.Tensor) -> torch.Tensor:
             return self.model(input_ids=batch, labels=batch).loss
@@ -141,18 +150,34 @@ def test_an_adapter_that_lies_apart_from_lightnings_checkpoint_is_said_to_lack_t
             return torch.optim.AdamW([parameter for parameter in self.parameters() if parameter.requires_grad], lr=1e-3)
 
         def on_save_checkpoint(self, checkpoint: dict) -> None:
-            checkpoint["state_dict"] = {}
+            if request.param == "no weights":
+                checkpoint["state_dict"] = {}
 
+    folder = tmp_path_factory.mktemp("lightning")
     tuned = Tuned()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = lightning.Trainer(max_steps=2, accelerator="cpu", **quiet)
-    trainer.fit(tuned, torch.utils.data.DataLoader(torch.randint(0, 60, (16, 8)), batch_size=8))
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    tuned.model.save_pretrained(str(tmp_path / "adapter"))
-    (beside,) = read(str(tmp_path / "last.ckpt"), Options(adapter=str(tmp_path / "adapter")))[1:]
-    assert beside is not None
-    assert [text for text in beside.assumed if "Lightning" in text]
-    assert not beside.contested
+    trainer = lightning.Trainer(max_steps=10, accelerator="cpu", **quiet)
+    trainer.fit(tuned, torch.utils.data.DataLoader(torch.randint(0, 12, (80, 8)), batch_size=8))
+    trainer.save_checkpoint(folder / "last.ckpt")
+    tuned.model.save_pretrained(str(folder / "adapter"))
+    tuned.model.config.save_pretrained(str(folder / "base"))
+    return request.param, folder, tuned
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_an_adapter_apart_from_lightnings_checkpoint_has_the_modules_names_or_none_is_proven(in_lightning, base: bool):
+    told, folder, tuned = in_lightning
+    done = repair(str(folder / "last.ckpt"), adapter=str(folder / "adapter"), base=str(folder / "base") if base else None)
+    live = [name for name, parameter in tuned.named_parameters() if parameter.requires_grad]
+    if told == "weights":
+        assert (done.ordering.verdict, list(done.ordering.names), done.ordering.assumed) == ("verified", live, ())
+        assert coverage(tuned, done.named) == 1
+    else:
+        assert done.ordering.verdict == "partial"
+        assert [f"model.{name}" for name in done.ordering.names] == live
+        assert set(done.ordering.undecided) == set(done.ordering.names)
+        assert [text for text in done.ordering.assumed if "Lightning" in text]
+    assert coverage(tuned.model, done.named) == 1
 
 
 def test_the_order_of_a_model_that_transformers_gave_its_adapter_is_proven_by_any_form(tmp_path: Path):

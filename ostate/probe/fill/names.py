@@ -63,8 +63,9 @@ def trainable(model: nn.Module) -> list[tuple[str, Tensor]]:
 def match(model: nn.Module, state: NamedState, parameters: Iterable[tuple[str, Tensor]]) -> Match:
     """Give each parameter its entry of the state.
 
-    Where the model has not one of the state's names, they are tried with `base_model.model.` or without, and without a component's name
-    (`unet.`) that all of them begin with: whoever wrote the state may have had the adapter's keys alone to go by. One form must fit all names.
+    Where the model has not one of the state's names, they are tried with `base_model.model.` or without, and without a component's name (`unet.`)
+    or a module of the trainer's (`model.`) that all of them begin with: whoever wrote the state may have had the adapter's keys alone to go by.
+    One form must fit all names.
 
     Args:
         model: the live model, wrapped or not; tied parameters answer to each of their names.
@@ -126,7 +127,9 @@ def _as_live(names: list[str], exact: Mapping[str, Tensor], loose: Mapping[str, 
 
 
 def _other_forms(names: list[str]) -> Iterable[list[str]]:
-    """Yield the names with PEFT's prefix or without it, without the one component they lie in, and within one; keys with an adapter's name."""
+    """Yield the names with PEFT's prefix or without it, without what all have in front of it (a LightningModule's attribute), without the one
+    component they lie in, and within one; keys with an adapter's name.
+    """
     keyed = [name if not is_tuned(name) or adapter_at(name.split(".")) is not None else with_adapter(name, "default") for name in names]
     if keyed != names:
         yield keyed
@@ -135,6 +138,9 @@ def _other_forms(names: list[str]) -> Iterable[list[str]]:
     for lead in (PEFT_PREFIX, component(names)):
         if lead and all(name.startswith(lead) for name in names):
             yield [name.removeprefix(lead) for name in names]
+    outer = {name.partition(f".{PEFT_PREFIX}")[0] if f".{PEFT_PREFIX}" in name else "" for name in names}
+    if len(outer) == 1 and (lead := outer.pop()):
+        yield [name.removeprefix(f"{lead}.") for name in names]
     for part in COMPONENTS:
         yield [f"{part}.{name}" for name in names]
 

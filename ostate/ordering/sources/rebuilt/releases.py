@@ -72,7 +72,7 @@ def _renamed(layout: ParameterList, adapter: Adapter) -> ParameterList:
     names = [parameter.name for parameter in layout.parameters]
     if _without_base_layer(layout, adapter):
         names = [name.replace(".base_layer.", ".") for name in names]
-    names = [name.removeprefix(adapter.cut) for name in names]
+    names = [f"{adapter.lead}{name.removeprefix(adapter.cut)}" for name in names]
     if adapter.kind == "model":
         names = [name if row.key is None else live_name(row.key, adapter) for name, row in zip(names, layout.parameters)]
     if dora_is_a_parameter(adapter):
