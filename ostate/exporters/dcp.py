@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -128,22 +129,7 @@ def _live(value: Any) -> Any:
 EXPORTER = Exporter(
     text="torch.distributed.checkpoint: FSDP2, Trainer, accelerate", file=None, write=write, losses=losses, refuse=refuse, own_slots=True, keyed=True
 )
-FLAT = Exporter(
-    text="torch.distributed.checkpoint, flattened: torchtitan, NeMo Automodel",
-    file=None,
-    write=write_flat,
-    losses=losses,
-    refuse=refuse,
-    own_slots=True,
-    keyed=True,
-)
-POSITIONS = Exporter(
-    text="torch.distributed.checkpoint by position: NeMo Automodel on a quantised model",
-    file=None,
-    write=write_positions,
-    losses=losses,
-    refuse=refuse,
-    positional=True,
-    own_slots=True,
-    keyed=True,
+FLAT = replace(EXPORTER, text="torch.distributed.checkpoint, flattened: torchtitan, NeMo Automodel", write=write_flat)
+POSITIONS = replace(
+    EXPORTER, text="torch.distributed.checkpoint by position: NeMo Automodel on a quantised model", write=write_positions, positional=True
 )

@@ -11,10 +11,11 @@ from ostate.core.names import factor_of
 from ostate.core.naming import Claim, Question
 from ostate.core.state import Names, RawState
 
+from .cuts import GroupCut
 from .norms import Span, Version
 from .parameters import Parameter, ParameterList
 from .refute import Refused, positions_of, refused, refute_groups, refute_positions
-from .rules import RULES, GroupCut, Rule, cuts_alike, version_matched
+from .rules import RULES, Rule, cuts_alike, version_matched
 
 Placed = tuple[tuple[str | None, ...], tuple[str | None, ...]]
 """(names, keys) by position."""
