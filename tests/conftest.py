@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import trained
+from tests import named_runs, trained
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +36,15 @@ def opt_run(tmp_path_factory: pytest.TempPathFactory) -> trained.Trained:
 def bias_run(tmp_path_factory: pytest.TempPathFactory) -> trained.Trained:
     """OPT with every bias trained: Trainer's second group is not empty."""
     return trained.train(Path(tmp_path_factory.mktemp("bias")), trained.opt, lora={"bias": "all"}, weight_decay=0.1)
+
+
+@pytest.fixture(scope="session")
+def llama_state(llama_run, tmp_path_factory):
+    """The Llama run's state under the names of its live optimizer."""
+    return named_runs.name_it(llama_run, tmp_path_factory.mktemp("named") / "llama.ostate.safetensors")
+
+
+@pytest.fixture(scope="session")
+def bias_state(bias_run, tmp_path_factory):
+    """Two groups, of which the second has no weight decay."""
+    return named_runs.name_it(bias_run, tmp_path_factory.mktemp("named") / "bias.ostate.safetensors")

@@ -101,6 +101,13 @@ def test_few_modules_lie_loose():
     assert {file.stem for file in PACKAGE.glob("*.py")} == {"__init__", "__main__", "errors", "integrations", "plot"}
 
 
+def test_each_package_has_its_folder_of_tests():
+    """`pytest tests/<package>` is then all that a change of a package needs at first."""
+    here = Path(__file__).parent
+    folders = {path.parent.name for path in here.glob("*/test_*.py")}
+    assert folders - {"attacks", "golden", "typing"} == set(ALLOWED) - {"__init__", "__main__", "errors"}
+
+
 @EACH
 def test_each_outside_package_has_its_place(module):
     imported = architecture.imports_of(MODULES[module])

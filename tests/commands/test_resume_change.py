@@ -14,7 +14,7 @@ import ostate
 from ostate import store
 from ostate.cli import main
 from ostate.commands.resume import as_document, compare_for
-from tests.report.documents import faults
+from tests.documents import faults
 
 
 @pytest.fixture

@@ -1,3 +1,3 @@
 """Models built again by these tests stay away from the user's cache, as in `tests/ordering`."""
 
-from tests.ordering.conftest import _own_cache  # noqa: F401
+from tests.own_cache import own_cache  # noqa: F401

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ostate.report.text import plain
 from ostate.report.verdict_text import blocks, lines
-from tests.report.documents import REPAIR, VERIFY, changed
+from tests.documents import REPAIR, VERIFY, changed
 
 
 def test_a_partial_repair_says_what_is_proven_and_what_is_not():

@@ -24,8 +24,8 @@ from ostate.report.blocks import FindingBlock, Line, Table
 from ostate.report.json_text import as_json
 from ostate.report.rich_text import rendered
 from ostate.report.text import plain, printable, shorten
+from tests.documents import INSPECT, REPAIR, VERIFY, B, changed
 from tests.real import CASES
-from tests.report.documents import INSPECT, REPAIR, VERIFY, B, changed
 
 _PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -19,8 +19,8 @@ from ostate.report import verdict_text
 from ostate.report.blocks import Line, Table
 from ostate.report.rich_text import rendered
 from ostate.store.validating import schema
+from tests.documents import changed
 from tests.real import case
-from tests.report.documents import changed
 from tests.schemas import closed
 
 LLAMA = case("llama_qv")

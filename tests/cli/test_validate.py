@@ -13,8 +13,14 @@ from ostate.cli import main
 from ostate.store.validating import schema
 from tests.records import replace
 from tests.schemas import closed
+from tests.store.made import big, laid_out, trained
 
-from .made import big
+
+@pytest.fixture
+def state(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    return laid_out(source, trained()[1])
 
 
 def run(*arguments):

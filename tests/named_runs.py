@@ -1,8 +1,6 @@
-"""The state of the shared Llama run, named from its live optimizer: the truth that every layout must carry."""
+"""States of the shared runs, named from their live optimizers: the truth that every layout must carry."""
 
 from __future__ import annotations
-
-import pytest
 
 from ostate import read as formats
 from ostate import store
@@ -19,14 +17,3 @@ def name_it(run, out):
     keys = tuple(key if (key := name.replace(".default", "").replace("modules_to_save.", "")) in adapter.tensors else None for name in names)
     ordering = Ordering(names=names, keys=keys, source="given", rule="live optimizer", verdict="verified", margin=9.0)
     return store.load(store.write(named_state(raw, ordering, adapter), out).path)
-
-
-@pytest.fixture(scope="session")
-def llama_state(llama_run, tmp_path_factory):
-    return name_it(llama_run, tmp_path_factory.mktemp("named") / "llama.ostate.safetensors")
-
-
-@pytest.fixture(scope="session")
-def bias_state(bias_run, tmp_path_factory):
-    """Two groups, of which the second has no weight decay."""
-    return name_it(bias_run, tmp_path_factory.mktemp("named") / "bias.ostate.safetensors")

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from ostate.cli import main
+from tests.documents import validator
 from tests.real import CASES, case
-from tests.report.documents import validator
 from tests.report.test_page import Outline
 
 LONG = CASES / "long" / "long_opt"
