@@ -15,8 +15,6 @@ from ostate.ordering.advice import SAME_SAVE
 from ostate.read.adapter_files import is_tuner_key
 from ostate.read.weights import Candidates, lacking
 
-RULES = ("adapter-chosen", "adapter-beside")
-"""Findings that say which adapter was taken."""
 MOST_TRIED = 6
 """Adapters whose numbers are compared with one state."""
 _FROZEN = ("ref", "reference")
@@ -135,14 +133,12 @@ def _on_trial(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Ord
         except OrderingError as error:
             raise _with_list(error, found.adapters) from error
     best = max(proven, key=lambda one: one.explained)
-    text = f"the adapter was found beside the checkpoint; the tensor values prove {best.explained} of its positions: {best.adapter.file}"
-    said = Finding(rule="adapter-beside", severity="note", text=text, fix="choose another with --adapter DIR")
-    order = _with_rivals(best, proven, found.adapters)
-    return best.adapter, replace(order, findings=(*order.findings, said))
+    where = f"the adapter was found beside the checkpoint; the tensor values prove {best.explained} of its positions: {best.adapter.file}"
+    return best.adapter, _with_rivals(best, proven, found.adapters, rule="adapter-beside", where=where)
 
 
-def _with_rivals(best: _Tried, tried: Sequence[_Tried], adapters: Sequence[Adapter]) -> Ordering:
-    """Say which adapters were left aside, and that the name is assumed where one of them explains as much under other names."""
+def _with_rivals(best: _Tried, tried: Sequence[_Tried], adapters: Sequence[Adapter], *, rule: str = "adapter-chosen", where: str = "") -> Ordering:
+    """Say which adapter was taken and which were left aside, in one note, and that the name is assumed where one of these explains as much."""
     others = [one for one in tried if one is not best and one.names != best.names]
     equal = [one for one in others if one.explained >= best.explained and one.adapter.name not in _FROZEN]
     order = best.order
@@ -150,8 +146,10 @@ def _with_rivals(best: _Tried, tried: Sequence[_Tried], adapters: Sequence[Adapt
         text = f"the state belongs to the adapter {best.adapter.name!r}, not to {_listed(one.adapter for one in equal)} beside it"
         order = assumed.assume(order, (text,), (text,))
     left = [adapter for adapter in adapters if adapter is not best.adapter]
-    text = f"the state is read with {best.adapter.file} ({best.explained} positions proven); not used: {', '.join(one.file for one in left)}"
-    said = Finding(rule="adapter-chosen", severity="note", text=text, fix="choose another with --adapter DIR or --adapter-name N")
+    where = where or f"the state is read with {best.adapter.file} ({best.explained} positions proven)"
+    text = f"{where}; not used: {', '.join(one.file for one in left)}" if left else where
+    fix = "choose another with --adapter DIR or --adapter-name N" if left else "choose another with --adapter DIR"
+    said = Finding(rule=rule, severity="note", text=text, fix=fix)
     return replace(order, findings=(*order.findings, said))
 
 

@@ -26,6 +26,7 @@ from ostate.read.weights import Candidates, base_weights, candidates, own_weight
 
 from . import choosing, unproven
 from .beside import order_beside
+from .earlier import earlier
 from .inspect import open_state, stored_bytes
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Ada
 
 def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: Sequence[str] = ()) -> Ordering:
     """Return the names that stand, by claims and numbers, or refuse. `near`: weight files to tell of where there is no adapter."""
-    previous = adapters.read_adapter(options.previous, name=options.adapter_name) if options.previous is not None else None
+    previous, said = _earlier(raw, adapter, options)
     question = Question(
         raw=raw,
         adapter=adapter,
@@ -245,7 +246,18 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: 
     if found is None:
         comparison = _comparison(raw, adapter, previous, options, near)
         found = resolve.resolve(question, claims, rejected, comparison, strict=options.strict)
+    found = replace(found, findings=(*found.findings, *said))
     return assumed.with_assumed(by_key(found) if options.names == "file" else found, raw, adapter)
+
+
+def _earlier(raw: RawState, adapter: Adapter | None, options: Options) -> tuple[Adapter | None, tuple[Finding, ...]]:
+    """Return the adapter of `--previous`, cut as the state's own was, where it is of the same run; or refuse."""
+    if options.previous is None:
+        return None, ()
+    previous = fitted(adapters.read_adapter(options.previous, name=options.adapter_name), raw)
+    if adapter is None or not options.evidence:
+        return previous, ()
+    return earlier(previous, adapter)
 
 
 def _order_of_rest(question: Question, options: Options) -> Ordering | None:
