@@ -79,6 +79,37 @@ def test_the_oldest_dependencies_are_those_that_the_project_admits():
         assert (told[name] + ".").startswith(version + "."), name
 
 
+BUILD = """
+import os, sys
+out, umask = sys.argv[1:]
+os.umask(int(umask))
+os.makedirs(out)
+sys.path.insert(0, ".ci")
+import backend
+print(backend.build_sdist(out), backend.build_wheel(out))
+"""
+
+
+def built(tree, out, umask):
+    """Return the bytes of source archive and wheel of a tree, made by the backend that pyproject.toml names."""
+    env = {key: value for key, value in os.environ.items() if key != "SOURCE_DATE_EPOCH"}
+    done = subprocess.run([sys.executable, "-c", BUILD, str(out), str(umask)], cwd=tree, env=env, capture_output=True, text=True, check=True)
+    return [(out / name).read_bytes() for name in done.stdout.split()[-2:]]
+
+
+def test_what_ships_has_the_same_bytes_whoever_builds_it_and_when(tmp_path):
+    assert re.search(r'^build-backend = "backend".*\nbackend-path = \["\.ci"\]$', PROJECT, re.MULTILINE)
+    left = shutil.ignore_patterns(".git", ".venv", "tests", "docs", "build", "*.egg-info", "__pycache__", ".*_cache")
+    copies = []
+    for number, (umask, when) in enumerate(((0o022, 1_600_000_000), (0o077, 1_700_000_000))):
+        tree = shutil.copytree(ROOT, tmp_path / f"tree-{number}", ignore=left)
+        for file in tree.rglob("*"):
+            os.utime(file, (when, when))
+            file.chmod(file.stat().st_mode & ~umask)
+        copies.append(built(tree, tmp_path / f"out-{number}", umask))
+    assert copies[0] == copies[1]
+
+
 def broken_copy(folder):
     golden = ROOT / "tests" / "golden" / "0.1.0" / "lora.ostate.safetensors"
     sound, broken = folder / "a b.ostate.safetensors", folder / "broken.ostate.safetensors"
