@@ -20,6 +20,7 @@ from ..sources.rebuilt.cache import versions
 from . import factors, kinds, layers, recorded
 from .grouping import as_listed, by_other_claims, by_rules, layouts_behind
 from .layers import Arrangement
+from .misplaced import misplaced
 from .names import plain
 from .sequence import ClaimRows, sequence_of
 
@@ -52,6 +53,7 @@ ROWS: tuple[FamilyRow, ...] = (
     FamilyRow("groups exchanged", ANY, lambda sequence, _: recorded.groups_exchanged(sequence), fault=True),
     FamilyRow("reversed", ANY, lambda sequence, _: recorded.reversed_orders(sequence), fault=True),
     FamilyRow("names sorted", ANY, lambda sequence, _: recorded.sorted_names(sequence)),
+    FamilyRow("names exchanged", LISTED, lambda sequence, _: misplaced(sequence)),
     FamilyRow("components", frozenset(["adapter-order"]), lambda sequence, _: kinds.components_exchanged(sequence)),
     FamilyRow("kinds exchanged", ANY, lambda sequence, question: _kinds_exchanged(sequence, question), fault=True),
     FamilyRow("siblings", UNKNOWN_DEFINITION, lambda sequence, _: kinds.siblings_exchanged(sequence), fault=True),
