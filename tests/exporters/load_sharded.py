@@ -1,4 +1,4 @@
-"""Load what we wrote into FSDP2 over gloo, as each program does it: `python -m tests.exporters.load_sharded IN OUT RANK WORLD`.
+"""Load what we wrote into FSDP2 over gloo, as each program does it: `python -m tests.exporters.load_sharded IN OUT WORLD`.
 
 IN holds `base`, `adapter`, `groups.json` and the exports; OUT gets, by reader, the settings and by name the state that the optimizer holds then.
 """
@@ -17,6 +17,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+
+from tests import ranks
 
 
 def by_name(given, model, optimizer):
@@ -86,14 +88,12 @@ def adamw(model, groups):
     return torch.optim.AdamW([{"params": [live[name] for name in names]} for names in groups], lr=1.0, weight_decay=0.5)
 
 
-def main(given: Path, out: Path, rank: str, world: str) -> None:
+def main(rank: int, given: Path, out: Path, world: int) -> None:
     from .test_resume import adapted
 
-    accelerates_own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "ACCELERATE_USE_CPU": "true"}  # it asks for them, and uses none
-    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world, **accelerates_own)
-    dist.init_process_group("gloo", init_method=f"file://{out.parent}/meeting", rank=int(rank), world_size=int(world))
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     model = adapted(given / "base", bias="all")
-    fully_shard(model, mesh=init_device_mesh("cpu", (int(world),)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
     groups = json.loads((given / "groups.json").read_text())
     found = {}
     for reader, load in READERS.items():
@@ -106,10 +106,9 @@ def main(given: Path, out: Path, rank: str, world: str) -> None:
         }
         settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         found[reader] = {"state": state, "settings": settings}
-    if rank == "0":
+    if rank == 0:
         torch.save(found, out)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:5])
+    ranks.run(int(sys.argv[3]), main, Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -1,11 +1,10 @@
-"""Load a universal checkpoint with DeepSpeed itself over gloo: `python -m tests.exporters.load_universal IN OUT STAGE RANK WORLD PORT`.
+"""Load a universal checkpoint with DeepSpeed itself over gloo: `python -m tests.exporters.load_universal IN OUT STAGE WORLD`.
 
 IN holds `universal`; OUT gets, by name, the moments and weights that the engine holds after loading.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -14,11 +13,12 @@ import deepspeed
 import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+from tests import ranks
+
 SLOTS = ("exp_avg", "exp_avg_sq")
 
 
-def main(given: Path, out: Path, stage: int, rank: str, world: str, port: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world)
+def main(rank: int, given: Path, out: Path, stage: int) -> None:
     # A shared-memory speed-up, which would be compiled for minutes; gloo does without.
     import_module("deepspeed.comm.torch").build_shm_op = lambda: None
     deepspeed.init_distributed("gloo")
@@ -36,15 +36,14 @@ def main(given: Path, out: Path, stage: int, rank: str, world: str, port: str) -
     path, _ = engine.load_checkpoint(str(given), tag="universal", load_module_strict=False)
     assert path, "DeepSpeed found no checkpoint"
     found = {
-        name: {slot: safe_get_full_optimizer_state(p, slot).clone() for slot in ("exp_avg", "exp_avg_sq")}
-        | {"fp32": safe_get_full_fp32_param(p).clone()}
+        name: {slot: safe_get_full_optimizer_state(p, slot).clone() for slot in SLOTS} | {"fp32": safe_get_full_fp32_param(p).clone()}
         for name, p in engine.module.named_parameters()
         if p.requires_grad
     }
     steps = [float(state["step"]) for state in engine.optimizer.optimizer.state.values()]
-    if rank == "0":
+    if rank == 0:
         torch.save({"found": found, "steps": steps, "decay": [group["weight_decay"] for group in engine.optimizer.param_groups]}, out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:7])
+    ranks.run(int(sys.argv[4]), main, Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""torchao's optimizers over FSDP2, saved, repaired, exported and resumed: `python -m tests.exporters.packed_sharded OUT RANK WORLD`.
+"""torchao's optimizers over FSDP2, saved, repaired, exported and resumed: `python -m tests.exporters.packed_sharded OUT WORLD`.
 
 OUT gets, by optimizer and exporter, whether the resumed run is the one that was not stopped, and what ostate said.
 """
@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import ostate
+from tests import ranks
 
 OPTIMIZERS = {"8bit": torchao.optim.AdamW8bit, "4bit": torchao.optim.AdamW4bit, "fp8": torchao.optim.AdamWFp8}
 
@@ -63,21 +64,20 @@ def resumed(kind, world, start, place, flat):
     return weights(model)
 
 
-def main(out: Path, rank: str, world: str) -> None:
+def main(rank: int, out: Path, world: int) -> None:
     torch.compiler.set_stance("force_eager")
-    dist.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=int(rank), world_size=int(world))
     found = {}
     for kind, optimizer_class in OPTIMIZERS.items():
-        model = made(int(world))
+        model = made(world)
         optimizer = optimizer_class(model.parameters())
         steps(model, optimizer, 1)
         dcp.save({"optim": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=out / kind / "saved")
         start = weights(model)
         names = {parameter: name for name, parameter in model.named_parameters()}
-        live = {names[p]: {slot: numbers(entry[slot], int(world)) for slot in ("exp_avg", "exp_avg_sq")} for p, entry in optimizer.state.items()}
+        live = {names[p]: {slot: numbers(entry[slot], world) for slot in ("exp_avg", "exp_avg_sq")} for p, entry in optimizer.state.items()}
         steps(model, optimizer, 2)
         whole = weights(model)
-        if rank == "0":
+        if rank == 0:
             named = str(out / kind / "named.safetensors")
             ostate.repair(str(out / kind / "saved"), named, evidence=False)
             state = ostate.load(named)
@@ -89,13 +89,12 @@ def main(out: Path, rank: str, world: str) -> None:
             )
         dist.barrier()
         for to in ("dcp", "dcp-flat"):
-            again = resumed(kind, int(world), start, out / kind / to, to == "dcp-flat") if kind != "fp8" else None
-            if rank == "0":
+            again = resumed(kind, world, start, out / kind / to, to == "dcp-flat") if kind != "fp8" else None
+            if rank == 0:
                 found[kind][to] = again and all(torch.equal(whole[name], again[name]) for name in whole)
-    if rank == "0":
+    if rank == 0:
         (out / "found.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:4])
+    ranks.run(int(sys.argv[2]), main, Path(sys.argv[1]), int(sys.argv[2]))

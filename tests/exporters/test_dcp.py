@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import bitsandbytes
@@ -19,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimi
 import ostate
 from ostate.errors import ExportError, ReadError
 from ostate.read import read
+from tests import ranks
 from tests.optimizers.live import run
 
 ROOT = Path(__file__).parents[2]
@@ -30,14 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def packed(tmp_path_factory):
     """What `packed_sharded.py` found on two processes."""
     out = tmp_path_factory.mktemp("packed")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.exporters.packed_sharded", str(out)]
-    ranks = [
-        subprocess.Popen([*command, str(rank), "2"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in (0, 1)
-    ]
-    for process in ranks:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said[-3000:]
+    ranks.program("tests.exporters.packed_sharded", out, 2)
     return json.loads((out / "found.json").read_text())
 
 

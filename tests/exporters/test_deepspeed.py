@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +11,7 @@ import ostate
 from ostate import read as formats
 from ostate.core.naming import Ordering
 from ostate.ordering.join import named_state
+from tests import ranks
 
 
 def trained():
@@ -29,22 +25,6 @@ def trained():
         sum((p * torch.randn_like(p)).sum() for p in parameters).backward()
         optimizer.step()
     return model, optimizer
-
-
-def loaded_by(given, out, stage, world):
-    """Load in `world` processes; each must end well."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "tests.exporters.load_universal", str(given), str(out), str(stage)]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(world), port], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for rank in range(world)
-    ]
-    for process in ranks:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said[-3000:]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed (extra: test-frameworks)")
@@ -62,7 +42,7 @@ def test_deepspeed_loads_the_universal_checkpoint(tmp_path, stage, world):
     assert [f.text for f in done.findings if f.rule == "export-stage-3"] == [
         "ZeRO-3 takes one group's settings and one step for all; here weight_decay differ"
     ]
-    loaded_by(tmp_path / "in", tmp_path / "out.pt", stage, world)
+    ranks.program("tests.exporters.load_universal", tmp_path / "in", tmp_path / "out.pt", stage, world, DS_ACCELERATOR="cpu")
     seen = torch.load(tmp_path / "out.pt", weights_only=True)
     live = dict(model.named_parameters())
     for name in names:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ import torch.distributed.checkpoint as dcp
 
 import ostate
 from ostate.exporters import EXPORTERS
-from tests import trained
+from tests import ranks, trained
 
 from .matrix import FURTHER, ROWS, Stopped, renewed
 from .test_resume import STOP, adapted, trainer
@@ -70,14 +67,7 @@ def sharded(run, tmp_path_factory):
     ostate.export(run.named, "dcp", folder / "accelerate" / "optimizer_0", root="optimizer")
     ostate.export(run.named, "dcp-flat", folder / "automodel" / "optim", rest=scheduler_beside(folder / "beside"))
     ostate.export(run.named, "dcp-positions", folder / "quantised" / "optim", rest=folder / "beside")
-    command = [sys.executable, "-m", "tests.exporters.load_sharded", str(folder), str(folder / "out.pt")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ranks = [
-        subprocess.Popen([*command, str(rank), "2"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in (0, 1)
-    ]
-    for process in ranks:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said[-3000:]
+    ranks.program("tests.exporters.load_sharded", folder, folder / "out.pt", 2)
     return torch.load(folder / "out.pt", weights_only=True)
 
 

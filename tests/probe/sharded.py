@@ -1,4 +1,4 @@
-"""One rank of two: `python -m tests.probe.sharded RANK WORLD FOLDER`. Runs every case, writes what it saw as JSON."""
+"""Every case on WORLD processes: `python -m tests.probe.sharded WORLD FOLDER`. Each writes what it saw as JSON."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 import ostate
 from ostate.core import system
 from ostate.probe import AdamPreconditioner, GradientMean, delta_h1, fill, filled, lora_adamw
 from ostate.probe.precondition.shards import place_of
+from tests import ranks
 
 
 class Layer(nn.Module):
@@ -193,9 +193,7 @@ CASES = {
 }
 
 
-def main() -> None:
-    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def main(rank: int, world: int, folder: Path) -> None:
     found = {}
     for how in CASES[world]:
         path = folder / f"{'one' if how == 'empty' else 'three'}.safetensors"
@@ -228,9 +226,7 @@ def main() -> None:
         good = sum(torch.equal(whole[name]["exp_avg_sq"], torch.from_numpy(state.tensor(name, "exp_avg_sq").copy())) for name in state.parameters)
         found["fsdp1"] = {"exact": good, "of": len(state.parameters), "coverage": report.coverage}
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    ranks.run(int(sys.argv[1]), main, int(sys.argv[1]), Path(sys.argv[2]))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import torch
 import ostate
 from ostate.commands.save import save
 from ostate.probe import lora_adamw
+from tests.ranks import program
 
 from .sharded import CASES, network, probe, trained
 
@@ -27,16 +25,7 @@ def started(folder: Path, world: int) -> tuple[Path, list[dict[str, Any]]]:
     for name, r in [("three", 3), ("one", 1)]:
         model, optimizer = trained(r)
         save(optimizer, model, folder / f"{name}.safetensors")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.probe.sharded"]
-    running = [
-        subprocess.Popen(
-            [*command, str(rank), str(world), str(folder)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for rank in range(world)
-    ]
-    said = [process.communicate(timeout=300)[0] for process in running]
-    assert all(process.returncode == 0 for process in running), "\n".join(said)[-4000:]
+    program("tests.probe.sharded", world, folder)
     return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
 
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ import pytest
 
 from ostate.core import files, system
 from ostate.core.state import RawState
-from tests import truth
+from tests import ranks, truth
 from tests.real import sha256
-
-ROOT = Path(__file__).parents[2]
 
 
 def made(factory: pytest.TempPathFactory, program: str, **environment: str) -> Path:
@@ -29,9 +26,11 @@ def made(factory: pytest.TempPathFactory, program: str, **environment: str) -> P
     out, done = shared / program, shared / f"{program}.done"
     with contextlib.suppress(FileExistsError):
         out.mkdir()
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-        run = subprocess.run([sys.executable, "-m", f"tests.read.{program}", str(out)], cwd=ROOT, env=env, capture_output=True, text=True)
-        done.write_text(run.stderr[-4000:] if run.returncode else "")
+        try:
+            ranks.program(f"tests.read.{program}", out, **environment)
+            done.write_text("")
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            done.write_text(str(error))
     while not done.exists():
         time.sleep(0.2)
     if error := done.read_text():

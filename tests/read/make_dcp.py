@@ -5,7 +5,6 @@ Truth is gathered from the live optimizer's own tensors, never through a checkpo
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
+
+from tests import ranks
 
 from .make_model import Tiny, adamw, record, train, write_truth
 
@@ -195,20 +196,11 @@ ALL = (nested, resharded, hybrid, hugging_face, columns, low_precision, frozen_t
 
 
 def main(rank: int, out: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ["MAKE_PORT"], RANK=str(rank), WORLD_SIZE=str(WORLD))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
     for make in ALL:
         make(Path(out))
         dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ["MAKE_PORT"] = str(probe.getsockname()[1])
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    torch.multiprocessing.spawn(main, args=(sys.argv[1],), nprocs=WORLD)
+    ranks.run(WORLD, main, sys.argv[1])

@@ -5,7 +5,6 @@ Truth is the live optimizer's local pieces, put together in rank order, never th
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from torch import nn
 from torch.distributed.fsdp import FullOptimStateDictConfig, FullStateDictConfig, FullyShardedDataParallel, ShardedOptimStateDictConfig, StateDictType
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.optim import ZeroRedundancyOptimizer
+
+from tests import ranks
 
 from .make_model import Block, Tiny, adamw, plain_truth, record, train, trainable, two_groups, write_truth
 
@@ -126,20 +127,11 @@ ALL = (original_parameters, flat_parameters, redundancy)
 
 
 def main(rank: int, out: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ["MAKE_PORT"], RANK=str(rank), WORLD_SIZE=str(WORLD))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
     for make in ALL:
         make(Path(out))
         dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ["MAKE_PORT"] = str(probe.getsockname()[1])
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    torch.multiprocessing.spawn(main, args=(sys.argv[1],), nprocs=WORLD)
+    ranks.run(WORLD, main, sys.argv[1])

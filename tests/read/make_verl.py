@@ -6,7 +6,6 @@ made over all parameters. LoRA of odd sizes, so that FSDP1 pads its FlatParamete
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType, fully_shard
 from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 
+from tests import ranks
 from tests.trained import llama
 
 WORLD = 2
@@ -83,20 +83,11 @@ def fsdp1(out: Path) -> None:
 
 
 def main(rank: int, out: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ["MAKE_PORT"], RANK=str(rank), WORLD_SIZE=str(WORLD))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
     for make in (fsdp2, fsdp1):
         make(Path(out))
         dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ["MAKE_PORT"] = str(probe.getsockname()[1])
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    torch.multiprocessing.spawn(main, args=(sys.argv[1],), nprocs=WORLD)
+    ranks.run(WORLD, main, sys.argv[1])
