@@ -119,11 +119,15 @@ def _inner_name(key: str, adapter: Adapter) -> str:
 
 
 def known_live_name(key: str, adapter: Adapter) -> str | None:
-    """Return `live_name`, or None where nothing tells it: PEFT saved a whole weight that neither `modules_to_save` nor `bias` explains.
+    """Return `live_name`, or None where nothing tells it.
 
-    Such a tensor bears its plain name, or lies in a `modules_to_save` that the configuration no longer lists.
+    A whole weight that neither `modules_to_save` nor `bias` explains bears its plain name, or lies in a `modules_to_save` that the configuration
+    no longer lists. What all modules share is saved under no module's name (`base_model.unilora_theta_d`) and bears that of the first one.
     """
-    whole = key.endswith((".weight", ".bias")) and not any(part in CONTAINERS for part in key.split("."))
+    parts = key.split(".")
+    if adapter.kind == "peft" and len(parts) == 2 and parts[1] in CONTAINERS:
+        return None
+    whole = key.endswith((".weight", ".bias")) and not any(part in CONTAINERS for part in parts)
     plain = adapter.kind == "peft" and whole and _live_peft(key, adapter) == key
     explained = key.endswith(".bias") and adapter.config.get("bias", "none") != "none"
     return None if plain and not explained else live_name(key, adapter)

@@ -31,22 +31,45 @@ def claims_of(layout: ParameterList, question: Question) -> tuple[list[Claim], l
     sure = placements([rule for rule in RULES if not rule.guess], layout, question)
     if sure[0]:
         return _as_claims(layout, question, *sure)
-    halves = _second_factors(layout, question.raw)
-    if halves is not None:
-        return claims_of(halves, question)
-    claims, lost = guesses_of(layout, question)
-    return claims, [*_as_lost(layout, sure[1]), *lost]
+    lost = _as_lost(layout, sure[1])
+    parts = list(_parts_of_one_optimizer(layout, question.raw))
+    if parts:
+        found = [claims_of(part, question) for part in parts]
+        return [claim for claims, _ in found for claim in claims], [*lost, *(row for _, rows in found for row in rows)]
+    claims, guessed = guesses_of(layout, question)
+    return claims, [*lost, *guessed]
 
 
-def _second_factors(layout: ParameterList, raw: RawState) -> ParameterList | None:
-    """Return the layout without LoRA's first factors, where the state has as many positions as there are other parameters: LoRA-FA freezes them.
+def _parts_of_one_optimizer(layout: ParameterList, raw: RawState) -> Iterator[ParameterList]:
+    """Yield the layout without the kinds of parameter that another optimizer trains, or nobody, where as many are left as the state has positions.
 
-    sd-scripts networks/lora_fa.py saves both factors, and gives the optimizer `lora_up` alone.
+    sd-scripts' LoRA-FA saves both factors, and gives the optimizer `lora_up` alone (networks/lora_fa.py); programs with two optimizers give one
+    lora_A and the other lora_B, or one the adapter and the other the rest.
     """
-    rest = tuple(row for row in layout.parameters if (factor_of(row.key or row.name) or ("", ""))[1] != "A")
-    if len(rest) == len(layout.parameters) or sum(row.trainable for row in rest) != len(positions_of(raw)):
-        return None
-    return replace(layout, rule=f"{layout.rule}, first factors frozen (LoRA-FA)", parameters=rest)
+    kinds = [_kind(row) for row in layout.parameters]
+    wanted, every = len(positions_of(raw)), sum(row.trainable for row in layout.parameters)
+    yielded = set[tuple[Parameter, ...]]()
+    for kept, said_of in _PARTS.items():
+        own = tuple(row for row, kind in zip(layout.parameters, kinds) if row.trainable and kind in kept)
+        if len(own) == wanted < every and own not in yielded:
+            yielded.add(own)
+            yield replace(layout, rule=f"{layout.rule}, {said_of}", parameters=own)
+
+
+_PARTS = {
+    ("B", "rest"): "first factors frozen (LoRA-FA) or in another optimizer",
+    ("A", "rest"): "second factors in another optimizer",
+    ("B",): "second factors alone in this optimizer",
+    ("A",): "first factors alone in this optimizer",
+    ("A", "B"): "LoRA's factors alone in this optimizer",
+    ("rest",): "all but LoRA's factors in this optimizer",
+}
+"""Kinds of parameter that one of several optimizers may train -> how that is said. Of two rows that keep the same parameters the first holds."""
+
+
+def _kind(row: Parameter) -> str:
+    factor = factor_of(row.key or row.name)
+    return factor[1].removeprefix("embedding_") if factor is not None else "rest"
 
 
 def guesses_of(layout: ParameterList, question: Question) -> tuple[list[Claim], list[Refused]]:

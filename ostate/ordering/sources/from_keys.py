@@ -48,7 +48,7 @@ def claims_of_keys(source: str, rule: str, keys: Sequence[str], question: Questi
         lost = reasons
     standing = [claim for claim in claims.values() if has_live_names(claim, question.adapter)]
     if len(standing) < len(claims):
-        lost = [*lost, refused(source, rule, "adapter_config.json does not tell whether a whole tensor lies under modules_to_save")]
+        lost = [*lost, refused(source, rule, "neither the keys nor adapter_config.json tell in which module of the live model a tensor lies")]
     return standing, lost
 
 
