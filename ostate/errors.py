@@ -39,7 +39,7 @@ _NO_MEMORY = (
 )  # fmt: skip
 """What the loader of shared libraries, the interpreter, numpy and torch say where memory is short and the error is no MemoryError."""
 _MORE = "give it more memory (`ulimit -v`, a container's limit), close other programs, or use a machine with more"
-FORESEEN = (MemoryError, ImportError, OSError, RuntimeError, SystemError)
+FORESEEN = (MemoryError, ImportError, OSError, RuntimeError, SystemError, ValueError)
 """Kinds among which `refusal_for` may know one."""
 _VARKEYWORDS = 8
 """The flag of a function's code that takes any keyword (`inspect.CO_VARKEYWORDS`)."""
@@ -158,6 +158,8 @@ def refusal_for(error: BaseException) -> OstateError | None:
     if isinstance(error, OSError) and error.filename is not None and not isinstance(error, BrokenPipeError):
         fix = "another program writes there, or the disk failed: wait until it has finished, and try again"
         return ReadError(f"a file changed or could not be reached meanwhile: {error.strerror}", where=str(error.filename), fix=fix)
+    if isinstance(error, ValueError) and text.startswith("embedded null"):
+        return ReadError("a path holds a character 0, which no file system allows", fix="pass another path")
     return missing_package(error) if isinstance(error, ModuleNotFoundError) else None
 
 

@@ -33,6 +33,10 @@ def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[l
         OrderingError: the optimizer holds a tensor that is no parameter of this model; two parameters end under one name.
     """
     known = first_names(model)
+    if not hasattr(optimizer, "param_groups"):
+        raise OrderingError(
+            f"an optimizer with param_groups is expected, not a {type(optimizer).__name__}", fix="record_names(optimizer, model, path)"
+        )
     found = []
     for index, group in enumerate(optimizer.param_groups):
         foreign_params = [place for place, parameter in enumerate(group["params"]) if id(parameter) not in known]

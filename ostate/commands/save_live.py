@@ -13,14 +13,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ostate.core.foreign import too_deep
+from ostate.core.hyper import shown
 from ostate.core.names import first_names
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Group
 from ostate.core.tensors import CHUNK, Slot
 from ostate.errors import OstateError, ProbeError, ProbeTypeError, StoreError
 from ostate.optimizers import recognise
+from ostate.optimizers.slots import PARAM_SHAPED
 from ostate.probe.fill.live import SLOT_KEYS, moment
 from ostate.probe.precondition.shards import is_sharded
+from ostate.probe.precondition.usable import check_twice, number
 from ostate.store import shard_path, write, write_index
 from ostate.store.plan import index_path
 
@@ -124,12 +128,15 @@ def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
         what = f"an optimizer and its model are expected, not a {type(optimizer).__name__} and a {type(model).__name__}"
         raise ProbeTypeError(what, where="ostate.save", fix="ostate.save(optimizer, model, path)")
     names = first_names(model, error=ProbeError)
+    check_twice([parameter for line in optimizer.param_groups for parameter in line["params"]])
     out = []
     for group, line in enumerate(optimizer.param_groups):
         for parameter in line["params"]:
             if id(parameter) not in names:
                 raise ProbeError("the optimizer holds a parameter that the model does not have", fix="pass the model that it was made for")
             state = optimizer.state.get(parameter)
+            if state and not isinstance(state, Mapping):
+                raise ProbeError(f"an entry of the optimizer's state is a {type(state).__name__}", where=names[id(parameter)], fix="fill it anew")
             if state:
                 out.append(_Held(names[id(parameter)], group, sum(len(g["params"]) for g in optimizer.param_groups[:group]), parameter, state))
     if not out:
@@ -162,14 +169,19 @@ def _owners(held: list[_Held], writers: int) -> dict[str, int]:
 
 def _parameter(row: _Held, *, keep: bool) -> NamedParameter | None:
     slots: dict[str, Slot] = {}
-    for key in row.state:
-        slot = SLOT_KEYS.get(key, key)
-        value = row.state[key]
-        if slot == "step" or key in _PACKING or not isinstance(value, torch.Tensor):
+    for key, value in row.state.items():
+        if key == "step" or key in _PACKING or not _is_stored(row, key, value):
             continue
-        stored = moment(row.state, slot)
+        slot = SLOT_KEYS.get(key, key)
+        try:
+            stored = moment(row.state, slot)
+        except ProbeError as error:
+            raise error.at(row.name) from error
         if stored is None:
             continue
+        if slot in PARAM_SHAPED and stored.shape != row.parameter.shape:
+            what = f"{slot} has shape {tuple(stored.shape)}, its parameter {tuple(row.parameter.shape)}"
+            raise ProbeError(what, where=row.name, fix="the state was put there by position: fill it by name")
         whole = stored.full_tensor() if is_sharded(stored) else stored
         if keep:
             exact = whole if whole.dtype == torch.float64 else whole.to(torch.float32)
@@ -177,8 +189,27 @@ def _parameter(row: _Held, *, keep: bool) -> NamedParameter | None:
     if not keep:
         return None
     step = row.state.get("step")
-    count = float(step.item() if isinstance(step, torch.Tensor) else step) if step is not None else None
+    count = number(step)
+    if step is not None and count is None:
+        raise ProbeError(f"the step is {shown(step)}, which is no count of updates", where=row.name, fix="save after a step of the optimizer")
     return NamedParameter(name=row.name, shape=tuple(row.parameter.shape), group=row.group, slots=slots, step=count, position=row.position)
+
+
+def _is_stored(row: _Held, key: object, value: Any) -> bool:
+    """True for a tensor, which is written; False for a single value, which is not.
+
+    Raises:
+        ProbeError: a slot that is not called by a text; numbers in a form that no slot has, which would be lost.
+    """
+    if not isinstance(key, str):
+        raise ProbeError(f"a slot is called {shown(key)}, which is no text", where=row.name, fix="take it out of the optimizer's state")
+    if isinstance(value, torch.Tensor):
+        return True
+    within = value if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(one, torch.Tensor) or (type(one).__module__ == "numpy" and getattr(one, "ndim", 0)) for one in within):
+        what = f"{key} is a {type(value).__name__} of tensors or arrays, which the named format has no place for"
+        raise ProbeError(what, where=row.name, fix="save the optimizer's own state_dict() with torch.save")
+    return False
 
 
 _PACKING = {"qmap1", "qmap2", "absmax1", "absmax2", "unorm_vec"}
@@ -188,7 +219,7 @@ def _named(optimizer: Optimizer, parameters: dict[str, NamedParameter], without:
     """Return this process's share: its parameters, and on the first one the names of those `without` state, so that no position is lost."""
     groups = []
     for index, line in enumerate(optimizer.param_groups):
-        hyper = {key: _plain(value) for key, value in line.items() if key not in _SWITCHES}
+        hyper = {key: _plain(value, f"group {index}: {key}") for key, value in line.items() if key not in _SWITCHES}
         members = {p.position or 0: p.name for p in parameters.values() if p.group == index}
         members |= {position: name for name, (group, position) in without.items() if group == index}
         groups.append(Group(index=index, positions=tuple(sorted(members)), names=tuple(members[at] for at in sorted(members)), hyper=hyper))
@@ -212,8 +243,19 @@ def _innermost(optimizer: Optimizer) -> Optimizer:
     return _innermost(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, torch.Tensor) else value
+def _plain(value: Any, where: str) -> Any:
+    """Return a hyperparameter that stands as a tensor or a number of numpy's as Python's own.
+
+    Raises:
+        ProbeError: a tensor of several elements, or without numbers; values within values without end.
+    """
+    if isinstance(value, torch.Tensor) or type(value).__module__ == "numpy":
+        if getattr(value, "size", 1) == 1 if not isinstance(value, torch.Tensor) else value.numel() == 1 and not value.is_meta:
+            return value.item()
+        raise ProbeError(f"a hyperparameter is {shown(value)}, not one number", where=where, fix="one number a group")
+    if isinstance(value, (list, tuple, dict)) and too_deep(value):
+        raise ProbeError("a hyperparameter holds values within values without end", where=where, fix="take it out of the optimizer's group")
+    return value
 
 
 def _write(state: NamedState, path: Path, number: int, of: int, force: bool) -> str:

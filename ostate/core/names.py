@@ -121,6 +121,8 @@ def named_parameters(model: Any, *, error: type[OstateError] = OrderingError) ->
     Raises:
         OrderingError: two parameters have one name once the wrappers' segments are taken out.
     """
+    if not hasattr(model, "named_parameters"):
+        raise error(f"a model with named_parameters() is expected, not a {type(model).__name__}", fix="pass the torch.nn.Module")
     pairs = list(model.named_parameters(remove_duplicate=False))
     owner: dict[str, Any] = {}
     found = []

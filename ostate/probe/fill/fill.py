@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ostate.core.brief import brief
+from ostate.core.hyper import shown
 from ostate.core.names import first_names, strip_wrappers
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding, Severity
@@ -20,6 +21,7 @@ from ostate.errors import ProbeError, ProbeTypeError
 from ostate.optimizers.moments import confirmed, fits_adamw
 
 from ..precondition.shards import like_parameter, local, place_of, read_local
+from ..precondition.usable import check_parameter, check_twice, number, rates
 from . import same_run
 from .fsdp1 import fill_fsdp1, is_fsdp1
 from .live import kind_of_optimizer, put
@@ -116,7 +118,11 @@ def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, 
         )
     _check_form(state)
     switches = {key: value for key, value in options.items() if key not in _OF_THE_FILE}
-    optimizer = torch.optim.AdamW(_groups(found, state, lr, options), **switches)
+    groups = _groups(found, state, lr, options)
+    try:
+        optimizer = torch.optim.AdamW(groups, **switches)
+    except (TypeError, ValueError, RuntimeError) as error:  # no such option, or two that exclude each other
+        raise ProbeTypeError(f"torch.optim.AdamW refuses the options: {error}", where="lora_adamw", fix="fused, foreach, capturable, …") from error
     _fill(optimizer, model, state, found, strict=strict, notes=[])
     return optimizer
 
@@ -141,13 +147,16 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
     _check_kinds(model, state, "fill(optimizer, model, state)")
     _check_form(state)
     live = first_names(model, error=ProbeError)
+    kind_of_optimizer(optimizer)
+    check_twice([parameter for group in optimizer.param_groups for parameter in group["params"]])
     wanted = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if id(parameter) not in live:
                 raise ProbeError("the optimizer holds a parameter that the model does not have", fix="pass the model that the optimizer was made for")
             wanted.append((live[id(parameter)], parameter))
-    kind_of_optimizer(optimizer)
+    if not wanted:
+        raise ProbeError("the optimizer holds no parameter", where="param_groups", fix="make it over the parameters that require grad")
     if is_fsdp1(model):
         return _fill_wrapped(optimizer, model, state)
     found = match(model, state, wanted)
@@ -218,11 +227,25 @@ def _hyper(stored: Mapping[str, Any], lr: float | None, options: Mapping[str, An
         raise ProbeError(
             f"the state does not say {', '.join(unknown)}", fix="pass it: lora_adamw(model, state, " + ", ".join(f"{key}=…" for key in unknown) + ")"
         )
+    _check_hyper(out, "lora_adamw")
     for key in ("amsgrad", "maximize"):
         out[key] = bool(stored.get(key, False))
     if "initial_lr" in stored:
         out["initial_lr"] = stored["initial_lr"]
     return out
+
+
+def _check_hyper(group: Mapping[str, Any], where: str) -> None:
+    """Refuse what torch looks at only where it is a default of the optimizer, and would step on all the same.
+
+    Raises:
+        ProbeError: lr or weight_decay that is no finite number from 0; betas or eps out of range.
+    """
+    rates(group["betas"], group["eps"], where)
+    for key in ("lr", "weight_decay"):
+        value = number(group[key])
+        if value is None or value < 0:
+            raise ProbeError(f"{key} must be a finite number from 0, not {shown(group[key])}", where=where, fix=f"{key}=…")
 
 
 def _comparable(value: object) -> object:
@@ -252,6 +275,8 @@ def _adopt_hyper(optimizer: Optimizer, state: NamedState, found: Match, adopt: b
                 )
             else:
                 group[key] = values.pop()
+        if adopt:
+            _check_hyper(group, f"group {at}")
     return notes
 
 
@@ -305,13 +330,14 @@ def _report(optimizer: Optimizer, state: NamedState, found: Match, tally: _Tally
 
 def _fill_one(optimizer: Optimizer, kind: str, live: tuple[str, Tensor], entry: NamedParameter, at: tuple[int, int], tally: _Tally) -> None:
     name, parameter = live
+    check_parameter(name, parameter.device, parameter.dtype)
     place = place_of(parameter)
     own = local(parameter.detach())
     moments: dict[str, Tensor] = {}
     for slot in _SLOTS:
         if slot not in entry.slots:
             continue
-        values, count = read_local(entry.slots[slot], place)
+        values, count = read_local(entry.slots[slot], place, f"{name}: {slot}")
         tally.bytes_read += count
         exact = torch.from_numpy(values)
         if (name, slot) in tally.keep:

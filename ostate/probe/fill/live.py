@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ostate.errors import ProbeError
+from ostate.core.hyper import shown
+from ostate.errors import ProbeError, ProbeTypeError
 
 from ..precondition.shards import is_sharded, local
+from ..precondition.usable import number
 
 _BNB = {"exp_avg": "state1", "exp_avg_sq": "state2"}
 SLOT_KEYS = {key: slot for slot, key in _BNB.items()}
@@ -26,6 +28,10 @@ def kind_of_optimizer(optimizer: Optimizer) -> str:
     Raises:
         ProbeError: an optimizer whose state is not laid out as Adam's.
     """
+    if not isinstance(optimizer, Optimizer):
+        raise ProbeTypeError(
+            f"a torch.optim.Optimizer is expected, not a {type(optimizer).__name__}", where="fill", fix="fill(optimizer, model, state)"
+        )
     for cls in type(optimizer).__mro__:
         if cls in (torch.optim.Adam, torch.optim.AdamW):
             return "torch"
@@ -107,6 +113,9 @@ def moment(state: Mapping[str, Any], slot: str) -> Tensor | None:
         return _decode_8bit(value, state[f"qmap{_BNB[slot][-1]}"], state[f"absmax{_BNB[slot][-1]}"])
     if not is_sharded(value) and type(value) not in (Tensor, torch.nn.Parameter) and hasattr(value, "dequantize"):
         value = value.dequantize()
+    if value.is_meta or value.layout is not torch.strided:
+        what = "lies on the meta device and has no numbers" if value.is_meta else f"is a {str(value.layout).removeprefix('torch.')} tensor"
+        raise ProbeError(f"{slot} {what}", fix="use an optimizer whose state is on a device, in dense tensors")
     if not value.is_floating_point():
         raise ProbeError(f"{slot} holds {value.dtype} codes in a packing that is not known", fix="use an optimizer with float moments")
     return value.detach()
@@ -119,11 +128,20 @@ def _decode_8bit(codes: Tensor, qmap: Tensor, absmax: Tensor) -> Tensor:
 
 
 def steps_of(optimizer: Optimizer, parameters: list[Tensor]) -> list[float | None]:
-    """Return each parameter's step as a Python number, None where there is none; one transfer a device."""
+    """Return each parameter's step as a Python number, None where there is none; one transfer a device.
+
+    Raises:
+        ProbeError: an entry that is no mapping, or a step that is no real number.
+    """
     out: list[float | None] = [None] * len(parameters)
     waiting: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
     for index, parameter in enumerate(parameters):
-        step = optimizer.state.get(parameter, {}).get("step")
+        entry = optimizer.state.get(parameter) or {}
+        if not isinstance(entry, Mapping):
+            raise ProbeError(f"an entry of the optimizer's state is a {type(entry).__name__}", where=f"parameter {index}", fix="fill it anew")
+        step = entry.get("step")
+        if step is not None and (step.is_meta or step.is_complex() if isinstance(step, Tensor) else number(step) is None):
+            raise ProbeError(f"the step is {shown(step)}, which is no count", where=f"parameter {index}", fix="pass checkpoint_step, and no step")
         if type(step) is Tensor and step.ndim == 0:
             waiting.setdefault((step.device, step.dtype), []).append((index, step))
         elif isinstance(step, Tensor):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ostate.core.hyper import shown
 from ostate.core.names import (
     COMPONENTS,
     PEFT_PREFIX,
@@ -19,6 +20,8 @@ from ostate.core.names import (
     with_adapter,
 )
 from ostate.errors import ProbeError
+
+from ..precondition.usable import number
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,7 +76,8 @@ def match(model: nn.Module, state: NamedState, parameters: Iterable[tuple[str, T
         parameters: (plain name, parameter) to fill, e.g. `trainable(model)`.
 
     Raises:
-        ProbeError: an entry fits no parameter of the model, fits two, or has another shape; two entries fit one parameter.
+        ProbeError: an entry fits no parameter of the model, fits two, or has another shape; two entries fit one parameter; an entry of a group
+            that is not there, or whose step is no finite number.
     """
     wanted = tuple(parameters)
     label = {id(parameter): name for name, parameter in wanted}
@@ -85,6 +89,12 @@ def match(model: nn.Module, state: NamedState, parameters: Iterable[tuple[str, T
     entries: dict[str, str] = {}
     unused: list[str] = []
     later: list[tuple[str, str]] = []
+    for name, entry in state.parameters.items():
+        if not 0 <= entry.group < len(state.groups):
+            fix = "make the state with `ostate repair` or ostate.save"
+            raise ProbeError(f"the entry is of group {entry.group}, and the state has {len(state.groups)}", where=name, fix=fix)
+        if entry.step is not None and number(entry.step) is None:
+            raise ProbeError(f"the step is {shown(entry.step)}, which is no count of updates", where=name, fix="None, where it is not known")
     for name, form in _as_live(list(state.parameters), exact, loose).items():
         hit = exact.get(form)
         if hit is None:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ostate.core.brief import brief
 from ostate.core.state import Finding
-from ostate.errors import ProbeError
+from ostate.errors import ProbeError, ProbeTypeError
 
 from ..precondition.layout import Gradients, chunks
 from ..precondition.preconditioner import AdamPreconditioner
+from ..precondition.usable import number
 
 Verdict = Literal["healthy", "healthy, with warnings", "suspect", "identity", "empty"]
 
@@ -77,8 +78,11 @@ def delta_h1(xbar: Gradients, ybar: Gradients, eta: float, preconditioner: AdamP
     Raises:
         ProbeError: eta 0 or not finite; gradients that are not finite, with their names; another set of parameters.
     """
-    if not (math.isfinite(eta) and eta != 0):
+    _check_kind(preconditioner)
+    rate = number(eta)
+    if not rate:
         raise ProbeError(f"eta is {eta}, so delta-H1 would be {eta} too", fix="pass the learning rate that is meant: initial_lr, or the scheduler's")
+    eta = rate
     sums = _sums(preconditioner, xbar, ybar)
     raw, done = sums["raw"], sums["done"]
     plausible = preconditioner.stats()["plausible_ratio"]
@@ -104,6 +108,12 @@ def delta_h1(xbar: Gradients, ybar: Gradients, eta: float, preconditioner: AdamP
     )
 
 
+def _check_kind(preconditioner: object) -> None:
+    if not isinstance(preconditioner, AdamPreconditioner):
+        what = f"an AdamPreconditioner is expected, not a {type(preconditioner).__name__}"
+        raise ProbeTypeError(what, where="delta_h1", fix="delta_h1(xbar, ybar, eta, preconditioner)")
+
+
 def with_warnings(verdict: Verdict, findings: Iterable[Finding]) -> Verdict:
     """Return the verdict, or the word for healthy numbers beside which something asks for a person."""
     return "healthy, with warnings" if verdict == "healthy" and any(finding.severity != "note" for finding in findings) else verdict
@@ -112,6 +122,8 @@ def with_warnings(verdict: Verdict, findings: Iterable[Finding]) -> Verdict:
 def _sums(pre: AdamPreconditioner, xbar: Gradients, ybar: Gradients) -> dict[str, float]:
     layout, ranks, diagonal = pre.layout, pre.ranks, pre.diagonal
     xs, ys = layout.flatten(xbar, what="xbar"), layout.flatten(ybar, what="ybar")
+    if any(flat.ndim != 1 for flat in (*xs, *ys)):
+        raise ProbeError("delta-H1 is of one gradient on each side, not of a batch", where="xbar or ybar", fix="average over the samples first")
     device = layout.buffers[0].device
     total = torch.zeros(len(_SUMS), dtype=torch.float64, device=device)
     broken = torch.zeros(len(layout.members), dtype=torch.float64, device=device)

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ostate.errors import ProbeError
+from ostate.errors import ProbeError, ProbeTypeError
 
 from ..fill.names import trainable
 from ..precondition.layout import FlatBuffers
 from ..precondition.shards import like_parameter, local, place_of
+from ..precondition.usable import check_parameter, number
 
 
 @contextmanager
@@ -22,6 +23,8 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         ProbeError: a module stays in training mode, so that two passes would differ (dropout).
     """
+    if not hasattr(model, "modules"):
+        raise ProbeTypeError(f"a torch.nn.Module is expected, not a {type(model).__name__}", where="eval_mode", fix="eval_mode(model)")
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -50,8 +53,12 @@ class GradientMean:
     """
 
     def __init__(self, model: nn.Module, *, dtype: torch.dtype = torch.float64, only: Callable[[str], bool] | None = None) -> None:
+        if dtype not in (torch.float64, torch.float32):
+            raise ProbeError(f"gradients are summed in float64 or float32, not in {dtype}", where="GradientMean", fix="dtype=torch.float64")
         self._model = model
         self._trainables = trainable(model)
+        for name, parameter in self._trainables:
+            check_parameter(name, parameter.device, parameter.dtype)
         refused = [name for name, _ in self._trainables if only is not None and not only(name)]
         if refused:
             raise ProbeError(
@@ -67,22 +74,32 @@ class GradientMean:
         """Take the gradients that lie in `.grad`, times `weight` (e.g. the number of sequences), and clear them.
 
         Raises:
-            ProbeError: a frozen parameter has a gradient; no trainable has one; a weight that is not positive.
+            ProbeError: a frozen parameter has a gradient; no trainable has one; a parameter was replaced or has another shape since; a weight
+                that is not positive.
         """
-        if not 0.0 < weight < float("inf"):
-            raise ProbeError(f"the weight must be a positive finite number, not {weight}")
+        share = number(weight)
+        if share is None or share <= 0:
+            raise ProbeError(f"the weight must be a positive finite number, not {weight}", where="GradientMean.add", fix="add(number of sequences)")
         stray = [name for name, p in self._model.named_parameters() if not p.requires_grad and p.grad is not None]
         if stray:
             raise ProbeError(f"{len(stray)} frozen parameters have gradients", where=", ".join(stray[:3]), fix="clear them: model.zero_grad()")
+        own = {id(p) for _, p in self._trainables}
+        new = [name for name, p in self._model.named_parameters() if p.requires_grad and p.grad is not None and id(p) not in own]
+        new += [
+            name for name, p in self._trainables if p.grad is not None and place_of(p).shape != self._layout.members[self._layout.index[name]].shape
+        ]
+        if new:
+            fix = "make a new GradientMean after everything that replaces parameters"
+            raise ProbeError(f"{len(new)} parameters were replaced since this mean was begun", where=", ".join(new[:3]), fix=fix)
         if all(p.grad is None for _, p in self._trainables):
             raise ProbeError("no trainable parameter has a gradient", fix="call backward() before add()")
         for (name, parameter), view in zip(self._trainables, self._layout.views(self._sums).values()):
             if parameter.grad is None:
                 self.unused[name] = self.unused.get(name, 0) + 1
                 continue
-            view.add_(local(parameter.grad, parameter), alpha=weight)
+            view.add_(local(parameter.grad, parameter), alpha=share)
             parameter.grad = None
-        self.weight += weight
+        self.weight += share
         self.count += 1
 
     def mean(self) -> dict[str, Tensor]:

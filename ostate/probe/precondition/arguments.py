@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -44,6 +46,27 @@ def refuse_other_kinds(logger: Any, checkpoint_step: Any, guards: Any) -> None:
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
             what = f"{name} must be {wanted}, not a {type(value).__name__}"
             raise ProbeTypeError(what, where="AdamPreconditioner", fix="AdamPreconditioner(optimizer, logger=…, checkpoint_step=…, guards=…)")
+    if checkpoint_step is not None and not (0 <= checkpoint_step < math.inf):
+        raise ProbeError(
+            f"checkpoint_step must be a finite number from 0, not {checkpoint_step}", where="AdamPreconditioner", fix="checkpoint_step=500"
+        )
+
+
+def device_of(device: Any) -> torch.device | None:
+    """Return where a named state is to be put; None: nobody said.
+
+    Raises:
+        ProbeError: no device of this torch.
+    """
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (TypeError, RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
+        text = (str(error).splitlines() or [""])[0][:200]
+        raise ProbeError(f"cannot put numbers on the device {device!r}: {text}", where="AdamPreconditioner", fix='device="cpu"') from error
+    return found
 
 
 def gradient_of_unknown(first: Any, second: Any) -> Any:

@@ -160,7 +160,10 @@ def _corrections(items: Sequence[Moments]) -> list[float]:
     for item in items:
         key = (item.betas[1], item.step, item.optimizer)
         if key not in known:
-            known[key] = bias_correction(item)
+            try:
+                known[key] = bias_correction(item)
+            except ProbeError as error:
+                raise error.at(item.name) from error
         out.append(known[key])
     return out
 
@@ -287,7 +290,7 @@ def _join(
     for item, member, corrected, (present, *numbers, low, high) in zip(items, layout.members, corrections, measured):
         zero, tiny, negative, nonfinite, dominated = map(int, numbers)
         numel = math.prod(item.place.whole)
-        step = item.step if item.step is not None and item.step > 0 and math.isfinite(item.step) else None
+        step = item.step if item.step is not None and item.step >= 1 and math.isfinite(item.step) else None
         low_denom = math.sqrt(max(low, 0.0) / corrected) + item.eps if present and math.isfinite(low) else math.inf
         high_denom = math.sqrt(max(high, 0.0) / corrected) + item.eps if math.isfinite(high) else math.inf
         bad = "missing" if not present else "not finite" if nonfinite else "negative" if negative else ""

@@ -8,7 +8,13 @@ from typing import Literal
 from ostate.core.brief import brief
 from ostate.errors import ProbeError
 
+from .usable import number
+
 Fallback = Literal["identity", "zero", "raise"]
+_ONE_OF: dict[str, tuple[str | bool, ...]] = {
+    "fallback": ("identity", "zero", "raise"), "zero_elements": ("fallback", "scale"), "unknown": ("raise", "identity"),
+    "cold_is_bad": (True, False), "infinite_is_bad": (True, False),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +48,15 @@ class Guards:
     def __post_init__(self) -> None:
         for name in ("relative_cap", "max_scale", "healthy_ratio"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ProbeError(f"{name} must be a positive finite number, not {value}", where="Guards")
-        if self.fallback not in ("identity", "zero", "raise"):
-            raise ProbeError(f"fallback must be identity, zero or raise, not {self.fallback!r}", where="Guards")
+            if value is not None and not (number(value) or 0) > 0:
+                raise ProbeError(f"{name} must be a positive finite number, not {value!r}", where="Guards")
+        for name in ("smallest_denominator", "identity_if_coverage_below"):
+            least = number(getattr(self, name))
+            if least is None or least < 0:
+                raise ProbeError(f"{name} must be a finite number from 0, not {getattr(self, name)!r}", where="Guards")
+        for name, allowed in _ONE_OF.items():
+            if getattr(self, name) not in allowed:
+                raise ProbeError(f"{name} must be one of {', '.join(map(str, allowed))}, not {getattr(self, name)!r}", where="Guards")
         if self.zero_elements == "scale" and self.relative_cap is None and self.max_scale is None:
             raise ProbeError("elements with v == 0 get 1/eps and no cap is set", where="Guards", fix="set max_scale or relative_cap")
 

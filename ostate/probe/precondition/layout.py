@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ostate.core.names import any_adapter, kind_of, named_parameters, strip_wrappers
-from ostate.errors import ProbeError
+from ostate.errors import ProbeError, ProbeTypeError
 
 from .shards import like_parameter, local
+from .usable import check_gradient
 
 Gradients = Mapping[Any, Tensor] | Tensor | Sequence[Tensor]
 """By name or parameter; or flat, as `FlatBuffers.flatten` lays them out: one tensor, or one a buffer. Flat ones may have leading batch dimensions."""
@@ -132,6 +133,12 @@ class FlatBuffers:
             live = dict(named_parameters(model, error=ProbeError))
             own = [live.get(member.name) if parameter is None else parameter for member, parameter in zip(self.members, own)]
         every = [None if parameter is None else parameter.grad for parameter in own]
+        if any(gradient is None for gradient in every):  # most often a parameter that took no part; a replaced one would be left out silently
+            known = {id(parameter) for parameter in model.parameters()}
+            replaced = [member.name for member, parameter in zip(self.members, own) if parameter is not None and id(parameter) not in known]
+            if replaced:
+                fix = "make the optimizer and the preconditioner anew, after everything that replaces parameters"
+                raise ProbeError(f"{len(replaced)} parameters of this preconditioner are not the model's", where=replaced[0], fix=fix)
         found = {member.name: gradient for member, gradient in zip(self.members, every) if gradient is not None}
         if not found:
             raise ProbeError("no parameter of this preconditioner has a gradient", where=type(model).__name__, fix="call backward() first")
@@ -155,7 +162,12 @@ class FlatBuffers:
         """
         if isinstance(gradients, Tensor):
             gradients = [gradients]
+        if not isinstance(gradients, (Mapping, list, tuple)):
+            fix = "pass a mapping by name or parameter, or flat tensors"
+            raise ProbeTypeError(f"{what} are a {type(gradients).__name__}", where="flatten", fix=fix)
         if not isinstance(gradients, Mapping):
+            for flat, buffer in zip(gradients, self.buffers):
+                check_gradient(flat, f"flat {what}", buffer.device)
             for flat, buffer in zip(gradients, self.buffers):
                 if flat.shape[-1:] != (buffer.numel,):
                     raise ProbeError(
@@ -167,6 +179,8 @@ class FlatBuffers:
             return list(gradients)
         parts: list[list[Tensor]] = [[] for _ in self.buffers]
         by_member = {self.member(key).name: gradient for key, gradient in gradients.items()}
+        if len(by_member) < len(gradients):
+            raise ProbeError(f"two of the {what} are of one parameter", where="flatten", fix="pass each parameter once, under one name")
         missing = [member.name for member in self.members if member.name not in by_member]
         if missing:
             raise ProbeError(
@@ -183,8 +197,9 @@ class FlatBuffers:
         """Return this rank's shard of a gradient, which may have leading batch dimensions.
 
         Raises:
-            ProbeError: another shape than the parameter's.
+            ProbeError: another shape than the parameter's, or a kind of tensor that cannot be multiplied.
         """
+        check_gradient(gradient, member.name, self.buffers[member.buffer].device)
         own = local(gradient, member.parameter) if member.parameter is not None else local(gradient)
         rank = len(member.shape)
         if tuple(own.shape[own.ndim - rank :]) != member.shape:

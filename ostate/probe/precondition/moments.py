@@ -20,6 +20,7 @@ from ..fill.fill import Filled, filled
 from ..fill.live import moment, steps_of
 from ..fill.names import match, trainable
 from .shards import ShardPlace, local, place_of, read_local
+from .usable import check_parameter, check_twice, rates
 
 
 class Moments(NamedTuple):
@@ -60,9 +61,12 @@ class Moments(NamedTuple):
             slots = self.state.parameters[self.entry].slots
             if slot not in slots:
                 return None
-            values, _ = read_local(slots[slot], self.place)
+            values, _ = read_local(slots[slot], self.place, f"{self.name}: {slot}")
             return torch.from_numpy(values).to(self.device)
-        stored = moment(self.live, slot) if self.live else None
+        try:
+            stored = moment(self.live, slot) if self.live else None
+        except ProbeError as error:
+            raise error.at(self.name) from error
         if stored is None:
             return None
         own = local(stored, self.parameter)
@@ -77,12 +81,17 @@ class Moments(NamedTuple):
     def second(self) -> Tensor | None:
         """Return the v that the optimizer divides by: max_exp_avg_sq under amsgrad, else exp_avg_sq; other optimizers' own form of it."""
         plain = self.live.get("exp_avg_sq") if self.live is not None and self.state is None and not self.amsgrad else None
-        if type(plain) is Tensor and plain.dtype is torch.float32 and plain.shape == self.place.shape:
+        if type(plain) is Tensor and plain.dtype is torch.float32 and plain.shape == self.place.shape and _is_plain(plain):
             return plain
         if not self.adam:
             return self._own_form()
-        largest = self.read("max_exp_avg_sq") if self.amsgrad else None
-        return self.read("exp_avg_sq") if largest is None else largest
+        if not self.amsgrad:
+            return self.read("exp_avg_sq")
+        largest = self.read("max_exp_avg_sq")
+        if largest is None and self.read("exp_avg_sq") is not None:
+            fix = "amsgrad=False, if the optimizer never was: what it divides by is not in its state"
+            raise ProbeError("the group is amsgrad and the state has no max_exp_avg_sq", where=self.name, fix=fix)
+        return largest
 
     def _own_form(self) -> Tensor | None:
         if self.state is None or self.entry is None:
@@ -92,6 +101,11 @@ class Moments(NamedTuple):
         own = second_moment(self.optimizer, tensors, self.state.hyper(self.entry), step=self.step, shape=self.place.whole, dtype=kept.dtype)
         window = tuple(slice(at, at + length) for at, length in zip(self.place.offset, self.place.shape))
         return torch.from_numpy(own.v[window].copy()).to(self.device)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """True where the numbers can be read as they lie."""
+    return tensor.layout is torch.strided and not tensor.is_meta and not tensor.requires_grad
 
 
 def findings(items: Sequence[Moments]) -> Iterator[Finding]:
@@ -121,18 +135,22 @@ def of_optimizer(
         raise ProbeError(
             "FSDP1 keeps flat pieces of parameters, which cannot be probed by name", fix="probe an FSDP2 (fully_shard) or unsharded model"
         )
+    check_twice([parameter for group in optimizer.param_groups for parameter in group["params"]])
     names = _names(optimizer, model, report) if known is None else known
     parameters = list(names)
     steps = dict(zip(parameters, steps_of(optimizer, parameters)))
     out = []
     for index, group in enumerate(optimizer.param_groups):
-        if "betas" not in group or not isinstance(group.get("eps"), (int, float)):
+        if group.get("betas") is None or not isinstance(group.get("eps"), (int, float)):
             what = f"a {type(optimizer).__name__} keeps no second moment of Adam's form"
             raise ProbeError(what, where=f"group {index}", fix="repair its state, and pass the named state in its place")
-        betas, eps = (float(group["betas"][0]), float(group["betas"][1])), float(group["eps"])
+        betas, eps = rates(group["betas"], group["eps"], f"group {index}")
         amsgrad = bool(group.get("amsgrad", False))
         for parameter in group["params"]:
-            name, live = names[parameter], optimizer.state.get(parameter) or None
+            name, live = names.get(parameter), optimizer.state.get(parameter) or None
+            if name is None:
+                raise ProbeError("the optimizer was given other parameters since", where=f"group {index}", fix="make a new AdamPreconditioner")
+            check_parameter(name, parameter.device, parameter.dtype)
             exact = report is not None and live is not None and _untouched(report, parameter, live)
             out.append(
                 Moments(
@@ -172,6 +190,9 @@ def of_state(
         known = {**hyper, **(state.hyper(entry) if entry else state.groups[0].hyper if state.groups else {})}
         step = state.parameters[entry].step if entry else None
         step = step if step is not None else checkpoint_step
+        at = torch.device(device) if device is not None else parameter.device if parameter is not None else torch.device("cpu")
+        dtype = parameter.dtype if parameter is not None else torch.float32
+        check_parameter(name, at, dtype)
         betas, eps = _constants(state.optimizer, known, step, name, there=entry is not None)
         whole = tuple(parameter.shape) if parameter is not None else tuple(state.parameters[name].shape)
         out.append(
@@ -179,8 +200,8 @@ def of_state(
                 name=name,
                 parameter=parameter,
                 place=place_of(parameter) if parameter is not None else ShardPlace(whole, (0,) * len(whole), whole, 1),
-                device=torch.device(device) if device is not None else parameter.device if parameter is not None else torch.device("cpu"),
-                dtype=parameter.dtype if parameter is not None else torch.float32,
+                device=at,
+                dtype=dtype,
                 step=step,
                 betas=betas,
                 eps=eps,
@@ -206,23 +227,30 @@ def _constants(optimizer: str, known: Mapping[str, Any], step: float | None, nam
     if OPTIMIZERS[optimizer].moment == "adam":
         if betas is None or eps is None:
             raise ProbeError("the state does not say its betas or eps", where=name, fix="pass betas=(…, …) and eps=…")
-        return (float(betas[0]), float(betas[1])), float(eps)
+        return rates(betas, eps, name)
     try:
         eps = divisor(optimizer, known, step)[1] if there else 0.0
     except ProbeError as error:
         raise error.at(name) from error
-    return (float(betas[0]), float(betas[1])) if betas and form.corrected else (0.0, 0.0), eps
+    return rates(betas if betas and form.corrected else (0.0, 0.0), eps, name)
 
 
 def _names(optimizer: Optimizer, model: nn.Module | None, report: Filled | None) -> dict[Tensor, str]:
     known: dict[Tensor, str] = dict(report.names) if report is not None else {}
     if model is not None:
         plain = first_names(model, error=ProbeError)
+        replaced = [name for parameter, name in known.items() if id(parameter) not in plain]
+        if replaced:
+            fix = "make the optimizer anew and fill it, after everything that replaces parameters (merging, resizing, moving, quantising)"
+            raise ProbeError(f"{len(replaced)} parameters were replaced in the model since the optimizer was filled", where=replaced[0], fix=fix)
         known |= {parameter: plain[id(parameter)] for parameter in model.parameters()}
     out: dict[Tensor, str] = {}
     position = 0
     for group in optimizer.param_groups:
         recorded: Sequence[str | None] = group.get("param_names") or [None] * len(group["params"])
+        if not isinstance(recorded, (list, tuple)) or len(recorded) != len(group["params"]):
+            fix = "delete the group's param_names, or make them as many as its params"
+            raise ProbeError(f"a group of {len(group['params'])} parameters has other param_names", where=f"position {position}", fix=fix)
         for parameter, name in zip(group["params"], recorded):
             out[parameter] = known.get(parameter) or (strip_wrappers(name) if name else f"position {position}")
             position += 1

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
-from ostate.errors import ProbeError, ProbeTypeError
+from ostate.errors import ProbeError
 
 from ..fill import same_run
 from . import arguments, moments
@@ -25,10 +25,15 @@ from .layout import FlatBuffers, Gradients, Member, in_chunks
 from .moments import Moments
 from .shards import Ranks, is_sharded, like_parameter
 from .stats import describe, findings_of, table
+from .usable import FLOATS, check_gradient
 
 Form = Literal["frozen", "next_step", "less"]
 
 _PRECISION = {"float32": torch.float32, "float64": torch.float64}
+
+
+def _kind_of(value: Any) -> str:
+    return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 class AdamPreconditioner:
@@ -83,7 +88,7 @@ class AdamPreconditioner:
         self.optimizer = source if isinstance(source, Optimizer) else None
         self._state = None if isinstance(source, Optimizer) else source
         self._model = model
-        self._device = device
+        self._device = arguments.device_of(device)
         self._hyper = {key: value for key, value in (("betas", betas), ("eps", eps)) if value is not None}
         self._warned: set[str] = set()
         self._overflowed = 0
@@ -137,6 +142,9 @@ class AdamPreconditioner:
         """
         self._stale = True  # also where what follows refuses: a scale half written is never used
         self._items = items if items is not None else self._moments()
+        if [(item.name, item.place.shape) for item in self._items] != [(member.name, member.shape) for member in self.layout.members]:
+            what = "the optimizer's parameters are no longer those that this preconditioner was made for"
+            raise ProbeError(what, where=type(self.optimizer).__name__, fix="make a new AdamPreconditioner")
         into = self._diagonal.scale if self._diagonal is not None else None
         self._diagonal = build(self._items, self.layout, self.ranks, self.guards, _PRECISION[self.precision], into)
         self._stale = False
@@ -179,7 +187,9 @@ class AdamPreconditioner:
             self._warn_once("unknown-parameter", "a gradient was passed for a parameter that the optimizer does not hold: it is not preconditioned")
             return gradient
         if self._is_plain(gradient) and gradient.shape == member.shape:
-            return gradient * self._parts()[self.layout.index[member.name]]
+            part = self._parts()[self.layout.index[member.name]]
+            if gradient.device == part.device:
+                return gradient * part
         own = self.layout.local_of(member, gradient)
         lead = own.shape[: own.ndim - len(member.shape)]
         out = self._one(member, own.reshape(*lead, member.stop - member.start)).view(own.shape)
@@ -204,8 +214,7 @@ class AdamPreconditioner:
                 self.layout.member(parameter)  # says what it does not know
             gradient = arguments.gradient_of_unknown(parameter, gradient)
         if not isinstance(gradient, Tensor):
-            what = f"the gradient is a {type(gradient).__name__}, not a tensor"
-            raise ProbeTypeError(what, where=member.name if member else "apply", fix="a parameter that took no part has no gradient: leave it out")
+            check_gradient(gradient, member.name if member else "apply")
         return member, gradient
 
     def apply_all(self, gradients: Gradients | nn.Module, *, out: Tensor | list[Tensor] | None = None) -> Any:
@@ -240,8 +249,10 @@ class AdamPreconditioner:
         shapes = self.layout.shapes
         if values and self._all_plain(values) and min(places) >= 0 and all(g.shape == shapes[at] for g, at in zip(values, places)):
             parts = self._parts()
-            return dict(zip(gradients, torch._foreach_mul(values, [parts[at] for at in places])))
-        if len(gradients) < len(self.layout.members) or not {type(g) for g in values} <= {Tensor}:
+            scales = [parts[at] for at in places]
+            if all(g.device == scale.device for g, scale in zip(values, scales)):
+                return dict(zip(gradients, torch._foreach_mul(values, scales)))
+        if len(gradients) != len(self.layout.members) or not {type(g) for g in values} <= {Tensor}:
             return {key: self.apply(key, gradient) for key, gradient in gradients.items()}
         flats = self.layout.flatten(gradients)
         done = self.layout.views([self._flat(at, flat, flat) for at, flat in enumerate(flats)])
@@ -249,10 +260,14 @@ class AdamPreconditioner:
 
     def _is_plain(self, gradient: Tensor) -> bool:
         """True where the preconditioned gradient is one product in the scale's own dtype."""
-        return self._simple and type(gradient) is Tensor and gradient.dtype is _PRECISION[self.precision]
+        plain = self._simple and type(gradient) is Tensor and gradient.dtype is _PRECISION[self.precision]
+        return plain and gradient.layout is torch.strided and not gradient.is_nested
 
     def _all_plain(self, gradients: Sequence[Tensor]) -> bool:
-        return self._simple and {type(g) for g in gradients} == {Tensor} and {g.dtype for g in gradients} == {_PRECISION[self.precision]}
+        """`_is_plain` of every one."""
+        if not self._simple or {type(g) for g in gradients} != {Tensor}:
+            return False
+        return {(g.dtype, g.layout, g.is_nested) for g in gradients} == {(_PRECISION[self.precision], torch.strided, False)}
 
     def _parts(self) -> list[Tensor]:
         """Return each parameter's part of the scale, in its local shape: views of buffers that a refresh writes into."""
@@ -264,7 +279,11 @@ class AdamPreconditioner:
         return self._views
 
     def _flat(self, at: int, flat: Tensor, out: Tensor | None) -> Tensor:
-        out = torch.empty_like(flat) if out is None else out
+        if out is None:
+            out = torch.empty_like(flat)
+        elif not isinstance(out, Tensor) or out.shape != flat.shape or out.device != flat.device or out.dtype not in FLOATS:
+            what = f"out is {_kind_of(out)}, the gradients are {_kind_of(flat)}"
+            raise ProbeError(what, where="apply_all", fix="out=torch.empty_like(gradients), or the gradients themselves")
         if self.form == "frozen":
             return self._times(flat, self.scale[at], out)
         for member in self.layout.members:
@@ -278,7 +297,7 @@ class AdamPreconditioner:
         return self._fit(self.updated(member, flat), torch.empty_like(flat))
 
     def _times(self, flat: Tensor, scale: Tensor, out: Tensor) -> Tensor:
-        if flat.dtype == torch.float16:
+        if torch.float16 in (flat.dtype, out.dtype):
             return self._fit(flat.to(torch.float32) * scale, out)
         if flat.dtype == scale.dtype == out.dtype:
             return torch.mul(flat, scale, out=out)

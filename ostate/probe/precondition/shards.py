@@ -77,12 +77,23 @@ def like_parameter(values: Tensor, parameter: Tensor) -> Tensor:
     return DTensor.from_local(values, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape, stride=parameter.stride())
 
 
-def read_local(slot: Slot, place: ShardPlace) -> tuple[np.ndarray, int]:
+def read_local(slot: Slot, place: ShardPlace, where: str) -> tuple[np.ndarray, int]:
     """Read a rank's part of a slot, and no byte of another's where the slot is stored plain.
+
+    Args:
+        slot: the whole tensor.
+        place: this rank's part of the parameter.
+        where: parameter and slot, for a message.
 
     Returns:
         The values (float32, or float64 where stored so), of `place.shape`, in memory of their own; and the bytes taken from storage.
+
+    Raises:
+        ProbeError: a slot of another shape than the parameter, the same number of elements or not; one that holds no real numbers.
     """
+    if tuple(slot.shape) != place.whole:
+        fix = "the state belongs to another model or rank: check which adapter was loaded"
+        raise ProbeError(f"the moment has shape {tuple(slot.shape)}, the parameter {place.whole}", where=where, fix=fix)
     if math.prod(place.shape) == 0:
         return np.zeros(place.shape, np.float32), 0
     if isinstance(slot, TensorRef) and slot.run is not None and place.shape != place.whole:
@@ -95,6 +106,8 @@ def read_local(slot: Slot, place: ShardPlace) -> tuple[np.ndarray, int]:
         if not is_remote(path):
             return _strided(path, start, slot.dtype, place), math.prod(place.shape) * size
     values = slot.read().reshape(place.whole)
+    if values.dtype.kind != "f":
+        raise ProbeError(f"the moment holds {values.dtype} in place of real numbers", where=where, fix="decode it first: codes look like numbers")
     window = tuple(slice(at, at + length) for at, length in zip(place.offset, place.shape))
     stored = slot.nbytes if isinstance(slot, TensorRef) else values.nbytes
     return np.array(values[window]), stored
