@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -48,3 +49,9 @@ def llama_state(llama_run, tmp_path_factory):
 def bias_state(bias_run, tmp_path_factory):
     """Two groups, of which the second has no weight decay."""
     return named_runs.name_it(bias_run, tmp_path_factory.mktemp("named") / "bias.ostate.safetensors")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later collection: Accelerate collects at each end of training, over a heap of torch and transformers."""
+    gc.collect()
+    gc.freeze()

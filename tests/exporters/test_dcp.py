@@ -19,7 +19,6 @@ from ostate.read import read
 from tests import ranks
 from tests.optimizers.live import run
 
-ROOT = Path(__file__).parents[2]
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -17,8 +17,6 @@ from tests.ranks import program
 
 from .sharded import CASES, network, probe, trained
 
-ROOT = Path(__file__).parent.parent.parent
-
 
 def started(folder: Path, world: int) -> tuple[Path, list[dict[str, Any]]]:
     """Return what each of `world` ranks saw, and the folder with the files."""
