@@ -33,15 +33,15 @@ demo: .venv/demo
 	$(BIN)/ostate demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # Every test, those that take minutes too.
 test-long: .venv/ready
-	$(BIN)/python -m pytest -n $(JOBS) -m "long or not long"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "long or not long"
 
 # Of these: 400 writers killed, every byte of a repair flipped, hostile files at full size.
 faults: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m long tests/store tests/attacks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long tests/store tests/attacks
 
 lint: .venv/ready
 	$(BIN)/ruff check .
