@@ -11,7 +11,7 @@ from ostate import checks, ordering, store
 from ostate.checks import copied, judging
 from ostate.core.brief import brief
 from ostate.core.files import announce, recorded
-from ostate.core.naming import EXPLICIT, Adapter, NamedState, Ordering, Question, settled
+from ostate.core.naming import EXPLICIT, Adapter, Moved, NamedState, Ordering, Question, settled
 from ostate.core.state import Finding, RawState
 from ostate.core.tensors import shape_text
 from ostate.errors import Ambiguous, CheckError, ReadError, StoreError, refusing
@@ -239,6 +239,7 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: 
     )
     claims, rejected = ordering.claims(question, EXPLICIT)
     if not claims:
+        question = replace(question, moved=_moved(question, options))
         claims, rejected = ordering.claims(question)
     found = None
     if not claims and adapter is not None:
@@ -258,6 +259,18 @@ def _earlier(raw: RawState, adapter: Adapter | None, options: Options) -> tuple[
     if adapter is None or not options.evidence:
         return previous, ()
     return earlier(previous, adapter)
+
+
+def _moved(question: Question, options: Options) -> Moved | None:
+    """Return what training moved, where the optimizer holds fewer parameters than the whole model beside it; None elsewhere, and without evidence."""
+    raw, adapter = question.raw, question.adapter
+    if adapter is None or adapter.kind != "model" or not options.evidence or len(raw.entries) >= len(adapter.tensors):
+        return None
+    from ostate.evidence.moved import moved  # numpy, not needed where the numbers are not asked
+
+    base = base_weights(options.base) if options.base is not None else None
+    start = base if base is not None else question.previous.tensors if question.previous is not None else None
+    return moved(raw, adapter, start)
 
 
 def _order_of_rest(question: Question, options: Options) -> Ordering | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .adapter_config import AdapterConfig
 from .brief import brief
@@ -356,6 +356,17 @@ def positions_of(state: NamedState) -> dict[str, int]:
     return {name: known[name] if name in known else next(between) for name in names}
 
 
+class Moved(NamedTuple):
+    """What training moved, told by the weights' values: where the optimizer holds a part of a model, which part."""
+
+    moved: frozenset[str] = frozenset()
+    """Keys of tensors that differ from where they started."""
+    unmoved: frozenset[str] = frozenset()
+    """Keys of tensors that stand bit for bit where they started."""
+    still: frozenset[int] = frozenset()
+    """Positions whose moments are all zero: what they belong to was never moved, trained or not."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """All that a source of names may look at."""
@@ -371,6 +382,8 @@ class Question:
     """`--previous`: an earlier adapter of the same run."""
     evidence: bool = True
     """False under `--no-evidence`."""
+    moved: Moved | None = None
+    """What of a whole model was moved; None: not looked at."""
 
     def __repr__(self) -> str:
         return brief(self)

@@ -32,6 +32,12 @@ Split = Callable[[Sequence[Parameter], Sequence[int]], Iterable[Cuts]]
 Test = Callable[[Parameter], bool]
 
 
+def same_rates(cuts: Sequence[GroupCut]) -> list[list[int]]:
+    """Return the sets of groups that get one learning rate."""
+    words = dict.fromkeys(cut.rate for cut in cuts)
+    return [[index for index, cut in enumerate(cuts) if cut.rate == word] for word in words]
+
+
 def trainable(parameters: Sequence[Parameter]) -> list[Parameter]:
     """Return what requires grad, in definition order."""
     return [parameter for parameter in parameters if parameter.trainable]

@@ -36,3 +36,5 @@ class ParameterList:
     parameters: tuple[Parameter, ...]
     versions: tuple[tuple[str, str], ...] = ()
     """(library, version) that the layout holds for; the running ones for a skeleton."""
+    keys_apart: bool = False
+    """True where keys are no guide to the names: the file was saved under those of another release."""

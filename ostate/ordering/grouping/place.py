@@ -11,11 +11,12 @@ from ostate.core.names import factor_of
 from ostate.core.naming import Claim, Question
 from ostate.core.state import Names, RawState
 
-from .cuts import GroupCut
+from .cuts import same_rates
 from .norms import Span, Version
 from .parameters import Parameter, ParameterList
 from .refute import Refused, positions_of, refused, refute_groups, refute_positions
 from .rules import RULES, Rule, cuts_alike, version_matched
+from .subsets import beside_adapter, choices_of, part_of
 
 Placed = tuple[tuple[str | None, ...], tuple[str | None, ...]]
 """(names, keys) by position."""
@@ -36,8 +37,36 @@ def claims_of(layout: ParameterList, question: Question) -> tuple[list[Claim], l
     if parts:
         found = [claims_of(part, question) for part in parts]
         return [claim for claims, _ in found for claim in claims], [*lost, *(row for _, rows in found for row in rows)]
-    claims, guessed = guesses_of(layout, question)
-    return claims, [*lost, *guessed]
+    claims, refuted = _claims_of_part(layout, question)
+    if not claims:
+        claims, guessed = guesses_of(layout, question)
+        refuted += guessed
+    return claims, [*refuted, *lost]
+
+
+def _claims_of_part(layout: ParameterList, question: Question) -> tuple[list[Claim], list[Refused]]:
+    """Return the claims of a model that was trained in part: one where nothing else is possible, else conventions for the numbers to choose from."""
+    part = part_of(layout, question)
+    if part is None:
+        return [], []
+    own = all(row.trainable for row in layout.parameters)
+    choices = choices_of(part, question) if own else beside_adapter(layout, part, question)
+    held = {row.name for row in layout.parameters if row.trainable}
+    fits: dict[Placed, list[Rule]] = {}
+    reason = choices.reason
+    for choice, rules in choices.found.items():
+        row_of = dict(choice)
+        rows = [row_of[entry.position] for entry in question.raw.entries]
+        names = tuple(None if row is None else row.name for row in rows)
+        keys = tuple(None if row is None or row.name not in held else row.key for row in rows)
+        why = refute_positions(question.raw, names, keys, [None if row is None else row.shape for row in rows], question.adapter)
+        if why:
+            reason = why
+        else:
+            fits.setdefault((names, keys), []).extend(rules)
+    if not fits:
+        return [], [refused(part.source, part.rule, reason)]
+    return _as_claims(part, question, fits, {}, guess=len(fits) > 1)
 
 
 def _parts_of_one_optimizer(layout: ParameterList, raw: RawState) -> Iterator[ParameterList]:
@@ -130,13 +159,8 @@ def _lay_out(layout: ParameterList, rule: Rule, question: Question) -> Iterator[
         return
     for cuts in rule.split(layout.parameters, sizes):
         no_decay = [index for index, cut in enumerate(cuts) if not cut.decays]
-        why = refute_groups(raw, [len(cut.parameters) for cut in cuts], no_decay, _same_rates(cuts))
+        why = refute_groups(raw, [len(cut.parameters) for cut in cuts], no_decay, same_rates(cuts))
         yield why or _place(raw, [parameter for cut in cuts for parameter in cut.parameters], question)
-
-
-def _same_rates(cuts: Sequence[GroupCut]) -> list[list[int]]:
-    words = dict.fromkeys(cut.rate for cut in cuts)
-    return [[index for index, cut in enumerate(cuts) if cut.rate == word] for word in words]
 
 
 def _place(raw: RawState, parameters: Sequence[Parameter], question: Question) -> Placed | str:

@@ -18,7 +18,7 @@ def given(question: Question) -> tuple[list[Claim], list[Refused]]:
     """
     if question.order is None:
         return [], []
-    claims, lost = by_position("given", "--order", read_names(question.order, error=OrderingError), question.raw, question.adapter)
+    claims, lost = by_position("given", "--order", read_names(question.order, error=OrderingError), question)
     if not claims:
         raise OrderingError(
             f"the names in this file do not fit the state: {lost[0]['reason']}",

@@ -14,6 +14,8 @@ from ostate.errors import OrderingError
 
 from ..grouping.refute import Refused, positions_of, refused, refute_groups, refute_positions
 from ..keys import live_names, match_all
+from .rebuilt.model import layouts_of
+from .rebuilt.older_names import saved_apart
 
 
 def recorded(question: Question) -> tuple[list[Claim], list[Refused]]:
@@ -25,16 +27,17 @@ def recorded(question: Question) -> tuple[list[Claim], list[Refused]]:
     raw = question.raw
     if raw.recorded is not None:
         names: Names = [entry.name for entry in raw.entries]
-        return explicit_names("recorded", raw.recorded, names, raw, question.adapter)
+        return explicit_names("recorded", raw.recorded, names, question)
     path = _names_file(raw)
     if path is None:
         return [], []
     groups = read_names(path, error=OrderingError)
-    return by_position("recorded", os.path.basename(path), groups, raw, question.adapter)
+    return by_position("recorded", os.path.basename(path), groups, question)
 
 
-def by_position(source: str, rule: str, groups: Sequence[Sequence[str]], raw: RawState, adapter: Adapter | None) -> tuple[list[Claim], list[Refused]]:
+def by_position(source: str, rule: str, groups: Sequence[Sequence[str]], question: Question) -> tuple[list[Claim], list[Refused]]:
     """Lay listed names over positions: over all of them, or over those with state where exactly so many are listed."""
+    raw = question.raw
     flat = [name for group in groups for name in group]
     with_state = [position for position in positions_of(raw) if raw.entries[position].has_state]
     names: list[str | None] = [None] * len(raw.entries)
@@ -49,19 +52,23 @@ def by_position(source: str, rule: str, groups: Sequence[Sequence[str]], raw: Ra
         return [], [refused(source, rule, f"{listed}, the file has {len(raw.entries)} positions, {len(with_state)} with state")]
     for position, name in zip(places, flat):
         names[position] = name
-    return explicit_names(source, rule, names, raw, adapter)
+    return explicit_names(source, rule, names, question)
 
 
-def explicit_names(source: str, rule: str, names: Names, raw: RawState, adapter: Adapter | None) -> tuple[list[Claim], list[Refused]]:
+def explicit_names(source: str, rule: str, names: Names, question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return the claim that somebody's own list of names makes, or why it cannot be one.
 
     Raises:
         OrderingError: two positions end under one name, or under one key of the adapter.
     """
+    raw, adapter = question.raw, question.adapter
     bare, keys = _read_as(names, raw, adapter)
+    of_model = _keys_of_model(bare, question)
     lost = []
     from_keys = False
-    if adapter is not None:
+    if of_model is not None:
+        keys = of_model
+    elif adapter is not None:
         live = bare if raw.recorded == "named" else live_names(bare, keys, adapter)
         from_keys, bare = live != bare, live
         if not any(keys):
@@ -104,6 +111,19 @@ def _read_as(names: Names, raw: RawState, adapter: Adapter | None) -> tuple[list
         if sum(key is not None for key in with_lead) > sum(key is not None for key in keys):
             return whole, with_lead
     return bare, keys
+
+
+def _keys_of_model(names: Names, question: Question) -> tuple[str | None, ...] | None:
+    """Return the key of each name of a whole model that was saved under keys of an older release, as the rebuilt model has them; None elsewhere."""
+    adapter = question.adapter
+    if adapter is None or not saved_apart(adapter) or all(name is None or name in adapter.tensors for name in names):
+        return None
+    layouts = layouts_of(question)
+    for layout in layouts if isinstance(layouts, list) else ():
+        key_of = {row.name: row.key for row in layout.parameters}
+        if layout.keys_apart and all(name is None or name in key_of for name in names):
+            return tuple(None if name is None else key_of[name] for name in names)
+    return None
 
 
 def _names_file(raw: RawState) -> str | None:

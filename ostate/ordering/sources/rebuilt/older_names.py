@@ -1,7 +1,9 @@
-"""Keys of adapters that an older transformers wrote, read by the installed one's own map of renamed modules.
+"""Keys under names that an older transformers gave, read by the installed one's own map of renamed modules.
 
 transformers 4.52 moved the parts of vision-language models (`language_model.model.` became `model.language_model.`), 5 renamed those of ViT
-and others. It keeps the maps to load old checkpoints; the adapter's keys go through them to the rebuilt model, and keep their own form as names.
+and others. It keeps the maps to load old checkpoints; the keys go through them to the rebuilt model. An adapter keeps their form as names. A whole
+model that 5 saved has old keys too: `save_pretrained` turns the maps around (core_model_loading.py, `revert_weight_conversion`), and the live names
+are the rebuilt model's.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ostate.core.foreign import release
 from ostate.core.names import PEFT_PREFIX
 from ostate.core.naming import Adapter
 
@@ -17,9 +20,18 @@ from ...grouping.parameters import Parameter, ParameterList
 from ...keys import live_name
 from .explained import explained
 
+TURNED_AROUND = (5, 0)
+"""The release from which on whole models are saved under old keys."""
+
+
+def saved_apart(adapter: Adapter) -> bool:
+    """True for a whole model whose keys may be of an older release than its names."""
+    version = release(adapter.facts.get("transformers_version")) if adapter.kind == "model" else None
+    return version is not None and version >= TURNED_AROUND
+
 
 def layout_of(made: str, answer: Mapping[str, Any], adapter: Adapter, config: Mapping[str, Any]) -> ParameterList | None:
-    """Return the layout of the rebuilt model under the adapter's older names; None where no map of transformers' explains its keys.
+    """Return the layout of the rebuilt model for keys of an older form; None where no map of transformers' explains them.
 
     Args:
         made: the class that was rebuilt.
@@ -27,7 +39,8 @@ def layout_of(made: str, answer: Mapping[str, Any], adapter: Adapter, config: Ma
         adapter: whose keys the rebuilt model does not have.
         config: the base model's configuration.
     """
-    if adapter.kind != "peft" or not all(key.startswith(PEFT_PREFIX) for key in adapter.tensors):
+    whole = adapter.kind == "model"
+    if not whole and (adapter.kind != "peft" or not all(key.startswith(PEFT_PREFIX) for key in adapter.tensors)):
         return None
     from .renamed_modules import renamed_modules  # imports torch
 
@@ -38,6 +51,9 @@ def layout_of(made: str, answer: Mapping[str, Any], adapter: Adapter, config: Ma
     if not isinstance(layout, ParameterList):
         return None
     back = {new: old for old, new in renamed.items()}
+    if saved_apart(adapter):
+        rows = tuple(row if row.key is None else replace(row, key=back[row.key]) for row in layout.parameters)
+        return replace(layout, rule=f"{layout.rule}, saved under keys of an older release", parameters=rows, keys_apart=True)
     rows = tuple(_as_written(row, back, adapter) for row in layout.parameters)
     return replace(layout, rule=f"{layout.rule}, modules as an older release called them", parameters=rows)
 

@@ -73,7 +73,7 @@ def _renamed(layout: ParameterList, adapter: Adapter) -> ParameterList:
     if _without_base_layer(layout, adapter):
         names = [name.replace(".base_layer.", ".") for name in names]
     names = [f"{adapter.lead}{name.removeprefix(adapter.cut)}" for name in names]
-    if adapter.kind == "model":
+    if adapter.kind == "model" and not layout.keys_apart:
         names = [name if row.key is None else live_name(row.key, adapter) for name, row in zip(names, layout.parameters)]
     if dora_is_a_parameter(adapter):
         names = [re.sub(r"(\.lora_magnitude_vector\.[^.]+)\.weight$", r"\1", name) for name in names]

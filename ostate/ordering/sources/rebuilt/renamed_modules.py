@@ -38,12 +38,14 @@ def renamed_modules(made: str, config: Mapping[str, Any], keys: list[str]) -> di
     weights = model.state_dict()
     found: dict[str, str] = {}
     for key in keys:
-        parts = key.removeprefix(PEFT_PREFIX).split(".")
+        lead = PEFT_PREFIX if key.startswith(PEFT_PREFIX) else ""
+        parts = key.removeprefix(lead).split(".")
         at = tuner_at(parts)
-        if at is None:
+        if at is None and lead:
             return None
-        new, joined = rename_source_key(".".join([*parts[:at], "weight"]), names, others, model.base_model_prefix, weights)
+        asked = ".".join(parts if at is None else [*parts[:at], "weight"])
+        new, joined = rename_source_key(asked, names, others, model.base_model_prefix, weights)
         if joined is not None:
             return None
-        found[key] = PEFT_PREFIX + ".".join([*new.split(".")[:-1], *parts[at:]])
+        found[key] = lead + ".".join([*new.split(".")[:-1], *parts[at:]]) if at is not None else new
     return found
