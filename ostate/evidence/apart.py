@@ -26,8 +26,8 @@ BULK = 0.5
 """Share of the digits below which a module's gauge may be any other: two such of one shape are suspect, since names exchanged by hand are two."""
 NOWHERE = 0.25
 """Share below which one module is suspect by itself: a quarter of all gauges and more fit as well."""
-FEW = 6
-"""Modules of one kind from which their mean share is looked at, where a group is too small to tell of one of them."""
+FEW, FEWER = 6, 3
+"""Modules of one kind from which their mean share is looked at, where a group is too small to tell of one of them; and where it is not."""
 UNRELATED = 0.5
 """Residual of balance above which factors look unrelated; measured .7, and less than .35 in the middle of every healthy file."""
 RELATED = 0.3
@@ -41,8 +41,8 @@ BETTER = 1.5
 """Digits by which another place must fit better, that of the search paid, for a tensor to be suspect at its own."""
 MOST_WEAK = 64
 """Weak tensors of one shape that are tried at each other's place."""
-TEN = 10
-"""Modules from which one in ten of them is one."""
+TEN, EXCHANGED = 10, 2
+"""Up to ten modules half of them may say less than the rest; of more, one in ten, or the two of an exchanged pair."""
 FEWEST = 4
 """Modules of one shape from which they are compared among themselves."""
 TAIL = 5.0
@@ -109,7 +109,7 @@ def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks
     in_own = {place.module for place, one, two in zip(live, both, rest) if min(share(one), share(two)) >= BULK}
     # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own or close to it
     suspects = exchanged | ((by_gauge | (by_residual - in_own)) - coarse) | (by_gauge & by_residual)
-    suspects |= _kinds_at_random(live, looks, coarse)
+    suspects |= _kinds_at_random(live, looks)
     for how in FACTORS:
         suspects |= factors_exchanged(live, looks, how)
     return suspects | ((_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse)
@@ -192,7 +192,8 @@ def _clear_way(ranked: Sequence[Sequence[Ranked]]) -> str | None:
         shares = _reached(ranked, way)
         known = shares[np.isfinite(shares)]
         enough = way == "asked" or min(elements(each, way) for each in ranked if each) >= ENOUGH
-        if len(known) >= 3 and enough and np.quantile(known, 0.1 if len(known) > TEN else 0.5) >= STRONG and not is_tail(known):
+        few = len(known) / 2 if len(known) <= TEN else max(len(known) / TEN, EXCHANGED)
+        if len(known) >= 3 and enough and (known < STRONG).sum() <= few and not is_tail(known):
             return way
     return None
 
@@ -290,17 +291,21 @@ def _by_factor(live: Sequence[Place], looks: Looks, how: How) -> set[int]:
     return {place.module for place, one, two in zip(live, alone, both) if one < NOWHERE and two < BULK}
 
 
-def _kinds_at_random(live: Sequence[Place], looks: Looks, coarse: set[int]) -> set[int]:
-    """Return the coarse modules of kinds whose ranks are on average those of unrelated moments, where other kinds reach the floor."""
-    shares = dict(zip((place.module for place in live), (share(ranked) for ranked in looks.ranked(live, "whole"))))
-    kinds: dict[str, list[int]] = {}
-    for module in coarse:
-        if np.isfinite(shares[module]):
-            kinds.setdefault(re.sub(r"\d+", "#", looks.modules[module].prefix), []).append(module)
-    means = {kind: float(np.mean([shares[module] for module in members])) for kind, members in kinds.items() if len(members) >= FEW}
+def _kinds_at_random(live: Sequence[Place], looks: Looks) -> set[int]:
+    """Return the modules of kinds whose ranks are on average those of unrelated moments, where other kinds reach the floor."""
+    kinds: dict[str, list[tuple[int, float, bool]]] = {}
+    for place, ranked in zip(live, looks.ranked(live, "whole")):
+        if np.isfinite(reached := share(ranked)):
+            kind = re.sub(r"\d+", "#", looks.modules[place.module].prefix)
+            kinds.setdefault(kind, []).append((place.module, reached, elements(ranked) >= ENOUGH))
+    means = {
+        kind: float(np.mean([reached for _, reached, _ in members]))
+        for kind, members in kinds.items()
+        if len(members) >= (FEWER if all(fine for *_, fine in members) else FEW)
+    }
     if not means or max(means.values()) < FLOOR:
         return set()
-    return {module for kind, mean in means.items() if mean < BULK for module in kinds[kind]}
+    return {module for kind, mean in means.items() if mean < BULK for module, *_ in kinds[kind]}
 
 
 def is_tail(shares: Array) -> bool:

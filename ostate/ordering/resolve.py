@@ -255,7 +255,7 @@ def _with_search(evidence: Evidence, claim: Claim, found: Evidence, raw: RawStat
     same = frozenset(p for p in found.proven if found.order[p] == claim.keys[p] and p not in evidence.apart)
     proven = evidence.proven | same
     whole = all(entry.position in proven for entry in raw.entries if entry.has_state)
-    return replace(evidence, proven=proven), "recovered" if whole else "partial"
+    return replace(evidence, proven=proven, alone=evidence.alone | same), "recovered" if whole else "partial"
 
 
 def _silent(question: Question, standing: Sequence[Tested], lost: Rejected, *, only_convention: bool) -> Ordering:
@@ -292,8 +292,9 @@ def _ordering(raw: RawState, claim: Claim, evidence: Evidence, verdict: str, los
             where=f"{raw.source}: {claim.keys[at[0]]!r} and {claim.keys[at[1]]!r}",
             fix="make every name in the file unique" if claim.source == "given" else "pass --order FILE with a name of its own for each position",
         )
-    # names that somebody wrote down may be exchanged by hand, which no order of the family is
-    by_itself = evidence.alone if verdict == "verified" or (_written_by_hand(claim, raw) and verdict == "partial") else evidence.proven
+    # names that somebody wrote down may be exchanged by hand, which no order of the family is; where modules stand apart, something was
+    by_hand = _written_by_hand(claim, raw) or bool(evidence.apart)
+    by_itself = evidence.alone if verdict == "verified" or (by_hand and verdict == "partial") else evidence.proven
     undecided = tuple(
         name
         for position in range(len(claim.names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -123,16 +123,22 @@ def saved(rng: np.random.Generator) -> Saved:
     stems = [f"base_model.model.model.layers.{layer}.self_attn.{kind}" for layer in range(layers) for kind in kinds]
     steps, rate, shared = int(rng.integers(1, 13)), 10.0 ** rng.uniform(-4, -1.5), float(rng.choice([0.0, 0.5, 0.9]))
     runs = train(rng, len(stems), rank, steps=steps, rate=rate, noise=float(rng.choice([0.1, 1.0, 5.0])), shared=shared)
+    return saved_of(runs, stems, rate)
+
+
+def saved_of(runs: Trained, stems: Sequence[str], rate: float) -> Saved:
+    """Save modules as a run of one group, A and B of each module side by side."""
     tensors, entries = {}, []
     for i, stem in enumerate(stems):
         for factor, weight, m, v in (("A", runs.a, runs.m_a, runs.v_a), ("B", runs.b, runs.m_b, runs.v_b)):
             tensors[f"{stem}.lora_{factor}.weight"] = Held(weight[i])
             slots = {"exp_avg": Held(m[i]), "exp_avg_sq": Held(v[i])}
-            entries.append(Entry(position=len(entries), key=len(entries), group=0, slots=slots, step=float(steps), shape=m[i].shape))
+            entries.append(Entry(position=len(entries), key=len(entries), group=0, slots=slots, step=float(runs.step), shape=m[i].shape))
     hyper = {"lr": rate, "betas": BETAS, "eps": EPS, "weight_decay": 0.0, "amsgrad": False}
     groups = (Group(index=0, positions=tuple(range(len(entries))), hyper=hyper),)
     raw = RawState(source="small", layout="torch", files=(), groups=groups, entries=tuple(entries), optimizer="adamw")
-    config = {"peft_type": "LORA", "r": rank, "target_modules": list(kinds), "task_type": "CAUSAL_LM"}
+    kinds = sorted({stem.rpartition(".")[2] for stem in stems})
+    config = {"peft_type": "LORA", "r": runs.a.shape[1], "target_modules": kinds, "task_type": "CAUSAL_LM"}
     return Saved(raw, Adapter(path="small", file="small", kind="peft", tensors=tensors, config=config), tuple(tensors))
 
 
