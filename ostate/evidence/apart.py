@@ -102,7 +102,8 @@ def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks
     for members in _by_shape(live, looks):  # of its own kind first: other kinds may be starved, or trained apart
         by_gauge |= _by_gauge(members, looks) if len(members) >= FEWEST else set()
         by_residual |= _by_residual(members, [residuals[place] for place in members]) if len(members) >= FEWEST else set()
-        exchanged |= exchanged_in(members, looks)
+        for how in ("whole", *FACTORS):
+            exchanged |= exchanged_in(members, looks, how)
     coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if elements(ranked) < ENOUGH}
     # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
     both, rest = looks.ranked(live, "whole"), looks.ranked(live, "other")
@@ -198,6 +199,13 @@ def _clear_way(ranked: Sequence[Sequence[Ranked]]) -> str | None:
     return None
 
 
+def _most_are_strong(ranked: Sequence[Sequence[Ranked]]) -> bool:
+    """Return whether all siblings but a few, of whom an exchanged pair or two may be all, say nearly all that they can."""
+    shares = np.array([share(each) for each in ranked])
+    known = shares[np.isfinite(shares)]
+    return len(known) >= 3 and bool((known < STRONG).sum() <= max(len(known) / TEN, min(len(known) / 2, 2 * EXCHANGED)))
+
+
 def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
     """Return modules whose gauges look like any other where nearly all of their siblings' do not, and the few that do are no tail of the rest."""
     ranked = looks.ranked(live, "whole")
@@ -213,7 +221,7 @@ def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
     return lost | {module for members in weak.values() if len(members) > 1 for module in members}
 
 
-def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
+def exchanged_in(members: Sequence[Place], looks: Looks, how: How = "whole") -> set[int]:
     """Return modules that fit another module's place better than their own, beyond what chance explains.
 
     If the claim is true, a module stands at another's place in a gauge that is uniformly random: of one look the digits are exact. Of an exchanged
@@ -222,9 +230,12 @@ def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
     Args:
         members: modules of one pair of shapes.
         looks: at them.
+        how: what is tried at the other's place; one factor alone only where nearly all siblings' says much: early in a run balance is weak.
     """
-    ranked = dict(zip(members, looks.ranked(members, "whole")))
-    way = _clear_way(list(ranked.values())) or "asked"
+    ranked = dict(zip(members, looks.ranked(members, how)))
+    if how != "whole" and not _most_are_strong(list(ranked.values())):
+        return set()
+    way = (_clear_way(list(ranked.values())) if how == "whole" else None) or "asked"
     reached = _reached(list(ranked.values()), way)
     own = {place: (float(found), looks.plain(place).residual) for place, found in zip(ranked, reached)}
     outside = [place for place in members if own[place][0] < FLOOR and not own[place][1] <= RELATED]
@@ -235,8 +246,8 @@ def exchanged_in(members: Sequence[Place], looks: Looks) -> set[int]:
     order = sorted(((i, j) for i in range(len(weak)) for j in range(len(inner)) if inner[j] is not weak[i]), key=sum)
     most = max(len(members), TRIED // sum(math.prod(shape) for shape in looks.shapes(weak[0].module))) // 2
     pairs = {ends for i, j in order[:most] for ends in ((weak[i], inner[j]), (inner[j], weak[i]))}
-    at = {(one, two): Place(one.module, two.zero, two.other) for one, two in pairs}
-    there = dict(zip(at, looks.ranked(list(at.values()), "whole")))
+    at = {(one, two): two._replace(module=one.module) if how == "whole" else one._replace(**{how: getattr(two, how)}) for one, two in pairs}
+    there = dict(zip(at, looks.ranked(list(at.values()), how)))
     needed = SURE + math.log10(len(pairs))
 
     def fits(one: Place, two: Place, times: float) -> bool:

@@ -18,9 +18,10 @@ from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef, shape_text
 from ostate.evidence import ask, order, recover
 from ostate.evidence.apart import ENOUGH, apart, elements
+from ostate.evidence.displaced import misplaced_values
 from ostate.evidence.look import Source
 from ostate.evidence.looks import Looks, Place, places_of
-from ostate.evidence.methods import METHODS, method_of, silent_reason, units_of
+from ostate.evidence.methods import METHODS, method_of, silent_reason, starts_of, units_of
 from ostate.evidence.unpaired import known_starts
 
 from .master_weights import TEST as MASTER_WEIGHTS
@@ -101,6 +102,7 @@ class Comparison:
         odd = apart(places, looks)
         weakest = min(weighed, key=lambda each: each.digits)
         suspect = _positions(odd.against, places) | self._suspects(claim, places)
+        suspect |= misplaced_values(looks.source, claim.keys, self.stated, starts_of(adapter))
         standing = proven - suspect
         return Evidence(
             verdict="contradicted" if against else "verified" if proven else "silent",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ostate.core.lora_modules import modules_of, starts_at_zero
 from ostate.core.naming import Adapter
 
+from .displaced import Start
 from .private_sides import private_side
 from .units import Unit
 from .whole_models import whole_model
@@ -21,6 +22,7 @@ NOT_EXCHANGEABLE = frozenset({"pissa", "olora", "corda", "loftq", "eva", "lora_g
 """Starts whose latent dimensions come in the order of singular values: only their signs are free (peft tuners/lora/layer.py)."""
 SHARED_BASIS = "the frozen bases are the same for every module: only the signs of an attention's values count"
 SHARED_TRANSFORM = "coefficients of one transform for every module: from a start at zero the sign of an attention's values counts, and nothing else"
+BIAS = "lora_B.bias"
 LIKE_LORA = frozenset({"LORA", "MIXED"})
 """Methods whose factors are LoRA's, as far as a file's keys say so."""
 
@@ -56,11 +58,22 @@ class Vector(NamedTuple):
     """False where a frozen basis tells the elements apart."""
 
 
+class Constant(NamedTuple):
+    """A trained tensor that starts at one number, and has no gauge that is known."""
+
+    word: str
+    """Its container, or the end of its key."""
+    start: float
+    option: str = ""
+    """The option of the configuration that says another number."""
+
+
 class Method(NamedTuple):
     """One row."""
 
     pairs: tuple[Pair, ...] = ()
     vectors: tuple[Vector, ...] = ()
+    constants: tuple[Constant, ...] = ()
     silent: str = ""
     """Why nothing is tested, or what is not."""
     starts: Callable[[Mapping[str, Any]], bool] = lambda config: config.get("init_weights", True) is True
@@ -95,17 +108,25 @@ METHODS: dict[str, Method] = {
     "HIRA": Method((Pair("hira_B", "hira_A", (True, False)), Pair("hira_embedding_A", "hira_embedding_B", (False, True)))),
     "DELORA": Method((Pair("delora_B", "delora_A", (True, False), balanced=False),)),  # factors enter by their direction
     "IA3": Method(vectors=(Vector("ia3_l", 1.0, "feedforward"),), starts=lambda config: config.get("init_ia3_weights", True) is True),
-    "BOFT": Method(vectors=(Vector("boft_s", 1.0, "out"),)),
-    "OFT": Method(silent="rotations of a layer's input: where that is the residual stream, no module has a gauge of its own"),
+    "BOFT": Method(vectors=(Vector("boft_s", 1.0, "out"),), constants=(Constant("boft_R", 0.0),)),
+    "OFT": Method(
+        constants=(Constant("oft_R", 0.0), Constant("oft_r", 0.0)),
+        silent="rotations of a layer's input: where that is the residual stream, no module has a gauge of its own",
+    ),
     "MISS": Method(vectors=(Vector("miss_block", 0.0, "last", signs=True),)),
     "BONE": Method(vectors=(Vector("bone_block", 0.0, "last", signs=True),)),
     "HRA": Method(vectors=(Vector("hra_u", 0.0, "own", signs=True, permutes=False),)),
     "BEFT": Method(vectors=(Vector("beft_bias", 0.0, "last", signs=True),)),
     "VERA": Method(
         vectors=(Vector("vera_lambda_b", 0.0, "out", signs=True, permutes=False),),
+        constants=(Constant("vera_lambda_d", 0.1, "d_initial"),),
         silent="A and B are frozen and shared: of lambda_b only signs count, of lambda_d nothing",
     ),
-    "PVERA": Method(vectors=(Vector("pvera_lambda_b", 0.0, "out", signs=True, permutes=False),), silent=SHARED_BASIS),
+    "PVERA": Method(
+        vectors=(Vector("pvera_lambda_b", 0.0, "out", signs=True, permutes=False),),
+        constants=(Constant("pvera_lambda_d", 0.1, "d_initial"),),
+        silent=SHARED_BASIS,
+    ),
     "RANDLORA": Method(vectors=(Vector("randlora_lambda", 0.0, "whole", signs=True),), silent=SHARED_BASIS),
     "VBLORA": Method(silent="the vector bank is shared by every module"),
     # a change that is linear in the tensor takes its sign from the values that it makes, whatever places or basis it uses
@@ -123,6 +144,7 @@ METHODS: dict[str, Method] = {
     # road_1 turns two outputs by one angle, which changes its sign with either
     "ROAD": Method(
         vectors=(Vector("road_theta", 0.0, "out", signs=True, permutes=False),),
+        constants=(Constant("road_alpha", 1.0),),
         silent="two angles for a pair of outputs, which share a sign, or outputs that are no attention's values",
         starts=lambda config: config.get("variant", "road_1") == "road_1" and config.get("init_weights", True) is True,
     ),
@@ -137,7 +159,9 @@ METHODS: dict[str, Method] = {
     "ADAPTION_PROMPT": Method(silent="a prompt, and one number that scales it"),
     "LILY": Method(silent="lora_B is shared by all layers, and with it the latent dimensions"),
     "POLY": Method(silent="skills of one module share its latent dimensions, which no test here adds up"),
-    "PEANUT": Method(silent="an activation stands between its factors, and sees the sign of a latent dimension"),
+    "PEANUT": Method(
+        constants=(Constant("peanut_B", 0.0),), silent="an activation stands between its factors, and sees the sign of a latent dimension"
+    ),
     "DEFT": Method(silent="its projection is made of all columns in their order, so that they cannot be exchanged"),
     **dict.fromkeys(
         ("PSOFT", "OSF", "ADAMSS", "FROD", "TINYLORA"), Method(silent="its parts stand in the order of the base weight's singular values")
@@ -191,6 +215,28 @@ def units_of(adapter: Adapter, *, previous: Adapter | None = None) -> list[Unit]
     return found + [unit for vector in method.vectors for unit in _vectors(adapter, vector)] if known else found
 
 
+def starts_of(adapter: Adapter) -> dict[str, Start]:
+    """Return what is known of the start of tensors, by key, but for the factors of a product: those are compared by their gauges."""
+    word = method_of(adapter)
+    method = METHODS.get(word)
+    if method is None:
+        known = word in LIKE_LORA and starts_at_zero(adapter) is None
+        return {key: Start(BIAS, 0.0) for key, _ in _keys(adapter, BIAS)} if known else {}
+    if "peft_type" not in adapter.config or not method.starts(adapter.config):
+        return {}
+    found: dict[str, Start] = {}
+    for vector in method.vectors:
+        found |= {key: Start(vector.word, vector.start, vector.side == "own") for key, _ in _keys(adapter, vector.word)}
+    for pair in method.pairs:
+        if pair.displaced[0] and not pair.balanced:
+            found |= {key: Start(pair.zero, 0.0) for key, _ in _keys(adapter, pair.zero)}
+    for constant in method.constants:
+        value = adapter.config.get(constant.option, constant.start)
+        if isinstance(value, (int, float)):
+            found |= {key: Start(constant.word, float(value)) for key, _ in _keys(adapter, constant.word)}
+    return found
+
+
 def _lora(adapter: Adapter, previous: Adapter | None) -> Iterator[Unit]:
     init = adapter.config.get("init_lora_weights")
     signs = isinstance(init, str) and init.partition("_niter")[0].lower() in NOT_EXCHANGEABLE
@@ -205,7 +251,7 @@ def _lora(adapter: Adapter, previous: Adapter | None) -> Iterator[Unit]:
 def _biases(adapter: Adapter) -> Iterator[Unit]:
     """Yield the biases of lora_B, which start at zero (`lora_bias`)."""
     if starts_at_zero(adapter) is None:
-        yield from _vectors(adapter, Vector("lora_B.bias", 0.0, "out", signs=True))
+        yield from _vectors(adapter, Vector(BIAS, 0.0, "out", signs=True))
 
 
 def _pairs(adapter: Adapter, pair: Pair, known: bool, previous: Adapter | None) -> Iterator[Unit]:
