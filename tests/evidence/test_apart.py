@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from ostate.evidence import apart
 from ostate.evidence.apart import exchanged_in, is_tail
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import Place, Plain
+from ostate.evidence.units import Unit
 
 
 @pytest.mark.parametrize("exchanged", [1, 2, 4])
@@ -107,3 +111,105 @@ def test_early_in_a_run_two_exchanged_modules_are_told_by_their_signs():
 def test_late_in_a_run_modules_whose_signs_run_backwards_stand_in_their_gauge():
     places = [Place(module, 2 * module, 2 * module + 1) for module in range(40)]
     assert apart._by_gauge(places, Early({3: 9, 17: 11}, {3: 2, 17: 1})) == set()
+
+
+class Given:
+    """Looks that are given: by (module, position of the zero factor, position of the other one, what is asked) -> rank; else by module; else first."""
+
+    def __init__(self, ranks=None, *, size=384, plain=None, units=None, shapes=None):
+        self.ranks, self.size, self.given, self.modules, self.sizes = ranks or {}, size, plain or {}, units or (), shapes or {}
+        self.source = SimpleNamespace(start=None)
+
+    def ranked(self, places, how):
+        keys = [((place.module, place.zero, place.other, how), (place.module, how), place.module) for place in places]
+        return [(Ranked(next((self.ranks[key] for key in several if key in self.ranks), 1), self.size),) for several in keys]
+
+    def shapes(self, module):
+        return self.sizes.get(module, ((8, 4), (4, 8)))
+
+    def plain(self, place):
+        return self.given.get(place.module, Plain(0.05, 1.0, 1.0, True))
+
+
+def units(kinds: str, layers: int) -> tuple[Unit, ...]:
+    stems = [f"layers.{layer}.{kind}." for layer in range(layers) for kind in kinds]
+    return tuple(Unit(stem, stem + "B", stem + "A", True, 1) for stem in stems)
+
+
+def places(count: int) -> list[Place]:
+    return [Place(module, 2 * module, 2 * module + 1) for module in range(count)]
+
+
+def test_moments_all_zero_are_untrained_and_no_others_business():
+    """A module that nothing reached says nothing of its own gauge, and takes no part in what its siblings reach."""
+    ranks = {3: 384}
+    looks = Given(ranks, units=units("qv", 6), plain={3: Plain(math.nan, 0.0, 0.0, True)})
+    assert apart.apart(places(12), looks) == ((), (3,))
+
+
+def test_moments_without_a_weight_that_moved_are_damaged():
+    looks = Given(units=units("qv", 6), plain={5: Plain(math.nan, 0.0, 1.0, True)})
+    assert apart.apart(places(12), looks).against == (5,)
+    looks = Given(units=units("qv", 6), plain={5: Plain(math.nan, 1.0, 0.0, True)})
+    assert apart.apart(places(12), looks).against == (5,)
+    looks = Given(units=units("qv", 6), plain={5: Plain(0.05, 1.0, 1.0, False)})
+    assert apart.apart(places(12), looks).against == (5,)
+
+
+def test_where_most_moments_have_no_weight_that_moved_nothing_was_updated_yet():
+    looks = Given(units=units("qv", 6), plain={module: Plain(0.05, 0.0, 1.0, True) for module in range(5)})
+    assert apart.apart(places(12), looks).against == ()
+
+
+@pytest.mark.parametrize(("size", "told"), [(48, True), (47, False)])
+def test_from_forty_eight_gauges_on_one_that_looks_like_any_other_says_something_by_itself(size, told):
+    """Rank 3: 2^3 3! = 48."""
+    looks = Given({3: size, 9: size}, size=size, units=units("qv", 10))
+    assert apart.apart(places(20), looks).against == ((3, 9) if told else ())
+
+
+def test_a_residual_far_from_its_siblings_is_suspect_unless_all_gauges_say_otherwise():
+    """Factors look unrelated at .7 where the others balance to .05; a module whose moments stand first of all gauges is damaged nowhere."""
+    far = {4: Plain(0.7, 1.0, 1.0, True)}
+    assert apart.apart(places(12), Given({4: 200}, units=units("qv", 6), plain=far)).against == (4,)
+    assert apart.apart(places(12), Given(units=units("qv", 6), plain=far)).against == ()
+    near = {4: Plain(0.45, 1.0, 1.0, True)}
+    assert apart._by_residual(places(12), [near.get(at, Plain(0.05, 1.0, 1.0, True)).residual for at in range(12)]) == set()
+
+
+def test_a_residual_is_compared_with_what_its_siblings_spread():
+    """Siblings that spread over .01 to .3 say little of .55; siblings at .05 say much."""
+    spread = [0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.25, 0.29, 0.3]
+    assert apart._by_residual(places(12), [*spread, 0.55]) == set()
+    assert apart._by_residual(places(12), [0.05] * 11 + [0.55]) == {11}
+
+
+@pytest.mark.parametrize(("layers", "fits", "told"), [(8, 1, True), (8, 384, False), (1, 1, False), (2, 1, True)])
+def test_kinds_whose_factors_fit_each_others_places_in_every_layer_are_exchanged(layers, fits, told):
+    """lora_B of q and v fit no better than by chance where they stand, and first of all gauges in each other's place."""
+    ranks: dict[object, int] = {(module, "zero"): 150 for module in range(2 * layers)}
+    for layer in range(layers):
+        q, v = 2 * layer, 2 * layer + 1
+        ranks[q, 2 * v, 2 * q + 1, "zero"] = ranks[v, 2 * q, 2 * v + 1, "zero"] = fits
+    found = apart.factors_exchanged(places(2 * layers), Given(ranks, units=units("qv", layers)), "zero")
+    assert found == (set(range(2 * layers)) if told else set())
+
+
+def test_of_kinds_exchanged_more_pairs_ask_for_more_digits():
+    """One layer of rank 3 in two ways: 3.4 digits are enough for one pair of kinds, not for three of them."""
+    ranks: dict[object, int] = {(module, "zero"): 1000 for module in range(3)}
+    ranks[0, 2, 1, "zero"] = ranks[1, 0, 3, "zero"] = 1
+    assert apart.factors_exchanged(places(2), Given(ranks, size=2500, units=units("qv", 1)), "zero") == {0, 1}
+    assert apart.factors_exchanged(places(3), Given(ranks, size=2500, units=units("qvo", 1)), "zero") == set()
+
+
+def vectors(kinds: str, layers: int) -> tuple[Unit, ...]:
+    stems = [f"layers.{layer}.{kind}." for layer in range(layers) for kind in kinds]
+    return tuple(Unit(stem, stem + "vector", "", False, 1, balanced=False) for stem in stems)
+
+
+@pytest.mark.parametrize(("rank", "members", "told"), [(35000, 3, True), (35000, 2, False), (30000, 3, True), (20000, 3, False)])
+def test_of_three_tensors_one_that_says_next_to_nothing_is_suspect_where_the_middle_one_says_very_much(rank, members, told):
+    """Sizes of 65,536: 4.8 digits for those that are first; .27 and .34 digits for the others, .5 is the limit."""
+    found = apart._singles([Place(at, at, None) for at in range(members)], Given({1: rank}, size=65536, units=vectors("v", members)))
+    assert found == ({1} if told else set())

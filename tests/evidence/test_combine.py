@@ -128,3 +128,13 @@ def test_kinds_that_nothing_speaks_for_bound_nothing():
 
 def test_the_mean_is_that_of_the_values_not_of_their_digits():
     assert log_mean(np.array([2.0, 0.0, -math.inf, -math.inf])) == pytest.approx(math.log10(101 / 4))
+
+
+def test_ranks_that_say_nothing_have_no_digits_however_many():
+    assert digits([Ranked(192, 384)] * 200) == 0
+    assert digits([Ranked(2, 2), Ranked(1, 2)] * 50) == 0
+
+
+def test_few_ranks_by_three_ways_count_exactly_at_the_share_of_each():
+    """One module of rank 2, first by balance of four and by signs of four, third of eight in all: 10^-d = .25 / .45."""
+    assert digits([Ranked(3, 8, 1, 4, 1, 4)]) == pytest.approx(math.log10(4) + math.log10(0.45))

@@ -1,0 +1,120 @@
+"""What rejected orders cost, and which positions stand by themselves: sums of chances against a millionth, written out."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from ostate.core.family import Exchangeable, Family
+from ostate.evidence import combine, order
+from ostate.evidence.gauge import Ranked
+from ostate.evidence.looks import Place
+from ostate.evidence.order import Weighed
+from ostate.evidence.units import Unit
+
+
+def weighed(*digits: float) -> list[Weighed]:
+    return [Weighed(f"order {at}", value, frozenset({at})) for at, value in enumerate(digits)]
+
+
+@pytest.mark.parametrize(
+    ("digits", "tries", "open_orders"),
+    [
+        ((6.32, 6.32), 1, []),  # 4.8e-7 twice
+        ((6.29, 6.29), 1, ["order 1"]),  # 5.1e-7 twice
+        ((6.01,), 1, []),
+        ((5.99,), 1, ["order 0"]),
+        ((6.29,), 2, ["order 0"]),  # of two orders tried each has half a millionth
+        ((6.32,), 2, []),
+        ((6.1, 6.1, 9.0), 1, ["order 1"]),  # the surest first
+    ],
+)
+def test_chances_of_the_rejected_orders_sum_to_a_millionth_at_most(digits, tries, open_orders):
+    left, spent = order.rejected(weighed(*digits), tries=tries)
+    assert [each.what for each in left] == open_orders
+    assert spent == pytest.approx(sum(10**-value for at, value in enumerate(digits) if f"order {at}" not in open_orders))
+
+
+def test_what_is_less_sure_than_an_open_order_is_open_too():
+    left, _ = order.rejected(weighed(6.2, 6.15, 3.0))
+    assert [each.digits for each in left] == [6.15, 3.0]
+
+
+def test_positions_stand_by_themselves_while_their_chances_sum_to_a_millionth_at_most():
+    assert order.within({0: 6.32, 1: 6.32, 2: 3.0}) == {0, 1}
+    assert order.within({0: 6.29, 1: 6.29}) == {0}
+    assert order.within({0: 5.99}) == frozenset()
+    assert order.within({7: 9.0, 8: 9.0, 9: 6.1}) == {7, 8, 9}
+
+
+class Looks:
+    """Looks whose ranks are given by module and by what is asked."""
+
+    def __init__(self, ranks: dict[tuple[int, str], tuple[Ranked, ...]], modules: tuple[Unit, ...] = ()) -> None:
+        self.ranks, self.modules = ranks, modules
+
+    def ranked(self, places, how):
+        return [self.ranks.get((place.module, how), ()) for place in places]
+
+    def starts(self, places):
+        return list(range(len(self.modules)))
+
+    def exchanged(self, place, own):
+        raise AssertionError("asked of a pair whose factors are not each other's")
+
+
+def test_a_factor_alone_says_no_more_than_its_whole_module():
+    """Its own rank may be first while the module's is not, and the other way round: the smaller counts; a single number of its own may say more."""
+    strong, weak = (Ranked(1, 384),) * 3, (Ranked(3, 8),)
+    looks = Looks({(0, "whole"): weak, (0, "zero"): strong, (0, "other"): strong, (1, "whole"): strong, (1, "zero"): strong, (1, "other"): weak})
+    found = order.alone([Place(0, 0, 1), Place(1, 2, 3)], looks, {0: 0.05, 3: 4.0, 9: 2.0})
+    little, much = combine.digits(weak), combine.digits(strong)
+    assert found == {0: pytest.approx(little), 1: pytest.approx(little), 2: pytest.approx(much), 3: 4.0, 9: 2.0}
+    assert 0.05 < little < 1 < 7 < much
+
+
+def test_a_factor_that_says_nothing_has_no_digits():
+    looks = Looks({(0, how): (Ranked(8, 8),) for how in ("whole", "zero", "other")})
+    assert order.alone([Place(0, 0, 1)], looks, {}) == {0: 0.0, 1: 0.0}
+
+
+def test_of_ranks_and_single_numbers_the_better_counts_at_half_its_chance():
+    ranked = [Ranked(1, 384)] * 2
+    assert order._digits(ranked, []) == pytest.approx(2 * math.log10(384))
+    assert order._digits([], [3.0, 3.0]) == pytest.approx(3.0)
+    assert order._digits(ranked, [3.0]) == pytest.approx(2 * math.log10(384) - math.log10(2))
+    assert order._digits([Ranked(8, 8)], [0.1]) == 0.0
+    assert order._digits([], []) == 0.0
+
+
+def test_only_two_factors_that_change_places_with_each_other_are_looked_at_turned():
+    """lora_A has lora_B's moments, and lora_B another module's: that module's gauge is another one."""
+    units = tuple(Unit(f"{name}.", f"{name}.B", f"{name}.A", True, 1) for name in ("one", "two"))
+    looks = Looks({(0, "whole"): (Ranked(1, 384),), (1, "whole"): (Ranked(1, 384),)}, units)
+    index = {"one.B": 0, "one.A": 0, "two.B": 1, "two.A": 1}
+    places = [Place(0, 0, 1), Place(1, 2, 3)]
+    found = order.against(("one.A", "two.B", "one.B", "two.A"), {0, 1, 2}, places, index, looks, {})
+    assert found >= 0
+
+
+def test_the_exchange_of_kinds_names_every_position_of_theirs_and_no_other():
+    units = tuple(Unit(f"{kind}.", f"{kind}.B", f"{kind}.A", True, 1) for kind in ("q", "v", "o"))
+    looks = Looks({(module, "whole"): (Ranked(1, 384),) * 4 for module in range(3)}, units)
+    index = {f"{kind}.{factor}": at for at, kind in enumerate("qvo") for factor in "AB"}
+    places = [Place(0, 0, 1), Place(1, 2, None), Place(2, 4, 5)]
+    group = Exchangeable(("q_proj", "v_proj"), (("q.B",), ("v.B",)))
+    (found,) = order._exchanged(group, places, index, looks)
+    assert found.moved == {0, 1, 2}
+    assert found.digits == pytest.approx(4 * math.log10(384) - math.log10(2))
+    assert found.what == "q_proj and v_proj exchanged in every layer"
+
+
+def test_a_family_of_nothing_leaves_only_names_at_random():
+    looks = Looks({(0, "whole"): (Ranked(1, 384),) * 3, (1, "whole"): (Ranked(1, 384),) * 3}, (SimpleNamespace(zero="B", other="A"),))
+    looks.starts = lambda places: [0, 1]  # type: ignore[method-assign]
+    looks.modules = tuple(Unit(f"{kind}.", f"{kind}.B", f"{kind}.A", True, 1) for kind in ("q", "v"))
+    found = order.weigh_all(("q.B", "q.A", "v.B", "v.A"), ("q.B", "q.A", "v.B", "v.A"), Family((), ()), looks, {}, range(4))
+    assert [(each.what, each.moved) for each in found] == [("another run's state, or names at random", frozenset(range(4)))]
+    assert found[0].digits == pytest.approx(6 * math.log10(384))
