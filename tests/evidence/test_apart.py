@@ -114,7 +114,7 @@ def test_late_in_a_run_modules_whose_signs_run_backwards_stand_in_their_gauge():
 
 
 class Given:
-    """Looks that are given: by (module, position of the zero factor, position of the other one, what is asked) -> rank; else by module; else first."""
+    """Looks that are given: by (module, position of the zero factor, position of the other one, asked) -> rank; else by module; else first."""
 
     def __init__(self, ranks=None, *, size=384, plain=None, units=None, shapes=None):
         self.ranks, self.size, self.given, self.modules, self.sizes = ranks or {}, size, plain or {}, units or (), shapes or {}
@@ -164,7 +164,7 @@ def test_where_most_moments_have_no_weight_that_moved_nothing_was_updated_yet():
 @pytest.mark.parametrize(("size", "told"), [(48, True), (47, False)])
 def test_from_forty_eight_gauges_on_one_that_looks_like_any_other_says_something_by_itself(size, told):
     """Rank 3: 2^3 3! = 48."""
-    looks = Given({3: size, 9: size}, size=size, units=units("qv", 10))
+    looks = Given({(3, "whole"): size, (9, "whole"): size}, size=size, units=units("qv", 10))
     assert apart.apart(places(20), looks).against == ((3, 9) if told else ())
 
 
@@ -213,3 +213,28 @@ def test_of_three_tensors_one_that_says_next_to_nothing_is_suspect_where_the_mid
     """Sizes of 65,536: 4.8 digits for those that are first; .27 and .34 digits for the others, .5 is the limit."""
     found = apart._singles([Place(at, at, None) for at in range(members)], Given({1: rank}, size=65536, units=vectors("v", members)))
     assert found == ({1} if told else set())
+
+
+def test_a_factor_that_fits_by_chance_where_both_say_little_is_suspect():
+    """lora_B of one module stands in no gauge of its own, and both factors together in a middling one, where all siblings stand first."""
+    looks = Given({(4, "zero"): 300, (4, "whole"): 60}, units=units("qv", 6))
+    assert apart.apart(places(12), looks).against == (4,)
+    assert apart.apart(places(12), Given({(4, "zero"): 300}, units=units("qv", 6))).against == ()
+    assert apart.apart(places(12), Given({(4, "other"): 300, (4, "whole"): 60}, units=units("qv", 6))).against == (4,)
+
+
+def test_a_module_of_which_one_factor_is_in_place_is_compared_too():
+    there = [place._replace(other=None) if place.module in (3, 9) else place for place in places(20)]
+    assert apart.apart(there, Given({3: 384, 9: 384}, units=units("qv", 10))).against == (3, 9)
+    nowhere = [place._replace(zero=None, other=None) if place.module in (3, 9) else place for place in places(20)]
+    assert apart.apart(nowhere, Given({3: 384, 9: 384}, units=units("qv", 10))).against == ()
+
+
+def test_two_tensors_that_fit_each_others_place_far_better_are_suspect():
+    """Digits of 3.4 there and .5 to 1.5 here; of a tensor that does as well as its siblings nothing is asked."""
+    ranks: dict[object, int] = {0: 300, 1: 300, (0, 2, None, "zero"): 1, (1, 0, None, "zero"): 1}
+    three = [Place(at, 2 * at, None) for at in range(3)]
+    assert apart._singles(three, Given(ranks, size=2500, units=vectors("v", 3))) == {0, 1}
+    assert apart._singles(three, Given(ranks | {(0, 2, None, "zero"): 100, (1, 0, None, "zero"): 100}, size=2500, units=vectors("v", 3))) == set()
+    assert apart._singles(three[:2], Given(ranks, size=2500, units=vectors("v", 2))) == set()
+    assert apart._singles(three, Given({0: 5, 1: 5, (0, 2, None, "zero"): 1, (1, 0, None, "zero"): 1}, size=40, units=vectors("v", 3))) == set()

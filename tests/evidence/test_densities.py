@@ -10,7 +10,7 @@ import pytest
 from ostate.evidence import statistics
 from ostate.evidence.likelihood import TRUST, DensityPair, Fit, fit, log_ratio
 from ostate.evidence.permutation_odds import odds_against
-from ostate.evidence.profiles import likeness
+from ostate.evidence.profiles import enough_rows, likeness
 
 
 def test_balance_is_exact_for_gradients_of_a_product(rng):
@@ -135,3 +135,31 @@ def test_names_called_wrong_once_in_a_hundred_to_ten_thousand_are_wrong_no_more_
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_likeness_of_profiles_is_fishers_z_of_their_logarithms(rng, count):
+    """Row by row and pair by pair; from three profiles on what they have in common is taken out first."""
+    vectors, factors = np.exp(rng.standard_normal((count, 40))), np.exp(rng.standard_normal((count, 40)))
+
+    def logs(values):
+        found = np.log(values + 1e-3 * np.median(values, axis=1)[:, None])
+        found = found - found.mean(axis=1)[:, None]
+        return found - found.mean(axis=0) if count > 2 else found
+
+    one, two = logs(vectors), logs(factors)
+    written = [[np.arctanh((a @ b) / np.sqrt((a @ a) * (b @ b))) * np.sqrt(37) for b in two] for a in one]
+    np.testing.assert_allclose(likeness(vectors, factors), written, rtol=1e-6)
+
+
+def test_profiles_that_are_one_another_are_alike_and_no_more_than_numbers_say(rng):
+    values = np.exp(rng.standard_normal((4, 40)))
+    found = likeness(values, values)
+    np.testing.assert_allclose(np.diag(found), np.arctanh(0.9999) * np.sqrt(37))
+    assert (np.abs(found[~np.eye(4, dtype=bool)]) < 8).all()
+    assert np.isfinite(likeness(np.zeros((4, 40)), values)).all()
+
+
+def test_eight_rows_make_a_profile():
+    assert enough_rows(8)
+    assert not enough_rows(7)

@@ -33,7 +33,7 @@ def source_of(parts: list[np.ndarray], optimizer: str = "adam", *, second: bool 
 
 
 def turned(parts: list[np.ndarray], signs: tuple[float, ...], own: tuple[bool, bool]) -> list[np.ndarray]:
-    """The same run begun in the gauge that `signs` make of it: B has the latent dimensions as columns, A as rows, and moments lie as what they are of."""
+    """The same run begun in another gauge: B has the latent dimensions as columns, A as rows, and moments lie as what they are of."""
     b, a, beside_b, beside_a = parts
     s = np.array(signs, np.float32)
     return [b * s, a * s[:, None], beside_b * s[:, None] if own[0] else beside_b, beside_a * s if own[1] else beside_a]
@@ -108,7 +108,9 @@ def test_where_a_second_moment_is_kept_directions_are_divided_by_its_root():
     assert ranks[0] == ranks[1] == written_out(parts, (True, True), balanced=False)
     changed = [part.copy() for part in parts]
     changed[2][0, 0] = 0.0  # what is divided by 1e4 hardly counts
-    assert ranks[2] == written_out([*changed[:2], (changed[2] / np.sqrt(large["exp_avg_sq"].values)).astype(np.float32), changed[3]], (True, True), balanced=False)
+    assert ranks[2] == written_out(
+        [*changed[:2], (changed[2] / np.sqrt(large["exp_avg_sq"].values)).astype(np.float32), changed[3]], (True, True), balanced=False
+    )
 
 
 @pytest.mark.parametrize(

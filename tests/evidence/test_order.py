@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 
-from ostate.core.family import Exchangeable, Family
+from ostate.core.family import Alternative, Exchangeable, Family
 from ostate.evidence import combine, order
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import Place
@@ -89,14 +88,86 @@ def test_of_ranks_and_single_numbers_the_better_counts_at_half_its_chance():
     assert order._digits([], []) == 0.0
 
 
-def test_only_two_factors_that_change_places_with_each_other_are_looked_at_turned():
+UNITS = tuple(Unit(f"{name}.", f"{name}.B", f"{name}.A", True, 1) for name in ("one", "two"))
+INDEX = {"one.B": 0, "one.A": 0, "two.B": 1, "two.A": 1}
+PLACES = [Place(0, 0, 1), Place(1, 2, 3)]
+
+
+class Turned(Looks):
+    """Looks at which nothing is ranked but a pair whose factors change places."""
+
+    def exchanged(self, place, own):
+        self.asked = (place.module, own)
+        return (Ranked(1, 512),)
+
+
+@pytest.mark.parametrize(
+    ("other", "moved", "own"),
+    [
+        (("one.A", "one.B", "two.B", "two.A"), {0, 1}, (True, True)),
+        (("one.A", None, "two.B", "two.A"), {0, 1}, (True, False)),  # lora_A has another tensor's, outside all modules
+        ((None, "one.B", "two.B", "two.A"), {0, 1}, (False, True)),
+    ],
+)
+def test_two_factors_that_change_places_are_looked_at_turned(other, moved, own):
+    looks = Turned({}, UNITS)
+    assert order.against(other, moved, PLACES, INDEX, looks, {}) == pytest.approx(math.log10(512))
+    assert looks.asked == (0, own)
+
+
+def test_two_factors_one_of_which_has_another_modules_moments_are_not_looked_at_turned():
     """lora_A has lora_B's moments, and lora_B another module's: that module's gauge is another one."""
-    units = tuple(Unit(f"{name}.", f"{name}.B", f"{name}.A", True, 1) for name in ("one", "two"))
-    looks = Looks({(0, "whole"): (Ranked(1, 384),), (1, "whole"): (Ranked(1, 384),)}, units)
-    index = {"one.B": 0, "one.A": 0, "two.B": 1, "two.A": 1}
-    places = [Place(0, 0, 1), Place(1, 2, 3)]
-    found = order.against(("one.A", "two.B", "one.B", "two.A"), {0, 1, 2}, places, index, looks, {})
-    assert found >= 0
+    looks = Looks({(0, "whole"): (Ranked(1, 384),), (1, "whole"): (Ranked(1, 384),)}, UNITS)
+    order.against(("one.A", "two.B", "one.B", "two.A"), {0, 1, 2}, PLACES, INDEX, looks, {})
+
+
+def test_one_factor_in_its_own_modules_other_place_says_nothing():
+    """lora_B alone is said to be lora_A, and lora_A stays: no gauge tells."""
+    assert order.against(("one.A", "one.A", "two.B", "two.A"), {0}, PLACES, INDEX, Looks({}, UNITS), {}) == 0
+
+
+@pytest.mark.parametrize(
+    ("zero", "other", "moved", "asked"),
+    [
+        (0, 1, {0, 1}, "whole"),
+        (0, 1, {0}, "zero"),
+        (0, 1, {1}, "other"),
+        (0, 1, {5}, None),
+        (0, None, {0}, "whole"),
+        (0, None, {5}, None),
+        (None, 1, {1}, "whole"),
+        (None, 1, {5}, None),
+    ],
+)
+def test_of_a_module_that_part_is_asked_which_moves(zero, other, moved, asked):
+    assert order._kind(Place(0, zero, other), moved) == asked
+
+
+def test_only_moved_positions_count_and_each_by_the_part_that_moves():
+    """Two modules exchange lora_B: the ranks of zero factors count, of one of the two; that of the whole would say too much."""
+    looks = Looks({(module, how): (Ranked(1, size),) for module in range(2) for how, size in (("zero", 8), ("whole", 384), ("other", 48))}, UNITS)
+    assert order.against(("two.B", "one.A", "one.B", "two.A"), {0, 2}, PLACES, INDEX, looks, {}) == pytest.approx(math.log10(8))
+    assert order.against(("two.B", "two.A", "one.B", "one.A"), {0, 1, 2, 3}, PLACES, INDEX, looks, {}) == pytest.approx(math.log10(384))
+
+
+KEYS = ("layers.0.one.B", "layers.0.two.B", "layers.1.one.B", "layers.1.two.B")
+
+
+@pytest.mark.parametrize(("other", "digits"), [((1, 0, 3, 2), 0.0), ((2, 3, 0, 1), 4.0)])
+def test_signs_that_a_layer_shares_say_nothing_against_an_exchange_within_it(other, digits):
+    keys = tuple(KEYS[at] for at in other)
+    family = Family((Alternative("exchanged", keys, keys),), ())
+    _, found = order.weigh_all(KEYS, KEYS, family, Looks({}, ()), dict.fromkeys(range(4), 4.0), range(4), frozenset(range(4)))
+    assert (found.digits, found.moved) == (pytest.approx(digits), frozenset(range(4)))
+    _, found = order.weigh_all(KEYS, KEYS, family, Looks({}, ()), dict.fromkeys(range(4), 4.0), range(4))
+    assert found.digits == pytest.approx(4.0)
+
+
+def test_a_module_of_which_one_factor_is_in_place_speaks_against_names_at_random():
+    looks = Looks({(module, "whole"): (Ranked(1, 384),) * 2 for module in range(2)}, UNITS)
+    places = [Place(0, 0, None), Place(1, None, 3)]
+    assert len(order._everything(places, looks)) == 4
+    assert order._everything([Place(0, None, None), Place(1, None, None)], looks) == []
 
 
 def test_the_exchange_of_kinds_names_every_position_of_theirs_and_no_other():
@@ -112,9 +183,8 @@ def test_the_exchange_of_kinds_names_every_position_of_theirs_and_no_other():
 
 
 def test_a_family_of_nothing_leaves_only_names_at_random():
-    looks = Looks({(0, "whole"): (Ranked(1, 384),) * 3, (1, "whole"): (Ranked(1, 384),) * 3}, (SimpleNamespace(zero="B", other="A"),))
-    looks.starts = lambda places: [0, 1]  # type: ignore[method-assign]
-    looks.modules = tuple(Unit(f"{kind}.", f"{kind}.B", f"{kind}.A", True, 1) for kind in ("q", "v"))
-    found = order.weigh_all(("q.B", "q.A", "v.B", "v.A"), ("q.B", "q.A", "v.B", "v.A"), Family((), ()), looks, {}, range(4))
+    looks = Looks({(0, "whole"): (Ranked(1, 384),) * 3, (1, "whole"): (Ranked(1, 384),) * 3}, UNITS)
+    keys = ("one.B", "one.A", "two.B", "two.A")
+    found = order.weigh_all(keys, keys, Family((), ()), looks, {}, range(4))
     assert [(each.what, each.moved) for each in found] == [("another run's state, or names at random", frozenset(range(4)))]
     assert found[0].digits == pytest.approx(6 * math.log10(384))
