@@ -127,6 +127,7 @@ def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mappin
     how: list[How | None] = []
     sources: list[list[int | None]] = []
     turned: dict[int, tuple[bool, bool]] = {}
+    half: dict[int, tuple[bool, bool]] = {}
     for place in places:
         origins = {factor: other[p] for factor, p in (("zero", place.zero), ("other", place.other)) if p is not None and p in moved}
         theirs = [index.get(key or "") for key in origins.values()]
@@ -134,16 +135,21 @@ def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mappin
         kind = _kind(place, moved) if place.module not in theirs else None
         if kind is not None and unit.group == "neurons":
             kind, theirs = _of_neurons(kind, unit, origins, index)
+        own = origins.get("zero") == unit.other, origins.get("other") == unit.zero
+        if len(origins) == 2 and any(own):
+            lent = [module for mine, module in zip(own, theirs) if not mine and module is not None]
+            if not lent:
+                turned[place.module] = own
+            elif place.module not in lent:  # its own gauge turns one factor's moments, another module's the other's
+                half[place.module] = own
+                kind, theirs = "zero", list(lent)
         how.append(kind)
         sources.append(theirs)
-        own = origins.get("zero") == unit.other, origins.get("other") == unit.zero
-        if len(origins) == 2 and any(own) and all(mine or module is None for mine, module in zip(own, theirs)):
-            turned[place.module] = own
     starts = looks.starts(places)
     kept = independent_starts(how, sources, starts)
-    ranked: list[Ranked] = []
+    ranked: list[Ranked] = [each for i in kept if i in half for each in looks.exchanged(places[i], half[i])]
     for kind in ("whole", "zero", "other"):
-        chosen = [places[i] for i in kept if how[i] == kind]
+        chosen = [places[i] for i in kept if how[i] == kind and i not in half]
         ranked += [each for found in looks.ranked(chosen, kind) for each in found]  # type: ignore[arg-type]
     spoken = {starts[i] for i in kept}
     for i, own in turned.items():  # its rank depends on no other module's gauge

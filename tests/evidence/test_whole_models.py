@@ -117,19 +117,19 @@ def test_layers_beside_each_others_moments_have_uniform_ranks(run):
             assert kstest(found, "uniform").pvalue > 1e-4, (group, how, len(found))
 
 
-def square(monkeypatch: pytest.MonkeyPatch, rank: int, count: int) -> list[Known]:
-    """Return modules whose two factors are both (rank, rank), each a run of its own."""
-    monkeypatch.setattr(small_runs, "INTO", rank)
-    monkeypatch.setattr(small_runs, "OUT", rank)
+def alike(monkeypatch: pytest.MonkeyPatch, rank: int, width: int, count: int) -> list[Known]:
+    """Return modules whose two factors are (rank, width) and (width, rank), each a run of its own."""
+    monkeypatch.setattr(small_runs, "INTO", width)
+    monkeypatch.setattr(small_runs, "OUT", width)
     made = small_runs.train(np.random.default_rng(rank), count, rank, steps=5, shared=0.5)
     return [small_runs.one_of(made, number) for number in range(count)]
 
 
-@pytest.mark.parametrize("rank", [4, 8, 12])
-def test_a_square_pairs_own_factors_are_told_apart_exactly(monkeypatch, rank):
-    """The own order stands first among all turns of its opposite; the opposite stands anywhere."""
+@pytest.mark.parametrize(("rank", "width"), [(4, 4), (8, 8), (12, 12), (5, 12), (6, 10)])
+def test_a_pairs_own_factors_of_one_size_are_told_apart_exactly(monkeypatch, rank, width):
+    """Square ones, or flat as FSDP1 keeps them. The own order stands first among all turns of its opposite; the opposite stands anywhere."""
     own, opposite, half = [], [], []
-    modules = square(monkeypatch, rank, 150)
+    modules = alike(monkeypatch, rank, width, 150)
     for known, unrelated in zip(modules, [*modules[1:], modules[0]]):
         (unit,) = units_of(known.adapter)
         source, (other, zero) = Source(known.raw, known.adapter), range(2)

@@ -25,9 +25,9 @@ from tests.trained import llama
 WORLD = 2
 
 
-def tuned() -> Any:
+def tuned(width: int = 33) -> Any:
     torch.manual_seed(0)
-    model = llama(6, hidden_size=33, num_attention_heads=3, num_key_value_heads=3, head_dim=12)
+    model = llama(6, hidden_size=width, num_attention_heads=3, num_key_value_heads=3, head_dim=12)
     return peft.get_peft_model(model, peft.LoraConfig(r=5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
 
 
@@ -65,8 +65,8 @@ def fsdp2(out: Path) -> None:
     write(out / "fsdp2" / "actor", model.state_dict(), optimizer, truth)
 
 
-def fsdp1(out: Path) -> None:
-    model = tuned()
+def fsdp1(out: Path, kind: str = "fsdp1", width: int = 33) -> None:
+    model = tuned(width)
     shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     leaf = partial(lambda_auto_wrap_policy, lambda_fn=lambda one: not list(one.children()) and getattr(one, "weight", None) is not None)
     wrapped = FullyShardedDataParallel(model, auto_wrap_policy=leaf, use_orig_params=False, device_id=torch.device("cpu"))
@@ -79,11 +79,16 @@ def fsdp1(out: Path) -> None:
         truth[name] = torch.cat(parts)[: shape.numel()].view(shape)
     with FullyShardedDataParallel.state_dict_type(wrapped, StateDictType.SHARDED_STATE_DICT):
         weights = wrapped.state_dict()
-    write(out / "fsdp1" / "actor", weights, optimizer, truth)
+    write(out / kind / "actor", weights, optimizer, truth)
+
+
+def fsdp1_of_one_size(out: Path) -> None:
+    """Flat parameters of lora_A (5, 36) and of lora_B (36, 5): 180 numbers each."""
+    fsdp1(out, "fsdp1-of-one-size", 36)
 
 
 def main(rank: int, out: str) -> None:
-    for make in (fsdp2, fsdp1):
+    for make in (fsdp2, fsdp1, fsdp1_of_one_size):
         make(Path(out))
         dist.barrier()
 

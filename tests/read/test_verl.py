@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ostate.commands.repair import repair
-from ostate.errors import ReadError
+from ostate.errors import OstateError, ReadError
 
 from .made import made
 
@@ -20,7 +20,7 @@ def verl(tmp_path_factory):
     return made(tmp_path_factory, "make_verl")
 
 
-@pytest.mark.parametrize("kind", ["fsdp2", "fsdp1"])
+@pytest.mark.parametrize("kind", ["fsdp2", "fsdp1", "fsdp1-of-one-size"])
 def test_the_weights_beside_give_the_live_names(verl: Path, kind: str):
     done = repair(str(verl / kind))
     truth = torch.load(verl / kind / "truth.pt")
@@ -29,6 +29,18 @@ def test_the_weights_beside_give_the_live_names(verl: Path, kind: str):
         assert np.array_equal(done.named.tensor(name, "exp_avg_sq"), live.numpy()), name
     assert done.ordering.verdict == "verified"
     assert done.ordering.assumed == ()
+
+
+def test_flat_factors_of_one_size_in_each_others_places_are_not_proven(verl: Path, tmp_path: Path):
+    names = list(torch.load(verl / "fsdp1-of-one-size" / "truth.pt"))
+    swapped = [name.replace("lora_A", "lora_?").replace("lora_B", "lora_A").replace("lora_?", "lora_B") for name in names]
+    by_block = [name for at in range(0, len(names), 4) for word in ("lora_B", "lora_A") for name in names[at : at + 4] if word in name]
+    for order in (swapped, by_block):
+        assert order != names
+        assert len(set(order)) == len(names)
+        (tmp_path / "order.txt").write_text("\n".join(order))
+        with pytest.raises(OstateError):
+            repair(str(verl / "fsdp1-of-one-size"), order=str(tmp_path / "order.txt"), strict=True)
 
 
 def test_an_adapter_written_below_does_not_change_the_live_names(verl: Path, tmp_path: Path):
