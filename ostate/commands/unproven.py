@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ostate.core.names import factor_of
 from ostate.core.naming import Adapter, Ordering, first_rule
 from ostate.core.state import Finding, RawState
 from ostate.ordering import advice
@@ -21,7 +24,7 @@ def unverified(found: Ordering, passed: advice.Given) -> list[Finding]:
             rule="order-unverified",
             severity="warning",
             text=f"the names come from {origin}; the tensor values neither confirm nor contradict them",
-            fix=f"treat them as an assumption; to check them: {advice.ways(passed, advice.PREVIOUS, advice.BASE)}",
+            fix=f"to check them: {advice.ways(passed, *_could_prove(found, [name for name in found.names if name is not None]))}",
         )
     ]
 
@@ -42,7 +45,7 @@ def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: 
                 rule="order-undecided",
                 severity="warning",
                 text=f"{len(undecided)} names come from {first_rule(found.rule)} only; the tensor values prove the others{than}",
-                fix=f"to prove these too: {advice.ways(passed, advice.PREVIOUS, advice.BASE)}",
+                fix=f"to prove these too: {advice.ways(passed, *_could_prove(found, undecided))}",
                 names=undecided,
             )
         )
@@ -65,6 +68,12 @@ def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: 
             )
         )
     return said
+
+
+def _could_prove(found: Ordering, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the options that could prove names. A base model that was found and rebuilt has only weights to add, and these prove no LoRA factor."""
+    rebuilt = found.source == "skeleton" and all(factor_of(name) is not None for name in names)
+    return (advice.PREVIOUS,) if rebuilt else (advice.PREVIOUS, advice.BASE)
 
 
 def _without_position(found: Ordering, adapter: Adapter, raw: RawState) -> list[Finding]:

@@ -31,6 +31,10 @@ SOURCES = {
 }
 """Where names come from, as people say it."""
 TONE: dict[str, Tone] = {"verified": "good", "recovered": "good", "partial": "warning", "unverified": "warning"}
+GAUGE = "gauge"
+"""The test whose silence says which other order it leaves open."""
+OTHER_GROUPS = ("it makes ", "its groups hold ")
+"""How the reasons against rules begin whose groups are not the file's (ostate.ordering.grouping)."""
 _LOSERS = 4
 """Orders that lost, shown unless all are asked for."""
 _WEAKEST = 5
@@ -67,22 +71,39 @@ def meaning(verdict: str, assumed: Sequence[str]) -> str:
 
 
 def _origin(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
-    rows = [("names", f"{ordering['named']} from {origin(ordering['source'], ordering['rule'], full)}")]
-    if ordering["margin"] is not None:
-        rows.append(("chance", f"{chance_text(ordering['margin'])} of such numbers under any other order"))
-    weakest = ordering.get("weakest_alternative")
-    if weakest is not None:
-        rows.append(("closest", f"{weakest['what']}: {chance_text(weakest['digits'])}"))
+    rows = [("names", f"{ordering['named']} from {origin(ordering['source'], ordering['rule'], full)}"), *_chances(ordering, full)]
     if ordering["tests"]:
         rows.append(("tests", ", ".join(ordering["tests"])))
     rows += [("assumed", text) for text in ordering.get("assumed", ())]
-    losers = [] if ordering["verdict"] == "verified" and not full else ordering["rejected"]
-    rows += [
-        ("rejected", f"{loser['rule'] if full else first_rule(loser['rule'])}: {loser['reason']}") for loser in losers[: None if full else _LOSERS]
-    ]
-    if len(losers) > _LOSERS and not full:
-        rows.append(("", f"({len(losers) - _LOSERS} more: -v shows all)"))
-    rows += [("not tested", why if test == ALL_TESTS else f"{test}: {why}") for test, why in ordering["silent"].items()]
+    rows += _losers(() if ordering["verdict"] == "verified" and not full else ordering["rejected"], full)
+    told = {GAUGE} if ordering.get("weakest_alternative") is not None else set()  # what it leaves open is the closest order
+    rows += [("not tested", why if test == ALL_TESTS else f"{test}: {why}") for test, why in ordering["silent"].items() if test not in told]
+    return rows
+
+
+def _chances(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
+    """Return the chance of all other orders where they are excluded, and which one comes closest; its own chance where that says more."""
+    rows = []
+    margin, weakest = ordering["margin"], ordering.get("weakest_alternative")
+    if margin is not None:
+        rows.append(("chance", f"{chance_text(margin)} of such numbers under any other order"))
+    if weakest is not None:
+        own = f": {chance_text(weakest['digits'])}" if full or margin is None else ""
+        rows.append(("closest", f"{weakest['what']}{own}{', not excluded by the tests' if margin is None else ''}"))
+    return rows
+
+
+def _losers(losers: Sequence[Mapping[str, Any]], full: bool) -> list[tuple[str, str]]:
+    """Return the orders that lost, each with its reason; those whose groups are not the file's in one row, unless all are asked for."""
+    cut = [loser for loser in losers if loser["reason"].startswith(OTHER_GROUPS)] if not full else []
+    rest = [loser for loser in losers if loser not in cut]
+    shown = rest if full else rest[:_LOSERS]
+    rows = [("rejected", f"{loser['rule'] if full else first_rule(loser['rule'])}: {loser['reason']}") for loser in shown]
+    if len(shown) < len(rest):
+        rows.append(("", f"({len(rest) - len(shown)} more: -v shows all)"))
+    if cut:
+        rules = {rule for loser in cut for rule in loser["rule"].split("; ")}
+        rows.append(("rejected", f"{len(rules)} rule{'s' * (len(rules) != 1)} of other programs, whose groups are not the file's (-v lists them)"))
     return rows
 
 

@@ -42,6 +42,31 @@ def test_more_losers_than_fit_are_counted():
     assert any("(3 more: -v shows all)" in line for line in lines(document))
 
 
+CUT = [
+    {"source": "skeleton", "rule": "one group of all trainables; axolotl", "reason": "it makes 1 group, the file has 2"},
+    {"source": "skeleton", "rule": "nanoGPT", "reason": "its groups hold [0, 16] parameters, the file's [16, 0]"},
+]
+
+
+def test_rules_whose_groups_are_not_the_files_are_one_line_unless_asked_for():
+    document = changed("verify", "ordering.rejected", [*CUT, *VERIFY["ordering"]["rejected"]])
+    said = [line.split("rejected")[1].strip() for line in lines(document) if "rejected" in line]
+    assert said == [
+        "natural sort: the tensor values contradict it",
+        "3 rules of other programs, whose groups are not the file's (-v lists them)",
+    ]
+    assert sum("rejected" in line for line in plain(blocks(document, full=True))) == 3
+
+
+def test_the_closest_order_says_its_chance_where_no_other_line_does():
+    document = changed("verify", "ordering.weakest_alternative", {"what": "layers in descending order", "digits": 4.8})
+    assert "  closest     layers in descending order" in lines(document)
+    assert "  closest     layers in descending order: 1 in 10^4" in plain(blocks(document, full=True))
+    open_ = {**document, "ordering": {**document["ordering"], "margin": None, "silent": {"gauge": "not excluded: layers in descending order"}}}
+    assert "  closest   layers in descending order: 1 in 10^4, not excluded by the tests" in lines(open_)
+    assert not any("gauge" in line for line in lines(open_))
+
+
 def test_a_dry_run_says_that_nothing_was_written():
     assert lines(changed("repair", "out", []))[-1] == "nothing written (--dry-run)"
 
