@@ -165,7 +165,12 @@ def test_the_action_finds_the_files_and_stops_on_one_that_is_not_sound(tmp_path)
         env = {**shell_environment(), "FILES": pattern, "DEEP": "true"}
         return subprocess.run(["bash", "-e", "-o", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
 
-    assert run("**/*.ostate.safetensors").returncode == 1
+    failed = run("**/*.ostate.safetensors")
+    assert failed.returncode == 1
+    (said,) = [line for line in failed.stdout.splitlines() if line.startswith("::error")]
+    assert said.startswith("::error file=deep/er/broken.ostate.safetensors,title=ostate validate::not sound%0A%0AERROR: the bytes of ")
+    (stop,) = {line for line in failed.stdout.splitlines() if line.startswith("::stop-commands::")}
+    assert failed.stdout.splitlines().count(f"::{stop.removeprefix('::stop-commands::')}::") == 2
     broken.unlink()
     done = run("none/*.x **/*.ostate.safetensors")
     assert done.returncode == 0, done.stderr
