@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 
@@ -12,6 +13,9 @@ _BLOCKS = frozenset(
     ["html", "head", "body", "header", "main", "footer", "section", "article", "figure", "details", "div", "table", "thead", "tbody", "ul", "dl"]
 )
 """Elements whose children each begin a line of the page: white space between these means nothing to a reader."""
+
+
+_JOINT = re.compile(r"\.(?=[^\W\d]|\{)|(?<=[^\W\d])\.(?=\d)")
 
 
 class Markup(str):
@@ -36,6 +40,11 @@ def tag(name: str, /, *children: Child, **attributes: str) -> Markup:
 def joined(children: Iterable[Child], between: str = "\n") -> Markup:
     """Return children one after another."""
     return Markup(between.join(_text(child) for child in children if child is not None))
+
+
+def breakable(text: str) -> Markup:
+    """Return text in which a line may end after a dot between letters, so that long names are broken where they are joined."""
+    return Markup(_JOINT.sub(".<wbr>", _text(text)))
 
 
 def _text(value: str) -> str:

@@ -14,10 +14,10 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ReadError
 from ostate.report import figures, svg
-from ostate.report.markup import Markup, joined, tag
+from ostate.report.markup import Markup, breakable, joined, tag
 from ostate.report.numbers import StateNumbers
 from ostate.report.text import number, shorten
-from ostate.report.verdict_text import TONE, chance_text, meaning, origin
+from ostate.report.verdict_text import TONE, chance_text, chances, meaning, origin
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 _LEGEND = (
@@ -181,7 +181,7 @@ def _head(subject: Subject, n: int, *, alone: bool) -> Markup:
         "section",
         tag("h2", "Summary", id=f"head-{n}") if alone else None,
         tag("p", tag("strong", _verdict(subject.state)), f": {says}", class_="says"),
-        tag("dl", *(tag("div", tag("dt", title), tag("dd", text)) for title, text in _facts(subject))),
+        tag("dl", *(tag("div", tag("dt", title), tag("dd", breakable(text))) for title, text in _facts(subject))),
         _folded(
             f"Rejected orders, and why: {len(rejected)}",
             tag("ul", *(tag("li", f"{rule}: {reason}") for rule, reason in rejected)),
@@ -219,15 +219,13 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     rows.append(("names", names))
     if state.ordering is not None:
         rows.append(("from", origin(state.ordering.source, state.ordering.rule)))
-        if state.ordering.margin is not None:
-            rows.append(("chance", f"{chance_text(state.ordering.margin)} of such numbers under any other order"))
-        if state.ordering.weakest_alternative is not None:
-            what, digits = state.ordering.weakest_alternative
-            rows.append(("closest", f"{what}: {chance_text(digits)}"))
+        rows += chances(state.ordering.margin, state.ordering.weakest_alternative)
         if state.ordering.evidence is not None and state.ordering.evidence.used:
             rows.append(("tests", ", ".join(state.ordering.evidence.used)))
         if state.ordering.undecided:
-            rows.append(("proven only as part of the order" if state.ordering.proven else "not proven", shorten(state.ordering.undecided)))
+            title = "proven only as part of the order" if state.ordering.proven else "not proven"
+            whole = len(state.ordering.undecided) == len(state.parameters) > 1
+            rows.append((title, f"all {len(state.parameters):,} names" if whole else shorten(state.ordering.undecided)))
         rows += [("assumed", text) for text in state.ordering.assumed]
         if state.ordering.left_out:
             rows.append(("left out", f"{len(state.ordering.left_out)} positions without a name"))
@@ -268,7 +266,7 @@ def _findings(findings: Sequence[Finding]) -> Iterator[Markup]:
             "li",
             tag("span", one.severity, class_=f"badge {one.severity}"),
             f" {one.text}",
-            joined((tag("br"), tag("code", shorten(one.names))), "") if one.names else None,
+            joined((tag("br"), tag("code", breakable(shorten(one.names)))), "") if one.names else None,
             joined((tag("br"), tag("span", f"What to do: {one.fix}", class_="fix")), "") if one.fix else None,
             class_=one.severity,
         )

@@ -6,6 +6,7 @@ rich is imported here and nowhere else, and only when a terminal is there to see
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -20,6 +21,10 @@ from ostate.report.text import MARK, numeric, printable, shared_prefix, shorten
 
 _STYLE = {"": "", "title": "bold", "good": "green", "warning": "yellow", "error": "bold red", "dim": "dim", "command": "green"}
 _SEVERITY = {"note": "cyan", "warning": "yellow", "error": "bold red"}
+
+
+_TITLED = re.compile(r" +\S+ {2,}")
+"""How a line begins that is a title and a text, as a row of facts is: the text goes on under itself."""
 
 
 def rendered(blocks: Iterable[Block], *, width: int, colour: bool, most: int = 6) -> str:
@@ -53,7 +58,9 @@ def _texts(block: Block, width: int, most: int) -> list[Text | Grid]:
     if isinstance(block, Line) and block.tone == "command":
         return [Text(printable(block.text), _STYLE[block.tone])]
     if isinstance(block, Line):
-        return _wrapped(printable(block.text), width, _STYLE[block.tone])
+        text = printable(block.text)
+        titled = _TITLED.match(text)
+        return _wrapped(text, width, _STYLE[block.tone], rest=" " * titled.end() if titled else None)
     if isinstance(block, Facts):
         return [text for row in block.rows for text in _fact(row, max(len(title) for title, _ in block.rows), width)]
     if isinstance(block, FindingBlock):

@@ -10,7 +10,7 @@ from ostate.report.blocks import Block, Facts, Line, Table, Tone, cells, found, 
 from ostate.report.text import plain
 
 MEANING = {
-    "verified": "the tensor values rule out every other order that a program could have made",
+    "verified": "the tensor values rule out every other order a program could make",
     "recovered": "no source of names proves an order; the tensor values alone give the whole of it",
     "partial": "the tensor values prove some names; the others are listed below",
     "unverified": "nothing confirms the names: treat them as an assumption",
@@ -71,25 +71,34 @@ def meaning(verdict: str, assumed: Sequence[str]) -> str:
 
 
 def _origin(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
-    rows = [("names", f"{ordering['named']} from {origin(ordering['source'], ordering['rule'], full)}"), *_chances(ordering, full)]
+    told = ordering.get("weakest_alternative")
+    weakest = (told["what"], told["digits"]) if told is not None else None
+    rows = [("names", f"{ordering['named']} from {origin(ordering['source'], ordering['rule'], full)}")]
+    rows += chances(ordering["margin"], weakest, full=full)
     if ordering["tests"]:
         rows.append(("tests", ", ".join(ordering["tests"])))
     rows += [("assumed", text) for text in ordering.get("assumed", ())]
     rows += _losers(() if ordering["verdict"] == "verified" and not full else ordering["rejected"], full)
-    told = {GAUGE} if ordering.get("weakest_alternative") is not None else set()  # what it leaves open is the closest order
-    rows += [("not tested", why if test == ALL_TESTS else f"{test}: {why}") for test, why in ordering["silent"].items() if test not in told]
+    silent = {test: why for test, why in ordering["silent"].items() if test != GAUGE or weakest is None}  # what it leaves open is the closest order
+    rows += [("not tested", why if test == ALL_TESTS else f"{test}: {why}") for test, why in silent.items()]
     return rows
 
 
-def _chances(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
-    """Return the chance of all other orders where they are excluded, and which one comes closest; its own chance where that says more."""
+def chances(margin: float | None, weakest: tuple[str, float] | None, *, full: bool = False) -> list[tuple[str, str]]:
+    """Return the chance of all other orders where they are excluded, and which one comes closest; its own chance where that says more.
+
+    Args:
+        margin: digits against all other orders together; None: not all are excluded.
+        weakest: the other order with the fewest digits against it, and these.
+        full: say the chance of the closest anyway.
+    """
     rows = []
-    margin, weakest = ordering["margin"], ordering.get("weakest_alternative")
     if margin is not None:
         rows.append(("chance", f"{chance_text(margin)} of such numbers under any other order"))
     if weakest is not None:
-        own = f": {chance_text(weakest['digits'])}" if full or margin is None else ""
-        rows.append(("closest", f"{weakest['what']}{own}{', not excluded by the tests' if margin is None else ''}"))
+        what, digits = weakest
+        own = f": {chance_text(digits)}" if full or margin is None else ""
+        rows.append(("closest", f"{what}{own}{', not excluded by the tests' if margin is None else ''}"))
     return rows
 
 

@@ -38,6 +38,11 @@ NAMES = [
 ]
 
 
+def test_a_line_of_a_title_and_a_text_goes_on_under_the_text():
+    said = rendered([Line("  adapter  checkpoint-300/adapter_model.safetensors: 88 of 88 match")], width=60, colour=False).splitlines()
+    assert said == ["  adapter  checkpoint-300/adapter_model.safetensors: 88 of", "           88 match"]
+
+
 def test_names_fold_by_what_they_share():
     assert shorten(NAMES) == "base_model.model.model.layers.{0..31}.self_attn.{k,o,q,v}_proj.lora_{A,B}.default.weight"
 

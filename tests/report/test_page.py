@@ -14,12 +14,13 @@ from ostate.errors import ReadError
 from ostate.plot import evidence_matrices
 from ostate.report import svg
 from ostate.report.figures import Heat, Lines, Matrix, Ridges, clamped_kinds, scale_ridges, update_size
+from ostate.report.markup import breakable
 from ostate.report.numbers import measure
 from ostate.report.page import Subject, html
 from tests.records import replace
 from tests.report.states import real
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "wbr"}
 HOSTILE = '"><script>alert(1)</script>\x1b[31m</title></svg>\u202e\ud800'
 
 
@@ -102,6 +103,15 @@ def test_the_page_says_what_it_must():
         "base_model.model.model.decoder.layers.{0..10}.self_attn.{k,out,q,v}_proj.lora_{A,B}.default.weight",
     ):
         assert text in re.sub(r"\s+", " ", outline.text), text
+
+
+def test_names_break_at_their_dots_and_names_that_are_all_of_them_are_not_listed_twice():
+    one = subject("long_opt_step60")
+    state = replace(one.state, ordering=replace(one.state.ordering, verdict="verified", undecided=tuple(one.state.parameters)))
+    page = html([replace(one, state=state)])
+    assert "base_model.<wbr>model.<wbr>model.<wbr>decoder.<wbr>layers.<wbr>{0..10}.<wbr>self_attn" in page
+    assert "<dt>proven only as part of the order</dt>\n<dd>all 88 names</dd>" in page
+    assert str(breakable("beta 0.9, 1e-8 <b>")) == "beta 0.9, 1e-8 &lt;b&gt;"
 
 
 def test_verdict_and_evidence_come_before_the_numbers_and_the_manifest_last():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ostate.report.text import plain
-from ostate.report.verdict_text import blocks, lines
+from ostate.report.verdict_text import MEANING, blocks, lines
 from tests.documents import REPAIR, VERIFY, changed
 
 
@@ -77,3 +77,7 @@ def test_an_assumed_name_is_not_called_proven():
     assert "part of the live names is assumed" in said
     assert "the adapter is called 'default'" in said
     assert "prove every name" not in said
+
+
+def test_a_verdict_fits_eighty_columns():
+    assert all(len(f"{verdict}: {meaning}") <= 80 for verdict, meaning in MEANING.items() if verdict != "recovered")
