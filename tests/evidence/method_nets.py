@@ -54,6 +54,16 @@ STARTS: dict[str, Callable[[int], Tensors]] = {
     },
     "ROAD": lambda count: {"road_theta": torch.zeros(count, UNITS // 2), "road_alpha": torch.ones(count, UNITS // 2)},
     "SHIRA": lambda count: {"shira_weight": torch.zeros(count, 24)},
+    "BOFT": lambda count: {"boft_R": torch.zeros(count, 1, HIDDEN // 4, 4, 4), "boft_s": torch.ones(count, UNITS, 1)},
+    "PVERA": lambda count: {"pvera_lambda_b": torch.zeros(count, UNITS), "pvera_lambda_d": torch.full((count, 2 * RANK), 0.1)},
+    "RANDLORA": lambda count: {"randlora_lambda": torch.zeros(count, RANK, 2), "randlora_gamma": torch.full((count, 2, HIDDEN), 1 / HIDDEN)},
+    "FOURIERFT": lambda count: {"fourierft_spectrum": torch.zeros(count, 24)},
+    "WAVEFT": lambda count: {"waveft_spectrum": torch.zeros(count, 24)},
+    "C3A": lambda count: {"c3a_kernel": torch.zeros(count, UNITS // 4, HIDDEN // 4, 4)},
+    "SUPERTUNING": lambda count: {
+        "supertuning_values": torch.zeros(count, 24),
+        "supertuning_lora_A.weight": _random(count, RANK, HIDDEN), "supertuning_lora_B.weight": torch.zeros(count, UNITS, RANK),
+    },
     "HIRA": _lora_like("hira_B", "hira_A"),
     "DELORA": _lora_like("delora_B", "delora_A"),
 }  # fmt: skip
@@ -89,15 +99,62 @@ def changed(method: str, weight: torch.Tensor, p: Tensors, frozen: tuple[torch.T
         first, second = weight.chunk(2, dim=1)  # one group: output i and output i + UNITS / 2
         cosine, sine = (p["road_alpha"] * turn for turn in (p["road_theta"].cos(), p["road_theta"].sin()))
         return torch.cat([first * cosine[:, :, None] - second * sine[:, :, None], second * cosine[:, :, None] + first * sine[:, :, None]], dim=1)
-    if method == "SHIRA":
-        places = torch.randperm(UNITS * HIDDEN, generator=torch.Generator().manual_seed(1))[:24].expand(len(weight), -1)
-        return weight + torch.zeros(len(weight), UNITS * HIDDEN).scatter(1, places, p["shira_weight"]).reshape(weight.shape)
-    if method == "BEFT":
-        return weight
+    if method in LINEAR:
+        return weight + LINEAR[method](p)
+    if method == "SUPERTUNING":
+        return weight.flatten(1).scatter_add(1, _largest(weight), p["supertuning_values"]).reshape(weight.shape) + (
+            p["supertuning_lora_B.weight"] @ p["supertuning_lora_A.weight"]
+        )
+    if method == "BOFT":
+        skew, one = (p["boft_R"] - p["boft_R"].transpose(-1, -2))[:, 0] / 2, torch.eye(4)
+        turns = torch.linalg.solve(one + skew, one - skew)  # Cayley's transform, (networks, blocks, 4, 4)
+        return p["boft_s"] * torch.einsum("nobi,nbij->nobj", weight.reshape(*weight.shape[:2], -1, 4), turns).reshape(weight.shape)
+    if method in ("BEFT", "PVERA"):
+        return weight  # what they change is the output
     if method == "HIRA":
         return weight * (1 + p["hira_B"] @ p["hira_A"])
     sizes = p["delora_A"].norm(dim=2).clamp(min=1e-4) * p["delora_B"].norm(dim=1).clamp(min=1e-4)
     return weight + p["delora_B"] @ (p["delora_A"] / sizes[:, :, None])
+
+
+def _largest(weight: torch.Tensor) -> torch.Tensor:
+    return weight.abs().flatten(1).topk(24, dim=1).indices
+
+
+def _fixed(*shape: int) -> torch.Tensor:
+    """Return numbers that all modules of all networks share, as a projection seed gives them."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def _at_places(values: torch.Tensor) -> torch.Tensor:
+    """Return (networks, UNITS, HIDDEN) with the values at 24 places."""
+    places = torch.randperm(UNITS * HIDDEN, generator=torch.Generator().manual_seed(1))[:24].expand(len(values), -1)
+    return torch.zeros(len(values), UNITS * HIDDEN).scatter(1, places, values).reshape(-1, UNITS, HIDDEN)
+
+
+def _haar(size: int) -> torch.Tensor:
+    """Return one level of Haar's transform, (size, size)."""
+    pairs = torch.eye(size // 2)
+    return torch.cat([torch.kron(pairs, torch.tensor([[1.0, sign]])) for sign in (1, -1)]) / 2**0.5
+
+
+def _circulants(kernel: torch.Tensor) -> torch.Tensor:
+    """Return a weight of circulant blocks, (networks, out, in), from their first columns (networks, out / b, in / b, b)."""
+    size = kernel.shape[3]
+    shifted = torch.stack([kernel.roll(by, 3) for by in range(size)], dim=4)  # (networks, out / b, in / b, row, column)
+    return shifted.permute(0, 1, 3, 2, 4).reshape(len(kernel), kernel.shape[1] * size, -1) / (kernel.shape[2] * size)
+
+
+LINEAR: dict[str, Callable[[Tensors], torch.Tensor]] = {
+    "SHIRA": lambda p: _at_places(p["shira_weight"]),
+    "FOURIERFT": lambda p: 8 * torch.fft.ifft2(_at_places(p["fourierft_spectrum"])).real,
+    "WAVEFT": lambda p: _haar(UNITS).T @ _at_places(p["waveft_spectrum"]) @ _haar(HIDDEN),
+    "C3A": lambda p: _circulants(p["c3a_kernel"]),
+    "RANDLORA": lambda p: torch.einsum(
+        "kor,nrk,ri,nki->noi", _fixed(2, UNITS, RANK), p["randlora_lambda"], _fixed(RANK, HIDDEN), p["randlora_gamma"]
+    ),
+}
+"""Changes of a weight that are linear in the tensor which starts at zero; places and bases are the same for all layers."""
 
 
 def blocks_of_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -132,6 +189,10 @@ def trained(method: str, count: int, *, layers: int = 4, steps: int = 4, rate: f
             prefix = f"layers.{layer}.self_attn.v_proj."
             own = {name[len(prefix) :]: value for name, value in leaves.items() if name.startswith(prefix)}
             made = x @ changed(method, values, own, frozen).transpose(1, 2)
+            if method == "PVERA":  # mean and log variance of what is sampled
+                mean, spread = (own["pvera_lambda_d"][:, None] * (x @ _fixed(HIDDEN, 2 * RANK))).chunk(2, dim=2)
+                sampled = mean + torch.randn_like(mean) * (spread / 2).exp()
+                made = made + own["pvera_lambda_b"][:, None] * (sampled @ frozen[0].T)
             x = x + (made + own["beft_bias"] if method == "BEFT" else made) @ out.transpose(1, 2)
             hidden = torch.nn.functional.gelu(x @ up.transpose(1, 2))
             scale = leaves.get(f"layers.{layer}.mlp.down_proj.ia3_l")
@@ -207,6 +268,8 @@ def _saved(method: str, number: int, params: Tensors, m: Tensors, v: Tensors, st
         "feedforward_modules": ["down_proj"],
         "task_type": "CAUSAL_LM",
     }
+    if method in ("FOURIERFT", "C3A"):
+        config["init_weights"] = True  # these start at random unless asked
     return Saved(raw, Adapter(path="small", file="small", kind="peft", tensors=tensors, config=config), keys)
 
 
