@@ -106,11 +106,10 @@ def _one_factor(places: Sequence[Place], looks: Looks) -> list[Weighed]:
 
     No program makes such an order, and early in a run balance may be as weak: so it is no member of the family, and left open where it looks so.
     """
-    both = [place for place in places if place.zero is not None and place.other is not None]
+    residuals = {place: looks.plain(place).residual for place in places if place.zero is not None and place.other is not None}
+    both = [place for place, residual in residuals.items() if np.isfinite(residual)]
     ranked = [one for each in looks.ranked(both, "other") for one in each]
-    residuals = [residual for place in both if np.isfinite(residual := looks.plain(place).residual)]
-    most = sum(math.log10(one.size) for one in ranked)
-    if most < BALANCE_MOST or float(np.median(residuals)) < UNBALANCED:
+    if sum(math.log10(one.size) for one in ranked) < BALANCE_MOST or np.median([residuals[place] for place in both]) < UNBALANCED:
         return []
     digits = combine.digits(ranked)
     if digits >= BALANCE_LEAST:
