@@ -31,8 +31,8 @@ from ostate.store.plan import index_path
 if TYPE_CHECKING:
     import numpy as np
 
-_SWITCHES = {"params", "param_names", "foreach", "fused", "capturable", "differentiable"}
-"""Keys of a live group that say how a kernel runs, not what was trained."""
+_LISTS = {"params", "param_names"}
+"""Keys of a live group that are no hyperparameters. How its kernel runs (`fused`, `foreach`, …) is one: another kernel rounds otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ def _named(optimizer: Optimizer, parameters: dict[str, NamedParameter], without:
     """Return this process's share: its parameters, and on the first one the names of those `without` state, so that no position is lost."""
     groups = []
     for index, line in enumerate(optimizer.param_groups):
-        hyper = {key: _plain(value, f"group {index}: {key}") for key, value in line.items() if key not in _SWITCHES}
+        hyper = {key: _plain(value, f"group {index}: {key}") for key, value in line.items() if key not in _LISTS}
         members = {p.position or 0: p.name for p in parameters.values() if p.group == index}
         members |= {position: name for name, (group, position) in without.items() if group == index}
         groups.append(Group(index=index, positions=tuple(sorted(members)), names=tuple(members[at] for at in sorted(members)), hyper=hyper))
@@ -255,6 +255,8 @@ def _plain(value: Any, where: str) -> Any:
         raise ProbeError(f"a hyperparameter is {shown(value)}, not one number", where=where, fix="one number a group")
     if isinstance(value, (list, tuple, dict)) and too_deep(value):
         raise ProbeError("a hyperparameter holds values within values without end", where=where, fix="take it out of the optimizer's group")
+    if isinstance(value, (list, tuple)):  # betas may be tensors, so that a captured graph can change them
+        return tuple([_plain(one, where) for one in value])
     return value
 
 
