@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import ostate
+from tests.golden import same
 from tests.golden.make import facts
 from tests.real import case
 
@@ -44,3 +45,11 @@ def test_one_changed_byte_is_seen(room, tmp_path):
 
 def test_there_is_a_golden_file():
     assert GOLDEN
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", same.CASES)
+def test_repair_writes_the_names_and_numbers_that_it_wrote(name, tmp_path):
+    """What else changed, the manifest's words and facts, `python -m tests.golden.same` shows against another checkout."""
+    parts, line = same.difference(json.loads(same.RECORDED.read_text())[name], same.repaired(name, tmp_path / "out.safetensors"))
+    assert parts == [], line
