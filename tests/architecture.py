@@ -49,6 +49,7 @@ REASONS: dict[str, str] = {
     "ostate, in probe": "triton not everywhere",
     "ostate, in core": "digests rarely asked",
     "ostate, in checks": "few states ask",
+    "ostate, in exporters": "numpy, torch there",
     "the standard library": "rarely needed there",
 }
 BEFORE: dict[str, int] = {

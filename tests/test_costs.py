@@ -35,8 +35,8 @@ def checkpoint(folder: Path, *, layers: int, rank: int = 4, wide: int = 64) -> P
     sides = [(torch.randn(wide, 4), torch.randn(4, wide)) for _ in pairs]
     for _ in range(6):
         for (a, b), (left, right) in zip(pairs, sides):
-            gradient = (left + torch.randn_like(left)) @ (right + torch.randn_like(right))
-            a.grad, b.grad = b.detach().T @ gradient, gradient @ a.detach().T
+            tall, flat = left + torch.randn_like(left), right + torch.randn_like(right)  # the gradient of B A is their product
+            a.grad, b.grad = (b.detach().T @ tall) @ flat, tall @ (flat @ a.detach().T)
         optimizer.step()
     folder.mkdir(exist_ok=True)
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ostate import __version__
+from ostate.core.hf_cache import is_repository, local_model, snapshot
 from ostate.errors import OstateError, OutOfMemory
 
 from .failures import INTERRUPTED, TERMINATED, Terminated, end_at_sigterm, say, settle_memory_and_threads
@@ -168,8 +169,6 @@ class _Model(_Path):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        from ostate.core.hf_cache import is_repository, local_model, snapshot
-
         folder = local_model(text)
         if not os.path.exists(folder) and is_repository(text):
             self.fail(f"'{text}' is neither a path nor a model in the local Hugging Face cache (looked at {snapshot(text)}).", param, ctx)

@@ -7,12 +7,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import EPIPE
+from threading import Timer
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
 
 from ostate.core.quiet import SHOW_ALL
 from ostate.errors import MOST_REASONS, OstateError
+from ostate.report.text import plain, printable
+
+from .watch import Watch
 
 if TYPE_CHECKING:
     from ostate.report.blocks import Block
@@ -109,15 +113,11 @@ def say(blocks: list[Block], *, err: bool = False) -> None:
 
         write(rendered(blocks, width=_columns(), colour=wants_colour(stream), most=most).rstrip("\n"), err=err)
     else:
-        from ostate.report.text import plain
-
         write("\n".join(plain(blocks, most=most)), err=err)
 
 
 def say_error(error: OstateError, cause: Exception | None = None, *, exit_code: int = 3) -> None:
     """Print what, where, why and fix to stderr, under `-v` also the traceback of `cause`, or its own; under `--json` also a document to stdout."""
-    from ostate.report.text import printable
-
     mark = click.style("Error:", fg="red", bold=True) if wants_colour(sys.stderr) else "Error:"
     most = len(error.why) if loudness() > 0 else MOST_REASONS
     rows = [(f"{mark} ", _cut(printable(error.what)))]
@@ -199,10 +199,6 @@ def progress(title: str, *, unit: str = "bytes") -> Iterator[Step | None]:
     if loudness() < 0 or sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
         return
-    from threading import Timer
-
-    from .watch import Watch
-
     watch = Watch(title, unit)
     timer = Timer(_PATIENCE, watch.draw)
     timer.daemon = True

@@ -108,6 +108,11 @@ def lost_packing(state: NamedState) -> Iterator[Finding]:
         yield Finding(rule="export-packing-lost", severity="warning", text=text)
 
 
+ADAMW_SLOTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+AUTO8BIT_SLOTS = ("exp_avg", "exp_avg_sq", "s", "p0", "lr_mask")
+"""What ai-toolkit's own optimizers keep as an `Auto8bitTensor` where they keep any."""
+TORCHAO = ("torchao-8bit", "torchao-4bit")
+"""torchao's packings, as `decoded_from` has them."""
 MARKS = frozenset({"bitsandbytes", "torchao", "torchao_block", "auto8bit"})
 """Values that only say who packed an entry."""
 CARRIED = frozenset({"lr", "initial_lr", "betas", "eps", "weight_decay", "amsgrad"})

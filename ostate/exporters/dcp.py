@@ -20,7 +20,7 @@ from ostate.errors import ExportError
 from ostate.read.quantized import BNB_SLOTS, BNB_WRAPPED
 
 from .base import Exporter, ExportOptions
-from .own import adamw_numbered, own_numbered, packed_slots
+from .own import adamw_numbered, own_numbered, packings_of
 from .pickling import Call, Global
 from .tensors import with_tensors
 from .torch_file import losses
@@ -56,7 +56,7 @@ def refuse(state: NamedState, export_options: ExportOptions) -> None:
         ExportError: torchao is not installed; or torch's AdamW cannot go on from the state.
     """
     refuse_for_torch(state, export_options)
-    packed = {kind for kind, _, _ in packed_slots(state)} if export_options.taken_as == "own" else set()
+    packed = packings_of(state) if export_options.taken_as == "own" else set()
     if any(kind.startswith("torchao") for kind in packed) and importlib.util.find_spec("torchao") is None:
         raise ExportError("these moments are torchao's tensors in a distributed checkpoint, and torchao is not installed", fix="install torchao")
 

@@ -6,11 +6,8 @@ it, as in a run saved with `exclude_frozen_parameters`: load it with `load_modul
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from ostate.core import system
 from ostate.core.extras import needed
@@ -20,11 +17,8 @@ from ostate.core.tensors import Slot
 from ostate.errors import ExportError
 
 from .base import Exporter, ExportOptions, groups_of, lost_packing, lost_scalars, lost_slots
-from .tensors import tensor
 
 KEPT = ("exp_avg", "exp_avg_sq")
-READ_AT = "0.19.8"
-"""The release whose layout this is; DeepSpeed asks every checkpoint for one."""
 
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
@@ -34,83 +28,13 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
         ExportError: names that differ in capitals alone, where these do not count.
     """
     with needed("a DeepSpeed checkpoint"):
-        import torch  # noqa: F401
+        from .universal_files import write_files
 
-    chosen = groups_of(state)
     (place / "zero").mkdir(parents=True)
-    if system.folds_case(place) and len({name.casefold() for group in chosen for name in group}) < sum(map(len, chosen)):
+    names = state.parameters
+    if system.folds_case(place) and len({name.casefold() for name in names}) < len(names):
         raise ExportError("two names differ in capitals alone, and would be one file here", fix="write where capitals count, or --rename one")
-    for name in (name for group in chosen for name in group):
-        _write_one(state, place / "zero", name, export_options)
-    groups: list[dict[str, Any]] = [{**group.hyper, "params": [index]} for index, group in enumerate(state.groups)]
-    made = {"zero_stage": 1, "ds_version": READ_AT, "param_groups": groups, "optimizer_state_dict": _for_stage_3(state, groups)}
-    _save(made, place / "zero" / "optimizer_state.pt")
-    states = _model_states(state, chosen, export_options)
-    _save(states, place / "mp_rank_00_model_states.pt")
-    _save({**states, "module": OrderedDict()}, place / "zero_pp_rank_0_mp_rank_00_model_states.pt")
-
-
-def _save(value: Any, path: Path) -> None:
-    """Write one of torch's files. Through memory: where the disk is full, torch's own writer does not say so.
-
-    Raises:
-        OSError: the disk.
-    """
-    import torch
-
-    buffer = BytesIO()
-    torch.save(value, buffer)
-    with path.open("xb") as file:
-        file.write(buffer.getbuffer())
-
-
-def _for_stage_3(state: NamedState, groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what ZeRO-3 reads in place of each parameter's step and each group's settings: those of the first group, for all.
-
-    Read at deepspeed 0.19.8, runtime/zero/stage3.py `load_hp_checkpoint_state_from_checkpoint_dir_stage3`.
-    """
-    import torch
-
-    step = torch.tensor(_last_step(state))
-    return {"state": {index: {"step": step} for index in range(len(groups))}, "param_groups": groups}
-
-
-def _last_step(state: NamedState) -> float:
-    return max((parameter.step for parameter in state.parameters.values() if parameter.step is not None), default=0.0)
-
-
-def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], export_options: ExportOptions) -> dict[str, Any]:
-    """Return what the engine reads first: weights, shapes by group, and its counters."""
-    import torch
-
-    empty: dict[str, Any] = dict.fromkeys(
-        ("optimizer", "lr_scheduler", "data_sampler", "random_ltd", "frozen_param_shapes", "frozen_param_fragments")
-    )
-    return {
-        **empty,
-        "module": OrderedDict((name, tensor(_weights(export_options)[name])) for group in chosen for name in group),
-        "buffer_names": [],
-        "param_shapes": [OrderedDict((name, torch.Size(state.parameters[name].shape)) for name in group) for group in chosen],
-        "shared_params": {},
-        "skipped_steps": 0,
-        "global_steps": int(_last_step(state)),
-        "global_samples": 0,
-        "dp_world_size": 1,
-        "mp_world_size": 1,
-        "ds_config": {},
-        "ds_version": READ_AT,
-    }
-
-
-def _write_one(state: NamedState, zero: Path, name: str, export_options: ExportOptions) -> None:
-    import torch
-
-    parameter = state.parameters[name]
-    folder = zero / name
-    folder.mkdir()
-    for file, values in {"fp32": tensor(_weights(export_options)[name]).float(), **{slot: tensor(parameter.slots[slot]) for slot in KEPT}}.items():
-        _save({"cat_dim": 0, "param": values}, folder / f"{file}.pt")
-    _save(torch.tensor(parameter.step), folder / "step.pt")
+    write_files(state, place, groups_of(state), export_options.weights or {})
 
 
 def _weights(export_options: ExportOptions) -> Mapping[str, Slot]:

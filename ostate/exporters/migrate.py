@@ -4,99 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 from ostate.core.names import by_spelling, place_in_model, twins
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding, Group
-from ostate.core.tensors import CHUNK, Slot
+from ostate.core.tensors import Slot
 from ostate.errors import ExportError
 from ostate.optimizers.slots import SECOND_MOMENT_SLOTS, row_of, weights_slot
 
 from .base import MARKS
 from .target import Target, shapes_unknown
 
-if TYPE_CHECKING:
-    import numpy as np
-
 New = Literal["absent", "zeros", "cold-step", "sibling"]
 """What a new parameter gets: no entry (torch makes one at its first step), zero moments at step 0, zero moments at the step of the
 others, or zero momentum with the mean second moment of its nearest parameter."""
 _LAYER = re.compile(r"\.(\d{1,18})\.", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class ConstantSlot:
-    """One number all over a shape. Satisfies `Slot`."""
-
-    shape: tuple[int, ...]
-    value: float = 0.0
-    encoding: str = "plain"
-    dtype: str = "F32"
-
-    def read(self) -> np.ndarray:
-        """Return the values, float32."""
-        import numpy as np
-
-        return np.full(self.shape, self.value, np.float32)
-
-    def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:
-        """Yield the values flat, a bounded number at a time."""
-        import numpy as np
-
-        left = math.prod(self.shape)
-        while left > 0:
-            yield np.full(min(elements, left), self.value, np.float32)
-            left -= elements
-
-    def with_shape(self, shape: tuple[int, ...]) -> ConstantSlot:
-        """Return the same under another shape."""
-        return replace(self, shape=shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Resized:
-    """Another slot's numbers in a larger or smaller box: cut at the end, or followed by zeros. Satisfies `Slot`."""
-
-    source: Slot
-    shape: tuple[int, ...]
-
-    @property
-    def encoding(self) -> str:
-        """Always `plain`."""
-        return "plain"
-
-    @property
-    def dtype(self) -> str:
-        """Always F32."""
-        return "F32"
-
-    def read(self) -> np.ndarray:
-        """Return the values, float32."""
-        import numpy as np
-
-        out = np.zeros(self.shape, np.float32)
-        box = tuple(slice(min(a, b)) for a, b in zip(self.shape, self.source.shape))
-        out[box] = self.source.read()[box]
-        return out
-
-    def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:
-        """Yield the values flat, in C order."""
-        flat = self.read().reshape(-1)
-        for at in range(0, flat.size, elements):
-            yield flat[at : at + elements]
-
-    def with_shape(self, shape: tuple[int, ...]) -> Slot:
-        """Refuse: a box has its shape.
-
-        Raises:
-            ExportError: the shape is another.
-        """
-        if shape != self.shape:
-            raise ExportError(f"a resized slot of shape {self.shape} cannot become {shape}")
-        return self
 
 
 def migrate(
@@ -244,6 +169,8 @@ def _kept(parameter: NamedParameter, name: str, target: Target, fates: dict[str,
             fix="rename it with --rename, and pass --new absent",
         )  # fmt: skip
     fates["grown" if grown else "cut"].append(name)
+    from .made_slots import Resized
+
     return replace(own, shape=shape, slots={slot: Resized(value, shape) for slot, value in parameter.slots.items()})
 
 
@@ -266,6 +193,8 @@ def _new(name: str, target: Target, there: Mapping[str, NamedParameter], new: Ne
         )
     steps = sorted(parameter.step for parameter in there.values() if parameter.step is not None)
     step = 0.0 if new == "zeros" or not steps else steps[len(steps) // 2]
+    from .made_slots import ConstantSlot
+
     filled: dict[str, Slot] = {slot: ConstantSlot(shape) for slot in slots}
     if new == "sibling":
         if nearest is None:

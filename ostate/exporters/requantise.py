@@ -11,12 +11,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
 
 from ostate.core.tensors import CHUNK, Slot
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Table = Literal["dynamic", "udynamic", "dynamic4", "linear4", "int8"]
 _ULPS = (0, -1, 1, -2, 2)
@@ -30,8 +29,6 @@ def table_of(name: Table) -> np.ndarray:
     `dynamic` and `udynamic` are bitsandbytes' and torchao's signed and unsigned maps of 256 entries (Dettmers et al. 2015, arXiv 1511.04561;
     bitsandbytes/functional.py, create_dynamic_map), `dynamic4` and `linear4` torchao's of 16, `int8` the whole numbers from -127 to 127.
     """
-    import numpy as np
-
     if name == "int8":
         return np.arange(-127, 128, dtype=np.float32)
     if name == "linear4":
@@ -48,8 +45,6 @@ def table_of(name: Table) -> np.ndarray:
 
 def _linspace(start: float, end: float, count: int) -> np.ndarray:
     """As torch.linspace in float32: from both ends, each product added before it is rounded (aten/src/ATen/native/cpu/RangeFactoriesKernel.cpp)."""
-    import numpy as np
-
     first, last = np.float64(np.float32(start)), np.float64(np.float32(end))
     step = np.float64((np.float32(end) - np.float32(start)) / np.float32(count - 1))
     at = np.arange(count)
@@ -68,8 +63,6 @@ def encode(values: np.ndarray, table: np.ndarray, block: int) -> tuple[np.ndarra
         codes: uint8, one an element: the entry of the table.
         scales: float32, one a block.
     """
-    import numpy as np
-
     count = -(-values.size // block)
     rows = np.zeros((count, block), np.float32)
     rows.reshape(-1)[: values.size] = values
@@ -94,8 +87,6 @@ def encode(values: np.ndarray, table: np.ndarray, block: int) -> tuple[np.ndarra
 
 
 def _nearest(rows: np.ndarray, scales: np.ndarray, table: np.ndarray) -> np.ndarray:
-    import numpy as np
-
     scaled = np.divide(rows, scales[:, None], out=np.zeros_like(rows), where=scales[:, None] != 0)
     middle = (table[1:] + table[:-1]) / np.float32(2)
     return np.asarray(np.searchsorted(middle, scaled, side="right"), np.uint8)
@@ -103,14 +94,10 @@ def _nearest(rows: np.ndarray, scales: np.ndarray, table: np.ndarray) -> np.ndar
 
 def _decodes(codes: np.ndarray, scales: np.ndarray, table: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return for each block whether its codes decode to its numbers exactly."""
-    import numpy as np
-
     return np.asarray((table.take(codes) * scales[:, None] == rows).all(axis=1))
 
 
 def _moved(values: np.ndarray, ulps: int) -> np.ndarray:
-    import numpy as np
-
     return (values.astype(np.float32).view(np.int32) + np.int32(ulps)).view(np.float32)
 
 
@@ -125,8 +112,6 @@ class CodeTable:
 
     def blocks(self, source: Slot) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (numbers, codes, scales) of whole blocks, a bounded number at a time."""
-        import numpy as np
-
         table, left = table_of(self.table), np.zeros(0, np.float32)
         for chunk in source.chunks(max(1, CHUNK // self.block) * self.block):
             values = np.concatenate([left, chunk.astype(np.float32, copy=False)]) if left.size else chunk.astype(np.float32, copy=False)
@@ -139,8 +124,6 @@ class CodeTable:
 
     def error(self, source: Slot) -> float:
         """Return the largest |decoded - number| over the largest number of its block; 0 where all are reproduced bit for bit."""
-        import numpy as np
-
         worst = 0.0
         for values, codes, scales in self.blocks(source):
             spread = np.repeat(scales, self.block)[: values.size]
@@ -165,8 +148,6 @@ class Codes:
 
     def read(self) -> np.ndarray:
         """Return all codes."""
-        import numpy as np
-
         return np.concatenate([*self.chunks(), np.zeros(0, np.uint8)]).reshape(self.shape)
 
     def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:  # noqa: ARG002
@@ -195,8 +176,6 @@ class Scales:
 
     def read(self) -> np.ndarray:
         """Return all scales."""
-        import numpy as np
-
         return np.concatenate([*self.chunks(), np.zeros(0, np.float32)])
 
     def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:  # noqa: ARG002
@@ -254,8 +233,6 @@ class Stacked:
 
     def read(self) -> np.ndarray:
         """Return all layers."""
-        import numpy as np
-
         return np.stack([layer.read() for layer in self.layers])
 
     def chunks(self, elements: int = CHUNK) -> Iterator[np.ndarray]:

@@ -43,7 +43,7 @@ class AdamPreconditioner(Preconditioner):
         guards = replace(more.pop("guards", None) or Guards(), identity_if_coverage_below=settings.identity_preconditioner_if_coverage_below)
         self.config = config
         super().__init__(optimizer, logger, more.pop("checkpoint_step", settings.checkpoint_step), guards=guards, **more)
-        self.eps, self.beta2 = self._items[0].eps, self._items[0].betas[1]
+        self.eps, self.beta2 = self.items[0].eps, self.items[0].betas[1]
 
     def apply_preconditioner_to_params(self, param_gradients: Iterable[tuple[Tensor, Tensor | None]]) -> list[Tensor | None]:
         """Return the preconditioned gradients of (parameter, gradient) pairs, in order; None where there is no gradient."""
@@ -54,10 +54,10 @@ class AdamPreconditioner(Preconditioner):
     def get_preconditioner_stats(self) -> dict[str, Any]:
         """Return statistics of v and of the guarded scale over all elements, as plain numbers, beside those of `stats()`."""
         scale = torch.cat([flat.to(torch.float64).cpu() for flat in self.scale])
-        held = [v for item in self._items if (v := item.second()) is not None]
+        held = [v for item in self.items if (v := item.second()) is not None]
         v = torch.cat([values.reshape(-1).to(torch.float64).cpu() for values in held]) if held else torch.zeros(0, dtype=torch.float64)
         return {
-            "num_params": len(self._items),
+            "num_params": len(self.items),
             **{f"v_{which}": number for which, number in _of(v).items()},
             **{f"preconditioner_{which}": number for which, number in _of(scale).items()},
             "eps": self.eps,

@@ -18,7 +18,7 @@ from ostate.cli import main
 from ostate.cli.export import LAYOUTS
 from ostate.errors import ExportError, ReadError
 from ostate.exporters import EXPORTERS
-from ostate.exporters.migrate import ConstantSlot
+from ostate.exporters.made_slots import ConstantSlot
 from ostate.store.validating import schema
 from tests import real
 from tests.records import replace

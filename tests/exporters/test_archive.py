@@ -16,7 +16,7 @@ from ostate import read as formats
 from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ExportError, ReadError
 from ostate.exporters import archive
-from ostate.exporters.migrate import ConstantSlot
+from ostate.exporters.made_slots import ConstantSlot
 from ostate.exporters.pickling import kind_of
 from ostate.exporters.tensors import Number, numbered, with_tensors
 from ostate.exporters.v_hat import Divided

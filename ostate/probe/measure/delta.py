@@ -127,7 +127,7 @@ def _sums(pre: AdamPreconditioner, xbar: Gradients, ybar: Gradients) -> dict[str
     device = layout.buffers[0].device
     total = torch.zeros(len(_SUMS), dtype=torch.float64, device=device)
     broken = torch.zeros(len(layout.members), dtype=torch.float64, device=device)
-    for at, (member, item) in enumerate(zip(layout.members, pre._items)):
+    for at, (member, item) in enumerate(zip(layout.members, pre.items)):
         start, size = member.start, member.stop - member.start
         whole = pre.updated(member, ys[member.buffer][start : member.stop]) if pre.form != "frozen" else None
         out = diagonal.is_identity(at, pre.form)

@@ -141,15 +141,15 @@ class AdamPreconditioner:
             ProbeError: `fallback="raise"` and a second moment that cannot be trusted.
         """
         self._stale = True  # also where what follows refuses: a scale half written is never used
-        self._items = items if items is not None else self._moments()
-        if [(item.name, item.place.shape) for item in self._items] != [(member.name, member.shape) for member in self.layout.members]:
+        self.items = items if items is not None else self._moments()
+        if [(item.name, item.place.shape) for item in self.items] != [(member.name, member.shape) for member in self.layout.members]:
             what = "the optimizer's parameters are no longer those that this preconditioner was made for"
             raise ProbeError(what, where=type(self.optimizer).__name__, fix="make a new AdamPreconditioner")
         into = self._diagonal.scale if self._diagonal is not None else None
-        self._diagonal = build(self._items, self.layout, self.ranks, self.guards, _PRECISION[self.precision], into)
+        self._diagonal = build(self.items, self.layout, self.ranks, self.guards, _PRECISION[self.precision], into)
         self._stale = False
         self._stats: dict[str, Any] | None = None
-        self.findings: tuple[Finding, ...] = (*self._of_state, *findings_of(self._diagonal, self.guards), *moments.findings(self._items))
+        self.findings: tuple[Finding, ...] = (*self._of_state, *findings_of(self._diagonal, self.guards), *moments.findings(self.items))
         loud = [finding for finding in self.findings if finding.severity != "note" and finding.rule not in self._warned]
         for finding in loud:
             self._warned.add(finding.rule)
@@ -322,7 +322,7 @@ class AdamPreconditioner:
         at = self.layout.index[member.name]
         if self.form == "frozen" or diagonal.is_identity(at, self.form):
             return flat.to(torch.float64) * diagonal.scale[member.buffer][member.start : member.stop]
-        item = self._items[at]
+        item = self.items[at]
         if not item.adam:
             raise ProbeError(f"form {self.form!r} is Adam's, and this state is {item.optimizer}'s", where=item.name, fix='form="frozen"')
         v = item.read("exp_avg_sq")
@@ -351,7 +351,7 @@ class AdamPreconditioner:
         if self.form == "frozen" and not self.ranks.groups:
             return sum(float(triple_dot(x, scale, g)) for x, scale, g in zip(xs, self.scale, gs))
         total = torch.zeros((), dtype=torch.float64, device=self.layout.buffers[0].device)
-        for member, item in zip(self.layout.members, self._items):
+        for member, item in zip(self.layout.members, self.items):
             run = slice(member.start, member.stop)
             left, right = xs[member.buffer][run], gs[member.buffer][run]
             if self.form == "frozen":
@@ -365,7 +365,7 @@ class AdamPreconditioner:
         """Return what is known of this preconditioner as plain floats and ints, ready for a logger (the parts by kind and the worst are nested)."""
         diagonal = self.diagonal
         if self._stats is None:
-            self._stats = describe(diagonal, self._items, self.layout, self.ranks)
+            self._stats = describe(diagonal, self.items, self.layout, self.ranks)
         return {**self._stats, "overflowed": self._overflowed}
 
     get_stats = stats
