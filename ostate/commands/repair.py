@@ -21,7 +21,7 @@ from ostate.ordering.join import named_state
 from ostate.ordering.live_form import with_live_form
 from ostate.ordering.name_form import NameForm, by_key
 from ostate.read import adapters, named_file
-from ostate.read.fitting import fitted
+from ostate.read.fitting import SCALED, fitted
 from ostate.read.weights import Candidates, base_weights, candidates, own_weights
 
 from . import choosing, unproven
@@ -303,7 +303,7 @@ def _untested_reason(adapter: Adapter | None, options: Options, near: Sequence[s
     if not options.evidence:
         return "--no-evidence was given"
     if adapter is not None:
-        return None
+        return adapter.facts.get(SCALED)  # no factor stands in the file as it was trained
     listed = f"; weight files nearby: {', '.join(near[:MOST_LISTED])}" if near else ""
     return f"no adapter was found{listed}"
 

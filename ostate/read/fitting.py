@@ -6,6 +6,7 @@ PEFT converts a PiSSA or OLoRA adapter to a plain one of rank 2r: the trained fa
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,11 +20,19 @@ from ostate.core.tensors import TensorRef
 Shape = tuple[int, ...]
 FITTED = "fitted"
 """Key of `Adapter.facts`: a sentence on what was cut."""
+SCALED = "scaled"
+"""Key of `Adapter.facts`: a sentence on tensors that were not trained as they stand in the file."""
+_SCALED = re.compile(r"\.(?:lora_up\.weight|hada_w1_a|lokr_w1(?:_a)?)$")
+"""What LyCORIS multiplies by a module's scalar when it saves (lycoris/modules/*.py, `custom_state_dict`)."""
 
 
 def fitted(adapter: Adapter, raw: RawState) -> Adapter:
     """Return the adapter with its tensors cut to the state's shapes where it was converted or resized after training, else the adapter itself."""
     there = Counter(entry.shape for entry in raw.entries if entry.has_state and entry.shape is not None and not entry.flat)
+    scaled = sum(_SCALED.search(key) is not None for key in adapter.tensors)
+    if there[()] and there[()] == scaled and not any(key.endswith(".scalar") for key in adapter.tensors):
+        text = f"{there[()]} scalars were trained (LyCORIS, use_scalar), and the file holds factors times them"
+        return replace(adapter, facts={**adapter.facts, SCALED: text})
     held = Counter(ref.shape for ref in adapter.tensors.values())
     if not there - held:
         return adapter

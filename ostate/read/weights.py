@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ostate.core.files import is_folder
 from ostate.core.named_file import named_alone
+from ostate.core.names import COMPONENTS
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
@@ -197,5 +198,16 @@ def own_weights(raw: RawState, adapter: Adapter, live_name: Callable[[str], str]
 
 
 def base_weights(base: str) -> Mapping[str, TensorRef] | None:
-    """Return the base model's own tensors by name, when the folder holds them; None for a bare configuration."""
-    return read_adapter(base).tensors if os.path.isdir(base) and adapter_files.holds_model(base) else None
+    """Return the base model's own tensors by name, when the folder holds them; None for a bare configuration.
+
+    Of a pipeline the tensors of every component that has weights, with its folder in front, and without where no other component has the name.
+    """
+    if not os.path.isdir(base):
+        return None
+    if adapter_files.holds_model(base):
+        return read_adapter(base).tensors
+    parts = {word: read_adapter(folder).tensors for word in COMPONENTS if adapter_files.holds_model(folder := os.path.join(base, word))}
+    count = Counter(key for own in parts.values() for key in own)
+    found = {f"{word}.{key}": ref for word, own in parts.items() for key, ref in own.items()}
+    found.update({key: ref for own in parts.values() for key, ref in own.items() if count[key] == 1})
+    return found or None

@@ -12,8 +12,10 @@ from ostate.core.names import is_tuned, strip_wrappers
 from ostate.core.naming import Adapter, Claim, Question
 
 from ..grouping.refute import Refused, refused
+from ..keys import live_name
 from .from_keys import claims_of_keys, trained_keys
 from .module_orders import PLACES
+from .rebuilt.older_names import saved_apart
 
 _FIRST = frozenset(word for row in PLACES[:2] for word in row)
 _LAST = frozenset(PLACES[-1]) | {"pre_classifier", "pooler"}
@@ -22,12 +24,33 @@ _LAST = frozenset(PLACES[-1]) | {"pre_classifier", "pooler"}
 def adapter_order(question: Question) -> tuple[list[Claim], list[Refused]]:
     """Return the order of the file's own keys, cut by every trainer's rule; nothing for a file that sorts its keys."""
     adapter = question.adapter
+    if adapter is not None and adapter.kind == "model" and not adapter.ordered:
+        return _only_of_their_shapes(question, adapter)
     if adapter is None or not adapter.ordered:
         return [], []
     keys = definition_order(trained_keys(adapter), adapter)
     if isinstance(keys, str):
         return [], [refused("adapter-order", "key order of the adapter file", keys)]
     return claims_of_keys("adapter-order", "key order of the adapter file", keys, question)
+
+
+def _only_of_their_shapes(question: Question, adapter: Adapter) -> tuple[list[Claim], list[Refused]]:
+    """Name the positions of a model trained in part by shape alone, where no two of them and no two tensors of the file have the shape of one.
+
+    Textual inversion is such a case: one embedding in a whole text encoder.
+    """
+    entries, tensors = question.raw.entries, adapter.tensors
+    held: dict[tuple[int, ...], list[str]] = {}
+    for key, ref in tensors.items():
+        held.setdefault(ref.shape, []).append(key)
+    shapes = [entry.shape or () for entry in entries if not entry.flat]
+    alone = [held.get(shape, []) for shape in shapes]
+    one_each = len(set(shapes)) == len(entries) and all(len(keys) == 1 for keys in alone)
+    if len(entries) >= len(tensors) or not one_each or not any(len(shape) > 1 for shape in shapes) or saved_apart(adapter):
+        return [], []
+    keys = tuple(found[0] for found in alone)
+    names = tuple(live_name(key, adapter) for key in keys)
+    return [Claim(source="adapter-order", rule="the only tensors of their shapes in the weights file", names=names, keys=keys)], []
 
 
 def definition_order(keys: Sequence[str], adapter: Adapter) -> list[str] | str:
