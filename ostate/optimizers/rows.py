@@ -334,6 +334,11 @@ OTHERS = {
         marks=("clip_threshold", "beta2"), lacks=("decay_rate", "betas"), moment="factored",
         caution="each element has a learning rate of its own beside it", source="toolkit/optimizers/automagic.py",
     ),
+    "spam": OptimizerSpec(
+        classes="SPAM (pytorch_optimizer)", slots=(*ADAM, "mask"), always=("exp_avg_sq", "mask"), step="group:step", moment="uncorrected",
+        caution="its moments begin anew every update_proj_gap steps (500 by default), which the step beside them does not count",
+        source="pytorch_optimizer/optimizer/spam.py",
+    ),
     "muon_adam": OptimizerSpec(
         classes="Muon with Adam for some groups (use_muon)", slots=(*ADAM, "momentum_buffer"), marks=("use_muon",), step="entry,group:step",
         moment="adam", decay="unknown", caution="the matrices of its Muon groups have no second moment", source="muon.py",

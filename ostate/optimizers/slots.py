@@ -81,6 +81,7 @@ SLOTS: dict[str, SlotSpec] = {
     "alphak": SlotSpec("second_moment"),
     "sk": SlotSpec("other"),
     "lr_mask": SlotSpec("scale", marks="anywhere"),
+    "mask": SlotSpec("other"),
     "last_polarity": SlotSpec("other"),
     "sign_history": SlotSpec("other", "other"),
     "step_size": SlotSpec("scale"),

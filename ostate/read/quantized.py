@@ -15,7 +15,7 @@ from ostate.core.state import Hyper
 from ostate.core.tensors import CHUNK, ITEMSIZE, Fields, Part, Slot, TensorRef
 from ostate.errors import ReadError
 from ostate.optimizers import OPTIMIZERS
-from ostate.optimizers.slots import SINGLE_NUMBERS
+from ostate.optimizers.slots import MOMENT_SLOTS, SINGLE_NUMBERS
 
 from .flat_buffers import Cut
 from .pickle.globals import Inert
@@ -144,7 +144,25 @@ def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
             scalars[key] = value
         else:
             _put(key, value, slots, scalars)
-    return slots, scalars
+    return (_unmasked(slots) if "mask" in slots else slots), scalars
+
+
+def _unmasked(slots: dict[str, Slot]) -> dict[str, Slot]:
+    """Return SPAM's moments in their parameter's shape: they are kept as the run of the elements that its mask lets through.
+
+    Raises:
+        ReadError: the mask leaves some out, so that the moments are of a random part of the parameter.
+    """
+    shape = slots["mask"].shape
+    runs = {name: slot for name, slot in slots.items() if len(slot.shape) == 1 and name in MOMENT_SLOTS}
+    if len(shape) != 2 or not runs:
+        return slots
+    if any(slot.shape[0] != math.prod(shape) for slot in runs.values()):
+        raise ReadError(
+            "the moments are of a random part of each matrix, which a mask beside them draws anew (SPAM with density below 1)",
+            fix="take a few hundred steps with AdamW from this checkpoint, and use the state they leave",
+        )
+    return {name: slot.with_shape(shape) if name in runs else slot for name, slot in slots.items()}
 
 
 def _refuse_endless(entry: Stored) -> None:

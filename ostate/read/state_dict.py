@@ -162,6 +162,9 @@ def _by_position(state: Mapping[Any, Any], groups: list[dict[str, Any]], keys: l
     """
     known = set(keys)
     stray = [key for key in state if key not in known]
+    counters = [key for key in stray if type(key) is str and type(state[key]) in (int, float)]
+    if stray and len(counters) == len(stray) and len(state) > len(stray):
+        return {key: entry for key, entry in state.items() if key in known}  # SPAM of pytorch_optimizer counts its steps there
     if not stray:
         return state
     if not set(state) & known and len(groups) == 1 and len(stray) == len(keys) and all(type(key) is str for key in stray):

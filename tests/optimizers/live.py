@@ -66,7 +66,7 @@ def read(state_dict: dict[str, Any], folder: Path) -> Found:
     torch.save(state_dict, path)
     stored = torchsave.load(str(path)).value
     hyper = {key: value for group in stored["param_groups"] for key, value in group.items() if key != "params"}
-    decoded = [encodings.slots_of(entry, hyper) for entry in stored["state"].values()]
+    decoded = [encodings.slots_of(entry, hyper) for entry in stored["state"].values() if isinstance(entry, dict)]  # SPAM counts beside them
     slots = {name for entry, _ in decoded for name in entry}
     scalars = {name for _, entry in decoded for name in entry}
     return Found([entry for entry, _ in decoded], [entry for _, entry in decoded], hyper, recognise(slots, hyper, scalars))

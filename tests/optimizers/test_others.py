@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import pytorch_optimizer as po
 import torch
 
 import ostate
 from ostate.checks.context import structure_of
 from ostate.checks.structure import optimizer_not_recognised
+from ostate.errors import ReadError
 from ostate.optimizers import OPTIMIZERS, step_of
 from ostate.optimizers.moments import second_moment
 from ostate.optimizers.slots import first_moment
@@ -43,6 +45,17 @@ def test_what_a_trainer_writes_itself_is_known(row, rewrite, group, tmp_path):
     raw = ostate.inspect(str(tmp_path / "optimizer.pt")).raw
     assert raw.optimizer == row
     assert all(entry.shape == shape for entry, shape in zip(raw.entries, ((70, 64), (64, 70), (5, 3), (7,))) if row != "automagic" or len(shape) > 1)
+
+
+def test_spams_moments_are_read_in_the_shape_of_its_mask_or_refused_where_the_mask_leaves_some_out(tmp_path):
+    whole, part = run(po.SPAM), run(lambda parameters: po.SPAM(parameters, density=0.5))
+    torch.save(whole.optimizer.state_dict(), tmp_path / "optimizer.pt")
+    entry = ostate.inspect(str(tmp_path / "optimizer.pt")).raw.entries[0]
+    assert entry.shape == (70, 64)
+    assert np.array_equal(next(entry.slots["exp_avg_sq"].chunks(70 * 64)).ravel(), whole.optimizer.state[whole.params[0]]["exp_avg_sq"].numpy())
+    torch.save(part.optimizer.state_dict(), tmp_path / "optimizer.pt")
+    with pytest.raises(ReadError, match="a random part of each matrix"):
+        ostate.inspect(str(tmp_path / "optimizer.pt"))
 
 
 def test_an_auto8bit_tensor_is_its_numbers_times_its_scale_bit_for_bit(tmp_path):
