@@ -32,6 +32,7 @@ from .cuts import (
     trainer,
     unsloth,
 )
+from .layer_pairs import by_layer
 from .norms import Span, Version
 
 
@@ -114,6 +115,7 @@ FURTHER = (
     Rule(name="sd-scripts with block_lr", split=by_block(plus=False), source="sd-scripts networks/lora.py, get_block_index"),
     Rule(name="sd-scripts with block_lr and LoRA+", split=by_block(plus=True), source="sd-scripts networks/lora.py, get_block_index"),
     Rule(name="one group for each parameter", split=each_alone, source="torch.optim, by its users"),
+    Rule(name="groups for each layer", split=by_layer, source="timm optim/_param_groups.py, param_groups_layer_decay; BEiT optim_factory.py"),
     Rule(name="matrices before the rest (Muon)", split=once(muon), groups=1, source="LLaMA-Factory train/trainer_utils.py, Muon", guess=True),
     Rule(name="two groups by hand", split=late, groups=2, source="torch.optim.Optimizer.add_param_group", guess=True),
     Rule(name="groups of neighbours", split=in_runs, source="by its users: a rate for each layer or stage", guess=True),
