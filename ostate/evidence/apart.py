@@ -331,10 +331,10 @@ def is_tail(shares: Array) -> bool:
 
 def _by_residual(live: Sequence[Place], residuals: Sequence[float]) -> set[int]:
     values = np.array(residuals)
-    told = np.isfinite(values)
-    if told.sum() < 3 or np.median(values[told]) > RELATED:
+    finite = np.isfinite(values)
+    if finite.sum() < 3 or np.median(values[finite]) > RELATED:
         return set()
     logs = -np.log(values + 1e-3)
-    middle = float(np.median(logs[told]))
-    scale = max(1.4826 * float(np.median(np.abs(logs[told] - middle))), 0.15)
+    middle = float(np.median(logs[finite]))
+    scale = max(1.4826 * float(np.median(np.abs(logs[finite] - middle))), 0.15)
     return {place.module for place, value, log in zip(live, values, logs) if value > UNRELATED and middle - log > 4 * scale}

@@ -191,10 +191,10 @@ def silent_reason(adapter: Adapter) -> str:
 
 def method_of(adapter: Adapter) -> str:
     """Return the adapter's method as PEFT calls it; where no configuration tells, by the words of LyCORIS' keys, which are PEFT's."""
-    told = adapter.config.get("peft_type")
+    method_named = adapter.config.get("peft_type")
     words = {"LOHA": ".hada_w1_a", "LOKR": ".lokr_w"}
-    found = None if told else next((method for method, word in words.items() if any(word in key for key in adapter.tensors)), None)
-    return found or str(told or "LORA").upper()
+    found = None if method_named else next((method for method, word in words.items() if any(word in key for key in adapter.tensors)), None)
+    return found or str(method_named or "LORA").upper()
 
 
 def units_of(adapter: Adapter, *, previous: Adapter | None = None) -> list[Unit]:

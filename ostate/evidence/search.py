@@ -43,8 +43,8 @@ ALONE_LOG_RATIO = -14.0
 def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mapping[int, str]) -> tuple[Match, FittedDensities]:
     """Return the best order found and its densities: from displacement, from the claim, and from balance alone where that is not enough."""
     starts = [claimed] if claimed else []
-    told = _complete(tables, _by_displacement(tables), fixed)
-    starts += [told] if told != claimed or not starts else []
+    displaced = _complete(tables, _by_displacement(tables), fixed)
+    starts += [displaced] if displaced != claimed or not starts else []
     ends = [improve(tables, paths, start, fixed) for start in starts]
     best = max(ends, key=lambda end: total(tables, paths, *end)) if len(ends) > 1 else ends[0]
     if tables.balanced and _unsettled(tables, paths, *best):

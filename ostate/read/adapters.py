@@ -307,8 +307,8 @@ def _model_facts(file: str) -> dict[str, Any]:
     if size is None and hidden is not None and heads is not None and hidden % heads == 0:
         size = hidden // heads
     version = config.get("transformers_version")
-    told: dict[str, Any] = {"transformers_version": version} if isinstance(version, str) else {}
-    return told if size is None else {**told, "head_dim": size}
+    facts: dict[str, Any] = {"transformers_version": version} if isinstance(version, str) else {}
+    return facts if size is None else {**facts, "head_dim": size}
 
 
 def _size(value: object) -> int | None:

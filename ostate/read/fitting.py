@@ -46,8 +46,8 @@ def _halved(adapter: Adapter) -> Adapter | None:
     """Return the first half of every factor's ranks."""
     cut: dict[str, TensorRef] = {}
     for key, ref in adapter.tensors.items():
-        told = factor_of(key)
-        axis = {"A": 0, "B": 1, "embedding_A": 0, "embedding_B": 1}.get(told[1]) if told is not None else None
+        factor = factor_of(key)
+        axis = {"A": 0, "B": 1, "embedding_A": 0, "embedding_B": 1}.get(factor[1]) if factor is not None else None
         half = ref if axis is None else _leading(ref, axis, ref.shape[axis] // 2) if len(ref.shape) > axis and not ref.shape[axis] % 2 else None
         if half is None:
             return None

@@ -71,8 +71,8 @@ def meaning(verdict: str, assumed: Sequence[str]) -> str:
 
 
 def _origin(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
-    told = ordering.get("weakest_alternative")
-    weakest = (told["what"], told["digits"]) if told is not None else None
+    alternative = ordering.get("weakest_alternative")
+    weakest = (alternative["what"], alternative["digits"]) if alternative is not None else None
     rows = [("names", f"{ordering['named']} from {origin(ordering['source'], ordering['rule'], full)}")]
     rows += chances(ordering["margin"], weakest, full=full)
     if ordering["tests"]:

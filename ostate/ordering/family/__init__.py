@@ -97,8 +97,8 @@ def _kinds_exchanged(sequence: ClaimRows, question: Question) -> Iterator[Arrang
 
     Another release may define them in another order. The same one does not.
     """
-    told, _ = stamp(question)
-    if sequence.claim.source != "skeleton" or told is None or told != release(versions()["transformers"]):
+    trained_with, _ = stamp(question)
+    if sequence.claim.source != "skeleton" or trained_with is None or trained_with != release(versions()["transformers"]):
         yield from kinds.kinds_exchanged(sequence)
 
 

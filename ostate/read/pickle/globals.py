@@ -25,7 +25,7 @@ MOST_BYTES = 1 << 28
 """Bytes of a pickle: the metadata of 70 billion parameters on 512 ranks."""
 
 ENDS_EARLY = "the pickle ends early"
-Leap = Callable[[Machine, int], int]
+FastPath = Callable[[Machine, int], int]
 
 DTYPES: dict[str, str] = {
     "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
@@ -44,7 +44,7 @@ def unpickle(
     where: str,
     persistent: Callable[[Any], Any] | None = None,
     allowed: Mapping[str, Any] | None = None,
-    fast_paths: tuple[str, Sequence[Leap]] | None = None,
+    fast_paths: tuple[str, Sequence[FastPath]] | None = None,
 ) -> Any:
     """Return what one whole pickle holds, as plain data.
 
@@ -95,7 +95,7 @@ def _run(
     where: str,
     persistent: Callable[[Any], Any] | None,
     allowed: Mapping[str, Any] | None,
-    fast_paths: tuple[str, Leap] | None,
+    fast_paths: tuple[str, FastPath] | None,
 ) -> tuple[Any, int]:
     """Run the machine; every known failure but a KeyError becomes a `ReadError` here, and nowhere else."""
     if len(data) > MOST_BYTES:
