@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ostate.core.files import is_remote
-from ostate.core.hyper import one_number
 from ostate.core.naming import Adapter
 from ostate.core.state import Entry, Hyper, RawState
 from ostate.core.tensors import Slot
@@ -25,7 +24,7 @@ from ostate.optimizers.slots import first_moment, second_moment
 from . import statistics
 from .starts import COMPARED
 from .stored_weights import Spread, stored_weights
-from .tables.stream_rows import Buffers, Rows, betas_of, eps_of
+from .tables.stream_rows import Buffers, Rows, betas_of, decay_within, eps_of
 from .units import Unit
 
 if TYPE_CHECKING:
@@ -94,13 +93,8 @@ class Source:
         return shape[0], math.prod(shape[1:])
 
     def decay(self, entry: Entry) -> float:
-        """Return the weight of the parameter itself in its first moment: wd * (1 - beta1^t) where decay acts through the gradient, else 0."""
-        hyper = self.raw.groups[entry.group].hyper
-        spec = OPTIMIZERS.get(self.raw.optimizer)
-        if spec is None or spec.decay != "l2" or hyper.get("decoupled_weight_decay") is True:
-            return 0.0
-        remembered = 1.0 - betas_of(hyper)[0] ** entry.step if entry.step else 1.0
-        return one_number(hyper, "weight_decay", 0.0) * float(remembered)
+        """Return the weight of the parameter itself in its first moment; see `decay_within`."""
+        return decay_within(self.raw.optimizer, self.raw.groups[entry.group].hyper, entry.step)
 
 
 def moments_of(source: Source, entry: Entry) -> tuple[str | None, str | None]:

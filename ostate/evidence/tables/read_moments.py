@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ostate.core.files import is_remote
-from ostate.core.hyper import one_number
 from ostate.core.lora_modules import LoraModule
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
-from ostate.optimizers import OPTIMIZERS
 
 from .. import statistics
-from .stream_rows import MomentRows, Rows, betas_of
+from .stream_rows import MomentRows, Rows, decay_within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,14 +73,9 @@ class MomentReader:
         return np.asarray(self.raw.entries[position].slots["exp_avg_sq"].read(), np.float32)
 
     def decay(self, position: int) -> float:
-        """Return the weight of the parameter itself in its first moment: wd * (1 - beta1^t) where decay acts through the gradient, else 0."""
+        """Return the weight of the parameter itself in its first moment; see `decay_within`."""
         entry = self.raw.entries[position]
-        hyper = self.raw.groups[entry.group].hyper
-        spec = OPTIMIZERS.get(self.raw.optimizer)
-        if spec is None or spec.decay != "l2" or hyper.get("decoupled_weight_decay") is True:
-            return 0.0
-        remembered = 1.0 - betas_of(hyper)[0] ** entry.step if entry.step else 1.0
-        return one_number(hyper, "weight_decay", 0.0) * float(remembered)
+        return decay_within(self.raw.optimizer, self.raw.groups[entry.group].hyper, entry.step)
 
     @property
     def far(self) -> bool:

@@ -11,6 +11,7 @@ from ostate.core.files import new_buffer, read_into
 from ostate.core.hyper import all_betas, one_number
 from ostate.core.state import Hyper
 from ostate.core.tensors import Slot, TensorRef
+from ostate.optimizers import OPTIMIZERS
 
 from .. import statistics
 
@@ -141,6 +142,21 @@ def betas_of(hyper: Hyper) -> tuple[float, float]:
     first, second = (*all_betas(hyper), None, None)[:2]
     beta1, beta2 = one_number(hyper, "beta1", BETAS[0]), one_number(hyper, "beta2", BETAS[1])
     return beta1 if first is None else first, beta2 if second is None else second
+
+
+def decay_within(optimizer: str, hyper: Hyper, step: float | None) -> float:
+    """Return the weight of the parameter itself in its first moment: wd * (1 - beta1^t) where decay acts through the gradient, else 0.
+
+    Args:
+        optimizer: a row of `OPTIMIZERS`, or what is in none.
+        hyper: of the parameter's group.
+        step: t; None or 0: not known, and so far along that the power is gone.
+    """
+    spec = OPTIMIZERS.get(optimizer)
+    if spec is None or spec.decay != "l2" or hyper.get("decoupled_weight_decay") is True:
+        return 0.0
+    remembered = 1.0 - betas_of(hyper)[0] ** step if step else 1.0
+    return one_number(hyper, "weight_decay", 0.0) * float(remembered)
 
 
 def eps_of(hyper: Hyper) -> float:
