@@ -66,7 +66,7 @@ calibrate: .venv/ready
 clean:
 	rm -rf .venv build dist *.egg-info
 
-# Long runs. `mutants`: one operator of FILE changed at a time, against TESTS. `soak`: every case damaged at random, for minutes; no wrong name may come out. `fuzz`: needs `pip install atheris`; MINUTES a target.
+# Long runs. `mutants`: one operator of FILE changed at a time, against TESTS. `soak`: every case damaged at random, for minutes; no wrong name may come out. `fuzz`: guided by coverage where atheris can be installed; MINUTES a target.
 MINUTES ?= 10
 
 soak: .venv/ready
@@ -79,6 +79,6 @@ mutants: .venv/ready
 	$(BIN)/python -m tests.mutate $(FILE) --tests $(TESTS) --minutes $(MINUTES) --seed $(SEED)
 
 fuzz: .venv/ready
-	$(BIN)/python -c "import atheris" || $(BIN)/python -m pip install --quiet atheris
+	$(BIN)/python -c "import atheris" || $(BIN)/python -m pip install --quiet atheris || echo "no atheris here: inputs are changed at random"
 	$(BIN)/python -m fuzz.seeds
-	for target in pickle zip dcp safetensors manifest config beside; do $(BIN)/python -m fuzz.run $$target -max_total_time=$$(($(MINUTES) * 60)) || exit 1; done
+	for target in pickle zip dcp safetensors manifest config beside dcp_values zero; do $(BIN)/python -m fuzz.run $$target -max_total_time=$$(($(MINUTES) * 60)) || exit 1; done

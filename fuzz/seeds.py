@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import pickle
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,7 +124,17 @@ def small_files() -> Iterator[bytes]:
     yield PART.join([b"{}", b'["a", "b"]', b'{"global_step": 5}', b'{"model_type": "llama"}', card, b"global_step5"])
 
 
-SEEDS = {"pickle": pickles, "zip": archives, "dcp": indexes, "safetensors": heads, "manifest": manifests, "config": configs, "beside": small_files}
+def choices() -> Iterator[bytes]:
+    """Bytes that stand for choices (`fuzz/values.py`): every one is as good as another."""
+    chance = random.Random(0)
+    for _ in range(200):
+        yield chance.randbytes(chance.randrange(8, 40))
+
+
+SEEDS = {
+    "pickle": pickles, "zip": archives, "dcp": indexes, "safetensors": heads, "manifest": manifests, "config": configs, "beside": small_files,
+    "dcp_values": choices, "zero": choices,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle as pickle_module
+import shutil
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from fuzz.values import Choices, damaged
 from ostate import store
 from ostate.commands.inspect import inspect
 from ostate.commands.repair import repair
@@ -25,6 +32,9 @@ from ostate.store import header, validating
 
 ROOM = Path(tempfile.mkdtemp(prefix="ostate-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
 CHECKPOINT = Path(__file__).parent.parent / "tests" / "cases" / "one-process" / "llama_qv" / "checkpoint-5"
+DISTRIBUTED = Path(__file__).parent.parent / "tests" / "cases" / "distributed"
+DCP = tuple(DISTRIBUTED / name for name in ("fsdp2_dcp", "fsdp2_dcp_intids"))
+ZERO = tuple(DISTRIBUTED / name for name in ("ds_z2", "ds_z2_rr", "ds_z3"))
 ALLOWED = {**TORCH_GLOBALS, **REBUILD}
 BLOB = Path(__file__).parent / "corpus" / "made" / "blob"
 """A tensor of two numbers as torch.save writes it, made by `fuzz/seeds.py`."""
@@ -119,6 +129,55 @@ def beside_a_state(data: bytes) -> None:
     repair(str(folder), None)
 
 
+@cache
+def stored(path: Path) -> Any:
+    """Return what lies in a real file, as the program that wrote it loads it."""
+    return pickle_module.loads(path.read_bytes()) if path.name == ".metadata" else torch.load(path, weights_only=False)
+
+
+def dcp_values(data: bytes) -> None:
+    """The index of a real distributed checkpoint with some of its values changed, beside the files that it names."""
+    choices = Choices(data)
+    case = DCP[choices.below(len(DCP))]
+    folder = ROOM / f"values-{case.name}"
+    _stand_in(case, folder)
+    try:
+        text = pickle_module.dumps(damaged(stored(case / ".metadata"), choices))
+    except (TypeError, AttributeError, ValueError, RuntimeError):  # no pickle holds it
+        return
+    (folder / ".metadata").write_bytes(text)
+    read_and_name(folder)
+
+
+def zero(data: bytes) -> None:
+    """A rank's file of a real DeepSpeed run with some of its values changed, beside those of the other ranks."""
+    choices = Choices(data)
+    case = ZERO[choices.below(len(ZERO))]
+    folder = ROOM / f"values-{case.name}"
+    _stand_in(case, folder)
+    files = sorted(case.rglob("*_states.pt"))
+    file = files[choices.below(len(files))]
+    target = folder / file.relative_to(case)
+    try:
+        torch.save(damaged(stored(file), choices), target)
+    except (TypeError, AttributeError, ValueError, RuntimeError):  # no file holds it
+        return
+    read_and_name(folder)
+    target.write_bytes(file.read_bytes())
+
+
+def _stand_in(case: Path, folder: Path) -> None:
+    if not folder.exists():
+        shutil.copytree(case, folder)
+
+
+def read_and_name(folder: Path) -> None:
+    """Look at a checkpoint with all its numbers, and settle its names; nothing is written."""
+    with contextlib.suppress(OstateError):
+        inspect(str(folder), values=True)
+    repair(str(folder), None)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "pickle": pickle,
     "zip": zip_index,
@@ -127,4 +186,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "manifest": manifest,
     "config": adapter_config,
     "beside": beside_a_state,
+    "dcp_values": dcp_values,
+    "zero": zero,
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ostate.core.hyper import all_betas
 from ostate.core.state import Finding, Hyper
+from ostate.core.stream import side_by_side
 from ostate.optimizers import OptimizerSpec
 from ostate.optimizers.moments import SECOND_MOMENTS
 from ostate.optimizers.slots import FIRST_BESIDE, MOMENT_SLOTS, SECOND_MOMENT_SLOTS
@@ -17,6 +18,7 @@ from .context import CheckedRow, plural, say
 
 if TYPE_CHECKING:
     from ostate.core.stream import Summary
+    from ostate.core.tensors import Slot
 
 _DIVERGED = "the run diverged or the file is damaged: use an earlier checkpoint"
 
@@ -100,12 +102,16 @@ def parameters_never_moved(seen: MeasuredState) -> Iterator[Finding]:
 
 
 def second_moment_is_a_copy(seen: MeasuredState) -> Iterator[Finding]:
-    """exp_avg equal to exp_avg_sq is a known defect of FSDP's full state dict saved from CPU: one buffer was used for both."""
+    """exp_avg equal to exp_avg_sq is a known defect of FSDP's full state dict saved from CPU: one buffer was used for both.
+
+    The same range is no copy: 8-bit codes have few values, and two tensors of the same ones in another order share all that one pass sees.
+    """
     same = []
     for one in seen.rows:
         for second, first in FIRST_BESIDE.items():
             v, m = one.slots.get(second), one.slots.get(first)
-            if v is not None and m is not None and v.prints == m.prints and v.zeros < v.elements:
+            alike = v is not None and m is not None and v.prints == m.prints and v.zeros < v.elements
+            if alike and _equal(one.row.entry.slots[second], one.row.entry.slots[first]):
                 same.append(one.row)
     if same:
         yield say(
@@ -128,7 +134,7 @@ def parameters_are_copies(seen: MeasuredState) -> Iterator[Finding]:
         if not moments or len(one.row.entry.slots[moments[0]].shape) < 2 or any(one.slots[slot].low == one.slots[slot].high for slot in moments):
             continue
         alike = known.setdefault(tuple((slot, one.slots[slot].prints) for slot in moments), [])
-        same += [[other.row, one.row] for other in alike if all(_equal(other, one, slot) for slot in moments)]
+        same += [[other.row, one.row] for other in alike if all(_equal(other.row.entry.slots[slot], one.row.entry.slots[slot]) for slot in moments)]
         alike.append(one)
     yield from written_over(same)
 
@@ -145,9 +151,9 @@ def written_over(same: Sequence[Sequence[CheckedRow]]) -> Iterator[Finding]:
         )
 
 
-def _equal(one: Measured, other: Measured, slot: str) -> bool:
-    ours, theirs = one.row.entry.slots[slot], other.row.entry.slots[slot]
-    return ours.shape == theirs.shape and all(bool((a == b).all()) for a, b in zip(ours.chunks(), theirs.chunks()))
+def _equal(ours: Slot, theirs: Slot) -> bool:
+    """Read both again, in pieces; True where every number is the same."""
+    return ours.shape == theirs.shape and all(bool((a == b).all()) for a, b in side_by_side(ours.chunks(), theirs.chunks()))
 
 
 def second_moment_is_zero_where_the_first_is_not(seen: MeasuredState) -> Iterator[Finding]:

@@ -102,6 +102,16 @@ def test_a_state_that_breaks_a_rule_is_told_so(rule, tmp_path):
     assert seen[rule].fix or severity == "note"
 
 
+def test_moments_of_the_same_range_in_another_order_are_no_copy(tmp_path):
+    """Few values, as 8-bit codes have: number, zeros and range of the two are the same, the numbers are not."""
+    stored = state_dict()
+    each(stored, lambda entry: entry["exp_avg_sq"].copy_(torch.rand_like(entry["exp_avg_sq"]).mul(15).round().div(1e6)))
+    each(stored, lambda entry: entry.update(exp_avg=entry["exp_avg_sq"].roll(1, 0)))
+    assert "second-moment-is-a-copy" not in found(read(tmp_path, stored))
+    stored["state"][0]["exp_avg"] = stored["state"][0]["exp_avg_sq"].clone()
+    assert "of 1 parameter " in found(read(tmp_path, stored))["second-moment-is-a-copy"].text
+
+
 def test_every_rule_has_a_case_here_and_says_why_it_exists():
     elsewhere = {
         "optimizer-over-frozen-parameters",
