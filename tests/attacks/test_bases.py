@@ -47,7 +47,9 @@ BASES = {
     "a layer for every grain of sand": ({"num_hidden_layers": 10**18}, "num_hidden_layers is 1e+18"),
     "more layers than digits": ({"num_hidden_layers": 10**400}, "num_hidden_layers is a number of 1329 bits"),
     "a hundred million experts, inside": ({"text_config": {"moe": [{"num_experts": 10**8}]}}, "num_experts is 1e+08"),
-    "as many layers as are let through": ({"num_hidden_layers": 99_999}, "more than 2000 parameters"),
+    "ten thousand layers": ({"num_hidden_layers": 10_000}, "num_hidden_layers is 1e+04"),
+    "ten thousand layers of an encoder": ({"text_config": {"encoder_layers": 10_000}}, "encoder_layers is 1e+04"),
+    "as many layers as are let through": ({"num_hidden_layers": 1000}, "more than 2000 parameters"),
     "a width that no memory holds": ({"hidden_size": 1 << 62, "intermediate_size": 1 << 62}, "cannot be rebuilt"),
     "no heads": ({"num_attention_heads": 0}, "ZeroDivisionError"),
     "a negative width": ({"hidden_size": -16}, "cannot be rebuilt"),
@@ -56,6 +58,18 @@ BASES = {
     "a model type that is a list": ({"model_type": ["llama"]}, "cannot be rebuilt"),
     "no model type": ({"model_type": None}, "does not know the model type"),
 }
+
+
+def test_what_real_models_have_is_not_taken_for_too_much():
+    real = {
+        "num_hidden_layers": 160,
+        "n_layer": 96,
+        "depths": [3, 3, 27, 3],
+        "block_size": 131_072,
+        "num_experts": 384,
+        "layers_block_type": ["a"] * 200,
+    }
+    assert limits.absurd({"text_config": [real], "max_position_embeddings": 10_485_760, "hidden_size": 53_248}) == ""
 
 
 @pytest.mark.parametrize(("change", "reason"), BASES.values(), ids=BASES)

@@ -9,13 +9,18 @@ from typing import Any
 
 from ostate.core.system import cpu_limit
 
+MOST_LAYERS = 1000
+"""The deepest models have two hundred; each layer costs the rebuild some milliseconds, so that 100,000 would take it a minute."""
 MOST_OF_A_KIND = 100_000
-"""Layers, experts, heads: the largest models of today have hundreds."""
+"""Experts, heads, groups: the largest models of today have hundreds."""
 MOST_PARAMETERS = 300_000
 """LoRA on every expert of DeepSeek-V3, unfused, is half of it."""
 MOST_SECONDS = 300.0
 """CPU time of one rebuild. The largest mixtures take a minute."""
-_COUNTED = re.compile(r"layer|expert|head|block|depth|stage|codebook|group", re.IGNORECASE)
+_LAYERS = re.compile(r"(?:^|_)(?:layers?|depths?|blocks)$", re.IGNORECASE)
+"""`num_hidden_layers`, `n_layer`, `encoder_layers`, `depths`; not `block_size`, which is a length."""
+_COUNTED = re.compile(r"(?:layer|expert|head|block|depth|stage|codebook|group)(?!.*_size$)", re.IGNORECASE)
+"""What is called a size is a width or a length: `block_size` of 131,072 tokens."""
 
 
 class TooMuch(RuntimeError):
@@ -35,7 +40,7 @@ def absurd(config: Any, key: str = "") -> str:
         return next((found for name, value in config.items() if (found := absurd(value, str(name)))), "")
     if isinstance(config, list):
         return next((found for value in config if (found := absurd(value, key))), "")
-    if isinstance(config, int) and config > MOST_OF_A_KIND and _COUNTED.search(key):
+    if isinstance(config, int) and config > (MOST_LAYERS if _LAYERS.search(key) else MOST_OF_A_KIND) and _COUNTED.search(key):
         return f"{key} is {config:.3g}" if config < 1e300 else f"{key} is a number of {config.bit_length()} bits"
     return ""
 
