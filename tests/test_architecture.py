@@ -108,6 +108,25 @@ def test_each_package_has_its_folder_of_tests():
     assert folders - {"attacks", "golden", "typing"} == set(ALLOWED) - {"__init__", "__main__", "errors"}
 
 
+def test_files_and_functions_are_short():
+    """Two files are tables, of opcodes and of other libraries' modules."""
+    long = {where(name) for name, source in MODULES.items() if source.lines > 400}
+    assert long == {"ordering/sources/transformers_orders.py", "read/pickle/opcodes.py"}
+    functions = {
+        f"{where(name)}: {node.name}": node.end_lineno - node.lineno + 1
+        for name, source in MODULES.items()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: lines for name, lines in functions.items() if lines > 60} == {}
+
+
+@EACH
+def test_no_private_name_of_another_module_is_imported(module):
+    imported = {name for name in architecture.imports_of(MODULES[module]) if name.startswith("ostate.")}
+    assert {name for name in imported if name.rpartition(".")[2].startswith("_") and not name.endswith("__")} == set()
+
+
 @EACH
 def test_each_outside_package_has_its_place(module):
     imported = architecture.imports_of(MODULES[module])
