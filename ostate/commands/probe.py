@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ostate.core.file_digest import sha256_of_file
+from ostate.core.files import is_file
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding, Severity
 from ostate.errors import Contradiction, ProbeError
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering.advice import SAME_SAVE
-from ostate.ordering.join import adapter_facts
 from ostate.read import adapters
 from ostate.store import load
 
@@ -94,7 +95,8 @@ def of_this_adapter(state: NamedState, path: str, adapter: str) -> tuple[bool, t
         ReadError: no adapter there.
     """
     recorded = state.adapter.get("sha256")
-    if recorded is not None and recorded == adapter_facts(adapters.read_adapter(adapter), digest=True)["sha256"]:
+    file = adapters.read_adapter(adapter).file
+    if recorded is not None and is_file(file) and recorded == sha256_of_file(file):
         return True, ()
     if verify(path, adapter=adapter).verdict == "unverified":
         # A state that was saved live records no adapter: that alone is no reason to worry anybody.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ostate import checks, ordering, store
 from ostate.checks import copied, judging
 from ostate.core.brief import brief
-from ostate.core.files import announce, recorded
+from ostate.core.file_digest import sha256_beside
+from ostate.core.files import announce, is_file, recorded
 from ostate.core.naming import EXPLICIT, Adapter, Moved, NamedState, Ordering, Question, settled
 from ostate.core.state import Finding, RawState
 from ostate.core.tensors import shape_text
@@ -143,8 +144,11 @@ def repair(
         if out is not None:
             announce(lambda: stored_bytes(raw))
         _refuse_copies(raw, options)
-        adapter, found = order_among(raw, beside, options)
-        named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, digest=options.evidence)
+        only = beside.adapters[0].file if options.evidence and len(beside.adapters) == 1 else None
+        with sha256_beside(only if only is not None and is_file(only) else None) as sha256_of:  # while the numbers are compared
+            adapter, found = order_among(raw, beside, options)
+            sha256 = sha256_of(adapter.file) if options.evidence and adapter is not None and is_file(adapter.file) else None
+        named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, sha256=sha256)
     findings = (*checks.run(raw, named, adapter), *unproven.of_verdict(found, raw, adapter, _passed(adapter, options)))
     judging.refuse(findings, path)
     named = replace(named, findings=findings)

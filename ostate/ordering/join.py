@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
-from ostate.core.files import is_file, read_at, size_of
+from ostate.core.files import read_at, size_of
 from ostate.core.naming import Adapter, NamedParameter, NamedState, Ordering, positions_of
 from ostate.core.state import Entry, Finding, Group, Hyper, RawState, SourceFile
 from ostate.core.tensors import Slot
@@ -30,7 +30,7 @@ def named_state(
     step: int | None = None,
     betas: tuple[float, float] | None = None,
     eps: float | None = None,
-    digest: bool = True,
+    sha256: str | None = None,
 ) -> NamedState:
     """Give every position that has a name and state its name; nothing is read but the adapter's digest.
 
@@ -41,7 +41,7 @@ def named_state(
         step: updates taken, where the file does not say.
         betas: decay rates, where the file does not say.
         eps: in units of the gradient, where the file does not say.
-        digest: take the SHA-256 of the adapter file, which reads all of it.
+        sha256: of the adapter file, for the manifest.
 
     Raises:
         OrderingError: names and positions do not fit each other.
@@ -66,7 +66,7 @@ def named_state(
         groups=tuple(_named_group(group, ordering) for group in groups),
         parameters=parameters,
         ordering=replace(ordering, left_out=ordering.left_out or _left_out(raw, ordering)),
-        adapter={} if adapter is None else adapter_facts(adapter, digest=digest),
+        adapter={} if adapter is None else _adapter_facts(adapter, sha256),
         source=_source(raw),
         findings=(*raw.findings, *_filled(raw, given)),
     )
@@ -218,8 +218,8 @@ def _source(raw: RawState) -> dict[str, Any]:
     return {"layout": raw.layout, "files": tuple(rows), "positions": tuple(len(group.positions) for group in raw.groups)}
 
 
-def adapter_facts(adapter: Adapter, *, digest: bool) -> dict[str, Any]:
-    """Return the manifest's `adapter`; reads the adapter file once for its `digest`."""
+def _adapter_facts(adapter: Adapter, sha256: str | None) -> dict[str, Any]:
+    """Return the manifest's `adapter`."""
     rank = adapter.config.get("r")
     base = adapter.config.get("base_model_name_or_path")
     peft_type = adapter.config.get("peft_type")
@@ -229,13 +229,5 @@ def adapter_facts(adapter: Adapter, *, digest: bool) -> dict[str, Any]:
         "r": rank if isinstance(rank, int) else None,
         "base_model": base if isinstance(base, str) else None,
         "file": PurePath(adapter.file).name,
-        "sha256": _sha256(adapter.file) if digest and is_file(adapter.file) else None,
+        "sha256": sha256,
     }
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    size = size_of(path)
-    for at in range(0, size, 1 << 20):
-        digest.update(read_at(path, at, min(1 << 20, size - at)))
-    return digest.hexdigest()
