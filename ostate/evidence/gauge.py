@@ -41,8 +41,8 @@ TIE = 1e-6
 """In standard deviations of the statistic; what is no farther below the identity's counts as equal to it. Rounding is below 1e-9."""
 RIDGE = 1e-9
 """Added to the Gram matrix of the drift directions, each of norm 1: directions that depend on each other add nothing."""
-TOGETHER = 200_000
-"""Values of a statistic that are held at a time: 1.6 MB an array."""
+TOGETHER = 25_000
+"""Values of a statistic that are held at a time: 200 KB an array, so that the few that are needed at once stay in a core's own cache."""
 
 
 class Ranked(NamedTuple):
@@ -165,25 +165,30 @@ def _rank_all(moved: Array, balance: Array, signs: int) -> list[Ranked]:
         signs: elements that change signs alone, the first of either half.
     """
     size = moved.shape[1]
-    total = moved + np.tile(balance, size // balance.shape[1])
     turned = np.concatenate([moved[:, :signs], moved[:, size // 2 : size // 2 + signs]], axis=1)
+    together = _ranks_of_first(moved + np.tile(balance, size // balance.shape[1]))
+    by_balance, by_signs, by_displacement = _ranks_of_first(balance), _ranks_of_first(turned), _ranks_of_first(moved)
     found = []
     for at, (still, unbalanced) in enumerate(zip(_is_flat(moved), _is_flat(balance))):
-        by_balance = (0, 0) if still or unbalanced else _rank_of_first(balance[at])
-        by_signs = (0, 0) if still or (unbalanced and turned.shape == moved.shape) else _rank_of_first(turned[at])
         if still and unbalanced:
             found.append(Ranked(1, 1))
-        else:
-            found.append(Ranked(*_rank_of_first(balance[at] if still else moved[at] if unbalanced else total[at]), *by_balance, *by_signs))
+            continue
+        asked = by_balance[at] if still else by_displacement[at] if unbalanced else together[at]
+        apart = (0, 0) if still or unbalanced else by_balance[at]
+        signed = (0, 0) if still or (unbalanced and turned.shape == moved.shape) else by_signs[at]
+        found.append(Ranked(*asked, *apart, *signed))
     return found
 
 
-def _is_flat(values: Array) -> NDArray[np.bool_]:
-    return np.asarray(values.max(axis=1) - values.min(axis=1) <= TIE)
+def _is_flat(values: Array) -> list[bool]:
+    flat: list[bool] = (values.max(axis=1) - values.min(axis=1) <= TIE).tolist()
+    return flat
 
 
-def _rank_of_first(values: Array) -> tuple[int, int]:
-    return int((values >= values[0] - TIE).sum()), len(values)
+def _ranks_of_first(values: Array) -> list[tuple[int, int]]:
+    """Return of each row the (rank of its first number, numbers)."""
+    size = values.shape[1]
+    return [(rank, size) for rank in np.count_nonzero(values >= values[:, :1] - TIE, axis=1).tolist()]
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:
@@ -316,7 +321,7 @@ TINY = 1e-300
 
 def _linear(group: _Group, matrices: Array) -> Array:
     """Return <g, M> for matrices (..., b, b) -> (..., half)."""
-    return np.asarray(matrices.reshape(*matrices.shape[:-2], -1) @ group.linear.T)
+    return _each(matrices.reshape(*matrices.shape[:-2], -1), group.linear)
 
 
 def _form(group: _Group, coefficient: Callable[..., Array]) -> Array:
@@ -324,12 +329,22 @@ def _form(group: _Group, coefficient: Callable[..., Array]) -> Array:
     size = math.isqrt(group.linear.shape[1])
     (a, b), (c, d) = (divmod(index, size) for index in group.pairs)
     found = coefficient(a, b, c, d) + np.where(group.pairs[0] != group.pairs[1], coefficient(c, d, a, b), 0.0)
-    return np.asarray(found @ group.products.T)
+    return _each(found, group.products)
+
+
+def _each(vectors: Array, elements: Array) -> Array:
+    """Return the inner products of vectors (..., q) with every element (half, q) -> (..., half): one product of matrices, not one a module."""
+    return np.asarray(vectors.reshape(-1, vectors.shape[-1]) @ elements.T).reshape(*vectors.shape[:-1], len(elements))
 
 
 def _around(group: _Group, held: Array, turned: Array) -> Array:
     """Return <X, g Y g^T> for matrices X, Y (..., b, b) -> (..., half)."""
     return _form(group, lambda a, b, c, d: held[..., a, c] * turned[..., b, d])
+
+
+def _dot(one: Array, two: Array) -> Array:
+    """Return the inner products of vectors of two, (B, 2, half) each -> (B, half)."""
+    return np.asarray(one[:, 0] * two[:, 0] + one[:, 1] * two[:, 1])
 
 
 def _diagonal(noise: Array) -> Array:
@@ -353,12 +368,13 @@ def _coordinates(meet: Array, ones: tuple[Array, Array], twos: tuple[Array, Arra
         ones: of the one side with the turned and with the held directions, each (B, 2, half).
         twos: of the other side.
     """
-    apart = np.eye(2)[..., None] * (1 + RIDGE) - np.einsum("bhtg,bktg->bhkg", meet, meet)
-    slope = apart[:, 0, 1] / apart[:, 0, 0]
-    first, second = np.sqrt(apart[:, 0, 0]), np.sqrt(np.maximum(apart[:, 1, 1] - slope * apart[:, 0, 1], 0) + RIDGE)
+    one, two = meet[:, 0], meet[:, 1]
+    along, across = 1 + RIDGE - _dot(one, one), -_dot(one, two)
+    slope = across / along
+    first, second = np.sqrt(along), np.sqrt(np.maximum(1 + RIDGE - _dot(two, two) - slope * across, 0) + RIDGE)
     found = []
     for turned, held in (ones, twos):
-        beside = held - np.einsum("bhtg,btg->bhg", meet, turned)
-        last = (beside[:, 1] - slope * beside[:, 0]) / second
-        found.append(np.concatenate([turned, (beside[:, 0] / first)[:, None], last[:, None]], axis=1))
+        beside = held[:, 0] - _dot(one, turned)
+        last = (held[:, 1] - _dot(two, turned) - slope * beside) / second
+        found.append(np.concatenate([turned, (beside / first)[:, None], last[:, None]], axis=1))
     return found[0], found[1]
