@@ -76,7 +76,7 @@ class Apart(NamedTuple):
 def apart(places: Sequence[Place], looks: Looks) -> Apart:
     """Return the modules whose numbers stand far from what their siblings reach."""
     known = [place for place in places if looks.modules[place.module].paired and (place.zero is not None or place.other is not None)]
-    plain = {place: looks.plain(place) for place in known}
+    plain = dict(zip(known, looks.plain(known)))
     untrained = tuple(place.module for place in known if not plain[place].moment and not plain[place].weight)
     damaged = {place.module for place in known if not plain[place].finite}
     if looks.source.start is None:
@@ -162,7 +162,7 @@ def _by_shape(live: Sequence[Place], looks: Looks) -> list[list[Place]]:
 
 def elements(ranked: Sequence[Ranked], way: str = "asked") -> float:
     """Return the size of a module's group: of all its blocks together."""
-    return float(np.prod([float(size) for _, size in _by_way(ranked, way)]))
+    return float(math.prod(float(size) for _, size in combine.by_way(ranked, way)))
 
 
 def share(ranked: Sequence[Ranked], way: str = "asked") -> float:
@@ -172,14 +172,9 @@ def share(ranked: Sequence[Ranked], way: str = "asked") -> float:
         ranked: of a module's blocks.
         way: of ranking them, a key of `combine.ways`; by all that was asked where it has no such.
     """
-    pairs = _by_way(ranked, way)
-    full = sum(np.log(size) for _, size in pairs)
-    return float(sum(np.log(size / rank) for rank, size in pairs) / full) if full > 0 else float("nan")
-
-
-def _by_way(ranked: Sequence[Ranked], way: str) -> list[tuple[int, int]]:
-    found = combine.ways(ranked)
-    return found.get(way, found["asked"])
+    pairs = combine.by_way(ranked, way)
+    full = sum(math.log(size) for _, size in pairs)
+    return sum(math.log(size / rank) for rank, size in pairs) / full if full > 0 else math.nan
 
 
 def _reached(ranked: Sequence[Sequence[Ranked]], way: str) -> Array:
@@ -237,7 +232,7 @@ def exchanged_in(members: Sequence[Place], looks: Looks, how: How = "whole") -> 
         return set()
     way = (_clear_way(list(ranked.values())) if how == "whole" else None) or "asked"
     reached = _reached(list(ranked.values()), way)
-    own = {place: (float(found), looks.plain(place).residual) for place, found in zip(ranked, reached)}
+    own = {place: (float(found), plain.residual) for place, found, plain in zip(ranked, reached, looks.plain(list(ranked)))}
     outside = [place for place in members if own[place][0] < FLOOR and not own[place][1] <= RELATED]
     inner = sorted(outside, key=lambda place: own[place])[:WEAKEST]
     weak = [place for place in inner if own[place][0] < BULK][: WEAKEST // 2]
@@ -248,10 +243,11 @@ def exchanged_in(members: Sequence[Place], looks: Looks, how: How = "whole") -> 
     pairs = {ends for i, j in order[:most] for ends in ((weak[i], inner[j]), (inner[j], weak[i]))}
     at = {(one, two): two._replace(module=one.module) if how == "whole" else one._replace(**{how: getattr(two, how)}) for one, two in pairs}
     there = dict(zip(at, looks.ranked(list(at.values()), how)))
+    residuals = {ends: plain.residual for ends, plain in zip(at, looks.plain(list(at.values())))}
     needed = SURE + math.log10(len(pairs))
 
     def fits(one: Place, two: Place, times: float) -> bool:
-        return share(there[one, two], way) >= FLOOR and looks.plain(at[one, two]).residual * times <= own[one][1]
+        return share(there[one, two], way) >= FLOOR and residuals[one, two] * times <= own[one][1]
 
     found = set()
     for one, two in pairs:

@@ -22,6 +22,8 @@ EXPONENTS = (1.0, 2.0, 3.0, math.inf)
 
 CHANCES = {"asked": 0.45, "balance": 0.45, "signs": 0.1}
 """Share of a chance that each way of ranking is given. Signs say much where they are needed, at high rank early in a run, and pay most."""
+_FIELDS = {"asked": 0, "balance": 2, "signs": 4}
+"""Way -> which fields of a `Ranked` are its rank and, behind it, its size."""
 EXACT = 64
 """Ranks up to which their sum's own distribution is computed."""
 GRID = 16
@@ -45,12 +47,13 @@ def log_evalues(ranked: Iterable[Ranked]) -> Array:
 
 def ways(ranked: Sequence[Ranked]) -> dict[str, list[tuple[int, int]]]:
     """Return pairs (rank, size) by way: by all that was asked, by balance alone, and by signs alone, where any module was asked so."""
-    found = {"asked": [(one.rank, one.size) for one in ranked]}
-    if any(one.balance_size for one in ranked):
-        found["balance"] = [(one.balance_rank, one.balance_size) if one.balance_size else (one.rank, one.size) for one in ranked]
-    if any(one.sign_size for one in ranked):
-        found["signs"] = [(one.sign_rank, one.sign_size) if one.sign_size else (one.rank, one.size) for one in ranked]
-    return found
+    return {way: by_way(ranked, way) for way, at in _FIELDS.items() if at == 0 or any(one[at + 1] for one in ranked)}
+
+
+def by_way(ranked: Sequence[Ranked], way: str) -> list[tuple[int, int]]:
+    """Return pairs (rank, size) in one of `ways`; by all that was asked for the modules that were not asked so."""
+    at = _FIELDS[way]
+    return [(one[at], one[at + 1]) if one[at + 1] else (one[0], one[1]) for one in ranked]
 
 
 def weighed_ways(ranked: Sequence[Ranked]) -> list[tuple[float, list[tuple[int, int]]]]:
@@ -83,6 +86,12 @@ def digits(ranked: Sequence[Ranked]) -> float:
     """
     if len(ranked) > EXACT:
         return max(0.0, log_mean(log_evalues(ranked)))
+    return _digits_of_few(tuple(ranked))
+
+
+@lru_cache(maxsize=4096)
+def _digits_of_few(ranked: tuple[Ranked, ...]) -> float:
+    """Return the same for at most EXACT ranks: asked of each module by itself, of thousands the same few values."""
     return max(0.0, max(exact_digits(ranks) + math.log10(chance) for chance, ranks in weighed_ways(ranked)))
 
 
@@ -96,7 +105,7 @@ def exact_digits(ranks: Sequence[tuple[int, int]]) -> float:
 
 @lru_cache(maxsize=4096)
 def _sum_digits(reached: int, sizes: tuple[tuple[int, int], ...]) -> float:
-    """Return -log10 of the chance of a sum up to `reached`; asked of each module by itself, of thousands the same few values.
+    """Return -log10 of the chance of a sum up to `reached`.
 
     Args:
         reached: in steps of 1 / GRID.

@@ -196,7 +196,7 @@ class Comparison:
         why = self._untested(self.looks) or {"gauge": f"no better than chance ({digits:.1f} digits; {needed:.0f} are needed)"}
         zeros = [place for place in places if place.zero is not None and self.looks.modules[place.module].displaced[0]]
         known = [place for place in zeros if self.looks.factor(place.module, place.zero, zero=True) is not None]  # not where moments are factored
-        if self.looks.displaced and self.looks.source.start is None and known and not any(self.looks.plain(place).weight for place in known):
+        if self.looks.displaced and self.looks.source.start is None and known and not any(plain.weight for plain in self.looks.plain(known)):
             why = {ALL_TESTS: "the adapter was never trained: every factor that starts at zero is still zero"}
         return Evidence(
             verdict="contradicted" if against else "silent",

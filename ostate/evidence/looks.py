@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -63,6 +64,7 @@ class Looks:
         self._factors: dict[tuple[int, bool, int], FactorProducts | None] = {}
         self._ranked: dict[tuple[How, Place], tuple[Ranked, ...]] = {}
         self._exchanged: dict[tuple[Place, tuple[bool, bool]], tuple[Ranked, ...]] = {}
+        self._plain: dict[Place, Plain] = {}
         self._kept, self._buffers = _Pool(), Buffers()
         self._starts: dict[frozenset[int], list[int]] = {}
 
@@ -87,8 +89,8 @@ class Looks:
             else:
                 self._ranked[how, place] = ()
         for (rank, group, balanced), members in alike.items():
-            for at in range(0, len(members), TOGETHER):
-                self._rank_some(members[at : at + TOGETHER], rank, group, how, balanced=balanced)
+            for some in _batches(members, TOGETHER):
+                self._rank_some(some, rank, group, how, balanced=balanced)
         return [self._ranked[how, place] for place in places]
 
     def exchanged(self, place: Place, own: tuple[bool, bool]) -> tuple[Ranked, ...]:
@@ -99,15 +101,24 @@ class Looks:
             self._exchanged[place, own] = exchanged(self.source, self.modules[place.module], place.zero, place.other, own)
         return self._exchanged[place, own]
 
-    def plain(self, place: Place) -> Plain:
-        """Return a module's numbers without a gauge."""
-        zero, other = self.factor(place.module, place.zero, zero=True), self.factor(place.module, place.other, zero=False)
-        finite = all(factor is None or factor.finite for factor in (zero, other))
-        moment = sum(factor.moment for factor in (zero, other) if factor is not None)
-        weight = zero.weight if zero is not None else 0.0
-        if zero is None or other is None or not self._balances(place) or not finite or not zero.weight or not other.moment:
-            return Plain(float("nan"), weight, moment, finite)
-        return Plain(_residual(zero, other), weight, moment, finite)
+    def plain(self, places: Sequence[Place]) -> list[Plain]:
+        """Return modules' numbers without a gauge."""
+        alike: dict[tuple[int, ...], dict[Place, tuple[FactorProducts, FactorProducts]]] = {}
+        for place in dict.fromkeys(places):
+            if place in self._plain:
+                continue
+            zero, other = self._both(place)
+            known = [factor for factor in (zero, other) if factor is not None]
+            finite = all(factor.finite for factor in known)
+            weight, moment = zero.weight if zero is not None else 0.0, sum(factor.moment for factor in known)
+            self._plain[place] = Plain(float("nan"), weight, moment, finite)
+            if zero is not None and other is not None and self._balances(place) and finite and zero.weight and other.moment:
+                alike.setdefault(zero.first.shape, {})[place] = zero, other
+        for members in alike.values():
+            for some in _batches(members, TOGETHER):
+                for place, residual in zip(some, _residuals([members[place] for place in some])):
+                    self._plain[place] = self._plain[place]._replace(residual=residual)
+        return [self._plain[place] for place in places]
 
     def shapes(self, module: int) -> tuple[tuple[int, ...], ...]:
         """Return the shapes of a module's two factors, or of the one tensor that it is."""
@@ -127,10 +138,12 @@ class Looks:
             self._starts[known] = [root(starts, module) for module in range(len(starts))]
         return self._starts[known]
 
+    def _both(self, place: Place) -> tuple[FactorProducts | None, FactorProducts | None]:
+        return self.factor(place.module, place.zero, zero=True), self.factor(place.module, place.other, zero=False)
+
     def _rank(self, place: Place) -> int:
         """Return the latent dimensions known of a module's factors, 0 where nothing is known."""
-        factors = [self.factor(place.module, place.zero, zero=True), self.factor(place.module, place.other, zero=False)]
-        known = [factor for factor in factors if factor is not None]
+        known = [factor for factor in self._both(place) if factor is not None]
         if not known or not all(factor.finite for factor in known) or not any(factor.moment or factor.stored is not None for factor in known):
             return 0
         return int(known[0].noise.shape[1])
@@ -158,7 +171,7 @@ class Looks:
             at += count
 
     def _products(self, place: Place, rank: int, how: How) -> Products:
-        zero, other = self.factor(place.module, place.zero, zero=True), self.factor(place.module, place.other, zero=False)
+        zero, other = self._both(place)
         unit = self.modules[place.module]
         nothing, none = np.zeros((unit.blocks, rank, rank)), np.zeros((unit.blocks, rank))
         displacement = nothing
@@ -212,24 +225,32 @@ def _unit(matrices: Array) -> Array:
     return np.asarray(matrices / (np.linalg.norm(matrices, axis=(1, 2), keepdims=True) + 1e-300))
 
 
-def _residual(zero: FactorProducts, other: FactorProducts) -> float:
-    """Return the residual of balance over all experts and latent dimensions."""
-    left, right = zero.first, other.first.transpose(0, 2, 1)
-    size = left[0].size
-    spans = [zero.drift, other.drift.transpose(0, 2, 1), *(np.stack([np.diag(row) for row in noise]) for noise in (zero.noise, other.noise))]
-    sides = [np.stack([left.reshape(-1, size), right.reshape(-1, size)], 2)]  # (e, q, 2)
-    both = sides[0]
-    if left.shape[1] > 2:
-        base = np.stack([span.reshape(-1, size) for span in spans], 2)
+def _batches(places: Iterable[Place], size: int) -> Iterator[list[Place]]:
+    rest = iter(places)
+    while some := list(islice(rest, size)):
+        yield some
+
+
+def _residuals(factors: Sequence[tuple[FactorProducts, FactorProducts]]) -> list[float]:
+    """Return of each pair (zero, other) of one rank the residual of balance over all experts and latent dimensions."""
+    zeros, others = zip(*factors)
+    left, right = np.stack([zero.first for zero in zeros]), np.stack([other.first.transpose(0, 2, 1) for other in others])  # (pairs, e, r, r)
+    rank, size = left.shape[-1], left.shape[-1] ** 2
+    both = np.stack([left.reshape(-1, size), right.reshape(-1, size)], 2)  # (pairs * e, r * r, 2)
+    if rank > 2:
+        drifts = np.stack([zero.drift for zero in zeros]), np.stack([other.drift.transpose(0, 2, 1) for other in others])
+        noises = (np.stack([factor.noise for factor in each])[..., None] * np.eye(rank) for each in (zeros, others))
+        base = np.stack([span.reshape(-1, size) for span in (*drifts, *noises)], 2)
         base = base / (np.linalg.norm(base, axis=1, keepdims=True) + 1e-300)
         q, _ = np.linalg.qr(base)
         both = both - q @ (q.transpose(0, 2, 1) @ both)
-    top = np.abs(both).max()
-    if not np.isfinite(top) or top == 0:
-        return float("nan")
-    both = both / top
-    norms = np.linalg.norm(both, axis=(0, 1))
-    return float(np.linalg.norm(both[..., 0] - both[..., 1]) / (norms[0] + norms[1]))
+    both = both.reshape(len(factors), -1, 2)
+    top = np.abs(both).max(axis=(1, 2), keepdims=True)
+    known = np.isfinite(top) & (top > 0)
+    both = np.divide(both, top, out=np.full_like(both, np.nan), where=known)
+    norms = np.linalg.norm(both, axis=1).sum(axis=1)
+    found: list[float] = (np.linalg.norm(both[..., 0] - both[..., 1], axis=1) / norms).tolist()
+    return found
 
 
 def places_of(keys: Sequence[str | None], modules: Sequence[Unit], with_state: Iterable[int]) -> list[Place]:

@@ -128,6 +128,10 @@ def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mappin
     turned: dict[int, tuple[bool, bool]] = {}
     half: dict[int, tuple[bool, bool]] = {}
     for place in places:
+        if place.zero not in moved and place.other not in moved:
+            how.append(None)
+            sources.append([])
+            continue
         origins = {factor: other[p] for factor, p in (("zero", place.zero), ("other", place.other)) if p is not None and p in moved}
         theirs = [index.get(key or "") for key in origins.values()]
         unit = looks.modules[place.module]

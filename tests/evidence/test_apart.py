@@ -61,8 +61,8 @@ class Known:
     def shapes(self, module):
         return (8, 4), (4, 8)
 
-    def plain(self, place):
-        return Plain(self.numbers.get((place.module, place.zero), (150, 0.7))[1], 1.0, 1.0, True)
+    def plain(self, places):
+        return [Plain(self.numbers.get((place.module, place.zero), (150, 0.7))[1], 1.0, 1.0, True) for place in places]
 
 
 PLACES = [Place(module, 2 * module, 2 * module + 1) for module in range(6)]
