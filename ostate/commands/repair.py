@@ -147,8 +147,8 @@ def repair(
         only = beside.adapters[0].file if options.evidence and len(beside.adapters) == 1 else None
         with sha256_beside(only if only is not None and is_file(only) else None) as sha256_of:  # while the numbers are compared
             adapter, found = order_among(raw, beside, options)
-            sha256 = sha256_of(adapter.file) if options.evidence and adapter is not None and is_file(adapter.file) else None
-        named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, sha256=sha256)
+            digest = sha256_of(adapter.file) if options.evidence and adapter is not None and is_file(adapter.file) else None
+        named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, sha256=digest)
     findings = (*checks.run(raw, named, adapter), *unproven.of_verdict(found, raw, adapter, _passed(adapter, options)))
     judging.refuse(findings, path)
     named = replace(named, findings=findings)

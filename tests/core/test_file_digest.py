@@ -1,0 +1,59 @@
+"""The SHA-256 of a file, taken in a thread beside other work."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+import pytest
+
+from ostate.commands import repair
+from ostate.core import file_digest
+from ostate.core.file_digest import sha256_beside, sha256_of_file
+from ostate.errors import ReadError
+from tests.test_costs import checkpoint
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Two whole chunks and a part of one."""
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(b"0123456789abcdef" * (5 << 17))
+    return path
+
+
+def test_both_ways_give_hashlibs_digest(file, tmp_path):
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+    with sha256_beside(str(file)) as digest_of:
+        assert digest_of(str(other)) == hashlib.sha256(b"other").hexdigest()
+        assert digest_of(str(file)) == hashlib.sha256(file.read_bytes()).hexdigest() == sha256_of_file(str(file))
+
+
+def test_without_a_file_to_begin_with_no_thread_is_started(file):
+    before = threading.active_count()
+    with sha256_beside(None) as digest_of:
+        assert threading.active_count() == before
+        assert digest_of(str(file)) == sha256_of_file(str(file))
+
+
+def test_a_file_that_is_gone_is_told_to_whoever_asks(tmp_path):
+    with sha256_beside(str(tmp_path / "gone")) as digest_of, pytest.raises(ReadError, match="cannot read the file"):
+        digest_of(str(tmp_path / "gone"))
+
+
+def test_a_refusal_leaves_no_thread_behind(file):
+    before = threading.active_count()
+    with pytest.raises(KeyError), sha256_beside(str(file)):
+        raise KeyError
+    assert threading.active_count() == before
+
+
+def test_repair_begins_with_the_digest_before_it_compares_numbers(tmp_path, monkeypatch):
+    folder, happened = checkpoint(tmp_path / "run", layers=2), []
+    begin, compare = file_digest._Beside.start, repair.order_among
+    monkeypatch.setattr(file_digest._Beside, "start", lambda self: (happened.append("digest"), begin(self)))
+    monkeypatch.setattr(repair, "order_among", lambda *given: (happened.append("numbers"), compare(*given))[1])
+    done = repair.repair(str(folder))
+    assert happened == ["digest", "numbers"]
+    assert done.named.adapter["sha256"] == sha256_of_file(str(folder / "adapter_model.safetensors"))
