@@ -106,7 +106,8 @@ def _one_factor(places: Sequence[Place], looks: Looks) -> list[Weighed]:
 
     No program makes such an order, and early in a run balance may be as weak: so it is no member of the family, and left open where it looks so.
     """
-    residuals = {place: looks.plain(place).residual for place in places if place.zero is not None and place.other is not None}
+    pairs = [place for place in places if place.zero is not None and place.other is not None]
+    residuals = {place: plain.residual for place, plain in zip(pairs, looks.plain(pairs))}
     both = [place for place, residual in residuals.items() if np.isfinite(residual)]
     ranked = [one for each in looks.ranked(both, "other") for one in each]
     if sum(math.log10(one.size) for one in ranked) < BALANCE_MOST or np.median([residuals[place] for place in both]) < UNBALANCED:
