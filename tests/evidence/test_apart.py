@@ -127,8 +127,8 @@ class Given:
     def shapes(self, module):
         return self.sizes.get(module, ((8, 4), (4, 8)))
 
-    def plain(self, place):
-        return self.given.get(place.module, Plain(0.05, 1.0, 1.0, True))
+    def plain(self, places):
+        return [self.given.get(place.module, Plain(0.05, 1.0, 1.0, True)) for place in places]
 
 
 def units(kinds: str, layers: int) -> tuple[Unit, ...]:
