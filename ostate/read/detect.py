@@ -96,7 +96,7 @@ READERS: dict[str, Reader] = {
     "zero": Reader(module="deepspeed_zero", folder=True, marks=("*_states.pt",)),
     "universal": Reader(module="deepspeed_universal", folder=True, marks=("zero",)),
     "hfstorage": Reader(module="hf_storage", folder=True, marks=("*.safetensors",)),
-    "colossalai": Reader(module="colossalai", folder=True, marks=("*.bin.index.json",)),
+    "colossalai": Reader(module="colossalai", folder=True, marks=("*.index.json",)),
     "fsdp-ranks": Reader(module="fsdp_ranks", folder=True, marks=("*rank*",)),
 }
 """Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""

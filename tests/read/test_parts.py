@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import peft
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
 
 from ostate.commands.repair import repair
 from ostate.errors import ReadError, UnknownFormat
@@ -37,6 +40,25 @@ def colossalai(folder: Path, optimizer: torch.optim.Optimizer, parts: int = 3) -
     return folder
 
 
+def colossalai_async(folder: Path, optimizer: torch.optim.Optimizer, parts: int = 2) -> Path:
+    """What the same writes with `use_async=True` (colossalai/checkpoint_io/utils.py, utils/safetensors.py); HybridAdam's step is an int."""
+    folder.mkdir(parents=True)
+    stored = optimizer.state_dict()
+    ids = list(stored["state"])
+    weight_map = {}
+    for part in range(parts):
+        name = f"optimizer-{part + 1:05d}.safetensors"
+        own = ids[part * len(ids) // parts : (part + 1) * len(ids) // parts]
+        tensors = {f"state-{key}-{slot}": value for key in own for slot, value in stored["state"][key].items() if slot != "step"}
+        steps = {f"state-{key}-step": torch.tensor(list(pickle.dumps(int(stored["state"][key]["step"]))), dtype=torch.uint8) for key in own}
+        save_file(tensors | steps, folder / name, metadata={"format": "pt", "non_tensor_keys": json.dumps(list(steps))})
+        weight_map.update(dict.fromkeys(own, name))
+    torch.save(stored["param_groups"], folder / "pytorch_optim_group.bin")
+    index = {"metadata": {"param_groups": "pytorch_optim_group.bin", "total_size": 1}, "weight_map": weight_map}
+    (folder / "optimizer.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
 def stages(optimizers: list[torch.optim.Optimizer]) -> dict:
     """What NeMo Automodel's `OptimizerState.state_dict` gives for a pipeline (components/checkpoint/stateful_wrappers.py)."""
     return {"optim": {"optimizer_parts": {f"stage_{number}": one.state_dict() for number, one in enumerate(optimizers)}}}
@@ -48,6 +70,24 @@ def test_a_sharded_optimizer_of_colossalai_is_joined_by_its_index(tmp_path):
     assert raw.layout == "colossalai"
     assert holds(raw, made)
     assert len(raw.files) == 4
+
+
+def test_parts_that_colossalai_wrote_asynchronously_are_joined(tmp_path):
+    made = adamw()
+    raw = read(str(colossalai_async(tmp_path / "optimizer", made).parent))
+    assert raw.layout == "colossalai"
+    assert [entry.step for entry in raw.entries] == [float(made.state[one]["step"]) for group in made.param_groups for one in group["params"]]
+    for entry, one in zip(raw.entries, (one for group in made.param_groups for one in group["params"])):
+        for slot in ("exp_avg", "exp_avg_sq"):
+            assert np.array_equal(next(entry.slots[slot].chunks()).ravel(), made.state[one][slot].numpy().ravel())
+
+
+def test_pickled_bytes_that_are_no_number_are_refused(tmp_path):
+    folder = colossalai_async(tmp_path / "optimizer", adamw(), parts=1)
+    stored = torch.tensor(list(pickle.dumps([1, 2])), dtype=torch.uint8)
+    save_file({"state-0-step": stored}, folder / "optimizer-00001.safetensors", metadata={"non_tensor_keys": '["state-0-step"]'})
+    with pytest.raises(ReadError, match="state-0-step is no number"):
+        read(str(folder))
 
 
 def test_one_part_alone_is_refused_and_says_which_folder_to_give(tmp_path):

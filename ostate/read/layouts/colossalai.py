@@ -3,27 +3,39 @@
 `pytorch_optim.bin.index.json` maps ids to `pytorch_optim-00001.bin`, …, each `{id: {exp_avg, exp_avg_sq, step}}`; its metadata names the
 file of `param_groups` (colossalai/checkpoint_io/general_checkpoint_io.py, `save_sharded_optimizer`; hybrid_parallel_checkpoint_io.py puts
 `-stage-00001-shard` into the names). Tensors are gathered over processes before they are saved: every entry is whole.
+
+With `use_async` the parts are safetensors files under `optimizer.safetensors.index.json`, a tensor `state-<id>-<slot>` for each slot; what is no
+tensor, such as HybridAdam's step, is the bytes of its pickle, listed in the header's `non_tensor_keys` (colossalai/utils/safetensors.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ostate.core.files import is_file, names_in, read_at, size_of
 from ostate.core.foreign import parse_json, positions_in
+from ostate.core.safetensors import read_head
 from ostate.core.state import RawState, SourceFile
+from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
 
 from ..assemble import assemble
 from ..container import torchsave
 from ..parts import parts_of
+from ..pickle.globals import unpickle
 from ..state_dict import Key
 
-_END = ".bin.index.json"
+_ENDS = (".bin.index.json", ".safetensors.index.json")
 _GROUPS = "param_groups"
 _AGAIN = "copy the whole folder again"
+_NO_TENSORS = "non_tensor_keys"
+_SLOT = re.compile(r"^state-(?P<key>\d{1,18})-(?P<slot>.+)$", re.ASCII | re.DOTALL)
+MOST_PICKLE = 1 << 16
+"""Bytes of one pickled number."""
 
 
 def detect(folder: str) -> bool:
@@ -35,7 +47,7 @@ def _index(folder: str) -> str | None:
     """Return the index file of the folder, or None."""
     for name in names_in(folder):
         path = os.path.join(folder, name)
-        if name.endswith(_END) and positions_in(parts_of(path)) is not None and _groups_file(path):
+        if name.endswith(_ENDS) and positions_in(parts_of(path)) is not None and _groups_file(path):
             return path
     return None
 
@@ -80,6 +92,41 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:  # noq
 def _loaded(path: str, files: list[SourceFile]) -> Any:
     if not is_file(path):
         raise ReadError("a part that the index names is missing", where=path, fix=_AGAIN)
+    if path.endswith(".safetensors"):
+        return _entries(path, files)
     stored = torchsave.load(path)
     files.append(stored.source)
     return stored.value
+
+
+def _entries(path: str, files: list[SourceFile]) -> dict[int, dict[str, object]]:
+    """Return the entries of a part in safetensors, by id.
+
+    Raises:
+        ReadError: a tensor that is no entry's, or pickled bytes that are no number.
+    """
+    head = read_head(path)
+    files.append(SourceFile(path, size_of(path), hashlib.sha256(head.raw).hexdigest()))
+    try:
+        listed = parse_json(head.metadata.get(_NO_TENSORS, "[]").encode())
+    except ValueError:
+        listed = None
+    if not isinstance(listed, list):
+        raise ReadError(f"{_NO_TENSORS} is no list", where=path, fix=_AGAIN)
+    pickled = {name for name in listed if isinstance(name, str)}
+    found: dict[int, dict[str, object]] = {}
+    for name, ref in head.tensors.items():
+        read = _SLOT.match(name)
+        if read is None:
+            raise ReadError(f"no slot of an entry: {name[:80]!r}", where=path, fix=_AGAIN)
+        found.setdefault(int(read["key"]), {})[read["slot"]] = _unpickled(path, name, ref) if name in pickled else ref
+    return found
+
+
+def _unpickled(path: str, name: str, ref: TensorRef) -> object:
+    if ref.dtype != "U8" or ref.nbytes > MOST_PICKLE:
+        raise ReadError(f"{name} is no pickled number", where=path, fix=_AGAIN)
+    value = unpickle(b"".join(chunk.astype("uint8").tobytes() for chunk in ref.chunks()), where=f"{path}: {name}")
+    if type(value) not in (int, float, bool, type(None)):
+        raise ReadError(f"{name} is no number", where=path, fix=_AGAIN)
+    return value
