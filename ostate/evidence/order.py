@@ -33,6 +33,8 @@ EVERYTHING = "another run's state, or names at random"
 ANOTHER_ORDER = "the factors that start at random in another order than those that start at zero"
 BALANCE_MOST, BALANCE_LEAST = 10.0, 3.0
 """Digits that the balance of all modules may have, from which it is missed; digits from which it is not: healthy ones of rank 3 have 7 at step 2."""
+BALANCE_TOLD = 48
+"""Elements of a module's group from which balance is missed: of rank 1 and 2 it says little for most of a healthy run."""
 UNBALANCED = 0.6
 """Median residual of balance above which no two factors look related: unrelated ones have .7, healthy ones .56 at most (rank 3, step 2)."""
 Keys = Sequence[str | None]
@@ -108,7 +110,9 @@ def _one_factor(places: Sequence[Place], looks: Looks) -> list[Weighed]:
     """
     pairs = [place for place in places if place.zero is not None and place.other is not None]
     residuals = {place: plain.residual for place, plain in zip(pairs, looks.plain(pairs))}
-    both = [place for place, residual in residuals.items() if np.isfinite(residual)]
+    told = [place for place, residual in residuals.items() if np.isfinite(residual)]
+    fine = [all(one.size >= BALANCE_TOLD for one in each) for each in looks.ranked(told, "other")]
+    both = [place for place, enough in zip(told, fine) if enough]
     ranked = [one for each in looks.ranked(both, "other") for one in each]
     if sum(math.log10(one.size) for one in ranked) < BALANCE_MOST or np.median([residuals[place] for place in both]) < UNBALANCED:
         return []

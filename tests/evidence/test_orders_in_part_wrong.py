@@ -17,8 +17,8 @@ Where = tuple[int, str, str]
 """(layer, kind, factor)."""
 
 
-def run(seed: int, *, rank: int = 4, steps: int = 12) -> Saved:
-    stems = [f"base_model.model.model.layers.{layer}.self_attn.{kind}" for layer in range(LAYERS) for kind in KINDS]
+def run(seed: int, *, rank: int = 4, steps: int = 12, layers: int = LAYERS) -> Saved:
+    stems = [f"base_model.model.model.layers.{layer}.self_attn.{kind}" for layer in range(layers) for kind in KINDS]
     return saved_of(train(np.random.default_rng(seed), len(stems), rank, steps=steps, rate=RATE), stems, RATE)
 
 
@@ -115,3 +115,14 @@ def test_of_an_order_of_which_modules_stand_apart_every_name_that_does_not_stand
     assert found.evidence is not None
     written = [(position, name) for position, name in enumerate(found.names) if name is not None]
     assert set(found.undecided) == {name for position, name in written if position not in found.evidence.alone}
+
+
+def test_at_rank_2_balance_that_holds_no_better_than_by_chance_is_not_missed():
+    many = 24
+    reverse: Callable[[Where], Where] = lambda at: (many - 1 - at[0] if at[2] == "lora_A" else at[0], *at[1:])  # noqa: E731
+    case, _ = rearranged(run(0, rank=2, steps=2, layers=many), reverse)
+    found = settled(case, recorded=True)
+    assert found is not None
+    assert found.evidence is not None
+    assert found.evidence.proven
+    assert not any("the factors that start at random" in what for what, _ in found.evidence.open)
