@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ostate.core.files import names_in
 from ostate.core.state import SourceFile
+from ostate.core.tensors import Slot, TensorRef
 from ostate.errors import ReadError
 
 from ..container.torchsave import Stored, load
@@ -245,3 +246,25 @@ def _model_paths(folder: str, names: Sequence[str]) -> list[str]:
             fix="copy it from the same checkpoint",
         )
     return [os.path.join(folder, name) for _, name in found]
+
+
+def check_no_rank_twice(opened: Opened, parts: Sequence[Slot]) -> None:
+    """Refuse ranks that hold the same part of the moments: one's file was copied over the other's. The zip's checksums tell who may.
+
+    ZeRO-3 gives all ranks as many numbers, and every parameter a part of each: what was lost would be missed by nothing else.
+
+    Args:
+        opened: the files.
+        parts: one slot of one group, flat, rank by rank.
+
+    Raises:
+        ReadError: two are the same, and not zeros alone.
+    """
+    first: dict[tuple[int, str, int], tuple[int, Slot]] = {}
+    for rank, slot in enumerate(parts):
+        if not isinstance(slot, TensorRef) or slot.crc32 is None:
+            continue
+        other, known = first.setdefault((slot.crc32, slot.dtype, slot.numel), (rank, slot))
+        if other != rank and any(bool((a == b).all() and a.any()) for a, b in zip(known.chunks(), slot.chunks())):
+            what = f"the moments of rank {rank} are those of rank {other}: one file was copied over the other"
+            raise ReadError(what, where=opened.optim[rank], fix=_AGAIN)

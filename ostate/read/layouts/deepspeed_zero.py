@@ -28,7 +28,7 @@ from ..pickle.unknown_classes import noted, refuse_within
 from ..quantized import slots_of
 from ..skipped import skipped_finding
 from ..state_dict import Key
-from .deepspeed_files import EXPERT, OPTIM, Opened, holds_a_share, open_all
+from .deepspeed_files import EXPERT, OPTIM, Opened, check_no_rank_twice, holds_a_share, open_all
 
 _UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and pass the path of the result"
 _AGAIN = "copy the whole folder again, with the files of every process"
@@ -98,6 +98,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
             parts = [_flat_slot(opened, rank, slots, slot) for rank, slots in enumerate(buffer.slots)]
             for name, one in pieces(opened, number, group_shapes, parts, slot):
                 state.setdefault(name, {} if step is None else {"step": step})[slot] = one
+            check_no_rank_twice(opened, parts)
         if None not in buffer.master:
             whole = [one for one in buffer.master if one is not None]
             master.update(pieces(opened, number, group_shapes, whole, "master"))
