@@ -23,6 +23,7 @@ class AdapterConfig(TypedDict, total=False):
     target_modules: list[str] | str | None
     target_parameters: list[str] | None
     modules_to_save: list[str] | str | None
+    ensure_weight_tying: bool | None
     rank_pattern: dict[str, object] | None
     auto_mapping: dict[str, object] | None
     base_model_name_or_path: str | None
@@ -68,6 +69,7 @@ _KINDS: dict[str, tuple[tuple[Callable[[object], bool], ...], str]] = {
     "target_modules": ((_texts, _text), "a list of texts, or a text"),
     "target_parameters": ((_few_texts,), f"a list of texts, at most {limits.TARGETS}"),
     "modules_to_save": ((_few_texts, _text), f"a list of texts, at most {limits.TARGETS}"),
+    "ensure_weight_tying": ((_flag,), "true or false"),
     "rank_pattern": ((_table,), "an object"),
     "auto_mapping": ((_table,), "an object"),
     "base_model_name_or_path": ((_text,), "a text"),

@@ -36,7 +36,7 @@ def moved(raw: RawState, weights: Adapter, start: Mapping[str, TensorRef] | None
     """
     away, there = set(), set()
     for key, ref in weights.tensors.items():
-        begun = base_tensor(key, start) if start else None
+        begun = _start_of(key, start) if start else None
         if begun is None or begun.shape != ref.shape:
             if start is None and ref.dtype == "F32" and ref.numel >= FEWEST and _fits_16_bits(ref):
                 there.add(key)
@@ -48,6 +48,12 @@ def moved(raw: RawState, weights: Adapter, start: Mapping[str, TensorRef] | None
     if start is None and steps and max(steps) < STEPPED:
         there.clear()
     return Moved(frozenset(away), frozenset(there), frozenset(entry.position for entry in raw.entries if entry.has_state and _is_still(raw, entry)))
+
+
+def _start_of(key: str, start: Mapping[str, TensorRef]) -> TensorRef | None:
+    """Return where a tensor started; a bare model lacks the attribute that one with a head has it in (`bert.`)."""
+    found = base_tensor(key, start)
+    return found if found is not None else start.get(key.partition(".")[2])
 
 
 def _equal(ref: TensorRef, begun: TensorRef) -> bool:

@@ -112,6 +112,35 @@ def test_shapes_that_several_parts_have_are_refused_and_the_base_models_weights_
         repair(str(tmp_path), base=str(tmp_path / "config.json"))
 
 
+def test_a_base_without_the_head_and_its_prefix_tells_it_as_well(tmp_path):
+    model = as_pretrained(bert())
+    model.bert.save_pretrained(tmp_path / "bare")
+    names = trained(tmp_path, model, re.compile(PARTS["the last layer and the head"]).search)
+    assert named(repair(str(tmp_path), base=str(tmp_path / "bare"))) == names
+
+
+def whisper() -> Any:
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    sizes = {f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 24))}
+    return WhisperForConditionalGeneration(
+        WhisperConfig(vocab_size=64, d_model=16, num_mel_bins=4, max_source_positions=20, pad_token_id=0, bos_token_id=1, eos_token_id=2, **sizes)
+    )
+
+
+def test_parameters_that_a_model_never_trains_are_no_part_of_it(tmp_path):
+    model = as_pretrained(whisper())  # freezes its encoder's positions
+    model.save_pretrained(tmp_path / "base")
+    part = [(name, one) for name, one in model.named_parameters() if "model.encoder.layers.1." in name]
+    optimizer = torch.optim.AdamW([one for _, one in part])
+    for _, one in part:
+        one.grad = torch.randn_like(one)
+    optimizer.step()
+    model.save_pretrained(tmp_path)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    assert named(repair(str(tmp_path), base=str(tmp_path / "base"))) == [name for name, _ in part]
+
+
 def test_another_base_model_from_which_everything_differs_names_nothing(tmp_path):
     trained(tmp_path, as_pretrained(bert()), re.compile(PARTS["biases"]).search)
     as_pretrained(bert()).save_pretrained(tmp_path / "other")
@@ -177,6 +206,16 @@ def lora(folder: Path, besides: str) -> list[str]:
     base.save_pretrained(folder / "base")
     model = peft.get_peft_model(base, peft.LoraConfig(r=2, **tiny.TARGETS, **tiny.CAUSAL))
     return trained(folder, model, re.compile(f"lora_|{besides}").search, save=False)
+
+
+def test_a_head_that_is_one_tensor_with_the_saved_embedding_has_no_position_of_its_own(tmp_path):
+    import peft
+
+    saved = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    model = peft.get_peft_model(tiny.llama(tie_word_embeddings=True), peft.LoraConfig(r=4, **saved, **tiny.TARGETS, **tiny.CAUSAL))
+    names = trained(tmp_path, model, re.compile("lora_|modules_to_save").search, save=False, steps=8)
+    assert {key for key in read_adapter(str(tmp_path)).tensors if "lora_" not in key} >= {"base_model.model.lm_head.weight"}
+    assert named(repair(str(tmp_path))) == names
 
 
 def test_norms_unfrozen_beside_a_lora_are_named_by_the_rebuilt_model(tmp_path):

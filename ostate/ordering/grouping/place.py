@@ -49,9 +49,9 @@ def _claims_of_part(layout: ParameterList, question: Question) -> tuple[list[Cla
     part = part_of(layout, question)
     if part is None:
         return [], []
-    own = all(row.trainable for row in layout.parameters)
-    choices = choices_of(part, question) if own else beside_adapter(layout, part, question)
     held = {row.name for row in layout.parameters if row.trainable}
+    own = held.issuperset(row.name for row in part.parameters)
+    choices = choices_of(part, question) if own else beside_adapter(layout, part, question)
     fits: dict[Placed, list[Rule]] = {}
     reason = choices.reason
     for choice, rules in choices.found.items():

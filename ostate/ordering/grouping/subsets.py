@@ -47,13 +47,13 @@ def part_of(layout: ParameterList, question: Question) -> ParameterList | None:
     trainable = sum(row.trainable for row in layout.parameters)
     if count == trainable or count >= len(layout.parameters):
         return None
-    if count < trainable == len(layout.parameters) and question.adapter is not None and question.adapter.kind == "model":
+    if count < trainable and question.adapter is not None and question.adapter.kind == "model":
         rule = f"{layout.rule}, {count} of its {trainable} parameters trained"
-    elif trainable < count:
+        return replace(layout, rule=rule, parameters=tuple(row for row in layout.parameters if row.trainable))
+    if trainable < count:
         rule = f"{layout.rule}, {count - trainable} of its own parameters trained beside the adapter"
-    else:
-        return None
-    return replace(layout, rule=rule, parameters=tuple(replace(row, trainable=True) for row in layout.parameters))
+        return replace(layout, rule=rule, parameters=tuple(replace(row, trainable=True) for row in layout.parameters))
+    return None
 
 
 def choices_of(layout: ParameterList, question: Question) -> Choices:
@@ -65,7 +65,7 @@ def choices_of(layout: ParameterList, question: Question) -> Choices:
     """
     known = question.moved or NOTHING_KNOWN
     found = _under(layout, question, known)
-    if not found.found and known.unmoved:  # steps too small for the weights' dtype leave what was trained where it was
+    if not found.found and known.unmoved and not known.moved:  # nothing moved: started from here, or trained in 16 bits and saved in 32
         found = _under(layout, question, known._replace(unmoved=frozenset()))
     return found
 

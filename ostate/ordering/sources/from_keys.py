@@ -19,15 +19,23 @@ _NORM = re.compile(r"norm|(?:^|\.)ln_", re.IGNORECASE)
 def trained_keys(adapter: Adapter) -> list[str]:
     """Return the keys of the file, in its order, that belong to trained parameters.
 
-    Left out: frozen tensors that PEFT saves beside them (an embedding's own weight below a LoRA, shared projections, computed prompts).
+    Left out: frozen tensors that PEFT saves beside them (an embedding's own weight below a LoRA, shared projections, computed prompts, a head that is
+    one tensor with the embedding).
     """
     if adapter.kind != "model":
-        return [key for key in adapter.tensors if not _frozen(key)]
+        return [key for key in adapter.tensors if not _frozen(key) and not _is_tied_copy(key, adapter)]
     return [key for key in adapter.tensors if _is_tuner(key)] or list(adapter.tensors)
 
 
 def _frozen(key: str) -> bool:
     return key.endswith((".base_layer.weight", "vera_A", "vera_B", "lora_ranknum", ".alpha", ".on_input")) or key == "prompt_embeddings"
+
+
+def _is_tied_copy(key: str, adapter: Adapter) -> bool:
+    """True for the head of a model whose embedding alone is listed in `modules_to_save`: `ensure_weight_tying` keeps them one tensor."""
+    if not adapter.config.get("ensure_weight_tying") or not key.endswith("lm_head.weight") or is_tuned(key):
+        return False
+    return not any(module.rpartition(".")[2] == "lm_head" for module in adapter.config.get("modules_to_save") or ())
 
 
 def _is_tuner(key: str) -> bool:

@@ -51,10 +51,21 @@ def skeleton(question: Question) -> tuple[list[Claim], list[Refused]]:
 def layouts_of(question: Question) -> list[ParameterList] | str:
     """Return what the rebuilt model may have been, the likeliest first, or why it cannot be rebuilt.
 
+    A whole model's own configuration is asked too, where the base model's (a bare model, without the head) does not explain it.
+
     Raises:
         OrderingError: `--base` was given and holds no readable configuration.
         MissingPackage: `--base` was given, and what rebuilds a model is not installed.
     """
+    found = _layouts_by(question)
+    if isinstance(found, str) and question.base is not None and question.adapter is not None and question.adapter.kind == "model":
+        own = _layouts_by(replace(question, base=None))
+        return own if isinstance(own, list) else found
+    return found
+
+
+def _layouts_by(question: Question) -> list[ParameterList] | str:
+    """Return the same of one configuration: the one that `--base` gives, else the one that lies beside the weights or that they name."""
     adapter = question.adapter
     if adapter is None:
         return "no adapter was found"
