@@ -30,6 +30,8 @@ FEW, FEWER = 6, 3
 """Modules of one kind from which their mean share is looked at, where a group is too small to tell of one of them; and where it is not."""
 UNRELATED = 0.5
 """Residual of balance above which factors look unrelated; measured .7, and less than .35 in the middle of every healthy file."""
+UNFIT = 0.35
+"""Mean share of a kind's other factors below which their moments are as good as another's: unrelated ones reach .17, healthy ones .5 at step 2."""
 RELATED = 0.3
 ENOUGH = 48
 """Elements of a module's group from which one that looks like any other, or a residual that does, says something by itself: rank 3 and more."""
@@ -110,7 +112,7 @@ def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks
     in_own = {place.module for place, one, two in zip(live, both, rest) if min(share(one), share(two)) >= BULK}
     # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own or close to it
     suspects = exchanged | ((by_gauge | (by_residual - in_own)) - coarse) | (by_gauge & by_residual)
-    suspects |= _kinds_at_random(live, looks)
+    suspects |= _kinds_at_random(live, looks) | _kinds_unbalanced(live, residuals, looks)
     for how in FACTORS:
         suspects |= factors_exchanged(live, looks, how)
     return suspects | ((_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse)
@@ -313,6 +315,19 @@ def _kinds_at_random(live: Sequence[Place], looks: Looks) -> set[int]:
     if not means or max(means.values()) < FLOOR:
         return set()
     return {module for kind, mean in means.items() if mean < BULK for module, *_ in kinds[kind]}
+
+
+def _kinds_unbalanced(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks) -> set[int]:
+    """Return the modules of kinds whose other factors fit no better than by chance, and look unrelated, where another kind's reach the floor."""
+    kinds: dict[str, list[tuple[Place, float]]] = {}
+    for place, ranked in zip(live, looks.ranked(live, "other")):
+        if elements(ranked) >= ENOUGH and np.isfinite(residuals[place]):
+            kinds.setdefault(re.sub(r"\d+", "#", looks.modules[place.module].prefix), []).append((place, share(ranked)))
+    means = {kind: float(np.mean([reached for _, reached in members])) for kind, members in kinds.items() if len(members) >= FEWER}
+    if not means or max(means.values()) < FLOOR:
+        return set()
+    lost = [kinds[kind] for kind, mean in means.items() if mean < UNFIT]
+    return {place.module for members in lost if np.median([residuals[place] for place, _ in members]) > UNRELATED for place, _ in members}
 
 
 def is_tail(shares: Array) -> bool:

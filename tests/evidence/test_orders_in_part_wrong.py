@@ -78,7 +78,12 @@ def one_factor_reversed(place: Where) -> Where:
     return (LAYERS - 1 - layer if factor == "lora_A" else layer, kind, factor)
 
 
-SYSTEMATIC = (kinds_of_odd_layers, one_kind_rotated, one_kind_reversed, one_factor_reversed)
+def one_factor_of_one_kind_rotated(place: Where) -> Where:
+    layer, kind, factor = place
+    return ((layer + 1) % LAYERS if (kind, factor) == ("k_proj", "lora_A") else layer, kind, factor)
+
+
+SYSTEMATIC = (kinds_of_odd_layers, one_kind_rotated, one_kind_reversed, one_factor_reversed, one_factor_of_one_kind_rotated)
 
 
 @pytest.mark.parametrize("recorded", [True, False])
