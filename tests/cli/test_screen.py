@@ -294,8 +294,8 @@ class Seen(list):
     def step(self, done, total): self.append((done, total))
     def draw(self): pass
     def stop(self): open(REPORT, "a").write(repr((self[0], self[-1], len(self))) + "\\n")
-import ostate.cli.watch as watch
-watch.Watch = lambda title, unit: Seen()
+import ostate.cli.screen as screen
+screen.Watch = lambda title, unit: Seen()
 from ostate.cli import main
 main(sys.argv[1:])
 """
