@@ -18,6 +18,14 @@ def test_every_e_value_has_mean_one_over_the_ranks(size):
     np.testing.assert_allclose(values.mean(axis=0), 1.0, rtol=1e-9)
 
 
+def test_an_e_value_falls_with_the_rank_as_four_powers_do():
+    """Any powers would be sound; these are the ones that the digits of docs/evidence.md were made with."""
+    powers = [math.log10(8 / sum(k**-x for k in range(1, 9))) - x * math.log10(2) for x in (1, 2, 3)]
+    assert log_evalues([Ranked(2, 8)]).tolist() == pytest.approx([*powers, -math.inf])
+    assert log_evalues([Ranked(1, 8)])[3] == pytest.approx(math.log10(8))
+    assert log_evalues([Ranked(1, 1)]).tolist() == [0, 0, 0, 0]  # one order alone says nothing
+
+
 def test_ties_counted_up_only_lower_it():
     """Ranks of two elements that tie are both the larger one."""
     values = np.array([10.0 ** log_evalues([Ranked(rank, 8)]) for rank in (2, 2, 3, 5, 5, 6, 7, 8)])
