@@ -44,6 +44,17 @@ def test_the_gpu_gives_the_cpus_numbers(run):
     assert there.dot(move(x), move(y)) == there.dot(move(x), move(y))
 
 
+def test_a_state_put_on_cuda_takes_gradients_of_the_current_card(run):
+    """`cuda` and `cuda:0` are two devices to torch, and one card."""
+    pre = AdamPreconditioner(run[2], device="cuda")
+    name = pre.names[0]
+    ones = torch.ones(run[2].parameters[name].shape)
+    assert pre.layout.buffers[0].device == ones.cuda().device
+    assert pre.apply(name, ones.cuda()).device == ones.cuda().device
+    with pytest.raises(ProbeError, match="lies on cpu"):
+        pre.apply(name, ones)
+
+
 def test_the_dot_kernel_covers_every_length():
     from ostate.probe.precondition.kernels import triple_dot
 

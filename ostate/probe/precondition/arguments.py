@@ -61,12 +61,10 @@ def device_of(device: Any) -> torch.device | None:
     if device is None:
         return None
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        return torch.empty(0, device=torch.device(device)).device  # with its number: `cuda` is the current one's, as gradients say it
     except (TypeError, RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
         text = (str(error).splitlines() or [""])[0][:200]
         raise ProbeError(f"cannot put numbers on the device {device!r}: {text}", where="AdamPreconditioner", fix='device="cpu"') from error
-    return found
 
 
 def gradient_of_unknown(first: Any, second: Any) -> Any:
