@@ -292,8 +292,9 @@ def _ordering(raw: RawState, claim: Claim, evidence: Evidence, verdict: str, los
             where=f"{raw.source}: {claim.keys[at[0]]!r} and {claim.keys[at[1]]!r}",
             fix="make every name in the file unique" if claim.source == "given" else "pass --order FILE with a name of its own for each position",
         )
-    # names that somebody wrote down may be exchanged by hand, which no order of the family is; where modules stand apart, something was
-    by_hand = _written_by_hand(claim, raw) or bool(evidence.apart)
+    # names that somebody wrote down may be exchanged by hand, which no order of the family is; where modules stand apart, something was;
+    # and of what only a convention says, no more is known
+    by_hand = _written_by_hand(claim, raw) or bool(evidence.apart) or claim.source == "convention"
     by_itself = evidence.alone if verdict == "verified" or (by_hand and verdict == "partial") else evidence.proven
     undecided = tuple(
         name

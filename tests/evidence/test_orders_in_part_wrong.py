@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ostate.commands.repair import Options, order_of
+from ostate.commands.repair import Options, order_of, repair
 from ostate.core.naming import Ordering
 from ostate.errors import OrderingError
+from tests import real
 from tests.evidence.small_runs import Saved, saved_of, train
 
 LAYERS, KINDS, RATE = 8, ("q_proj", "k_proj", "v_proj", "o_proj"), 3e-3
@@ -131,3 +132,12 @@ def test_at_rank_2_balance_that_holds_no_better_than_by_chance_is_not_missed():
     assert found.evidence is not None
     assert found.evidence.proven
     assert not any("the factors that start at random" in what for what, _ in found.evidence.open)
+
+
+def test_of_an_order_that_a_convention_alone_gives_every_name_that_does_not_stand_by_itself_is_listed():
+    case = real.case("fsdp2_dcp_intids")
+    found = repair(str(case.state), options=Options(adapter=str(case.adapter))).ordering
+    assert (found.source, found.verdict) == ("convention", "partial")
+    assert found.evidence is not None
+    assert found.evidence.proven
+    assert set(found.undecided) == {name for position, name in enumerate(found.names) if name and position not in found.evidence.alone}
