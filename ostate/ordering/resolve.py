@@ -294,7 +294,7 @@ def _ordering(raw: RawState, claim: Claim, evidence: Evidence, verdict: str, los
         )
     # names that somebody wrote down may be exchanged by hand, which no order of the family is; where modules stand apart, something was;
     # and of what only a convention says, no more is known
-    by_hand = _written_by_hand(claim, raw) or bool(evidence.apart) or raw.facts.get("named_by", claim.source) == "convention"
+    by_hand = _written_by_hand(claim, raw) or bool(evidence.apart) or claim.source == "convention"
     by_itself = evidence.alone if verdict == "verified" or (by_hand and verdict == "partial") else evidence.proven
     undecided = tuple(
         name
