@@ -37,6 +37,9 @@ def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: 
     lacking = {name for name, key in zip(found.names, found.keys) if explicit and key is None}
     unknown = tuple(name for name in found.undecided if name in lacking) if not found.proven else ()
     undecided = tuple(name for name in found.undecided if name not in lacking and name not in spelled)
+    in_order = _proven_in_order(found)
+    alone = ", not each by itself" if in_order.intersection(undecided) else ""
+    undecided = tuple(name for name in undecided if name not in in_order)
     if found.verdict != "unverified" and not found.proven and undecided:
         left = found.evidence.open if found.evidence is not None else ()
         than = f"; not excluded: {left[0][0]}" if left else ""
@@ -44,7 +47,7 @@ def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: 
             Finding(
                 rule="order-undecided",
                 severity="warning",
-                text=f"{len(undecided)} names come from {first_rule(found.rule)} only; the tensor values prove the others{than}",
+                text=f"{len(undecided)} names come from {first_rule(found.rule)} only; the tensor values prove the others{alone}{than}",
                 fix=f"to prove these too: {advice.ways(passed, *_could_prove(found, undecided))}",
                 names=undecided,
             )
@@ -68,6 +71,12 @@ def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: 
             )
         )
     return said
+
+
+def _proven_in_order(found: Ordering) -> frozenset[str]:
+    """Return the names that are proven as part of an order."""
+    proven = found.evidence.proven if found.evidence is not None else ()
+    return frozenset(name for position in proven if position < len(found.names) and (name := found.names[position]) is not None)
 
 
 def _could_prove(found: Ordering, names: Sequence[str]) -> tuple[str, ...]:

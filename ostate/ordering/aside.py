@@ -120,7 +120,7 @@ def laid_back(found: Ordering, raw: RawState, places: Sequence[int], names: Mapp
         undecided=tuple(
             dict.fromkeys(
                 (
-                    *(f"{lead}{name}" for name in _undecided(found)),
+                    *(f"{lead}{name}" for name in found.undecided),
                     *(f"{lead}{name}" for position in doubted if (name := found.names[position]) is not None),
                     *(names[entry.position] for entry in named),
                 )
@@ -138,11 +138,6 @@ def _doubted(raw: RawState, aside: Sequence[Entry], places: Sequence[int], found
     shapes = {entry.shape for entry in aside}
     alone = found.evidence.alone if found.evidence is not None else frozenset[int]()
     return [new for new, old in enumerate(places) if raw.entries[old].has_state and raw.entries[old].shape in shapes and new not in alone]
-
-
-def _undecided(found: Ordering) -> tuple[str, ...]:
-    """Return the names that are not proven; of an order that is proven as a whole all are, though not each by itself."""
-    return () if found.verdict in PROVEN else found.undecided
 
 
 def _evidence_of(evidence: Evidence, places: Sequence[int], aside: Sequence[Entry], doubted: frozenset[int]) -> Evidence:

@@ -152,11 +152,6 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Evidenc
     return _ordering(raw, first, evidence, verdict if evidence.proven else "unverified", lost)
 
 
-def _written_by_hand(claim: Claim, raw: RawState) -> bool:
-    """True for names that somebody wrote down and may have exchanged; those of a file that `repair` wrote may have been inferred."""
-    return claim.explicit and raw.facts.get("named_by", claim.source) in ("recorded", "given")
-
-
 def _proven_alternative(tested: Tested, question: Question, comparison: EvidenceSource) -> Tested | None:
     """Return the first order of the family that the numbers prove whole as a claim of its own."""
     evidence = tested.evidence
@@ -292,10 +287,8 @@ def _ordering(raw: RawState, claim: Claim, evidence: Evidence, verdict: str, los
             where=f"{raw.source}: {claim.keys[at[0]]!r} and {claim.keys[at[1]]!r}",
             fix="make every name in the file unique" if claim.source == "given" else "pass --order FILE with a name of its own for each position",
         )
-    # names that somebody wrote down may be exchanged by hand, which no order of the family is; where modules stand apart, something was;
-    # and of what only a convention says, no more is known
-    by_hand = _written_by_hand(claim, raw) or bool(evidence.apart) or claim.source == "convention"
-    by_itself = evidence.alone if verdict == "verified" or (by_hand and verdict == "partial") else evidence.proven
+    # a file's entries may have been exchanged by hand, whoever gives the names: beyond that is only what stands by its own numbers
+    by_itself = evidence.proven if claim.source == "content" else evidence.alone
     undecided = tuple(
         name
         for position in range(len(claim.names))

@@ -39,7 +39,7 @@ def test_without_a_claim_the_numbers_alone_may_give_the_whole_order():
 
 
 def test_claims_that_agree_where_the_numbers_are_undecided_carry_those_names():
-    found = resolve(Answers({"abc": proves((0, 1))}), [claim("abc")])
+    found = resolve(Answers({"abc": proves((0, 1), alone=frozenset((0, 1)))}), [claim("abc")])
     assert (found.verdict, found.names, found.undecided, found.left_out) == ("partial", ("a", "b", "c"), ("c",), ())
 
 
@@ -170,11 +170,18 @@ def test_a_module_that_stands_apart_keeps_the_verdict_from_verified_and_is_named
     assert [(finding.rule, finding.names) for finding in found.findings] == [("module-stands-apart", ("c",))]
 
 
-@pytest.mark.parametrize(("source", "listed"), [("recorded", ("b", "c")), ("skeleton", ("c",))])
-def test_of_names_written_down_that_are_proven_in_part_all_are_listed_that_do_not_stand_by_themselves(source, listed):
-    """Somebody may have exchanged them by hand, which no other order that was rejected does."""
+@pytest.mark.parametrize("source", ["recorded", "skeleton", "given"])
+def test_of_names_that_are_proven_in_part_all_are_listed_that_do_not_stand_by_themselves(source):
+    """Somebody may have exchanged them, or the file's entries, by hand, which no other order that was rejected does."""
     found = resolve(Answers({"abc": proves((0, 1), alone=frozenset((0,)))}), [claim("abc", source)])
-    assert (found.verdict, found.undecided) == ("partial", listed)
+    assert (found.verdict, found.undecided) == ("partial", ("b", "c"))
+
+
+def test_of_a_convention_that_the_search_confirms_the_names_are_listed_that_stand_as_an_order_only():
+    found = resolve(
+        Answers({"abc": proves((0, 1), alone=frozenset((0,)))}, recovered=proves((0, 2), order=("a", None, "c"))), [claim("abc", "convention")]
+    )
+    assert (found.verdict, found.proof, found.undecided) == ("recovered", "order", ("b",))
 
 
 def test_claims_that_differ_only_where_there_is_no_state_are_one():
