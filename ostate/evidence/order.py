@@ -170,7 +170,7 @@ def against(other: Keys, moved: set[int], places: Sequence[Place], index: Mappin
 def _of_neurons(kind: How, unit: Unit, origins: Mapping[str, str | None], index: Mapping[str, int]) -> tuple[How | None, list[int | None]]:
     """Return what may be asked of a block's neurons where another layer of the block lends its moments: a gate has their order."""
     near = {factor for factor, key in origins.items() if unit.of_its_block(key or "")}
-    if "zero" in near or (near and "zero" not in origins):
+    if "zero" in near or (kind == "whole" and near and "zero" not in origins):
         return None, []
     if kind == "whole" and near:
         return "zero", [index.get(origins["zero"] or "")]

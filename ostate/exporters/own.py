@@ -54,6 +54,17 @@ def refuse_for_adamw(state: NamedState) -> None:
         raise ExportError(what, where="--as adamw_torch", fix="drop --as: the state goes back into its own optimizer")
 
 
+def refuse_for_own(state: NamedState) -> None:
+    """Refuse a state whose own optimizer cannot go on from what a named file keeps.
+
+    Raises:
+        ExportError: it needs counters that lie beside its entries.
+    """
+    if state.optimizer == "spam":
+        what = "SPAM counts its steps beside its entries (total_step, current_step), and no named file keeps them"
+        raise ExportError(what, where="--to", fix="resume SPAM from its own checkpoint; a probe takes the named file")
+
+
 def adamw_numbered(state: NamedState) -> dict[str, Any]:
     """Return the state dict by position that torch.optim.AdamW loads, of a state that `refuse_for_adamw` lets pass."""
     slots = {slot for parameter in state.parameters.values() for slot in parameter.slots}

@@ -10,7 +10,7 @@ from ostate.core.state import Finding
 
 from .archive import save
 from .base import Exporter, ExportOptions, lost_packing
-from .own import adamw_numbered, own_numbered, refuse_for_adamw, requantised
+from .own import adamw_numbered, own_numbered, refuse_for_adamw, refuse_for_own, requantised
 
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
@@ -19,13 +19,15 @@ def write(state: NamedState, place: Path, export_options: ExportOptions) -> None
 
 
 def refuse(state: NamedState, export_options: ExportOptions) -> None:
-    """Refuse to torch's AdamW what it cannot go on from.
+    """Refuse to torch's AdamW, or to the state's own optimizer, what it cannot go on from.
 
     Raises:
-        ExportError: the state is not of Adam's kind.
+        ExportError: the state is not of Adam's kind, or its optimizer needs counters that the state is kept without.
     """
     if export_options.taken_as == "adamw_torch":
         refuse_for_adamw(state)
+    else:
+        refuse_for_own(state)
 
 
 def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ _STYLE = {"": "", "title": "bold", "good": "green", "warning": "yellow", "error"
 _SEVERITY = {"note": "cyan", "warning": "yellow", "error": "bold red"}
 
 
-_TITLED = re.compile(r" +\S+ {2,}")
+_TITLED = re.compile(r"(?<! ) +\S+ {2,}")
 """How a line begins that is a title and a text, as a row of facts is: the text goes on under itself."""
 
 

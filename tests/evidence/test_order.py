@@ -9,7 +9,7 @@ import pytest
 from ostate.core.family import Alternative, Exchangeable, Family
 from ostate.evidence import combine, order
 from ostate.evidence.gauge import Ranked
-from ostate.evidence.looks import Place
+from ostate.evidence.looks import Place, Plain
 from ostate.evidence.order import Weighed
 from ostate.evidence.units import Unit
 
@@ -59,6 +59,9 @@ class Looks:
 
     def starts(self, places):
         return list(range(len(self.modules)))
+
+    def plain(self, places):
+        return [Plain(0.05, 1.0, 1.0, True) for _ in places]
 
     def exchanged(self, place, own):
         raise AssertionError("asked of a pair whose factors are not each other's")

@@ -117,7 +117,9 @@ TORCH: dict[str, Make] = {
     "bitsandbytes.optim.Adagrad32bit": bnb.Adagrad32bit,
     "torchao.optim.AdamWFp8": torchao.optim.AdamWFp8,
 }
-PACKAGES: dict[str, Make] = {**TORCH, **{name: make for name, (_, make) in WRITTEN.items()}}
+REFUSED = ("pytorch_optimizer.SPAM",)
+"""What cannot go on from what a named file keeps."""
+PACKAGES: dict[str, Make] = {**TORCH, **{name: make for name, (_, make) in WRITTEN.items() if name not in REFUSED}}
 """By the class, as its users write it."""
 _BIASED = ("Adam", "NAdam", "RAdam", "AdamP", "LAMB8bit", "LAMB32bit", "AdamWFp8", "Adam, amsgrad")
 

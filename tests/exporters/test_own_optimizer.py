@@ -19,7 +19,7 @@ from ostate.exporters.requantise import Codes, CodeTable, Scales, Values, encode
 from tests.optimizers.live import run
 from tests.optimizers.others import RETYPED, WRITTEN, retyped
 
-from .optim_list import FLOATS, PACKAGES, in_adamw
+from .optim_list import FLOATS, PACKAGES, REFUSED, in_adamw
 
 
 def named(live, folder):
@@ -91,6 +91,18 @@ def test_a_new_parameter_starts_as_the_optimizer_would_start_it_or_is_refused(na
     done = ostate.export(path, "torch", tmp_path / "zeros.pt", wanted=wanted, groups="one", new="zeros")
     by_us = three_steps(make, start, torch.load(done.path, weights_only=True))
     assert all(torch.equal(one, other) for one, other in zip(left_to_it, by_us))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore")
+def test_what_an_optimizer_counts_beside_its_entries_is_missed_and_said(name, tmp_path):
+    path = named(run(WRITTEN[name][1], shapes=((70, 64), (5, 3)), steps=4), tmp_path)
+    for way in ({}, {"taken_as": "adamw_torch"}):
+        with pytest.raises(ExportError, match=r"counts its steps beside its entries|cannot be continued by torch's AdamW"):
+            ostate.export(path, "torch", tmp_path / "back.pt", **way)
+    with pytest.raises(ExportError, match="counts its steps beside its entries"):
+        ostate.export(path, "dcp", tmp_path / "back")
+    assert not (tmp_path / "back.pt").exists()
 
 
 def goes_on_in_adamw(path, outcome, start):

@@ -211,6 +211,7 @@ def lora(folder: Path, besides: str) -> list[str]:
 def test_a_head_that_is_one_tensor_with_the_saved_embedding_has_no_position_of_its_own(tmp_path):
     import peft
 
+    torch.manual_seed(0)
     saved = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
     model = peft.get_peft_model(tiny.llama(tie_word_embeddings=True), peft.LoraConfig(r=4, **saved, **tiny.TARGETS, **tiny.CAUSAL))
     names = trained(tmp_path, model, re.compile("lora_|modules_to_save").search, save=False, steps=8)
