@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 COMPARED = 1 << 16
 """First numbers of each tensor that are compared."""
+TOGETHER = 1 << 23
+"""Numbers of all siblings together that are held, twice, float64: of many siblings fewer numbers each are compared."""
+MOST = 4096
+"""Siblings of which each is compared with each; more are not looked at, and stay what the other tests make of them."""
 SHORTEST = 8
 """Numbers of a tensor whose direction is one: of four, unrelated ones are alike now and then."""
 FEWEST = 4
@@ -60,13 +64,14 @@ def misplaced_values(source: Source, keys: Sequence[str | None], stated: Sequenc
             siblings.setdefault((starts[key].kind, source.adapter.tensors[key].shape), []).append(position)
     found: set[int] = set()
     for positions in siblings.values():
-        if len(positions) >= FEWEST:
+        if FEWEST <= len(positions) <= MOST:
             found |= _exchanged(source, keys, positions, starts)
     return frozenset(found)
 
 
 def _exchanged(source: Source, keys: Sequence[str | None], positions: Sequence[int], starts: Mapping[str, Start]) -> set[int]:
-    directions = {position: _directions(source, key, position, starts[key]) for position in positions if (key := keys[position]) is not None}
+    most = min(COMPARED, max(TOGETHER // len(positions), SHORTEST))
+    directions = {position: _directions(source, key, position, starts[key], most) for position in positions if (key := keys[position]) is not None}
     known = [(position, pair) for position, pair in directions.items() if pair is not None]
     if len(known) < FEWEST:
         return set()
@@ -79,13 +84,13 @@ def _exchanged(source: Source, keys: Sequence[str | None], positions: Sequence[i
     return {position for (position, _), row in zip(known, better) if row.max() >= BETTER}
 
 
-def _directions(source: Source, key: str, position: int, start: Start) -> tuple[Array, Array] | None:
-    """Return W - W_start and u, (n,) each and of length 1; None where the position keeps no such moments, or nothing moved."""
+def _directions(source: Source, key: str, position: int, start: Start, most: int) -> tuple[Array, Array] | None:
+    """Return W - W_start and u, (n <= most,) each and of length 1; None where the position keeps no such moments, or nothing moved."""
     entry, ref = source.raw.entries[position], source.adapter.tensors[key]
     first, second = moments_of(source, entry)
     if first is None or entry.numel != ref.numel:
         return None
-    count = min(ref.numel, COMPARED)
+    count = min(ref.numel, most)
     readers = [Rows(slot, count, strip=1) for slot in (ref, entry.slots[first], *([entry.slots[second]] if second else []))]
     weight, m, *rest = (each.take(1)[0] for each in readers)
     if not all(each.finite for each in readers):
