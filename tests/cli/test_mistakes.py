@@ -116,13 +116,8 @@ def test_a_torch_name_is_refused_from_python_too(tmp_path):
         ostate.repair(LLAMA.state, tmp_path / "x.pt", adapter=LLAMA.adapter)
 
 
-def test_a_base_of_the_local_cache_is_found_by_its_name_from_python(tmp_path, monkeypatch):
-    place = tmp_path / "hub" / "models--tiny--llama"
-    shutil.copytree(LLAMA.base, place / "snapshots" / "abc")
-    (place / "refs").mkdir()
-    (place / "refs" / "main").write_text("abc")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert ostate.repair(LLAMA.state, adapter=LLAMA.adapter, base="tiny/llama").ordering.source == "skeleton"
+def test_a_base_of_the_local_cache_is_found_by_its_name_from_python(cached_llama):
+    assert ostate.repair(LLAMA.state, adapter=LLAMA.adapter, base=cached_llama).ordering.source == "skeleton"
     with pytest.raises(OrderingError, match=r"org/name of a model in the local Hugging Face cache"):
         ostate.repair(LLAMA.state, adapter=LLAMA.adapter, base="tiny/other")
 

@@ -132,13 +132,8 @@ def test_several_states_are_inspected_and_one_that_cannot_be_read_stops_none(nam
     assert done.stdout.count("  layout ") == 2
 
 
-def test_a_model_of_the_local_cache_is_found_by_its_name(tmp_path, monkeypatch):
-    place = tmp_path / "hub" / "models--tiny--llama"
-    shutil.copytree(LLAMA.base, place / "snapshots" / "abc")
-    (place / "refs").mkdir()
-    (place / "refs" / "main").write_text("abc")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    done = run("repair", LLAMA.state, "--adapter", LLAMA.adapter, "--base", "tiny/llama", "--dry-run")
+def test_a_model_of_the_local_cache_is_found_by_its_name(cached_llama):
+    done = run("repair", LLAMA.state, "--adapter", LLAMA.adapter, "--base", cached_llama, "--dry-run")
     assert done.exit_code == 1, done.output
     assert "from the rebuilt model" in done.output
     refused = run("repair", LLAMA.state, "--base", "tiny/other", "--dry-run")

@@ -76,3 +76,31 @@ def test_one_tensor_of_two_layers_exchanged_is_named_and_not_proven(name: str, t
         found = ask(exchanged(known.raw, at[one], at[two]), known)
         assert moved <= set(found.apart)
         assert not moved & found.proven
+
+
+@pytest.mark.parametrize(("together", "count"), [(1 << 23, 16), (100, 10), (1, 8)])
+def test_of_many_siblings_fewer_numbers_each_are_held(together: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten vectors of 16 numbers."""
+    (run,) = method_nets.networks("IA3", 1, layers=10, steps=2, seed=1)
+    at = [position for position, key in enumerate(run.keys) if "v_proj.ia3_l" in str(key)]
+    seen = []
+    directions = displaced._directions
+
+    def counted(source, key, position, start, most):
+        pair = directions(source, key, position, start, most)
+        seen.append(None if pair is None else len(pair[0]))
+        return pair
+
+    monkeypatch.setattr(displaced, "TOGETHER", together)
+    monkeypatch.setattr(displaced, "_directions", counted)
+    displaced.misplaced_values(Source(run.raw, run.adapter), run.keys, at, methods.starts_of(run.adapter))
+    assert seen == [count] * 10
+
+
+def test_more_siblings_than_can_be_compared_with_each_other_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = method_nets.networks("IA3", 1, layers=6, steps=2, seed=1)
+    one, two = (at for at, key in enumerate(run.keys) if "ia3_l" in str(key) and any(f"layers.{layer}.self_attn" in str(key) for layer in (1, 4)))
+    raw = exchanged(run.raw, one, two)
+    assert found_in(raw, run, run.keys) == {one, two}
+    monkeypatch.setattr(displaced, "MOST", 5)
+    assert found_in(raw, run, run.keys) == frozenset()

@@ -25,37 +25,38 @@ from tests.read.test_torch_file import adamw, holds
 
 def colossalai(folder: Path, optimizer: torch.optim.Optimizer, parts: int = 3) -> Path:
     """What `Booster.save_optimizer(optimizer, folder, shard=True)` writes (colossalai/checkpoint_io/general_checkpoint_io.py, index_file.py)."""
-    folder.mkdir(parents=True)
-    stored = optimizer.state_dict()
-    ids = list(stored["state"])
-    weight_map = {}
-    for part in range(parts):
-        name = f"pytorch_optim-{part + 1:05d}.bin"
-        own = ids[part * len(ids) // parts : (part + 1) * len(ids) // parts]
-        torch.save({key: stored["state"][key] for key in own}, folder / name)
-        weight_map.update(dict.fromkeys(own, name))
-    torch.save(stored["param_groups"], folder / "pytorch_optim_group.bin")
-    index = {"metadata": {"param_groups": "pytorch_optim_group.bin", "total_size": 1}, "weight_map": weight_map}
-    (folder / "pytorch_optim.bin.index.json").write_text(json.dumps(index))
-    return folder
+
+    def write(place: Path, entries: dict[int, dict[str, torch.Tensor]]) -> None:
+        torch.save(entries, place)
+
+    return _in_parts(folder, optimizer, parts, "pytorch_optim-{:05d}.bin", "pytorch_optim.bin.index.json", write)
 
 
 def colossalai_async(folder: Path, optimizer: torch.optim.Optimizer, parts: int = 2) -> Path:
     """What the same writes with `use_async=True` (colossalai/checkpoint_io/utils.py, utils/safetensors.py); HybridAdam's step is an int."""
+
+    def write(place: Path, entries: dict[int, dict[str, torch.Tensor]]) -> None:
+        tensors = {f"state-{key}-{slot}": value for key, entry in entries.items() for slot, value in entry.items() if slot != "step"}
+        counts = {key: list(pickle.dumps(int(entry["step"]))) for key, entry in entries.items()}
+        pickled = {f"state-{key}-step": torch.tensor(count, dtype=torch.uint8) for key, count in counts.items()}
+        save_file(tensors | pickled, place, metadata={"format": "pt", "non_tensor_keys": json.dumps(list(pickled))})
+
+    return _in_parts(folder, optimizer, parts, "optimizer-{:05d}.safetensors", "optimizer.safetensors.index.json", write)
+
+
+def _in_parts(folder: Path, optimizer: torch.optim.Optimizer, parts: int, name: str, index: str, write: Callable[[Path, dict], None]) -> Path:
+    """Write entries by parts, the groups beside them, and the index of both."""
     folder.mkdir(parents=True)
     stored = optimizer.state_dict()
     ids = list(stored["state"])
     weight_map = {}
     for part in range(parts):
-        name = f"optimizer-{part + 1:05d}.safetensors"
         own = ids[part * len(ids) // parts : (part + 1) * len(ids) // parts]
-        tensors = {f"state-{key}-{slot}": value for key in own for slot, value in stored["state"][key].items() if slot != "step"}
-        steps = {f"state-{key}-step": torch.tensor(list(pickle.dumps(int(stored["state"][key]["step"]))), dtype=torch.uint8) for key in own}
-        save_file(tensors | steps, folder / name, metadata={"format": "pt", "non_tensor_keys": json.dumps(list(steps))})
-        weight_map.update(dict.fromkeys(own, name))
+        write(folder / name.format(part + 1), {key: stored["state"][key] for key in own})
+        weight_map.update(dict.fromkeys(own, name.format(part + 1)))
     torch.save(stored["param_groups"], folder / "pytorch_optim_group.bin")
-    index = {"metadata": {"param_groups": "pytorch_optim_group.bin", "total_size": 1}, "weight_map": weight_map}
-    (folder / "optimizer.safetensors.index.json").write_text(json.dumps(index))
+    metadata = {"param_groups": "pytorch_optim_group.bin", "total_size": 1}
+    (folder / index).write_text(json.dumps({"metadata": metadata, "weight_map": weight_map}))
     return folder
 
 

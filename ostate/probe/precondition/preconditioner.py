@@ -247,10 +247,11 @@ class AdamPreconditioner:
         values = list(gradients.values())
         places = [self.layout.index.get(key, -1) for key in gradients]
         shapes = self.layout.shapes
-        if values and self._all_plain(values) and min(places) >= 0 and all(g.shape == shapes[at] for g, at in zip(values, places)):
+        if values and self._all_plain(values) and min(places) >= 0 and [g.shape for g in values] == [shapes[at] for at in places]:
             parts = self._parts()
             scales = [parts[at] for at in places]
-            if all(g.device == scale.device for g, scale in zip(values, scales)):
+            devices = {g.device for g in values}.union(buffer.device for buffer in self.layout.buffers)
+            if len(devices) == 1 or all(g.device == scale.device for g, scale in zip(values, scales)):
                 return dict(zip(gradients, torch._foreach_mul(values, scales)))
         if len(gradients) != len(self.layout.members) or not {type(g) for g in values} <= {Tensor}:
             return {key: self.apply(key, gradient) for key, gradient in gradients.items()}
