@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import architecture
+from tests.tidiness import untidy
 
 PACKAGE = Path(__file__).parent.parent / "ostate"
 ALLOWED: dict[str, set[str]] = {
@@ -169,3 +171,24 @@ def test_no_public_function_is_hidden_by_a_module_of_the_same_name():
     import ostate
 
     assert not set(ostate.__all__) & {source.place for source in MODULES.values()}
+
+
+def test_the_repository_holds_no_link_and_no_leftover():
+    """A link to a folder of one machine breaks every other; a checkout and an unpacked archive are both looked at."""
+    assert untidy(PACKAGE.parent) == []
+
+
+@pytest.mark.parametrize("with_git", [True, False], ids=["checkout", "folder"])
+def test_a_link_and_a_leftover_are_seen(tmp_path, with_git):
+    (tmp_path / ".gitignore").write_text(".venv\n__pycache__/\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text("a page")
+    (tmp_path / "docs" / "page.md.orig").write_text("an older page")
+    (tmp_path / "docs" / "again").symlink_to("page.md")
+    (tmp_path / "latest").symlink_to("docs", target_is_directory=True)
+    if with_git:
+        git = shutil.which("git")
+        assert git, "the history of this repository is git's"
+        for words in (["init", "-q"], ["add", "."]):
+            subprocess.run([git, *words], cwd=tmp_path, check=True)
+    assert sorted(untidy(tmp_path)) == ["docs/again: a link", "docs/page.md.orig: *.orig", "latest: a link"]
