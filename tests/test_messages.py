@@ -46,3 +46,9 @@ def test_texts_that_a_message_is_made_of_are_followed_to_their_words(tmp_path):
     module.name, module.tree = "x", messages.ast.parse(source.read_text())
     module.constants = messages.assigned(module.tree.body)
     assert module.messages() == [messages.Message("ReadError", "no … here / none", "pass it", "x")]
+
+
+def test_every_refusal_of_a_file_says_what_to_do(every):
+    """A `ProbeError` may name the values that are allowed in its text."""
+    kinds = {name for name in messages.ERRORS if not name.startswith("Probe")}
+    assert [one.text for one in every if one.kind in kinds and not one.fix] == []

@@ -112,7 +112,7 @@ def save(optimizer: Optimizer, model: nn.Module, path: str | os.PathLike[str], *
                 problem = str(error)
         problem = _worst(problem)
     if problem:
-        raise StoreError(f"saving failed on a rank: {problem}", where=os.fspath(path))
+        raise StoreError(f"saving failed on a rank: {problem}", where=os.fspath(path), fix="mend what that rank says, and save again")
     return result
 
 
@@ -136,7 +136,9 @@ def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
                 raise ProbeError("the optimizer holds a parameter that the model does not have", fix="pass the model that it was made for")
             state = optimizer.state.get(parameter)
             if state and not isinstance(state, Mapping):
-                raise ProbeError(f"an entry of the optimizer's state is a {type(state).__name__}", where=names[id(parameter)], fix="fill it anew")
+                raise ProbeError(
+                    f"an entry of the optimizer's state is a {type(state).__name__}, not a mapping", where=names[id(parameter)], fix="fill it anew"
+                )
             if state:
                 out.append(_Held(names[id(parameter)], group, sum(len(g["params"]) for g in optimizer.param_groups[:group]), parameter, state))
     if not out:

@@ -53,4 +53,4 @@ def _other(value: Any) -> Any:
         return {"shape": list(value.shape), "dtype": value.dtype}
     if isinstance(value, bytes):
         return value.hex()
-    raise ReadError(f"a {type(value).__name__} cannot be printed as JSON")
+    raise ReadError(f"a {type(value).__name__} cannot be printed as JSON", fix="report this layout")

@@ -153,7 +153,7 @@ class TensorRef(Fields):
         if shape == self.shape:
             return self
         if math.prod(shape) != self.numel:
-            raise ReadError(f"{self.numel} elements cannot take the shape {shape}")
+            raise ReadError(f"{self.numel} elements cannot take the shape {shape}", fix="the file was assembled wrongly: save it again")
         return self._replace(shape=shape, parts=tuple(_flat_parts(self)))
 
     def read(self) -> np.ndarray:
@@ -195,7 +195,7 @@ class TensorRef(Fields):
             ReadError: more than one element.
         """
         if self.numel != 1:
-            raise ReadError(f"one element expected, the tensor has shape {self.shape}")
+            raise ReadError(f"one number expected, the tensor has shape {self.shape}", fix="the file was assembled wrongly: save it again")
         part = self.parts[0]
         raw = read_at(part.file, part.offset, ITEMSIZE[self.dtype])
         order = ">" if self.swapped else "<"
@@ -204,7 +204,7 @@ class TensorRef(Fields):
             return float(struct.unpack(order + "f", raw)[0])
         code = STRUCT.get(self.dtype)
         if code is None:
-            raise ReadError(f"a number of type {self.dtype} is not expected here", where=part.file)
+            raise ReadError(f"a number of type {self.dtype} is not expected here", where=part.file, fix="report this layout")
         value = struct.unpack(order + code, raw)[0]
         return float(value)
 
@@ -218,13 +218,13 @@ def _flat_parts(ref: TensorRef) -> list[Part]:
     runs = []
     for part in ref.parts:
         if not part.contiguous:
-            raise ReadError("the tensor is not stored in C order", where=part.file)
+            raise ReadError("a tensor is not stored in C order", where=part.file, fix="save it again as a contiguous tensor")
         if len(part.starts) == 1:
             start = part.starts[0]
         elif part.sizes[1:] == ref.shape[1:]:
             start = part.starts[0] * math.prod(ref.shape[1:]) if part.starts else 0
         else:
-            raise ReadError("the part does not span whole rows", where=part.file)
+            raise ReadError("a part of a tensor does not span whole rows", where=part.file, fix="report this layout")
         runs.append(part._replace(sizes=(math.prod(part.sizes),), strides=(1,), starts=(start,)))
     return runs
 
@@ -267,7 +267,7 @@ def decode_numbers(raw: bytes | memoryview, dtype: str, swapped: bool = False) -
     if dtype in _FLOAT8:
         return np.asarray(_float8_table(dtype)[np.frombuffer(raw, "u1")])
     if dtype not in NUMPY:
-        raise ReadError(f"numbers of type {dtype} are not known")
+        raise ReadError(f"numbers of type {dtype} are not known", fix="report this layout")
     values = np.frombuffer(raw, order + NUMPY[dtype])
     if dtype == "F16":
         return values.astype("<f4")

@@ -84,7 +84,11 @@ def _large(file: BinaryIO, name: str, slot: Slot, buffer: memoryview) -> _Member
         written += file.write(piece)
         crc = crc32(piece, crc) if known is None else known
     if written != member.size:
-        raise ExportError(f"{written} bytes were written, {member.size} expected", where=name)
+        raise ExportError(
+            f"{written} bytes were written, {member.size} expected",
+            where=name,
+            fix="wait until the run has finished writing its files, and try again",
+        )
     if known is None:
         member = member._replace(crc=crc)
         file.seek(member.header)

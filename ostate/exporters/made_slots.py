@@ -74,5 +74,5 @@ class Resized:
             ExportError: the shape is another.
         """
         if shape != self.shape:
-            raise ExportError(f"a resized slot of shape {self.shape} cannot become {shape}")
+            raise ExportError(f"a resized slot of shape {self.shape} cannot become {shape}", fix="report this layout")
         return self

@@ -15,12 +15,20 @@ def refuse_contradicted(evidence: Evidence, claim: Claim, raw: RawState) -> None
     """Raise Contradiction where the tensor values contradict the names of a claim, or fit no order at all."""
     refuse_other_run(evidence, raw)
     if evidence.verdict == "contradicted":
-        raise Contradiction(
-            f"the tensor values contradict the names of {first_rule(claim.rule)}",
-            where=raw.source,
-            why=_pairs(claim, evidence),
-            fix=f"the names are wrong, or {SAME_SAVE}",
-        )
+        raise contradicted(claim, raw, _pairs(claim, evidence))
+
+
+def contradicted(claim: Claim, raw: RawState, why: Sequence[str]) -> Contradiction:
+    """Return the refusal of names that the tensor values contradict: whose names, and what to do with names from there."""
+    if claim.source == "given":
+        whose, mend = "of --order", "correct the names, or drop --order"
+    elif raw.recorded == "named":
+        whose, mend = "in this file", "repair the training's own checkpoint again"
+    elif raw.recorded is None:
+        whose, mend = f"in {claim.rule}", "correct that file, or move it away"
+    else:
+        whose, mend = f"recorded in this state ({first_rule(claim.rule)})", "use another checkpoint"
+    return Contradiction(f"the tensor values contradict the names {whose}", where=raw.source, why=why, fix=f"{mend}; or {SAME_SAVE}")
 
 
 def refuse_other_run(evidence: Evidence, raw: RawState) -> None:
@@ -66,24 +74,27 @@ def contradiction_of(claim: Claim, evidence: Evidence) -> str:
     """Return the first position that the tensor values name otherwise than the claim, and how many there are."""
     if not evidence.contradictions:
         return "the tensor values contradict it"
-    live = _live_names(claim)
     position, claimed, better = evidence.contradictions[0]
-    wrong = f"position {position} is {live.get(better, better)}, not {live.get(claimed, claimed)}"
+    claimed, better = _apart(claim, claimed, better)
+    wrong = f"position {position} is {better}, not {claimed}"
     return f"the tensor values contradict it: {wrong} ({len(evidence.contradictions)} in all)"
 
 
-def _live_names(claim: Claim) -> dict[str, str]:
-    """Return the claim's live name of each adapter key, so that a person reads one form of names."""
-    return {key: name for key, name in zip(claim.keys, claim.names) if key is not None and name is not None}
+def _apart(claim: Claim, *keys: str) -> list[str]:
+    """Return the claim's live names of two adapter keys, so that a person reads one form of names; of a beginning that both share, one segment."""
+    live = {key: name for key, name in zip(claim.keys, claim.names) if key is not None and name is not None}
+    names = [live.get(key, key).split(".") for key in keys]
+    parted = next((at for at, pair in enumerate(zip(*names)) if len(set(pair)) > 1), 0)
+    start = max(parted - 1, 0)
+    return [("…" if start else "") + ".".join(name[start:]) for name in names]
 
 
 def _pairs(claim: Claim, evidence: Evidence) -> list[str]:
-    live = _live_names(claim)
-    said = [
-        f"position {position} is {live.get(claimed, claimed)} by name, {live.get(better, better)} by its values"
-        for position, claimed, better in evidence.contradictions
-    ]
-    return said or [f"{claim.rule} fits worse than another order"]
+    said = []
+    for position, *keys in evidence.contradictions:
+        claimed, better = _apart(claim, *keys)
+        said.append(f"position {position} is {claimed} by name, {better} by its values")
+    return said or ["another order fits better"]
 
 
 def reasons(evidence: Evidence, lost: Sequence[Mapping[str, str]]) -> list[str]:

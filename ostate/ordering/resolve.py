@@ -22,12 +22,12 @@ from typing import Protocol
 from ostate.core.names import twins
 from ostate.core.naming import Claim, Evidence, Ordering, Question, first_rule
 from ostate.core.state import Finding, RawState
-from ostate.errors import Ambiguous, Contradiction
+from ostate.errors import Ambiguous
 
-from .advice import SAME_SAVE
 from .family import Alternative, Family, family_of
 from .keys import known_live_name
 from .refusals import (
+    contradicted,
     contradiction_of,
     first_difference,
     loser,
@@ -138,12 +138,7 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Evidenc
     refuse_contradicted(each.evidence, first, raw)
     better = comparison.better(first, family)
     if better is not None:
-        raise Contradiction(
-            f"the tensor values contradict the names of {first_rule(first.rule)}",
-            where=raw.source,
-            why=(f"they prove another order: {better.what}",),
-            fix=f"the names are wrong, or {SAME_SAVE}",
-        )
+        raise contradicted(first, raw, (f"they prove another order: {better.what}",))
     if not each.evidence.proven or each.evidence.apart:
         refuse_contradicted(comparison.search(first), first, raw)
     evidence, verdict = each.evidence, "partial"

@@ -237,7 +237,7 @@ def _tensors(file: str) -> tuple[dict[str, TensorRef], bool]:
     if file.endswith(".safetensors"):
         head = read_head(file)
         if "ostate" in head.metadata:
-            raise ReadError("an optimizer state that ostate named, no adapter", where=file, fix="pass the adapter that was saved with it")
+            raise ReadError("this is a named optimizer state, not an adapter", where=file, fix="pass the adapter that was saved with it")
         return head.tensors, False
     return dict(weights_in(torchsave.load(file).value, file)), True
 

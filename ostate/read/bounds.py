@@ -47,7 +47,7 @@ def _refuse_repeated(raw: RawState) -> None:
         held += max(0, end - max(start, reached))
         reached = max(reached, end)
     if asked > limits.REPEATED + 2 * held:
-        what = f"the state asks for {asked} bytes of numbers that lie on {held} bytes of its files"
+        what = f"the tensors of the state claim {asked} bytes, and its files hold {held} for them"
         raise ReadError(what, where=raw.source, fix=NO_OPTIMIZER)
 
 

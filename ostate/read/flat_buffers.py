@@ -47,7 +47,7 @@ class Cut(Fields):
     def with_shape(self, shape: tuple[int, ...]) -> Cut:
         """Return the same numbers under another shape of the same number of elements."""
         if math.prod(shape) != math.prod(self.shape):
-            raise ReadError(f"{math.prod(self.shape)} elements cannot take the shape {shape}")
+            raise ReadError(f"{math.prod(self.shape)} elements cannot take the shape {shape}", fix="copy the whole folder again")
         return self._replace(shape=shape)
 
     def read(self) -> np.ndarray:

@@ -33,6 +33,7 @@ _SINGLE = frozenset({TensorRef, float, int, bool, type(None)})
 BNB_WRAPPED = "__bnb_optimizer_quant_state__"
 _BLOCKS = (256, 2048, 128, 64, 512, 1024, 4096)
 """bitsandbytes' block sizes: 256 since 0.44, 2048 before it; the rest could be asked for."""
+_OTHER = "the state was cut or changed after it was saved: pass the file that the training wrote"
 
 
 class Packed(Fields):
@@ -70,7 +71,7 @@ class Packed(Fields):
     def with_shape(self, shape: tuple[int, ...]) -> Packed:
         """Return the same numbers under another shape of the same number of elements."""
         if math.prod(shape) != math.prod(self.shape):
-            raise ReadError(f"{math.prod(self.shape)} elements cannot take the shape {shape}")
+            raise ReadError(f"{math.prod(self.shape)} elements cannot take the shape {shape}", fix=_OTHER)
         return self._replace(shape=shape)
 
     def read(self) -> np.ndarray:
@@ -223,7 +224,7 @@ def _auto8bit(value: Mapping[Any, Any]) -> Slot:
     if isinstance(scale, TensorRef) and scale.numel == 1:
         scale = scale.item()
     if not isinstance(codes, TensorRef) or codes.dtype != "I8" or isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise ReadError("an Auto8bitTensor lacks its int8 numbers or its scale")
+        raise ReadError("an Auto8bitTensor lacks its int8 numbers or its scale", fix=_OTHER)
     return Packed("auto8bit", codes.shape, codes, float(scale), max(1, codes.numel))
 
 
@@ -270,30 +271,31 @@ def _bnb_slot(packed: Mapping[str, object], number: str, codes: TensorRef, layer
         return codes
     table, scale, largest = (packed.get(key + number) for key in ("qmap", "absmax", "max"))
     if isinstance(table, TensorRef) and table.numel < 256:
-        raise ReadError(f"a table of {table.numel} entries cannot give 256 codes their meaning")
+        raise ReadError(f"a table of {table.numel} entries cannot give 256 codes their meaning", fix=_OTHER)
     if isinstance(table, TensorRef) and isinstance(scale, TensorRef):
         if scale.dtype == "U8":
-            raise ReadError("the block scales are packed themselves, which no release of bitsandbytes is known to write")
+            raise ReadError("the block scales are packed themselves, which no release of bitsandbytes is known to write", fix="report this layout")
         if layer is not None:
             scale = _layer(scale, layer)
         return Packed("bitsandbytes-8bit", codes.shape, codes, scale, _block(codes.numel, scale.numel), table)
     if isinstance(table, TensorRef) and isinstance(largest, TensorRef):
         return Packed("bitsandbytes-8bit-tensor", codes.shape, codes, largest, max(1, codes.numel), table)
-    raise ReadError(f"state{number} holds 8-bit codes, but the table or the scales that give them meaning are missing")
+    raise ReadError(f"state{number} holds 8-bit codes, but the table or the scales that give them meaning are missing", fix=_OTHER)
 
 
 def _block(elements: int, scales: int) -> int:
     for block in _BLOCKS:
         if -(-elements // block) == scales:
             return block
-    raise ReadError(f"{scales} scales do not go with {elements} codes in blocks of {', '.join(map(str, sorted(_BLOCKS)))}")
+    sizes = ", ".join(map(str, sorted(_BLOCKS)))
+    raise ReadError(f"{scales} scales do not go with {elements} codes in blocks of {sizes}", fix=_OTHER)
 
 
 def _layer(ref: TensorRef, index: int) -> TensorRef:
     """Return `ref[index]`."""
     part = ref.parts[0]
     if len(ref.parts) != 1 or part.sizes != ref.shape or ref.shape[:1] != (2,):
-        raise ReadError("a tensor of two layers is stored in pieces", where=part.file)
+        raise ReadError("a tensor that holds two moments is stored in pieces", where=part.file, fix=_OTHER)
     offset = part.offset + index * part.strides[0] * ITEMSIZE[ref.dtype]
     inner = Part(part.file, offset, part.sizes[1:], part.strides[1:], (0,) * (len(ref.shape) - 1))
     return ref._replace(shape=ref.shape[1:], parts=(inner,), crc32=None)
@@ -313,12 +315,12 @@ def _torchao(kind: str, record: Inert) -> Packed:
     state = record.state if isinstance(record.state, Mapping) else {}
     codes, scale, table = (state.get(key) for key in ("codes", "scale", "qmap"))
     if not isinstance(codes, TensorRef) or not isinstance(scale, TensorRef) or (kind != "fp8" and not isinstance(table, TensorRef)):
-        raise ReadError(f"a torchao {kind} tensor lacks its codes, its scales or its table")
+        raise ReadError(f"a torchao {kind} tensor lacks its codes, its scales or its table", fix=_OTHER)
     halves = kind == "4bit"
     if codes.dtype != ("F8_E4M3" if kind == "fp8" else "U8") or (isinstance(table, TensorRef) and table.numel < (16 if halves else 256)):
-        raise ReadError(f"a torchao {kind} tensor has codes of type {codes.dtype}, or a table that is too short for them")
+        raise ReadError(f"a torchao {kind} tensor has codes of type {codes.dtype}, or a table that is too short for them", fix=_OTHER)
     shape = tuple(record.kwargs.get("shape", codes.shape))
     count = codes.numel * (2 if halves else 1)
     if math.prod(shape) != count or scale.numel == 0 or count % scale.numel:
-        raise ReadError(f"a torchao {kind} tensor of shape {shape} does not go with {count} codes and {scale.numel} scales")
+        raise ReadError(f"a torchao {kind} tensor of shape {shape} does not go with {count} codes and {scale.numel} scales", fix=_OTHER)
     return Packed(f"torchao-{kind}", shape, codes, scale, count // scale.numel, table if isinstance(table, TensorRef) else None, halves)

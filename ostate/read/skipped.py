@@ -29,7 +29,7 @@ def skipped_finding(skipped: Sequence[Skipped], folder: str, *, fix: str = "") -
     return Finding(
         rule="files-skipped",
         severity="warning" if fix else "note",
-        text=f"{len(skipped)} other file{'s' * (len(skipped) > 1)} could not be read as a state and stood aside ({first})",
+        text=f"{len(skipped)} other file{'s' * (len(skipped) > 1)} could not be read as a state: left out ({first})",
         fix=fix,
         names=tuple(os.path.relpath(one.path, folder) for one in skipped),
     )

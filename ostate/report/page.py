@@ -219,7 +219,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     rows.append(("names", names))
     if state.ordering is not None:
         rows.append(("from", origin(state.ordering.source, state.ordering.rule)))
-        rows += chances(state.ordering.margin, state.ordering.weakest_alternative)
+        rows += chances(state.ordering.margin, state.ordering.weakest_alternative, recovered=state.ordering.verdict == "recovered")
         if state.ordering.evidence is not None and state.ordering.evidence.used:
             rows.append(("tests", ", ".join(state.ordering.evidence.used)))
         if state.ordering.undecided:

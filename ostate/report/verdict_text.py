@@ -11,7 +11,7 @@ from ostate.report.text import plain
 
 MEANING = {
     "verified": "the tensor values rule out every other order a program could make",
-    "recovered": "no source of names proves an order; the tensor values alone give the whole of it",
+    "recovered": "no source proves the order; the tensor values alone give all of it",
     "partial": "the tensor values prove some names; the others are listed below",
     "unverified": "nothing confirms the names: treat them as an assumption",
 }
@@ -35,6 +35,8 @@ GAUGE = "gauge"
 """The test whose silence says which other order it leaves open."""
 OTHER_GROUPS = ("it makes ", "its groups hold ")
 """How the reasons against rules begin whose groups are not the file's (ostate.ordering.grouping)."""
+_TELLS = 0.5
+"""Digits from which a chance is said as a number; less is no evidence."""
 _LOSERS = 4
 """Orders that lost, shown unless all are asked for."""
 _WEAKEST = 5
@@ -74,7 +76,7 @@ def _origin(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
     alternative = ordering.get("weakest_alternative")
     weakest = (alternative["what"], alternative["digits"]) if alternative is not None else None
     rows = [("names", f"{ordering['named']} from {origin(ordering['source'], ordering['rule'], full)}")]
-    rows += chances(ordering["margin"], weakest, full=full)
+    rows += chances(ordering["margin"], weakest, recovered=ordering["verdict"] == "recovered", full=full)
     if ordering["tests"]:
         rows.append(("tests", ", ".join(ordering["tests"])))
     rows += [("assumed", text) for text in ordering.get("assumed", ())]
@@ -84,12 +86,13 @@ def _origin(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
     return rows
 
 
-def chances(margin: float | None, weakest: tuple[str, float] | None, *, full: bool = False) -> list[tuple[str, str]]:
+def chances(margin: float | None, weakest: tuple[str, float] | None, *, recovered: bool = False, full: bool = False) -> list[tuple[str, str]]:
     """Return the chance of all other orders where they are excluded, and which one comes closest; its own chance where that says more.
 
     Args:
         margin: digits against all other orders together; None: not all are excluded.
         weakest: the other order with the fewest digits against it, and these.
+        recovered: each name was found by its own values, so that what the whole does not exclude they do.
         full: say the chance of the closest anyway.
     """
     rows = []
@@ -98,7 +101,11 @@ def chances(margin: float | None, weakest: tuple[str, float] | None, *, full: bo
     if weakest is not None:
         what, digits = weakest
         own = f": {chance_text(digits)}" if full or margin is None else ""
-        rows.append(("closest", f"{what}{own}{', not excluded by the tests' if margin is None else ''}"))
+        if margin is None and recovered:
+            own += " as a whole order, excluded name by name"
+        elif margin is None:
+            own = f"{own}, not excluded by the tests" if digits >= _TELLS else ": the tests cannot tell it from this one"
+        rows.append(("closest", what + own))
     return rows
 
 

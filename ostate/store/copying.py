@@ -74,7 +74,9 @@ def copy(job: Job, descriptor: int, data_start: int, buffer: memoryview, *, sha2
         system.write_all(descriptor, raw, data_start + at)
         at += len(raw)
     if at != job.tensor.end:
-        raise StoreError(f"{at - job.tensor.start} bytes were written, {job.tensor.end - job.tensor.start} expected", where=job.tensor.key)
+        written, expected = at - job.tensor.start, job.tensor.end - job.tensor.start
+        fix = "wait until the run has finished writing its files, and try again"
+        raise StoreError(f"{written} bytes were written, {expected} expected", where=job.tensor.key, fix=fix)
     return crc_text(known) if known is not None else digest.text(), None if meter is None else meter.summary()
 
 

@@ -61,7 +61,9 @@ def pack(tensors: Sequence[Tensor], manifest: str, least: int = 0) -> bytes:
     try:
         text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise StoreError("a name holds half a surrogate pair, which no text file can", where=repr(error.object[:80])) from error
+        raise StoreError(
+            "a name holds half a surrogate pair, which UTF-8 cannot hold", where=repr(error.object[:80]), fix="rename that parameter"
+        ) from error
     size = max(-(-(8 + len(text)) // PAGE) * PAGE, least)
     blank = text + b" " * (size - 8 - len(text))
     at = len(PREFIX)

@@ -103,6 +103,32 @@ def test_recorded_and_given_names_that_the_numbers_contradict_are_refused_with_b
         resolve(Answers({"abc": AGAINST}, recovered=proves((0, 1, 2), order=("b", "a", "c"))), [claim("abc", source)])
 
 
+def test_of_two_names_that_begin_alike_a_refusal_shows_where_they_part():
+    names = tuple(f"base_model.model.layers.{at}.self_attn.q_proj.lora_A.default.weight" for at in range(3))
+    against = proves((), verdict="contradicted", contradictions=((0, names[0], names[1]),))
+    with pytest.raises(Contradiction) as caught:
+        resolve(Answers({"".join(names): against}), [replace(claim("abc", "given"), names=names, keys=names)])
+    assert caught.value.why == (
+        "position 0 is …layers.0.self_attn.q_proj.lora_A.default.weight by name, …layers.1.self_attn.q_proj.lora_A.default.weight by its values",
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "rule", "recorded", "whose", "mend"),
+    [
+        ("given", "--order", None, "the names of --order", "correct the names, or drop --order; or pass the adapter"),
+        ("recorded", "named", "named", "the names in this file", "repair the training's own checkpoint again; or pass the adapter"),
+        ("recorded", "optimizer_param_names.json", None, "the names in optimizer_param_names.json", "correct that file, or move it away; or"),
+        ("recorded", "param_names", "param_names", "the names recorded in this state (param_names)", "use another checkpoint; or pass the adapter"),
+    ],
+)
+def test_a_contradiction_says_whose_names_are_wrong_and_what_to_do_with_them(source, rule, recorded, whose, mend):
+    with pytest.raises(Contradiction) as caught:
+        resolve(Answers({"abc": AGAINST}, raw=replace(state(3), recorded=recorded)), [claim("abc", source, rule=rule)])
+    assert caught.value.what == f"the tensor values contradict {whose}"
+    assert caught.value.fix.startswith(mend)
+
+
 @pytest.mark.parametrize("claims", [[claim("abc", "recorded")], [claim("abc")]])
 def test_another_runs_adapter_is_refused(claims):
     with pytest.raises(Contradiction, match="fit no order of this adapter"):

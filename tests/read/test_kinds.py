@@ -112,7 +112,7 @@ def test_a_named_file_is_no_adapter_and_a_torch_file_no_named_file(tmp_path):
 
     out = tmp_path / "lora.ostate.safetensors"
     ostate.repair(str(CHECKPOINT), str(out))
-    with pytest.raises(ReadError, match="an optimizer state that ostate named, no adapter"):
+    with pytest.raises(ReadError, match="this is a named optimizer state, not an adapter"):
         read_adapter(str(out))
     with pytest.raises(OstateError, match="a raw checkpoint: its parameters have no names yet"):
         load(str(CHECKPOINT / "optimizer.pt"))

@@ -138,7 +138,9 @@ def steps_of(optimizer: Optimizer, parameters: list[Tensor]) -> list[float | Non
     for index, parameter in enumerate(parameters):
         entry = optimizer.state.get(parameter) or {}
         if not isinstance(entry, Mapping):
-            raise ProbeError(f"an entry of the optimizer's state is a {type(entry).__name__}", where=f"parameter {index}", fix="fill it anew")
+            raise ProbeError(
+                f"an entry of the optimizer's state is a {type(entry).__name__}, not a mapping", where=f"parameter {index}", fix="fill it anew"
+            )
         step = entry.get("step")
         if step is not None and (step.is_meta or step.is_complex() if isinstance(step, Tensor) else number(step) is None):
             raise ProbeError(f"the step is {shown(step)}, which is no count", where=f"parameter {index}", fix="pass checkpoint_step, and no step")

@@ -123,7 +123,7 @@ def _sums(pre: AdamPreconditioner, xbar: Gradients, ybar: Gradients) -> dict[str
     layout, ranks, diagonal = pre.layout, pre.ranks, pre.diagonal
     xs, ys = layout.flatten(xbar, what="xbar"), layout.flatten(ybar, what="ybar")
     if any(flat.ndim != 1 for flat in (*xs, *ys)):
-        raise ProbeError("delta-H1 is of one gradient on each side, not of a batch", where="xbar or ybar", fix="average over the samples first")
+        raise ProbeError("delta_h1 takes one gradient on each side, not a batch", where="xbar or ybar", fix="average over the samples first")
     device = layout.buffers[0].device
     total = torch.zeros(len(_SUMS), dtype=torch.float64, device=device)
     broken = torch.zeros(len(layout.members), dtype=torch.float64, device=device)
@@ -228,6 +228,13 @@ def _findings(
         )
     if verdict != "identity" and raw_shares["identity"] > 0.1 and shares["identity"] < 0.1 * raw_shares["identity"]:
         before, after = raw_shares["identity"], shares["identity"]
-        text = f"{before:.0%} of the raw product lies where the preconditioner is the identity, and counts for {after:.2%} beside the rest"
-        out.append(Finding(rule="identity-vanishes", severity="warning", text=text, fix="other units: fill those parameters, or leave them out"))
+        text = f"parameters without a usable second moment make up {before:.0%} of the plain product, and {after:.2%} of the preconditioned one"
+        out.append(
+            Finding(
+                rule="identity-vanishes",
+                severity="warning",
+                text=text,
+                fix="their plain gradients are in other units: fill those parameters, or leave them out (fallback='zero')",
+            )
+        )
     return tuple(out)

@@ -317,7 +317,10 @@ def _refuse(rows: Sequence[DiagonalRow], coverage: float, guards: Guards) -> Non
             fix='fallback="identity" or "zero" goes on without them, and counts',
         )
     if coverage < guards.identity_if_coverage_below:
-        raise ProbeError(f"coverage {coverage:.1%} is below {guards.identity_if_coverage_below:.1%}")
+        raise ProbeError(
+            f"coverage {coverage:.1%} is below {guards.identity_if_coverage_below:.1%}: too few parameters have a second moment",
+            fix="fill the optimizer by name: ostate repair, then lora_adamw",
+        )
 
 
 def _mark(parts: Sequence[Tensor], layout: FlatBuffers, rows: Sequence[DiagonalRow], all_identity: bool, guards: Guards) -> list[bool]:

@@ -180,7 +180,7 @@ class FlatBuffers:
         parts: list[list[Tensor]] = [[] for _ in self.buffers]
         by_member = {self.member(key).name: gradient for key, gradient in gradients.items()}
         if len(by_member) < len(gradients):
-            raise ProbeError(f"two of the {what} are of one parameter", where="flatten", fix="pass each parameter once, under one name")
+            raise ProbeError(f"two of the {what} belong to one parameter", where="flatten", fix="pass each parameter once, under one name")
         missing = [member.name for member in self.members if member.name not in by_member]
         if missing:
             raise ProbeError(

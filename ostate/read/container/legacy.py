@@ -95,7 +95,7 @@ def _view(asked: tuple[Any, ...]) -> tuple[int, int | None]:
 def _places(path: str, start: int, at: int, length: int, keys: Any, kinds: Mapping[str, str]) -> dict[str, tuple[int, int]]:
     """Return key -> (first byte in the file, bytes): storages follow one another in the order of `keys`."""
     if type(keys) is not list or not all(type(key) is str for key in keys) or len(keys) != len(set(keys)) or set(keys) != set(kinds):
-        raise ReadError("the storages listed are not those used", where=path, fix=_AGAIN)
+        raise ReadError("the file lists other storages than its tensors use", where=path, fix=_AGAIN)
     places = {}
     for key in keys:
         if at + 8 > length:

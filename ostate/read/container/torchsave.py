@@ -93,7 +93,7 @@ def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> t
     data = index.read(pickles[0], MOST_PICKLE_BYTES)
     order = index.read(prefix + "byteorder", 16) if prefix + "byteorder" in index else b"little"
     if order not in {b"little", b"big"}:
-        raise ReadError(f"byte order {order!r}", where=path, fix="copy the file again")
+        raise ReadError(f"the file's byte order is {order!r}, neither 'little' nor 'big'", where=path, fix="copy the file again")
     crc = _crc_kept(path, data, index.members[pickles[0]][2])
     places = f"{prefix}data/", index.members
     find = _storages(path, *places, swapped=order == b"big", crc=crc)

@@ -118,7 +118,7 @@ def _entries(path: str, files: list[SourceFile]) -> dict[int, dict[str, object]]
     for name, ref in head.tensors.items():
         read = _SLOT.match(name)
         if read is None:
-            raise ReadError(f"no slot of an entry: {name[:80]!r}", where=path, fix=_AGAIN)
+            raise ReadError(f"a tensor that is no slot of an entry: {name[:80]!r}", where=path, fix=_AGAIN)
         found.setdefault(int(read["key"]), {})[read["slot"]] = _unpickled(path, name, ref) if name in pickled else ref
     return found
 

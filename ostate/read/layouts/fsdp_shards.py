@@ -85,10 +85,12 @@ def whole(values: Sequence[tuple[str, Inert]], what: str) -> TensorRef:
     parts: list[Part] = []
     for starts, ref in shares:
         if len(ref.shape) != len(shape) or len(starts) != len(shape):
-            raise ReadError(f"{what}: a share of shape {ref.shape} of {shape}", where=path, fix=_AGAIN)
+            raise ReadError(f"{what}: a process's part of shape {ref.shape}, of a tensor of shape {shape}", where=path, fix=_AGAIN)
         parts += [part._replace(starts=starts) for part in ref.parts if ref.numel]
     if len(kinds) != 1 or sum(math.prod(part.sizes) for part in parts) != math.prod(shape) or _outside(parts, shape, path):
-        raise ReadError(f"{what}: the shares do not make up the shape {shape}", where=path, fix="a file is from another run: " + _AGAIN)
+        raise ReadError(
+            f"{what}: the parts of all processes do not make up the shape {shape}", where=path, fix="a file is from another run: " + _AGAIN
+        )
     dtype, swapped = kinds.pop()
     return TensorRef(dtype, shape, tuple(parts), swapped)
 
@@ -117,7 +119,7 @@ def _dtensor_shares(values: Sequence[tuple[str, Inert]], shape: tuple[int, ...],
     for other, value in values:
         ref = local(value)
         if not isinstance(ref, TensorRef) or len(ref.shape) != len(shape):
-            raise ReadError(f"{what}: no share in this file", where=other, fix=_AGAIN)
+            raise ReadError(f"{what}: no part of it in this file", where=other, fix=_AGAIN)
         if not split:
             yield (0,) * len(shape), ref
             return
@@ -142,7 +144,7 @@ def _placements(value: Inert, where: str) -> tuple[list[int], int]:
         if kind == "Shard":
             dim = _fields(placement).get("dim", placement.args[0] if placement.args else None)
             if type(dim) is not int or dim < 0:
-                raise ReadError("a split along no dimension", where=where, fix=_FULL)
+                raise ReadError("a sharded tensor that does not say along which dimension it was split", where=where, fix=_FULL)
             split.append(dim)
     mesh = _fields(fields.get("mesh"))
     ranks, held = mesh.get("_flatten_rank_map"), mesh.get("mesh", mesh.get("_rank_map"))
@@ -161,6 +163,6 @@ def _shards(values: Sequence[tuple[str, Inert]], what: str) -> Iterator[tuple[tu
         for shard in state[0]:
             ref, starts = _fields(shard).get("tensor"), _fields(_fields(shard).get("metadata")).get("shard_offsets")
             if not isinstance(ref, TensorRef) or not isinstance(starts, list) or not all(type(start) is int for start in starts):
-                raise ReadError(f"{what}: a share without its place", where=path, fix=_FULL)
+                raise ReadError(f"{what}: a process's part without its place (shard_offsets)", where=path, fix=_FULL)
             if ref.numel:
                 yield tuple(starts), ref
