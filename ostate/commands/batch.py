@@ -6,10 +6,9 @@ import glob
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any
 
 from ostate import read as formats
 from ostate import store
@@ -129,6 +128,8 @@ def written_from(path: str, out: str, options: Options) -> tuple[Ordering, Seque
     except OstateError:
         return None
     raw = formats.read(path, state=options.state, optimizer=options.optimizer)
-    there = sorted((file.index_sha256, file.size) for file in raw.files)
-    then: list[Any] = sorted((file["index_sha256"], file["size"]) for file in written.source.get("files", ()))
+    recorded = written.source.get("files")
+    files = [file for file in recorded if isinstance(file, Mapping)] if isinstance(recorded, (list, tuple)) else []
+    there = sorted(repr((file.index_sha256, file.size)) for file in raw.files)
+    then = sorted(repr((file.get("index_sha256"), file.get("size"))) for file in files)
     return (written.ordering, written.findings) if there == then and written.ordering is not None else None

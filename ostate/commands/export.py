@@ -255,13 +255,14 @@ def _write_files(
 
 def as_document(done: Exported) -> dict[str, Any]:
     """Return the JSON document that schemas/export-v1.schema.json describes."""
-    moved: Mapping[str, Any] = done.state.source.get("migration", {})
+    migration = done.state.source.get("migration")
+    fates = {key: list(names) for key, names in migration.items() if isinstance(names, (list, tuple))} if isinstance(migration, Mapping) else {}
     return {
         "document": "ostate-export",
         "version": 1,
         "to": done.to,
         "out": done.path or None,
         "parameters": len(done.state.parameters),
-        "migration": {key: list(moved.get(key, ())) for key in ("kept", "grown", "cut", "made", "absent", "dropped")} if moved else None,
+        "migration": {key: fates.get(key, []) for key in ("kept", "grown", "cut", "made", "absent", "dropped")} if fates else None,
         "findings": [finding.as_dict() for finding in done.findings],
     }

@@ -307,7 +307,8 @@ def _untested_reason(adapter: Adapter | None, options: Options, near: Sequence[s
     if not options.evidence:
         return "--no-evidence was given"
     if adapter is not None:
-        return adapter.facts.get(SCALED)  # no factor stands in the file as it was trained
+        scaled = adapter.facts.get(SCALED)  # no factor stands in the file as it was trained
+        return scaled if isinstance(scaled, str) else None
     listed = f"; weight files nearby: {', '.join(near[:MOST_LISTED])}" if near else ""
     return f"no adapter was found{listed}"
 

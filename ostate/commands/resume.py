@@ -103,7 +103,7 @@ def compare_for(state: str | NamedState, wanted: Any, *, base: str | None = None
         renamed=tuple((own, name) for name, own in known.items() if own is not None and own != name),
         reshaped=_reshaped(named, target, known),
         moved=tuple((name, at[own], place[name]) for name, own in known.items() if own is not None and at[own] != place[name]),
-        groups=named.source.get("positions") or tuple(len(group.names or ()) for group in named.groups),
+        groups=named.group_lengths or tuple(len(group.names or ()) for group in named.groups),
         groups_to_come=tuple(len(group.names or ()) for group in to_come),
         command=command,
         findings=(*findings, *unseen),

@@ -54,7 +54,7 @@ def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: 
         )
     if adapter is not None and FITTED in adapter.facts:
         fix = "if you have it, pass the adapter as it was trained (save_pretrained without a conversion)"
-        said.append(Finding(rule="adapter-fitted", severity="note", text=adapter.facts[FITTED], fix=fix))
+        said.append(Finding(rule="adapter-fitted", severity="note", text=str(adapter.facts[FITTED]), fix=fix))
     if adapter is not None and found.source == "content":
         said += _without_position(found, adapter, raw)
     if unknown:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from . import limits
+
+if TYPE_CHECKING:
+    from typing import TypeAlias, TypeGuard
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""What JSON text holds. Whoever reads an entry looks what it is first: the type checker asks for it."""
+JsonObject: TypeAlias = "dict[str, Json]"
 
 _RELEASE = re.compile(r"(\d{1,6})\.(\d{1,6})", re.ASCII)
 _MOST_DIGITS = 18
 
 
-def parse_json(text: bytes | str) -> object:
+def parse_json(text: bytes | str) -> Json:
     """Return what JSON text holds.
 
     Args:
@@ -26,10 +34,15 @@ def parse_json(text: bytes | str) -> object:
     if containers > limits.CONTAINERS:
         raise ValueError(f"{containers} lists and objects, more than {limits.CONTAINERS}")
     try:
-        found: object = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        found: Json = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError as error:
         raise ValueError("lists within lists without end") from error
     return found
+
+
+def are_texts(value: Json) -> TypeGuard[list[str]]:
+    """True for a list of texts, an empty one too."""
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def too_deep(value: object) -> bool:

@@ -7,7 +7,7 @@ import os
 from ostate.errors import OstateError, ReadError
 
 from .files import is_file, read_at, size_of
-from .foreign import parse_json
+from .foreign import are_texts, parse_json
 
 MANIFEST = "ostate"
 """The key of the manifest in `__metadata__`."""
@@ -66,9 +66,10 @@ def files_of_index(path: str, *, error: type[OstateError] = ReadError, fix: str 
     except ValueError as damage:
         raise error(f"the index is not JSON: {damage}", where=path, fix=fix) from damage
     listed = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
+    files = list(listed.values()) if isinstance(listed, dict) else []
+    if not files or not are_texts(files):
         raise error("the index holds no weight_map", where=path, fix=fix)
-    names = sorted(set(listed.values()))
+    names = sorted(set(files))
     if any(os.path.basename(name) != name or name in ("", ".", "..") for name in names):
         raise error("the index leads out of its own folder", where=path, fix="do not use this file")
     return names

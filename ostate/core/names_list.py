@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ostate.errors import OstateError, ReadError
 
 from . import limits
 from .files import is_file, read_at, size_of
-from .foreign import parse_json
+from .foreign import are_texts, parse_json
 from .names import twins
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from .foreign import Json
 
 NAMES_FILE = "optimizer_param_names.json"
 """The file that `ostate.record_names` and others write beside a checkpoint."""
@@ -72,12 +77,13 @@ def read_shapes(path: str, *, error: type[OstateError] = ReadError) -> dict[str,
     shapes = found.get("shapes") if isinstance(found, dict) else None
     if shapes is None:
         return {}
-    if not isinstance(shapes, dict) or not all(map(_is_shape, shapes.values())):
+    sizes = {name: tuple(shape) for name, shape in shapes.items() if _is_shape(shape)} if isinstance(shapes, dict) else {}
+    if not isinstance(shapes, dict) or len(sizes) < len(shapes):
         raise error("its shapes are no lists of whole numbers", where=path, fix='write {"param_names": ["a", …], "shapes": {"a": [4, 32], …}}')
-    return {name: tuple(shape) for name, shape in shapes.items()}
+    return sizes
 
 
-def _is_shape(value: Any) -> bool:
+def _is_shape(value: Json) -> TypeGuard[list[int]]:
     return isinstance(value, list) and len(value) <= limits.DEPTH and all(type(size) is int and 0 <= size < 1 << 63 for size in value)
 
 
@@ -92,7 +98,7 @@ def _check(groups: list[list[str]]) -> None:
 
 
 def _from_json(text: str) -> list[list[str]]:
-    found: Any = parse_json(text)
+    found = parse_json(text)
     if isinstance(found, dict):
         if found.get("format") == "ostate-names" and found.get("version") != 1:
             raise ValueError(f"it is of version {found.get('version')!r}, and version 1 is known: use a newer ostate")
@@ -100,10 +106,11 @@ def _from_json(text: str) -> list[list[str]]:
         if any(other != lists[0] for other in lists[1:]):
             raise ValueError(f"it holds several that differ, under {' and '.join(repr(key) for key in _KEYS if key in found)}")
         found = lists[0] if lists else None
-    if isinstance(found, list) and all(isinstance(name, str) for name in found):
+    if are_texts(found):
         return [found]
-    if isinstance(found, list) and all(isinstance(group, list) and all(isinstance(name, str) for name in group) for group in found):
-        return found
+    groups = [group for group in found if are_texts(group)] if isinstance(found, list) else []
+    if isinstance(found, list) and len(groups) == len(found):
+        return groups
     raise ValueError("it is JSON, but neither a list of names nor a list of such lists")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .adapter_config import AdapterConfig
 from .brief import brief
@@ -24,6 +24,7 @@ PROVEN = ("verified", "recovered")
 """Verdicts of an order that the numbers bear out whole."""
 ALL_TESTS = "all tests"
 """The key of `Evidence.silent` where no test was run at all."""
+ClaimSource = Literal["recorded", "given", "skeleton", "adapter-order", "convention", "content"]
 EXPLICIT = ("recorded", "given")
 """Sources that the file or the user gives: they outrank every inference."""
 
@@ -59,7 +60,7 @@ class Adapter:
     """What of the live names was guessed and not read (the adapter's name, a prefix), a plain sentence each."""
     contested: tuple[str, ...] = ()
     """Those of `assumed` where another reading is as good: names that rest on one are not proven."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
     """`peft_version`, … where known."""
 
     def __repr__(self) -> str:
@@ -70,7 +71,7 @@ class Adapter:
 class Claim:
     """One source's answer: `names[i]` is the parameter at position i, `keys[i]` its key in the adapter file (None: not in the file)."""
 
-    source: Literal["recorded", "given", "skeleton", "adapter-order", "convention", "content"]
+    source: ClaimSource
     """Who says so."""
     rule: str
     """Which rule of that source, for people: `param_names`, `trainer >= 4.53`, `one group of all trainables`."""
@@ -235,7 +236,7 @@ class NamedParameter:
     """The encoding of its slots in the source."""
     dtype: str = "F32"
     """The dtype its moments had in the source, before decoding."""
-    scalars: Mapping[str, Any] = field(default_factory=dict)
+    scalars: Mapping[str, object] = field(default_factory=dict)
     """Other plain values of its entry."""
 
     def __repr__(self) -> str:
@@ -257,9 +258,9 @@ class NamedState:
     """In the source's position order."""
     ordering: Ordering | None = None
     """How its names were determined; None where that was not recorded."""
-    adapter: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Mapping[str, object] = field(default_factory=dict)
     """Manifest's `adapter`."""
-    source: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, object] = field(default_factory=dict)
     """Manifest's `source`."""
     findings: tuple[Finding, ...] = ()
     """What a person should know, the worst first in print."""
@@ -319,9 +320,15 @@ class NamedState:
         return tuple(name for name in self.names if name not in self.parameters)
 
     @property
+    def group_lengths(self) -> tuple[int, ...] | None:
+        """How many positions each group of the source had; None where that was not recorded."""
+        recorded = self.source.get("positions")
+        return tuple(one for one in recorded if isinstance(one, int)) if isinstance(recorded, (list, tuple)) else None
+
+    @property
     def positions(self) -> int:
         """How many positions the source had: as recorded in `source["positions"]`, else at least as many as the positions that are known."""
-        recorded = self.source.get("positions")
+        recorded = self.group_lengths
         if recorded is not None:
             return sum(recorded)
         known = {parameter.position for parameter in self.parameters.values() if parameter.position is not None}

@@ -75,7 +75,7 @@ class Entry(NamedTuple):
     """Tensors only, under torch's slot names; `step` is not among them."""
     step: float | None = None
     """Updates it got; None: not recorded."""
-    scalars: Mapping[str, Any] = NOTHING
+    scalars: Mapping[str, object] = NOTHING
     """Other plain values of the entry."""
     name: str | None = None
     """A name that the file itself records, exactly as it stands there."""
@@ -135,7 +135,7 @@ class RawState(NamedTuple):
     """Named model weights that lie within the same checkpoint (Lightning `state_dict`, DCP `model.`)."""
     master: Mapping[int, Slot] = NOTHING
     """Position -> fp32 master weights kept in the state (ZeRO)."""
-    facts: Mapping[str, Any] = NOTHING
+    facts: Mapping[str, object] = NOTHING
     """`global_step`, `transformers_version`, `peft_version`, `world_size`, `folder` (the checkpoint folder), … where known."""
     findings: tuple[Finding, ...] = ()
     """What reading itself noticed."""

@@ -90,8 +90,8 @@ def refuse_nothing_kept(state: NamedState, where: str = "") -> None:
     Raises:
         ExportError: it is so.
     """
-    fates = state.source["migration"]
-    if "dropped" in fates and not any(key in fates for key in ("kept", "grown", "cut")):
+    fates = state.source.get("migration")
+    if isinstance(fates, Mapping) and "dropped" in fates and not any(key in fates for key in ("kept", "grown", "cut")):
         text = "none of the parameters asked for is in the state, so no moment would be kept"
         fix = "pass the adapter that continues this run; if its modules were renamed, say how with --rename OLD=NEW"
         raise ExportError(text, where=where, fix=fix)

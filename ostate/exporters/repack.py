@@ -20,6 +20,7 @@ from .tensors import Number
 
 _SIGNED, _UNSIGNED = "exp_avg", "exp_avg_sq"
 _BNB_BLOCK = 256
+_NORMS = ("unorm_vec", "gnorm_vec")
 _TORCHAO: dict[str, tuple[str, dict[bool, CodeTable]]] = {
     "torchao-8bit": ("torchao.optim.subclass_8bit OptimState8bit", {True: CodeTable("dynamic", 256), False: CodeTable("udynamic", 256)}),
     "torchao-4bit": (
@@ -65,7 +66,7 @@ def bitsandbytes(parameter: NamedParameter) -> dict[str, Any]:
             made["absmax" + number] = _joined([Scales(layer, packing) for layer in layers])
     for key, value in parameter.scalars.items():
         if key not in MARKS:
-            made[key] = Number(float(value), (1,)) if key in ("unorm_vec", "gnorm_vec") else value
+            made[key] = Number(float(value), (1,)) if key in _NORMS and isinstance(value, (int, float)) else value
     return made
 
 
@@ -92,7 +93,8 @@ def _joined(layers: list[Any]) -> Slot:
 def _torchao_packing(kind: str, slot: str, parameter: NamedParameter) -> CodeTable:
     """Return torchao's packing of a slot; how many elements share a scale is the user's choice, and was noted when the state was read."""
     packing = _TORCHAO[kind][1][slot == _SIGNED]
-    return replace(packing, block=int(parameter.scalars.get("torchao_block", packing.block)))
+    block = parameter.scalars.get("torchao_block")
+    return replace(packing, block=block) if isinstance(block, int) else packing
 
 
 def _torchao(kind: str, slot: str, value: Slot, parameter: NamedParameter) -> Call:

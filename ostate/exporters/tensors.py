@@ -97,7 +97,7 @@ def entry(parameter: NamedParameter, *, step: bool = True) -> dict[str, Any]:
     made |= parameter.slots
     for key, value in parameter.scalars.items():
         if key not in MARKS:
-            made[key] = Number(float(value)) if key in _TENSORS else value
+            made[key] = Number(float(value)) if key in _TENSORS and isinstance(value, (int, float)) else value
     return made
 
 

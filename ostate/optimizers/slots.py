@@ -7,7 +7,7 @@ weights, which have their parameter's shape, which names tell by themselves that
 # No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from .rows import OPTIMIZERS
 
@@ -44,7 +44,7 @@ class HasSlots(Protocol):
     """An entry of a `RawState` or a parameter of a `NamedState`."""
 
     @property
-    def slots(self) -> Mapping[str, Any]:
+    def slots(self) -> Mapping[str, object]:
         """Slot name -> slot."""
         ...
 

@@ -51,6 +51,7 @@ def of_named_file(raw: RawState) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what the named file says was assumed when it was written, and how much of it is contested; nothing for other layouts."""
     if raw.layout != "named":
         return (), ()
-    assumed = tuple(raw.facts.get("assumed", ()))
+    recorded = raw.facts.get("assumed")
+    assumed = tuple(one for one in recorded if isinstance(one, str)) if isinstance(recorded, (list, tuple)) else ()
     doubted = any(one.rule == RULE and one.severity == "warning" for one in raw.findings)
     return assumed, assumed if doubted else ()

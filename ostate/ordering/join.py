@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePath
-from typing import Any
+from typing import NamedTuple
 
 from ostate.core.files import read_at, size_of
 from ostate.core.naming import Adapter, NamedParameter, NamedState, Ordering, positions_of
@@ -20,6 +20,19 @@ CLASSES = {
     "adamw": "torch.optim.AdamW", "adam": "torch.optim.Adam", "sgd": "torch.optim.SGD", "rmsprop": "torch.optim.RMSprop",
     "adagrad": "torch.optim.Adagrad", "adamax": "torch.optim.Adamax", "nadam": "torch.optim.NAdam", "radam": "torch.optim.RAdam",
 }  # fmt: skip
+
+
+class Given(NamedTuple):
+    """What a person said of the run, where the file may not."""
+
+    step: int | None
+    betas: tuple[float, float] | None
+    eps: float | None
+
+    def hyper(self) -> dict[str, float | tuple[float, ...]]:
+        """Return the hyperparameters that were said."""
+        said: dict[str, float | tuple[float, ...] | None] = {"betas": None if self.betas is None else tuple(self.betas), "eps": self.eps}
+        return {key: value for key, value in said.items() if value is not None}
 
 
 def named_state(
@@ -50,7 +63,7 @@ def named_state(
     """
     if len(ordering.names) != len(raw.entries) or len(ordering.keys) != len(raw.entries):
         raise OrderingError(f"{len(ordering.names)} names for {len(raw.entries)} positions", where=raw.source, fix="report this layout")
-    given = {key: value for key, value in {"step": step, "betas": betas, "eps": eps}.items() if value is not None}
+    given = Given(step, betas, eps)
     groups = [_with_overrides(group, given, raw.source) for group in raw.groups]
     hypers = {group.index: group.hyper for group in groups}
     parameters: dict[str, NamedParameter] = {}
@@ -141,12 +154,11 @@ def _named_group(group: Group, ordering: Ordering) -> Group:
     return group._replace(positions=tuple(position for position, _ in named), names=tuple(name for _, name in named))
 
 
-def _with_overrides(group: Group, given: Mapping[str, Any], source: str) -> Group:
+def _with_overrides(group: Group, given: Given, source: str) -> Group:
     hyper = {key: tuple(value) if isinstance(value, list) else value for key, value in group.hyper.items()}
-    for key in ("betas", "eps"):
-        if key not in given or not group.positions:
+    for key, wanted in given.hyper().items():
+        if not group.positions:
             continue
-        wanted = tuple(given[key]) if key == "betas" else given[key]
         there = hyper.get(key)
         if there is not None and not _equal(there, wanted):
             raise CheckError(f"--{key} {wanted} contradicts the file, which has {there}", where=f"{source}: group {group.index}", fix=f"drop --{key}")
@@ -154,20 +166,20 @@ def _with_overrides(group: Group, given: Mapping[str, Any], source: str) -> Grou
     return group._replace(hyper=hyper)
 
 
-def _equal(there: Any, wanted: Any) -> bool:
+def _equal(there: object, wanted: float | tuple[float, ...]) -> bool:
     if isinstance(wanted, tuple):
         return isinstance(there, (tuple, list)) and len(there) == len(wanted) and all(_equal(a, b) for a, b in zip(there, wanted))
     return isinstance(there, (int, float)) and math.isclose(there, wanted, rel_tol=1e-9)
 
 
-def _parameter(entry: Entry, name: str, key: str | None, adapter: Adapter | None, given: Mapping[str, Any]) -> NamedParameter:
+def _parameter(entry: Entry, name: str, key: str | None, adapter: Adapter | None, given: Given) -> NamedParameter:
     shape, slots = _shaped(entry, key, adapter)
     step = entry.step
-    if "step" in given:
-        if step is not None and step != given["step"]:
+    if given.step is not None:
+        if step is not None and step != given.step:
             fix = "drop --step"
-            raise CheckError(f"--step {given['step']} contradicts the file, which has {step:g}", where=f"position {entry.position}", fix=fix)
-        step = float(given["step"])
+            raise CheckError(f"--step {given.step} contradicts the file, which has {step:g}", where=f"position {entry.position}", fix=fix)
+        step = float(given.step)
     packed = sorted({slot.encoding for slot in slots.values()} - {"plain"})
     return NamedParameter(
         name=name,
@@ -202,23 +214,24 @@ def _shaped(entry: Entry, key: str | None, adapter: Adapter | None) -> tuple[tup
     return tuple(shape), {slot: value.with_shape(tuple(shape)) if math.prod(value.shape) == numel else value for slot, value in entry.slots.items()}
 
 
-def _filled(raw: RawState, given: Mapping[str, Any]) -> list[Finding]:
+def _filled(raw: RawState, given: Given) -> list[Finding]:
     """Say which values came from the person and not from the file."""
-    lacking = [key for key in ("betas", "eps") if key in given and any(group.positions and group.hyper.get(key) is None for group in raw.groups)]
-    if "step" in given and any(entry.has_state and entry.step is None for entry in raw.entries):
-        lacking.append("step")
+    hyper = given.hyper()
+    lacking = [f"{key} {hyper[key]}" for key in hyper if any(group.positions and group.hyper.get(key) is None for group in raw.groups)]
+    if given.step is not None and any(entry.has_state and entry.step is None for entry in raw.entries):
+        lacking.append(f"step {given.step}")
     if not lacking:
         return []
-    values = ", ".join(f"{key} {given[key]}" for key in lacking)
+    values = ", ".join(lacking)
     return [Finding(rule="filled-in", severity="note", text=f"not in the file, given by hand: {values}")]
 
 
-def _source(raw: RawState) -> dict[str, Any]:
+def _source(raw: RawState) -> dict[str, object]:
     rows = [{"name": PurePath(file.path).name, "size": file.size, "index_sha256": file.index_sha256} for file in raw.files]
     return {"layout": raw.layout, "files": tuple(rows), "positions": tuple(len(group.positions) for group in raw.groups)}
 
 
-def _adapter_facts(adapter: Adapter, sha256: str | None) -> dict[str, Any]:
+def _adapter_facts(adapter: Adapter, sha256: str | None) -> dict[str, object]:
     """Return the manifest's `adapter`."""
     rank = adapter.config.get("r")
     base = adapter.config.get("base_model_name_or_path")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from ostate.core.kinds import kind_of_head
 from ostate.core.tensors import TensorRef
@@ -65,7 +64,7 @@ def _of_weights(keys: Iterable[str]) -> str:
     return f"a model's weights ({len(keys)} tensors)"
 
 
-def _of_contents(value: Any) -> str:
+def _of_contents(value: object) -> str:
     """Return what plain data of a torch.save file is; nothing where that is not known."""
     if type(value) is TensorRef:
         return "one tensor"

@@ -130,6 +130,7 @@ def parts_of(index: str) -> dict[str, str]:
     except ValueError:
         return {}
     found = listed.get("weight_map") if isinstance(listed, dict) else None
-    if not isinstance(found, dict) or not all(isinstance(file, str) and os.path.basename(file) == file for file in found.values()):
+    if not isinstance(found, dict):
         return {}
-    return found
+    files = {key: file for key, file in found.items() if isinstance(file, str) and os.path.basename(file) == file}
+    return files if len(files) == len(found) else {}

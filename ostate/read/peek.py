@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import Any
 
 from ostate.core import names_list
 from ostate.core.files import is_folder, is_remote, names_in, parent, read_at, size_of
@@ -58,7 +57,7 @@ class Peek:
         return load(self.path, unknown_classes=True, digest=False)
 
     @property
-    def value(self) -> Any:
+    def value(self) -> object:
         """The plain data of a torch.save file; None for anything else."""
         return self.stored.value if self.is_torch else None
 
@@ -78,7 +77,7 @@ class Peek:
         return head.tensors, head.metadata
 
     @cached_property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What the checkpoint folder's small files say."""
         return facts_of(checkpoint_folder(self.place))
 

@@ -15,6 +15,7 @@ from ostate.commands import repair as program
 from ostate.errors import OrderingError
 from ostate.ordering.grouping.parameters import ParameterList
 from ostate.ordering.sources.rebuilt import build, limits
+from ostate.ordering.sources.rebuilt.listed import NotBuilt, Request
 from ostate.read import adapters
 from tests import real
 from tests.records import replace
@@ -118,9 +119,9 @@ def test_the_clock_is_put_back(sound, monkeypatch):
 def test_nothing_but_a_model_is_made_of_a_configuration(sound, name, tmp_path, monkeypatch):
     adapter, config = sound
     monkeypatch.chdir(tmp_path)
-    request = {"class": name, "model": config, "adapters": [["default", dict(adapter.config)]], "saved": "default"}
-    answer = build.build(request)
-    assert "is not a model" in answer["failed"]
+    answer = build.build(Request(name, config, (("default", dict(adapter.config)),), "default"))
+    assert isinstance(answer, NotBuilt)
+    assert "is not a model" in answer.reason
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 
 

@@ -20,6 +20,7 @@ from ostate.ordering import claims
 from ostate.ordering.keys import live_name
 from ostate.ordering.sources.rebuilt import base_config as base
 from ostate.ordering.sources.rebuilt import cache
+from ostate.ordering.sources.rebuilt.listed import Answer, ListedModel, ListedParameter, NotBuilt, Request
 from ostate.read import read
 from ostate.read.adapters import for_state, read_adapter
 from tests import real
@@ -342,10 +343,26 @@ def test_the_second_repair_of_an_adapter_imports_neither_peft_nor_torch(tmp_path
     assert done.stdout.strip() == "skeleton"
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b'{"parameters": [[1]]}', b"\xff"])
+def asked(value: object) -> Request:
+    return Request("Model", {"value": repr(value)}, (("default", {"r": 4}),), "default")
+
+
+ONE = '{"parameters": [["a", "k", [1], ["default"], [], false]], "others": [], "free": [], "versions": {}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[1]", b"null", b'{"parameters": [[1]]}', b"\xff", b'{"failed": 1}', b"[" * 100_000,
+        *(ONE.replace(right, wrong).encode() for right, wrong in (
+            ('"a"', "1"), ('"k"', "[]"), ("[1]", '["1"]'), ("[1]", "[-1]"), ("[1]", "[true]"), ('["default"]', '"default"'), ('["default"]', "[1]"),
+            ("false", "0"), ('"others": []', '"others": [1]'), ('"free": []', '"free": {}'), ('"versions": {}', '"versions": []'),
+        )),
+    ],
+)  # fmt: skip
 def test_a_damaged_cache_is_built_anew(content: bytes):
-    answer = {"parameters": [["a", None, [1], ["default"], [], False]], "others": [], "free": [], "versions": {}}
-    request = {"damaged": content.decode("latin-1")}
+    answer = ListedModel((ListedParameter("a", None, (1,), ("default",), (), False),), (), (), ())
+    request = Request("Damaged", {"damaged": content.decode("latin-1")}, (), "default")
     assert cache.remember(request, lambda: answer) == answer
     newest = max(Path(cache.folder()).iterdir(), key=lambda path: path.stat().st_mtime_ns)
     newest.write_bytes(content)
@@ -359,13 +376,32 @@ def test_a_damaged_cache_is_built_anew(content: bytes):
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert cache.remember({"a": 1}, lambda: {"failed": "why"}) == {"failed": "why"}
+    assert cache.remember(asked(1), lambda: NotBuilt("why")) == NotBuilt("why")
 
 
 def test_other_configurations_are_other_skeletons():
-    first = cache.remember({"a": 1}, lambda: {"failed": "one"})
-    second = cache.remember({"a": 2}, lambda: {"failed": "two"})
-    assert (first, second) == ({"failed": "one"}, {"failed": "two"})
+    first = cache.remember(asked(1), lambda: NotBuilt("one"))
+    second = cache.remember(asked(2), lambda: NotBuilt("two"))
+    assert (first, second) == (NotBuilt("one"), NotBuilt("two"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        NotBuilt("why"),
+        NotBuilt("too much", hopeless=True),
+        ListedModel(
+            (ListedParameter("m.a", "k", (2, 3), ("one", "two"), ("LlamaRMSNorm",), True), ListedParameter("b", None, (), (), (), False)),
+            ("inv_freq",),
+            (2, 32000),
+            (("peft", "0.19"), ("torch", "2.9")),
+        ),
+    ],
+)
+def test_what_is_kept_comes_back_as_it_was(answer: Answer):
+    request = asked(repr(answer))
+    assert cache.remember(request, lambda: answer) == answer
+    assert cache.remember(request, lambda: NotBuilt("built anew")) == answer
 
 
 def test_a_model_for_images_and_text_is_rebuilt_where_its_configuration_names_no_class(tmp_path: Path):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ostate.core.family import Alternative, Exchangeable, Family
 from ostate.core.foreign import release
-from ostate.core.naming import Claim, Question
+from ostate.core.naming import Claim, ClaimSource, Question
 
 from ..grouping.place import Placed, stamp
 from ..sources.rebuilt.cache import versions
@@ -26,7 +26,7 @@ from .sequence import ClaimRows, sequence_of
 
 MOST_ALTERNATIVES = 256
 """Orders in one family; `Family.cut` counts what is left out beyond."""
-ANY = frozenset(["recorded", "given", "skeleton", "adapter-order", "convention", "content"])
+ANY: frozenset[ClaimSource] = frozenset(["recorded", "given", "skeleton", "adapter-order", "convention", "content"])
 KEYS_ONLY = ANY - {"skeleton"}
 """The file or a person lists names: components may stand in another order than in the model."""
 UNKNOWN_DEFINITION = KEYS_ONLY - {"adapter-order"}
@@ -104,8 +104,9 @@ def _kinds_exchanged(sequence: ClaimRows, question: Question) -> Iterator[Arrang
 
 def as_first_made(claim: Claim, question: Question) -> Claim:
     """Return the claim under the source that its names came from: what `repair` wrote is recorded, but was first claimed by something else."""
-    source = question.raw.facts.get("named_by")
-    return replace(claim, source=source) if claim.source == "recorded" and question.raw.layout == "named" and source in ANY else claim
+    named_by = question.raw.facts.get("named_by")
+    source = next((known for known in ANY if known == named_by), None)
+    return replace(claim, source=source) if source is not None and claim.source == "recorded" and question.raw.layout == "named" else claim
 
 
 def _whole_orders(sequence: ClaimRows, others: Sequence[Claim], question: Question) -> Iterator[tuple[str, Placed]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import combinations, permutations
-from typing import Any
+from typing import TypeVar
 
 from .layers import Arrangement
 from .names import NameParts
@@ -13,7 +13,9 @@ from .sequence import ClaimRows
 
 MOST_ADAPTERS = 3
 """Adapters whose every order is tried."""
-Key = Callable[[int], Any]
+SortKey = bool | int | tuple[int, ...]
+Key = Callable[[int], SortKey]
+One = TypeVar("One", bound=Hashable)
 
 
 def factor_orders(sequence: ClaimRows) -> Iterator[Arrangement]:
@@ -95,9 +97,9 @@ def sorted_within(sequence: ClaimRows, parts: list[list[int]], key: Key) -> list
     return order
 
 
-def _first_seen(values: list[Any]) -> list[int]:
+def _first_seen(values: list[One]) -> list[int]:
     """Return for each value the number of distinct ones before it."""
-    seen: dict[Any, int] = {}
+    seen: dict[One, int] = {}
     return [seen.setdefault(value, len(seen)) for value in values]
 
 

@@ -6,14 +6,17 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from functools import cmp_to_key
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
 from ostate.core.foreign import number_in
 
 from .key_paths import KeyPath, before_by_number, before_in_module
 from .transformers_orders import TRANSFORMERS
 
-Tree = dict[str, Any]
+Tree: TypeAlias = "dict[str, Tree]"
 """A module's own -> what each of them holds, in the order of definition; `#` is every number of a list."""
 MOST_ORDERS = 4
 """Orders of one set of keys that are worth asking the numbers about: those of the most model types."""

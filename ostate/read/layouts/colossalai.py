@@ -14,7 +14,6 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from ostate.core.files import is_file, names_in, read_at, size_of
 from ostate.core.foreign import parse_json, positions_in
@@ -89,7 +88,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:  # noq
     return assemble(state, groups, source=folder, layout="colossalai", files=files)
 
 
-def _loaded(path: str, files: list[SourceFile]) -> Any:
+def _loaded(path: str, files: list[SourceFile]) -> object:
     if not is_file(path):
         raise ReadError("a part that the index names is missing", where=path, fix=_AGAIN)
     if path.endswith(".safetensors"):

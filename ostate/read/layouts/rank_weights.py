@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
@@ -52,7 +52,7 @@ def weights_of(folder: str, by_rank: Mapping[int, str]) -> dict[str, TensorRef]:
     return found
 
 
-def _whole(name: str, value: Any, shares: list[tuple[str, Mapping[Any, Any]]]) -> TensorRef | None:
+def _whole(name: str, value: object, shares: list[tuple[str, Mapping[object, object]]]) -> TensorRef | None:
     if not is_sharded(value):
         return value if isinstance(value, TensorRef) else None
     parts = [(path, other) for path, held in shares if is_sharded(other := held.get(name))]

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 from ostate.core.adapter_config import NO_CONFIG, AdapterConfig, typed_config
 from ostate.core.files import is_remote, read_at, size_of
-from ostate.core.foreign import parse_json, too_deep
+from ostate.core.foreign import JsonObject, parse_json, too_deep
 from ostate.core.hf_cache import snapshot
 from ostate.core.names import COMPONENTS
 from ostate.core.naming import Adapter, Question
@@ -23,7 +22,7 @@ CLASS = "_class_name"
 """The entry by which a configuration of diffusers names its class (diffusers configuration_utils.py)."""
 
 
-def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
+def find_config(question: Question) -> tuple[JsonObject, str] | str:
     """Return the base model's configuration and its path, or, as text, why there is none.
 
     Raises:
@@ -53,7 +52,7 @@ def find_config(question: Question) -> tuple[dict[str, Any], str] | str:
     )
 
 
-def components_of(question: Question) -> dict[str, dict[str, Any]]:
+def components_of(question: Question) -> dict[str, JsonObject]:
     """Return the configurations of a diffusion model by the name of each component's folder, the denoiser's first; nothing where it is none.
 
     `--base` may be the pipeline, or the folder or configuration of one component, whose pipeline then lies above it.
@@ -75,7 +74,7 @@ def components_of(question: Question) -> dict[str, dict[str, Any]]:
     return {os.path.basename(home): config, **{name: other for name, other in beside.items() if name != os.path.basename(home)}}
 
 
-def _components_below(folder: str) -> dict[str, dict[str, Any]]:
+def _components_below(folder: str) -> dict[str, JsonObject]:
     found = {name: config for name in COMPONENTS if (config := _read(os.path.join(folder, name, "config.json"))) is not None}
     return found if any(CLASS in config for config in found.values()) else {}
 
@@ -114,7 +113,7 @@ def _places(adapter: Adapter, question: Question) -> Iterator[str]:
         yield os.path.join(source if os.path.isdir(source) else os.path.dirname(source), "config.json")
 
 
-def _read(path: str) -> dict[str, Any] | None:
+def _read(path: str) -> JsonObject | None:
     try:
         if not os.path.isfile(path) or os.path.getsize(path) > MOST_BYTES:
             return None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from ostate.core.files import sha256_of
+
+from .listed import Answer, Request, from_json, to_json
 
 LIBRARIES = ("torch", "transformers", "peft", "diffusers")
 SCHEME = 2
@@ -39,9 +40,9 @@ def folder() -> str:
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser()), "ostate")
 
 
-def remember(request: Mapping[str, Any], build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def remember(request: Request, build: Callable[[], Answer]) -> Answer:
     """Return what `build` gives for this request, from the disk where it is kept. A cache that cannot be read or written is no error."""
-    text = json.dumps([SCHEME, versions(), request], sort_keys=True, default=str)
+    text = json.dumps([SCHEME, versions(), request.as_json()], sort_keys=True)
     path = os.path.join(folder(), f"skeleton-{sha256_of(text.encode())}.json")
     kept = _read(path)
     if kept is not None:
@@ -51,27 +52,15 @@ def remember(request: Mapping[str, Any], build: Callable[[], dict[str, Any]]) ->
     return answer
 
 
-def _read(path: str) -> dict[str, Any] | None:
+def _read(path: str) -> Answer | None:
     try:
         with open(path, encoding="utf-8") as stream:
-            kept = json.load(stream)
+            return from_json(json.load(stream))
     except (OSError, ValueError, RecursionError):
         return None
-    return kept if isinstance(kept, dict) and ("failed" in kept or _is_listing(kept)) else None
 
 
-def _is_listing(kept: Mapping[str, Any]) -> bool:
-    rows = kept.get("parameters")
-    return (
-        isinstance(rows, list)
-        and isinstance(kept.get("free"), list)
-        and isinstance(kept.get("others"), list)
-        and isinstance(kept.get("versions"), dict)
-        and all(isinstance(row, list) and len(row) == 6 and isinstance(row[0], str) and isinstance(row[3], list) for row in rows)
-    )
-
-
-def _write(path: str, answer: Mapping[str, Any]) -> None:
+def _write(path: str, answer: Answer) -> None:
     import tempfile
 
     try:
@@ -81,7 +70,7 @@ def _write(path: str, answer: Mapping[str, Any]) -> None:
         return  # a home that cannot be written costs time, nothing else
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(answer, stream)
+            json.dump(to_json(answer), stream)
         Path(temporary).replace(path)
     except OSError:
         os.unlink(temporary)

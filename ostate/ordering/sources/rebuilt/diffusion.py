@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ostate.core.names import factor_of
 from ostate.core.naming import Adapter
@@ -20,6 +20,7 @@ from ...grouping.parameters import ParameterList
 from ..from_keys import layouts_of_keys, trained_keys
 from ..fused_modules import SAID, parted, with_fused
 from ..tuner_keys import TunerKey, slot_rank, split_key
+from .listed import ListedParameter
 
 TEXT = "text_encoder"
 """How the folders of text encoders begin."""
@@ -51,25 +52,25 @@ class ModulePlace(NamedTuple):
     read: TunerKey
 
 
-def component_of_rows(name: str, made: str, rows: Sequence[Sequence[Any]]) -> Component:
-    """Return a component from the listing of its parameters: (name, key, shape, …) in definition order."""
+def component_of_rows(name: str, made: str, rows: Sequence[ListedParameter]) -> Component:
+    """Return a component from the listing of its parameters in definition order."""
     paths: dict[str, None] = {}
     shapes = {}
     for row in rows:
-        path, _, last = row[0].rpartition(".")
+        path, _, last = row.name.rpartition(".")
         paths.setdefault(path)
         if last == "weight":
-            shapes[path] = tuple(row[2])
+            shapes[path] = row.shape
     return Component(name, made, tuple(paths), shapes)
 
 
-def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: Mapping[str, str]) -> list[ParameterList] | str:
+def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: tuple[tuple[str, str], ...]) -> list[ParameterList] | str:
     """Return the orders in which programs would have made these adapter weights over these components, or why there is none.
 
     Args:
         adapter: whose keys lie in tuners' containers.
         components: of the pipeline, the denoiser's first.
-        versions: of the libraries that built them.
+        versions: of the libraries that built them: name and release.
     """
     fused, keys = parted(trained_keys(adapter))
     places = _placed(keys, components)
@@ -94,7 +95,7 @@ def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: M
         if ordered not in seen:
             seen.add(ordered)
             for layout in layouts_of_keys("skeleton", rule + (SAID if fused else ""), ordered, adapter):
-                layouts.append(replace(layout, versions=tuple(sorted(versions.items()))))
+                layouts.append(replace(layout, versions=versions))
     return layouts
 
 
@@ -194,9 +195,9 @@ def _orders(places: Sequence[ModulePlace], components: Sequence[Component], *, p
 
             def place_of(
                 place: ModulePlace, rank: Mapping[int, int] = rank, inner: Mapping[tuple[int, int], tuple[int, ...]] = inner
-            ) -> tuple[Any, ...]:
+            ) -> tuple[int, tuple[int, ...], int]:
                 own = slot_rank(place.read, peft=peft)
-                return rank[place.component], inner[place.component, place.module], own
+                return rank[place.component], inner[place.component, place.module], -1 if own is None else own  # none is: `tuned_layouts` looked
 
             yield f"{where}{said}", sorted(places, key=place_of)
 

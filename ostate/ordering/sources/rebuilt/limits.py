@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from ostate.core.foreign import Json
 from ostate.core.system import cpu_limit
 
 MOST_LAYERS = 1000
@@ -34,10 +34,10 @@ class TooLong(TooMuch):
         super().__init__(f"it takes more than {MOST_SECONDS:g} s")
 
 
-def absurd(config: Any, key: str = "") -> str:
+def absurd(config: Json, key: str = "") -> str:
     """Return which entry of a configuration asks for a number of parts that no model has; empty when none does."""
-    if isinstance(config, Mapping):
-        return next((found for name, value in config.items() if (found := absurd(value, str(name)))), "")
+    if isinstance(config, dict):
+        return next((found for name, value in config.items() if (found := absurd(value, name))), "")
     if isinstance(config, list):
         return next((found for value in config if (found := absurd(value, key))), "")
     if isinstance(config, int) and config > (MOST_LAYERS if _LAYERS.search(key) else MOST_OF_A_KIND) and _COUNTED.search(key):

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
-from typing import Any
 
+from ostate.core.foreign import JsonObject
 from ostate.core.naming import Adapter, Claim, Question
 from ostate.errors import MissingPackage
 
@@ -24,6 +24,7 @@ from . import older_names
 from .diffusion import component_of_rows, tuned_layouts
 from .explained import explained
 from .limits import absurd
+from .listed import Answer, ListedModel, NotBuilt
 from .listing import listing, plain_model
 from .releases import train_all, variants
 
@@ -74,18 +75,22 @@ def _layouts_by(question: Question) -> list[ParameterList] | str:
     components = base.components_of(question)
     if adapter.kind == "diffusers" and not components:
         return "the adapter does not name its diffusion model: pass --base DIR (the pipeline's folder, or one with unet/ or transformer/)"
-    found = base.find_config(question) if not components else (components, "the pipeline")
-    if isinstance(found, str):
-        return f"{found}: pass --base DIR"
+    config: JsonObject = {}
+    place = "the pipeline"
+    if not components:
+        found = base.find_config(question)
+        if isinstance(found, str):
+            return f"{found}: pass --base DIR"
+        config, place = found
     try:
-        return diffusion_layouts(adapter, components) if components else _transformers_layouts(adapter, found[0])
+        return diffusion_layouts(adapter, components) if components else _transformers_layouts(adapter, config)
     except MissingPackage as missing:
         if question.base is not None:
             raise missing.at(f"--base {question.base}") from None
-        return f"{found[1]} tells the model, but {missing.what}: {missing.fix}"
+        return f"{place} tells the model, but {missing.what}: {missing.fix}"
 
 
-def _transformers_layouts(adapter: Adapter, config: Mapping[str, Any]) -> list[ParameterList] | str:
+def _transformers_layouts(adapter: Adapter, config: JsonObject) -> list[ParameterList] | str:
     """Return what a model of transformers may have been under this adapter, alone and with those beside it, or why it cannot be rebuilt."""
     layout = layout_for([adapter], config)
     layouts = [] if isinstance(layout, str) else list(variants(layout, adapter))
@@ -96,21 +101,21 @@ def _transformers_layouts(adapter: Adapter, config: Mapping[str, Any]) -> list[P
     return layouts or str(layout)
 
 
-def diffusion_layouts(adapter: Adapter, configs: Mapping[str, Mapping[str, Any]]) -> list[ParameterList] | str:
+def diffusion_layouts(adapter: Adapter, configs: Mapping[str, JsonObject]) -> list[ParameterList] | str:
     """Return the orders in which the components of a diffusion pipeline define these weights, or why there is none.
 
     Args:
         adapter: the trained weights; live names of one component where they are no tuner's.
         configs: folder of a component -> its config.json.
     """
-    listings: dict[str, tuple[str, dict[str, Any]]] = {}
+    listings: dict[str, tuple[str, ListedModel]] = {}
     reason = ""
     for name, config in configs.items():
         made = class_of(config)
         absurdity = absurd(config)
-        answer: dict[str, Any] = {"failed": absurdity} if absurdity else listing(made, [], config, adapter.name)
-        if "failed" in answer:
-            reason = reason or f"{name}: {made or 'no class'} cannot be rebuilt from its config.json: {answer['failed']}"
+        answer: Answer = NotBuilt(absurdity) if absurdity else listing(made, [], config, adapter.name)
+        if isinstance(answer, NotBuilt):
+            reason = reason or f"{name}: {made or 'no class'} cannot be rebuilt from its config.json: {answer.reason}"
         else:
             listings[name] = made, answer
     if not listings:
@@ -118,12 +123,12 @@ def diffusion_layouts(adapter: Adapter, configs: Mapping[str, Mapping[str, Any]]
     if adapter.kind == "model" and not any(split_key(key) for key in adapter.tensors):
         whole = _whole_models(adapter, listings)
         return f"{whole}; {reason}" if isinstance(whole, str) and reason else whole
-    components = [component_of_rows(name, made, answer["parameters"]) for name, (made, answer) in listings.items()]
-    layouts = tuned_layouts(adapter, components, next(iter(listings.values()))[1]["versions"])
+    components = [component_of_rows(name, made, answer.parameters) for name, (made, answer) in listings.items()]
+    layouts = tuned_layouts(adapter, components, next(iter(listings.values()))[1].versions)
     return f"{layouts}; {reason}" if isinstance(layouts, str) and reason else layouts
 
 
-def _whole_models(adapter: Adapter, listings: Mapping[str, tuple[str, dict[str, Any]]]) -> list[ParameterList] | str:
+def _whole_models(adapter: Adapter, listings: Mapping[str, tuple[str, ListedModel]]) -> list[ParameterList] | str:
     """Return the parameters of the models that lie in the adapter, as a program lists them: the denoiser first, or its text encoders.
 
     Names of several models may begin with a word for each (`unet.`, `model_2.`), of which two components of one class take the first that is left.
@@ -138,9 +143,9 @@ def _whole_models(adapter: Adapter, listings: Mapping[str, tuple[str, dict[str, 
     for name in (first, *others):
         made, answer = listings[name]
         for lead in ("", f"{name}.", *leads):
-            names = {lead + row[0] for row in answer["parameters"]} | {lead + other for other in answer["others"]}
+            names = {lead + row.name for row in answer.parameters} | {lead + other for other in answer.others}
             own = {key.removeprefix(lead): ref for key, ref in left.items() if key in names}
-            found = explained(made, answer, replace(adapter, tensors=own)) if len(own) >= len(answer["parameters"]) else alone
+            found = explained(made, answer, replace(adapter, tensors=own)) if len(own) >= len(answer.parameters) else alone
             if isinstance(found, ParameterList):
                 parts.append(_led(found, lead, name))
                 left = {key: ref for key, ref in left.items() if key not in names}
@@ -157,7 +162,7 @@ def _led(rows: ParameterList, lead: str, component: str) -> ParameterList:
     return replace(rows, parameters=tuple(named))
 
 
-def class_of(config: Mapping[str, Any]) -> str:
+def class_of(config: JsonObject) -> str:
     """Return the class that a component's configuration names: diffusers' by `_class_name`, transformers' by `architectures`."""
     architectures = config.get("architectures")
     named = config.get(base.CLASS) or (architectures[0] if isinstance(architectures, list) and architectures else "")
@@ -197,7 +202,7 @@ def _from_layouts(layouts: Sequence[ParameterList], question: Question) -> tuple
     return list(claims.values()), lost
 
 
-def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> ParameterList | str:
+def layout_for(adapters: Sequence[Adapter], config: JsonObject) -> ParameterList | str:
     """Return the model's parameters in definition order, checked against the adapter's keys and shapes, or why there are none.
 
     Args:
@@ -211,9 +216,9 @@ def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Parame
     reasons: dict[str, str] = {}
     for name in model_classes(adapter, config):
         answer = listing(name, adapters, config, adapter.name)
-        if "failed" in answer:
-            reasons[name] = f"{name} cannot be rebuilt from these configurations: {answer['failed']}"
-            if answer.get("hopeless"):
+        if isinstance(answer, NotBuilt):
+            reasons[name] = f"{name} cannot be rebuilt from these configurations: {answer.reason}"
+            if answer.hopeless:
                 return reasons[name]
             continue
         layout = explained(name, answer, adapter)
@@ -226,14 +231,14 @@ def layout_for(adapters: Sequence[Adapter], config: Mapping[str, Any]) -> Parame
     return _reason_of(reasons, config) or "the configuration names no architecture"
 
 
-def _reason_of(reasons: Mapping[str, str], config: Mapping[str, Any]) -> str:
+def _reason_of(reasons: Mapping[str, str], config: JsonObject) -> str:
     """Return why the class failed that the configuration itself names, else the first that was tried."""
     architectures = config.get("architectures")
     named = architectures if isinstance(architectures, list) else []
     return next((reasons[name] for name in named if isinstance(name, str) and name in reasons), next(iter(reasons.values()), ""))
 
 
-def model_classes(adapter: Adapter, config: Mapping[str, Any]) -> list[str]:
+def model_classes(adapter: Adapter, config: JsonObject) -> list[str]:
     """Return the classes that may have been trained, the likeliest first: `auto_mapping`, the task's, `architectures`, the bare model."""
     mapping = adapter.config.get("auto_mapping")
     named = [mapping.get("base_model_class")] if isinstance(mapping, Mapping) else []

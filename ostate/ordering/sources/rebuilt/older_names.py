@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from ostate.core.foreign import release
+from ostate.core.foreign import JsonObject, release
 from ostate.core.names import PEFT_PREFIX
 from ostate.core.naming import Adapter
 
 from ...grouping.parameters import Parameter, ParameterList
 from ...keys import live_name
 from .explained import explained
+from .listed import ListedModel
 
 TURNED_AROUND = (5, 0)
 """The release from which on whole models are saved under old keys."""
@@ -30,7 +30,7 @@ def saved_apart(adapter: Adapter) -> bool:
     return version is not None and version >= TURNED_AROUND
 
 
-def layout_of(made: str, answer: Mapping[str, Any], adapter: Adapter, config: Mapping[str, Any]) -> ParameterList | None:
+def layout_of(made: str, answer: ListedModel, adapter: Adapter, config: JsonObject) -> ParameterList | None:
     """Return the layout of the rebuilt model for keys of an older form; None where no map of transformers' explains them.
 
     Args:

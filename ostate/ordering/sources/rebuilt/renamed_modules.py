@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import transformers
 from transformers import CONFIG_MAPPING
 
+from ostate.core.foreign import JsonObject
 from ostate.core.names import PEFT_PREFIX, tuner_at
 from ostate.core.quiet import quiet
 
@@ -24,13 +22,16 @@ else:
 """False for a release before 5: it names modules as the adapter does, or keeps its map elsewhere."""
 
 
-def renamed_modules(made: str, config: Mapping[str, Any], keys: list[str]) -> dict[str, str] | None:
+def renamed_modules(made: str, config: JsonObject, keys: list[str]) -> dict[str, str] | None:
     """Return each key under the installed release's names; None where it keeps no map, or where weights were joined or split as well."""
     if not HAS_MAP:
         return None
     kind = getattr(transformers, made)
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        return None
     with quiet(), bounded(), torch.device("meta"):
-        settings = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        settings = CONFIG_MAPPING[model_type].from_dict(dict(config))
         model = kind.from_config(settings, trust_remote_code=False) if made.startswith("AutoModel") else kind(settings)
     maps = get_model_conversion_mapping(model)
     names = [one for one in maps if isinstance(one, WeightRenaming)]
