@@ -43,6 +43,17 @@ def test_flat_factors_of_one_size_in_each_others_places_are_not_proven(verl: Pat
             repair(str(verl / "fsdp1-of-one-size"), order=str(tmp_path / "order.txt"), strict=True)
 
 
+@pytest.mark.parametrize("kind", ["optim", "model"])
+def test_files_of_two_processes_in_each_others_places_are_refused(verl: Path, tmp_path: Path, kind: str):
+    shutil.copytree(verl / "fsdp2", tmp_path, dirs_exist_ok=True)
+    first, second = sorted((tmp_path / "actor").glob(f"{kind}_*_rank_*.pt"))[:2]
+    bytes_of_first = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(bytes_of_first)
+    with pytest.raises(ReadError, match="the file of rank 0 was saved as that of rank 1"):
+        repair(str(tmp_path))
+
+
 def test_an_adapter_written_below_does_not_change_the_live_names(verl: Path, tmp_path: Path):
     from safetensors.torch import save_file
 

@@ -161,6 +161,18 @@ def test_a_missing_rank_is_named(z2, rank):
     assert error.value.where == str(lost)
 
 
+@pytest.mark.parametrize("zero", ["z2", "z3"])
+def test_files_of_two_ranks_in_each_others_places_are_refused(zero, request):
+    folder = request.getfixturevalue(zero) / "global_step5"
+    first, second = (folder / OPTIM.format(rank) for rank in range(2))
+    bytes_of_first = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(bytes_of_first)
+    with pytest.raises(ReadError, match="the file of rank 0 was saved as that of rank 1") as error:
+        formats.read(str(folder.parent))
+    assert error.value.where == str(first)
+
+
 def test_a_rank_too_many_is_named(z2):
     folder = z2 / "global_step5"
     shutil.copy(folder / OPTIM.format(1), folder / OPTIM.format(2))

@@ -28,6 +28,9 @@ class Stored(NamedTuple):
     source: SourceFile
     unknown_classes: tuple[str, ...] = ()
     """Classes of a person's own that it asks for, where they were let through."""
+    saved_as: str = ""
+    """The name without its ending under which torch.save wrote the file, which a copy keeps (torch/serialization.py, `_open_zipfile_writer_file`);
+    `archive` where it wrote into a buffer; empty for the format before torch 1.6."""
 
 
 def load(
@@ -57,10 +60,10 @@ def load(
     head = read_at(path, start, min(size, 512))
     table = PermissiveTable({**(TORCH_GLOBALS if allowed is None else allowed), **REBUILD}, unknown_classes=unknown_classes)
     if head[:4] == b"PK\3\4":
-        value, source = _load_zip(path, start, size, table)
+        value, source, saved_as = _load_zip(path, start, size, table)
         if digest:
             source = SourceFile(path, size, source.index_sha256)
-        return Stored(value, source, tuple(sorted(table.met)))
+        return Stored(value, source, tuple(sorted(table.met)), saved_as)
     if starts_as_legacy(head):
         from .legacy import load_legacy
 
@@ -80,7 +83,7 @@ def _no_torch_file(head: bytes, path: str) -> ReadError:
     return ReadError(what, where=path, fix=(kind and kind[1]) or "pass a file that torch.save wrote")
 
 
-def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> tuple[Any, SourceFile]:
+def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> tuple[Any, SourceFile, str]:
     index = ZipIndex(path, start, length)
     pickles = [name for name in index.members if name.endswith("data.pkl") and name.count("/") < 2 and name.rpartition("/")[2] == "data.pkl"]
     if not pickles and index.members and all(name.endswith(".npy") for name in index.members):
@@ -99,7 +102,7 @@ def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> t
     find = _storages(path, *places, swapped=order == b"big", crc=crc)
     fast_paths = [fast_path_of(path, *places, swapped=order == b"big", crc=crc, remember=remember) for remember in (False, True)]
     value = unpickle(data, where=f"{path}: data.pkl", persistent=find, allowed=table, fast_paths=(REBUILD_V2, fast_paths))
-    return value, SourceFile(path, length, (data, index.directory))
+    return value, SourceFile(path, length, (data, index.directory)), prefix.rstrip("/")
 
 
 def _crc_kept(path: str, data: bytes, recorded: int) -> bool:

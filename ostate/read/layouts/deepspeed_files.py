@@ -19,6 +19,7 @@ from ostate.errors import ReadError
 
 from ..container.torchsave import Stored, load
 from ..pickle.unknown_classes import refuse_within
+from ..rank_files import refuse_another_rank
 from ..skipped import Skipped
 
 OPTIM = re.compile(r"^(?P<prefix>(?:bf16_|fp16_)?)zero_pp_rank_(?P<rank>\d+)_mp_rank_(?P<mp>\d+)(?P<pp>(?:_\d+)?)_optim_states\.pt$")
@@ -110,6 +111,8 @@ def open_all(folder: str) -> Opened:
     for path, one in zip(paths, opened):
         refuse_within(one.state, one.stored.unknown_classes, path)
     _check_world(folder, by_rank, [one.state for one in opened])
+    for path, one in zip(paths, opened):
+        refuse_another_rank(one.stored.saved_as, path, OPTIM)
     config = opened[0].stored.value.get("ds_config") or model.value.get("ds_config")
     return Opened(
         folder=folder,

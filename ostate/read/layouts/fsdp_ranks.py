@@ -24,13 +24,13 @@ from ..flat_buffers import Piece, cut
 from ..hyper import plain_hyper
 from ..parts import are_groups
 from ..pickle.records import Inert
+from ..rank_files import RANK_FILE, refuse_another_rank
 from ..state_dict import Key
 from ..which_optimizer import choose
 from . import rank_weights
 from .fsdp_shards import ALLOWED, MissingRank, is_sharded, local, whole
 from .torch_file import candidates
 
-RANK_FILE = re.compile(r"^(?P<head>.*?)rank[_-]?(?P<rank>\d+)(?P<tail>\D.*)?\.(?P<kind>pt|bin|pth|ckpt)$")
 _WORLD = re.compile(r"world[_-]?size[_-]?(\d+)")
 _AGAIN = "copy the whole folder again, with the files of every process"
 
@@ -149,6 +149,7 @@ def _missing(path: str, rank: int, world: int) -> ReadError:
 
 def _share(path: str) -> Share:
     stored = load(path, allowed=ALLOWED)
+    refuse_another_rank(stored.saved_as, path, RANK_FILE)
     found = list(candidates(stored.value))
     if len(found) != 1:
         raise ReadError(f"{len(found)} optimizer states in this file, one expected", where=path, fix="save one optimizer a file")

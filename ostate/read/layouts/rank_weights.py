@@ -17,6 +17,7 @@ from ostate.errors import ReadError
 
 from ..container.torchsave import load
 from ..pickle.records import Inert
+from ..rank_files import RANK_FILE, refuse_another_rank
 from .fsdp_shards import ALLOWED, is_sharded, whole
 
 Family = tuple[str, str, str]
@@ -41,7 +42,9 @@ def weights_of(folder: str, by_rank: Mapping[int, str]) -> dict[str, TensorRef]:
     shares = []
     for rank in sorted(by_rank):
         path = os.path.join(folder, by_rank[rank])
-        value = load(path, allowed=ALLOWED).value
+        stored = load(path, allowed=ALLOWED)
+        refuse_another_rank(stored.saved_as, path, RANK_FILE)
+        value = stored.value
         if not isinstance(value, Mapping):
             raise ReadError("not a model's state dict", where=path, fix="copy the whole folder again, with the files of every process")
         shares.append((path, value))
