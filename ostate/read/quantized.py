@@ -196,8 +196,21 @@ def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any
         scalars |= {"torchao": kind, "torchao_block": packed.block}
     elif key == "step" and isinstance(value, (int, float)):
         scalars[key] = float(value)
+    elif isinstance(value, Inert) and (value.name in _NO_VALUES or key in MOMENT_SLOTS):
+        what, fix = _NO_VALUES.get(value.name, (f"a {value.name[:80]}, whose numbers are not read", "save it as a plain tensor"))
+        raise ReadError(f"{key} is {what}", fix=fix)
     else:
         scalars[key] = value.name if isinstance(value, Inert) else value
+
+
+_NO_VALUES = {
+    "torch.meta": ("a tensor on the meta device, without values", "the state was never loaded: save it once its tensors have values"),
+    "torch._utils._rebuild_sparse_tensor": ("a sparse tensor", "save a copy of the state whose tensors went through to_dense()"),
+    "torch._utils._rebuild_sparse_csr_tensor": ("a sparse tensor", "save a copy of the state whose tensors went through to_dense()"),
+    "torch._utils._rebuild_qtensor": ("a quantised tensor of torch", "save a copy of the state whose tensors went through dequantize()"),
+    "torch._utils._rebuild_nested_tensor": ("a nested tensor", "save its parts as tensors of their own"),
+}
+"""Class of a record of torch's -> what the tensor is, and what to do: its numbers do not lie as a tensor's do."""
 
 
 def _tensors_in(value: object) -> Iterator[TensorRef]:

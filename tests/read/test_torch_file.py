@@ -524,3 +524,24 @@ def test_names_in_the_state_itself_outrank_a_names_file(tmp_path):
     raw = formats.read(str(tmp_path))
     assert raw.recorded == "param_names"
     assert raw.entries[0].name == "0.weight"
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("a sparse tensor", lambda moment: moment.to_sparse()),
+        ("a sparse tensor", lambda moment: moment.to_sparse_csr()),
+        ("a tensor on the meta device", lambda moment: moment.to("meta")),
+        ("a quantised tensor", lambda moment: torch.quantize_per_tensor(moment, 0.1, 0, torch.qint8)),
+    ],
+    ids=["sparse", "csr", "meta", "quantised"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_one_moment_without_plain_numbers_is_refused_and_not_left_out(tmp_path, kind, made):
+    state = adamw().state_dict()
+    state["state"][2]["exp_avg_sq"] = made(state["state"][2]["exp_avg_sq"])
+    torch.save(state, tmp_path / "optimizer.pt")
+    with pytest.raises(ReadError, match=f"exp_avg_sq is {kind}") as error:
+        formats.read(str(tmp_path / "optimizer.pt"))
+    assert "entry 2" in str(error.value)
+    assert error.value.fix
