@@ -5,6 +5,7 @@ OstateError                    what, where, fix; exit code 3
 ├── MissingPackage             a package that this needs is not installed; an ImportError too
 ├── ReadError                  a file cannot be read as what it should be
 │   ├── UnknownFormat          no reader, or more than one, knows this layout
+│   │   └── SeveralOptimizers  several optimizers, of which any may be meant
 │   └── UnsafePickle           the file asks for something outside the allow-list
 ├── OrderingError              positions cannot be given names
 │   ├── Ambiguous              several orders fit and nothing decides
@@ -20,10 +21,11 @@ from __future__ import annotations
 
 import errno
 from functools import wraps
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 EXTRAS = {
     # a package that only some commands need -> the smallest extra of pyproject.toml that brings it
@@ -105,6 +107,13 @@ class ReadError(OstateError):
 
 class UnknownFormat(ReadError):
     """No reader, or more than one, knows this layout."""
+
+
+class SeveralOptimizers(UnknownFormat):
+    """Several optimizers, of which any may be meant."""
+
+    texts: Mapping[int, str] = MappingProxyType({})
+    """What `--optimizer` takes for each -> where it lies."""
 
 
 class UnsafePickle(ReadError):

@@ -17,7 +17,7 @@ from .screen import reading, show
 @click.option("--adapter", metavar="DIR|FILE", help="Also compare the shapes with this adapter's.")
 @click.option("--values", is_flag=True, help="Read all tensor values: count zeros, tiny, negative and non-finite ones; ranges.")
 @click.option("--state", metavar="FILE", help="The state file, if the folder holds several.")
-@click.option("--optimizer", type=Which(), metavar="K|NAME", help="Which optimizer, if the file holds several: its index from 0, or its name.")
+@click.option("--optimizer", type=Which(), metavar="K|NAME", help="Which optimizer, if there are several: its index from 0, its name, or all.")
 @with_checksum
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/inspect-v1.schema.json).")
 def command(

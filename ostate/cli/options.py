@@ -48,7 +48,7 @@ _NAMING = (
         help="Form of the names: the live model's, the adapter file's keys, or PeftModel's.",
     ),
     click.option("--state", metavar="FILE", help="The state file, if the folder holds several."),
-    click.option("--optimizer", type=Which(), metavar="K|NAME", help="Which optimizer, if the file holds several: its index from 0, or its name."),
+    click.option("--optimizer", type=Which(), metavar="K|NAME", help="Which optimizer, if there are several: its index from 0, its name, or all."),
     click.option("--no-evidence", is_flag=True, help="Do not use tensor values: the names then stay unverified."),
     click.option("--strict", is_flag=True, help="Refuse instead of writing only the proven names."),
 )

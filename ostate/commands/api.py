@@ -54,7 +54,7 @@ def repair(
         adapter_name: the adapter's name in the live model, where the files do not tell.
         names: form of the names: `live`, the adapter file's keys (`file`), or PeftModel's (`peft`).
         state: which file of the folder is the state, where several could be.
-        optimizer: which optimizer, where the file holds several: its number from 0, or its name.
+        optimizer: which optimizer, where the file holds several: its number from 0, its name, or `all`, all as one state.
         step: updates taken, where the file does not say.
         betas: decay rates, where the file does not say.
         eps: Adam's epsilon, where the file does not say.
@@ -106,7 +106,7 @@ def verify(
         adapter_name: the adapter's name in the live model.
         names: form of the names: `live`, the adapter file's keys (`file`), or PeftModel's (`peft`).
         state: which file of the folder.
-        optimizer: which optimizer of the file.
+        optimizer: which optimizer of the file, or `all`.
         evidence: ask the numbers.
         strict: refuse where not all is proven.
         checksum: compare checksums first.
@@ -150,7 +150,7 @@ def names(
         adapter_name: the adapter's name in the live model.
         names: form of the names: `live`, the adapter file's keys (`file`), or PeftModel's (`peft`).
         state: which file of the folder.
-        optimizer: which optimizer of the file.
+        optimizer: which optimizer of the file, or `all`.
         evidence: ask the numbers.
         strict: refuse where not all is proven.
         checksum: compare checksums first.

@@ -17,8 +17,8 @@ from ostate.core.files import announce, watched
 from ostate.core.plain import plain_document
 from ostate.core.state import Finding, RawState
 from ostate.core.tensors import TensorRef, shape_text
-from ostate.errors import ReadError, refusing
-from ostate.read import named_file, read
+from ostate.errors import ReadError, SeveralOptimizers, refusing
+from ostate.read import ALL, named_file, read
 
 if TYPE_CHECKING:
     from ostate.core.naming import Adapter, NamedState
@@ -81,14 +81,17 @@ def inspect(
         adapter: a folder or file with the trained weights; shapes are compared.
         values: also read every number once and count zeros, negatives and the like.
         state: which file of the folder is the state, where several could be.
-        optimizer: which optimizer, where the file holds several.
+        optimizer: which optimizer, where the file holds several; None: all of them, one after another.
         checksum: first compare every byte with the checksums that were saved with it.
         progress: called with (bytes read, about how many there are) while values are read.
 
     Raises:
         ReadError: nothing readable is there, or a checksum is wrong.
     """
-    raw = open_state(os.fspath(path), state=state, optimizer=optimizer, checksum=checksum)
+    try:
+        raw = open_state(os.fspath(path), state=state, optimizer=optimizer, checksum=checksum)
+    except SeveralOptimizers:
+        raw = open_state(os.fspath(path), state=state, optimizer=ALL, checksum=checksum)
     weights: Adapter | None = None
     if adapter is not None:
         from ostate.read.adapters import read_adapter  # only with --adapter

@@ -20,7 +20,7 @@ from ostate.errors import ReadError, UnknownFormat
 from .checkpoint_folder import trainer_step
 from .peek import Peek
 from .skipped import Skipped, skipped_finding
-from .which_optimizer import called
+from .which_optimizer import called, several
 
 MOST_DEPTH = 4
 MOST_FOLDERS = 2000
@@ -112,6 +112,7 @@ def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> 
 
     Raises:
         ReadError: no such path; nothing there but what cannot be read, or the very file that the trainer resumes from cannot be read.
+        SeveralOptimizers: more than one, as Accelerate numbers them.
         UnknownFormat: no state, or more than one.
     """
     target = path if state is None else _within(path, state)
@@ -133,6 +134,8 @@ def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> 
             where=target,
             fix="pass the checkpoint folder that holds optimizer.pt; the trainer writes none with save_only_model or after the last epoch",
         )
+    if len(found) > 1 and len({one.place for one, _ in found}) == 1 and all(marks := [_accelerates(one) for one, _ in found]):
+        raise several({int(mark[1] or 0): mark[0] for mark in marks if mark}, target)
     if len(found) > 1:
         listed = ", ".join(_within_target(one.path, target) for one, _ in found[:MOST_LISTED])
         more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
@@ -366,9 +369,13 @@ def _is_state(seen: Peek) -> bool:
         return False
 
 
+def _accelerates(one: Peek) -> re.Match[str] | None:
+    return re.match(_ACCELERATE, os.path.basename(one.path))
+
+
 def _called(found: list[tuple[Peek, str]], optimizer: int | str, target: str) -> list[tuple[Peek, str]]:
     """Return the file that is meant: by Accelerate's number (`optimizer.bin` is 0), or by a folder or word of its path."""
     if isinstance(optimizer, str):
         return [found[number] for number in called([_within_target(one.path, target) for one, _ in found], optimizer)]
-    marks = [(re.match(_ACCELERATE, os.path.basename(one.path)), one, row) for one, row in found]
+    marks = [(_accelerates(one), one, row) for one, row in found]
     return [(one, row) for mark, one, row in marks if mark is not None and int(mark[1] or 0) == optimizer]

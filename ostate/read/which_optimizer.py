@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ostate.errors import ReadError, UnknownFormat
+from ostate.errors import ReadError, SeveralOptimizers, UnknownFormat
 
 MOST_LISTED = 10
 
@@ -20,7 +20,8 @@ def choose(places: Sequence[str], wanted: int | str | None, where: str, *, texts
         texts: the places with more about them, for messages.
 
     Raises:
-        UnknownFormat: several, and nothing says which; or none that is called so.
+        SeveralOptimizers: several, and nothing says which.
+        UnknownFormat: none that is called so.
         ReadError: there is none at all.
     """
     if not places:
@@ -28,7 +29,7 @@ def choose(places: Sequence[str], wanted: int | str | None, where: str, *, texts
     listed = "; ".join(f"{number}: {place or 'the top'}" for number, place in enumerate((texts or places)[:MOST_LISTED]))
     if wanted is None:
         if len(places) > 1:
-            raise UnknownFormat(f"the file holds {len(places)} optimizer states ({listed})", where=where, fix="choose one with --optimizer K or NAME")
+            raise several({number: text or "the top" for number, text in enumerate(texts or places)}, where)
         return 0
     if isinstance(wanted, str):
         found = called(places, wanted)
@@ -39,6 +40,23 @@ def choose(places: Sequence[str], wanted: int | str | None, where: str, *, texts
     if not 0 <= wanted < len(places):
         raise UnknownFormat(f"no optimizer {wanted} here; available: {listed}", where=where, fix="choose one of these")
     return wanted
+
+
+def several(texts: Mapping[int, str], where: str) -> SeveralOptimizers:
+    """Return the refusal that asks which optimizer is meant.
+
+    Args:
+        texts: what `--optimizer` takes for each -> where it lies.
+        where: the file or folder.
+    """
+    listed = "; ".join(f"{number}: {text}" for number, text in list(texts.items())[:MOST_LISTED])
+    error = SeveralOptimizers(
+        f"{len(texts)} optimizer states are here ({listed})",
+        where=where,
+        fix="choose one with --optimizer K or NAME, or take all as one state with --optimizer all",
+    )
+    error.texts = texts
+    return error
 
 
 def called(places: Sequence[str], name: str) -> list[int]:

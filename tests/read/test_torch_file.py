@@ -310,7 +310,7 @@ def test_accelerate_with_two_optimizers_is_chosen_by_number(tmp_path):
     prepared = accelerator.prepare(*nets, *(torch.optim.AdamW(net.parameters()) for net in nets))
     optimizers = [stepped(one.optimizer) for one in prepared[2:]]
     accelerator.save_state(str(tmp_path))
-    with pytest.raises(UnknownFormat, match=r"2 states in this folder: optimizer\.bin, optimizer_1\.bin"):
+    with pytest.raises(UnknownFormat, match=r"2 optimizer states are here \(0: optimizer\.bin; 1: optimizer_1\.bin\)"):
         formats.read(str(tmp_path))
     for index, optimizer in enumerate(optimizers):
         assert holds(formats.read(str(tmp_path), optimizer=index), optimizer)

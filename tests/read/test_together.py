@@ -1,0 +1,84 @@
+"""Several optimizers of one checkpoint: shown together, asked about, and repaired as one state with `--optimizer all`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ostate.commands.inspect import inspect
+from ostate.commands.repair import repair
+from ostate.errors import ReadError, SeveralOptimizers
+from tests.trained import llama, sequences
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[Any, list[torch.optim.Optimizer]]:
+    """A LoRA whose lora_A one AdamW trained, and its lora_B another."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(llama(layers=3), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    halves = [[p for name, p in model.named_parameters() if word in name] for word in ("lora_A", "lora_B")]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(half, lr=rate) for half, rate in zip(halves, (2e-3, 8e-3))]
+    for row in sequences(16, 0):
+        model(**{name: value[None] for name, value in row.items()}).loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    return model, optimizers
+
+
+def in_files(folder: Path, first: dict[str, Any], second: dict[str, Any]) -> None:
+    torch.save(first, folder / "optimizer.bin")
+    torch.save(second, folder / "optimizer_1.bin")
+
+
+def in_a_list(folder: Path, first: dict[str, Any], second: dict[str, Any]) -> None:
+    torch.save({"epoch": 1, "optimizer_states": [first, second]}, folder / "last.ckpt")
+
+
+def by_name(folder: Path, first: dict[str, Any], second: dict[str, Any]) -> None:
+    torch.save({"opt_A": first, "opt_B": second}, folder / "state.pt")
+
+
+@pytest.mark.parametrize("write", [in_files, in_a_list, by_name])
+def test_all_of_them_are_proven_as_one_state_where_one_alone_is_not(run, tmp_path, write):
+    model, optimizers = run
+    model.save_pretrained(tmp_path)
+    write(tmp_path, *(optimizer.state_dict() for optimizer in optimizers))
+    done = repair(str(tmp_path), optimizer="all")
+    assert done.ordering.proven
+    live = {name: optimizer.state[p]["exp_avg_sq"] for name, p in model.named_parameters() for optimizer in optimizers if p in optimizer.state}
+    assert done.named.parameters.keys() == live.keys()
+    for name, value in live.items():
+        assert np.array_equal(done.named.tensor(name, "exp_avg_sq"), value.numpy()), name
+
+
+@pytest.mark.parametrize("write", [in_files, in_a_list, by_name])
+def test_inspect_shows_both_and_repair_asks_which(run, tmp_path, write):
+    model, optimizers = run
+    model.save_pretrained(tmp_path)
+    write(tmp_path, *(optimizer.state_dict() for optimizer in optimizers))
+    seen = inspect(str(tmp_path))
+    assert [(len(group.positions), group.hyper["lr"]) for group in seen.raw.groups] == [(6, 2e-3), (6, 8e-3)]
+    (said,) = [finding for finding in seen.findings if finding.rule == "several-optimizers"]
+    assert "2 optimizers" in said.text
+    with pytest.raises(SeveralOptimizers, match="2 optimizer states are here") as error:
+        repair(str(tmp_path))
+    assert "--optimizer all" in error.value.fix
+
+
+def test_optimizers_of_two_kinds_are_no_one_state(run, tmp_path):
+    model, optimizers = run
+    model.save_pretrained(tmp_path)
+    other = torch.optim.Adagrad([torch.nn.Parameter(torch.ones(3))])
+    other.param_groups[0]["params"][0].grad = torch.ones(3)
+    other.step()
+    by_name(tmp_path, optimizers[0].state_dict(), other.state_dict())
+    for ask in (inspect, repair):
+        with pytest.raises(ReadError, match=r"opt_A .6 entries.: adamw, opt_B .1 entries.: adagrad"):
+            ask(str(tmp_path), optimizer="all")
