@@ -28,5 +28,5 @@ def refuse_another_rank(saved_as: str, path: str, pattern: re.Pattern[str]) -> N
         raise ReadError(
             f"the file of rank {int(now['rank'])} was saved as that of rank {int(then['rank'])} ({then.group()})",
             where=path,
-            fix="give the files the names under which they were saved, or copy the whole folder again",
+            fix="rename the files as they were saved, or copy the whole folder again",
         )
