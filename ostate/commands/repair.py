@@ -29,6 +29,7 @@ from . import choosing, unproven
 from .beside import order_beside
 from .earlier import earlier
 from .inspect import open_state, stored_bytes
+from .steps import other_step
 
 if TYPE_CHECKING:
     from ostate.evidence.comparison import Comparison
@@ -251,7 +252,7 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: 
     if found is None:
         comparison = _comparison(raw, adapter, previous, options, near)
         found = resolve.resolve(question, claims, rejected, comparison, strict=options.strict)
-    found = replace(found, findings=(*found.findings, *said))
+    found = replace(found, findings=(*found.findings, *said, *other_step(raw, adapter)))
     return assumed.with_assumed(by_key(found) if options.names == "file" else found, raw, adapter)
 
 
