@@ -109,9 +109,10 @@ def _matrix(each: Compared, rows: Sequence[int]) -> figures.Matrix:
     own = [float(each.scores[row, row]) for row in rows]
     other = [float(score) for row in rows for column, score in enumerate(each.scores[row]) if column != row]
     keys = tuple(each.keys[row] for row in rows)
+    says = f"On the diagonal {min(own):.3g} and more; in any other place of this shape {max(other):.3g} at most."
     return figures.Matrix(
         title=_kinds(keys),
-        says=f"On the diagonal {min(own):.3g} and more; in any other place of this shape {max(other):.3g} at most.",
+        says=says if any(own) or any(other) else "No test could compare these tensors: 0 in every place.",
         keys=keys,
         positions=tuple(each.positions[row] for row in rows),
         scores=tuple(tuple(float(each.scores[row, column]) for column in rows) for row in rows),

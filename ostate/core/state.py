@@ -34,10 +34,15 @@ class Finding(NamedTuple):
     """What to do; empty where nothing needs doing."""
     names: tuple[str, ...] = ()
     """The parameters (or positions, as `position 7`) it is about; empty: the whole state."""
+    more: int = 0
+    """How many further names there are: a named file keeps the first twenty."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the finding as the schemas describe it."""
-        return {**self._asdict(), "names": list(self.names)}
+        """Return the finding as the schemas describe it: `more` only where there are more names."""
+        row = {**self._asdict(), "names": list(self.names)}
+        if not self.more:
+            del row["more"]
+        return row
 
     def __repr__(self) -> str:
         return brief(self)

@@ -38,6 +38,8 @@ class FindingBlock(NamedTuple):
     text: str
     names: tuple[str, ...] = ()
     fix: str = ""
+    more: int = 0
+    """Names that are not listed."""
 
 
 Block = Line | Facts | Table | FindingBlock
@@ -51,7 +53,7 @@ def cells(*values: object) -> tuple[str, ...]:
 def found(findings: Iterable[Mapping[str, Any]]) -> list[Block]:
     """Return findings (as the schemas describe them) as blocks, the worst first."""
     return [
-        FindingBlock(finding["severity"], finding["text"], tuple(finding["names"]), finding["fix"])
+        FindingBlock(finding["severity"], finding["text"], tuple(finding["names"]), finding["fix"], finding.get("more", 0))
         for finding in sorted(findings, key=lambda one: _ORDER[one["severity"]])
     ]
 

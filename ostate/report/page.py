@@ -127,7 +127,8 @@ def _side_by_side(subjects: Sequence[Subject]) -> Markup:
             small.append(tag("div", tag("h4", f"step {_step(subject):g}"), Markup(svg.heat(labelled, f"side{i}-{k}", span))))
         caption = tag("figcaption", tag("h3", each[0].title), tag("p", f"{each[0].says} The same colours in all."))
         drawn.append(tag("figure", caption, _scroll(f"{each[0].title}, state by state", tag("div", *small, class_="multiples"))))
-    return tag("section", tag("h2", "State by state", id="side-by-side"), *drawn, aria_labelledby="side-by-side")
+    columns = "figures" if len(subjects) == 2 else "rows"  # of two the maps stand one under the other; of more, side by side over the whole width
+    return tag("section", tag("h2", "State by state", id="side-by-side"), tag("div", *drawn, class_=columns), aria_labelledby="side-by-side")
 
 
 def _article(subject: Subject, n: int, *, alone: bool) -> Markup:
@@ -266,7 +267,7 @@ def _findings(findings: Sequence[Finding]) -> Iterator[Markup]:
             "li",
             tag("span", one.severity, class_=f"badge {one.severity}"),
             f" {one.text}",
-            joined((tag("br"), tag("code", breakable(shorten(one.names)))), "") if one.names else None,
+            joined((tag("br"), tag("code", breakable(shorten(one.names, further=one.more)))), "") if one.names else None,
             joined((tag("br"), tag("span", f"What to do: {one.fix}", class_="fix")), "") if one.fix else None,
             class_=one.severity,
         )

@@ -76,7 +76,7 @@ def _fact(row: tuple[str, str], titles: int, width: int) -> list[Text | Grid]:
 def _finding(block: FindingBlock, width: int, most: int) -> list[Text | Grid]:
     out = _wrapped(printable(block.text), width, "", first=f"{MARK[block.severity]}: ", first_style=_SEVERITY[block.severity], rest="  ")
     if block.names:
-        out += _wrapped(printable(shorten(block.names, most)), width, "", first="  which: ", first_style="dim", rest="    ")
+        out += _wrapped(printable(shorten(block.names, most, block.more)), width, "", first="  which: ", first_style="dim", rest="    ")
     if block.fix:
         out += _wrapped(printable(block.fix), width, "", first="  fix: ", first_style="dim", rest="    ")
     return out

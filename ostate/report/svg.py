@@ -12,7 +12,7 @@ from ostate.report.text import printable
 RAMP = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """viridis (Smith & van der Walt 2015): its order survives grey print and the common colour blindnesses."""
 SERIES = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#8a8a8a")
-"""Tol's bright scheme: seven colours that the colour-blind tell apart; dashes tell further series."""
+"""Tol's bright scheme: seven colours that the colour-blind tell apart; dashes and hollow dots tell further series."""
 _CELL = 20
 _WIDE = 26
 """Width of a heat map's cell, px; its height is _CELL."""
@@ -120,10 +120,15 @@ def lines(figure: Lines, mark: str) -> str:
         drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         if len(points) > 2:  # between two points a line would only claim what nobody measured
             parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" points="{drawn}"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
+        look = (f'r="3.5" fill="{colour}"', f'r="3.2" fill="none" stroke="{colour}" stroke-width="1.6"', f'r="2" fill="{colour}"')[
+            i // len(SERIES) % 3
+        ]
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" {look}/>' for x, y in points]
         y = top + 10 + 18 * i
         x1, x2 = left + wide + 14, left + wide + 38
-        parts.append(f'<line x1="{x1}" x2="{x2}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>')
+        if len(points) > 2:
+            parts.append(f'<line x1="{x1}" x2="{x2}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>')
+        parts.append(f'<circle cx="{(x1 + x2) / 2:.1f}" cy="{y - 4}" {look}/>')
         parts.append(_text(left + wide + 44, y, label, "start"))
     return _svg(figure.title, figure.says, mark, left + wide + 54 + _label([label for label, _ in figure.series]), top + tall + 46, parts)
 

@@ -12,6 +12,8 @@ from ostate.report.blocks import Block, Facts, FindingBlock, Line, Table
 MARK = {"note": "note", "warning": "WARNING", "error": "ERROR"}
 _NUMBER = re.compile(r"-?[\d.,e+-]+%?|-|nan|-?inf")
 _DIGITS = "0123456789"
+_TORN_END, _TORN_START = re.compile(r"[^\W_]+\Z"), re.compile(r"\A[^\W_]+")
+"""Part of a word, which names that are joined do not share: `{fc1,final_layer_norm}`, not `f{c1,inal_layer_norm}`."""
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
@@ -40,7 +42,7 @@ def finding(block: FindingBlock, *, most: int = 6) -> list[str]:
     """Return a finding as what, which, fix."""
     lines = [f"{MARK[block.severity]}: {printable(block.text)}"]
     if block.names:
-        lines.append(f"  which: {printable(shorten(block.names, most))}")
+        lines.append(f"  which: {printable(shorten(block.names, most, block.more))}")
     if block.fix:
         lines.append(f"  fix: {printable(block.fix)}")
     return lines
@@ -91,10 +93,11 @@ def ranges(positions: Sequence[int]) -> str:
     return ", ".join(parts[:6]) + (f", … ({len(parts) - 6} more runs)" if len(parts) > 6 else "") if parts else "none"
 
 
-def shorten(names: Sequence[str], most: int = 6) -> str:
+def shorten(names: Sequence[str], most: int = 6, further: int = 0) -> str:
     """Return names folded by what they share: `layers.{0..31}.self_attn.{q,v}_proj.lora_{A,B}.weight`.
 
     Names that differ in one dotted component are joined, component by component; what cannot be joined is listed, at most `most` of them (0: all).
+    `further` names are not there to be listed, and are counted.
     """
     folded = {tuple(name.split(".")) for name in names}
     width = max(map(len, folded), default=0)
@@ -103,7 +106,7 @@ def shorten(names: Sequence[str], most: int = 6) -> str:
         if several[column]:
             folded = _fold(folded, column)
     texts = sorted(".".join(parts) for parts in folded)
-    more = len(texts) - most if most else 0
+    more = max(len(texts) - most if most else 0, 0) + further
     return ", ".join(texts[: most or None]) + (f", … ({more} more)" if more > 0 else "")
 
 
@@ -128,6 +131,7 @@ def _joined(values: frozenset[str]) -> str:
     counted = [value[len(whole[0]) : len(value) - len(whole[1])] for value in first]
     if all(_WHOLE.fullmatch(value) for value in counted):
         return f"{whole[0]}{_counted(counted)}{whole[1]}"
+    head, tail = _TORN_END.sub("", head), _TORN_START.sub("", tail)
     middle = ",".join(value[len(head) : len(value) - len(tail)] for value in first)
     return f"{head}{{{middle}}}{tail}"
 

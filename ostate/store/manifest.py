@@ -153,8 +153,8 @@ def alternative(ordering: Ordering) -> dict[str, Any] | None:
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    row = finding._replace(names=finding.names[:NAMES_KEPT]).as_dict()
-    return row if len(finding.names) <= NAMES_KEPT else {**row, "more": len(finding.names) - NAMES_KEPT}
+    kept = finding.names[:NAMES_KEPT]
+    return finding._replace(names=kept, more=finding.more + len(finding.names) - len(kept)).as_dict()
 
 
 def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]], path: str) -> NamedState:
@@ -262,6 +262,8 @@ def _revived_alternative(row: Mapping[str, Any] | None) -> tuple[str, float] | N
 
 def _revived_finding(row: Mapping[str, Any]) -> Finding:
     severity = _SEVERITIES[_text(row["severity"])]
-    return Finding(
-        rule=_text(row["rule"]), severity=severity, text=_text(row["text"]), fix=_text(row.get("fix", "")), names=_texts(row.get("names", ()))
-    )
+    more = row.get("more", 0)
+    if type(more) is not int or more < 0:
+        raise ValueError(f"{shown(more)} further names of a finding")
+    names = _texts(row.get("names", ()))
+    return Finding(rule=_text(row["rule"]), severity=severity, text=_text(row["text"]), fix=_text(row.get("fix", "")), names=names, more=more)

@@ -55,7 +55,16 @@ def test_names_that_miss_a_layer_are_not_folded_over_it():
 def test_numbers_within_a_part_of_a_name_fold_too():
     assert shorten([f"net.block{i}x.weight" for i in range(12)]) == "net.block{0..11}x.weight"
     assert shorten(["net.b10.weight", "net.b12.weight"]) == "net.b{10,12}.weight"
-    assert shorten(["net.b1.weight", "net.b01.weight"]) == "net.b{0,}1.weight"
+    assert shorten(["net.b1.weight", "net.b01.weight"]) == "net.{b01,b1}.weight"
+
+
+def test_names_that_are_joined_share_whole_words():
+    assert shorten([f"layers.1.{part}.bias" for part in ("fc1", "fc2", "final_layer_norm")]) == "layers.1.{fc1,fc2,final_layer_norm}.bias"
+    assert shorten(["norm_in.weight", "norm_out.weight"]) == "norm_{in,out}.weight"
+
+
+def test_names_that_a_named_file_does_not_keep_are_counted():
+    assert shorten(["position 1", "position 2"], further=3) == "position {1..2}, … (3 more)"
 
 
 @_PATIENT

@@ -259,8 +259,24 @@ def test_matrices_beyond_six_are_folded():
 def test_two_points_are_dots_and_three_a_line():
     two = svg.lines(Lines(title="t", says="s", unit="u", x=(1.0, 2.0), series=(("a", (0.0, 1.0)),)), "m")
     three = svg.lines(Lines(title="t", says="s", unit="u", x=(1.0, 2.0, 3.0), series=(("a", (0.0, 1.0, 2.0)),)), "m")
-    assert (two.count("<circle"), two.count("<polyline")) == (2, 0)
-    assert (three.count("<circle"), three.count("<polyline")) == (3, 1)
+    assert (two.count("<circle"), two.count("<polyline")) == (2 + 1, 0)
+    assert (three.count("<circle"), three.count("<polyline")) == (3 + 1, 1)
+
+
+def test_the_legend_of_dots_has_dots_and_an_eighth_series_hollow_ones():
+    two = svg.lines(Lines(title="t", says="", unit="u", x=(1.0, 2.0), series=tuple((f"k{i}", (1.0, 2.0)) for i in range(8))), "m")
+    assert two.count("<circle") == 8 * 3
+    assert two.count('fill="none" stroke=') == 3
+    assert "stroke-dasharray" not in two
+
+
+def test_two_states_fill_the_width_and_three_stand_in_rows():
+    def of(steps):
+        return html([replace(one, path=f"s{step}") for step, one in steps.items()])
+
+    both = {1: subject("llama_qv"), 2: subject("bias_all")}
+    assert '<h2 id="side-by-side">State by state</h2><div class="figures">' in of(both).replace("\n", "")
+    assert '<h2 id="side-by-side">State by state</h2><div class="rows">' in of({**both, 3: subject("llama_qv")}).replace("\n", "")
 
 
 def test_the_two_factors_have_two_colours():

@@ -132,6 +132,14 @@ def test_a_long_list_of_late_findings_still_fits(state, tmp_path):
         assert np.array_equal(loaded.tensor(name, "exp_avg"), parameter.slots["exp_avg"].read())
 
 
+def test_a_finding_about_many_names_keeps_twenty_and_how_many_more_there_are(state, tmp_path):
+    many = Finding(rule="positions-left-out", severity="warning", text="23 positions", names=tuple(f"position {at}" for at in range(23)))
+    for name, wanted in (("once", (20, 3)), ("twice", (20, 3))):  # a state that is written again does not forget them
+        store.write(replace(state, findings=(many,)), tmp_path / f"{name}.safetensors")
+        (many,) = store.load(tmp_path / f"{name}.safetensors").findings
+        assert (len(many.names), many.more) == wanted
+
+
 def test_hyperparameters_that_json_cannot_say_come_back(state, tmp_path):
     odd = {**state.groups[0].hyper, "cap": float("inf"), "floor": float("-inf"), "nested": {"a": (1, (2.5, None))}, "text": "ä\n\x1b[31m"}
     state = replace(state, groups=(replace(state.groups[0], hyper=odd), state.groups[1]))
