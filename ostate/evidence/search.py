@@ -238,9 +238,10 @@ class Scores:
             self.by_shape[shape][row] = np.where(np.isfinite(values), values, 0.0)
 
     def add(self, key: str, values: Array) -> None:
-        """Add to the scores of a key."""
-        shape, row = self.row[key]
-        self.by_shape[shape][row] = self.by_shape[shape][row] + np.where(np.isfinite(values), values, 0.0)
+        """Add to the scores of a key; as above, one that no position has the shape of, such as a frozen factor, has none."""
+        if key in self.row:
+            shape, row = self.row[key]
+            self.by_shape[shape][row] = self.by_shape[shape][row] + np.where(np.isfinite(values), values, 0.0)
 
     def at(self, key: str, position: int) -> float:
         """Return one score."""

@@ -108,6 +108,15 @@ def test_an_earlier_checkpoint_gives_displacement_back():
     assert found.proven == {*A, *B}
 
 
+def test_an_earlier_checkpoint_says_nothing_of_factors_that_were_frozen():
+    """LoRA-FA: lora_A moved by nothing and has no position, and no other tensor has its shape."""
+    known, before = trained(Toy(), earlier=15)
+    entries = tuple(replace(known.raw.entries[old], position=new, group=0) for new, old in enumerate(B))
+    raw = replace(known.raw, entries=entries, groups=(replace(known.raw.groups[0], positions=tuple(range(len(B)))),))
+    found = verify([known.keys[old] for old in B], raw, known.adapter, previous=before)
+    assert found.proven == {*range(len(B))}
+
+
 @pytest.mark.parametrize("kind", ["ADALORA", "VERA", "LOHA"])
 def test_other_tuners_are_not_judged_by_lora_s_laws(kind):
     known, _ = trained(Toy(), config={"peft_type": kind})
