@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ostate.evidence.residual import FLOOR, PROJECTED, RIDGE, Products, beside_decay, diagonal, log_residual, standardised
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -33,14 +35,8 @@ BLOCK = 4
 """Latent dimensions that signed permutations mix: 384 elements, 2.6 digits a block. Rank 5 stays whole: 3,840."""
 SIGNED = 8
 """Latent dimensions whose signs alone are turned together: 256 elements."""
-PROJECTED = 2
-"""In blocks up to this size the four drift directions would leave nothing of L and R."""
-FLOOR = 1e-3
-"""Smallest residual told apart from zero, and smallest spread of a statistic over the group told apart from none: far above rounding."""
 TIE = 1e-6
 """In standard deviations of the statistic; what is no farther below the identity's counts as equal to it. Rounding is below 1e-9."""
-RIDGE = 1e-9
-"""Added to the Gram matrix of the drift directions, each of norm 1: directions that depend on each other add nothing."""
 TOGETHER = 25_000
 """Values of a statistic that are held at a time: 200 KB an array, so that the few that are needed at once stay in a core's own cache."""
 
@@ -61,32 +57,6 @@ class Ranked(NamedTuple):
     Early in a run gradients have few directions, so that latent dimensions look alike and balance lags behind; their signs are still told."""
     sign_size: int = 0
     """Elements of that group; 0 where displacement was not asked, or nothing else."""
-
-
-class Products(NamedTuple):
-    """What one look at B modules of one rank leaves, float64; zeros for what is not known.
-
-    The first index of L and D belongs to the weight, the second to the moment; of R the other way round.
-    """
-
-    displacement: Array
-    """D = -B^T u_B, (B, r, r); zeros where the start of the zero factor is not known."""
-    left: Array
-    """L = B^T m_B, (B, r, r)."""
-    right: Array
-    """R = m_A A^T, (B, r, r)."""
-    zero_drift: Array
-    """u_B^T m_B, (B, r, r), both indices the moment's."""
-    other_drift: Array
-    """m_A u_A^T, (B, r, r), both indices the moment's."""
-    zero_noise: Array
-    """Column sums of sqrt(v_B), (B, r)."""
-    other_noise: Array
-    """Row sums of sqrt(v_A), (B, r)."""
-
-    def block(self, chosen: slice, modules: slice) -> Products:
-        """Return the (chosen, chosen) parts of some modules."""
-        return Products(*(part[modules, chosen] if part.ndim == 2 else part[modules, chosen, chosen] for part in self))
 
 
 class _Group(NamedTuple):
@@ -212,11 +182,14 @@ def _group(size: int, signs_only: bool) -> _Group:
 
 def _scaled(parts: Products) -> Products:
     """Return the parts in units of their own size, L and R in a common one; zeros where a number is not finite."""
-    displacement, left, right, *drifts = (np.where(np.isfinite(part).all(axis=_inner(part), keepdims=True), part, 0.0) for part in parts)
+    displacement, left, right, *rest = (
+        np.where(np.isfinite(part).all(axis=_inner(part), keepdims=True), part, 0.0) for part in parts if part is not None
+    )
+    drifts, decays = rest[:4], rest[4:]
     common = np.maximum(_norm(left), _norm(right))
     known = (_norm(left) > 0) & (_norm(right) > 0)
-    sides = (np.divide(side, common, out=np.zeros_like(side), where=known) for side in (left, right))
-    return Products(_unit(displacement), *sides, *(_unit(drift) for drift in drifts))
+    left, right, *decays = (np.divide(side, common, out=np.zeros_like(side), where=known) for side in (left, right, *decays))
+    return Products(_unit(displacement), left, right, *(_unit(drift) for drift in drifts), *decays)
 
 
 def _inner(part: Array) -> tuple[int, ...]:
@@ -234,12 +207,6 @@ def _unit(part: Array) -> Array:
     return np.divide(part, size, out=np.zeros_like(part), where=size > 0)
 
 
-def _standardised(values: Array) -> Array:
-    """Return values (B, |group|) less their mean, in standard deviations, near zero where they hardly differ."""
-    centred = values - values.mean(axis=1, keepdims=True)
-    return np.asarray(centred / np.sqrt((centred * centred).mean(axis=1, keepdims=True) + FLOOR**2))
-
-
 def _displaced(parts: Products, group: _Group) -> tuple[Array, Array]:
     found = _moved(parts, group)
     return found, np.zeros_like(found)
@@ -250,11 +217,13 @@ def _whole(parts: Products, group: _Group) -> tuple[Array, Array]:
 
     All that balance asks for is linear in g, <L g^T, g Q g^T> = <g, L Q^T> and <g R, g Q g^T> = <g, R^T Q>, but for one form <L g^T, g R>.
     """
+    if parts.zero_decay is not None:
+        return _moved(parts, group), beside_decay(parts, group.linear, zero=True, other=True)
     left, right = parts.left, parts.right
     cross = _form(group, lambda a, b, c, d: left[:, c, b] * right[:, d, a])
     drift = None
     if left.shape[1] > PROJECTED:
-        spans = _orthonormal(parts.zero_drift, parts.other_drift, _diagonal(parts.zero_noise), _diagonal(parts.other_noise))
+        spans = _orthonormal(parts.zero_drift, parts.other_drift, diagonal(parts.zero_noise), diagonal(parts.other_noise))
         drift = _linear(group, left[:, None] @ spans.swapaxes(2, 3)), _linear(group, right.swapaxes(1, 2)[:, None] @ spans)
     return _moved(parts, group), _balance(left, right, cross, drift, odd=False)
 
@@ -264,10 +233,12 @@ def _zero(parts: Products, group: _Group) -> tuple[Array, Array]:
 
     <L g^T, R> = <g, R^T L>, <L g^T, g Q g^T> = <g, L Q^T> and <L g^T, Q'> = <g, Q'^T L> are odd in g, <R, g Q g^T> and <g Q g^T, Q'> are not.
     """
+    if parts.zero_decay is not None:
+        return _moved(parts, group), beside_decay(parts, group.linear, zero=True, other=False)
     left, right = parts.left, parts.right
     drift = None
     if left.shape[1] > PROJECTED:
-        turned, held = _orthonormal(parts.zero_drift, _diagonal(parts.zero_noise)), _orthonormal(parts.other_drift, _diagonal(parts.other_noise))
+        turned, held = _orthonormal(parts.zero_drift, diagonal(parts.zero_noise)), _orthonormal(parts.other_drift, diagonal(parts.other_noise))
         ones = _linear(group, left[:, None] @ turned.swapaxes(2, 3)), _linear(group, held.swapaxes(2, 3) @ left[:, None])
         twos = _around(group, right[:, None], turned), np.einsum("bij,bhij->bh", right, held)[:, :, None]
         drift = _coordinates(_around(group, held[:, :, None], turned[:, None]), ones, twos)
@@ -276,13 +247,15 @@ def _zero(parts: Products, group: _Group) -> tuple[Array, Array]:
 
 def _other(parts: Products, group: _Group) -> tuple[Array, Array]:
     """Return the same for g R and L: transposed, that is R^T g^T and L^T."""
-    _, left, right, zero_drift, other_drift, zero_noise, other_noise = (part.swapaxes(1, 2) if part.ndim == 3 else part for part in parts)
-    return _zero(Products(np.zeros_like(left), right, left, other_drift, zero_drift, other_noise, zero_noise), group)
+    turned = [part if part is None or part.ndim != 3 else part.swapaxes(1, 2) for part in parts]
+    _, left, right, zero_drift, other_drift, zero_noise, other_noise, zero_decay, other_decay = turned
+    sides = right, left, other_drift, zero_drift, other_noise, zero_noise, other_decay, zero_decay
+    return _zero(Products(np.zeros_like(parts.left), *sides), group)  # type: ignore[arg-type]
 
 
 def _moved(parts: Products, group: _Group) -> Array:
     along = _linear(group, parts.displacement)
-    return _standardised(np.concatenate([along, -along], axis=1))
+    return standardised(np.concatenate([along, -along], axis=1))
 
 
 def _balance(left: Array, right: Array, cross: Array, drift: tuple[Array, Array] | None, *, odd: bool) -> Array:
@@ -303,20 +276,9 @@ def _balance(left: Array, right: Array, cross: Array, drift: tuple[Array, Array]
         forms.append((lefts - (ones * ones).sum(axis=1), rights - (twos * twos).sum(axis=1), cross - (ones * twos).sum(axis=1)))
     total = np.zeros((len(left), cross.shape[1] * (1 + odd)))
     for one, two, product in forms:
-        values = [_log_residual(one, two, signed, nothing) for signed in ((product, -product) if odd else (product,))]
-        total += _standardised(np.concatenate(values, axis=1))
+        values = [log_residual(one, two, signed, nothing) for signed in ((product, -product) if odd else (product,))]
+        total += standardised(np.concatenate(values, axis=1))
     return total
-
-
-def _log_residual(lefts: Array, rights: Array, cross: Array, nothing: Array) -> Array:
-    """Return -log |l - r| / (|l| + |r|) from |l|^2, |r|^2 and <l, r>, with floors: what is as small as `nothing` is as good as unrelated."""
-    lefts, rights = np.maximum(lefts, 0) + nothing, np.maximum(rights, 0) + nothing
-    size = lefts + rights + 2 * np.sqrt(lefts * rights)
-    apart = np.maximum(lefts + rights - 2 * cross, 0) + FLOOR**2 * size + 2 * nothing
-    return np.asarray(0.5 * np.log((size + TINY) / (apart + TINY)))
-
-
-TINY = 1e-300
 
 
 def _linear(group: _Group, matrices: Array) -> Array:
@@ -345,10 +307,6 @@ def _around(group: _Group, held: Array, turned: Array) -> Array:
 def _dot(one: Array, two: Array) -> Array:
     """Return the inner products of vectors of two, (B, 2, half) each -> (B, half)."""
     return np.asarray(one[:, 0] * two[:, 0] + one[:, 1] * two[:, 1])
-
-
-def _diagonal(noise: Array) -> Array:
-    return np.asarray(noise[:, :, None] * np.eye(noise.shape[1]))
 
 
 def _orthonormal(*matrices: Array) -> Array:

@@ -52,6 +52,8 @@ class FactorProducts(NamedTuple):
     """(e, r, r): sum over n of W u, rows W's latent dimensions."""
     first: Doubles
     """(e, r, r): sum over n of W m, rows W's latent dimensions."""
+    decay: Doubles | None
+    """(e, r, r): what L2 decay inside the gradient has added to `first` where the moments are this factor's own; None: nothing."""
     stored: Doubles | None
     """(e, r, r): sum over n of W z, where the state keeps weights z of its own; None: it keeps none."""
     drift: Doubles
@@ -133,7 +135,8 @@ def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers |
     width = (columns if tall else rows) // (unit.heads[0] if zero else 1)
     rank = width // unit.blocks
     kept = min(rank, unit.most) if unit.blocks == 1 else rank
-    sums = _Sums(unit.blocks, kept // 2 if unit.halved else kept, stored=stored is not None)
+    direction, decay = direction_of(source, entry), source.decay(entry)
+    sums = _Sums(unit.blocks, kept // 2 if unit.halved else kept, stored=stored is not None, decay=decay)
     strip = max(1, source.strip // columns)
     # tall: (rows to read, all experts at once); wide: (the first rows of the only expert, or all rows of each; which one)
     strips = [(min(strip, rows - at), None) for at in range(0, rows, strip)] if tall else [(kept, expert) for expert in range(unit.blocks)]
@@ -143,14 +146,13 @@ def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers |
         start if start is not None and start.shape == ref.shape else None, stored,
     ]  # fmt: skip
     readers = [None if slot is None else Rows(_shaped(slot, ref.shape), columns, strip=strip if tall else 1) for slot in slots]
-    direction, decay = direction_of(source, entry), source.decay(entry)
     fold = _differences if unit.halved else None
     constant = unit.start if zero else 0.0
     buffers = buffers or Buffers()
     for count, expert in strips:
         taken = [None if each is None else each.take(count, buffers.rows(i, count, columns)) for i, each in enumerate(readers)]
         for parts in _pieces([None if part is None else _latent(part, kept, unit, zero=zero) for part in taken]):
-            sums.add(expert, parts, direction, decay=decay, constant=constant, fold=fold)
+            sums.add(expert, parts, direction, constant=constant, fold=fold)
     return sums.products(all(rows.finite for rows in readers if rows is not None))
 
 
@@ -220,7 +222,8 @@ Fold = Callable[["Array"], "Array"]
 class _Sums:
     """Adds strips up."""
 
-    def __init__(self, blocks: int, rank: int, *, stored: bool) -> None:
+    def __init__(self, blocks: int, rank: int, *, stored: bool, decay: float) -> None:
+        self.of_decay, self.decay = decay, np.zeros((blocks, rank, rank)) if decay else None
         self.update, self.first, self.drift = (np.zeros((blocks, rank, rank)) for _ in range(3))
         self.stored = np.zeros((blocks, rank, rank)) if stored else None
         self.noise = np.zeros((blocks, rank))
@@ -228,7 +231,7 @@ class _Sums:
         self.sample: Array = np.zeros(0, np.float32)
         self.finite = True
 
-    def add(self, expert: int | None, parts: list[Array | None], direction: Direction, *, decay: float, constant: float, fold: Fold | None) -> None:
+    def add(self, expert: int | None, parts: list[Array | None], direction: Direction, *, constant: float, fold: Fold | None) -> None:
         """Add W, m, v, the start and the state's own weights, each (experts, r, n) or None."""
         weight, m, v, start, stored = parts
         assert weight is not None
@@ -252,8 +255,8 @@ class _Sums:
             self.sample = weight.reshape(-1)[:COMPARED].copy()
         turned = m.transpose(0, 2, 1)
         self.first[at] += weight @ turned
-        if decay:
-            self.first[at] -= decay * (weight @ weight.transpose(0, 2, 1))
+        if self.decay is not None:
+            self.decay[at] += self.of_decay * (weight @ weight.transpose(0, 2, 1))
         self.update[at] += moved @ u.transpose(0, 2, 1)
         self.drift[at] += u @ turned
         if stored is not None and self.stored is not None:
@@ -264,8 +267,6 @@ class _Sums:
 
     def products(self, finite: bool) -> FactorProducts:
         """Return the sums."""
-        parts = (self.update, self.first, self.drift, self.noise, *(() if self.stored is None else (self.stored,)))
-        whole = all(np.isfinite(part).all() for part in parts)
-        return FactorProducts(
-            self.update, self.first, self.stored, self.drift, self.noise, self.weight, self.moment, self.sample, finite and self.finite and whole
-        )
+        parts = (self.update, self.first, self.drift, self.noise, *(part for part in (self.decay, self.stored) if part is not None))
+        finite = finite and self.finite and all(bool(np.isfinite(part).all()) for part in parts)
+        return FactorProducts(self.update, self.first, self.decay, self.stored, self.drift, self.noise, self.weight, self.moment, self.sample, finite)

@@ -10,8 +10,9 @@ import numpy as np
 
 from ostate.evidence import gauge, permuted
 from ostate.evidence.exchanged import exchanged
-from ostate.evidence.gauge import Products, Ranked
+from ostate.evidence.gauge import Ranked
 from ostate.evidence.look import FactorProducts, Source, look
+from ostate.evidence.residual import Products
 from ostate.evidence.starts import join, root, shared_starts
 from ostate.evidence.tables.stream_rows import Buffers
 from ostate.evidence.units import Group, Unit
@@ -81,14 +82,14 @@ class Looks:
     def ranked(self, places: Sequence[Place], how: How) -> list[tuple[Ranked, ...]]:
         """Return where each module's own gauge stands among all of its group; nothing for a module that nothing is known of."""
         new = [place for place in dict.fromkeys(places) if (how, place) not in self._ranked]
-        alike: dict[tuple[int, Group | None, bool], list[Place]] = {}
+        alike: dict[tuple[int, Group | None, bool, bool], list[Place]] = {}
         for place in new:
             unit, rank = self.modules[place.module], self._rank(place)
             if rank:
-                alike.setdefault((rank, unit.group, self._balances(place)), []).append(place)
+                alike.setdefault((rank, unit.group, self._balances(place), self._decays(place)), []).append(place)
             else:
                 self._ranked[how, place] = ()
-        for (rank, group, balanced), members in alike.items():
+        for (rank, group, balanced, _), members in alike.items():
             for some in _batches(members, TOGETHER):
                 self._rank_some(some, rank, group, how, balanced=balanced)
         return [self._ranked[how, place] for place in places]
@@ -152,10 +153,14 @@ class Looks:
         both = place.zero is not None and place.other is not None
         return both and self.modules[place.module].balanced and not self.source.averages_steps
 
+    def _decays(self, place: Place) -> bool:
+        """Return whether L2 decay acts through the gradient of one of its factors."""
+        return self._balances(place) and any(factor is not None and factor.decay is not None for factor in self._both(place))
+
     def _rank_some(self, places: Sequence[Place], rank: int, group: Group | None, how: How, *, balanced: bool) -> None:
         parts = [self._products(place, rank, how) for place in places]
         counts = [len(part.left) for part in parts]
-        joined = Products(*(np.concatenate(column) for column in zip(*parts)))
+        joined = Products(*(np.concatenate(column) for column in zip(*parts) if column[0] is not None))
         signs = group == "signs"
         if group == "neurons":
             found = permuted.of_neurons(joined, how)
@@ -188,7 +193,14 @@ class Looks:
             other.drift.transpose(0, 2, 1) if other is not None else nothing,
             zero.noise if zero is not None else none,
             other.noise if other is not None else none,
+            *(self._decay(place, nothing) if balanced else (None, None)),
         )
+
+    def _decay(self, place: Place, nothing: Array) -> tuple[Array | None, Array | None]:
+        if not self._decays(place):
+            return None, None
+        zero, other = (nothing if factor is None or factor.decay is None else factor.decay for factor in self._both(place))
+        return zero, other
 
 
 class _Pool:
@@ -203,8 +215,8 @@ class _Pool:
         if found is None:
             return None
         update, first, drift, noise = (self._keep(part) for part in (found.update, found.first, found.drift, found.noise))
-        stored = self._keep(found.stored) if found.stored is not None else None
-        return found._replace(update=update, first=first, stored=stored, drift=drift, noise=noise, sample=self._keep(found.sample))
+        decay, stored = (None if part is None else self._keep(part) for part in (found.decay, found.stored))
+        return found._replace(update=update, first=first, decay=decay, stored=stored, drift=drift, noise=noise, sample=self._keep(found.sample))
 
     def _keep(self, array: NDArray[np.floating]) -> Array:
         if self._at + array.size > self._slab.size:
@@ -221,6 +233,11 @@ def _displacement(factor: FactorProducts, *, known: bool) -> Array:
     return found if factor.stored is None else found + _unit(factor.stored)
 
 
+def _side(factor: FactorProducts) -> Array:
+    """Return what the factor brings to balance, (e, r, r), less what L2 decay added to it."""
+    return factor.first if factor.decay is None else factor.first - factor.decay
+
+
 def _unit(matrices: Array) -> Array:
     return np.asarray(matrices / (np.linalg.norm(matrices, axis=(1, 2), keepdims=True) + 1e-300))
 
@@ -234,7 +251,7 @@ def _batches(places: Iterable[Place], size: int) -> Iterator[list[Place]]:
 def _residuals(factors: Sequence[tuple[FactorProducts, FactorProducts]]) -> list[float]:
     """Return of each pair (zero, other) of one rank the residual of balance over all experts and latent dimensions."""
     zeros, others = zip(*factors)
-    left, right = np.stack([zero.first for zero in zeros]), np.stack([other.first.transpose(0, 2, 1) for other in others])  # (pairs, e, r, r)
+    left, right = np.stack([_side(zero) for zero in zeros]), np.stack([_side(other).transpose(0, 2, 1) for other in others])  # (pairs, e, r, r)
     rank, size = left.shape[-1], left.shape[-1] ** 2
     both = np.stack([left.reshape(-1, size), right.reshape(-1, size)], 2)  # (pairs * e, r * r, 2)
     if rank > 2:

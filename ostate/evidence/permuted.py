@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from . import gauge
-from .gauge import SIGNED, TIE, Products, Ranked
+from .gauge import SIGNED, TIE, Ranked
+from .residual import Products
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,34 +42,37 @@ def of_neurons(products: Products, how: Literal["whole", "zero", "other"]) -> li
     A gate has the order of its block's neurons and not their sign, and what it keeps may stand beside the other factor: that one is asked of signs.
     """
     if not products.displacement.any():
-        return balanced(products.left, products.right, how)
+        return balanced(products, how)
     return gauge.moved(products.displacement, signs_only=True) if how == "other" else moved(products.displacement)
 
 
-def balanced(left: Array, right: Array, how: Literal["whole", "zero", "other"]) -> list[tuple[Ranked, ...]]:
+def balanced(products: Products, how: Literal["whole", "zero", "other"]) -> list[tuple[Ranked, ...]]:
     """Return the same by balance of single units, L_jj = R_jj: both factors or the zero one in every order, the other one with every sign.
 
     A neuron may change its scale, so the two sides balance neuron by neuron, and between neurons nothing does: their activation is not linear.
     A gate has the order of its block's neurons and not their sign, and its moments may be what stands beside the other factor.
 
     Args:
-        left: L = down^T m_down, (B, n, n), the first index the weight's.
-        right: R = m_up up^T, (B, n, n), the first index the moment's.
+        products: L = down^T m_down, (B, n, n), the first index the weight's; R = m_up up^T, the first index the moment's; and what L2 decay
+            adds to a neuron's own, which is the weights' and stays where it is.
         how: what is turned.
     """
     columns = []
     size = SIGNED if how == "other" else BLOCK
-    for at in range(0, left.shape[1] - size + 1, size):
-        one, two = left[:, at : at + size, at : at + size], right[:, at : at + size, at : at + size]
+    for at in range(0, products.left.shape[1] - size + 1, size):
+        part = products.block(slice(at, at + size), slice(None))
+        one, two = part.left, part.right
+        lost, spent = (0.0 if decay is None else np.einsum("bjj->bj", decay)[:, None] for decay in (part.zero_decay, part.other_decay))
         if how != "other":
             orders, places = _orders(), np.arange(BLOCK)
-            lefts, rights = one[:, places, orders], two[:, orders, places] if how == "whole" else two[:, places, places][:, None]
+            lefts = one[:, places, orders] - lost
+            rights = (two[:, orders, places] if how == "whole" else two[:, places, places][:, None]) - spent
             sizes = np.sqrt((lefts * lefts).sum(axis=2)) + np.sqrt((rights * rights).sum(axis=2))
             apart = np.sqrt(((lefts - rights) ** 2).sum(axis=2))
             columns.append(ranks(-np.divide(apart, sizes, out=np.ones_like(apart), where=sizes > 0)))
         else:
-            columns.append(ranks(np.einsum("bjj,bjj->bj", one, two) @ _signs().T))
-    return list(zip(*columns)) if columns else [() for _ in left]
+            columns.append(ranks(((np.einsum("bjj->bj", one)[:, None] - lost) * np.einsum("bjj->bj", two)[:, None])[:, 0] @ _signs().T))
+    return list(zip(*columns)) if columns else [() for _ in products.left]
 
 
 def ranks(values: Array) -> list[Ranked]:

@@ -11,7 +11,7 @@ from ostate.commands.repair import Options, order_of
 from ostate.core.naming import Adapter, Ordering
 from ostate.core.state import Entry, Group, RawState
 from ostate.errors import Ambiguous, Contradiction
-from ostate.evidence.gauge import Products
+from ostate.evidence.residual import Products
 from tests.evidence.numbers import Held, Known
 
 INTO, OUT = 12, 10

@@ -7,7 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from ostate.evidence.gauge import Products, Ranked, blocks_of, other, whole, zero
+from ostate.evidence.gauge import Ranked, blocks_of, other, whole, zero
+from ostate.evidence.permuted import balanced
+from ostate.evidence.residual import Products
 from tests.evidence.turned import anything, repeated, signed_permutations, turn
 
 TESTS = {"whole": whole, "zero": zero, "other": other}
@@ -16,15 +18,17 @@ SIZES = {1: 2, 2: 8, 3: 48, 4: 384, 5: 3840}
 
 @pytest.mark.parametrize("rank", SIZES)
 @pytest.mark.parametrize("kind", TESTS)
-def test_over_all_gauges_of_the_moments_every_rank_is_taken_once(kind, rank):
+@pytest.mark.parametrize("decay", [False, True])
+def test_over_all_gauges_of_the_moments_every_rank_is_taken_once(kind, rank, decay):
+    """Also where L2 decay, which is the weights' and does not turn with the moments, is most of what the moments hold."""
     group = signed_permutations(rank)[:: 60 if rank == 5 else 1]
-    products = repeated(anything(1, rank, np.random.default_rng(rank)), len(group))
+    products = repeated(anything(1, rank, np.random.default_rng(rank), decay=decay), len(group))
     found = [one for (one,) in TESTS[kind](turn(products, group, kind))]
     assert {one.size for one in found} == {SIZES[rank]}
     ranks = sorted(one.rank for one in found)
     if rank == 5:
         assert len(set(ranks)) == len(ranks)
-    elif (kind, rank) == ("zero", 1):
+    elif (kind, rank) in (("zero", 1), *([("whole", 1)] * decay)):
         assert ranks in ([1, 2], [2, 2])  # displacement and balance are one sign each: where they differ, they tie
     else:
         assert ranks == list(range(1, SIZES[rank] + 1))
@@ -74,7 +78,7 @@ def test_a_name_of_the_latent_dimensions_changes_no_rank(kind, rank):
 
 def test_what_is_zero_or_not_finite_tells_nothing():
     products = anything(5, 4, np.random.default_rng(0))
-    for part in products:
+    for part in products[:7]:
         part[0] = 0
     products.displacement[1], products.left[1] = np.nan, np.inf
     products.displacement[2], products.right[2] = 0, 0
@@ -157,7 +161,7 @@ def test_where_one_of_the_two_says_nothing_the_other_is_asked_alone():
 @pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e150])
 def test_units_do_not_matter(scale):
     products = anything(10, 4, np.random.default_rng(5))
-    scaled = Products(*(part * scale for part in products))
+    scaled = Products(*(part * scale for part in products[:7]))
     assert whole(scaled) == whole(products)
 
 
@@ -165,7 +169,7 @@ def slow_statistic(products: Products, group: np.ndarray, kind: str) -> np.ndarr
     """Return the statistic of one module for every g, each written out."""
     columns: list[list[float]] = [[], [], []]
     for g in group:
-        d, left, right, *drifts = (part[0] for part in turn(products, g, kind))
+        d, left, right, *drifts = (part[0] for part in turn(products, g, kind)[:7])
         columns[0].append(0.0 if kind == "other" else float(np.trace(d)))
         spans = np.array([one if one.ndim == 2 else np.diag(one) for one in drifts]).reshape(4, -1).T
         sides = np.array([left.ravel(), right.ravel()]).T
@@ -188,3 +192,14 @@ def test_the_statistic_is_displacement_and_balance_without_and_with_the_drift(ki
         ((found,),) = TESTS[kind](products)
         close = np.abs(values - values[identity]) < 1e-3  # the floors move a value by less
         assert (values > values[identity]).sum() - close.sum() < found.rank <= (values >= values[identity]).sum() + close.sum()
+
+
+@pytest.mark.parametrize("kind", ["whole", "zero", "other"])
+def test_over_all_orders_of_four_neurons_every_rank_is_taken_once_beside_decay(kind):
+    """A neuron's own decay stays with the weights where the moments are put in another order, or change their signs."""
+    rng = np.random.default_rng(5)
+    size = 8 if kind == "other" else 4
+    products = anything(1, size, rng, decay=True)
+    group = signed_permutations(8, signs_only=True) if kind == "other" else np.eye(4)[np.array(list(itertools.permutations(range(4))))]
+    found = [one.rank for (one,) in balanced(turn(repeated(products, len(group)), group, kind), kind)]
+    assert sorted(found) == list(range(1, len(group) + 1))

@@ -9,8 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ostate.evidence.gauge import Products, other, whole, zero
+from ostate.evidence.gauge import other, whole, zero
 from ostate.evidence.independent import independent
+from ostate.evidence.residual import Products
 from tests.evidence.turned import signed_permutations
 
 TESTS = {"whole": whole, "zero": zero, "other": other}

@@ -89,13 +89,17 @@ def test_what_began_at_another_number_moved_from_there():
 @pytest.mark.parametrize(
     ("optimizer", "hyper", "decays"), [("adam", {}, True), ("adamw", {}, False), ("adam", {"decoupled_weight_decay": True}, False)]
 )
-def test_decay_that_acts_through_the_gradient_is_taken_out_of_the_first_moment(optimizer, hyper, decays):
-    """m = (1 - beta1^t) (g + wd w) where w hardly moved: what is left is the gradient's."""
+def test_decay_that_acts_through_the_gradient_is_told_apart_from_the_first_moment(optimizer, hyper, decays):
+    """m = (1 - beta1^t) (g + wd w) where w hardly moved: the second part is the weight's own."""
     given = numbers(TALL)
     w, m = (latent(given[name], tall=True) for name in ("w", "m"))
     found = look(source_of({name: given[name] for name in ("w", "m", "v")}, "0.B", optimizer=optimizer, hyper=hyper), UNIT, "0.B", 0)
     share = DECAY * (1 - BETAS[0] ** STEP) if decays else 0.0
-    np.testing.assert_allclose(found.first[0], w @ (m - share * w).T, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(found.first[0], w @ m.T, rtol=2e-5, atol=1e-5)
+    if decays:
+        np.testing.assert_allclose(found.decay[0], share * w @ w.T, rtol=2e-5, atol=1e-5)
+    else:
+        assert found.decay is None
 
 
 def test_experts_of_one_tensor_are_summed_each_by_itself():

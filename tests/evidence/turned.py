@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from ostate.evidence.gauge import Products
+from ostate.evidence.residual import Products
 
 TURNED = {  # what a gauge of the moments turns: D, L, R, and the drifts of either factor
     "whole": (True, True),
@@ -24,20 +24,25 @@ def turn(products: Products, g: np.ndarray, kind: str) -> Products:
     """Return the products of the same modules with their moments in gauge g, (r, r) or one for each module."""
     of_zero, of_other = TURNED[kind]
     back = np.swapaxes(g, -1, -2)
-    d, left, right, *drifts = products
+    d, left, right, *drifts = products[:7]
     turns = (of_zero, of_other, of_zero, of_other)
     drifts = [part if not turned else g @ part @ back if part.ndim == 3 else _permuted(part, g) for part, turned in zip(drifts, turns)]
-    return Products(d @ back if of_zero else d, left @ back if of_zero else left, g @ right if of_other else right, *drifts)
+    return Products(d @ back if of_zero else d, left @ back if of_zero else left, g @ right if of_other else right, *drifts, *products[7:])
 
 
 def _permuted(part: np.ndarray, g: np.ndarray) -> np.ndarray:
     return np.einsum("...ab,...b->...a", np.abs(g), part)
 
 
-def anything(count: int, rank: int, rng: np.random.Generator) -> Products:
+def anything(count: int, rank: int, rng: np.random.Generator, *, decay: bool = False) -> Products:
     matrices = [rng.standard_normal((count, rank, rank)) for _ in range(5)]
-    return Products(*matrices, *(rng.random((count, rank)) + 0.1 for _ in range(2)))
+    found = Products(*matrices, *(rng.random((count, rank)) + 0.1 for _ in range(2)))
+    if not decay:
+        return found
+    roots = [3 * rng.standard_normal((count, rank, 9)) for _ in range(2)]  # far above the gradients
+    decays = [root @ root.swapaxes(1, 2) for root in roots]
+    return found._replace(left=found.left + decays[0], right=found.right + decays[1], zero_decay=decays[0], other_decay=decays[1])
 
 
 def repeated(products: Products, count: int) -> Products:
-    return Products(*(np.repeat(part, count, axis=0) for part in products))
+    return Products(*(part if part is None else np.repeat(part, count, axis=0) for part in products))
