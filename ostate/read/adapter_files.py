@@ -35,8 +35,10 @@ _INNER = ("optimizer", "global_step", "recipe_state", "state", "pytorch_model_fs
 """How the folders inside a checkpoint begin, that hold its state and not its adapter."""
 _STATE_FOLDER = re.compile(r"^(.+?)[-_.]state$")
 """kohya's sd-scripts save the state of NAME.safetensors into NAME-state/ beside it (library/train_util.py)."""
-_TUNER_KEY = re.compile(r"lora|lokr_|hada_|oft_[rR]|oft_blocks|boft_|ia3_l|vera_lambda|glora|dora_scale|(?:^|\.)(?:on_input|diff_b|diff)$")
-"""A word of a tuner in a key: peft's, diffusers', kohya's and LyCORIS'."""
+_TUNER_KEY = re.compile(
+    r"lora|lokr_|hada_|oft_[rR]|oft_blocks|boft_|ia3_l|vera_lambda|glora|dora_scale|_custom_diffusion\.|(?:^|\.)(?:on_input|diff_b|diff)$"
+)
+"""A word of a tuner in a key: peft's, diffusers' (LoRA and custom diffusion), kohya's and LyCORIS'."""
 MOST_FILES = 64
 """Weight files of one folder whose header is read to see whether they are an adapter."""
 MOST_FOLDERS = 64

@@ -114,3 +114,56 @@ def test_lycoris_scalars_lie_in_no_file_and_all_others_have_the_models_order(alg
     assert len(found.left_out) == sum(name.endswith(".scalar") for name, _ in named)
     with pytest.raises(Ambiguous, match="--base DIR"):
         repair(str(folder))
+
+
+def _custom_diffusion(model: torch.nn.Module, *, train_q_out: bool) -> torch.nn.Module:
+    """Return the layers that diffusers' train_custom_diffusion.py trains: processors in the place of every cross-attention's own."""
+    from diffusers.loaders import AttnProcsLayers
+    from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
+
+    made = {}
+    for path in model.attn_processors:
+        cross = "attn2" in path
+        width = model.get_submodule(path.removesuffix(".processor")).to_q.weight.shape[0]
+        options = {"train_kv": cross, "train_q_out": cross and train_q_out, "cross_attention_dim": 8 if cross else None}
+        made[path] = CustomDiffusionAttnProcessor(hidden_size=width, **options)
+    model.requires_grad_(False).set_attn_processor(made)
+    return AttnProcsLayers(model.attn_processors)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_custom_diffusion_weights.safetensors"])
+@pytest.mark.parametrize("train_q_out", [False, True])
+def test_custom_diffusion_has_the_order_of_the_processors_in_the_pipelines_unet(train_q_out, file, tmp_path):
+    model = unet()
+    layers = _custom_diffusion(model, train_q_out=train_q_out)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    folder = train(tmp_path / "checkpoint-3", layers.parameters(), model)
+    save_file({key: value.clone().contiguous() for key, value in layers.state_dict().items()}, folder / file)
+    pipeline = write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder())
+    found = repair(str(folder), base=str(pipeline)).ordering
+    assert list(found.names) == names
+    assert not found.proven
+    with pytest.raises(Ambiguous, match="--base DIR"):
+        repair(str(folder))
+
+
+def test_custom_diffusion_in_an_ordered_file_needs_no_pipeline(tmp_path):
+    model = unet()
+    layers = _custom_diffusion(model, train_q_out=True)
+    folder = train(tmp_path / "checkpoint-3", layers.parameters(), model)
+    torch.save(layers.state_dict(), tmp_path / "pytorch_custom_diffusion_weights.bin")
+    found = repair(str(folder), adapter=str(tmp_path / "pytorch_custom_diffusion_weights.bin")).ordering
+    assert list(found.names) == [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def test_the_embedding_of_a_new_word_beside_custom_diffusion_is_set_aside(tmp_path):
+    model, text = unet(), text_encoder()
+    text.resize_token_embeddings(18)
+    layers = _custom_diffusion(model, train_q_out=False)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    folder = train(tmp_path / "checkpoint-3", [text.get_input_embeddings().weight, *layers.parameters()])
+    save_file({key: value.clone().contiguous() for key, value in layers.state_dict().items()}, folder / "model.safetensors")
+    save_model(text, str(folder / "model_1.safetensors"))
+    found = repair(str(folder), base=str(write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder()))).ordering
+    assert list(found.names) == [None, *names]
+    assert found.left_out == (0,)

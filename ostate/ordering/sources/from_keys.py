@@ -12,6 +12,7 @@ from ..grouping.parameters import Parameter, ParameterList
 from ..grouping.place import claims_of, claims_over_state
 from ..grouping.refute import Refused, refused
 from ..keys import known_live_name, live_name
+from .tuner_keys import PROCESSOR_SLOTS
 
 _NORM = re.compile(r"norm|(?:^|\.)ln_", re.IGNORECASE)
 
@@ -39,7 +40,7 @@ def _is_tied_copy(key: str, adapter: Adapter) -> bool:
 
 
 def _is_tuner(key: str) -> bool:
-    return is_tuned(key) or SAVED in key.split(".") or key.endswith((".lora_a.weight", ".lora_b.weight"))
+    return is_tuned(key) or SAVED in key.split(".") or key.endswith((".lora_a.weight", ".lora_b.weight", *PROCESSOR_SLOTS))
 
 
 def claims_of_keys(source: str, rule: str, keys: Sequence[str], question: Question) -> tuple[list[Claim], list[Refused]]:

@@ -29,6 +29,13 @@ _FLAT = re.compile(r"^(?P<module>(?:lora|lycoris)_[^.]+)\.(?P<slot>weight|bias)$
 _PROCESSOR = re.compile(r"^(?P<before>.+?)(?:\.processor)?\.(?P<layer>(?:to|add)_\w+?)_lora\.(?P<slot>(?:down|up)\.\w+)$")
 """diffusers' LoRA processors of attention, up to 0.25: `attn1.processor.to_q_lora.down.weight` tunes `attn1.to_q`."""
 
+PROCESSOR_SLOTS = (
+    "to_k_custom_diffusion.weight", "to_v_custom_diffusion.weight", "to_q_custom_diffusion.weight",
+    "to_out_custom_diffusion.0.weight", "to_out_custom_diffusion.0.bias",
+)  # fmt: skip
+"""What diffusers' CustomDiffusionAttnProcessor trains in an attention's place, as it registers them (models/attention_processor.py)."""
+_CUSTOM = re.compile(rf"^(?P<attention>.+)\.processor\.(?P<slot>{'|'.join(map(re.escape, PROCESSOR_SLOTS))})$")
+
 
 class TunerKey(NamedTuple):
     """The two halves of a key."""
@@ -49,12 +56,17 @@ def split_key(key: str) -> TunerKey | None:
     if found is not None:
         layer = "to_out.0" if found["layer"] == "to_out" else found["layer"]
         return TunerKey(f"{found['before']}.{layer}", found["slot"])
+    found = _CUSTOM.match(key)
+    if found is not None:  # the attention itself holds nothing: its first layer stands for it
+        return TunerKey(f"{found['attention']}.to_q", found["slot"])
     found = _LAST.match(key) or _FLAT.match(key)
     return TunerKey(found["module"], found["slot"]) if found is not None else None
 
 
 def slot_rank(read: TunerKey, *, peft: bool) -> int | None:
     """Return where among a module's own tensors this one is registered; None for a word that is not known."""
+    if read.slot in PROCESSOR_SLOTS:
+        return PROCESSOR_SLOTS.index(read.slot)
     ranks = PEFT_RANKS if peft else RANKS
     words = read.slot.split(".")
     if words[0] in ("lora", "lora_layer", "lora_linear_layer"):

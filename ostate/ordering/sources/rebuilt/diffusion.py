@@ -19,7 +19,7 @@ from ostate.core.naming import Adapter
 from ...grouping.parameters import ParameterList
 from ..from_keys import layouts_of_keys, trained_keys
 from ..fused_modules import SAID, parted, with_fused
-from ..tuner_keys import TunerKey, slot_rank, split_key
+from ..tuner_keys import PROCESSOR_SLOTS, TunerKey, slot_rank, split_key
 from .listed import ListedParameter
 
 TEXT = "text_encoder"
@@ -119,11 +119,13 @@ def _placed(keys: Sequence[str], components: Sequence[Component]) -> dict[str, M
 
 
 def _fits(place: ModulePlace, adapter: Adapter, components: Sequence[Component]) -> bool:
-    """True when a factor takes or gives as many features as the module has; other tensors say nothing of it."""
+    """True when a factor takes or gives as many features as the module has, or a processor's layer gives as many; others say nothing of it."""
     component = components[place.component]
     weight = component.shapes.get(component.modules[place.module])
     factor = factor_of(place.key)
     shape = adapter.tensors[place.key].shape
+    if weight is not None and place.read.slot in PROCESSOR_SLOTS:
+        return shape[0] == weight[0]
     if weight is None or factor is None or len(shape) < 2 or len(weight) < 2 or factor[1] not in ("A", "B"):
         return True
     return shape[1] == weight[1] if factor[1] == "A" else shape[0] == weight[0]
