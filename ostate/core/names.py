@@ -277,6 +277,15 @@ def without_lead(names: Sequence[str | None], count: int) -> list[str | None]:
     return [part[-1] if part is not None and part[:-1] == lead else None for part in parts]
 
 
+def common_leads(names: Iterable[str]) -> list[str]:
+    """Return the modules that all names lie in, each with its dot and those around it: `model.`, `model.layers.`, … of `model.layers.0.weight`."""
+    paths = [name.split(".")[:-1] for name in names]
+    shared = 0
+    while paths and all(len(path) > shared and path[shared] == paths[0][shared] for path in paths):
+        shared += 1
+    return [".".join(paths[0][:count]) + "." for count in range(1, shared + 1)]
+
+
 # what a name tells of its parameter
 
 

@@ -17,6 +17,7 @@ from ostate.core.names import (
     PEFT_PREFIX,
     SAVED,
     by_spelling,
+    common_leads,
     component,
     spelled,
     strip_wrappers,
@@ -59,7 +60,8 @@ def match_all(names: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], s
     """Return the key of each name, and the adapter's name as the names themselves tell it.
 
     Names that were recorded carry the adapter's name; where `adapter.name` is only assumed, they are used. Where no name is in the
-    file, the modules around the saved one, which all names then begin with, are left out to look again.
+    file, the modules around the saved one, which all names then begin with, are left out to look again; last, the modules are put in front
+    that all of the adapter's keys begin with: somebody listed the parameters of an inner model.
     """
     bare = [without_inner(name) if name is not None else None for name in names]
     keys, adapter_name = _matched(bare, adapter)
@@ -68,6 +70,11 @@ def match_all(names: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], s
             break
         shorter = without_lead(bare, lead)
         keys, adapter_name = _matched(shorter, adapter) if shorter else (keys, adapter_name)
+    for front in () if any(keys) else common_leads(adapter.tensors):
+        within, told = _matched([f"{front}{name}" if name is not None else None for name in bare], adapter)
+        if all(key is not None for name, key in zip(bare, within) if name is not None):
+            keys, adapter_name = within, told
+            break
     return tuple(_respelled(bare, keys, adapter_name, adapter)), adapter_name
 
 

@@ -7,7 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
+from ostate.commands.repair import repair
 from ostate.core.naming import Question
 from ostate.core.state import RawState
 from ostate.errors import OrderingError
@@ -15,8 +18,10 @@ from ostate.evidence.ask import verify
 from ostate.ordering import claims
 from ostate.read import read
 from ostate.read.adapters import read_adapter
+from ostate.store import load
 from tests import real
 from tests.records import replace
+from tests.trained import llama, sequences
 
 SOURCES = ["recorded", "given"]
 
@@ -71,6 +76,29 @@ def test_modules_around_the_saved_model_stay_in_the_names_and_hide_nothing_from_
     raw = _renamed(question.raw, [lead + name for name in swapped])
     keys = claims(replace(question, raw=raw), SOURCES)[0][0].keys
     assert verify(keys, raw, question.adapter).verdict == "contradicted"
+
+
+@pytest.mark.parametrize("inner", ["base_model.model.", "base_model.model.model.", "base_model.model.model.layers."])
+def test_names_within_an_inner_module_are_compared_and_still_fill_the_whole_model(inner: str, tmp_path: Path):
+    from ostate.probe import filled, lora_adamw
+
+    torch.manual_seed(0)
+    model = get_peft_model(llama(layers=2), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    outer = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    names = {name.removeprefix(inner): p for name, p in outer.items()}
+    optimizer = torch.optim.AdamW(list(names.items()), lr=2e-3)
+    for row in sequences(20, 0):
+        model(**{name: value[None] for name, value in row.items()}).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(tmp_path)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    done = repair(str(tmp_path), str(tmp_path / "named.safetensors"))
+    assert done.ordering.proven
+    assert list(done.ordering.names) == list(names)
+    again = lora_adamw(model, load(str(tmp_path / "named.safetensors")))
+    assert filled(again).coverage == 1.0
+    assert all(torch.equal(again.state[p]["exp_avg_sq"], optimizer.state[p]["exp_avg_sq"]) for p in outer.values())
 
 
 def test_a_lead_that_only_some_names_have_is_none():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from ostate.core.names import (
     PEFT_PREFIX,
     adapter_at,
     any_adapter,
+    common_leads,
     component,
     first_names,
     is_tuned,
@@ -123,7 +124,8 @@ def _as_live(names: list[str], exact: Mapping[str, Tensor], loose: Mapping[str, 
 
     plain = plain_names(names)
     own = [name if name in exact or not known(bare) else bare for name, bare in zip(names, plain)]
-    forms = dict.fromkeys((tuple(own), *(tuple(form) for form in _other_forms(plain))))
+    leads = common_leads([name for name in exact if is_tuned(name)])
+    forms = dict.fromkeys((tuple(own), *(tuple(form) for form in _other_forms(plain, leads))))
     fitting = [form for form in forms if all(map(known, form))]
     if any(map(known, own)) or not fitting:
         return dict(zip(names, own))
@@ -136,14 +138,14 @@ def _as_live(names: list[str], exact: Mapping[str, Tensor], loose: Mapping[str, 
     return dict(zip(names, fitting[0]))
 
 
-def _other_forms(names: list[str]) -> Iterable[list[str]]:
+def _other_forms(names: list[str], leads: Sequence[str]) -> Iterable[list[str]]:
     """Yield the names with PEFT's prefix or without it, without what all have in front of it (a LightningModule's attribute), without the one
-    component they lie in, and within one; keys with an adapter's name.
+    component they lie in, and within one; keys with an adapter's name; within the modules (`leads`) that hold all of the model's tuned parameters.
     """
     keyed = [name if not is_tuned(name) or adapter_at(name.split(".")) is not None else with_adapter(name, "default") for name in names]
     if keyed != names:
         yield keyed
-        yield from _other_forms(keyed)
+        yield from _other_forms(keyed, leads)
     yield [f"{PEFT_PREFIX}{name}" for name in names]
     for lead in (PEFT_PREFIX, component(names)):
         if lead and all(name.startswith(lead) for name in names):
@@ -153,6 +155,8 @@ def _other_forms(names: list[str]) -> Iterable[list[str]]:
         yield [name.removeprefix(f"{lead}.") for name in names]
     for part in COMPONENTS:
         yield [f"{part}.{name}" for name in names]
+    for front in leads:
+        yield [f"{front}{name}" for name in names]
 
 
 def _assign(entries: dict[str, str], unused: list[str], label: Mapping[int, str], parameter: Tensor, entry: NamedParameter) -> None:
