@@ -36,7 +36,7 @@ class Which(_Which):
 _NAMING = (
     click.option("--adapter", type=PATH, metavar="DIR|FILE", help="The trained weights. Default: searched for beside the state and inside it."),
     click.option("--base", type=MODEL, metavar="DIR|CONFIG|ORG/NAME", help="The base model: folder, config.json, or org/name in the local HF cache."),
-    click.option("--model", type=MODEL, metavar="DIR|ORG/NAME", help="Full weights, if there is not a adapter (full fine-tuning)."),
+    click.option("--model", type=MODEL, metavar="DIR|ORG/NAME", help="Full weights, where there is no adapter (full fine-tuning)."),
     click.option("--order", type=PATH, metavar="FILE", help="File of parameter names, one per line, in the optimizer's order."),
     click.option("--previous", type=PATH, metavar="DIR|FILE", help="An earlier adapter of the same run: the change since is used as evidence."),
     click.option("--adapter-name", metavar="N", help="The adapter's name in the live model, if the files do not record it."),

@@ -50,8 +50,11 @@ def command(
     """Write the optimizer state at PATH with its parameters' names, proven from the tensor values.
 
     \b
-    Verdicts: verified and recovered are proven (exit 0); partial and unverified are written with a warning (exit 1);
-    what cannot be named for certain is refused (exit 3). An input is never modified.
+    verified, recovered   proven; exit 0
+    partial, unverified   written with a warning; exit 1
+    refused               not certain enough, nothing is written; exit 3
+
+    An input is never modified.
 
     \b
     Example:

@@ -81,6 +81,7 @@ def as_document(done: Validation) -> dict[str, Any]:
         "parameters": len(state.parameters) if state is not None else None,
         "verdict": ordering.verdict if ordering is not None else None,
         "undecided": list(ordering.undecided) if ordering is not None else [],
+        "left_out": list(ordering.left_out) if ordering is not None else [],
         "assumed": list(ordering.assumed) if ordering is not None else [],
         "findings": [finding.as_dict() for finding in done.findings],
     }

@@ -16,6 +16,8 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:  
         verdict = document["verdict"] or "not recorded"
         by_itself = " as an order" if verdict == "verified" else f", {len(document['undecided'])} names undecided"
         left = by_itself if document["undecided"] else ""
+        if gone := len(document.get("left_out", ())):
+            left += f", {gone} position{'s' * (gone != 1)} left out"
         rows = [("read", document["read"])] if document.get("read") not in (None, document["source"]) else []
         rows += [("optimizer", document["optimizer"]), ("parameters", str(document["parameters"])), ("names", verdict + left)]
         rows += [("assumed", text) for text in document.get("assumed", ())]

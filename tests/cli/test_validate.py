@@ -52,6 +52,13 @@ def test_a_state_to_look_at_leaves_with_1(state, tmp_path):
     assert [finding["rule"] for finding in rows["findings"]] == ["step-is-missing"]
 
 
+def test_a_state_written_in_part_says_how_many_positions_it_lacks(state, tmp_path):
+    partial = replace(state, ordering=replace(state.ordering, verdict="partial", left_out=(7, 9)))
+    out = store.write(partial, tmp_path / "out.safetensors").path
+    assert document(out)[1]["left_out"] == [7, 9]
+    assert "2 positions left out" in run(out).stdout
+
+
 def test_a_flipped_byte_leaves_with_3_and_only_deep_reads_the_numbers(state, tmp_path):
     out = tmp_path / "out.safetensors"
     store.write(state, out)

@@ -336,6 +336,14 @@ def test_what_does_not_fit_is_refused_by_name(model, state):
         pre.dot(pre.layout.flatten(g)[0].expand(2, -1), g)
 
 
+def test_names_for_an_optimizer_that_knows_none_are_refused_with_how_to_give_them(model):
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+    by_name = gradients(model)
+    with pytest.raises(ProbeError, match=r"AdamPreconditioner\(optimizer, model=model\)"):
+        AdamPreconditioner(optimizer).apply_all(by_name)
+    assert AdamPreconditioner(optimizer, model=model).apply_all(by_name).keys() == by_name.keys()
+
+
 def test_the_pure_function_refuses_what_looks_like_a_number():
     v = torch.tensor([1e-6])
     for bad in (v.to(torch.uint8), v.to(torch.float16), -v, v * float("nan")):

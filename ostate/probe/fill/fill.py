@@ -122,7 +122,11 @@ def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, 
     try:
         optimizer = torch.optim.AdamW(groups, **switches)
     except (TypeError, ValueError, RuntimeError) as error:  # no such option, or two that exclude each other
-        raise ProbeTypeError(f"torch.optim.AdamW refuses the options: {error}", where="lora_adamw", fix="fused, foreach, capturable, …") from error
+        raise ProbeTypeError(
+            f"torch.optim.AdamW refuses the options: {error}",
+            where="lora_adamw",
+            fix="pass options of torch.optim.AdamW: fused, foreach, capturable, …",
+        ) from error
     _fill(optimizer, model, state, found, strict=strict, notes=[])
     return optimizer
 
@@ -293,7 +297,7 @@ def _findings(state: NamedState, found: Match, tally: _Tally, total: int) -> lis
                 rule="poor-coverage",
                 severity=severity,
                 text=text,
-                fix="the state is of other parameters, or the optimizer never stepped",
+                fix="freeze the parameters that the state does not have, or load the state of the run that trained them",
                 names=names,
             )
         )
@@ -320,7 +324,11 @@ def _findings(state: NamedState, found: Match, tally: _Tally, total: int) -> lis
         text = f"{len(found.unused)} entries of the state belong to parameters that are frozen here or not in the optimizer"
         out.append(
             Finding(
-                rule="entries-unused", severity="warning", text=text, fix="is_trainable=True, or modules_to_save as in training", names=found.unused
+                rule="entries-unused",
+                severity="warning",
+                text=text,
+                fix="load the adapter with is_trainable=True and train the same parameters",
+                names=found.unused,
             )
         )
     if state.optimizer not in ("adam", "adamw", "unknown"):

@@ -14,6 +14,7 @@ from ostate.core.brief import brief
 from ostate.core.state import Finding
 from ostate.errors import ProbeError, ProbeTypeError
 
+from ..precondition.guards import FILL_OR_FREEZE
 from ..precondition.layout import Gradients, chunks
 from ..precondition.preconditioner import AdamPreconditioner
 from ..precondition.usable import number
@@ -216,7 +217,8 @@ def _findings(
             Finding(rule="ratio-implausible", severity="warning", text=text, fix="check with `ostate verify` that the state belongs to this adapter")
         )
     if verdict == "identity":
-        out.append(Finding(rule="coverage-too-low", severity="error", text="bars_dot is not preconditioned: too few parameters have a second moment"))
+        text = "bars_dot is not preconditioned: too few parameters have a second moment"
+        out.append(Finding(rule="coverage-too-low", severity="error", text=text, fix=FILL_OR_FREEZE))
     if verdict == "empty":
         out.append(
             Finding(

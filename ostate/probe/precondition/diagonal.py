@@ -13,7 +13,7 @@ from torch import Tensor
 from ostate.errors import ProbeError
 
 from .formulas import correction
-from .guards import Guards
+from .guards import FILL_OR_FREEZE, Guards
 from .layout import FlatBuffers, Member, chunks
 from .moments import Moments
 from .quantiles import Piece, medians
@@ -319,7 +319,7 @@ def _refuse(rows: Sequence[DiagonalRow], coverage: float, guards: Guards) -> Non
     if coverage < guards.identity_if_coverage_below:
         raise ProbeError(
             f"coverage {coverage:.1%} is below {guards.identity_if_coverage_below:.1%}: too few parameters have a second moment",
-            fix="fill the optimizer by name: ostate repair, then lora_adamw",
+            fix=FILL_OR_FREEZE,
         )
 
 

@@ -11,6 +11,8 @@ from ostate.errors import ProbeError
 from .usable import number
 
 Fallback = Literal["identity", "zero", "raise"]
+FILL_OR_FREEZE = "fill the optimizer by name (ostate repair, then lora_adamw), or freeze the parameters that the state does not have"
+"""What to do where too few parameters have a second moment."""
 _ONE_OF: dict[str, tuple[str | bool, ...]] = {
     "fallback": ("identity", "zero", "raise"), "zero_elements": ("fallback", "scale"), "unknown": ("raise", "identity"),
     "cold_is_bad": (True, False), "infinite_is_bad": (True, False),

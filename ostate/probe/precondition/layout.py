@@ -18,6 +18,8 @@ from .usable import check_gradient
 Gradients = Mapping[Any, Tensor] | Tensor | Sequence[Tensor]
 """By name or parameter; or flat, as `FlatBuffers.flatten` lays them out: one tensor, or one a buffer. Flat ones may have leading batch dimensions."""
 
+NAMELESS = "position "
+"""How a member is called, its position behind it, whose optimizer knows no name for it."""
 CHUNK = 1 << 16
 """Elements at a time on a CPU: float64 temporaries of this size stay in a core's cache."""
 
@@ -97,9 +99,9 @@ class FlatBuffers:
         found = self.find(key)
         if found is None:
             what = f"{key!r}" if isinstance(key, str) else f"a tensor of shape {tuple(getattr(key, 'shape', ()))}"
-            raise ProbeError(
-                f"{what} is not one of the {len(self.members)} parameters of this preconditioner", fix="build it from the same optimizer or model"
-            )
+            nameless = isinstance(key, str) and any(member.name.startswith(NAMELESS) for member in self.members)
+            fix = "let it know names: AdamPreconditioner(optimizer, model=model)" if nameless else "build it from the same optimizer or model"
+            raise ProbeError(f"{what} is not one of the {len(self.members)} parameters of this preconditioner", fix=fix)
         return found
 
     def zeros(self, dtype: torch.dtype | None = None) -> list[Tensor]:

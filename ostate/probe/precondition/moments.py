@@ -19,6 +19,7 @@ from ostate.optimizers.moments import SECOND_MOMENTS, confirmed, divisor, form_o
 from ..fill.fill import Filled, filled
 from ..fill.live import moment, steps_of
 from ..fill.names import match, trainable
+from .layout import NAMELESS
 from .shards import ShardPlace, local, place_of, read_local
 from .usable import check_parameter, check_twice, rates
 
@@ -252,7 +253,7 @@ def _names(optimizer: Optimizer, model: nn.Module | None, report: Filled | None)
             fix = "delete the group's param_names, or make them as many as its params"
             raise ProbeError(f"a group of {len(group['params'])} parameters has other param_names", where=f"position {position}", fix=fix)
         for parameter, name in zip(group["params"], recorded):
-            out[parameter] = known.get(parameter) or (strip_wrappers(name) if name else f"position {position}")
+            out[parameter] = known.get(parameter) or (strip_wrappers(name) if name else f"{NAMELESS}{position}")
             position += 1
     return out
 

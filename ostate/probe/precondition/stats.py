@@ -11,7 +11,7 @@ import torch
 from ostate.core.state import Finding
 
 from .diagonal import Diagonal, DiagonalRow, bias_correction
-from .guards import Guards
+from .guards import FILL_OR_FREEZE, Guards
 from .layout import FlatBuffers, chunks
 from .moments import Moments
 from .shards import Ranks
@@ -125,7 +125,7 @@ def findings_of(diagonal: Diagonal, guards: Guards) -> tuple[Finding, ...]:
     out = []
     if diagonal.all_identity:
         text = f"exp_avg_sq covers {diagonal.coverage:.1%}, below {guards.identity_if_coverage_below:.0%}: gradients are not preconditioned"
-        out.append(Finding(rule="coverage-too-low", severity="error", text=text, fix="fill the optimizer by name: ostate repair, then lora_adamw"))
+        out.append(Finding(rule="coverage-too-low", severity="error", text=text, fix=FILL_OR_FREEZE))
     for why in sorted({row.bad for row in rows if row.bad}):
         names = tuple(row.name for row in rows if row.bad == why)
         verb = "scale 1" if guards.fallback == "identity" or diagonal.all_identity else "scale 0"

@@ -33,8 +33,9 @@ def find_config(question: Question) -> tuple[JsonObject, str] | str:
         config = _read(path)
         if config is None:
             fix = "pass the base model's folder, with its config.json, or org/name of a model in the local Hugging Face cache"
-            what = "this is an adapter, not a base model" if _is_adapter(question.base) else "no model configuration found"
-            raise OrderingError(what, where=path, fix=fix)
+            if _is_adapter(question.base):
+                raise OrderingError("this is an adapter, not a base model", where=question.base, fix=fix)
+            raise OrderingError("no model configuration found", where=path, fix=fix)
         return config, path
     if question.adapter is None:
         return "no adapter was found, so the base model is not known"
