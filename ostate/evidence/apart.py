@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -174,6 +175,12 @@ def share(ranked: Sequence[Ranked], way: str = "asked") -> float:
         ranked: of a module's blocks.
         way: of ranking them, a key of `combine.ways`; by all that was asked where it has no such.
     """
+    return _share(tuple(ranked), way)
+
+
+@lru_cache(maxsize=4096)
+def _share(ranked: tuple[Ranked, ...], way: str) -> float:
+    """Return the same: the same modules are asked for in several ways."""
     pairs = combine.by_way(ranked, way)
     full = sum(math.log(size) for _, size in pairs)
     return sum(math.log(size / rank) for rank, size in pairs) / full if full > 0 else math.nan
@@ -244,6 +251,7 @@ def exchanged_in(members: Sequence[Place], looks: Looks, how: How = "whole") -> 
     most = max(len(members), TRIED // sum(math.prod(shape) for shape in looks.shapes(weak[0].module))) // 2
     pairs = {ends for i, j in order[:most] for ends in ((weak[i], inner[j]), (inner[j], weak[i]))}
     at = {(one, two): two._replace(module=one.module) if how == "whole" else one._replace(**{how: getattr(two, how)}) for one, two in pairs}
+    looks.read(list(at.values()))
     there = dict(zip(at, looks.ranked(list(at.values()), how)))
     residuals = {ends: plain.residual for ends, plain in zip(at, looks.plain(list(at.values())))}
     needed = SURE + math.log10(len(pairs))

@@ -63,6 +63,7 @@ def weighed_ways(ranked: Sequence[Ranked]) -> list[tuple[float, list[tuple[int, 
     return [(CHANCES[way] / total, ranks) for way, ranks in found.items()]
 
 
+@lru_cache(maxsize=1 << 14)
 def _log_evalue(rank: int, size: int, exponent: float) -> float:
     if size == 1:
         return 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,6 +39,8 @@ FAR_STRIP = 1 << 19
 """The same where every range that is read costs a journey."""
 PIECE = 1 << 16
 """Numbers of a wide one added up at a time, for the same reason."""
+SHARED = 32 << 20
+"""Bytes of matrices that are kept for further looks."""
 OTHER_BASIS = frozenset({"rotated", "projected", "blocks"})
 """Forms of second moments that are not told element by element in the parameter's own basis."""
 SIGNS = frozenset({"lion", "lion_bnb", "signsgd"})
@@ -112,7 +114,7 @@ def moments_of(source: Source, entry: Entry) -> tuple[str | None, str | None]:
     return first, None if source.averages_steps else second
 
 
-def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers | None = None) -> FactorProducts | None:
+def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers | None = None, shared: Shared | None = None) -> FactorProducts | None:
     """Read a factor and the moments at a position; None where the position keeps neither a first moment nor weights of the factor's size.
 
     Args:
@@ -121,6 +123,7 @@ def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers |
         key: the factor: `unit.zero` or `unit.other`.
         position: of the state.
         buffers: memory to read into, for whoever looks often.
+        shared: what other looks have read, and may ask for again.
     """
     entry, ref = source.raw.entries[position], source.adapter.tensors[key]
     first, second = moments_of(source, entry)
@@ -136,24 +139,95 @@ def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers |
     rank = width // unit.blocks
     kept = min(rank, unit.most) if unit.blocks == 1 else rank
     direction, decay = direction_of(source, entry), source.decay(entry)
-    sums = _Sums(unit.blocks, kept // 2 if unit.halved else kept, stored=stored is not None, decay=decay)
+    buffers = buffers or Buffers()
+    sums = _Sums(unit.blocks, kept // 2 if unit.halved else kept, buffers, stored=stored is not None, decay=decay)
     strip = max(1, source.strip // columns)
-    # tall: (rows to read, all experts at once); wide: (the first rows of the only expert, or all rows of each; which one)
-    strips = [(min(strip, rows - at), None) for at in range(0, rows, strip)] if tall else [(kept, expert) for expert in range(unit.blocks)]
+    cut = tall and unit.blocks == 1 and kept < rank == columns  # only the first columns are multiplied: of several strips at once
+    together = max(strip, PIECE // kept) if cut else strip
+    # tall: (rows to add up, all experts at once); wide: (the first rows of the only expert, or all rows of each; which one)
+    strips = [(min(together, rows - at), None) for at in range(0, rows, together)] if tall else [(kept, expert) for expert in range(unit.blocks)]
     start = source.start.tensors.get(key) if source.start is not None else None
     slots = [
         ref, entry.slots[first] if first else None, entry.slots[second] if second else None,
         start if start is not None and start.shape == ref.shape else None, stored,
     ]  # fmt: skip
-    readers = [None if slot is None else Rows(_shaped(slot, ref.shape), columns, strip=strip if tall else 1) for slot in slots]
+    readers: list[Reader | None] = [None if slot is None else Rows(_shaped(slot, ref.shape), columns, strip=strip if tall else 1) for slot in slots]
+    if cut:
+        readers = [None if each is None else _FirstColumns(each, kept, buffers.rows(7, strip, columns)) for each in readers]
+    width = kept if cut else columns
+    if shared is not None and unit.blocks == 1:
+        names = (("weight", key), ("first", position), ("second", position), ("start", key), ("stored", position))
+        size = (rows, width, columns) if tall else (kept, width, columns)
+        readers = [None if each is None else shared.of((name, size), each, *size[:2]) for name, each in zip(names, readers)]
     fold = _differences if unit.halved else None
     constant = unit.start if zero else 0.0
-    buffers = buffers or Buffers()
     for count, expert in strips:
-        taken = [None if each is None else each.take(count, buffers.rows(i, count, columns)) for i, each in enumerate(readers)]
+        taken = [None if each is None else each.take(count, buffers.rows(i, count, width)) for i, each in enumerate(readers)]
         for parts in _pieces([None if part is None else _latent(part, kept, unit, zero=zero) for part in taken]):
             sums.add(expert, parts, direction, constant=constant, fold=fold)
-    return sums.products(all(rows.finite for rows in readers if rows is not None))
+    return sums.products(all(each.finite for each in readers if each is not None))
+
+
+class Reader(Protocol):
+    """Hands out the rows of one tensor, float32, in order."""
+
+    @property
+    def finite(self) -> bool:
+        """False once a number was not."""
+
+    def take(self, count: int, out: Array) -> Array:
+        """Return the next rows, (count, columns): in `out`, or where they lie already; nobody writes over those."""
+
+
+class _FirstColumns:
+    """Hands out the first columns of a tensor's rows, all that is multiplied of them; rows are read as many at a time as `strip` has."""
+
+    def __init__(self, rows: Reader, kept: int, strip: Array) -> None:
+        self._rows, self._kept, self._strip = rows, kept, strip
+
+    @property
+    def finite(self) -> bool:
+        """False once a number was not."""
+        return self._rows.finite
+
+    def take(self, count: int, out: Array) -> Array:
+        """Return the next rows, (count, kept), in `out`."""
+        for at in range(0, count, len(self._strip)):
+            strip = self._strip[: count - at]
+            out[at : at + len(strip)] = self._rows.take(len(strip), strip)[:, : self._kept]
+        return out
+
+
+class Shared:
+    """Matrices that several looks ask for, each read once: as many of them as take `SHARED` bytes together."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._known: dict[object, tuple[Array, bool]] = {}
+        self._left = SHARED
+
+    def of(self, name: object, rows: Reader, count: int, columns: int) -> Reader:
+        """Return what hands out a matrix (count, columns), by a name that says all that it depends on; `rows` itself where no room is left."""
+        if name not in self._known:
+            if 4 * count * columns > self._left:
+                return rows
+            self._left -= 4 * count * columns
+            self._known[name] = rows.take(count, np.empty((count, columns), np.float32)), rows.finite
+        return _Known(*self._known[name])
+
+
+class _Known:
+    """Hands out the rows of a matrix in memory."""
+
+    def __init__(self, matrix: Array, finite: bool) -> None:
+        self._matrix, self.finite = matrix, finite
+        self._at = 0
+
+    def take(self, count: int, out: Array) -> Array:
+        """Return the next rows as they lie there; `out` stays as it is."""
+        del out
+        self._at += count
+        return self._matrix[self._at - count : self._at]
 
 
 def _matrix(source: Source, unit: Unit, key: str) -> tuple[int, int]:
@@ -204,10 +278,10 @@ class Direction:
         self.betas, self.step, self.eps = betas_of(hyper), step, eps_of(hyper)
         self.sign = sign
 
-    def of(self, m: Array, root: Array | None) -> Array:
-        """Return it from m and sqrt(v), any shape; v may not be kept."""
+    def of(self, m: Array, root: Array | None, room: Array | None = None) -> Array:
+        """Return it from m and sqrt(v), any shape; v may not be kept; in `room`, of their shape, where given."""
         if root is not None:
-            return statistics.update_direction(m, root, step=self.step, betas=self.betas, eps=self.eps)
+            return statistics.update_direction(m, root, step=self.step, betas=self.betas, eps=self.eps, out=room)
         return np.sign(m) if self.sign else m
 
 
@@ -216,13 +290,23 @@ def direction_of(source: Source, entry: Entry) -> Direction:
     return Direction(source.raw.groups[entry.group].hyper, entry.step, sign=source.raw.optimizer in SIGNS)
 
 
+def _room(part: Array, buffers: Buffers, number: int) -> Array:
+    """Return buffer `number` for as many numbers as a part (experts, r, n) has, laid out as they are: new memory costs the system a fault a page."""
+    experts, rank, length = part.shape
+    room = buffers.rows(number, experts * rank, length)
+    if part.strides[1] < part.strides[2]:
+        return room.reshape(experts, length, rank).transpose(0, 2, 1)
+    return room.reshape(part.shape)
+
+
 Fold = Callable[["Array"], "Array"]
 
 
 class _Sums:
     """Adds strips up."""
 
-    def __init__(self, blocks: int, rank: int, *, stored: bool, decay: float) -> None:
+    def __init__(self, blocks: int, rank: int, buffers: Buffers, *, stored: bool, decay: float) -> None:
+        self._buffers = buffers
         self.of_decay, self.decay = decay, np.zeros((blocks, rank, rank)) if decay else None
         self.update, self.first, self.drift = (np.zeros((blocks, rank, rank)) for _ in range(3))
         self.stored = np.zeros((blocks, rank, rank)) if stored else None
@@ -243,8 +327,8 @@ class _Sums:
             if v.min() < 0:  # no optimizer makes a negative one
                 self.finite = False
                 v = np.maximum(v, 0)
-            root = np.sqrt(v)
-        u = direction.of(m, root)
+            root = np.sqrt(v, out=_room(v, self._buffers, 5))
+        u = direction.of(m, root, _room(m, self._buffers, 6))
         began = constant if start is None else start
         moved = weight - began if start is not None or constant else weight
         if fold is not None:

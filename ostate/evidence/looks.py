@@ -11,7 +11,7 @@ import numpy as np
 from ostate.evidence import gauge, permuted
 from ostate.evidence.exchanged import exchanged
 from ostate.evidence.gauge import Ranked
-from ostate.evidence.look import FactorProducts, Source, look
+from ostate.evidence.look import FactorProducts, Shared, Source, look
 from ostate.evidence.residual import Products
 from ostate.evidence.starts import join, root, shared_starts
 from ostate.evidence.tables.stream_rows import Buffers
@@ -71,12 +71,23 @@ class Looks:
 
     def factor(self, module: int, position: int | None, *, zero: bool) -> FactorProducts | None:
         """Return what is left of a factor and the moments at a position."""
-        if position is None:
-            return None
+        return None if position is None else self._factor(module, position, None, zero=zero)
+
+    def read(self, places: Sequence[Place]) -> None:
+        """Read what `ranked` will ask of these, a few modules at one another's places: each tensor once, as far as memory is kept for that."""
+        for zero in (True, False):  # one factor after the other: half as much is held at a time
+            shared = Shared()
+            for place in places:
+                position = place.zero if zero else place.other
+                if position is not None:
+                    self._factor(place.module, position, shared, zero=zero)
+
+    def _factor(self, module: int, position: int, shared: Shared | None, *, zero: bool) -> FactorProducts | None:
         at = module, zero, position
         if at not in self._factors:
             each = self.modules[module]
-            self._factors[at] = self._kept.factor(look(self.source, each, each.zero if zero else each.other, position, self._buffers))
+            found = look(self.source, each, each.zero if zero else each.other, position, self._buffers, shared)
+            self._factors[at] = self._kept.factor(found)
         return self._factors[at]
 
     def ranked(self, places: Sequence[Place], how: How) -> list[tuple[Ranked, ...]]:

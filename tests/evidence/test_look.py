@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 
 from ostate.core.naming import Adapter
 from ostate.core.state import Entry, Group, RawState
-from ostate.evidence.look import Source, look
+from ostate.evidence import look as look_module
+from ostate.evidence.look import Shared, Source, look
 from ostate.evidence.units import Unit
 from tests.evidence.numbers import Held
 from tests.records import replace
@@ -70,6 +73,53 @@ def test_a_tensor_of_many_strips_says_the_same_as_one(monkeypatch):
     pieces = look(source, UNIT, "0.B", 0)
     for name in ("update", "first", "drift", "noise", "weight", "moment"):
         np.testing.assert_allclose(getattr(pieces, name), getattr(whole, name), rtol=1e-5, atol=1e-5)
+
+
+def test_of_a_high_rank_the_first_dimensions_are_compared_however_rows_are_read(monkeypatch):
+    """Sixteen of forty columns, seven rows read and twenty added up at a time: as written out over the whole tensor."""
+    given = {name: values for name, values in numbers((50, 40)).items() if name in ("w", "m", "v")}
+    monkeypatch.setattr(Source, "strip", property(lambda self: 7 * 40))
+    monkeypatch.setattr(look_module, "PIECE", 20 * 16)
+    w, m, v = (latent(given[name], tall=True)[:16] for name in ("w", "m", "v"))
+    u = direction(m, v)
+    found = look(source_of(given, "0.B"), UNIT, "0.B", 0)
+    for kept, written in ((found.update, w @ u.T), (found.first, w @ m.T), (found.drift, u @ m.T), (found.noise, np.sqrt(v).sum(axis=1))):
+        np.testing.assert_allclose(kept[0], written, rtol=1e-4, atol=1e-4)
+    assert found.finite
+    given["m"][49, 39] = np.nan  # in a column that is not compared: the tensor is damaged all the same
+    assert not look(source_of(given, "0.B"), UNIT, "0.B", 0).finite
+
+
+@dataclass(frozen=True)
+class Counted(Held):
+    """Counts how often its numbers are asked for."""
+
+    asked: list[int] = field(default_factory=list)
+
+    def chunks(self, elements: int = 1 << 18) -> Iterator[np.ndarray]:
+        self.asked.append(1)
+        yield from super().chunks(elements)
+
+
+@pytest.mark.parametrize(("key", "shape"), [("0.B", (50, 40)), ("0.A", (40, 50)), ("0.B", TALL)])
+@pytest.mark.parametrize(("room", "least"), [(1 << 20, -1.0), (1 << 20, 1.0), (0, 1.0)])
+def test_what_several_looks_share_is_read_once_as_far_as_there_is_room_and_says_the_same(key, shape, room, least, monkeypatch):
+    """The numbers that are shared stay as they were read: a negative second moment is said to be damage at each look."""
+    given = numbers(shape)
+    given["v"][0, 0] = least
+    source = source_of({name: given[name] for name in ("m", "v")} | {"w": given["w"]}, key)
+    slots = {name: Counted(slot.values) for name, slot in source.raw.entries[0].slots.items()}
+    source = replace(source, raw=source.raw._replace(entries=(source.raw.entries[0]._replace(slots=slots),)))
+    monkeypatch.setattr(look_module, "SHARED", room)
+    shared, alone = Shared(), look(source, UNIT, key, 0)
+    for slot in slots.values():
+        slot.asked.clear()
+    for _ in range(3):
+        found = look(source, UNIT, key, 0, shared=shared)
+        for one, two in zip(found, alone):
+            np.testing.assert_array_equal(one, two)
+        assert found.finite == (least > 0)
+    assert {len(slot.asked) for slot in slots.values()} == {1 if room else 3}
 
 
 def test_what_began_at_another_number_moved_from_there():

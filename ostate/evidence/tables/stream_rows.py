@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -50,12 +51,12 @@ class Rows:
         rows = self.unchecked(count, out)
         flat = rows.reshape(-1)
         self.square = float(np.dot(flat, flat))  # not finite where a number is not: a tenth of what asking each costs
-        if not np.isfinite(self.square):
+        if not math.isfinite(self.square):
             self.square = 0.0
             if not np.isfinite(rows).all():
                 self.finite = False
                 rows[:] = 0
-        self.top = max(self.top, float(np.sqrt(self.square)))
+        self.top = max(self.top, math.sqrt(self.square))
         return rows
 
     def unchecked(self, count: int, out: Array | None = None) -> Array:
