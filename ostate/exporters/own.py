@@ -60,9 +60,9 @@ def refuse_for_own(state: NamedState) -> None:
     Raises:
         ExportError: it needs counters that lie beside its entries.
     """
-    if state.optimizer == "spam":
-        what = "SPAM counts its steps beside its entries (total_step, current_step), and no named file keeps them"
-        raise ExportError(what, where="--to", fix="resume SPAM from its own checkpoint; a probe takes the named file")
+    if state.optimizer in ("spam", "stable_spam"):
+        what = "SPAM and StableSPAM count steps beside their entries (total_step, current_step), and no named file keeps them"
+        raise ExportError(what, where="--to", fix="resume it from its own checkpoint; a probe takes the named file")
 
 
 def adamw_numbered(state: NamedState) -> dict[str, Any]:

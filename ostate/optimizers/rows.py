@@ -339,6 +339,12 @@ OTHERS = {
         caution="its moments begin anew every update_proj_gap steps (500 by default), which the step beside them does not count",
         source="pytorch_optimizer/optimizer/spam.py",
     ),
+    "stable_spam": OptimizerSpec(
+        classes="StableSPAM (pytorch_optimizer)", slots=ADAM, always=("exp_avg_sq",), scalars=("m_norm_t", "v_norm_t", "m_max_t"),
+        tells=("m_norm_t",), step="group:step", moment="adam",
+        caution="each tensor's gradients were clipped and scaled by norms of its own, and its moments begin anew every update_proj_gap steps",
+        source="pytorch_optimizer/optimizer/spam.py",
+    ),
     "muon_adam": OptimizerSpec(
         classes="Muon with Adam for some groups (use_muon)", slots=(*ADAM, "momentum_buffer"), marks=("use_muon",), step="entry,group:step",
         moment="adam", decay="unknown", caution="the matrices of its Muon groups have no second moment", source="muon.py",

@@ -117,6 +117,9 @@ SLOTS: dict[str, SlotSpec] = {
             "adam_norm",
             "trust_ratio",
             "accumulated_decay",
+            "m_norm_t",
+            "v_norm_t",
+            "m_max_t",
         )
     },
 }

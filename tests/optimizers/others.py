@@ -38,6 +38,7 @@ WRITTEN: dict[str, tuple[str, Make]] = {
     "pytorch_optimizer.ScheduleFreeAdamW": ("adamw_schedulefree", po.ScheduleFreeAdamW),
     "pytorch_optimizer.SOAP": ("soap", po.SOAP),
     "pytorch_optimizer.SPAM": ("spam", po.SPAM),
+    "pytorch_optimizer.StableSPAM": ("stable_spam", po.StableSPAM),
     "pytorch_optimizer.StableAdamW": ("stable_adamw", po.StableAdamW),
     "dadaptation.DAdaptAdam": ("dadapt_adam", dadaptation.DAdaptAdam),
     "dadaptation.DAdaptLion": ("dadapt_lion", dadaptation.DAdaptLion),

@@ -10,7 +10,7 @@ import torch
 import ostate
 from ostate.checks.context import structure_of
 from ostate.checks.structure import optimizer_not_recognised
-from ostate.errors import ReadError
+from ostate.errors import ExportError, ReadError
 from ostate.optimizers import OPTIMIZERS, step_of
 from ostate.optimizers.moments import second_moment
 from ostate.optimizers.slots import first_moment
@@ -56,6 +56,17 @@ def test_spams_moments_are_read_in_the_shape_of_its_mask_or_refused_where_the_ma
     torch.save(part.optimizer.state_dict(), tmp_path / "optimizer.pt")
     with pytest.raises(ReadError, match="a random part of each matrix"):
         ostate.inspect(str(tmp_path / "optimizer.pt"))
+
+
+@pytest.mark.parametrize("make", [po.SPAM, po.StableSPAM])
+def test_what_counts_steps_beside_its_entries_is_named_and_not_given_back(make, tmp_path):
+    live = run(make)
+    torch.save(live.optimizer.state_dict(), tmp_path / "optimizer.pt")
+    (tmp_path / "order.txt").write_text("\n".join(f"net.{number}.weight" for number in range(len(live.params))))
+    done = ostate.repair(str(tmp_path / "optimizer.pt"), str(tmp_path / "named.safetensors"), order=str(tmp_path / "order.txt"))
+    assert len(done.named.parameters) == len(live.params)
+    with pytest.raises(ExportError, match="count steps beside their entries"):
+        ostate.export(str(tmp_path / "named.safetensors"), "torch", str(tmp_path / "again.pt"))
 
 
 def test_an_auto8bit_tensor_is_its_numbers_times_its_scale_bit_for_bit(tmp_path):
