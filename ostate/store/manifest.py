@@ -22,16 +22,15 @@ VERSION = 1
 NAMES_KEPT = 20
 """Names that a finding keeps in the manifest (`validate --deep` finds the others again), and above which undecided ones are written as patterns."""
 _ODD = {math.inf: "inf", -math.inf: "-inf"}
-
-
 MOST_POSITIONS = 1 << 24
+"""Of one optimizer: the largest models have a few hundred thousand parameters."""
 MOST_SIZE = 1 << 63
 _VERDICTS: Mapping[str, Literal["verified", "recovered", "partial", "unverified"]] = {
     "verified": "verified", "recovered": "recovered", "partial": "partial", "unverified": "unverified",
 }  # fmt: skip
 _PROOFS: Mapping[str, Literal["each", "order"]] = {"each": "each", "order": "order"}
 _SEVERITIES: Mapping[str, Severity] = {"note": "note", "warning": "warning", "error": "error"}
-"""Of one optimizer: the largest models have a few hundred thousand parameters."""
+_ADAPTER_TEXTS = ("name", "peft_type", "base_model", "file", "sha256")
 
 
 def creator() -> str:
@@ -176,17 +175,14 @@ def to_state(manifest: Mapping[str, Any], slots: Mapping[str, Mapping[str, Slot]
             raise ValueError(f"a slot of {name!r} has not as many numbers as it")
         if parameter.position is not None and not (type(parameter.position) is int and 0 <= parameter.position < MOST_POSITIONS):
             raise ValueError(f"{name!r} has a position that no optimizer has")
-    source = revived(manifest["source"])
-    if "migration" in manifest:
-        source["migration"] = revived(manifest["migration"])
     return NamedState(
         optimizer=_text(manifest["optimizer"]["family"]),
         optimizer_class=_text(manifest["optimizer"]["class"]),
         groups=tuple(groups),
         parameters=parameters,
         ordering=_revived_ordering(manifest["ordering"], parameters),
-        adapter=revived(manifest["adapter"]),
-        source=source,
+        adapter=_revived_adapter(manifest["adapter"]),
+        source=_revived_source(manifest),
         findings=tuple(_revived_finding(row) for row in manifest["findings"]),
         path=path,
     )
@@ -203,8 +199,39 @@ def _revived_parameter(name: str, row: Mapping[str, Any], slots: Mapping[str, Sl
         adapter_key=None if row["adapter_key"] is None else _text(row["adapter_key"]),
         decoded_from=_text(row["decoded_from"]),
         dtype=_text(row.get("dtype", "F32")),
-        scalars=revived(row.get("scalars", {})),
+        scalars=_object(row.get("scalars", {})),
     )
+
+
+def _revived_adapter(row: object) -> dict[str, object]:
+    facts = _object(row)
+    for key in _ADAPTER_TEXTS:
+        if facts.get(key) is not None:
+            _text(facts[key])
+    rank = facts.get("r")
+    if rank is not None and type(rank) is not int:
+        raise ValueError(f"{shown(rank)} where the adapter's rank belongs")
+    return facts
+
+
+def _revived_source(manifest: Mapping[str, Any]) -> dict[str, object]:
+    facts = _object(manifest["source"])
+    if "layout" in facts:
+        _text(facts["layout"])
+    if "positions" in facts:
+        facts["positions"] = _whole_numbers(manifest["source"]["positions"], "positions of the source")
+    files = facts.get("files", ())
+    if not isinstance(files, tuple) or not all(isinstance(file, dict) for file in files):
+        raise ValueError(f"{shown(files)} where a list of files belongs")
+    if "migration" in manifest:
+        facts["migration"] = {key: said if isinstance(said, str) else _texts(said) for key, said in _object(manifest["migration"]).items()}
+    return facts
+
+
+def _object(value: object) -> dict[str, object]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{shown(value)} where an object belongs")
+    return {key: revived(one) for key, one in value.items()}
 
 
 def _text(value: object) -> str:
@@ -248,7 +275,7 @@ def _revived_ordering(row: Mapping[str, Any] | None, parameters: Mapping[str, Na
         verdict=_VERDICTS[_text(row["verdict"])],
         proof=None if row.get("proof") is None else _PROOFS[_text(row["proof"])],
         weakest_alternative=_revived_alternative(row.get("weakest_alternative")),
-        margin=row["margin"],
+        margin=None if row["margin"] is None else float(row["margin"]),
         undecided=unfold(row["undecided"], row.get("undecided_patterns", ()), parameters),
         rejected=tuple({key: _text(value) for key, value in loser.items()} for loser in row["rejected"]),
         left_out=_whole_numbers(row.get("left_out", []), "what was left out"),

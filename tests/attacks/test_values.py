@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import shutil
@@ -285,6 +286,8 @@ FIELDS = (
     ("ordering", "verdict"), ("ordering", "rejected"), ("ordering", "left_out"), ("ordering", "assumed"), ("ordering", "source"),
     ("ordering", "proof"), ("groups", 0, "names"),
     ("parameters", 0, "shape"), ("parameters", 0, "adapter_key"), ("parameters", 0, "decoded_from"), ("parameters", 0, "dtype"),
+    ("parameters", 0, "scalars"), ("adapter",), ("adapter", "name"), ("adapter", "r"), ("adapter", "base_model"), ("source",), ("source", "layout"),
+    ("source", "files"), ("source", "positions"), ("migration",), ("ordering", "margin"), ("ordering",), ("groups",), ("optimizer",),
 )  # fmt: skip
 
 
@@ -316,4 +319,6 @@ def test_a_manifest_with_a_value_of_any_kind_is_loaded_and_drawn_or_refused(tmp_
             refused += bool(error.fix)
             continue
         assert "<html" in plot.page([str(path)])
+        with contextlib.suppress(OstateError):  # a layout may refuse what it cannot hold, in words
+            ostate.export(str(path), "torch", str(tmp_path / "optimizer.pt"), force=True)
     assert refused
