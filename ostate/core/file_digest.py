@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
-
-from ostate.errors import ReadError
 
 from . import system
 from .files import is_remote, new_buffer, read_at, size_of
@@ -56,36 +54,34 @@ class _Beside(Thread):
         self._path = path
         self._unwanted = Event()
         self._digest = hashlib.sha256()
-        self._error: OSError | None = None
+        self._whole = False
 
     def run(self) -> None:
         """Read to the end, or until nobody wants it any more."""
-        try:
+        with suppress(OSError, ImportError, MemoryError):  # `mmap` is imported late: without descriptors or memory that fails; `result` reads again
             descriptor = system.open_to_read(self._path)
             try:
                 self._read(descriptor)
             finally:
                 os.close(descriptor)
-        except OSError as error:
-            self._error = error
 
     def _read(self, descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
         buffer, at = new_buffer(CHUNK), 0
         system.read_ahead(descriptor, 0)
         while not self._unwanted.is_set() and (count := system.read_into(descriptor, buffer, at)):
             self._digest.update(buffer[:count])
             at += count
+        self._whole = at == size
 
     def result(self) -> str:
-        """Wait for the end and return the digits.
+        """Wait for the end and return the digits; where the thread did not read the whole file, read it here.
 
         Raises:
-            ReadError: the file could not be read.
+            ReadError: the file cannot be read.
         """
         self.join()
-        if self._error is not None:
-            raise ReadError(f"cannot read the file: {self._error.strerror}", where=self._path, fix="check the disk") from self._error
-        return self._digest.hexdigest()
+        return self._digest.hexdigest() if self._whole else sha256_of_file(self._path)
 
     def stop(self) -> None:
         """Leave off, at the end of a chunk at the latest."""

@@ -42,6 +42,36 @@ def test_a_file_that_is_gone_is_told_to_whoever_asks(tmp_path):
         digest_of(str(tmp_path / "gone"))
 
 
+@pytest.mark.parametrize("fault", [MemoryError(), ImportError("mmap: cannot open shared object file: Too many open files"), OSError(24, "too many")])
+def test_what_fails_in_the_thread_alone_is_read_again_and_never_the_digest_of_less(file, monkeypatch, capfd, fault):
+    threads = []
+
+    def failing(size):
+        threads.append(threading.current_thread())
+        raise fault
+
+    monkeypatch.setattr(file_digest, "new_buffer", failing)
+    with sha256_beside(str(file)) as digest_of:
+        assert digest_of(str(file)) == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_that_is_cut_while_the_thread_reads_it_is_read_again(file, monkeypatch):
+    read, main = file_digest.system.read_into, threading.main_thread()
+
+    def cutting(descriptor, buffer, at):
+        count = read(descriptor, buffer, at)
+        if threading.current_thread() is not main:
+            file.write_bytes(b"short")
+        return count
+
+    monkeypatch.setattr(file_digest.system, "read_into", cutting)
+    with sha256_beside(str(file)) as digest_of:
+        assert digest_of(str(file)) == hashlib.sha256(b"short").hexdigest()
+
+
 def test_a_refusal_leaves_no_thread_behind(file):
     before = threading.active_count()
     with pytest.raises(KeyError), sha256_beside(str(file)):
