@@ -249,5 +249,5 @@ def _canvas(width: float, height: float, *, axes: bool = True) -> tuple[Figure, 
 
 
 def _manifest(path: str) -> str:
-    found = [parsed(head) for head in open_heads(find(os.fspath(path)))]
+    found = [parsed(head) for head in open_heads(find(os.fsdecode(path)))]
     return json.dumps(found[0] if len(found) == 1 else found, indent=1)

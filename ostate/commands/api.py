@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from ostate.core.hf_cache import local_model
 from ostate.core.naming import Ordering
@@ -68,11 +69,13 @@ def repair(
     Raises:
         ReadError, OrderingError, CheckError, StoreError: refused; nothing is written.
     """
+    _refuse_other_kinds(adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
     files = _texts(adapter=adapter, base=base, model=model, order=order, previous=previous)
     which = Options(**files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
+    _refuse_other_kinds(step=step, betas=betas, eps=eps)
     options = replace(which, step=step, betas=betas, eps=eps, evidence=evidence, strict=strict, checksum=checksum)
-    target = None if out is None else os.fspath(out)
-    return program.repair(os.fspath(path), target, options=options, force=force, keep_dtype=keep_dtype, sha256=sha256)
+    target = None if out is None else os.fsdecode(out)
+    return program.repair(os.fsdecode(path), target, options=options, force=force, keep_dtype=keep_dtype, sha256=sha256)
 
 
 @refusing
@@ -115,10 +118,11 @@ def verify(
         Contradiction: they do not.
         CheckError: one parameter's moments stand twice.
     """
+    _refuse_other_kinds(adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
     files = _texts(adapter=adapter, base=base, model=model, order=order, previous=previous)
     which = Options(**files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
     options = replace(which, evidence=evidence, strict=strict, checksum=checksum)
-    return program.verify(os.fspath(path), options=options)
+    return program.verify(os.fsdecode(path), options=options)
 
 
 @refusing
@@ -159,13 +163,46 @@ def names(
         OrderingError: no order can be settled.
         CheckError: one parameter's moments stand twice.
     """
+    _refuse_other_kinds(adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
     files = _texts(adapter=adapter, base=base, model=model, order=order, previous=previous)
     which = Options(**files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
     options = replace(which, evidence=evidence, strict=strict, checksum=checksum)
-    return program.names(os.fspath(path), options=options)
+    return program.names(os.fsdecode(path), options=options)
+
+
+def _refuse_other_kinds(**given: object) -> None:
+    """Refuse an argument of another kind where it is passed, and not where it is used.
+
+    Raises:
+        TypeError: one is.
+    """
+    for name, value in given.items():
+        fits, words = _KINDS[name]
+        if value is not None and not fits(value):
+            raise TypeError(f"{name}={value!r:.80}: {words} is expected")
+
+
+def _is_number(value: object) -> bool:
+    return hasattr(type(value), "__float__")  # numpy's numbers too
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
+
+
+_KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "adapter_name": (lambda value: isinstance(value, str), "a text"),
+    "names": (lambda value: isinstance(value, str) and value in get_args(NameForm), f"one of {', '.join(get_args(NameForm))}"),
+    "state": (lambda value: isinstance(value, (str, os.PathLike)), "the name of a file"),
+    "optimizer": (lambda value: isinstance(value, str) or hasattr(type(value), "__index__"), "a number from 0, or a name"),
+    "step": (lambda value: hasattr(type(value), "__index__"), "a whole number"),
+    "betas": (_is_pair, "a pair of numbers"),
+    "eps": (_is_number, "a number"),
+}
+"""Argument -> what it may be besides None, and how to say that."""
 
 
 def _texts(**paths: Path | None) -> dict[str, Any]:
     """Return the paths as text; of models, `org/name` as the folder where the local cache holds it."""
-    texts = {name: None if path is None else os.fspath(path) for name, path in paths.items()}
+    texts = {name: None if path is None else os.fsdecode(path) for name, path in paths.items()}
     return {name: local_model(text) if text is not None and name in ("base", "model") else text for name, text in texts.items()}

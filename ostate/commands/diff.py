@@ -111,7 +111,7 @@ def diff(
         ReadError: one cannot be read, or the two have nothing to be matched by.
     """
     with watched(progress):
-        return _difference(os.fspath(a), os.fspath(b), values=values)
+        return _difference(os.fsdecode(a), os.fsdecode(b), values=values)
 
 
 def _difference(a: str, b: str, *, values: bool) -> Difference:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ostate import store
-from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder, refuse_inputs
+from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder, refuse_inputs, refuse_special
 from ostate.core.brief import brief
-from ostate.core.files import recorded
+from ostate.core.files import close_kept, recorded
 from ostate.core.hf_cache import local_model
 from ostate.core.names_list import NAMES_FILE
 from ostate.core.naming import NamedState
@@ -103,15 +103,15 @@ def export(
         given = state if isinstance(state, NamedState) else store.load(state)
         known = len(given.findings)
         if wanted is not None or rename or groups in ("one", "trainer"):
-            target = _target(given, wanted, groups, None if base is None else local_model(os.fspath(base)), rename)
+            target = _target(given, wanted, groups, None if base is None else local_model(os.fsdecode(base)), rename)
             given = migrate(given, target, new=new, rename=rename, truncate=truncate)
             refuse_nothing_kept(given, "--for" if wanted is not None else "--rename")
-        weights = _weights(given, os.fspath(adapter)) if adapter is not None else None
-        others = {} if rest is None else dcp.others(os.fspath(rest), root)
+        weights = _weights(given, os.fsdecode(adapter)) if adapter is not None else None
+        others = {} if rest is None else dcp.others(os.fsdecode(rest), root)
     export_options = ExportOptions(v_hat=v_hat, root=root, rest=others, taken_as=taken_as, weights=weights)
     findings = [*given.findings[known:], *_proof(given), *_missing(given, to), *_losses(given, to, export_options)]
     _refuse_losses(findings if strict else (), to)
-    path = "" if out is None else _write(given, to, Path(out), export_options, inputs, names=names, force=force)
+    path = "" if out is None else _write(given, to, Path(os.fsdecode(out)), export_options, inputs, names=names, force=force)
     return Exported(to=to, path=path, state=given, findings=tuple(findings))
 
 
@@ -141,7 +141,7 @@ def _target(state: NamedState, wanted: Wanted | None, groups: Grouping, base: st
 
 
 def _refuse_what_the_layout_lacks(to: str, taken_as: str, *, v_hat: bool, names: bool, rest: bool) -> None:
-    if to != "ostate" and to not in EXPORTERS:
+    if to not in ("ostate", *EXPORTERS):  # in a tuple: whoever passes a list is told so too
         raise ExportError(f"no layout is called {to!r}", fix=f"choose one of {', '.join([*EXPORTERS, 'ostate'])}")
     if rest and (to == "ostate" or not EXPORTERS[to].keyed):
         able = ", ".join(name for name, exporter in EXPORTERS.items() if exporter.keyed)
@@ -218,6 +218,7 @@ def _write(state: NamedState, to: str, out: Path, export_options: ExportOptions,
 
 
 def _write_folder(state: NamedState, exporter: Exporter, out: Path, export_options: ExportOptions, sources: Iterable[str], *, force: bool) -> None:
+    refuse_special(out)
     if out.exists() and not force:
         raise ExportError("the output exists already", where=str(out), fix="pass --force to replace it, or choose another name")
     refuse_inputs([out], sources)
@@ -228,6 +229,7 @@ def _write_folder(state: NamedState, exporter: Exporter, out: Path, export_optio
     except OSError as error:
         raise cannot_write(error, out) from error
     finally:
+        close_kept()  # rmtree opens folders, and may have run out of descriptors
         shutil.rmtree(temporary, ignore_errors=True)
 
 

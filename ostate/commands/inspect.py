@@ -89,14 +89,14 @@ def inspect(
         ReadError: nothing readable is there, or a checksum is wrong.
     """
     try:
-        raw = open_state(os.fspath(path), state=state, optimizer=optimizer, checksum=checksum)
+        raw = open_state(os.fsdecode(path), state=state, optimizer=optimizer, checksum=checksum)
     except SeveralOptimizers:
-        raw = open_state(os.fspath(path), state=state, optimizer=ALL, checksum=checksum)
+        raw = open_state(os.fsdecode(path), state=state, optimizer=ALL, checksum=checksum)
     weights: Adapter | None = None
     if adapter is not None:
         from ostate.read.adapters import read_adapter  # only with --adapter
 
-        weights = read_adapter(os.fspath(adapter))
+        weights = read_adapter(os.fsdecode(adapter))
     fit = fit_of(raw, weights) if weights is not None else None
     findings = [*checks.structure(raw, weights), *(named_file.beside(raw.read or raw.source) if raw.layout != "named" else ())]
     if weights is not None and raw.recorded:
@@ -109,7 +109,7 @@ def inspect(
             announce(lambda: stored_bytes(raw))
             found, seen = judging.values(raw)
         findings += seen
-    return Inspection(raw=raw, fit=fit, findings=tuple(findings), values=found, asked=None if adapter is None else os.fspath(adapter))
+    return Inspection(raw=raw, fit=fit, findings=tuple(findings), values=found, asked=None if adapter is None else os.fsdecode(adapter))
 
 
 def _names_not_in(raw: RawState, adapter: Adapter) -> list[Finding]:

@@ -70,6 +70,6 @@ def record_names(optimizer: torch.optim.Optimizer, model: torch.nn.Module, path:
             where=names[0][0] if names and names[0] else "",
             fix="rename the submodule `module`, or save the named state itself with ostate.save",
         )
-    target = os.path.join(path, FILE) if os.path.isdir(path) else os.fspath(path)
+    target = os.path.join(path, FILE) if os.path.isdir(path) else os.fsdecode(path)
     write_text(Path(target), json.dumps(names, indent=1), force=True)
     return target

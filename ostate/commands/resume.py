@@ -97,7 +97,7 @@ def compare_for(state: str | NamedState, wanted: Any, *, base: str | None = None
     command, findings = _way(named, state, wanted, target, base, groups)
     change = Change(
         state=state if isinstance(state, str) else named.path or "",
-        wanted=os.fspath(wanted) if isinstance(wanted, (str, os.PathLike)) else "a live model" if hasattr(wanted, "parameters") else "a list",
+        wanted=_shown(wanted),
         adds=tuple((name, target.shapes.get(name)) for name, own in known.items() if own is None),
         lacks=tuple(name for name in named.names if name not in there),
         renamed=tuple((own, name) for name, own in known.items() if own is not None and own != name),
@@ -109,6 +109,12 @@ def compare_for(state: str | NamedState, wanted: Any, *, base: str | None = None
         findings=(*findings, *unseen),
     )
     return replace(change, command="", findings=unseen) if change.same else change
+
+
+def _shown(wanted: object) -> str:
+    if isinstance(wanted, (str, bytes, os.PathLike)):
+        return os.fsdecode(wanted)
+    return "a live model" if hasattr(wanted, "parameters") else "a list"
 
 
 def _reshaped(named: NamedState, target: Target, known: dict[str, str | None]) -> tuple[tuple[str, Shape, Shape], ...]:
@@ -146,12 +152,12 @@ def _way(
 
 def _command(state: str | NamedState, wanted: Any, base: str | None, groups: Grouping, more: Sequence[str]) -> str:
     path = state if isinstance(state, str) else state.path or ""
-    if not path or not isinstance(wanted, (str, os.PathLike)):
+    if not path or not isinstance(wanted, (str, bytes, os.PathLike)):
         return ""
     first = []
     if not named_file.is_named(path):
         first, path = ["ostate", "repair", path, "-o", "lora.ostate.safetensors"], "lora.ostate.safetensors"
-    words = ["ostate", "export", path, "--to", "torch", "--for", os.fspath(wanted), *(["--base", base] if base else [])]
+    words = ["ostate", "export", path, "--to", "torch", "--for", os.fsdecode(wanted), *(["--base", base] if base else [])]
     words += [*(["--groups", groups] if groups != "auto" else []), *more, "-o", "optimizer.pt"]
     return " && ".join(shlex.join(part) for part in (first, words) if part)
 

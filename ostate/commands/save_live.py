@@ -94,25 +94,25 @@ def save(optimizer: Optimizer, model: nn.Module, path: str | os.PathLike[str], *
     without = _without_state(optimizer, model) if rank == 0 else {}
     state = _named(optimizer, parameters, without)
     if not several:
-        return _write(state, Path(path), 1, 1, force)
+        return _write(state, Path(os.fsdecode(path)), 1, 1, force)
     problem = ""
     if rank < writers:
         try:
-            _write(state, Path(path), rank + 1, writers, force)
+            _write(state, Path(os.fsdecode(path)), rank + 1, writers, force)
         except OstateError as error:
             problem = str(error)
     problem = _worst(problem)
-    result = os.fspath(path)
+    result = os.fsdecode(path)
     if not problem and writers > 1:
-        result = str(index_path(Path(path)))
+        result = str(index_path(Path(os.fsdecode(path))))
         if rank == 0:
             try:
-                write_index(path, [str(shard_path(Path(path), number, writers)) for number in range(1, writers + 1)], force=force)
+                write_index(path, [str(shard_path(Path(os.fsdecode(path)), number, writers)) for number in range(1, writers + 1)], force=force)
             except OstateError as error:
                 problem = str(error)
         problem = _worst(problem)
     if problem:
-        raise StoreError(f"saving failed on a rank: {problem}", where=os.fspath(path), fix="mend what that rank says, and save again")
+        raise StoreError(f"saving failed on a rank: {problem}", where=os.fsdecode(path), fix="mend what that rank says, and save again")
     return result
 
 

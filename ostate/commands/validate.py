@@ -50,7 +50,7 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Call
     found = validating.validate(path)
     if any(finding.severity == "error" for finding in found):
         found = validating.validate(path, deep) if deep else found
-        return Validation(path=os.fspath(path), deep=deep, state=None, findings=tuple(found))
+        return Validation(path=os.fsdecode(path), deep=deep, state=None, findings=tuple(found))
     state = store.load(path)
     found += checks.structure(as_raw(state)._replace(findings=()))
     if deep:
@@ -61,9 +61,9 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Call
             announce(lambda: stored_bytes(digested))
             judged = judging.judged(digested)  # first, since that is what reads the bytes
         if broken := damaged():
-            return Validation(path=os.fspath(path), deep=deep, state=None, findings=tuple(broken))
+            return Validation(path=os.fsdecode(path), deep=deep, state=None, findings=tuple(broken))
         found += judged
-    return Validation(path=os.fspath(path), deep=deep, state=state, findings=tuple(found))
+    return Validation(path=os.fsdecode(path), deep=deep, state=state, findings=tuple(found))
 
 
 def as_document(done: Validation) -> dict[str, Any]:

@@ -43,14 +43,14 @@ def check_target(out: str | os.PathLike[str], *, force: bool = False, inputs: Se
     Raises:
         StoreError: it exists, is a folder or an input, or its folder is missing.
     """
-    target = Path(out)
-    refuse_targets([target], [os.fspath(path) for path in inputs if path is not None], force=force)
+    target = Path(os.fsdecode(out))
+    refuse_targets([target], [os.fsdecode(path) for path in inputs if path is not None], force=force)
     if not target.parent.is_dir():
         raise StoreError("the target folder does not exist", where=str(target.parent), fix="make the folder first: mkdir -p")
 
 
 def refuse_targets(targets: Sequence[Path], sources: Sequence[str], *, force: bool) -> None:
-    """Refuse outputs that are folders, inputs, or there already.
+    """Refuse outputs that are folders, devices, pipes, inputs, or there already.
 
     Raises:
         StoreError: one of them is.
@@ -58,11 +58,22 @@ def refuse_targets(targets: Sequence[Path], sources: Sequence[str], *, force: bo
     for target in targets:
         if os.path.isdir(target):
             raise StoreError("the output is a folder", where=str(target), fix="pass a file name, e.g. lora.ostate.safetensors")
+        refuse_special(target)
         there = os.path.exists(target)
         if there and any(_same(target, source) for source in sources):
             raise StoreError(INPUT, where=str(target), fix="choose another output name")
         if (there or os.path.islink(target)) and not force:
             raise StoreError("the output exists already", where=str(target), fix="pass --force to replace it, or choose another name")
+
+
+def refuse_special(target: Path) -> None:
+    """Refuse an output that is a device, a pipe or a socket: renaming a file onto `/dev/null` would replace it, for everybody.
+
+    Raises:
+        StoreError: it is.
+    """
+    if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
+        raise StoreError("the output is a device, a pipe or a socket", where=str(target), fix="pass another name")
 
 
 def refuse_inputs(targets: Sequence[Path], inputs: Iterable[str]) -> None:

@@ -42,8 +42,6 @@ _recorders: list[dict[str, None]] = []
 """Each keeps the paths that are read while it stands here."""
 _local: OrderedDict[str, tuple[int, tuple[int, int]]] = OrderedDict()
 """Path -> (descriptor, which file it is)."""
-
-
 _CLOSED = -1
 
 
@@ -238,8 +236,7 @@ def _read_local(path: str, offset: int, length: int) -> bytes:
         if not piece:
             break
         pieces.append(piece)
-        offset += len(piece)
-        length -= len(piece)
+        offset, length = offset + len(piece), length - len(piece)
     _let_go(path)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -267,6 +264,19 @@ def _descriptor(path: str, *, on: bool = False) -> int:
     return descriptor
 
 
+def close_kept() -> None:
+    """Close the files that are kept open between reads, so that others may be opened; each is remembered, and opened again where it is read."""
+    for path in _local:
+        _let_go(path, all_systems=True)
+
+
+def _let_go(path: str, *, all_systems: bool = False) -> None:
+    """Close the file again where an open file cannot be replaced (Windows); remember which it was."""
+    if path in _local and (all_systems or not system.KEEPS_OPEN):
+        _close(_local[path][0])
+        _local[path] = (_CLOSED, _local[path][1])
+
+
 def _despite_stale(path: str, descriptor: int, read: Callable[[int, _Wanted, int], _Read], wanted: _Wanted, offset: int) -> _Read:
     """Read; where the server of a network disk has forgotten the handle (ESTALE), open the same file once more and read again.
 
@@ -291,14 +301,6 @@ def _despite_stale(path: str, descriptor: int, read: Callable[[int, _Wanted, int
 def _close(descriptor: int) -> None:
     if descriptor != _CLOSED:
         os.close(descriptor)
-
-
-def _let_go(path: str) -> None:
-    """Close the file again where an open file cannot be replaced (Windows); remember which it was."""
-    if not system.KEEPS_OPEN and path in _local:
-        descriptor, identity = _local[path]
-        _close(descriptor)
-        _local[path] = (_CLOSED, identity)
 
 
 class _Object:

@@ -72,9 +72,9 @@ def target_of(state: NamedState, wanted: Wanted, *, grouping: Grouping = "auto",
     if hasattr(wanted, "named_parameters"):
         rows = _of_model(cast("torch.nn.Module", wanted))
         return _grouped(rows, grouping, {}, None, state)
-    if not isinstance(wanted, (str, os.PathLike)):
+    if not isinstance(wanted, (str, bytes, os.PathLike)):
         return _of_lists(wanted, grouping, state, {})
-    path = os.fspath(wanted)
+    path = os.fsdecode(wanted)
     if path.endswith((".json", ".txt")) and not path.endswith("adapter_config.json"):
         return _of_lists(read_names(path, error=ExportError), grouping, state, read_shapes(path, error=ExportError))
     adapter = adapters.read_adapter(path)

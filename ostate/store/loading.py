@@ -37,7 +37,7 @@ def load(path: str | os.PathLike[str], *, wrap: Wrap | None = None) -> NamedStat
         ReadError: no such file.
         StoreError: not a sound named file.
     """
-    heads = open_heads(find(os.fspath(path)))
+    heads = open_heads(find(os.fsdecode(path)))
     parts = []
     for head in heads:
         rows = parsed(head)
@@ -46,7 +46,7 @@ def load(path: str | os.PathLike[str], *, wrap: Wrap | None = None) -> NamedStat
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             fix = "see `ostate validate`"
             raise StoreError(f"the manifest does not fit the tensors: {type(error).__name__} {error}", where=head.path, fix=fix) from error
-    return parts[0] if len(parts) == 1 else _joined(parts, os.fspath(path))
+    return parts[0] if len(parts) == 1 else _joined(parts, os.fsdecode(path))
 
 
 def find(path: str) -> str:

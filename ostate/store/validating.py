@@ -35,7 +35,7 @@ def validate(path: str | os.PathLike[str], deep: bool = False) -> list[Finding]:
         ReadError: no such file.
         StoreError: a folder without one named state.
     """
-    place = find(os.fspath(path))
+    place = find(os.fsdecode(path))
     try:
         heads = open_heads(place)
         manifests = [parsed(head) for head in heads]

@@ -75,7 +75,7 @@ def write(
         StoreError: the output exists, is an input, or cannot be written; a source changed meanwhile.
         ReadError: a source cannot be read.
     """
-    target = Path(out)
+    target = Path(os.fsdecode(out))
     check_names(state)
     shards = cut(state, keep=keep_dtype, shard_bytes=max_shard_bytes)
     paths = [shard_path(target, index + 1, len(shards)) for index in range(len(shards))]
@@ -195,7 +195,7 @@ def write_index(out: str | os.PathLike[str], files: Sequence[str], *, force: boo
     Raises:
         StoreError: it exists, or a file is no part of a named state.
     """
-    index = index_path(Path(out))
+    index = index_path(Path(os.fsdecode(out)))
     text = index_text([(Path(file).name, header.read(file)) for file in files])
     temporary = beside(index)
     try:
