@@ -78,9 +78,9 @@ def fit_densities(tables: Tables, paths: Paths, match: Match) -> FittedDensities
             spread = np.where(pair.spread > 0, pair.spread, np.nan)  # a module that never trained tells nothing of the others
             projection.split(pair.cosine / spread, rows, columns)
             magnitude.split(np.log(spread * np.sqrt(pair.numel)), rows, columns)
-    for each in zero_scores(tables, match):
+    for each in zero_scores(tables, paths, match):
         balance.setdefault(each.pair.rank, _Sample()).split(_trained(each, zero_columns=True), *each.cells(), only_off=True)
-    for sample, candidates in ((balance, projected_scores(tables, match)), (path, path_scores(tables, paths, match))):
+    for sample, candidates in ((balance, projected_scores(tables, paths, match)), (path, path_scores(tables, paths, match))):
         for each in candidates:
             rows, columns = each.cells()
             if rows:
@@ -142,26 +142,26 @@ def other_ratios(tables: Tables, paths: Paths, match: Match, now: FittedDensitie
         for each in path_scores(tables, paths, match):
             if each.pair.rank in now.path:
                 yield each, log_ratio(each.values, now.path[each.pair.rank])
-    for each in projected_scores(tables, match):
+    for each in projected_scores(tables, paths, match):
         if each.pair.rank in now.balance and not (each.pair.rank in now.path and has_paths(each.pair)):
             yield each, log_ratio(each.values, now.balance[each.pair.rank])
 
 
-def projected_scores(tables: Tables, match: Match) -> Iterator[CandidateScores]:
+def projected_scores(tables: Tables, paths: Paths, match: Match) -> Iterator[CandidateScores]:
     """Yield drift-corrected balance at every position of the other factors, for the modules whose zero factor has a place."""
     for pair in tables.pairs if tables.balanced else ():
         held = [(row, pair.zero_at[match[module.zero]], module.other) for row, module in enumerate(pair.modules) if module.zero in match]
         if held:
-            values = _held_residuals(pair, [(row, column) for row, column, _ in held], zero_held=True)
+            values = _held_residuals(paths, pair, [(row, column) for row, column, _ in held], zero_held=True)
             yield CandidateScores(pair, [row for row, _, _ in held], [_place(pair.other_at, key, match) for _, _, key in held], values)
 
 
-def zero_scores(tables: Tables, match: Match) -> Iterator[CandidateScores]:
+def zero_scores(tables: Tables, paths: Paths, match: Match) -> Iterator[CandidateScores]:
     """Yield drift-corrected balance at every position of the zero factors, for the modules whose other factor has a place."""
     for pair in tables.pairs if tables.balanced else ():
         held = [(row, pair.other_at[match[module.other]], module.zero) for row, module in enumerate(pair.modules) if module.other in match]
         if held:
-            values = _held_residuals(pair, [(row, column) for row, column, _ in held], zero_held=False)
+            values = _held_residuals(paths, pair, [(row, column) for row, column, _ in held], zero_held=False)
             yield CandidateScores(pair, [row for row, _, _ in held], [_place(pair.zero_at, key, match) for _, _, key in held], values)
 
 
@@ -196,9 +196,11 @@ _TOGETHER = 1 << 20
 """Numbers of a table that are compared at a time."""
 
 
-def _held_residuals(pair: PairClass, held: Sequence[tuple[int, int]], *, zero_held: bool) -> Array:
+def _held_residuals(paths: Paths, pair: PairClass, held: Sequence[tuple[int, int]], *, zero_held: bool) -> Array:
     """Return drift-corrected balance of modules (row, column that one factor is held at) with every position of the other factor."""
-    new = [each for each in held if (*each, zero_held) not in pair.known]
+    known = paths.balance
+    keys = [(pair.modules[row].zero, column, zero_held) for row, column in held]
+    new = [each for each, key in zip(held, keys) if key not in known]
     places = pair.other_positions if zero_held else pair.zero_positions
     step = max(1, _TOGETHER // (len(places) * pair.left.shape[-1] + 1))
     for at in range(0, len(new), step):
@@ -210,8 +212,8 @@ def _held_residuals(pair: PairClass, held: Sequence[tuple[int, int]], *, zero_he
             left, right = pair.left[rows], pair.right[rows, columns][:, None]
             drifts = pair.zero_drift[None], pair.other_drift[columns][:, None]
         values = statistics.balance(left, right, *(drifts if pair.rank > PLAIN_RANK else ()))
-        pair.known.update({(row, column, zero_held): value for row, column, value in zip(rows, columns, values)})
-    return np.stack([pair.known[row, column, zero_held] for row, column in held])
+        known.update({(pair.modules[row].zero, column, zero_held): value for row, column, value in zip(rows, columns, values)})
+    return np.stack([known[key] for key in keys])
 
 
 def residual(pair: PairClass, rows: int | Array, zero: Sequence[int] | NDArray[np.intp], other: Sequence[int] | NDArray[np.intp]) -> Array:

@@ -196,7 +196,10 @@ def _elsewhere(tables: Tables, pair: PairClass, rows: Sequence[int], match: Matc
 def _chances(tables: Tables, paths: Paths, match: Match, now: FittedDensities) -> dict[str, float]:
     """Return, by key of the other factor, the chance that an unrelated pair balances as well; of two densities the better, at the price of two."""
     found: dict[str, float] = {}
-    for candidates, densities in ((projected_scores(tables, match), now.balance), (path_scores(tables, paths, match) if now.path else (), now.path)):
+    for candidates, densities in (
+        (projected_scores(tables, paths, match), now.balance),
+        (path_scores(tables, paths, match) if now.path else (), now.path),
+    ):
         for each in candidates:
             density = densities.get(each.pair.rank)
             for row, matched, values in zip(each.rows, each.matched, each.values) if density is not None else ():

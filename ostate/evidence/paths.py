@@ -34,13 +34,15 @@ _RIDGE = 1e-4
 
 @dataclass(slots=True)
 class Paths:
-    """Features of (module, position of its zero factor), kept once computed."""
+    """What a search for an order computes and asks for again: features of (module, position of its zero factor), residuals."""
 
     reader: MomentReader
     displaced: bool
     precomputed: Mapping[tuple[str, int], Array] = field(default_factory=dict)
     """What was computed while the tensors were read."""
     known: dict[tuple[str, int], Array] = field(default_factory=dict)
+    balance: dict[tuple[str, int, bool], Array] = field(default_factory=dict)
+    """Drift-corrected balance of (a module's zero key, column that one factor is held at, True where that is the zero factor)."""
     last: tuple[Mapping[str, int], list[tuple[Held, Array]]] | None = None
     """The order that was looked at last, and its residuals class by class."""
 

@@ -43,12 +43,12 @@ ALONE_LOG_RATIO = -14.0
 def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mapping[int, str]) -> tuple[Match, FittedDensities]:
     """Return the best order found and its densities: from displacement, from the claim, and from balance alone where that is not enough."""
     starts = [claimed] if claimed else []
-    displaced = _complete(tables, _by_displacement(tables), fixed)
+    displaced = _complete(tables, paths, _by_displacement(tables), fixed)
     starts += [displaced] if displaced != claimed or not starts else []
     ends = [improve(tables, paths, start, fixed) for start in starts]
     best = max(ends, key=lambda end: total(tables, paths, *end)) if len(ends) > 1 else ends[0]
     if tables.balanced and _unsettled(tables, paths, *best):
-        other = improve(tables, paths, _complete(tables, _by_balance(tables), fixed), fixed)
+        other = improve(tables, paths, _complete(tables, paths, _by_balance(tables), fixed), fixed)
         best = max([best, other], key=lambda end: total(tables, paths, *end))
     return best
 
@@ -104,7 +104,7 @@ def single_scores(tables: Tables, paths: Paths, match: Match, now: FittedDensiti
             scores.put(module.zero, moved[row])
             if module.zero not in match:
                 scores.put(module.other, np.full(len(pair.other_positions), ALONE_LOG_RATIO))
-    for each in zero_scores(tables, match):
+    for each in zero_scores(tables, paths, match):
         density = now.balance.get(each.pair.rank)
         if density is not None and density.is_informative:
             for row, ratio in zip(each.rows, log_ratio(each.values, density)):
@@ -185,13 +185,13 @@ def _likely(pair: PairClass, row: int) -> tuple[NDArray[np.intp], NDArray[np.int
     return zero, other
 
 
-def _complete(tables: Tables, scores: Scores, fixed: Mapping[int, str]) -> Match:
+def _complete(tables: Tables, paths: Paths, scores: Scores, fixed: Mapping[int, str]) -> Match:
     """Return the assignment of the scores, then the other factors by balance with the zero factors found."""
     match = scores.assign(fixed)
     for module in (module for pair in tables.pairs for module in pair.modules):
         if module.zero in match:
             scores.hold(module.zero, match[module.zero])
-    for each in projected_scores(tables, match):
+    for each in projected_scores(tables, paths, match):
         for row, values in zip(each.rows, each.values):
             scores.put(each.pair.modules[row].other, values)
     for pair in tables.pairs:

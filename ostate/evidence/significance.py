@@ -85,7 +85,7 @@ def balance_level(tables: Tables, paths: Paths, match: Match, *, late: bool, cho
     With `chosen` the zero factors' places were sought by balance too: each drawn value is then the best of as many as there are places.
     """
     powerful = False
-    for candidates in (path_scores(tables, paths, match), projected_scores(tables, match)):
+    for candidates in (path_scores(tables, paths, match), projected_scores(tables, paths, match)):
         level = _balance_level(candidates, late=late, chosen=chosen)
         if level.significant:
             return level

@@ -104,7 +104,7 @@ class Candidates:
 def level(*candidates: Candidates, late: bool = True, chosen: bool = False, paths: tuple[Candidates, ...] = ()):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(significance, "path_scores", lambda tables, paths, match: paths)
-        patch.setattr(significance, "projected_scores", lambda tables, match: candidates)
+        patch.setattr(significance, "projected_scores", lambda tables, paths, match: candidates)
         return balance_level(None, paths, None, late=late, chosen=chosen)
 
 

@@ -59,8 +59,6 @@ class PairClass:
     moved_spread: Array | None
     width: int
     """Columns of the zero factor: blocks * rank."""
-    known: dict[tuple[int, int, bool], Array] = field(default_factory=dict)
-    """Residuals once computed: (module, column that a factor is held at, True where that is the zero factor)."""
     unit: float = 1.0
     """What the first moments were multiplied with, so that squares stay within float32."""
     zero_at: Mapping[int, int] = field(default_factory=dict)

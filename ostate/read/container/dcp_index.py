@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeGuard
 
@@ -69,8 +69,6 @@ class Index:
     folder: str
     items: Mapping[str, DcpItem]
     files: tuple[SourceFile, ...]
-    objects: dict[bytes, Any] = field(default_factory=dict)
-    """Objects already unpickled, by their bytes: hyperparameters repeat for every parameter."""
 
 
 def read_index(folder: str) -> Index:
@@ -303,17 +301,23 @@ def _described(stored: Any) -> str:
     return f"a {stored.dtype} tensor of shape {stored.shape}" if isinstance(stored, TensorRef) else f"a {type(stored).__name__}"
 
 
-def value(index: Index, item: DcpItem) -> Any:
-    """Return a Python object of the checkpoint, as plain data.
+class Objects:
+    """The Python objects of a checkpoint, each pickle read once: hyperparameters repeat for every parameter."""
 
-    Raises:
-        ReadError: its blob is damaged.
-        UnsafePickle: it asks for a class outside the allow-list.
-    """
-    if not item.blobs:
-        return None
-    blob = item.blobs[0]
-    raw = read_at(blob.file, blob.offset, blob.length)
-    if raw not in index.objects:
-        index.objects[raw] = load(blob.file, start=blob.offset, length=blob.length).value
-    return index.objects[raw]
+    def __init__(self) -> None:
+        self._by_pickle: dict[bytes, Any] = {}
+
+    def value(self, item: DcpItem) -> Any:
+        """Return an object as plain data; None where the files hold none.
+
+        Raises:
+            ReadError: its blob is damaged.
+            UnsafePickle: it asks for a class outside the allow-list.
+        """
+        if not item.blobs:
+            return None
+        blob = item.blobs[0]
+        raw = read_at(blob.file, blob.offset, blob.length)
+        if raw not in self._by_pickle:
+            self._by_pickle[raw] = load(blob.file, start=blob.offset, length=blob.length).value
+        return self._by_pickle[raw]

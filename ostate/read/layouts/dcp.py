@@ -20,7 +20,7 @@ from ostate.errors import ReadError, UnknownFormat
 from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import Deferred, assemble
-from ..container.dcp_index import METADATA, DcpItem, Index, raw_index, read_index, tensor, tensor_or_packed, value
+from ..container.dcp_index import METADATA, DcpItem, Index, Objects, raw_index, read_index, tensor, tensor_or_packed
 from ..hyper import MOST_ITEMS, plain_hyper
 from ..parts import OptimizerPart, joined, stages
 from ..pickle.records import Inert
@@ -71,7 +71,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     found = _with_moments({root: one for root, one in optimizers_of(index.items.values()).items() if one.state})
     in_parts = stages(found, folder)
     root = in_parts[0].rpartition(".")[0] if in_parts else _choose(list(found), optimizer, folder)
-    whole = [_part(index, found[place]) for place in in_parts or [root]]
+    whole = [_part(found[place]) for place in in_parts or [root]]
     state, groups = joined(whole) if in_parts else whole[0]
     integers = all(isinstance(key, int) for key in state)
     names = {key for key in state if isinstance(key, str)}
@@ -101,18 +101,19 @@ def others(folder: str, root: str) -> dict[str, Any]:
         raise ReadError("not a distributed checkpoint: no .metadata", where=folder, fix="pass the folder in which .metadata lies")
     index = read_index(folder)
     own = (f"{root}.state.", f"{root}.param_groups.")
-    found = {key: tensor(item) if item.dtype else value(index, item) for key, item in index.items.items() if not key.startswith(own)}
+    objects = Objects()
+    found = {key: tensor(item) if item.dtype else objects.value(item) for key, item in index.items.items() if not key.startswith(own)}
     for key, one in found.items():
         if isinstance(one, Inert):
             raise ReadError(f"{key} is a {one.name}, not plain data", where=folder, fix="leave --rest out, and copy this entry in your program")
     return found
 
 
-def _part(index: Index, one: DcpOptimizer) -> OptimizerPart:
+def _part(one: DcpOptimizer) -> OptimizerPart:
     """Return one optimizer: entries by id or name, and its groups."""
     integers = not one.state or positions_in(one.state) is not None
     state = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
-    return OptimizerPart(state, _groups(index, one, list(state), integers))
+    return OptimizerPart(state, _groups(one, list(state), integers))
 
 
 def _key(key: str, integers: bool) -> Key:
@@ -214,9 +215,10 @@ def _nested(leaves: Mapping[tuple[Any, ...], DcpItem]) -> dict[str, object]:
     return entry
 
 
-def _groups(index: Index, one: DcpOptimizer, keys: list[Key], integers: bool) -> list[dict[str, Any]]:
+def _groups(one: DcpOptimizer, keys: list[Key], integers: bool) -> list[dict[str, Any]]:
     """Return `param_groups` with `params`: as stored, or for a flattened dict parameters of equal hyperparameters together."""
-    stored = {group: {name: value(index, item) for name, item in items.items() if item.dtype is None} for group, items in one.groups.items()}
+    objects = Objects()
+    stored = {group: {name: objects.value(item) for name, item in items.items() if item.dtype is None} for group, items in one.groups.items()}
     for group, items in one.groups.items():
         stored[group].update({name: _number(tensor(item)) for name, item in items.items() if item.dtype is not None})
     if not stored:

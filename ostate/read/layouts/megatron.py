@@ -20,7 +20,7 @@ from ostate.core.tensors import Slot
 from ostate.errors import ReadError
 
 from ..assemble import Deferred, assemble
-from ..container.dcp_index import DcpItem, Index, tensor, value
+from ..container.dcp_index import DcpItem, Index, Objects, tensor
 from ..container.torchsave import load
 from ..hyper import plain_hyper
 from ..state_dict import NO_OPTIMIZER, Key
@@ -120,9 +120,10 @@ def _hyper(index: Index) -> tuple[dict[str, Any], list[Finding]]:
 
 
 def _param_groups(index: Index) -> Iterator[dict[str, Any]]:
+    objects = Objects()
     for item in index.items.values():
         if item.dtype is None and "param_groups" in item.key and item.blobs:
-            yield from _dicts(_bounded(value(index, item), index))
+            yield from _dicts(_bounded(objects.value(item), index))
     common = os.path.join(index.folder, "common.pt")
     if is_file(common):
         yield from _dicts(
