@@ -42,7 +42,7 @@ class _Tried(NamedTuple):
         return frozenset(name for name in self.order.names if name is not None)
 
 
-def settle(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Ordering]:
+def choose(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Ordering]:
     """Return the adapter that goes with the state and the order it gives.
 
     One candidate is taken as it is. Several are all compared with the numbers: the one that explains more positions is taken; of those that

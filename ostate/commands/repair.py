@@ -225,7 +225,7 @@ def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[Raw
 def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
     """Return the adapter that goes with the state, and the names that stand with it, or refuse."""
     try:
-        return choosing.settle(found, lambda adapter: order_of(raw, adapter, options, near=found.seen))
+        return choosing.choose(found, lambda adapter: order_of(raw, adapter, options, near=found.seen))
     except Ambiguous as error:
         raise choosing.with_misfit(error, raw, found) from None
 

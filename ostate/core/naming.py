@@ -364,7 +364,7 @@ def positions_of(state: NamedState) -> dict[str, int]:
 
 
 class Moved(NamedTuple):
-    """What training moved, told by the weights' values: where the optimizer holds a part of a model, which part."""
+    """What training moved, by the weights' values: where the optimizer holds a part of a model, which part."""
 
     moved: frozenset[str] = frozenset()
     """Keys of tensors that differ from where they started."""

@@ -111,7 +111,7 @@ def read_ahead(descriptor: int, offset: int) -> None:
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Ask for the room of a new file at once, where the file system can: a full disk is told before a byte is written, and writing costs less.
+    """Ask for the room of a new file at once, where the file system can: a full disk is an error before a byte is written, and writing costs less.
 
     Through Linux's own `fallocate(2)`: `os.posix_fallocate` writes into every block of a file system that has none, a slow one over a network.
     Nothing elsewhere.
@@ -181,7 +181,7 @@ def rename_new(path: str | os.PathLike[str], final: str | os.PathLike[str]) -> N
 
 
 def folds_case(folder: str | os.PathLike[str]) -> bool:
-    """True where `A` and `a` are one file in this folder, as macOS and Windows have it unless told otherwise."""
+    """True where `A` and `a` are one file in this folder, as macOS and Windows have it unless set otherwise."""
     probe = os.path.join(folder, f".ostate-{os.getpid()}-{os.urandom(4).hex()}-case")
     try:
         os.close(open_new(probe))

@@ -54,7 +54,7 @@ class Ranked(NamedTuple):
     """Values that balance has over the group: half its elements where g and -g are the same to it; 0 where only one of the two was asked."""
     sign_rank: int = 0
     """The same by displacement alone, among the elements that change signs and mix nothing: a group of its own, so its rank is uniform too.
-    Early in a run gradients have few directions, so that latent dimensions look alike and balance lags behind; their signs are still told."""
+    Early in a run gradients have few directions, so that latent dimensions look alike and balance lags behind; their signs still show."""
     sign_size: int = 0
     """Elements of that group; 0 where displacement was not asked, or nothing else."""
 

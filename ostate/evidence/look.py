@@ -140,7 +140,7 @@ def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers |
     kept = min(rank, unit.most) if unit.blocks == 1 else rank
     direction, decay = direction_of(source, entry), source.decay(entry)
     buffers = buffers or Buffers()
-    sums = _Sums(unit.blocks, kept // 2 if unit.halved else kept, buffers, stored=stored is not None, decay=decay)
+    sums = _Accumulator(unit.blocks, kept // 2 if unit.halved else kept, buffers, stored=stored is not None, decay=decay)
     strip = max(1, source.strip // columns)
     cut = tall and unit.blocks == 1 and kept < rank == columns  # only the first columns are multiplied: of several strips at once
     together = max(strip, PIECE // kept) if cut else strip
@@ -302,7 +302,7 @@ def _room(part: Array, buffers: Buffers, number: int) -> Array:
 Fold = Callable[["Array"], "Array"]
 
 
-class _Sums:
+class _Accumulator:
     """Adds strips up."""
 
     def __init__(self, blocks: int, rank: int, buffers: Buffers, *, stored: bool, decay: float) -> None:

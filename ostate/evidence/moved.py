@@ -30,7 +30,7 @@ def moved(raw: RawState, weights: Adapter, start: Mapping[str, TensorRef] | None
     """Return which tensors moved since they started, and which did not.
 
     Args:
-        raw: the state, whose positions without any moment are told.
+        raw: the state; which of its positions have no moment at all is part of the question.
         weights: the whole model, saved with the state.
         start: the base model's weights or an earlier save's, by name; None: what the model's own values tell.
     """

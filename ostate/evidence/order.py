@@ -110,9 +110,9 @@ def _one_factor(places: Sequence[Place], looks: Looks) -> list[Weighed]:
     """
     pairs = [place for place in places if place.zero is not None and place.other is not None]
     residuals = {place: plain.residual for place, plain in zip(pairs, looks.plain(pairs))}
-    told = [place for place, residual in residuals.items() if np.isfinite(residual)]
-    fine = [all(one.size >= BALANCE_TOLD for one in each) for each in looks.ranked(told, "other")]
-    both = [place for place, enough in zip(told, fine) if enough]
+    finite = [place for place, residual in residuals.items() if np.isfinite(residual)]
+    fine = [all(one.size >= BALANCE_TOLD for one in each) for each in looks.ranked(finite, "other")]
+    both = [place for place, enough in zip(finite, fine) if enough]
     ranked = [one for each in looks.ranked(both, "other") for one in each]
     if sum(math.log10(one.size) for one in ranked) < BALANCE_MOST or np.median([residuals[place] for place in both]) < UNBALANCED:
         return []

@@ -19,10 +19,10 @@ def odds_against(scores: Array) -> Array:
     Every permutation is a set of cycles. With E_ij = exp(S_ij - S_ii), i != j, those that move row i hold a share of all permutations'
     weight that is at most the weight of the cycles through i, and so at most [(I - E)^-1]_ii - 1 where the powers of E fall.
 
-    Rows that the scores cannot tell apart, a block K, get infinity. Cycles of the others may pass through it, in at row b and out from row a.
+    Rows that the scores cannot distinguish, a block K, get infinity. Cycles of the others may pass through it, in at row b and out from row a.
     All ways from b to a weigh at most the sum of E_KK^l over l < |K|. And whatever K's rows do beside such a way, they would with row a in
     column b in its place, so that all ways together hold at most 1 / E_ab of all weight. K is replaced by the smaller of the two, pair by pair;
-    a row that is then led back to itself too often cannot be told apart either.
+    a row that is then led back to itself too often cannot be distinguished either.
     """
     edges = np.exp(np.clip(scores - np.diag(scores)[:, None], -60, 60))  # one that was cut at 60 makes a cycle of weight 1 or more: infinity
     np.fill_diagonal(edges, 0.0)

@@ -59,7 +59,7 @@ def likeness(vectors: Array, factors: Array) -> Array:
 
 
 def enough_rows(rows: int) -> bool:
-    """True when a profile has rows enough to be told from another."""
+    """True when a profile has rows enough to be distinguished from another."""
     return rows >= _LEAST_ROWS
 
 

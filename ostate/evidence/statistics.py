@@ -187,4 +187,4 @@ def _within(gram: Array, along: Array) -> Array:
 
 
 FLOOR = 1e-6
-"""Smallest residual told apart from zero."""
+"""Smallest residual that counts as above zero."""

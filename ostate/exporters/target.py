@@ -46,7 +46,7 @@ class Target:
     by_trainer: bool = False
     """True when the groups were cut by Trainer's rule unasked, since the state's own are."""
     names_alone: bool = False
-    """True where a person gave names and no shapes: a parameter that grew or shrank cannot be told from one that did not."""
+    """True where a person gave names and no shapes: a parameter that grew or shrank cannot be distinguished from one that did not."""
 
 
 def shapes_unknown(target: Target) -> Iterator[Finding]:
