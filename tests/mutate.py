@@ -134,7 +134,7 @@ class Reached:
         return found
 
 
-def forked(room: Path, work: Callable[[], int], seconds: float) -> int:
+def forked(checkout: Path, work: Callable[[], int], seconds: float) -> int:
     """Run `work` in a fork that sees the copy in place of the tree; return its exit code, -1 when it took too long."""
     child = os.fork()
     if child == 0:
@@ -145,10 +145,10 @@ def forked(room: Path, work: Callable[[], int], seconds: float) -> int:
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
         for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "ostate")]:
             del sys.modules[name]
-        sys.path.insert(0, str(room))
-        os.environ["PYTHONPATH"] = str(room)
+        sys.path.insert(0, str(checkout))
+        os.environ["PYTHONPATH"] = str(checkout)
         sys.dont_write_bytecode = True
-        os.chdir(room)
+        os.chdir(checkout)
         code = 70
         try:
             code = int(work())
@@ -168,27 +168,27 @@ def forked(room: Path, work: Callable[[], int], seconds: float) -> int:
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout", "0"]
 
 
-def baseline(room: Path, files: list[Path], tests: list[str]) -> tuple[dict[str, dict[str, list[str]]], dict[str, float]]:
+def baseline(checkout: Path, files: list[Path], tests: list[str]) -> tuple[dict[str, dict[str, list[str]]], dict[str, float]]:
     """Run the tests once, traced. Returns file -> line -> tests, and test -> seconds."""
-    notes = room / "reached.json"
+    notes = checkout / "reached.json"
 
     def work() -> int:
-        seen = Reached([room / file for file in files])
+        seen = Reached([checkout / file for file in files])
         seen.start()
         code = pytest.main([*OPTIONS, *tests], plugins=[seen])
         notes.write_text(json.dumps([seen.tests_of(), seen.seconds]))
         return int(code)
 
-    code = forked(room, work, 3600)
+    code = forked(checkout, work, 3600)
     if code:
         sys.exit(f"the tests fail unchanged, with exit code {code}: {' '.join(tests)}")
     lines, seconds = json.loads(notes.read_text())
     return lines, seconds
 
 
-def mutate(room: Path, file: Path, lines: dict[str, list[str]], seconds: dict[str, float], asked: argparse.Namespace) -> None:
+def mutate(checkout: Path, file: Path, lines: dict[str, list[str]], seconds: dict[str, float], asked: argparse.Namespace) -> None:
     """Try the mutants of one file until the time is over."""
-    source = (room / file).read_text()
+    source = (checkout / file).read_text()
     tree = ast.parse(source)
     every = changes(tree)
     print(f"{file}: {len(every)} mutants; {len({t for ts in lines.values() for t in ts})} of {len(seconds)} tests reach it", flush=True)
@@ -198,17 +198,17 @@ def mutate(room: Path, file: Path, lines: dict[str, list[str]], seconds: dict[st
         if time.monotonic() > ends:
             break
         text, line, now = changed(tree, at, kind)
-        (room / file).write_text(text)
+        (checkout / file).write_text(text)
         chosen = lines.get(str(line), [])
         patience = PATIENCE + 10 * sum(map(seconds.__getitem__, chosen))
-        survived = not chosen or forked(room, lambda chosen=chosen: pytest.main(["-x", *OPTIONS, *chosen]), patience) == 0
+        survived = not chosen or forked(checkout, lambda chosen=chosen: pytest.main(["-x", *OPTIONS, *chosen]), patience) == 0
         if survived and asked.then:
-            survived = forked(room, lambda: pytest.main(["-x", *OPTIONS, *asked.then]), 1800) == 0
+            survived = forked(checkout, lambda: pytest.main(["-x", *OPTIONS, *asked.then]), 1800) == 0
         tried, alive = tried + 1, alive + survived
         if survived:
             how = f"past {len(chosen)} tests" if chosen else "reached by none"
             print(f"survived {file}:{line} {kind}, {how}: {source.splitlines()[line - 1].strip()}  ->  {now}", flush=True)
-    (room / file).write_text(source)
+    (checkout / file).write_text(source)
     print(f"{file}: {tried} of {len(every)} mutants tried, {tried - alive} killed, {alive} survived", flush=True)
 
 
@@ -228,10 +228,10 @@ def main() -> None:
         for name in ("ostate", "schemas", "tests", "pyproject.toml"):
             place = shutil.copytree if (HERE / name).is_dir() else shutil.copy
             place(HERE / name, Path(folder) / name)
-        room = Path(folder).resolve()
-        lines, seconds = baseline(room, asked.files, asked.tests)
+        checkout = Path(folder).resolve()
+        lines, seconds = baseline(checkout, asked.files, asked.tests)
         for file in asked.files:
-            mutate(room, file, lines[str(room / file)], seconds, asked)
+            mutate(checkout, file, lines[str(checkout / file)], seconds, asked)
 
 
 if __name__ == "__main__":

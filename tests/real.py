@@ -43,26 +43,26 @@ class Case:
 def case(name: str, cases: Path = CASES) -> Case:
     """Return the case of that name, whichever folder of `cases` it lies in."""
     (meta_path,) = cases.glob(f"*/{name}.meta.json")
-    room = meta_path.parent
+    folder = meta_path.parent
     meta = json.loads(meta_path.read_text())
     files = meta["files"]
-    state = room / (files.get("optimizer") or files["state_path"])
-    base = room / f"{name}.base"
-    if room.name == "long":
-        base = room / "long_opt.base"
+    state = folder / (files.get("optimizer") or files["state_path"])
+    base = folder / f"{name}.base"
+    if folder.name == "long":
+        base = folder / "long_opt.base"
     return Case(
         name=name,
         state=state,
-        adapter=room / meta["adapter_file"] if meta.get("adapter_file") else None,
+        adapter=folder / meta["adapter_file"] if meta.get("adapter_file") else None,
         base=base if base.is_dir() else None,
         meta=meta,
-        truth=truth.read(room / f"{name}.truth.json"),
+        truth=truth.read(folder / f"{name}.truth.json"),
     )
 
 
-def names(room: str) -> list[str]:
+def names(kind: str) -> list[str]:
     """Return all case names of `one-process`, `long` or `distributed`."""
-    return sorted(path.name.removesuffix(".meta.json") for path in (CASES / room).glob("*.meta.json"))
+    return sorted(path.name.removesuffix(".meta.json") for path in (CASES / kind).glob("*.meta.json"))
 
 
 def sha256(values: np.ndarray) -> str:

@@ -258,14 +258,14 @@ def origin_of(case: real.Case) -> Origin:
     return {position: frozenset(names) for position, values in held if (names := by_digest.get(real.sha256(values)))}
 
 
-def copied(case: real.Case, room: Path) -> Job:
+def copied(case: real.Case, root: Path) -> Job:
     """Copy the checkpoint's folder and its adapter."""
     top = case.state if case.state.is_dir() else case.state.parent
-    home = Path(shutil.copytree(top, room / "state"))
+    home = Path(shutil.copytree(top, root / "state"))
     adapter = None
     if case.adapter is not None:
         inside = case.adapter.is_relative_to(top)
-        folder = home / case.adapter.relative_to(top).parent if inside else Path(shutil.copytree(case.adapter.parent, room / "adapter"))
+        folder = home / case.adapter.relative_to(top).parent if inside else Path(shutil.copytree(case.adapter.parent, root / "adapter"))
         adapter = str(folder / case.adapter.name)
     state = home if case.state.is_dir() else home / case.state.name
     options = Options(adapter=adapter, base=str(case.base) if case.base else None)
@@ -325,7 +325,7 @@ def entries_exchanged(job: Job, chance: random.Random) -> Callable[[RawState], R
     return change
 
 
-def heard(job: Job, out: Path) -> tuple[str, list[str], list[str]]:
+def verdict_of(job: Job, out: Path) -> tuple[str, list[str], list[str]]:
     """Repair it. Returns the verdict, names that are wrong, and those of them that the file lists as undecided."""
     done = program.repair(str(job.state), str(out), options=job.options)
     state = ostate.load(out)
@@ -347,15 +347,15 @@ def once(case: real.Case, key: int, everything: list[real.Case]) -> tuple[str, s
     """Damage a copy as `key` says and repair it. Returns what was done, the outcome, wrong names, and wrong names that are listed."""
     chance = random.Random(key)
     with tempfile.TemporaryDirectory() as folder:
-        room = Path(folder)
-        job = copied(case, room)
+        root = Path(folder)
+        job = copied(case, root)
         damage(job, chance, everything)
         change = entries_exchanged(job, chance)
         program.open_state = (lambda *a, **k: change(inspection.open_state(*a, **k))) if change else inspection.open_state
         try:
-            verdict, wrong, soft = heard(job, room / "out.safetensors")
+            verdict, wrong, soft = verdict_of(job, root / "out.safetensors")
         except OstateError as error:
-            left = [f"left behind: {path.name}" for path in room.iterdir() if path.name.startswith("out")]
+            left = [f"left behind: {path.name}" for path in root.iterdir() if path.name.startswith("out")]
             return job.what, f"refused: {type(error).__name__}", left, []
         except Exception as error:  # noqa: BLE001  (whatever comes out is the finding)
             traceback.print_exc()
@@ -366,7 +366,7 @@ def once(case: real.Case, key: int, everything: list[real.Case]) -> tuple[str, s
 def soak(minutes: float, seed: int, only: list[str], key: int | None) -> int:
     """Run until the time is over; print what happened; return the number of critical findings."""
     chance = random.Random(seed)
-    everything = [real.case(name) for room in ("one-process", "long", "distributed") for name in real.names(room)]
+    everything = [real.case(name) for kind in ("one-process", "long", "distributed") for name in real.names(kind)]
     cases = [case for case in everything if not only or case.name in only]
     tally: collections.Counter[str] = collections.Counter()
     critical = listed = 0

@@ -27,7 +27,7 @@ PARTIAL = {
     "lit_single": 12,
     "trainer_ddp": 12,
 }
-ROOMS = [(room, name) for room in ("one-process", "long", "distributed") for name in real.names(room)]
+CASES = [(kind, name) for kind in ("one-process", "long", "distributed") for name in real.names(kind)]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def outcome(case: real.Case, out: str, options: Options | None = None) -> Outcom
     return Outcome(done, None, tuple(sorted(set(wrong))), tuple(sorted(set(truth) - set(state.parameters))))
 
 
-@pytest.mark.parametrize("name", [name for _, name in ROOMS])
+@pytest.mark.parametrize("name", [name for _, name in CASES])
 def test_a_real_checkpoint_is_named_right_or_refused(name, tmp_path):
     case = real.case(name)
     seen = outcome(case, str(tmp_path / "named.safetensors"))

@@ -203,13 +203,13 @@ def test_a_command_imports_what_it_needs(command, tmp_path):
         assert len(modules) < 230
 
 
-@pytest.mark.parametrize(("wish", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2"}, 2)], ids=["nobody-asked", "two-asked-for"])
-def test_the_program_multiplies_in_one_thread_where_nobody_asked_for_more(tmp_path, wish, threads):
+@pytest.mark.parametrize(("asked", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2"}, 2)], ids=["nobody-asked", "two-asked-for"])
+def test_the_program_multiplies_in_one_thread_where_nobody_asked_for_more(tmp_path, asked, threads):
     folder = checkpoint(tmp_path / "run", layers=6)
     script = "import os, atexit\natexit.register(lambda: print(len(os.listdir('/proc/self/task'))))\nfrom ostate.cli import run\nrun()"
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
     done = subprocess.run(
-        [sys.executable, "-c", script, "-q", "verify", str(folder)], capture_output=True, text=True, check=True, env={**environment, **wish}
+        [sys.executable, "-c", script, "-q", "verify", str(folder)], capture_output=True, text=True, check=True, env={**environment, **asked}
     )
     assert int(done.stdout.splitlines()[-1]) == min(threads, len(os.sched_getaffinity(0)))
 

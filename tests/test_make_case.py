@@ -72,8 +72,8 @@ def test_a_case_of_another_layout_is_the_folder_that_was_written(tmp_path):
 
 
 def test_every_case_has_the_one_form_of_truth():
-    for room in ("one-process", "long", "distributed"):
-        for name in real.names(room):
+    for kind in ("one-process", "long", "distributed"):
+        for name in real.names(kind):
             for row in real.case(name).truth:
                 assert {"name", "shape"} <= row.keys(), name
                 assert not truth.slots_of(row) or {"step", "betas", "eps"} <= row.keys(), name

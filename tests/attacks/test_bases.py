@@ -1,4 +1,4 @@
-"""A base model's configuration is a stranger's file too: whatever it asks for, the skeleton stands aside, soon and in little memory."""
+"""A base model's configuration may be anybody's file too: whatever it asks for, the model is not rebuilt, soon and in little memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What CI installs and may do: every file by its digest, no more rights than a job needs, nothing that a stranger's pull request could steer."""
+"""What CI installs and may do: every file by its digest, no more rights than a job needs, nothing that anybody's pull request could steer."""
 
 from __future__ import annotations
 

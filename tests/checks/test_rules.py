@@ -235,8 +235,8 @@ def test_a_healthy_state_of_any_optimizer_gets_no_warning(make, options, steps, 
 
 HEALTHY = [
     name
-    for room in ("one-process", "long")
-    for name in real.names(room)
+    for kind in ("one-process", "long")
+    for name in real.names(kind)
     if name not in {"all_params_sparse", "neg_truncated", "optim_adamw_bnb_8bit", "optim_adamw_torch_8bit"}
 ]
 

@@ -17,8 +17,8 @@ from ostate.core.state import Entry, Group, RawState
 from ostate.evidence.look import Source
 from ostate.evidence.looks import Looks, Place
 from ostate.evidence.methods import units_of
-from tests.evidence.numbers import Held
 from tests.evidence.small_runs import BETAS, EPS, Saved
+from tests.records import ArraySlot
 
 HIDDEN, UNITS, RANK = 12, 16, 4
 Tensors = dict[str, torch.Tensor]
@@ -237,13 +237,13 @@ def _step(params: Tensors, m: Tensors, v: Tensors, slopes: Iterable[torch.Tensor
 def _saved(method: str, number: int, params: Tensors, m: Tensors, v: Tensors, steps: int, rate: float) -> Saved:
     keys = tuple(f"base_model.model.model.{name}" if method else f"model.{name}" for name in params)
     one: Callable[[Mapping[str, torch.Tensor], str], np.ndarray] = lambda table, name: table[name][number].numpy().copy()  # noqa: E731
-    tensors = {key: Held(one(params, name)) for key, name in zip(keys, params)}
+    tensors = {key: ArraySlot(one(params, name)) for key, name in zip(keys, params)}
     entries = tuple(
         Entry(
             position=at,
             key=at,
             group=0,
-            slots={"exp_avg": Held(one(m, name)), "exp_avg_sq": Held(one(v, name))},
+            slots={"exp_avg": ArraySlot(one(m, name)), "exp_avg_sq": ArraySlot(one(v, name))},
             step=float(steps),
             shape=tensors[key].shape,
         )

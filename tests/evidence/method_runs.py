@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,10 @@ SILENT: dict[str, Callable[[], Any]] = {
 """Methods that no test applies to, and that say so."""
 
 
-def train(
-    folder: Path, config: Any, steps: Sequence[int], *, layers: int = 6, seed: int = 5, optimizer: Callable[..., Any] = torch.optim.AdamW
+def saved_steps(
+    folder: Path, model: Any, loss: Callable[..., Any], named: Mapping[str, Any], stepper: Any, steps: Sequence[int], seed: int
 ) -> Iterator[Path]:
-    """Train a method on a small Llama; yield the folder of each of `steps`, with adapter, optimizer.pt and names.json."""
-    net, loss = language_model(lambda: trained.llama(layers))
-    torch.manual_seed(seed)
-    model = peft.get_peft_model(net, config)
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    stepper = optimizer(list(named.values()), lr=3e-3)
+    """Train until the last of `steps`; yield the folder of each: what `save_pretrained` writes, optimizer.pt and names.json."""
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for step in range(1, max(steps) + 1):
@@ -76,6 +71,18 @@ def train(
             yield at
 
 
+def train(
+    folder: Path, config: Any, steps: Sequence[int], *, layers: int = 6, seed: int = 5, optimizer: Callable[..., Any] = torch.optim.AdamW
+) -> Iterator[Path]:
+    """Train a method on a small Llama; yield the folder of each of `steps`, with adapter, optimizer.pt and names.json."""
+    net, loss = language_model(lambda: trained.llama(layers))
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(net, config)
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    stepper = optimizer(list(named.values()), lr=3e-3)
+    yield from saved_steps(folder, model, loss, named, stepper, steps, seed)
+
+
 def train_whole(
     folder: Path, make: Callable[[], Any], steps: Sequence[int], *, lr: float = 1e-4, seed: int = 1, optimizer: Callable[..., Any] = torch.optim.AdamW
 ) -> Iterator[Path]:
@@ -84,15 +91,4 @@ def train_whole(
     net, loss = language_model(make, seed=seed)
     named = dict(net.named_parameters())
     stepper = optimizer(list(named.values()), lr=lr)
-    generator = torch.Generator().manual_seed(seed)
-    net.train()
-    for step in range(1, max(steps) + 1):
-        stepper.zero_grad()
-        loss(net, generator).backward()
-        stepper.step()
-        if step in steps:
-            at = folder / str(step)
-            net.save_pretrained(at)
-            torch.save(stepper.state_dict(), at / "optimizer.pt")
-            (at / "names.json").write_text(json.dumps(list(named)))
-            yield at
+    yield from saved_steps(folder, net, loss, named, stepper, steps, seed)

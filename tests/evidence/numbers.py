@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,34 +17,7 @@ from ostate.core.state import Entry, Group, RawState
 from ostate.ordering.keys import adapter_key
 from ostate.read import adapters
 from tests import real
-from tests.records import replace
-
-
-@dataclass(frozen=True)
-class Held:
-    """Numbers in memory; satisfies `Slot` and stands in for `TensorRef`."""
-
-    values: np.ndarray
-    encoding: str = "plain"
-    dtype: str = "F32"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
-
-    @property
-    def numel(self) -> int:
-        return self.values.size
-
-    def read(self) -> np.ndarray:
-        return self.values
-
-    def chunks(self, elements: int = 1 << 18) -> Iterator[np.ndarray]:
-        flat = self.values.reshape(-1)
-        yield from (flat[at : at + elements] for at in range(0, flat.size, elements))
-
-    def with_shape(self, shape: tuple[int, ...]) -> Held:
-        return replace(self, values=self.values.reshape(shape))
+from tests.records import ArraySlot, replace
 
 
 @dataclass(frozen=True)
@@ -144,7 +117,7 @@ def trained(
 
 def _adapter(net: nn.Sequential, config: Mapping[str, Any] | None) -> Adapter:
     tensors = {
-        f"{i}.{side}.weight": Held(getattr(layer, side).detach().numpy().copy()) for i, layer in enumerate(net) for side in ("lora_A", "lora_B")
+        f"{i}.{side}.weight": ArraySlot(getattr(layer, side).detach().numpy().copy()) for i, layer in enumerate(net) for side in ("lora_A", "lora_B")
     }
     return Adapter(path="toy", file="toy", kind="peft", tensors=tensors, config={"peft_type": "LORA", **(config or {})})  # type: ignore[arg-type]
 
@@ -155,7 +128,7 @@ def _state(optimizer: torch.optim.Optimizer) -> RawState:
     for index, group in enumerate(stored["param_groups"]):
         for position in group["params"]:
             state = stored["state"].get(position, {})
-            slots = {name: Held(value.numpy().copy()) for name, value in state.items() if torch.is_tensor(value) and value.ndim}
+            slots = {name: ArraySlot(value.numpy().copy()) for name, value in state.items() if torch.is_tensor(value) and value.ndim}
             shape = next((slot.shape for slot in slots.values()), None)
             step = float(state["step"]) if "step" in state else None
             entries.append(Entry(position=position, key=position, group=index, slots=slots, step=step, shape=shape))

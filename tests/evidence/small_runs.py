@@ -12,7 +12,8 @@ from ostate.core.naming import Adapter, Ordering
 from ostate.core.state import Entry, Group, RawState
 from ostate.errors import Ambiguous, Contradiction
 from ostate.evidence.residual import Products
-from tests.evidence.numbers import Held, Known
+from tests.evidence.numbers import Known
+from tests.records import ArraySlot
 
 INTO, OUT = 12, 10
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -89,13 +90,13 @@ def products(runs: Trained) -> Products:
 def one_of(runs: Trained, number: int) -> Known:
     """Return one module as a run of its own: position 0 is lora_A, position 1 lora_B."""
     rows = (("lora_A", runs.a, runs.m_a, runs.v_a), ("lora_B", runs.b, runs.m_b, runs.v_b))
-    tensors = {f"0.{name}.weight": Held(weight[number]) for name, weight, _, _ in rows}
+    tensors = {f"0.{name}.weight": ArraySlot(weight[number]) for name, weight, _, _ in rows}
     entries = tuple(
         Entry(
             position=at,
             key=at,
             group=0,
-            slots={"exp_avg": Held(m[number]), "exp_avg_sq": Held(v[number])},
+            slots={"exp_avg": ArraySlot(m[number]), "exp_avg_sq": ArraySlot(v[number])},
             step=float(runs.step),
             shape=m[number].shape,
         )
@@ -131,8 +132,8 @@ def saved_of(runs: Trained, stems: Sequence[str], rate: float) -> Saved:
     tensors, entries = {}, []
     for i, stem in enumerate(stems):
         for factor, weight, m, v in (("A", runs.a, runs.m_a, runs.v_a), ("B", runs.b, runs.m_b, runs.v_b)):
-            tensors[f"{stem}.lora_{factor}.weight"] = Held(weight[i])
-            slots = {"exp_avg": Held(m[i]), "exp_avg_sq": Held(v[i])}
+            tensors[f"{stem}.lora_{factor}.weight"] = ArraySlot(weight[i])
+            slots = {"exp_avg": ArraySlot(m[i]), "exp_avg_sq": ArraySlot(v[i])}
             entries.append(Entry(position=len(entries), key=len(entries), group=0, slots=slots, step=float(runs.step), shape=m[i].shape))
     hyper = {"lr": rate, "betas": BETAS, "eps": EPS, "weight_decay": 0.0, "amsgrad": False}
     groups = (Group(index=0, positions=tuple(range(len(entries))), hyper=hyper),)

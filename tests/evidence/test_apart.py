@@ -92,7 +92,7 @@ def test_a_module_that_stands_first_at_its_own_place_is_not_tried_elsewhere():
     assert exchanged_in(PLACES, Known(strong | {(1, 8): (1, 0.0), (4, 2): (1, 0.0)})) == set()
 
 
-class Early:
+class SignsAlone:
     """Looks early in a run: all but a few modules are told by their signs alone, of four blocks each, as `signs` gives their ranks."""
 
     def __init__(self, signs: dict[int, int], whole: dict[int, int] | None = None) -> None:
@@ -107,13 +107,13 @@ class Early:
 
 def test_early_in_a_run_two_exchanged_modules_are_told_by_their_signs():
     places = [Place(module, 2 * module, 2 * module + 1) for module in range(40)]
-    assert apart._by_gauge(places, Early({3: 9, 17: 11})) == {3, 17}
-    assert apart._by_gauge(places, Early({})) == set()
+    assert apart._by_gauge(places, SignsAlone({3: 9, 17: 11})) == {3, 17}
+    assert apart._by_gauge(places, SignsAlone({})) == set()
 
 
 def test_late_in_a_run_modules_whose_signs_run_backwards_stand_in_their_gauge():
     places = [Place(module, 2 * module, 2 * module + 1) for module in range(40)]
-    assert apart._by_gauge(places, Early({3: 9, 17: 11}, {3: 2, 17: 1})) == set()
+    assert apart._by_gauge(places, SignsAlone({3: 9, 17: 11}, {3: 2, 17: 1})) == set()
 
 
 class Given:

@@ -17,9 +17,9 @@ from ostate.evidence.tables.stream_rows import Buffers
 from ostate.ordering.family import family_of
 from tests import trained
 from tests.evidence import runs
-from tests.evidence.numbers import Held, Known, Toy
+from tests.evidence.numbers import Known, Toy
 from tests.evidence.numbers import trained as toy
-from tests.records import replace
+from tests.records import ArraySlot, replace
 
 CAUSAL = {"task_type": "CAUSAL_LM"}
 KINDS = {
@@ -102,10 +102,10 @@ def test_modules_that_never_trained_are_said_to_be_that_and_silence_nobody(llama
     """Experts that were never routed: moments all zero and lora_B still zero."""
     dead = [key for key in llama.keys if key is not None and ("layers.1." in key and "v_proj" in key)]
     entries = tuple(
-        replace(entry, slots={name: Held(np.zeros(slot.shape, np.float32)) for name, slot in entry.slots.items()}) if key in dead else entry
+        replace(entry, slots={name: ArraySlot(np.zeros(slot.shape, np.float32)) for name, slot in entry.slots.items()}) if key in dead else entry
         for entry, key in zip(llama.raw.entries, llama.keys)
     )
-    zeros = {key: Held(np.zeros(llama.adapter.tensors[key].shape, np.float32)) for key in dead if "lora_B" in key}
+    zeros = {key: ArraySlot(np.zeros(llama.adapter.tensors[key].shape, np.float32)) for key in dead if "lora_B" in key}
     known = replace(llama, raw=replace(llama.raw, entries=entries), adapter=replace(llama.adapter, tensors={**llama.adapter.tensors, **zeros}))
     found = ask(known)
     assert found.untrained == tuple(position for position, key in enumerate(llama.keys) if key in dead)
@@ -116,7 +116,7 @@ def test_modules_that_never_trained_are_said_to_be_that_and_silence_nobody(llama
 def test_a_trained_module_under_the_name_of_one_that_never_trained_stands_apart(llama):
     """The weights of a name are zero, but the moments that carry it are not."""
     key = next(key for key in llama.keys if key is not None and "layers.2." in key and "v_proj" in key and "lora_B" in key)
-    zero = Held(np.zeros(llama.adapter.tensors[key].shape, np.float32))
+    zero = ArraySlot(np.zeros(llama.adapter.tensors[key].shape, np.float32))
     found = ask(replace(llama, adapter=replace(llama.adapter, tensors={**llama.adapter.tensors, key: zero})))
     assert llama.keys.index(key) in found.apart
 
@@ -134,7 +134,7 @@ def test_an_exchange_is_seen_beside_kinds_whose_own_gauges_say_little(llama):
     noise = np.random.default_rng(0)
     starved = [p for p, key in enumerate(llama.keys) if key is not None and "v_proj" in key]
     entries = tuple(
-        replace(e, slots={n: Held(noise.standard_normal(s.shape).astype(np.float32) ** 2) for n, s in e.slots.items()})
+        replace(e, slots={n: ArraySlot(noise.standard_normal(s.shape).astype(np.float32) ** 2) for n, s in e.slots.items()})
         if e.position in starved
         else e
         for e in llama.raw.entries

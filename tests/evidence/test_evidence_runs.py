@@ -19,8 +19,8 @@ from ostate.read import adapters
 from ostate.read.weights import base_weights
 from tests import trained
 from tests.evidence import runs
-from tests.evidence.numbers import Held, Known
-from tests.records import replace
+from tests.evidence.numbers import Known
+from tests.records import ArraySlot, replace
 
 CAUSAL = {"task_type": "CAUSAL_LM"}
 KINDS: dict[str, tuple[Callable[[], Any], dict[str, Any], int]] = {
@@ -127,7 +127,7 @@ def test_moments_of_eight_bits_prove_the_same_names_by_less(plain, tmp_path):
 
 
 def test_adapters_of_sixteen_bits_prove_the_same_names_by_less(plain):
-    rounded = {key: Held((ref.read().view(np.uint32) + 0x8000 & 0xFFFF0000).view(np.float32)) for key, ref in plain.adapter.tensors.items()}
+    rounded = {key: ArraySlot((ref.read().view(np.uint32) + 0x8000 & 0xFFFF0000).view(np.float32)) for key, ref in plain.adapter.tensors.items()}
     assert_noise_flips_nothing(replace(plain, adapter=replace(plain.adapter, tensors=rounded)), plain)
 
 
@@ -135,7 +135,7 @@ def test_the_coarser_the_moments_the_less_is_proven_and_nothing_wrongly(plain):
     """Blocks of 64 values cut to so many bits: fewer names are proven in the end, and a swap is never believed."""
     proven = []
     for bits in (8, 6, 4, 3, 2):
-        entries = tuple(replace(e, slots={n: Held(_cut(s.read(), bits)) for n, s in e.slots.items()}) for e in plain.raw.entries)
+        entries = tuple(replace(e, slots={n: ArraySlot(_cut(s.read(), bits)) for n, s in e.slots.items()}) for e in plain.raw.entries)
         coarse = replace(plain, raw=replace(plain.raw, entries=entries))
         found = verify(coarse.keys, coarse.raw, coarse.adapter)
         assert not found.contradictions

@@ -9,8 +9,8 @@ import torch
 from ostate.core.naming import Adapter
 from ostate.evidence.ask import verify
 from ostate.evidence.recover import recover
-from tests.evidence.numbers import Held, Known, Toy, trained
-from tests.records import replace
+from tests.evidence.numbers import Known, Toy, trained
+from tests.records import ArraySlot, replace
 
 A, B = range(6), range(6, 12)
 """Positions of a toy's factors."""
@@ -62,7 +62,7 @@ def test_l2_decay_inside_the_gradient_is_taken_out(decay):
 def test_a_module_without_numbers_takes_no_part(rank, width):
     known, _ = trained(Toy())
     shapes = {"empty.lora_A.weight": (rank, width), "empty.lora_B.weight": (width, rank)}
-    empty = {key: Held(np.zeros(shape, np.float32)) for key, shape in shapes.items()}
+    empty = {key: ArraySlot(np.zeros(shape, np.float32)) for key, shape in shapes.items()}
     more = [
         replace(known.raw.entries[0], position=len(known.keys) + index, shape=held.shape, slots={"exp_avg": held, "exp_avg_sq": held})
         for index, held in enumerate(empty.values())
@@ -134,7 +134,7 @@ def test_a_state_without_moments_says_nothing():
 
 def test_a_cold_state_says_nothing():
     known, _ = trained(Toy())
-    cold = tuple(replace(e, slots={n: Held(np.zeros_like(s.read())) for n, s in e.slots.items()}) for e in known.raw.entries)
+    cold = tuple(replace(e, slots={n: ArraySlot(np.zeros_like(s.read())) for n, s in e.slots.items()}) for e in known.raw.entries)
     found = verify(known.keys, replace(known.raw, entries=cold), known.adapter)
     assert found.verdict == "silent"
     assert not found.other_run
@@ -179,7 +179,7 @@ def test_a_fixed_name_is_kept():
 def test_numbers_that_are_not_finite_prove_and_contradict_nothing():
     known, _ = trained(Toy())
     broken = known.raw.entries[7]
-    slots = {name: Held(np.full_like(slot.read(), np.nan)) for name, slot in broken.slots.items()}
+    slots = {name: ArraySlot(np.full_like(slot.read(), np.nan)) for name, slot in broken.slots.items()}
     entries = tuple(replace(e, slots=slots) if e.position == 7 else e for e in known.raw.entries)
     found = verify(known.keys, replace(known.raw, entries=entries), known.adapter)
     assert 7 not in found.proven
@@ -196,7 +196,7 @@ def test_one_number_near_the_end_of_its_range_proves_nothing_wrong(slot, number)
     def broken(held):
         values = np.array(held.read(), copy=True)
         values.flat[3] = number
-        return Held(values)
+        return ArraySlot(values)
 
     for position in (0, 7):
         entries = tuple(replace(e, slots={**e.slots, slot: broken(e.slots[slot])}) if e.position == position else e for e in known.raw.entries)
@@ -226,9 +226,9 @@ def test_embeddings_begin_with_the_other_factor_at_zero():
         stem, side, _ = key.split(".")
         return f"{stem}.{names[side]}"
 
-    tensors = {turned(key): Held(held.values.T.copy()) for key, held in known.adapter.tensors.items()}
+    tensors = {turned(key): ArraySlot(held.values.T.copy()) for key, held in known.adapter.tensors.items()}
     entries = tuple(
-        replace(e, slots={n: Held(s.read().T.copy()) for n, s in e.slots.items()}, shape=e.shape[::-1] if e.shape else None)
+        replace(e, slots={n: ArraySlot(s.read().T.copy()) for n, s in e.slots.items()}, shape=e.shape[::-1] if e.shape else None)
         for e in known.raw.entries
     )
     keys = tuple(turned(str(key)) for key in known.keys)

@@ -12,8 +12,7 @@ from ostate.core.state import Entry, Group, RawState
 from ostate.evidence.exchanged import exchanged
 from ostate.evidence.look import Source
 from ostate.evidence.units import Unit
-from tests.evidence.numbers import Held
-from tests.records import replace
+from tests.records import ArraySlot, replace
 
 UNIT = Unit("0.", "0.B", "0.A", False, 1)
 OWNERS = [(True, True), (True, False), (False, True)]
@@ -26,10 +25,10 @@ def numbers(size: int, seed: int = 0) -> list[np.ndarray]:
 
 def source_of(parts: list[np.ndarray], optimizer: str = "adam", *, second: bool = True) -> Source:
     b, a, beside_b, beside_a = parts
-    slots = [{"exp_avg": Held(m)} | ({"exp_avg_sq": Held(np.ones_like(m))} if second else {}) for m in (beside_b, beside_a)]
+    slots = [{"exp_avg": ArraySlot(m)} | ({"exp_avg_sq": ArraySlot(np.ones_like(m))} if second else {}) for m in (beside_b, beside_a)]
     entries = tuple(Entry(at, at, 0, each, 1000.0, shape=b.shape) for at, each in enumerate(slots))
     raw = RawState("", "torch", (), (Group(0, (0, 1), {"betas": (0.9, 0.999), "eps": 1e-8}),), entries, optimizer)
-    return Source(raw, Adapter(path="", file="", kind="peft", tensors={"0.B": Held(b), "0.A": Held(a)}))
+    return Source(raw, Adapter(path="", file="", kind="peft", tensors={"0.B": ArraySlot(b), "0.A": ArraySlot(a)}))
 
 
 def turned(parts: list[np.ndarray], signs: tuple[float, ...], own: tuple[bool, bool]) -> list[np.ndarray]:
@@ -101,7 +100,7 @@ def test_a_pair_that_stands_where_it_belongs_is_first_of_all():
 def test_where_a_second_moment_is_kept_directions_are_divided_by_its_root():
     parts = numbers(5, 8)
     plain, divided = source_of(parts, second=False), source_of(parts)
-    large = {"exp_avg": Held(parts[2]), "exp_avg_sq": Held(np.diag([1e8, 1.0, 1.0, 1.0, 1.0]).astype(np.float32) + 1)}
+    large = {"exp_avg": ArraySlot(parts[2]), "exp_avg_sq": ArraySlot(np.diag([1e8, 1.0, 1.0, 1.0, 1.0]).astype(np.float32) + 1)}
     entries = (divided.raw.entries[0]._replace(slots=large), divided.raw.entries[1])
     only = replace(UNIT, balanced=False)
     ranks = [exchanged(one, only, 0, 1)[0].rank for one in (plain, divided, Source(divided.raw._replace(entries=entries), divided.adapter))]
@@ -131,7 +130,7 @@ def test_nothing_is_said_where_the_statistic_is_not_defined(case):
     if case == "no moments":
         entries[1] = entries[1]._replace(slots={"exp_avg_sq": entries[1].slots["exp_avg_sq"]})
     if case == "another size":
-        entries[1] = entries[1]._replace(slots={"exp_avg": Held(np.ones((3, 3), np.float32))}, shape=(3, 3))
+        entries[1] = entries[1]._replace(slots={"exp_avg": ArraySlot(np.ones((3, 3), np.float32))}, shape=(3, 3))
     assert exchanged(Source(source.raw._replace(entries=tuple(entries)), source.adapter), unit, 0, 1) == ()
 
 
@@ -141,5 +140,7 @@ def test_tensors_longer_than_a_strip_and_stored_flat_say_the_same(monkeypatch):
     whole = exchanged(source, UNIT, 0, 1)
     monkeypatch.setattr(Source, "strip", property(lambda self: 13))  # two rows at a time
     assert exchanged(source, UNIT, 0, 1) == whole
-    flat = tuple(entry._replace(slots={name: Held(slot.values.reshape(-1)) for name, slot in entry.slots.items()}) for entry in source.raw.entries)
+    flat = tuple(
+        entry._replace(slots={name: ArraySlot(slot.values.reshape(-1)) for name, slot in entry.slots.items()}) for entry in source.raw.entries
+    )
     assert exchanged(Source(source.raw._replace(entries=flat), source.adapter), UNIT, 0, 1) == whole

@@ -11,8 +11,8 @@ from ostate.evidence.tables import factor_tables
 from ostate.evidence.tables.factor_tables import Precomputed, factor_table
 from ostate.evidence.tables.read_moments import MomentReader
 from ostate.evidence.tables.stream_rows import Rows
-from tests.evidence.numbers import Held, Toy, trained
-from tests.records import replace
+from tests.evidence.numbers import Toy, trained
+from tests.records import ArraySlot, replace
 
 MODULE = LoraModule("0", "0.lora_B.weight", "0.lora_A.weight", False, 1)
 TURNED = replace(MODULE, flipped=True)
@@ -27,12 +27,13 @@ def toy():
 
 
 def turned(adapter):
-    return replace(adapter, tensors={key: Held(np.ascontiguousarray(held.values.T)) for key, held in adapter.tensors.items()})
+    return replace(adapter, tensors={key: ArraySlot(np.ascontiguousarray(held.values.T)) for key, held in adapter.tensors.items()})
 
 
 def turned_state(raw):
     entries = tuple(
-        replace(e, slots={n: Held(np.ascontiguousarray(s.read().T)) for n, s in e.slots.items()}, shape=(e.shape or ())[::-1]) for e in raw.entries
+        replace(e, slots={n: ArraySlot(np.ascontiguousarray(s.read().T)) for n, s in e.slots.items()}, shape=(e.shape or ())[::-1])
+        for e in raw.entries
     )
     return replace(raw, entries=entries)
 
@@ -118,7 +119,7 @@ def test_a_number_that_is_not_finite_silences_its_tensor_and_no_other(toy):
     broken = known.raw.entries[5]
     slot = broken.slots["exp_avg"].read().copy()
     slot[-1, -1] = np.inf
-    entries = tuple(replace(e, slots={**e.slots, "exp_avg": Held(slot)}) if e.position == 5 else e for e in known.raw.entries)
+    entries = tuple(replace(e, slots={**e.slots, "exp_avg": ArraySlot(slot)}) if e.position == 5 else e for e in known.raw.entries)
     found = asked((replace(known, raw=replace(known.raw, entries=entries)), None), zero=True, embedding=False, moved=False)[0]
     at = found.positions.index(5)
     assert not found.products[:, at].any()

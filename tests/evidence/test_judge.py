@@ -11,12 +11,12 @@ import pytest
 from ostate.core.state import Entry, Group, RawState
 from ostate.evidence import judge
 from ostate.evidence.judge import Odds, weigh
-from tests.evidence.numbers import Held
+from tests.records import ArraySlot
 
 
 def state(count: int) -> RawState:
     """Positions with state, and a last one without."""
-    slots = {"exp_avg": Held(np.zeros((2, 2), np.float32))}
+    slots = {"exp_avg": ArraySlot(np.zeros((2, 2), np.float32))}
     entries = (*(Entry(at, at, 0, slots, 5.0) for at in range(count)), Entry(count, count, 0))
     return RawState("", "torch", (), (Group(0, tuple(range(count + 1))),), entries)
 

@@ -14,8 +14,7 @@ from ostate.core.state import Entry, Group, RawState
 from ostate.evidence import look as look_module
 from ostate.evidence.look import Shared, Source, look
 from ostate.evidence.units import Unit
-from tests.evidence.numbers import Held
-from tests.records import replace
+from tests.records import ArraySlot, replace
 
 UNIT = Unit("0.", "0.B", "0.A", False, 1)
 STEP, BETAS, EPS, DECAY = 7.0, (0.8, 0.95), 1e-3, 0.25
@@ -33,11 +32,11 @@ def source_of(
 ) -> Source:
     """One position: m, v and z as far as they are given."""
     names = {"m": "exp_avg", "v": "exp_avg_sq", "z": "z"}
-    slots = {names[name]: Held(values) for name, values in given.items() if name in names}
+    slots = {names[name]: ArraySlot(values) for name, values in given.items() if name in names}
     settings = {"betas": BETAS, "eps": EPS, "weight_decay": DECAY} | (hyper or {})
     raw = RawState("", "torch", (), (Group(0, (0,), settings),), (Entry(0, 0, 0, slots, STEP, shape=given["w"].shape),), optimizer)
-    adapter = Adapter(path="", file="", kind="peft", tensors={key: Held(given["w"])})
-    return Source(raw, adapter, replace(adapter, tensors={key: Held(given["start"])}) if earlier else None)
+    adapter = Adapter(path="", file="", kind="peft", tensors={key: ArraySlot(given["w"])})
+    return Source(raw, adapter, replace(adapter, tensors={key: ArraySlot(given["start"])}) if earlier else None)
 
 
 def latent(values: np.ndarray, *, tall: bool) -> np.ndarray:
@@ -190,7 +189,7 @@ def test_nothing_is_looked_at_where_nothing_is_kept_or_sizes_differ():
     assert look(source_of({name: given[name] for name in ("w", "v")}, "0.B"), UNIT, "0.B", 0) is None
     assert look(source_of({name: given[name] for name in ("w", "m", "v")}, "0.B"), replace(UNIT, group=None), "0.B", 0) is None
     source = source_of({name: given[name] for name in ("w", "m", "v")}, "0.B")
-    smaller = source.raw._replace(entries=(source.raw.entries[0]._replace(shape=(3, 3), slots={"exp_avg": Held(given["m"][:3])}),))
+    smaller = source.raw._replace(entries=(source.raw.entries[0]._replace(shape=(3, 3), slots={"exp_avg": ArraySlot(given["m"][:3])}),))
     assert look(Source(smaller, source.adapter), UNIT, "0.B", 0) is None
     kept = look(source_of({name: given[name] for name in ("w", "z")}, "0.B"), UNIT, "0.B", 0)
     np.testing.assert_allclose(kept.stored[0], latent(given["w"], tall=True) @ latent(given["z"], tall=True).T, rtol=2e-5, atol=1e-5)

@@ -9,9 +9,8 @@ from ostate.core.naming import Adapter, Claim
 from ostate.core.state import Entry, Group, RawState
 from ostate.evidence.comparison import Comparison
 from ostate.evidence.looks import Place
-from tests.evidence.numbers import Held
 from tests.evidence.small_runs import BETAS, EPS, train
-from tests.records import replace
+from tests.records import ArraySlot, replace
 
 LAYERS, KINDS = 8, ("q_proj", "v_proj")
 ONE_MODULE = 2.6
@@ -25,8 +24,8 @@ def run(starts: list[int]) -> tuple[Comparison, tuple[str, ...]]:
     for i in range(LAYERS * len(KINDS)):
         stem = f"base_model.model.model.layers.{i // 2}.self_attn.{KINDS[i % 2]}"
         for factor, weight, m, v in (("A", trained.a, trained.m_a, trained.v_a), ("B", trained.b, trained.m_b, trained.v_b)):
-            tensors[f"{stem}.lora_{factor}.weight"] = Held(weight[i])
-            slots = {"exp_avg": Held(m[i]), "exp_avg_sq": Held(v[i])}
+            tensors[f"{stem}.lora_{factor}.weight"] = ArraySlot(weight[i])
+            slots = {"exp_avg": ArraySlot(m[i]), "exp_avg_sq": ArraySlot(v[i])}
             entries.append(Entry(position=len(entries), key=len(entries), group=0, slots=slots, step=8.0, shape=m[i].shape))
     groups = (Group(index=0, positions=tuple(range(len(entries))), hyper={"lr": 1e-2, "betas": BETAS, "eps": EPS}),)
     raw = RawState(source="seeded", layout="torch", files=(), groups=groups, entries=tuple(entries), optimizer="adamw")
@@ -77,7 +76,7 @@ def test_an_earlier_lora_a_tells_nothing_where_only_lora_b_is_moved():
     found = []
     for scale in (0.0, 1.0):
         moved = {key: scale * ("lora_A" in key) * rng.standard_normal(one.shape) for key, one in adapter.tensors.items()}
-        earlier = {key: Held(one.astype(np.float32)) for key, one in moved.items()}
+        earlier = {key: ArraySlot(one.astype(np.float32)) for key, one in moved.items()}
         looks = Comparison(comparison.raw, adapter, previous=replace(adapter, tensors=earlier)).looks
         places = [Place(module, 2 * other + 1, 2 * other) for module in range(16) for other in [(module + 2) % 16]]  # another's moments
         found.append((looks.ranked(places, "zero"), looks.ranked(places, "whole")))
@@ -93,7 +92,7 @@ def test_a_family_that_was_cut_proves_nothing():
 
 
 def test_a_search_that_there_is_no_memory_for_says_how_much_it_would_take():
-    one = Held(np.zeros((8, 64), np.float32))
+    one = ArraySlot(np.zeros((8, 64), np.float32))
     keys = [f"base_model.model.layers.{i}.q_proj.lora_A.weight" for i in range(4000)]
     entries = tuple(Entry(position=i, key=i, group=0, slots={"exp_avg": one, "exp_avg_sq": one}, step=3.0, shape=one.shape) for i in range(4000))
     raw = RawState("many", "torch", (), (Group(0, tuple(range(4000))),), entries, "adamw")

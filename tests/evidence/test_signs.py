@@ -11,7 +11,7 @@ from ostate.core.naming import Adapter
 from ostate.core.state import Entry, Group, RawState
 from ostate.evidence.look import Source
 from ostate.evidence.unpaired import known_starts, ties
-from tests.evidence.numbers import Held
+from tests.records import ArraySlot
 
 SIZE, SHARED, GROUPS, HIDDEN, NEURONS = 4, 2, 2, 8, 6
 """Of a head; query heads that share keys and values; heads of keys; the stream; neurons of a block."""
@@ -42,18 +42,20 @@ def layer(seed: int, *, copies: bool = False) -> tuple[Adapter, Adapter]:
     began = {kind: rng.standard_normal(shape).astype(np.float32) for kind, shape in SHAPES.items()}
     start = {f"layers.{i}.{kind}.weight": values for i in range(1 + copies) for kind, values in began.items()}
     moved = {key: values + 0.1 * rng.standard_normal(values.shape).astype(np.float32) for key, values in start.items()}
-    both = [{key: Held(values) for key, values in tensors.items()} for tensors in (moved, start)]
+    both = [{key: ArraySlot(values) for key, values in tensors.items()} for tensors in (moved, start)]
     return whole(both[0]), whole(both[1])
 
 
-def whole(tensors: dict[str, Held], **facts: int) -> Adapter:
+def whole(tensors: dict[str, ArraySlot], **facts: int) -> Adapter:
     """Return a whole model's weights."""
     return Adapter(path="model", file="model.safetensors", kind="model", tensors=tensors, facts=facts or {"head_dim": SIZE})
 
 
 def state(*moments: np.ndarray) -> RawState:
     """Return a state of first moments."""
-    entries = tuple(Entry(position=i, key=i, group=0, slots={"momentum_buffer": Held(m)}, step=9.0, shape=m.shape) for i, m in enumerate(moments))
+    entries = tuple(
+        Entry(position=i, key=i, group=0, slots={"momentum_buffer": ArraySlot(m)}, step=9.0, shape=m.shape) for i, m in enumerate(moments)
+    )
     return RawState(source="optimizer.pt", layout="torch", files=(), groups=(Group(0, tuple(range(len(moments)))),), entries=entries, optimizer="sgd")
 
 
@@ -89,7 +91,7 @@ def test_a_gate_and_heads_of_unknown_size_say_nothing():
 
 def test_a_matrix_outside_the_layers_speaks_where_no_other_has_its_shape():
     weights, _ = layer(3)
-    extra = Held(np.ones((5, HIDDEN), np.float32))
+    extra = ArraySlot(np.ones((5, HIDDEN), np.float32))
     head = whole({**weights.tensors, "lm_head.weight": extra})
     assert [axis for axis, _ in ties("lm_head.weight", head)] == [0, 1]
     both = whole({**head.tensors, "model.embed_tokens.weight": extra})

@@ -33,14 +33,14 @@ def facts(path: Path) -> dict[str, dict[str, object]]:
 
 def main() -> None:
     """Write `<version>/lora.ostate.safetensors` and `<version>/facts.json`."""
-    room = HERE / ostate.__version__
-    if room.exists():
-        raise SystemExit(f"{room} is there already, and a golden file is never rewritten: raise the version first")
-    room.mkdir()
-    out = room / "lora.ostate.safetensors"
+    release = HERE / ostate.__version__
+    if release.exists():
+        raise SystemExit(f"{release} is there already, and a golden file is never rewritten: raise the version first")
+    release.mkdir()
+    out = release / "lora.ostate.safetensors"
     repair(str(CASE / "checkpoint-5"), str(out), options=Options(base=str(CASE.with_suffix(".base"))))
-    (room / "facts.json").write_text(json.dumps(facts(out), indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {room}")
+    (release / "facts.json").write_text(json.dumps(facts(out), indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {release}")
 
 
 if __name__ == "__main__":

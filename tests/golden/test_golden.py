@@ -16,27 +16,27 @@ from tests.real import case
 GOLDEN = sorted(path.parent for path in Path(__file__).parent.glob("*/facts.json"))
 
 
-@pytest.mark.parametrize("room", GOLDEN, ids=lambda room: room.name)
-def test_a_released_file_says_what_it_said(room):
-    assert json.loads(json.dumps(facts(room / "lora.ostate.safetensors"))) == json.loads((room / "facts.json").read_text())
+@pytest.mark.parametrize("release", GOLDEN, ids=lambda release: release.name)
+def test_a_released_file_says_what_it_said(release):
+    assert json.loads(json.dumps(facts(release / "lora.ostate.safetensors"))) == json.loads((release / "facts.json").read_text())
 
 
-@pytest.mark.parametrize("room", GOLDEN, ids=lambda room: room.name)
-def test_a_released_file_is_sound(room):
-    assert [finding for finding in ostate.validate(str(room / "lora.ostate.safetensors"), deep=True) if finding.severity == "error"] == []
+@pytest.mark.parametrize("release", GOLDEN, ids=lambda release: release.name)
+def test_a_released_file_is_sound(release):
+    assert [finding for finding in ostate.validate(str(release / "lora.ostate.safetensors"), deep=True) if finding.severity == "error"] == []
 
 
-@pytest.mark.parametrize("room", GOLDEN, ids=lambda room: room.name)
-def test_a_released_file_holds_the_truth_of_the_live_optimizer(room):
+@pytest.mark.parametrize("release", GOLDEN, ids=lambda release: release.name)
+def test_a_released_file_holds_the_truth_of_the_live_optimizer(release):
     truth = case("llama_qv").with_state
-    found = facts(room / "lora.ostate.safetensors")
+    found = facts(release / "lora.ostate.safetensors")
     assert {name: row["slots"]["exp_avg_sq"] for name, row in found.items()} == {name: row["exp_avg_sq_sha256"] for name, row in truth.items()}
 
 
-@pytest.mark.parametrize("room", GOLDEN, ids=lambda room: room.name)
-def test_one_changed_byte_is_seen(room, tmp_path):
+@pytest.mark.parametrize("release", GOLDEN, ids=lambda release: release.name)
+def test_one_changed_byte_is_seen(release, tmp_path):
     file = tmp_path / "lora.ostate.safetensors"
-    shutil.copy(room / "lora.ostate.safetensors", file)
+    shutil.copy(release / "lora.ostate.safetensors", file)
     changed = bytearray(file.read_bytes())
     changed[-3] ^= 1
     file.write_bytes(changed)

@@ -44,8 +44,8 @@ def test_claims_that_agree_where_the_numbers_are_undecided_carry_those_names():
 
 
 def test_claims_that_differ_where_the_numbers_are_undecided_name_only_what_is_proven():
-    heard = {"abcd": proves((0, 1), 4), "abdc": proves((0, 1), 4)}
-    found = resolve(Answers(heard, raw=state(4)), [claim("abcd"), claim("abdc")])
+    answers = {"abcd": proves((0, 1), 4), "abdc": proves((0, 1), 4)}
+    found = resolve(Answers(answers, raw=state(4)), [claim("abcd"), claim("abdc")])
     assert (found.verdict, found.names, found.keys, found.left_out) == ("partial", ("a", "b", None, None), ("a", "b", None, None), (2, 3))
 
 
@@ -171,8 +171,8 @@ def test_two_sources_that_tell_different_names_are_refused():
 
 
 def test_positions_without_state_differ_without_harm():
-    heard = {"abc": SILENT}
-    found = resolve(Answers(heard, raw=state(without=(2,))), [claim("abc", "recorded"), replace(claim("ab-", "given"))])
+    answers = {"abc": SILENT}
+    found = resolve(Answers(answers, raw=state(without=(2,))), [claim("abc", "recorded"), replace(claim("ab-", "given"))])
     assert found.verdict == "unverified"
     assert found.undecided == ("a", "b")
 
@@ -228,15 +228,15 @@ def test_of_a_convention_that_the_search_confirms_the_names_are_listed_that_stan
 
 
 def test_claims_that_differ_only_where_there_is_no_state_are_one():
-    heard = {"ab-": replace(proves((0, 1)), undecided=())}
-    found = resolve(Answers(heard, raw=state(without=(2,))), [claim("abc"), claim("abd")])
+    answers = {"ab-": replace(proves((0, 1)), undecided=())}
+    found = resolve(Answers(answers, raw=state(without=(2,))), [claim("abc"), claim("abd")])
     assert found.verdict == "verified"
     assert found.names == ("a", "b", None), "no number can decide between c and d"
 
 
 def test_a_claim_that_says_nothing_of_a_position_without_state_leaves_its_name_to_another():
-    heard = {"abc": replace(proves((0, 1)), undecided=())}
-    assert resolve(Answers(heard, raw=state(without=(2,))), [claim("ab-"), claim("abc")]).names == ("a", "b", "c")
+    answers = {"abc": replace(proves((0, 1)), undecided=())}
+    assert resolve(Answers(answers, raw=state(without=(2,))), [claim("ab-"), claim("abc")]).names == ("a", "b", "c")
 
 
 def test_a_state_without_moments_keeps_apart_the_orders_that_its_shapes_allow():

@@ -93,11 +93,11 @@ def test_a_strict_refusal_lists_eight_positions(count, text):
 
 
 @pytest.mark.parametrize(
-    ("version_matched", "speaks"), [((False, False), "first"), ((True, True), "first"), ((False, True), "second"), ((True, False), "first")]
+    ("version_matched", "chosen"), [((False, False), "first"), ((True, True), "first"), ((False, True), "second"), ((True, False), "first")]
 )
-def test_of_claims_that_say_the_same_the_first_speaks_unless_a_later_one_is_preferred(version_matched, speaks):
-    claims = [replace(claim("abc", version_matched=wish), rule=rule) for wish, rule in zip(version_matched, ("first", "second"))]
-    assert resolve(Answers({"abc": proves((0, 1, 2))}), claims).rule == speaks
+def test_of_claims_that_say_the_same_the_first_is_taken_unless_a_later_one_is_version_matched(version_matched, chosen):
+    claims = [replace(claim("abc", version_matched=matched), rule=rule) for matched, rule in zip(version_matched, ("first", "second"))]
+    assert resolve(Answers({"abc": proves((0, 1, 2))}), claims).rule == chosen
 
 
 # keys

@@ -1,4 +1,4 @@
-"""One real run for the whole room."""
+"""One real run for the whole package."""
 
 from __future__ import annotations
 

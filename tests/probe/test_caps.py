@@ -13,10 +13,11 @@ from ostate.probe import AdamPreconditioner, Guards, delta_h1, lora_adamw
 from ostate.probe.measure import protocol
 from ostate.probe.measure.protocol import Record
 from ostate.report import probe_text
+from tests.records import ArraySlot
 from tests.schemas import closed, read
 
 from .test_preconditioner import gradients
-from .training import ArraySlot, batch, edited, trainables
+from .training import batch, edited, trainables
 
 NAMES = {
     "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight": "lora_A",

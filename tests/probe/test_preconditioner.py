@@ -16,9 +16,9 @@ from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Group
 from ostate.errors import ProbeError
 from ostate.probe import AdamPreconditioner, Guards, adam_preconditioner, lora_adamw
-from tests.records import replace
+from tests.records import ArraySlot, replace
 
-from .training import ArraySlot, batch, edited, named_state, slot, tiny_lora, train, trainables
+from .training import batch, edited, named_state, slot, tiny_lora, train, trainables
 
 
 def one(v, *, m=None, step=10.0, betas=(0.9, 0.999), eps=1e-8, **slots) -> NamedState:

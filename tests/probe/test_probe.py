@@ -11,9 +11,9 @@ import torch
 from benchmarks.seed_loop import seed_apply
 from ostate.errors import ProbeError
 from ostate.probe import AdamPreconditioner, GradientMean, Guards, delta_h1, eval_mode, importance_weights, lora_adamw
-from tests.records import replace
+from tests.records import ArraySlot, replace
 
-from .training import ArraySlot, batch, edited, tiny_lora, trainables
+from .training import batch, edited, tiny_lora, trainables
 
 
 def mean_gradient(model, seeds, entropy=False):

@@ -12,9 +12,9 @@ import torch
 import ostate
 from ostate.errors import OstateError, ProbeError
 from ostate.probe import AdamPreconditioner, GradientMean, Guards, delta_h1, eval_mode, fill, filled, lora_adamw
-from tests.records import replace
+from tests.records import ArraySlot, replace
 
-from .training import ArraySlot, batch, edited, trainables
+from .training import batch, edited, trainables
 
 NAN, INF = math.nan, math.inf
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,31 +9,7 @@ import torch
 
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Group
-from tests.records import replace
-
-
-@dataclass(frozen=True)
-class ArraySlot:
-    """A slot whose numbers are in memory."""
-
-    values: np.ndarray
-    encoding: str = "plain"
-    dtype: str = "F32"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
-
-    def read(self) -> np.ndarray:
-        return self.values
-
-    def chunks(self, elements: int = 1 << 18) -> Iterator[np.ndarray]:
-        flat = self.values.reshape(-1)
-        for at in range(0, flat.size, elements):
-            yield flat[at : at + elements]
-
-    def with_shape(self, shape: tuple[int, ...]) -> ArraySlot:
-        return replace(self, values=self.values.reshape(shape))
+from tests.records import ArraySlot, replace
 
 
 def slot(values) -> ArraySlot:

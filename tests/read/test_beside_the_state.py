@@ -38,7 +38,7 @@ def legacy():
     return buffer.getvalue()
 
 
-STRANGERS = {
+UNREADABLE = {
     "data.zip": deflated(),
     "x.pt": deflated(),
     "a.npz": arrays(np.savez),
@@ -66,17 +66,17 @@ READABLE = ("empty.pt", "model.safetensors", "latest", "trainer_state.json", ".m
 
 
 def folders(tmp_path, name, where):
-    """Return (path to give, folder of the stranger) with the stranger in place."""
+    """Return (path to give, folder of the unreadable file) with that file in place."""
     checkpoint = tmp_path / "run" / "checkpoint-5"
     shutil.copytree(CHECKPOINT, checkpoint)
     at = {"beside it": checkpoint, "below it": checkpoint / "junk", "in the next folder": tmp_path / "run" / "a"}[where]
     at.mkdir(exist_ok=True)
-    (at / name).write_bytes(STRANGERS[name])
+    (at / name).write_bytes(UNREADABLE[name])
     return (checkpoint if where != "in the next folder" else tmp_path / "run"), at
 
 
 @pytest.mark.parametrize("where", ["beside it", "below it", "in the next folder"])
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", UNREADABLE)
 def test_it_is_skipped_and_the_state_is_read(tmp_path, name, where):
     path, at = folders(tmp_path, name, where)
     raw = formats.read(str(path))
@@ -97,7 +97,7 @@ def test_repair_reads_on_beside_a_damaged_archive(tmp_path):
 
 
 def test_alone_each_of_them_is_refused_with_its_own_reason(tmp_path):
-    for number, (name, content) in enumerate(STRANGERS.items()):
+    for number, (name, content) in enumerate(UNREADABLE.items()):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / name).write_bytes(content)

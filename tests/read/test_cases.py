@@ -11,7 +11,7 @@ from ostate.errors import ReadError
 from tests import real
 
 ONE_FILE = [
-    *(name for room in ("one-process", "long") for name in real.names(room)),
+    *(name for kind in ("one-process", "long") for name in real.names(kind)),
     "acc_fsdp2_full",
     "ddp_plain",
     "lit_single",

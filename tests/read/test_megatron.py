@@ -61,18 +61,18 @@ def test_megatrons_own_index_class_and_its_arguments_beside_the_groups_are_read_
 
     from torch.distributed.checkpoint.metadata import Metadata
 
-    room = types.ModuleType("megatron_stand_in")
-    room.MCoreMetadata = dataclasses.make_dataclass("MCoreMetadata", [("mcore_data", dict, None)], bases=(Metadata,))
-    room.ModelType = enum.Enum("ModelType", ["encoder_or_decoder"])
-    monkeypatch.setitem(sys.modules, "megatron_stand_in", room)
-    for made in (room.MCoreMetadata, room.ModelType):
+    module = types.ModuleType("megatron_stand_in")
+    module.MCoreMetadata = dataclasses.make_dataclass("MCoreMetadata", [("mcore_data", dict, None)], bases=(Metadata,))
+    module.ModelType = enum.Enum("ModelType", ["encoder_or_decoder"])
+    monkeypatch.setitem(sys.modules, "megatron_stand_in", module)
+    for made in (module.MCoreMetadata, module.ModelType):
         made.__module__ = "megatron_stand_in"
     state = by_name()
     save(state, tmp_path)
     index = pickle.loads((tmp_path / ".metadata").read_bytes())
-    (tmp_path / ".metadata").write_bytes(pickle.dumps(room.MCoreMetadata(**vars(index), mcore_data={"nd_reformulated": {}})))
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(module.MCoreMetadata(**vars(index), mcore_data={"nd_reformulated": {}})))
     groups = [{"lr": 1e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.01, "step": 12}]
-    arguments = argparse.Namespace(model_type=room.ModelType.encoder_or_decoder)
+    arguments = argparse.Namespace(model_type=module.ModelType.encoder_or_decoder)
     torch.save({"optimizer": {"param_groups": groups}, "args": arguments}, tmp_path / "common.pt")
     monkeypatch.delitem(sys.modules, "megatron_stand_in")
     raw = formats.read(str(tmp_path))

@@ -187,11 +187,11 @@ def test_numbers_that_memoize_counts_are_never_taken_from_a_memo_with_gaps(tmp_p
     assert pickled.endswith(b"u.")
     puts = [argument for opcode, argument, _ in pickletools.genops(pickled) if opcode.name == "BINPUT"]
     assert puts == list(range(len(puts)))
-    room = name.removesuffix("data.pkl") + "data/"
+    prefix = name.removesuffix("data.pkl") + "data/"
     storage = pickled.index(b"X\1\0\0\x001q") + 7  # the second record's number of its storage's key: the first number that a fast path leaves out
     mixed = pickled[:-2] + b"X\1\0\0\0c\x94h" + pickled[storage : storage + 1] + b"u."
-    find = torchsave._storages("x", room, index.members, swapped=False, crc=True)
-    fast_paths = (tensors.REBUILD_V2, [tensors.fast_path_of("x", room, index.members, swapped=False, crc=True)])
+    find = torchsave._storages("x", prefix, index.members, swapped=False, crc=True)
+    fast_paths = (tensors.REBUILD_V2, [tensors.fast_path_of("x", prefix, index.members, swapped=False, crc=True)])
     table = {**pickles.TORCH_GLOBALS, **tensors.REBUILD}
     slow = pickles.unpickle(mixed, where="", persistent=find, allowed=table)
     assert slow["c"] == "1"

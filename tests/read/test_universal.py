@@ -129,7 +129,7 @@ def test_a_moment_of_another_size_is_named(copy):
 
 
 def test_a_folder_that_the_model_does_not_know_is_an_error(copy):
-    shutil.copytree(trained(copy)[0], copy / "zero" / "stranger.weight")
+    shutil.copytree(trained(copy)[0], copy / "zero" / "another.weight")
     with pytest.raises(ReadError, match="model file does not know"):
         formats.read(str(copy))
 

@@ -81,12 +81,12 @@ def full():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def child(room, arguments, what, at, limit):
-    os.chdir(room)
+def child(folder, arguments, what, at, limit):
+    os.chdir(folder)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     end_at_sigterm()
     act = full if what == "no space" else lambda: os.kill(os.getpid(), getattr(signal, what))
-    done = count_writes(os.path.join(room, "out"), act, at)
+    done = count_writes(os.path.join(folder, "out"), act, at)
     out, err, code = io.StringIO(), io.StringIO(), 0
     with redirect_stdout(out), redirect_stderr(err):
         try:
@@ -96,15 +96,15 @@ def child(room, arguments, what, at, limit):
     return {"code": code, "said": out.getvalue() + err.getvalue(), "writes": done[0]}
 
 
-def run(room, arguments, what="SIGTERM", at=0, limit=NONE):
+def run(folder, arguments, what="SIGTERM", at=0, limit=NONE):
     """Run a command in a child of its own, and return how it ended and what lies in its output folder."""
-    (room / "out").mkdir(parents=True)
+    (folder / "out").mkdir(parents=True)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         ended = {"code": "fault"}
         try:
-            ended = child(str(room), arguments, what, at, limit)
+            ended = child(str(folder), arguments, what, at, limit)
         finally:
             os.write(writing, json.dumps(ended).encode())
             os._exit(0)
@@ -112,7 +112,7 @@ def run(room, arguments, what="SIGTERM", at=0, limit=NONE):
     with os.fdopen(reading) as answer:
         ended = json.loads(answer.read())
     os.waitpid(pid, 0)
-    files = {str(path.relative_to(room)): path.stat().st_size for path in (room / "out").rglob("*") if path.is_file()}
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in (folder / "out").rglob("*") if path.is_file()}
     return ended, files
 
 

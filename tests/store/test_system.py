@@ -58,10 +58,10 @@ def test_bytes_are_read_and_written_at_their_place_without_the_calls_that_do_it_
     system.write_all(descriptor, b"0123456789", 5)
     system.write_all(descriptor, memoryview(b"ab"), 7)
     assert system.read(descriptor, 4, 6) == b"1ab4"
-    room = bytearray(20)
+    buffer = bytearray(20)
     system.read_ahead(descriptor, 0)
-    assert system.read_into(descriptor, memoryview(room), 13) == 2
-    assert room[:2] == b"89"
+    assert system.read_into(descriptor, memoryview(buffer), 13) == 2
+    assert buffer[:2] == b"89"
     os.close(descriptor)
     system.flush_file(tmp_path / "a")
     system.flush_folder(tmp_path)
@@ -76,9 +76,9 @@ def test_no_call_asks_for_more_than_macos_gives(monkeypatch, tmp_path, name):
     assert (tmp_path / "a").read_bytes() == b"0123456789"
     os.close(descriptor)
     assert files.read_at(str(tmp_path / "a"), 1, 8) == b"12345678"
-    room = bytearray(7)
-    files.read_into(str(tmp_path / "a"), 2, memoryview(room))
-    assert room == b"2345678"
+    buffer = bytearray(7)
+    files.read_into(str(tmp_path / "a"), 2, memoryview(buffer))
+    assert buffer == b"2345678"
 
 
 def test_a_new_name_is_never_taken_from_another_writer(bare, tmp_path):
@@ -107,14 +107,14 @@ def test_no_file_stays_open_where_that_would_keep_it_from_being_replaced(bare, t
 def test_a_file_that_another_one_replaces_while_it_is_read_is_refused(bare, tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"0" * 100)
-    room = memoryview(bytearray(10))
-    files.read_into(str(path), 0, room)
+    buffer = memoryview(bytearray(10))
+    files.read_into(str(path), 0, buffer)
     (tmp_path / "b").write_bytes(b"1" * 100)
     (tmp_path / "b").replace(path)
     with pytest.raises(ReadError, match="another file took this name"):
-        files.read_into(str(path), 10, room, on=True)
-    files.read_into(str(path), 0, room)
-    assert bytes(room) == b"1" * 10
+        files.read_into(str(path), 10, buffer, on=True)
+    files.read_into(str(path), 0, buffer)
+    assert bytes(buffer) == b"1" * 10
 
 
 class Late(Exception):
