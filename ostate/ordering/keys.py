@@ -71,9 +71,9 @@ def match_all(names: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], s
         shorter = without_lead(bare, lead)
         keys, adapter_name = _matched(shorter, adapter) if shorter else (keys, adapter_name)
     for front in () if any(keys) else common_leads(adapter.tensors):
-        within, told = _matched([f"{front}{name}" if name is not None else None for name in bare], adapter)
+        within, front_name = _matched([f"{front}{name}" if name is not None else None for name in bare], adapter)
         if all(key is not None for name, key in zip(bare, within) if name is not None):
-            keys, adapter_name = within, told
+            keys, adapter_name = within, front_name
             break
     return tuple(_respelled(bare, keys, adapter_name, adapter)), adapter_name
 
