@@ -90,7 +90,7 @@ def test_of_a_high_rank_the_first_dimensions_are_compared_however_rows_are_read(
 
 
 @dataclass(frozen=True)
-class Counted(Held):
+class Counted(ArraySlot):
     """Counts how often its numbers are asked for."""
 
     asked: list[int] = field(default_factory=list)
