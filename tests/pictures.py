@@ -27,7 +27,7 @@ TARGET = ROOT / "docs" / "pictures"
 RUN = ROOT / "tests" / "cases" / "long" / "long_opt"
 SCREENS = {
     "inspect": ["inspect", "checkpoint-300", "--adapter", "checkpoint-300"],
-    "repair": ["repair", "checkpoint-300", "--base", "base-model", "-o", "lora.ostate.safetensors", "--force"],
+    "repair": ["repair", "checkpoint-300", "--base", "base-model", "-o", "lora.ostate.safetensors"],
     "refusal": ["validate", "checkpoint-300"],
 }
 WIDTHS = {"": 80, "-160": 160}
@@ -38,6 +38,8 @@ SIZES = {1400: 1500, 390: 1500}
 
 def terminal(name: str, arguments: list[str], width: int) -> str:
     """Run a command as on a terminal and return its screen as SVG that asks the network for nothing."""
+    if "-o" in arguments:  # each width writes it anew
+        Path(arguments[arguments.index("-o") + 1]).unlink(missing_ok=True)
     shown = CliRunner().invoke(ostate, arguments, color=True, env={"FORCE_COLOR": "1", "COLUMNS": str(width)}).output
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(f"$ ostate {' '.join(arguments)}\n{shown}"))
@@ -53,6 +55,7 @@ def report(file: Path, profile: Path, say: Callable[[str], None]) -> None:
             for scheme in SCHEMES:
                 tab.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
                 tab.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+                tab.ask("Emulation.setScrollbarsHidden", hidden=True)
                 tab.open(file)
                 data = base64.b64decode(tab.ask("Page.captureScreenshot", format="png")["data"])
                 target = TARGET / f"report-{width}-{scheme}.webp"

@@ -60,6 +60,7 @@ def fill(folder):
     long_run = CASES / "long" / "long_opt"
     shutil.copytree(long_run / "checkpoint-300", folder / "checkpoint-500")
     shutil.copytree(long_run / "checkpoint-60", folder / "checkpoint-100")
+    shutil.copytree(long_run / "checkpoint-300", folder / "checkpoint-300")
     for name in ("base", "base-model"):
         shutil.copytree(CASES / "long" / "long_opt.base", folder / name)
     shutil.copytree(long_run / "checkpoint-300", folder / "lora")
