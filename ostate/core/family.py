@@ -25,8 +25,8 @@ class Exchangeable:
 
     kinds: tuple[str, ...]
     """Name of each kind, numbers as `#`: `layers.#.self_attn.q_proj`, cut at the front as far as it stays distinct."""
-    modules: tuple[tuple[str, ...], ...]
-    """Kind by kind, aligned by layer: the key of the module's zero factor, or of its first tensor where none is known to start at zero."""
+    modules: tuple[tuple[tuple[str, ...], ...], ...]
+    """Kind by kind, aligned by layer: the keys of all tensors of a module, which go with it."""
 
 
 @dataclass(frozen=True, slots=True)

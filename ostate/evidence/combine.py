@@ -132,19 +132,22 @@ def _score(rank: int) -> int:
     return round(GRID * math.log(rank))
 
 
-def permutations_bound(log_evalues_by_kind: Sequence[float]) -> float:
-    """Return log10 of the sum, over all orders of K exchangeable kinds but the claimed one, of a bound on each one's chance; at most 0.
+def permutations_bound(log_evalues_by_kind: Sequence[float], mute: int = 0) -> float:
+    """Return log10 of the sum, over all orders of K exchangeable kinds that move one of these, of a bound on each one's chance; at most 0.
 
     A permutation's bound is the product of w_k = 1 / e_k over the kinds that it moves, less one of each cycle: the first, as the kinds stand.
     Built up kind by kind, the k-th kind either opens a cycle, and is its first, or stands behind one of the k - 1 before it, with w_k. So the
     sum over all permutations is the product of 1 + (k - 1) w_k, exactly.
 
+    Kinds that nothing is asked of, e_k = 1, come first, so that each order of theirs stands beside every such sum.
+
     Args:
         log_evalues_by_kind: log10 e_k, in an order fixed beforehand.
+        mute: kinds beside them that nothing is asked of.
     """
     total = 0.0
-    for before, log_evalue in enumerate(log_evalues_by_kind):
+    for before, log_evalue in enumerate(log_evalues_by_kind, mute):
         total += math.log1p(before * 10.0 ** min(-log_evalue, 300.0))
     if total <= 0:
         return -math.inf
-    return min(0.0, math.log10(math.expm1(total))) if total < 1 else 0.0
+    return min(0.0, math.log10(math.expm1(total)) + math.log10(math.factorial(mute))) if total < 1 else 0.0

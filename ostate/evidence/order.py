@@ -81,8 +81,9 @@ def weigh_all(
             found.append(Weighed(other.what, against(other.keys, set(moved), places, index, looks, usable), frozenset(moved)))
     if family.cut:  # what was not looked at cannot be rejected
         found.append(Weighed(f"{family.cut} more orders, too many to test", 0.0, frozenset(stated)))
+    at = {key: position for position in stated if (key := claimed[position]) is not None}
     for group in family.exchangeable:
-        found += _exchanged(group, places, index, looks)
+        found += _exchanged(group, places, index, looks, at)
     return found
 
 
@@ -190,21 +191,43 @@ def _digits(ranked: Sequence[Ranked], single: Sequence[float]) -> float:
     return max(0.0, max(parts) - math.log10(len(parts))) if parts else 0.0
 
 
-def _exchanged(group: Exchangeable, places: Sequence[Place], index: Mapping[str, int], looks: Looks) -> list[Weighed]:
-    """Return the evidence against all exchanges of whole kinds, as one, and against the weakest pair of them, for people."""
-    members = [[places[index[key]] for key in kind if key in index] for kind in group.modules]
+def _exchanged(group: Exchangeable, places: Sequence[Place], index: Mapping[str, int], looks: Looks, at: Mapping[str, int]) -> list[Weighed]:
+    """Return the evidence against all exchanges of whole kinds, as one, which moves all tensors of their modules; the weakest two name it.
+
+    Exchanges among kinds that nothing is asked of are apart from the others, since they leave the rest in place.
+
+    Args:
+        group: kinds that may stand in each other's place.
+        places: by module.
+        index: module of each factor's key.
+        looks: at the modules.
+        at: position of each key that has state.
+    """
+    moved = [frozenset(at[key] for module in kind for key in module if key in at) for kind in group.modules]
+    members = [[places[unit] for module in kind for unit in dict.fromkeys(index[key] for key in module if key in index)] for kind in group.modules]
     chosen = [[place for place in kind if _known(place)] for kind in _one_of_each_start(members, looks.starts(places))]
     ranked = [[each for found in looks.ranked(kind, "whole") for each in found] for kind in chosen]
-    digits = [combine.digits(kind) for kind in ranked]
-    bound = (
-        _enumerated(ranked)
-        if len(ranked) <= ENUMERATED
-        else combine.permutations_bound([combine.log_mean(combine.log_evalues(kind)) for kind in ranked])
-    )
-    weakest = sorted(range(len(group.kinds)), key=lambda i: digits[i])[:2]
-    what = f"{group.kinds[weakest[0]]} and {group.kinds[weakest[1]]} exchanged in every layer"
-    moved = frozenset(p for kind in members for place in kind for p in (place.zero, place.other) if p is not None)
-    return [Weighed(what, max(0.0, -bound), moved)]
+    told = sorted((i for i, kind in enumerate(ranked) if kind), key=lambda i: combine.digits(ranked[i]))
+    mute = [i for i, kind in enumerate(ranked) if not kind]
+    found = []
+    if told:
+        first, second = (*mute[:1], *told)[:2]
+        found.append(Weighed(_pair_text(group, first, second), max(0.0, -_log_chance(ranked)), frozenset().union(*moved)))
+    if len(mute) > 1:
+        found.append(Weighed(_pair_text(group, mute[0], mute[1]), 0.0, frozenset().union(*(moved[i] for i in mute))))
+    return [each for each in found if each.moved]
+
+
+def _pair_text(group: Exchangeable, one: int, two: int) -> str:
+    return f"{group.kinds[one]} and {group.kinds[two]} exchanged in every layer"
+
+
+def _log_chance(ranked: Sequence[Sequence[Ranked]]) -> float:
+    """Return log10 of the sum of the chances of all orders of the kinds that move one of which something is asked."""
+    if len(ranked) <= ENUMERATED:
+        return _enumerated(ranked)
+    log_evalues = [combine.log_mean(combine.log_evalues(kind)) for kind in ranked if kind]
+    return combine.permutations_bound(log_evalues, mute=len(ranked) - len(log_evalues))
 
 
 def _one_of_each_start(members: Sequence[Sequence[Place]], starts: Sequence[int]) -> Iterator[list[Place]]:
@@ -219,7 +242,7 @@ def _one_of_each_start(members: Sequence[Sequence[Place]], starts: Sequence[int]
 
 
 def _enumerated(ranked: Sequence[Sequence[Ranked]]) -> float:
-    """Return log10 of the sum of the chances of all orders of the kinds but the claimed one.
+    """Return log10 of the sum of the chances of all orders of the kinds but the claimed one, and those that move none of which something is asked.
 
     Of each cycle one kind must be left out, whichever: the best choice counts, at its chance times the number of choices.
     """
@@ -227,7 +250,7 @@ def _enumerated(ranked: Sequence[Sequence[Ranked]]) -> float:
     total = 0.0
     for permutation in itertools.permutations(range(len(ranked))):
         cycles = [cycle for cycle in _cycles(permutation) if len(cycle) > 1]
-        if cycles:
+        if any(ranked[kind] for cycle in cycles for kind in cycle):
             choices = [frozenset(kind for cycle in cycles for kind in cycle).difference(left) for left in itertools.product(*cycles)]
             total += min(1.0, len(choices) * 10.0 ** -max(digits(kept) for kept in choices))
     return float(np.log10(total)) if total > 0 else -np.inf

@@ -128,6 +128,14 @@ def test_the_sum_over_all_orders_of_kinds_is_what_they_add_up_to(kinds):
     assert found == (-math.inf if kinds == 1 else pytest.approx(min(0.0, math.log10(total)), rel=1e-9))
 
 
+@pytest.mark.parametrize("mute", [1, 2, 3])
+def test_orders_that_move_a_kind_of_which_something_is_asked_are_summed_beside_all_of_the_others(mute):
+    weights = np.concatenate([np.ones(mute), [1e-7, 1e-8, 1e-6]])
+    orders = [order for order in itertools.permutations(range(mute + 3)) if order[mute:] != tuple(range(mute, mute + 3))]
+    total = sum(math.prod(weights[sorted(moved_but_the_first(order))]) for order in orders)
+    assert permutations_bound([7.0, 8.0, 6.0], mute=mute) == pytest.approx(math.log10(total), rel=1e-6)
+
+
 def test_kinds_that_nothing_speaks_for_bound_nothing():
     assert permutations_bound([0.0, 0.0, 0.0]) == 0.0
     assert permutations_bound([-400.0, -400.0]) == 0.0

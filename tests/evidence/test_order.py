@@ -178,11 +178,27 @@ def test_the_exchange_of_kinds_names_every_position_of_theirs_and_no_other():
     looks = Looks({(module, "whole"): (Ranked(1, 384),) * 4 for module in range(3)}, units)
     index = {f"{kind}.{factor}": at for at, kind in enumerate("qvo") for factor in "AB"}
     places = [Place(0, 0, 1), Place(1, 2, None), Place(2, 4, 5)]
-    group = Exchangeable(("q_proj", "v_proj"), (("q.B",), ("v.B",)))
-    (found,) = order._exchanged(group, places, index, looks)
-    assert found.moved == {0, 1, 2}
+    group = Exchangeable(("q_proj", "v_proj"), ((("q.B", "q.A", "q.magnitude"),), (("v.B", "v.A", "v.magnitude"),)))
+    at = {"q.B": 0, "q.A": 1, "v.B": 2, "o.B": 4, "o.A": 5, "q.magnitude": 6, "v.magnitude": 7}
+    (found,) = order._exchanged(group, places, index, looks, at)
+    assert found.moved == {0, 1, 2, 6, 7}
     assert found.digits == pytest.approx(4 * math.log10(384) - math.log10(2))
     assert found.what == "q_proj and v_proj exchanged in every layer"
+
+
+@pytest.mark.parametrize("kinds", ["kqv", "kqvopr"])
+def test_kinds_that_nothing_is_asked_of_stay_open_among_themselves_and_hold_no_other_open(kinds):
+    """BOFT and AdaLoRA: the first tensors of q and k have no test, and the exchange of both was taken for none at all."""
+    told = kinds[2:]
+    units = tuple(Unit(f"{kind}.", f"{kind}.s", "", False, 1) for kind in told)
+    looks = Looks({(module, "whole"): (Ranked(1, 384),) * 6 for module in range(len(told))}, units)
+    places = [Place(module, 2 * module + 1, None) for module in range(len(told))]
+    keys = tuple(((f"{kind}.R", f"{kind}.s"),) for kind in kinds)
+    at = {key: position for position, key in enumerate(key for kind in (*told, "k", "q") for key in (f"{kind}.R", f"{kind}.s"))}
+    one, other = order._exchanged(Exchangeable(tuple(kinds), keys), places, {f"{kind}.s": i for i, kind in enumerate(told)}, looks, at)
+    assert one.moved == frozenset(range(2 * len(kinds)))
+    assert one.digits > 10
+    assert (other.what, other.digits, other.moved) == ("k and q exchanged in every layer", 0.0, frozenset(range(2 * len(told), 2 * len(kinds))))
 
 
 def test_a_family_of_nothing_leaves_only_names_at_random():

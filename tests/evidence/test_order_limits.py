@@ -36,7 +36,7 @@ def run(starts: list[int]) -> tuple[Comparison, tuple[str, ...]]:
 def families(keys: tuple[str, ...]) -> dict[str, Family]:
     other = {"q_proj": "v_proj", "v_proj": "q_proj"}
     exchanged = tuple(next(key.replace(one, two) for one, two in other.items() if one in key) for key in keys)
-    kinds = tuple(tuple(key for key in keys if kind in key and "lora_B" in key) for kind in KINDS)
+    kinds = tuple(tuple((key, key.replace("lora_B", "lora_A")) for key in keys if kind in key and "lora_B" in key) for kind in KINDS)
     return {"an alternative": Family((Alternative("exchanged", exchanged, exchanged),), ()), "kinds": Family((), (Exchangeable(KINDS, kinds),))}
 
 

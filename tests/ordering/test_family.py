@@ -149,7 +149,7 @@ def test_kinds_are_exchangeable_only_where_a_convention_speaks(tmp_path: Path) -
     by_convention = family.family_of(*the_claim(made, "convention"))
     assert [one.kinds for one in by_convention.exchangeable] == [("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj")]
     first = by_convention.exchangeable[0].modules[1]
-    assert first == tuple(f"base_model.model.model.layers.{at}.self_attn.k_proj.lora_B.weight" for at in range(3))
+    assert first == tuple(tuple(f"base_model.model.model.layers.{at}.self_attn.k_proj.lora_{f}.weight" for f in "AB") for at in range(3))
     rebuilt = family.family_of(*the_claim(made, "skeleton"))
     assert rebuilt.exchangeable == ()
     assert "q_proj and k_proj exchanged in every layer" in {one.what for one in rebuilt.alternatives}  # another release may define them otherwise

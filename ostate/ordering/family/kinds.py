@@ -7,7 +7,6 @@ from itertools import combinations, pairwise
 from typing import NamedTuple
 
 from ostate.core.family import Exchangeable
-from ostate.core.lora_modules import modules_of
 from ostate.core.naming import Adapter
 
 from ..sources.module_orders import FAMILIES
@@ -51,7 +50,6 @@ def exchangeable(sequence: ClaimRows, adapter: Adapter | None) -> tuple[Exchange
     """Return the sets of kinds whose modules agree in place and shape throughout; kinds that the adapter does not hold are not among them."""
     if adapter is None:
         return ()
-    zero = {key: module.zero for module in modules_of(adapter) for key in (module.zero, module.other)}
     alike: dict[tuple[tuple[Where, tuple[tuple[str, int], ...]], ...], list[Pattern]] = {}
     kinds = kinds_of(sequence)
     for pattern, modules in kinds.items():
@@ -61,16 +59,15 @@ def exchangeable(sequence: ClaimRows, adapter: Adapter | None) -> tuple[Exchange
     return tuple(
         Exchangeable(
             kinds=tuple(labels[pattern] for pattern in patterns),
-            modules=tuple(tuple(_stem(sequence, kinds[pattern][where], zero) for where, _ in places) for pattern in patterns),
+            modules=tuple(tuple(_keys_of(sequence, kinds[pattern][where]) for where, _ in places) for pattern in patterns),
         )
         for places, patterns in alike.items()
         if len(patterns) > 1
     )
 
 
-def _stem(sequence: ClaimRows, module: ModuleRows, zero: Mapping[str, str]) -> str:
-    keys = [key for row in module.rows if (key := sequence.rows[row].key) is not None]
-    return next((zero[key] for key in keys if key in zero), keys[0])
+def _keys_of(sequence: ClaimRows, module: ModuleRows) -> tuple[str, ...]:
+    return tuple(key for row in module.rows if (key := sequence.rows[row].key) is not None)
 
 
 def kinds_exchanged(sequence: ClaimRows) -> Iterator[Arrangement]:
