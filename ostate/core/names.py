@@ -31,7 +31,7 @@ ADAPTER_CONTAINERS = (
     "lora_A", "lora_B", "lora_E", "lora_ranknum", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_diag",
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
-    "oft_R", "oft_r", "oft_embedding_R", "boft_R", "boft_s", "ia3_l",
+    "oft_R", "oft_r", "oft_s", "oft_embedding_R", "boft_R", "boft_s", "ia3_l",
     "vera_lambda_b", "vera_lambda_d", "pvera_lambda_b", "pvera_lambda_d",
     "vblora_logits_A", "vblora_logits_B", "vblora_vector_bank", "fourierft_spectrum", "waveft_spectrum",
     "hra_u", "miss_block", "bone_block", "ln_tuning_layers",

@@ -21,7 +21,7 @@ from ostate.evidence.apart import ENOUGH, apart, elements
 from ostate.evidence.displaced import misplaced_values
 from ostate.evidence.look import Source
 from ostate.evidence.looks import Looks, Place, places_of
-from ostate.evidence.methods import METHODS, method_of, silent_reason, starts_of, units_of
+from ostate.evidence.methods import METHODS, method_of, silent_reason, starts_of, unbalanced_reason, units_of
 from ostate.evidence.unpaired import known_starts
 
 from .master_weights import TEST as MASTER_WEIGHTS
@@ -193,7 +193,9 @@ class Comparison:
 
     def _silent(self, digits: float, against: tuple[tuple[int, str, str], ...], places: Sequence[Place]) -> Evidence:
         needed = -np.log10(order.MOST_CHANCE)
-        why = self._untested(self.looks) or {"gauge": f"no better than chance ({digits:.1f} digits; {needed:.0f} are needed)"}
+        why = self._untested(self.looks)
+        if not why or set(why) == {"balance"}:  # displacement was asked
+            why = {"gauge": f"no better than chance ({digits:.1f} digits; {needed:.0f} are needed)", **why}
         zeros = [place for place in places if place.zero is not None and self.looks.modules[place.module].displaced[0]]
         known = [place for place in zeros if self.looks.factor(place.module, place.zero, zero=True) is not None]  # not where moments are factored
         if self.looks.displaced and self.looks.source.start is None and known and not any(plain.weight for plain in self.looks.plain(known)):
@@ -220,7 +222,8 @@ class Comparison:
             why = silent_reason(self.adapter)
             return {"displacement": why, "balance": why}
         if looks.displaced:
-            return {}
+            why = unbalanced_reason(self.adapter)
+            return {"balance": why} if why and not looks.balanced else {}
         unknown = "no tensor of it is known to start at zero or one"
         return {"displacement": (None if method_of(self.adapter) in METHODS else starts_at_zero(self.adapter)) or unknown}
 

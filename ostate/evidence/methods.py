@@ -76,6 +76,8 @@ class Method(NamedTuple):
     constants: tuple[Constant, ...] = ()
     silent: str = ""
     """Why nothing is tested, or what is not."""
+    unbalanced: str = ""
+    """Why balance is not asked of factors whose product enters."""
     starts: Callable[[Mapping[str, Any]], bool] = lambda config: config.get("init_weights", True) is True
     """Whether the configuration leaves the start as the row has it."""
 
@@ -100,16 +102,20 @@ METHODS: dict[str, Method] = {
         (Vector("lokr_w1", 0.0, "rows", signs=True, permutes=False),),
     ),
     "ADALORA": Method(
-        # E scales latent dimensions, so it changes sign with A or with B; the term that keeps A and B orthogonal is the same for every gauge,
-        # pulls both away from their start, and leaves no balance
+        # E scales latent dimensions, so it changes sign with A or with B; the term that keeps A and B orthogonal is the same for every gauge
+        # and pulls both away from their start. E B^T dB = dA A^T E without it; its own gradients are S A and B S', S and S' symmetric and, near
+        # orthogonality, of any direction: they leave r (r - 1) numbers, as many as are unknown, and nothing to compare
         (Pair("lora_E", "lora_A", (False, False), displaced=(True, True), balanced=False),),
+        unbalanced="the term that keeps A and B orthogonal takes all that their balance through E could say",
         starts=lambda config: config.get("init_lora_weights", True) is True,
     ),
     "HIRA": Method((Pair("hira_B", "hira_A", (True, False)), Pair("hira_embedding_A", "hira_embedding_B", (False, True)))),
-    "DELORA": Method((Pair("delora_B", "delora_A", (True, False), balanced=False),)),  # factors enter by their direction
+    "DELORA": Method((Pair("delora_B", "delora_A", (True, False), balanced=False),), unbalanced="the factors enter by their directions alone"),
     "IA3": Method(vectors=(Vector("ia3_l", 1.0, "feedforward"),), starts=lambda config: config.get("init_ia3_weights", True) is True),
     "BOFT": Method(vectors=(Vector("boft_s", 1.0, "out"),), constants=(Constant("boft_R", 0.0),)),
+    # until peft 0.15 each output had a scale beside the rotation, as BOFT has
     "OFT": Method(
+        vectors=(Vector("oft_s", 1.0, "out"),),
         constants=(Constant("oft_R", 0.0), Constant("oft_r", 0.0)),
         silent="rotations of a layer's input: where that is the residual stream, no module has a gauge of its own",
     ),
@@ -187,6 +193,12 @@ def silent_reason(adapter: Adapter) -> str:
     if "peft_type" in adapter.config and not method.starts(adapter.config):
         return f"{word}: this configuration does not start where its test has it"
     return f"{word}: none of these tensors lies where a test of it is known, such as along an attention's values"
+
+
+def unbalanced_reason(adapter: Adapter) -> str:
+    """Return why the factors of an adapter's method are not compared by their balance; empty where they are, or where there are no such."""
+    method = METHODS.get(method_of(adapter))
+    return method.unbalanced if method is not None else ""
 
 
 def method_of(adapter: Adapter) -> str:

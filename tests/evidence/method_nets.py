@@ -55,6 +55,7 @@ STARTS: dict[str, Callable[[int], Tensors]] = {
     "ROAD": lambda count: {"road_theta": torch.zeros(count, UNITS // 2), "road_alpha": torch.ones(count, UNITS // 2)},
     "SHIRA": lambda count: {"shira_weight": torch.zeros(count, 24)},
     "BOFT": lambda count: {"boft_R": torch.zeros(count, 1, HIDDEN // 4, 4, 4), "boft_s": torch.ones(count, UNITS, 1)},
+    "OFT": lambda count: {"oft_r": torch.zeros(count, HIDDEN // 4, 4, 4), "oft_s": torch.ones(count, UNITS, 1)},
     "PVERA": lambda count: {"pvera_lambda_b": torch.zeros(count, UNITS), "pvera_lambda_d": torch.full((count, 2 * RANK), 0.1)},
     "RANDLORA": lambda count: {"randlora_lambda": torch.zeros(count, RANK, 2), "randlora_gamma": torch.full((count, 2, HIDDEN), 1 / HIDDEN)},
     "FOURIERFT": lambda count: {"fourierft_spectrum": torch.zeros(count, 24)},
@@ -105,10 +106,11 @@ def changed(method: str, weight: torch.Tensor, p: Tensors, frozen: tuple[torch.T
         return weight.flatten(1).scatter_add(1, _largest(weight), p["supertuning_values"]).reshape(weight.shape) + (
             p["supertuning_lora_B.weight"] @ p["supertuning_lora_A.weight"]
         )
-    if method == "BOFT":
-        skew, one = (p["boft_R"] - p["boft_R"].transpose(-1, -2))[:, 0] / 2, torch.eye(4)
+    if method in ("BOFT", "OFT"):
+        blocks, scale = (p["boft_R"][:, 0], p["boft_s"]) if method == "BOFT" else (p["oft_r"], p["oft_s"])
+        skew, one = (blocks - blocks.transpose(-1, -2)) / 2, torch.eye(4)
         turns = torch.linalg.solve(one + skew, one - skew)  # Cayley's transform, (networks, blocks, 4, 4)
-        return p["boft_s"] * torch.einsum("nobi,nbij->nobj", weight.reshape(*weight.shape[:2], -1, 4), turns).reshape(weight.shape)
+        return scale * torch.einsum("nobi,nbij->nobj", weight.reshape(*weight.shape[:2], -1, 4), turns).reshape(weight.shape)
     if method in ("BEFT", "PVERA"):
         return weight  # what they change is the output
     if method == "HIRA":
