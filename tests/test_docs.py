@@ -180,6 +180,13 @@ def test_every_link_between_pages_leads_somewhere():
                 assert (page.parent / target).exists(), f"{name_of(page)}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pages_keep_to_the_fields_words(page):
+    """What the messages do not say (`tests/test_messages.py`), the pages do not either; names of files are names."""
+    text = re.sub(r"`[^`]*`|\(tests/[^)]*\)", "", page.read_text(encoding="utf-8"))
+    assert re.findall(r"\b(?:skeleton|stands? aside|stood aside|speaks?|settles?|heard|kin|wishes|strangers?|at hand)\b", text) == []
+
+
 def test_every_page_can_be_reached():
     told = (ROOT / "mkdocs.yml").read_text(encoding="utf-8") + "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for page in (ROOT / "docs").rglob("*.md"):
