@@ -71,10 +71,12 @@ class Reader(NamedTuple):
     """True when the layout is a folder; False: one file."""
     marks: tuple[str, ...] = ()
     """For a folder: each must be a name in it (`*rank*`: a part of a name) before the module is imported."""
+    ending: str = ""
+    """For a file: how its name must end before the module is imported."""
 
     def accepts(self, seen: Peek) -> bool:
         """True when `seen` is of this layout. Two rows never accept the same path."""
-        if seen.is_folder != self.folder:
+        if seen.is_folder != self.folder or not seen.path.endswith(self.ending):
             return False
         if not all(any(mark == name or (mark[0] == "*" and mark.strip("*") in name) for name in seen.names) for mark in self.marks):
             return False
@@ -97,6 +99,7 @@ READERS: dict[str, Reader] = {
     "universal": Reader(module="deepspeed_universal", folder=True, marks=("zero",)),
     "hfstorage": Reader(module="hf_storage", folder=True, marks=("*.safetensors",)),
     "colossalai": Reader(module="colossalai", folder=True, marks=("*.index.json",)),
+    "colossalai-file": Reader(module="colossalai_file", ending=".safetensors"),
     "fsdp-ranks": Reader(module="fsdp_ranks", folder=True, marks=("*rank*",)),
 }
 """Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""
@@ -275,12 +278,13 @@ def _files(seen: Peek, skipped: list[Skipped]) -> Iterator[tuple[Peek, str]]:
     """Yield the files of a folder that hold a state. A file called like one that holds none, or cannot be read, goes to `skipped`."""
     for name in seen.names:
         path = os.path.join(seen.path, name)
-        if name.startswith(_NEVER_START) or name.endswith(_NEVER_END) or not is_file(path):
+        flat = name.startswith("optim") and name.endswith(".safetensors")
+        if name.startswith(_NEVER_START) or (name.endswith(_NEVER_END) and not flat) or not is_file(path):
             continue
         one = Peek(path, asked=seen.asked)
-        wanted = name.startswith("optimizer")
+        wanted = name.startswith("optimizer") and not flat
         try:
-            rows = _rows(one, skipped) if wanted or one.is_torch else []
+            rows = _rows(one, skipped) if wanted or flat or one.is_torch else []
         except ReadError as error:  # gone, or not to be read
             skipped.append(Skipped(path, error))
             continue

@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ostate.commands.repair import repair
 from ostate.errors import ReadError, UnknownFormat
@@ -44,6 +44,18 @@ def colossalai_async(folder: Path, optimizer: torch.optim.Optimizer, parts: int 
     return _in_parts(folder, optimizer, parts, "optimizer-{:05d}.safetensors", "optimizer.safetensors.index.json", write)
 
 
+def colossalai_async_whole(path: Path, optimizer: torch.optim.Optimizer) -> Path:
+    """What `Booster.save_optimizer(optimizer, path, shard=False, use_async=True)` writes (colossalai/utils/safetensors.py)."""
+    stored = optimizer.state_dict()
+    pickled = {f"state-{key}-step": pickle.dumps(int(entry["step"])) for key, entry in stored["state"].items()}
+    pickled["param_groups"] = pickle.dumps(stored["param_groups"])
+    tensors = {f"state-{key}-{slot}": value for key, entry in stored["state"].items() for slot, value in entry.items() if slot != "step"}
+    tensors |= {name: torch.tensor(list(data), dtype=torch.uint8) for name, data in pickled.items()}
+    path.parent.mkdir(parents=True)
+    save_file(tensors, path, metadata={"format": "pt", "non_tensor_keys": json.dumps(list(pickled))})
+    return path
+
+
 def _in_parts(folder: Path, optimizer: torch.optim.Optimizer, parts: int, name: str, index: str, write: Callable[[Path, dict], None]) -> Path:
     """Write entries by parts, the groups beside them, and the index of both."""
     folder.mkdir(parents=True)
@@ -71,6 +83,22 @@ def test_a_sharded_optimizer_of_colossalai_is_joined_by_its_index(tmp_path):
     assert raw.layout == "colossalai"
     assert holds(raw, made)
     assert len(raw.files) == 4
+
+
+@pytest.mark.parametrize("ask", [lambda path: path, lambda path: path.parent, lambda path: path.parent.parent])
+def test_one_file_that_colossalai_wrote_asynchronously_is_read(tmp_path, ask):
+    made = adamw()
+    raw = read(str(ask(colossalai_async_whole(tmp_path / "step" / "optimizer.safetensors", made))))
+    assert raw.layout == "colossalai-file"
+    assert holds(raw, made)
+
+
+def test_pickled_groups_that_are_something_else_are_refused(tmp_path):
+    path = colossalai_async_whole(tmp_path / "step" / "optimizer.safetensors", adamw())
+    data = load_file(path) | {"param_groups": torch.tensor(list(pickle.dumps({"lr": 1})), dtype=torch.uint8)}
+    save_file(data, path)
+    with pytest.raises(ReadError, match="no list of groups"):
+        read(str(path))
 
 
 def test_parts_that_colossalai_wrote_asynchronously_are_joined(tmp_path):

@@ -29,10 +29,10 @@ from ..pickle.globals import unpickle
 from ..state_dict import Key
 
 _ENDS = (".bin.index.json", ".safetensors.index.json")
-_GROUPS = "param_groups"
+GROUPS = "param_groups"
 _AGAIN = "copy the whole folder again"
 _NO_TENSORS = "non_tensor_keys"
-_SLOT = re.compile(r"^state-(?P<key>\d{1,18})-(?P<slot>.+)$", re.ASCII | re.DOTALL)
+SLOT = re.compile(r"^state-(?P<key>\d{1,18})-(?P<slot>.+)$", re.ASCII | re.DOTALL)
 MOST_PICKLE = 1 << 16
 """Bytes of one pickled number."""
 
@@ -54,7 +54,7 @@ def _index(folder: str) -> str | None:
 def _groups_file(index: str) -> str:
     listed = parse_json(read_at(index, 0, size_of(index)))  # which `parts_of` has read before
     metadata = listed.get("metadata") if isinstance(listed, dict) else None
-    file = metadata.get(_GROUPS) if isinstance(metadata, dict) else None
+    file = metadata.get(GROUPS) if isinstance(metadata, dict) else None
     return file if isinstance(file, str) and os.path.basename(file) == file else ""
 
 
@@ -92,14 +92,14 @@ def _loaded(path: str, files: list[SourceFile]) -> object:
     if not is_file(path):
         raise ReadError("a part that the index names is missing", where=path, fix=_AGAIN)
     if path.endswith(".safetensors"):
-        return _entries(path, files)
+        return entries(path, files)
     stored = torchsave.load(path)
     files.append(stored.source)
     return stored.value
 
 
-def _entries(path: str, files: list[SourceFile]) -> dict[int, dict[str, object]]:
-    """Return the entries of a part in safetensors, by id.
+def entries(path: str, files: list[SourceFile]) -> dict[int, dict[str, object]]:
+    """Return the entries of a part in safetensors, by id; the groups of a whole one are left out.
 
     Raises:
         ReadError: a tensor that is no entry's, or pickled bytes that are no number.
@@ -115,7 +115,9 @@ def _entries(path: str, files: list[SourceFile]) -> dict[int, dict[str, object]]
     pickled = {name for name in listed if isinstance(name, str)}
     found: dict[int, dict[str, object]] = {}
     for name, ref in head.tensors.items():
-        read = _SLOT.match(name)
+        if name == GROUPS:
+            continue
+        read = SLOT.match(name)
         if read is None:
             raise ReadError(f"a tensor that is no slot of an entry: {name[:80]!r}", where=path, fix=_AGAIN)
         found.setdefault(int(read["key"]), {})[read["slot"]] = _unpickled(path, name, ref) if name in pickled else ref
