@@ -208,12 +208,15 @@ def _by_agreement(question: Question, standing: list[Tested], comparison: Eviden
     if version_matched and len(version_matched) < len(standing):
         lost += [loser(each.claim, "the recorded library version uses another rule") for each in standing if not each.claim.version_matched]
         standing = version_matched
-    best = max(standing, key=lambda each: len(each.evidence.proven))
+    best, found = standing[0], None
+    if len(standing) > 1:  # of several releases' orders, that one whose names the numbers alone give too
+        found = comparison.recover()
+        best = max(standing, key=lambda each: len(_with_search(each.evidence, each.claim, found, raw)[0].proven))
     claim, evidence, verdict = best.claim, best.evidence, "partial"
     only_convention = all(each.claim.source == "convention" for each in standing)
     keep = _said_alike(standing, evidence, trusted=not only_convention)
     if not evidence.apart or any(entry.has_state and entry.position not in keep for entry in raw.entries):
-        evidence, verdict = _with_search(evidence, claim, comparison.recover(), raw)
+        evidence, verdict = _with_search(evidence, claim, found or comparison.recover(), raw)
         keep |= evidence.proven
     if not evidence.proven:
         return _silent(question, standing, lost, only_convention=only_convention)
