@@ -24,6 +24,8 @@ NAMES_FILES = (NAMES_FILE, "ostate_names.json")
 LARGEST = 1 << 28
 """Bytes; a 70B model has some 10,000 names of 100 bytes."""
 FORMS = "one name a line, or JSON: a list of names, or a list of lists, one for each group"
+_STRINGS = 3 * limits.POSITIONS
+"""Each name may stand in two lists and beside its shape; JSON of nothing but short texts takes fifteen times its length of memory."""
 _KEYS = ("groups", "param_name_groups", "param_names")
 """Where a JSON object may hold its list."""
 
@@ -53,6 +55,8 @@ def read_names(path: str, *, error: type[OstateError] = ReadError, fix: str = FO
         raise error(f"{size} bytes cannot be a list of names", where=path, fix=fix)
     try:
         text = read_at(path, 0, size).decode("utf-8-sig")
+        if text.count('"') > 2 * _STRINGS:
+            raise ValueError(f"it holds more than {_STRINGS} texts, where no state has more than {limits.POSITIONS} names")
         groups = _from_json(text) if path.endswith(".json") or text.lstrip()[:1] in ("[", "{") else [_from_lines(text)]
         _check(groups)
     except UnicodeDecodeError as damage:
@@ -91,6 +95,8 @@ def _check(groups: list[list[str]]) -> None:
     names = [name for group in groups for name in group]
     if not names or not all(names):
         raise ValueError("it is empty" if not names else f"name {names.index('')} of {len(names)} is empty")
+    if len(names) > limits.POSITIONS:
+        raise ValueError(f"{len(names)} names, more than {limits.POSITIONS}")
     if max(map(len, names)) > limits.NAME:
         raise ValueError(f"a name of {max(map(len, names))} letters, more than {limits.NAME}")
     if len(set(names)) != len(names):

@@ -15,6 +15,7 @@ import torch
 import ostate
 from ostate import read as formats
 from ostate.core import limits
+from ostate.core.names_list import read_names
 from ostate.errors import ReadError
 from ostate.read.adapters import read_adapter
 from ostate.read.container import dcp_index
@@ -57,7 +58,7 @@ def test_a_tensor_that_repeats_its_bytes_is_refused_before_it_is_made(tmp_path, 
     path = saved(tmp_path, {0: entry(tensor)}, [{**GROUP, "params": [0]}])
     assert os.path.getsize(path) < 100_000
     for call in (lambda: ostate.inspect(path, values=True), lambda: ostate.repair(path, None)):
-        with pytest.raises(ReadError, match=r"the state asks for \d+ bytes of numbers that lie on \d+ bytes") as caught:
+        with pytest.raises(ReadError, match=r"the tensors of the state claim \d+ bytes, and its files hold \d+") as caught:
             call()
         assert caught.value.fix
 
@@ -65,7 +66,7 @@ def test_a_tensor_that_repeats_its_bytes_is_refused_before_it_is_made(tmp_path, 
 def test_many_parameters_over_one_storage_are_refused_and_views_of_one_buffer_are_not(tmp_path):
     shared = torch.zeros(1 << 20)
     path = saved(tmp_path, {i: entry(shared) for i in range(40)}, [{**GROUP, "params": list(range(40))}])
-    with pytest.raises(ReadError, match="the state asks for"):
+    with pytest.raises(ReadError, match="the tensors of the state claim"):
         formats.read(path)
     flat = torch.zeros(20 << 20)
     views = {i: {"step": torch.tensor(1.0), "exp_avg_sq": flat[i << 20 : (i + 1) << 20]} for i in range(20)}
@@ -151,6 +152,18 @@ ZIP = (CHECKPOINT / "optimizer.pt").read_bytes()
 CONTENTS = {"zip twice": ZIP + ZIP, "legacy twice": legacy() * 2, "one of each": legacy() + ZIP, "resumed": ZIP[:1000] + ZIP}
 
 
+MANY = list(map(str, range(600_000)))
+
+
+@pytest.mark.parametrize("text", [json.dumps(MANY), "\n".join(MANY), "[" + '"",' * 1_600_000 + '""]'], ids=["a list", "lines", "texts of no letter"])
+def test_more_names_than_any_state_has_are_refused(tmp_path, text):
+    path = tmp_path / "names.txt"
+    path.write_text(text)
+    with pytest.raises(ReadError, match="more than") as refused:
+        read_names(str(path))
+    assert "500000" in str(refused.value)
+
+
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 def test_archives_one_after_another_are_refused(tmp_path, content):
     (tmp_path / "optimizer.pt").write_bytes(content)
@@ -190,7 +203,7 @@ def test_packed_moments_that_repeat_their_bytes_are_refused(tmp_path, what):
     scale = torch.zeros(1).expand((1 << 28) // 256) if what == "codes" else torch.ones(1)
     table = torch.zeros(1).expand(1 << 28) if what == "table" else torch.zeros(256)
     path = saved(tmp_path, {0: packed_entry(codes, scale, table)}, [{**GROUP, "params": [0]}])
-    with pytest.raises(ReadError, match="the state asks for"):
+    with pytest.raises(ReadError, match="the tensors of the state claim"):
         formats.read(path)
 
 
@@ -215,7 +228,7 @@ def test_parameters_cut_out_of_packed_moments_that_repeat_their_bytes_are_refuse
     raw = formats.read(sound)
     assert [(entry.name, entry.slots["exp_avg"].read().shape) for entry in raw.entries] == [("a", (512,)), ("b", (512,))]
     folder = packed_ranks(tmp_path, torch.zeros(1, dtype=torch.uint8).expand(1 << 28), torch.zeros(1).expand(1 << 20), torch.zeros(256))
-    with pytest.raises(ReadError, match="the state asks for"):
+    with pytest.raises(ReadError, match="the tensors of the state claim"):
         formats.read(folder)
 
 
