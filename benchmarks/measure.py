@@ -58,17 +58,33 @@ class Row:
     wall: float
     peak: float
     ratio: float
-    """CPU against the measure of this table."""
+    """CPU against the measure of this table, in the same round."""
     limit: float | None = None
     most: float | None = None
     """MB."""
+    least: float = 0.0
+    """CPU of the round that took least."""
+    wall_ratio: float = 0.0
+    """The same as `ratio`, by the clock: no limit is on it, since whatever else runs is in it."""
+    judged: bool = True
+    """False: the limit on the ratio is one of another size, and not judged."""
 
     @property
     def met(self) -> bool | None:
-        """True when every limit holds; None where there is none."""
-        if self.limit is None and self.most is None:
+        """True when every limit holds; None where none is judged."""
+        limit = self.limit if self.judged else None
+        if limit is None and self.most is None:
             return None
-        return (self.limit is None or self.ratio <= self.limit) and (self.most is None or self.peak <= self.most)
+        return (limit is None or self.ratio <= limit) and (self.most is None or self.peak <= self.most)
+
+    @property
+    def verdict(self) -> str:
+        """What the table says of it."""
+        if self.met is False:
+            return "MISSED"
+        if self.limit is not None and not self.judged:
+            return "not judged at this size"
+        return "met" if self.met else ""
 
 
 def run(task: Task) -> Cost:
@@ -102,24 +118,31 @@ def median(costs: Sequence[Cost]) -> Cost:
     return Cost(statistics.median(c.cpu for c in costs), statistics.median(c.wall for c in costs), max(c.peak for c in costs), costs[0].status)
 
 
-def rows(costs: Mapping[str, Sequence[Cost]], measure: str, limits: Mapping[str, tuple[float | None, float | None]]) -> list[Row]:
-    """Return a row a task; the ratio is the median over rounds of CPU against the same round's `measure`."""
+def rows(
+    costs: Mapping[str, Sequence[Cost]], measure: str, limits: Mapping[str, tuple[float | None, float | None]], *, judged: bool = True
+) -> list[Row]:
+    """Return a row a task; ratios are medians over rounds of CPU, and of the clock, against the same round's `measure`."""
     made = []
     for name, seen in costs.items():
         middle = median(seen)
         ratio = statistics.median(one.cpu / other.cpu for one, other in zip(seen, costs[measure]))
-        made.append(Row(name, middle.cpu, middle.wall, middle.peak, ratio, *limits.get(name, (None, None))))
+        wall_ratio = statistics.median(one.wall / other.wall for one, other in zip(seen, costs[measure]))
+        least = min(one.cpu for one in seen)
+        made.append(Row(name, middle.cpu, middle.wall, middle.peak, ratio, *limits.get(name, (None, None)), least, wall_ratio, judged))
     return made
 
 
 def table(title: str, made: Sequence[Row], measure: str) -> str:
     """Return the rows as a Markdown table."""
-    lines = [f"| {title} | CPU s | CPU / {measure} | limit | peak MB | limit | |", "|---|---|---|---|---|---|---|"]
+    head = f"| {title} | CPU s, median | least | CPU / {measure} | limit | clock s | clock / {measure} | peak MB | limit | |"
+    lines = [head, "|---" * 10 + "|"]
     for row in made:
         limit = "" if row.limit is None else f"{row.limit:.2g}"
         most = "" if row.most is None else f"{row.most:.0f}"
-        verdict = {None: "", True: "met", False: "MISSED"}[row.met]
-        lines.append(f"| {row.name} | {row.cpu:.3f} | {row.ratio:.2f} | {limit} | {row.peak:.0f} | {most} | {verdict} |")
+        clock = f"{row.wall:.2f} | {row.wall_ratio:.2f}"
+        lines.append(
+            f"| {row.name} | {row.cpu:.3f} | {row.least:.3f} | {row.ratio:.2f} | {limit} | {clock} | {row.peak:.0f} | {most} | {row.verdict} |"
+        )
     return "\n".join(lines)
 
 
