@@ -329,7 +329,10 @@ def verify(path: str, *, options: Options | None = None, **more: Any) -> Orderin
     _refuse_copies(raw, options)
     adapter, found = order_among(raw, beside, options)
     compared = tuple(finding for finding in raw.findings if finding.rule == "checksums")
-    return replace(found, findings=(*compared, *found.findings, *unproven.unverified(found, _passed(adapter, options))))
+    passed = _passed(adapter, options)
+    partial = found.verdict == "partial"  # then which names, as `repair` lists them
+    said = unproven.of_verdict(found, raw, adapter, passed) if partial else [*found.findings, *unproven.unverified(found, passed)]
+    return replace(found, findings=(*compared, *said))
 
 
 @refusing

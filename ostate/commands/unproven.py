@@ -43,11 +43,12 @@ def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: 
     if found.verdict != "unverified" and not found.proven and undecided:
         left = found.evidence.open if found.evidence is not None else ()
         than = f"; not excluded: {left[0][0]}" if left else ""
+        origin = "this file" if found.rule == "named" else first_rule(found.rule)
         said.append(
             Finding(
                 rule="order-undecided",
                 severity="warning",
-                text=f"{len(undecided)} names come from {first_rule(found.rule)} only; the tensor values prove the others{alone}{than}",
+                text=f"{len(undecided)} names come from {origin} only; the tensor values prove the others{alone}{than}",
                 fix=f"to prove these too: {advice.ways(passed, *_could_prove(found, undecided))}",
                 names=undecided,
             )
