@@ -9,6 +9,7 @@ import ast
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,32 +27,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
 )
 """Packages and loose modules from the ground up. Each imports from floors below its own, never from its neighbours: what joins them stands above."""
-REASONS: dict[str, str] = {
-    # what is imported within a function -> why not at the top of the module, in three words
-    "numpy": "inspect, export: none",
-    "torch": "seconds to import",
-    "peft": "seconds to import",
-    "transformers": "seconds to import",
-    "accelerate": "not always installed",
-    "diffusers": "an optional extra",
-    "matplotlib": "an optional extra",
-    "fsspec": "an optional extra",
-    "yaml": "an optional extra",
-    "rich": "only on terminals",
-    "jsonschema": "only for validate",
-    "click": "only for completion",
-    "hashlib": "loads OpenSSL first",
-    "json": "inspect parses none",
-    "ostate, in cli": "help stays light",
-    "ostate, in commands": "an option's own",
-    "ostate, in read": "that layout only",
-    "ostate, in ordering": "imports torch itself",
-    "ostate, in probe": "triton not everywhere",
-    "ostate, in core": "digests rarely asked",
-    "ostate, in checks": "few states ask",
-    "ostate, in exporters": "numpy, torch there",
-    "the standard library": "rarely needed there",
-}
 BEFORE: dict[str, int] = {
     "files": 193,
     "lines": 25108,
@@ -102,19 +77,34 @@ def names_imported(source: Source, node: ast.AST) -> set[str]:
     return {".".join([*base, alias.name]) for alias in node.names}
 
 
-def imports_of(source: Source) -> set[str]:
-    """Return the absolute dotted names that a module imports, at any depth; what the face shows to a type checker alone is no import."""
+def imports_of(source: Source, *, tops: bool = False) -> set[str]:
+    """Return the absolute dotted names that a module imports, at any depth, or with `tops` as it is imported itself.
+
+    What the face shows to a type checker alone is no import; with `tops` nothing that stands under TYPE_CHECKING is.
+    """
     if source.name == "ostate":
         return set()
-    return {name for node in ast.walk(source.tree) for name in names_imported(source, node)}
+    nodes = _at_the_top(source.tree) if tops else ast.walk(source.tree)
+    return {name for node in nodes for name in names_imported(source, node)}
 
 
-def arrows(modules: dict[str, Source]) -> dict[str, set[str]]:
-    """Return module -> modules of the package that it imports, at any depth."""
+def _at_the_top(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what runs when a module is imported."""
+    for child in ast.iter_child_nodes(node):
+        unseen = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or (
+            isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        )
+        if not unseen:
+            yield child
+            yield from _at_the_top(child)
+
+
+def arrows(modules: dict[str, Source], *, tops: bool = False) -> dict[str, set[str]]:
+    """Return module -> modules of the package that it imports, at any depth, or with `tops` as it is imported itself."""
     out = {}
     for source in modules.values():
         targets = set()
-        for name in imports_of(source):
+        for name in imports_of(source, tops=tops):
             while name and name not in modules:
                 name = name.rpartition(".")[0]
             targets.add(name)
@@ -145,20 +135,26 @@ def circles(links: dict[str, set[str]]) -> list[set[str]]:
     return [set(group) for group in {frozenset(other for other in reached[one] if one in reached[other]) for one in links} if group]
 
 
-def imports_in_functions(modules: dict[str, Source]) -> Counter[str]:
-    """Return how many imports stand within functions, by a key of `REASONS`."""
-    found: Counter[str] = Counter()
+def imports_in_functions(modules: dict[str, Source]) -> list[tuple[str, int, list[str]]]:
+    """Return module, line and absolute dotted names of each import that stands within a function."""
+    found = []
     for source in modules.values():
         statements: dict[int, ast.stmt] = {}
         for function in ast.walk(source.tree):
             if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 statements |= {node.lineno: node for node in ast.walk(function) if isinstance(node, (ast.Import, ast.ImportFrom))}
-        for node in statements.values():
-            top = min(names_imported(source, node)).split(".")[0]
-            key = f"ostate, in {source.place}" if top == "ostate" else top if top in REASONS else "the standard library"
-            if key == "the standard library" and top not in sys.stdlib_module_names:
-                key = top
-            found[key] += 1
+        found += [(source.name, line, sorted(names_imported(source, node))) for line, node in sorted(statements.items())]
+    return found
+
+
+def measured_imports(page: str) -> Counter[str]:
+    """Return module -> how many of its imports within functions the page says were measured (`tests/import_costs.py`)."""
+    table = re.search(r"<!-- within functions -->\n(.*?)\n<!-- end -->", page, re.DOTALL)
+    assert table, "the page has lost its markers"
+    found: Counter[str] = Counter()
+    for row in table[1].splitlines()[2:]:
+        for name, count in re.findall(r"([\w.]+)(?: \((\d+)\))?", row.split(" | ")[-1]):
+            found["ostate." + name if name != "ostate" else name] += int(count or 1)
     return found
 
 
@@ -183,7 +179,7 @@ def totals(modules: dict[str, Source]) -> dict[str, int]:
         - 2,
         "arrows between packages": sum(len(targets) for targets in links.values()),
         "circles of imports": len(circles(arrows(modules))),
-        "imports within functions": sum(imports_in_functions(modules).values()),
+        "imports within functions": len(imports_in_functions(modules)),
         "modules with `__getattr__`": len(names_on_demand(modules)),
     }
 
@@ -198,18 +194,18 @@ def tables(modules: dict[str, Source]) -> dict[str, str]:
     for height, row in reversed(list(enumerate(FLOORS))):
         for place in row:
             floors.append(f"| {height} | `{place}` | {files[place]} | {lines[place]} | {', '.join(sorted(links[place])) or 'nothing'} |")
-    within = ["| imported within functions | times | why |", "|---|---|---|"]
-    within += [
-        f"| {key if key[0] == 't' and ' ' in key else f'`{key}`' if ',' not in key else key} | {count} | {REASONS[key]} |"
-        for key, count in imports_in_functions(modules).most_common()
-    ]
-    return {"totals": "\n".join(whole), "floors": "\n".join(floors), "within functions": "\n".join(within)}
+    return {"totals": "\n".join(whole), "floors": "\n".join(floors)}
+
+
+def with_table(page: str, word: str, table: str) -> str:
+    """Return the page with the table between the markers of `word` replaced."""
+    return re.sub(rf"(<!-- {word} -->\n).*?(\n<!-- end -->)", lambda match: match[1] + table + match[2], page, flags=re.DOTALL)
 
 
 def renewed(page: str, modules: dict[str, Source]) -> str:
     """Return the page with its tables written anew."""
     for word, table in tables(modules).items():
-        page = re.sub(rf"(<!-- {word} -->\n).*?(\n<!-- end -->)", lambda match, table=table: match[1] + table + match[2], page, flags=re.DOTALL)
+        page = with_table(page, word, table)
     return page
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import EPIPE
+from textwrap import wrap
 from threading import Timer
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -152,8 +153,6 @@ def _filled(title: str, text: str) -> list[str]:
     """Return title and text as lines that fit a terminal, each further one under the text; as one line for a pipe. No name is ever broken."""
     if not is_terminal(sys.stderr):
         return [title + text]
-    from textwrap import wrap
-
     indent = " " * 7
     wide = max(_columns(), 40) - len(indent)
     first, *rest = wrap(text, wide, break_long_words=False, break_on_hyphens=False) or [""]

@@ -16,6 +16,7 @@ from ostate.core.naming import EXPLICIT, Adapter, Moved, NamedState, Ordering, Q
 from ostate.core.state import Finding, RawState
 from ostate.core.tensors import shape_text
 from ostate.errors import Ambiguous, CheckError, ReadError, StoreError, refusing
+from ostate.evidence.moved import moved
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import advice, assumed, keys, resolve
 from ostate.ordering.join import named_state
@@ -271,8 +272,6 @@ def _moved(question: Question, options: Options) -> Moved | None:
     raw, adapter = question.raw, question.adapter
     if adapter is None or adapter.kind != "model" or not options.evidence or len(raw.entries) >= len(adapter.tensors):
         return None
-    from ostate.evidence.moved import moved  # numpy, not needed where the numbers are not asked
-
     base = base_weights(options.base) if options.base is not None else None
     start = base if base is not None else question.previous.tensors if question.previous is not None else None
     return moved(raw, adapter, start)

@@ -18,7 +18,7 @@ _SKIPPED = 0.9
 
 
 def other_step(raw: RawState, adapter: Adapter | None) -> list[Finding]:
-    """Return what says that the weights are of another step than the state, where both lie apart and their steps can be told; else nothing.
+    """Return what says that the weights are of another step than the state, where both lie apart and their steps are known; else nothing.
 
     A warning where a trainer's log tells both steps; a note where a folder's name or the optimizer's own count is one of them.
     """

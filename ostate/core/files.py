@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
+from mmap import mmap
 from typing import Any, TypeVar
 
 from ostate.errors import ReadError
@@ -219,8 +220,6 @@ def new_buffer(size: int) -> memoryview:
     The memory of a large bytearray begins a few bytes after a page. Bytes that lie on a page of the file are copied there at a sixth of the speed by
     AMD's processors (Zen 3), which take the two addresses for overlapping.
     """
-    from mmap import mmap
-
     return memoryview(mmap(-1, size))
 
 

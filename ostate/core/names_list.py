@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from typing import TYPE_CHECKING
 
@@ -130,8 +131,6 @@ def _from_lines(text: str) -> list[str]:
 
 def _from_table(lines: list[str]) -> list[str]:
     """Read `ostate names --csv`: a header with `name`, perhaps `position`, then a row each."""
-    import csv
-
     rows = list(csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ","))
     if not rows or "name" not in rows[0]:
         raise ValueError("a table needs a column `name`")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PROJECTED = 2
 """In blocks up to this size the four drift directions would leave nothing of L and R."""
 FLOOR = 1e-3
-"""Smallest residual told apart from zero, and smallest spread of a statistic over the group told apart from none: far above rounding."""
+"""Smallest residual that counts as above zero, and smallest spread of a statistic over the group that counts as any: far above rounding."""
 RIDGE = 1e-9
 """Added to the Gram matrix of the drift directions, each of norm 1: directions that depend on each other add nothing."""
 TINY = 1e-300

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from rich.table import Table
 
 from ostate.core.state import Finding
 
@@ -177,8 +178,6 @@ def _names(rows: Iterable[DiagonalRow]) -> tuple[str, ...]:
 
 def table(stats: dict[str, Any], findings: Sequence[Finding]) -> Any:
     """Return the statistics as a rich table: all parameters, then each kind."""
-    from rich.table import Table
-
     out = Table(
         title=f"coverage {stats['coverage']:.1%}, step {stats['coverage_step']:.1%}, median scale {stats['median_scale']:.3g}, cap {stats['cap']:.3g}"
     )
