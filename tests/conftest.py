@@ -11,8 +11,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import named_runs, trained
+
+settings.register_profile("ostate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ostate")  # how long an example takes says how busy the machine is
 
 
 @pytest.fixture(scope="session")

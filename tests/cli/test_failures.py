@@ -129,7 +129,11 @@ def test_control_c_ends_a_command_with_130_and_no_traceback(failing):
         os.kill(os.getpid(), signal.SIGINT)
 
     failing(interrupted)
-    done = CliRunner().invoke(main, ["inspect", str(CHECKPOINT)])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
+    try:
+        done = CliRunner().invoke(main, ["inspect", str(CHECKPOINT)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done.exit_code == 130
     assert "Traceback" not in done.output
 
