@@ -13,25 +13,26 @@ from pathlib import PurePath
 from typing import Any
 
 FLOORS: dict[str, int] = {
-    "__init__": 88,
+    "__init__": 90,
     "checks": 96,
-    "cli": 48,
-    "commands": 60,
+    "cli": 76,
+    "commands": 66,
     "core": 85,
-    "errors": 68,
+    "errors": 90,
     "evidence": 86,
     "exporters": 85,
-    "optimizers": 84,
+    "integrations": 90,
+    "optimizers": 94,
     "ordering": 76,
-    "plot": 40,
+    "plot": 95,
     "probe": 74,
     "read": 67,
-    "report": 87,
+    "report": 94,
     "store": 92,
 }
-"""Percent. What a third of the tests reached when this was written; the whole suite lies above. `__main__` and `integrations` have none."""
-UNMEASURED = {"__main__", "integrations"}
-"""What other processes run, and what a trainer calls."""
+"""Percent. What a part of the tests reached, its own among them; the whole suite lies above, and where a package loses its tests it falls below."""
+UNMEASURED = {"__main__"}
+"""What other processes run."""
 
 
 def by_package(measured: Mapping[str, Any]) -> dict[str, float]:
