@@ -145,15 +145,18 @@ def packages_needed(modules: dict[str, architecture.Source]) -> dict[str, set[st
     return needed
 
 
-def reason(module: str, names: Sequence[str], costs: Sequence[Cost], needed: dict[str, set[str]]) -> tuple[str, Cost | None]:
-    """Return in three words what an import would break at the top of `module`, and the cost that shows it; (NOTHING, None) if nothing."""
+def brings(module: str, names: Sequence[str], needed: dict[str, set[str]]) -> set[str]:
+    """Return the packages outside the core that an import at the top of `module` would bring, and that the module does not need as it is."""
     brought: set[str] = set()
     for name in names:
         while name.startswith("ostate.") and name not in needed:
             name = name.rpartition(".")[0]
         brought |= needed.get(name, {name.partition(".")[0]} - {*CORE} - set(sys.stdlib_module_names))
-    if brought - needed[module]:
-        return "not always installed", max(costs, key=lambda cost: cost.share)
+    return brought - needed[module]
+
+
+def reason(costs: Sequence[Cost]) -> tuple[str, Cost | None]:
+    """Return in three words what an import would break at a module's top, and the cost that shows it; (NOTHING, None) if nothing."""
     for why, breaks in (
         ("numpy stays out", lambda cost: cost.numpy and cost.start.startswith(("help", "inspect", "export"))),
         ("help stays quick", lambda cost: cost.start.startswith("help") and cost.share > SHARE),
@@ -185,11 +188,13 @@ def main() -> None:
     """Measure, print each import, and write the table."""
     modules = architecture.sources()
     targets = {f"{module}:{line}": (module, names) for module, line, names in architecture.imports_in_functions(modules)}
-    found, needed = all_costs(targets), packages_needed(modules)
-    reasons = {key: reason(*targets[key], costs, needed) for key, costs in found.items()}
+    needed = packages_needed(modules)
+    missing = {key for key, row in targets.items() if brings(*row, needed)}
+    found = all_costs({key: row for key, row in targets.items() if key not in missing})
+    reasons = {key: ("not always installed", None) if key in missing else reason(found[key]) for key in targets}
     for key, (why, worst) in reasons.items():
-        most = worst or max(found[key], key=lambda cost: cost.share)
-        print(f"{why:22} {most.share:8.1%} {most.start:32} {key} {' '.join(targets[key][1])}")
+        most = worst or max(found.get(key, ()), key=lambda cost: cost.share, default=None)
+        print(f"{why:22} {f'{most.share:.1%} of {most.start}' if most else '':40} {key} {' '.join(targets[key][1])}")
     page = architecture.PAGE.read_text(encoding="utf-8")
     architecture.PAGE.write_text(architecture.with_table(page, "within functions", table(reasons, targets)), encoding="utf-8")
 
