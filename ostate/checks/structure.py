@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from ostate.core.hyper import all_betas, one_number
 from ostate.core.state import Finding, Hyper
 from ostate.core.tensors import TensorRef
+from ostate.optimizers.packings import PACKINGS
 from ostate.optimizers.slots import FIRST_BESIDE, MOMENT_SLOTS, SLOTS
 
 from .context import CheckedRow, Structure, plural, say
@@ -96,8 +97,6 @@ def _packed_moments(row: CheckedRow) -> Iterator[str]:
 def quantised_moments(seen: Structure) -> Iterator[Finding]:
     """Moments packed into few bits are decoded, but what was rounded away stays away: small second moments become zero or double."""
     if any(encoding != "plain" for encoding, _ in seen.stored):
-        from ostate.optimizers.packings import PACKINGS
-
         packed = [row for row in seen.with_state if any(_packed_moments(row))]
         kinds = sorted({encoding for row in packed for encoding in _packed_moments(row)})
         if not packed:

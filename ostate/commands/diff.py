@@ -6,7 +6,9 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ostate.core.brief import brief
 from ostate.core.files import announce, new_buffer, watched
@@ -21,9 +23,6 @@ from ostate.read import named_file
 from ostate.store import load
 
 from .inspect import open_state, stored_bytes
-
-if TYPE_CHECKING:
-    import numpy as np
 
 IGNORED = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """Hyperparameters that change how torch computes, not what."""
@@ -215,8 +214,6 @@ def _gap(name: str, slot: str, a: Slot, b: Slot, buffers: Buffers) -> tuple[Gap,
 
 def _apart(name: str, slot: str, a: Slot, b: Slot, buffers: Buffers) -> tuple[Gap, bool, bool]:
     """Add up, in float64, what the distance and the angle between two slots that differ are made of."""
-    import numpy as np
-
     dot = norm_a = norm_b = apart = 0.0
     for x, y in side_by_side(stream(a, buffers[0]), stream(b, buffers[1])):
         if np.iscomplexobj(x) or np.iscomplexobj(y):  # two real numbers each: what is added up comes to the same

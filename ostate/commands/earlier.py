@@ -5,6 +5,7 @@ from __future__ import annotations
 from ostate.core.naming import Adapter
 from ostate.core.state import Finding
 from ostate.errors import Contradiction
+from ostate.evidence.earlier import RELATED, resemblance
 
 _FIX = "pass the adapter of an earlier checkpoint of this run, or drop --previous"
 
@@ -19,8 +20,6 @@ def earlier(previous: Adapter, adapter: Adapter) -> tuple[Adapter | None, tuple[
     Raises:
         Contradiction: it is of another model, or of another run.
     """
-    from ostate.evidence.earlier import RELATED, resemblance  # numpy, not needed without --previous
-
     found = resemblance(previous, adapter)
     held, lacking = len(previous.tensors), len(adapter.tensors) - found.shared
     if not found.shared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,8 +16,6 @@ from ostate.errors import StoreError
 from .plan import Job
 
 if TYPE_CHECKING:
-    import hashlib
-
     import numpy as np
 
 CHUNK_BYTES = 1 << 20
@@ -28,7 +27,7 @@ class Digest:
     """CRC32 or SHA-256 of what is fed to it, as the manifest writes it."""
 
     def __init__(self, *, sha256: bool) -> None:
-        self._sha = _sha256() if sha256 else None
+        self._sha = hashlib.sha256() if sha256 else None
         self._crc = 0
 
     def feed(self, raw: Raw) -> None:
@@ -41,12 +40,6 @@ class Digest:
     def text(self) -> str:
         """Return `crc32:0a1b2c3d` or `sha256:…`."""
         return f"sha256:{self._sha.hexdigest()}" if self._sha is not None else crc_text(self._crc)
-
-
-def _sha256() -> hashlib._Hash:
-    import hashlib
-
-    return hashlib.sha256()
 
 
 def crc_text(crc: int) -> str:

@@ -12,6 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 from ostate.core.files import read_at, size_of
 from ostate.core.safetensors import Head
 from ostate.core.state import Finding
@@ -73,8 +75,6 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def _against_schema(rows: Mapping[str, Any]) -> Iterator[Finding]:
-    from jsonschema import Draft202012Validator
-
     for number, error in enumerate(Draft202012Validator(schema("manifest-v1")).iter_errors(rows)):
         if number == 20:
             return

@@ -6,6 +6,7 @@ without it (consolidated) every tensor is whole. Only tensors are stored: no hyp
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -143,8 +144,6 @@ def _offsets(path: str, metadata: Mapping[str, str]) -> dict[str, tuple[int, ...
 
 
 def _source(path: str) -> SourceFile:
-    import hashlib
-
     length = int.from_bytes(read_at(path, 0, 8), "little")
     return SourceFile(path, size_of(path), hashlib.sha256(read_at(path, 0, 8 + length)).hexdigest())
 
