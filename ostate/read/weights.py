@@ -23,6 +23,9 @@ from .adapters import adapter_from_weights, for_state, read_adapter
 from .further_weights import torch_lora_files
 from .layouts import rank_weights
 
+_AVERAGE = re.compile(r"(?:^|[-_.])ema(?:[-_.]|$)", re.IGNORECASE)
+"""A word in a file's or folder's name: averaged weights, which are no step's own."""
+
 
 class Candidates(NamedTuple):
     """The weights that may go with a state, the likeliest first."""
@@ -174,13 +177,16 @@ def _sized(shape: tuple[int, ...], flat: bool) -> tuple[int, ...]:
     return (math.prod(shape),) if flat else shape
 
 
-def _age(raw: RawState, adapter: Adapter) -> tuple[bool, bool, int]:
-    """Sort key: saved at the state's own step, then without a number (the last save of a run), then by number, the highest first."""
+def _age(raw: RawState, adapter: Adapter) -> tuple[bool, bool, bool, int]:
+    """Sort key: an average of the run (`ema/`, `job_ema.safetensors`) last; saved at the state's own step first, then without a number (the last
+    save of a run), then by number, the highest first.
+    """
     steps = {int(entry.step) for entry in raw.entries if entry.step is not None} | {raw.facts.get("global_step")}
     where = adapter.file if os.path.basename(adapter.file) not in adapter_files.ADAPTER_FILES else os.path.dirname(adapter.file)
     stem = os.path.basename(where).removesuffix(".safetensors")
     numbers = [int(number) for number in re.findall(r"(?<=[-_a-zA-Z])\d{1,18}$", stem, re.ASCII)]
-    return not (numbers and numbers[-1] in steps), bool(numbers), -numbers[-1] if numbers else 0
+    average = any(_AVERAGE.search(word) for word in (stem, os.path.basename(os.path.dirname(adapter.file))))
+    return average, not (numbers and numbers[-1] in steps), bool(numbers), -numbers[-1] if numbers else 0
 
 
 def own_weights(raw: RawState, adapter: Adapter, live_name: Callable[[str], str]) -> Adapter | None:

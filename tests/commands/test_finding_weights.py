@@ -38,6 +38,8 @@ LAYOUTS = {  # where the state lies, and where the weights of steps 4, 8 and 12 
     "ai-toolkit": ("job/optimizer.pt", {4: "job/job_000000004.safetensors", 8: "job/job_000000008.safetensors", 12: "job/job_000000012.safetensors"}),
     "ai-toolkit at its end": ("job/optimizer.pt", {4: "job/job_000000004.safetensors", 12: "job/job.safetensors"}),
     "OneTrainer": ("backup/optimizer/optimizer.pt", {12: "backup/lora/lora.safetensors"}),
+    "OneTrainer, an average beside it": ("backup/optimizer/optimizer.pt", {8: "backup/ema/ema.safetensors", 12: "backup/lora/lora.safetensors"}),
+    "ai-toolkit, an average beside it": ("job/optimizer.pt", {8: "job/job_ema_000000012.safetensors", 12: "job/job_000000012.safetensors"}),
     "kohya": ("mine-state/optimizer.bin", {12: "mine.safetensors"}),
     "kohya by epochs": ("mine-000002-state/optimizer.bin", {4: "mine-000001.safetensors", 12: "mine-000002.safetensors"}),
     "epochs": ("state/optimizer.pt", {4: "epoch1/adapter_model.safetensors", 12: "epoch2/adapter_model.safetensors"}),
