@@ -74,7 +74,8 @@ def _over_rest(raw: RawState, chosen: tuple[int, ...], order_of_rest: OrderOfRes
 
 def _their_names(raw: RawState, adapter: Adapter, chosen: tuple[int, ...]) -> tuple[str, dict[int, str]]:
     """Return the first file of further weights that names any of these positions, the one that names most of them, and the names."""
-    own = set(trained_keys(adapter)) | set(adapter.tensors)
+    # a checkpoint's own weights hold what was trained beside the tuner too: a value head, a projector
+    own = set(trained_keys(adapter)) | (set() if adapter.kind == "model" else set(adapter.tensors))
     best: tuple[str, dict[int, str]] = "", {}
     for further in further_weights(raw, adapter):
         tensors = {key: ref for key, ref in further.tensors.items() if key not in own}

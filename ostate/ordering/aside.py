@@ -178,6 +178,8 @@ def _with_lead_assumed(order: Ordering, rest: Ordering, names: Mapping[int, str]
     """Say that the adapter's model may lie within a module of the one that was trained, unless the further weights' names tell that it does not."""
     if lead:
         return assume(order, (f"the model lies in {lead.rstrip('.')!r}, where TRL keeps it beside a value head",))
+    if adapter.lead or (names and all(name in adapter.tensors for name in names.values())):  # the checkpoint's own weights have shown it
+        return order
     head = next((name.partition(".")[0] for name in rest.names if name is not None), "")
     if names and all(name.partition(".")[0] == head for name in names.values()):
         return order

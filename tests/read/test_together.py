@@ -82,3 +82,32 @@ def test_optimizers_of_two_kinds_are_no_one_state(run, tmp_path):
     for ask in (inspect, repair):
         with pytest.raises(ReadError, match=r"opt_A .6 entries.: adamw, opt_B .1 entries.: adagrad"):
             ask(str(tmp_path), optimizer="all")
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["weights within", "adapter apart"])
+def test_a_value_head_in_an_optimizer_of_its_own_is_named_from_the_checkpoints_own_weights(tmp_path, apart):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    policy = get_peft_model(llama(layers=3), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    model = torch.nn.ModuleDict({"policy": policy, "value": torch.nn.Linear(32, 1)})
+    halves = [[p for p in model[part].parameters() if p.requires_grad] for part in ("policy", "value")]
+    optimizers = [torch.optim.AdamW(half, lr=2e-3) for half in halves]
+    for row in sequences(16, 0):
+        out = policy(**{name: value[None] for name, value in row.items()}, output_hidden_states=True)
+        (out.loss + model["value"](out.hidden_states[-1]).square().mean()).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"state_dict": model.state_dict(), "optimizer_states": states, "pytorch-lightning_version": "2.6.0"}, tmp_path / "last.ckpt")
+    if apart:
+        policy.save_pretrained(tmp_path / "adapter")
+    done = repair(str(tmp_path), optimizer="all")
+    live = {name: optimizer.state[p]["exp_avg_sq"] for name, p in model.named_parameters() for optimizer in optimizers if p in optimizer.state}
+    assert done.named.parameters.keys() <= live.keys()  # a module that the numbers leave open is left out where a convention alone names it
+    for name in done.named.parameters:
+        assert np.array_equal(done.named.tensor(name, "exp_avg_sq"), live[name].numpy()), name
+    assert done.ordering.verdict == "partial"
+    assert {"value.weight", "value.bias"} <= set(done.ordering.undecided) & done.named.parameters.keys()
+    assert done.ordering.assumed == ()
