@@ -83,6 +83,14 @@ def test_one_group_or_factor_is_rearranged_alone_only_where_a_person_made_the_gr
     assert said == ["", ", group by group"]
 
 
+def test_of_a_factor_alone_its_own_rows_are_rearranged():
+    groups = [[factor(0, "A"), factor(1, "A"), factor(0, "B"), factor(1, "B")], [factor(2, "A"), factor(3, "A"), factor(2, "B"), factor(3, "B")]]
+    found = dict(selections(rows_of(groups, by_hand=True)))
+    assert found[", of lora_A alone"] == [[0, 1, 4, 5]]
+    assert found[", of lora_B alone"] == [[2, 3, 6, 7]]
+    assert found[", of lora_B in group 1 alone"] == [[6, 7]]
+
+
 def test_a_single_group_is_no_group_by_itself():
     said = [words for words, _ in selections(rows_of([TWO_GROUPS[0]], by_hand=True))]
     assert said == [""]
@@ -91,6 +99,10 @@ def test_a_single_group_is_no_group_by_itself():
 def test_two_groups_change_places_and_one_has_none_to_change_with():
     assert list(groups_exchanged(rows_of([TWO_GROUPS[0]]))) == []
     assert [order for _, order in groups_exchanged(rows_of(TWO_GROUPS))] == [[0, 1, 2, 3], [2, 3, 0, 1]]
+
+
+def test_four_groups_are_tried_in_every_order():
+    assert len(list(groups_exchanged(rows_of([[factor(layer, "A")] for layer in range(4)])))) == 24
 
 
 def test_of_many_groups_the_whole_list_is_turned_and_neighbours_change_places():
