@@ -71,10 +71,10 @@ def test_a_gradient_of_another_kind_is_refused_wherever_it_comes_in(model, state
 def test_a_batch_one_gradient_twice_and_a_place_that_does_not_fit_are_refused(model, state, name):
     pre = AdamPreconditioner(state, model=model)
     (flat,) = pre.layout.flatten(ones(model))
-    with pytest.raises(ProbeError, match="not of a batch"):
+    with pytest.raises(ProbeError, match="not a batch"):
         delta_h1(flat.expand(3, -1), flat.expand(3, -1), 1e-3, pre)
     twice = {**ones(model), f"module.{name}": torch.full(state.parameters[name].shape, 5.0)}
-    with pytest.raises(ProbeError, match="of one parameter"):
+    with pytest.raises(ProbeError, match="belong to one parameter"):
         pre.dot(twice, ones(model))
     done = pre.apply_all(twice)  # each by itself: nothing is added up
     assert all(torch.equal(done[key], pre.apply(name, twice[key])) for key in (f"module.{name}", name))
