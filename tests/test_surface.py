@@ -89,7 +89,7 @@ def test_repair_verify_and_names_take_what_options_holds_by_the_same_defaults():
 def test_each_option_of_repair_arrives(tmp_path):
     """A keyword that was passed on under another's name would be silent."""
     arrived = []
-    given = {field.name: f"{field.name}?" for field in fields(Options)}
+    given = {field.name: f"{field.name}?" for field in fields(Options)} | {"names": "peft", "step": 7, "betas": (0.1, 0.2), "eps": 0.3}
     from ostate.commands import repair as program
 
     for name in ("repair", "verify", "names"):
