@@ -171,7 +171,7 @@ def refusal_for(error: BaseException) -> OstateError | None:
         return ReadError("the folder that the program runs in is gone", fix="change to a folder that exists, or pass whole paths")
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return ReadError("a path or a name holds half a character, which no file can hold", where=ascii(error.object)[:200], fix="pass another one")
-    if isinstance(error, ValueError) and text.startswith("embedded null"):
+    if isinstance(error, ValueError) and "embedded null" in text:
         return ReadError("a path holds a character 0, which no file system allows", fix="pass another path")
     return missing_package(error) if isinstance(error, ModuleNotFoundError) else None
 
