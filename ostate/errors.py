@@ -20,6 +20,7 @@ OstateError                    what, where, fix; exit code 3
 from __future__ import annotations
 
 import errno
+import os
 from functools import wraps
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -167,13 +168,22 @@ def refusal_for(error: BaseException) -> OstateError | None:
     if isinstance(error, OSError) and error.filename is not None and not isinstance(error, BrokenPipeError):
         fix = "another program writes there, or the disk failed: wait until it has finished, and try again"
         return ReadError(f"a file changed or could not be reached meanwhile: {error.strerror}", where=str(error.filename), fix=fix)
-    if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd
+    if isinstance(error, FileNotFoundError) and error.filename is None and _folder_is_gone():
         return ReadError("the folder that the program runs in is gone", fix="change to a folder that exists, or pass whole paths")
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return ReadError("a path or a name holds half a character, which no file can hold", where=ascii(error.object)[:200], fix="pass another one")
     if isinstance(error, ValueError) and "embedded null" in text:
         return ReadError("a path holds a character 0, which no file system allows", fix="pass another path")
     return missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+
+
+def _folder_is_gone() -> bool:
+    """Tell whether the folder that the program runs in was removed: then `os.getcwd` fails, and names no file."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def missing_package(error: ImportError, what: str = "this", *, extra: str = "", where: str = "") -> MissingPackage | None:
