@@ -54,11 +54,11 @@ def refuse_for_adamw(state: NamedState) -> None:
         raise ExportError(what, where="--as adamw_torch", fix="drop --as: the state goes back into its own optimizer")
 
 
-def refuse_for_own(state: NamedState) -> None:
-    """Refuse a state whose own optimizer cannot go on from what a named file keeps.
+def refuse_uncounted(state: NamedState) -> None:
+    """Refuse a state with which no optimizer can go on: when its moments last began anew is counted beside its entries.
 
     Raises:
-        ExportError: it needs counters that lie beside its entries.
+        ExportError: it is of such an optimizer.
     """
     if state.optimizer in ("spam", "stable_spam"):
         what = "SPAM and StableSPAM count steps beside their entries (total_step, current_step), and no named file keeps them"

@@ -10,7 +10,7 @@ from ostate.core.state import Finding
 
 from .archive import save
 from .base import Exporter, ExportOptions, lost_packing
-from .own import adamw_numbered, own_numbered, refuse_for_adamw, refuse_for_own, requantised
+from .own import adamw_numbered, own_numbered, refuse_for_adamw, refuse_uncounted, requantised
 
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
@@ -26,8 +26,7 @@ def refuse(state: NamedState, export_options: ExportOptions) -> None:
     """
     if export_options.taken_as == "adamw_torch":
         refuse_for_adamw(state)
-    else:
-        refuse_for_own(state)
+    refuse_uncounted(state)
 
 
 def losses(state: NamedState, export_options: ExportOptions) -> Iterator[Finding]:

@@ -12,8 +12,6 @@ from ostate.report.blocks import Block, Facts, FindingBlock, Line, Table
 MARK = {"note": "note", "warning": "WARNING", "error": "ERROR"}
 _NUMBER = re.compile(r"-?[\d.,e+-]+%?|-|nan|-?inf")
 _DIGITS = "0123456789"
-_TORN_END, _TORN_START = re.compile(r"[^\W_]+\Z"), re.compile(r"\A[^\W_]+")
-"""Part of a word, which names that are joined do not share: `{fc1,final_layer_norm}`, not `f{c1,inal_layer_norm}`."""
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
@@ -131,9 +129,17 @@ def _joined(values: frozenset[str]) -> str:
     counted = [value[len(whole[0]) : len(value) - len(whole[1])] for value in first]
     if all(_WHOLE.fullmatch(value) for value in counted):
         return f"{whole[0]}{_counted(counted)}{whole[1]}"
-    head, tail = _TORN_END.sub("", head), _TORN_START.sub("", tail)
+    head, tail = _without_torn_word(head), _without_torn_word(tail[::-1])[::-1]
     middle = ",".join(value[len(head) : len(value) - len(tail)] for value in first)
     return f"{head}{{{middle}}}{tail}"
+
+
+def _without_torn_word(text: str) -> str:
+    """Return text without a part of a word at its end, which names that are joined do not share: `{fc1,final_norm}`, not `f{c1,inal_norm}`."""
+    size = len(text)
+    while size and text[size - 1].isalnum():
+        size -= 1
+    return text[:size]
 
 
 def _counted(values: Iterable[str]) -> str:

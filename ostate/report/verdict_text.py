@@ -111,6 +111,7 @@ def chances(margin: float | None, weakest: tuple[str, float] | None, *, recovere
 
 def _losers(losers: Sequence[Mapping[str, Any]], full: bool) -> list[tuple[str, str]]:
     """Return the orders that lost, each with its reason; those whose groups are not the file's in one row, unless all are asked for."""
+    losers = list({(loser["rule"], loser["reason"]): loser for loser in losers}.values())  # the model's order and the convention's lose alike
     cut = [loser for loser in losers if loser["reason"].startswith(OTHER_GROUPS)] if not full else []
     rest = [loser for loser in losers if loser not in cut]
     shown = rest if full else rest[:_LOSERS]

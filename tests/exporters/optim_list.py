@@ -117,7 +117,7 @@ TORCH: dict[str, Make] = {
     "bitsandbytes.optim.Adagrad32bit": bnb.Adagrad32bit,
     "torchao.optim.AdamWFp8": torchao.optim.AdamWFp8,
 }
-REFUSED = ("pytorch_optimizer.SPAM",)
+REFUSED = ("pytorch_optimizer.SPAM", "pytorch_optimizer.StableSPAM")
 """What cannot go on from what a named file keeps."""
 PACKAGES: dict[str, Make] = {**TORCH, **{name: make for name, (_, make) in WRITTEN.items() if name not in REFUSED}}
 """By the class, as its users write it."""

@@ -37,9 +37,15 @@ def test_rules_that_say_the_same_are_counted():
 
 
 def test_more_losers_than_fit_are_counted():
-    document = changed("verify", "ordering.rejected", VERIFY["ordering"]["rejected"] * 7)
+    (loser,) = VERIFY["ordering"]["rejected"]
+    document = changed("verify", "ordering.rejected", [loser | {"rule": f"{number} layers first"} for number in range(7)])
     assert sum("rejected" in line for line in lines(document)) == 4
     assert any("(3 more: -v shows all)" in line for line in lines(document))
+
+
+def test_an_order_that_two_sources_lost_with_is_said_once():
+    document = changed("verify", "ordering.rejected", VERIFY["ordering"]["rejected"] * 2)
+    assert sum("rejected" in line for line in plain(blocks(document, full=True))) == 1
 
 
 CUT = [

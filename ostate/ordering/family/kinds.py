@@ -47,23 +47,35 @@ def kinds_of(sequence: ClaimRows) -> Kinds:
 
 
 def exchangeable(sequence: ClaimRows, adapter: Adapter | None) -> tuple[Exchangeable, ...]:
-    """Return the sets of kinds whose modules agree in place and shape throughout; kinds that the adapter does not hold are not among them."""
+    """Return the sets of kinds whose modules agree in place and shape throughout; kinds that the adapter does not hold are not among them.
+
+    What stands before all layers and what stands behind them is not in the same place: an embedding is defined before a head.
+    """
     if adapter is None:
         return ()
-    alike: dict[tuple[tuple[Where, tuple[tuple[str, int], ...]], ...], list[Pattern]] = {}
+    alike: dict[tuple[tuple[Where, str, tuple[tuple[str, int], ...]], ...], list[Pattern]] = {}
     kinds = kinds_of(sequence)
+    layered = [row for modules in kinds.values() for (path, _), module in modules.items() if path for row in module.rows]
     for pattern, modules in kinds.items():
         if all(sequence.rows[row].key is not None for module in modules.values() for row in module.rows):
-            alike.setdefault(tuple(sorted((where, module.shapes) for where, module in modules.items())), []).append(pattern)
+            places = sorted((where, "" if where[0] else _end(module, layered), module.shapes) for where, module in modules.items())
+            alike.setdefault(tuple(places), []).append(pattern)
     labels = short_labels(kinds)
     return tuple(
         Exchangeable(
             kinds=tuple(labels[pattern] for pattern in patterns),
-            modules=tuple(tuple(_keys_of(sequence, kinds[pattern][where]) for where, _ in places) for pattern in patterns),
+            modules=tuple(tuple(_keys_of(sequence, kinds[pattern][where]) for where, *_ in places) for pattern in patterns),
         )
         for places, patterns in alike.items()
         if len(patterns) > 1
     )
+
+
+def _end(module: ModuleRows, layered: Sequence[int]) -> str:
+    """Return on which side of the rows of all layers a module outside them stands."""
+    if not layered:
+        return ""
+    return "before" if max(module.rows) < min(layered) else "behind" if min(module.rows) > max(layered) else "between"
 
 
 def _keys_of(sequence: ClaimRows, module: ModuleRows) -> tuple[str, ...]:
