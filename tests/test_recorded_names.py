@@ -79,18 +79,12 @@ def test_what_repair_names_by_search_verify_of_its_file_finds_again(tmp_path):
     assert done.ordering.undecided == found.undecided == ()
 
 
-@pytest.mark.parametrize(
-    ("case", "verdict"), [("llama_qv", "recovered"), ("optim_adamw_bnb_8bit", "recovered"), ("never_stepped", "recovered"), ("bias_all", "partial")]
-)
-def test_a_base_model_makes_no_verdict_worse_and_verify_of_the_file_says_the_same(case, verdict, tmp_path):
-    """Three layers: too few bits for the family, whoever gives the names; of biases the numbers alone give none."""
-    run = tmp_path / "run"
+@pytest.mark.parametrize("case", ["llama_qv", "optim_adamw_bnb_8bit", "never_stepped", "bias_all"])
+def test_what_repair_did_not_search_for_verify_of_its_file_does_not_call_recovered(case, tmp_path):
+    """Names of a rebuilt model that the family leaves open: the search's fitted tails prove none of them."""
     (checkpoint,) = (CASES / "one-process" / case).glob("checkpoint-*")
-    shutil.copytree(checkpoint, run)
     base = CASES / "one-process" / f"{case}.base"
-    without = ostate.repair(str(run)).ordering
-    done = ostate.repair(str(run), str(tmp_path / "out.safetensors"), base=str(base)).ordering
-    found = ostate.verify(str(tmp_path / "out.safetensors"), adapter=str(run))
-    assert done.source == "skeleton"
-    assert (without.verdict, done.verdict, found.verdict) == (verdict, verdict, verdict)
-    assert set(found.undecided) == set(done.undecided) <= set(without.undecided) | set(done.names) - set(without.names)
+    done = ostate.repair(str(checkpoint), str(tmp_path / "out.safetensors"), base=str(base))
+    found = ostate.verify(str(tmp_path / "out.safetensors"), adapter=str(checkpoint))
+    assert done.ordering.verdict in ("partial", "unverified")
+    assert (found.verdict, set(found.undecided)) == (done.ordering.verdict, set(done.ordering.undecided))

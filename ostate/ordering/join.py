@@ -113,7 +113,7 @@ def as_raw(state: NamedState) -> RawState:
 
 
 def _was_searched(ordering: Ordering | None) -> bool:
-    """Return True for names that `repair` found, or completed, by its search: `verify` asks it again of these, though some stand apart."""
+    """Return True for names that `repair` found, or completed, by its search: of no other ones may `verify` say that the numbers alone give them."""
     return ordering is not None and (
         ordering.verdict == "recovered" or (ordering.verdict == "partial" and ordering.source in ("content", "convention"))
     )

@@ -4,7 +4,7 @@
 |---|---|---|
 | any | leave this one of all orders of the family | `verified` |
 | none, or inferred ones that the numbers contradict | give a full order, each position by itself | `recovered` |
-| any, proven in part or not | give the same order without it, each position by itself | `recovered` |
+| a convention, or names that repair inferred | give the same order without it, each position by itself | `recovered` |
 | those standing agree on what the numbers leave open | prove the rest | `partial`, those names listed |
 | those standing differ there, or only a convention stands | prove the rest | `partial`, only what is proven; the rest is left out |
 | recorded, given, or one rebuilt model | silent | `unverified` |
@@ -142,7 +142,7 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Evidenc
     if not each.evidence.proven or each.evidence.apart:
         refuse_contradicted(comparison.search(first), first, raw)
     evidence, verdict = each.evidence, "partial"
-    if not evidence.apart or raw.facts.get("searched"):  # what repair named with the help of its search, that finds again
+    if raw.facts.get("searched"):  # what repair named with the help of its search, that finds again
         evidence, verdict = _with_search(evidence, first, comparison.recover(), raw)
     return _ordering(raw, first, evidence, verdict if evidence.proven else "unverified", lost)
 
@@ -215,7 +215,7 @@ def _by_agreement(question: Question, standing: list[Tested], comparison: Eviden
     claim, evidence, verdict = best.claim, best.evidence, "partial"
     only_convention = all(each.claim.source == "convention" for each in standing)
     keep = _said_alike(standing, evidence, trusted=not only_convention)
-    if not evidence.apart or any(entry.has_state and entry.position not in keep for entry in raw.entries):
+    if (evidence.proven or only_convention) and any(entry.has_state and entry.position not in keep for entry in raw.entries):
         evidence, verdict = _with_search(evidence, claim, found or comparison.recover(), raw)
         keep |= evidence.proven
     if not evidence.proven:
@@ -243,8 +243,7 @@ def _said_alike(standing: Sequence[Tested], evidence: Evidence, *, trusted: bool
 def _with_search(evidence: Evidence, claim: Claim, found: Evidence, raw: RawState) -> tuple[Evidence, str]:
     """Return what is proven of a claim together with the positions where the numbers alone, no order known, give the same key; and the verdict.
 
-    Those names would have been written without the claim (`_by_numbers`): it cannot make them worse, whatever its source. What stands apart from
-    its siblings stays out, so that an order some of which does is never whole by a search.
+    Those names would have been written without the claim (`_by_numbers`): it cannot make them worse. What stands apart from its siblings stays out.
     """
     same = frozenset(p for p in found.proven if found.order[p] == claim.keys[p] and p not in evidence.apart)
     proven = evidence.proven | same
