@@ -83,7 +83,7 @@ def test_names_within_an_inner_module_are_compared_and_still_fill_the_whole_mode
     from ostate.probe import filled, lora_adamw
 
     torch.manual_seed(0)
-    model = get_peft_model(llama(layers=2), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    model = get_peft_model(llama(layers=6), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     outer = {name: p for name, p in model.named_parameters() if p.requires_grad}
     names = {name.removeprefix(inner): p for name, p in outer.items()}
     optimizer = torch.optim.AdamW(list(names.items()), lr=2e-3)

@@ -49,7 +49,7 @@ def kinds_of(sequence: ClaimRows) -> Kinds:
 def exchangeable(sequence: ClaimRows, adapter: Adapter | None) -> tuple[Exchangeable, ...]:
     """Return the sets of kinds whose modules agree in place and shape throughout; kinds that the adapter does not hold are not among them.
 
-    What stands before all layers and what stands behind them is not in the same place: an embedding is defined before a head.
+    What a convention puts before all layers and what it puts behind them, an embedding and a head, are not in the same place.
     """
     if adapter is None:
         return ()
