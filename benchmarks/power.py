@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--steps", type=lambda text: [int(part) for part in text.split(",")], default=[2, 5, 20, 60])
     parser.add_argument("--settings", type=lambda text: text.split(","), default=["r1", "r2", "r8", "dora8", "rl8"])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0, help="of the adapter, its batches and the other run's: another seed is another set of files")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
@@ -168,8 +169,8 @@ def main() -> None:
             base = base_model(options, experts=experts) if mine else None
             for name in mine:
                 early = argparse.Namespace(**{**vars(options), "steps": [min(options.steps)]})
-                ((_, other, _),) = run(base, name, early, Path(root), seed=1)
-                for step, there, names in run(base, name, options, Path(root)):
+                ((_, other, _),) = run(base, name, early, Path(root), seed=options.seed + 1)
+                for step, there, names in run(base, name, options, Path(root), seed=options.seed):
                     row: dict[str, Any] = {"setting": name, "step": step, "parameters": len(names), "own": verdict(there)}
                     row["other run"] = verdict(there, adapter=other)
                     row |= {what: verdict(there, order=order) for what, order in false_orders(names, options.layers)}
