@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ostate.commands.choosing import order_among
 from ostate.commands.inspect import stored_bytes
-from ostate.commands.repair import Options, opened, order_among, read, repair
+from ostate.commands.options import Options
+from ostate.commands.repair import opened, read, repair
 from ostate.core.extras import needed
 from ostate.core.files import announce, watched
 from ostate.core.naming import Adapter, NamedState

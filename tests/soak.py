@@ -28,7 +28,7 @@ import torch
 import ostate
 from ostate.commands import inspect as inspection
 from ostate.commands import repair as program
-from ostate.commands.repair import Options
+from ostate.commands.options import Options
 from ostate.core.state import RawState
 from ostate.errors import OstateError
 from tests import real

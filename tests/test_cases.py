@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 import ostate
-from ostate.commands.repair import Options, Repaired, repair
+from ostate.commands.options import Options
+from ostate.commands.repair import Repaired, repair
 from ostate.errors import OstateError
 from tests import real
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import ostate
-from ostate.commands.repair import Options, repair
+from ostate.commands.options import Options
+from ostate.commands.repair import repair
 from ostate.errors import Contradiction
 from ostate.probe import lora_adamw
 from tests.trained import Trained

@@ -15,7 +15,7 @@ import ostate.errors
 import ostate.integrations
 import ostate.plot
 import ostate.probe
-from ostate.commands.repair import Options
+from ostate.commands.options import Options
 from ostate.core.brief import MOST, brief
 
 ROOT = Path(__file__).parent.parent

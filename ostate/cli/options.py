@@ -11,7 +11,7 @@ import click
 from . import MODEL, PATH
 
 if TYPE_CHECKING:
-    from ostate.commands.repair import Options
+    from ostate.commands.options import Options
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -83,8 +83,8 @@ class Betas(_Pair):
 
 
 def options_of(chosen: dict[str, Any]) -> Options:
-    """Return `repair.Options` from click's parameters."""
-    from ostate.commands.repair import Options
+    """Return `Options` from click's parameters."""
+    from ostate.commands.options import Options
 
     evidence = not chosen.pop("no_evidence")
     return Options(evidence=evidence, **chosen)

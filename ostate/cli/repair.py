@@ -17,7 +17,7 @@ from .options import Betas, checksum, naming, options_of
 from .screen import reading, show, write
 
 if TYPE_CHECKING:
-    from ostate.commands.repair import Options
+    from ostate.commands.options import Options
 
 
 @click.command()

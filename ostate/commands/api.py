@@ -13,7 +13,8 @@ from ostate.errors import refusing
 from ostate.ordering.name_form import NameForm
 
 from . import repair as program
-from .repair import Options, Repaired
+from .options import Options
+from .repair import Repaired
 
 Path = str | os.PathLike[str]
 

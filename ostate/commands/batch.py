@@ -18,7 +18,8 @@ from ostate.core.state import Finding
 from ostate.core.system import folds_case
 from ostate.errors import OstateError, ReadError
 
-from .repair import Options, repair
+from .options import Options
+from .repair import repair
 
 ENDING = ".ostate.safetensors"
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
-from ostate.core.naming import Adapter, Ordering
+from ostate import ordering
+from ostate.core.naming import Adapter, Ordering, Question
 from ostate.core.state import RawState
 from ostate.errors import OrderingError
-from ostate.ordering import aside
+from ostate.ordering import aside, resolve
 from ostate.ordering.sources.from_keys import trained_keys
 from ostate.read.further_weights import further_weights
 
-OrderOfRest = Callable[[RawState], Ordering | None]
+from .comparing import comparison_of
+from .options import Options
 
 
 class _Settled(NamedTuple):
@@ -31,22 +33,25 @@ class _Settled(NamedTuple):
         return dict(zip(self.places, self.order.names))
 
 
-def order_beside(raw: RawState, adapter: Adapter, order_of_rest: OrderOfRest) -> Ordering | None:
-    """Return the order of the whole state, settled over the positions that the adapter has tensors for; None where no order of these stands either.
+def order_beside(question: Question, options: Options) -> Ordering | None:
+    """Return the order of the whole state, settled over the positions that the adapter has tensors for; None where no order of these stands
+    either, or there is no adapter.
 
     Args:
-        raw: the state.
-        adapter: the weights that lack some of its positions.
-        order_of_rest: the order of a state, by claims and numbers; None where no claim stands; raises OrderingError where it is refused.
+        question: the state, the weights that lack some of its positions, and what a person gave.
+        options: with what the numbers are asked.
 
     Raises:
         OrderingError: an order stands over the rest, and the numbers refuse it.
     """
+    raw, adapter = question.raw, question.adapter
+    if adapter is None:
+        return None
     settled: list[_Settled] = []
     refused: list[OrderingError] = []
     for chosen in aside.ways_to_set_aside(raw, adapter):
         try:
-            found = _over_rest(raw, chosen, order_of_rest)
+            found = _over_rest(question, chosen, options)
         except OrderingError as error:
             refused.append(error)
             continue
@@ -62,14 +67,23 @@ def order_beside(raw: RawState, adapter: Adapter, order_of_rest: OrderOfRest) ->
     return aside.laid_back(best.order, raw, best.places, names, adapter, file)
 
 
-def _over_rest(raw: RawState, chosen: tuple[int, ...], order_of_rest: OrderOfRest) -> _Settled | None:
+def _over_rest(question: Question, chosen: tuple[int, ...], options: Options) -> _Settled | None:
     """Name the other positions: with the groups that lost all of theirs, else without these groups, as if all they held had been set aside."""
     for emptied in (True, False):
-        rest, places = aside.without(raw, chosen, emptied=emptied)
-        found = order_of_rest(rest)
+        rest, places = aside.without(question.raw, chosen, emptied=emptied)
+        found = _order_of_rest(replace(question, raw=rest), options)
         if found is not None:
             return _Settled(found, places, chosen)
     return None
+
+
+def _order_of_rest(question: Question, options: Options) -> Ordering | None:
+    """Return the order of a state without the positions that its adapter lacks; None where no claim stands over the rest."""
+    claims, rejected = ordering.claims(question)
+    if not claims:
+        return None
+    comparison = comparison_of(question.raw, question.adapter, question.previous, options, ())
+    return resolve.resolve(question, claims, rejected, comparison)
 
 
 def _their_names(raw: RawState, adapter: Adapter, chosen: tuple[int, ...]) -> tuple[str, dict[int, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,12 +15,13 @@ from ostate.ordering.advice import SAME_SAVE
 from ostate.read.adapter_files import is_tuner_key
 from ostate.read.weights import Candidates, lacking
 
+from .options import Options
+from .order import order_of
+
 MOST_TRIED = 6
 """Adapters whose numbers are compared with one state."""
 _FROZEN = ("ref", "reference")
 """What TRL calls the frozen copy of an adapter that goes on training (trl trainer/utils.py, `add_adapter("ref")`)."""
-
-OrderOf = Callable[[Adapter | None], Ordering]
 
 
 class _Tried(NamedTuple):
@@ -42,8 +43,8 @@ class _Tried(NamedTuple):
         return frozenset(name for name in self.order.names if name is not None)
 
 
-def choose(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Ordering]:
-    """Return the adapter that goes with the state and the order it gives.
+def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
+    """Return the adapter that goes with the state and the order it gives, or refuse.
 
     One candidate is taken as it is. Several are all compared with the numbers: the one that explains more positions is taken; of those that
     would give the same names, the first (the newest) that proves them. Where two would give other names and explain as much, the first is
@@ -52,12 +53,20 @@ def choose(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Orderi
     Raises:
         OrderingError: none of them gives an order; or another one explains more than the one that a person named.
     """
+    try:
+        return _choose(raw, found, options)
+    except Ambiguous as error:
+        raise _with_misfit(error, raw, found) from None
+
+
+def _choose(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
+    """Return what `order_among` does; why nothing stands says nothing yet of an adapter that does not fit."""
     if found.on_trial:
-        return _on_trial(found, order_of)
+        return _on_trial(raw, found, options)
     if len(found.adapters) < 2:
         adapter = found.adapters[0] if found.adapters else None
-        return adapter, order_of(adapter)
-    tried, refused = _try(found.adapters, order_of)
+        return adapter, order_of(raw, adapter, options, near=found.seen)
+    tried, refused = _try(raw, found, options)
     best = max(tried, key=lambda one: one.rank, default=None)  # the first of those that explain as much
     if found.asked:
         _refuse_another(found.adapters[0], tried, best)
@@ -82,7 +91,7 @@ def refuse_another_models(raw: RawState, adapters: Sequence[Adapter]) -> None:
         raise ReadError(text, where=adapters[0].file, fix=SAME_SAVE)
 
 
-def with_misfit(error: Ambiguous, raw: RawState, found: Candidates) -> Ambiguous:
+def _with_misfit(error: Ambiguous, raw: RawState, found: Candidates) -> Ambiguous:
     """Put first among the reasons that the adapter which a person passed lacks tensors of the state; returns the error itself."""
     lacks = lacking(raw, found.adapters[0]) if found.asked else 0
     if lacks:
@@ -110,26 +119,26 @@ def _refuse_another(asked: Adapter, tried: Sequence[_Tried], best: _Tried | None
     )
 
 
-def _try(adapters: Sequence[Adapter], order_of: OrderOf) -> tuple[list[_Tried], list[OrderingError]]:
+def _try(raw: RawState, found: Candidates, options: Options) -> tuple[list[_Tried], list[OrderingError]]:
     tried: list[_Tried] = []
     refused: list[OrderingError] = []
-    for adapter in adapters[:MOST_TRIED]:
+    for adapter in found.adapters[:MOST_TRIED]:
         if any(one.explained and one.adapter.name == adapter.name and one.adapter.tensors.keys() == adapter.tensors.keys() for one in tried):
             continue  # another save of one that is proven: it would give the same names
         try:
-            tried.append(_Tried(adapter, order_of(adapter)))
+            tried.append(_Tried(adapter, order_of(raw, adapter, options, near=found.seen)))
         except OrderingError as error:
             refused.append(error)
     return tried, refused
 
 
-def _on_trial(found: Candidates, order_of: OrderOf) -> tuple[Adapter | None, Ordering]:
+def _on_trial(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
     """Take an adapter from beside the checkpoint only where the numbers prove that it belongs to the state."""
-    tried, _ = _try(found.adapters, order_of)
+    tried, _ = _try(raw, found, options)
     proven = [one for one in tried if one.explained]
     if not proven:
         try:
-            return None, order_of(None)
+            return None, order_of(raw, None, options, near=found.seen)
         except OrderingError as error:
             raise _with_list(error, found.adapters) from error
     best = max(proven, key=lambda one: one.explained)
@@ -153,8 +162,8 @@ def _with_rivals(best: _Tried, tried: Sequence[_Tried], adapters: Sequence[Adapt
     return replace(order, findings=(*order.findings, said))
 
 
-def _listed(adapters: object) -> str:
-    return ", ".join(repr(adapter.name) for adapter in adapters)  # type: ignore[attr-defined]
+def _listed(adapters: Iterable[Adapter]) -> str:
+    return ", ".join(repr(adapter.name) for adapter in adapters)
 
 
 def _with_list(error: OrderingError, adapters: Sequence[Adapter]) -> OrderingError:

@@ -3,76 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ostate import checks, ordering, store
+from ostate import checks, store
 from ostate.checks import copied, judging
 from ostate.core.brief import brief
 from ostate.core.file_digest import sha256_beside
 from ostate.core.files import announce, is_file, recorded
-from ostate.core.naming import EXPLICIT, Adapter, Moved, NamedState, Ordering, Question, settled
+from ostate.core.naming import Adapter, NamedState, Ordering, settled
 from ostate.core.state import Finding, RawState
 from ostate.core.tensors import shape_text
-from ostate.errors import Ambiguous, CheckError, ReadError, StoreError, refusing
-from ostate.evidence.moved import moved
+from ostate.errors import CheckError, ReadError, StoreError, refusing
 from ostate.optimizers import OPTIMIZERS
-from ostate.ordering import advice, assumed, keys, resolve
+from ostate.ordering import advice
 from ostate.ordering.join import named_state
 from ostate.ordering.live_form import with_live_form
-from ostate.ordering.name_form import NameForm, by_key
-from ostate.read import adapters, named_file
-from ostate.read.fitting import SCALED, fitted
-from ostate.read.weights import Candidates, base_weights, candidates, own_weights
+from ostate.read import named_file
+from ostate.read.fitting import fitted
+from ostate.read.weights import Candidates, candidates
 
 from . import choosing, unproven
-from .beside import order_beside
-from .earlier import earlier
+from .choosing import order_among
 from .inspect import open_state, stored_bytes
-from .steps import other_step
-
-if TYPE_CHECKING:
-    from ostate.evidence.comparison import Comparison
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a person may add to what the files say."""
-
-    adapter: str | None = None
-    """Folder or file of the trained weights; None: looked for beside the state and inside it."""
-    base: str | None = None
-    """Folder or config.json of the base model."""
-    model: str | None = None
-    """Folder with full weights, where there is no adapter (full fine-tuning)."""
-    order: str | None = None
-    """File of names, one a line, in the optimizer's order."""
-    previous: str | None = None
-    """Folder or file of an earlier adapter of the same run."""
-    adapter_name: str | None = None
-    """The adapter's name in the live model, where the files do not record it."""
-    names: NameForm = "live"
-    """Which form of the names is written, where the adapter's keys and the live names differ."""
-    state: str | None = None
-    """Which file of the folder is the state."""
-    optimizer: int | str | None = None
-    """Which optimizer, where the file holds several."""
-    step: int | None = None
-    """Updates taken, where the file does not record them."""
-    betas: tuple[float, float] | None = None
-    """Adam's betas, where the file does not record them."""
-    eps: float | None = None
-    """Adam's eps, where the file does not record it."""
-    evidence: bool = True
-    """False: no tensor value is compared, and the names stay unverified."""
-    strict: bool = False
-    """Refuse instead of writing only the proven names."""
-    checksum: bool = False
-    """Compare every byte of the state with the checksums that were saved with it, before anything else."""
-
-    def __repr__(self) -> str:
-        return brief(self)
+from .options import Options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +59,6 @@ class Repaired:
 
 TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 """Names under which a program expects what torch.save writes."""
-MOST_LISTED = 6
-"""Files that one message lists."""
 
 
 @refusing
@@ -223,94 +175,8 @@ def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[Raw
     return raw, found._replace(adapters=tuple(live))
 
 
-def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
-    """Return the adapter that goes with the state, and the names that stand with it, or refuse."""
-    try:
-        return choosing.choose(found, lambda adapter: order_of(raw, adapter, options, near=found.seen))
-    except Ambiguous as error:
-        raise choosing.with_misfit(error, raw, found) from None
-
-
-def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: Sequence[str] = ()) -> Ordering:
-    """Return the names that stand, by claims and numbers, or refuse. `near`: weight files to tell of where there is no adapter."""
-    previous, said = _earlier(raw, adapter, options)
-    question = Question(
-        raw=raw,
-        adapter=adapter,
-        base=options.base,
-        order=options.order,
-        adapter_name=options.adapter_name,
-        previous=previous,
-        evidence=options.evidence,
-    )
-    claims, rejected = ordering.claims(question, EXPLICIT)
-    if not claims:
-        question = replace(question, moved=_moved(question, options))
-        claims, rejected = ordering.claims(question)
-    found = None
-    if not claims and adapter is not None:
-        found = order_beside(raw, adapter, lambda rest: _order_of_rest(replace(question, raw=rest), options))
-    if found is None:
-        comparison = _comparison(raw, adapter, previous, options, near)
-        found = resolve.resolve(question, claims, rejected, comparison, strict=options.strict)
-    found = replace(found, findings=(*found.findings, *said, *other_step(raw, adapter)))
-    return assumed.with_assumed(by_key(found) if options.names == "file" else found, raw, adapter)
-
-
-def _earlier(raw: RawState, adapter: Adapter | None, options: Options) -> tuple[Adapter | None, tuple[Finding, ...]]:
-    """Return the adapter of `--previous`, cut as the state's own was, where it is of the same run; or refuse."""
-    if options.previous is None:
-        return None, ()
-    previous = fitted(adapters.read_adapter(options.previous, name=options.adapter_name), raw)
-    if adapter is None or not options.evidence:
-        return previous, ()
-    return earlier(previous, adapter)
-
-
-def _moved(question: Question, options: Options) -> Moved | None:
-    """Return what training moved, where the optimizer holds fewer parameters than the whole model beside it; None elsewhere, and without evidence."""
-    raw, adapter = question.raw, question.adapter
-    if adapter is None or adapter.kind != "model" or not options.evidence or len(raw.entries) >= len(adapter.tensors):
-        return None
-    base = base_weights(options.base) if options.base is not None else None
-    start = base if base is not None else question.previous.tensors if question.previous is not None else None
-    return moved(raw, adapter, start)
-
-
-def _order_of_rest(question: Question, options: Options) -> Ordering | None:
-    """Return the order of a state without the positions that its adapter lacks; None where no claim stands over the rest."""
-    claims, rejected = ordering.claims(question)
-    if not claims:
-        return None
-    comparison = _comparison(question.raw, question.adapter, question.previous, options, ())
-    return resolve.resolve(question, claims, rejected, comparison)
-
-
-def _comparison(raw: RawState, adapter: Adapter | None, previous: Adapter | None, options: Options, near: Sequence[str]) -> Comparison:
-    """Return what asks the numbers: of the adapter first; where it tells nothing, of the checkpoint's own weights of the same save."""
-    from ostate.evidence.comparison import Comparison  # numpy, not needed where the numbers are not asked
-
-    untested = _untested_reason(adapter, options, near)
-    own = None
-    if adapter is not None and untested is None:
-        own = own_weights(raw, adapter, lambda key: keys.live_name(key, adapter)) if raw.weights else None
-        announce(lambda: stored_bytes(raw) + sum(tensor.nbytes for tensor in adapter.tensors.values()))
-    base = base_weights(options.base) if options.base is not None else None
-    return Comparison(raw, adapter, previous=previous, base=base, own=own, untested=untested)
-
-
 def _passed(adapter: Adapter | None, options: Options) -> advice.Given:
     return advice.Given(adapter=adapter, order=options.order, base=options.base, previous=options.previous, evidence=options.evidence)
-
-
-def _untested_reason(adapter: Adapter | None, options: Options, near: Sequence[str]) -> str | None:
-    if not options.evidence:
-        return "--no-evidence was given"
-    if adapter is not None:
-        scaled = adapter.facts.get(SCALED)  # no factor stands in the file as it was trained
-        return scaled if isinstance(scaled, str) else None
-    listed = f"; weight files nearby: {', '.join(near[:MOST_LISTED])}" if near else ""
-    return f"no adapter was found{listed}"
 
 
 @refusing

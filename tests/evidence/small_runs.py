@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ostate.commands.repair import Options, order_of
+from ostate.commands.options import Options
+from ostate.commands.order import order_of
 from ostate.core.naming import Adapter, Ordering
 from ostate.core.state import Entry, Group, RawState
 from ostate.errors import Ambiguous, Contradiction

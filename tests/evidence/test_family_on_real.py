@@ -11,7 +11,8 @@ import peft
 import pytest
 import torch
 
-from ostate.commands.repair import Options, order_of
+from ostate.commands.options import Options
+from ostate.commands.order import order_of
 from ostate.core.naming import Adapter, Claim, Ordering, Question
 from ostate.core.state import RawState
 from ostate.errors import OrderingError

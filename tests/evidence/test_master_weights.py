@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ostate.commands.repair import Options, read
+from ostate.commands.options import Options
+from ostate.commands.repair import read
 from ostate.core.naming import Evidence
 from ostate.evidence.master_weights import TEST, with_master_weights
 from ostate.ordering.keys import match_all

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ostate.commands.repair import Options, order_of, repair
+from ostate.commands.options import Options
+from ostate.commands.order import order_of
+from ostate.commands.repair import repair
 from ostate.core.naming import Ordering
 from ostate.errors import OrderingError
 from tests import real

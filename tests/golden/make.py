@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import ostate
-from ostate.commands.repair import Options, repair
+from ostate.commands.options import Options
+from ostate.commands.repair import repair
 
 HERE = Path(__file__).parent
 CASE = HERE.parent / "cases" / "one-process" / "llama_qv"

@@ -17,7 +17,8 @@ import torchao.optim
 from bitsandbytes import optim as bnb
 
 import ostate
-from ostate.commands.repair import Options, repair
+from ostate.commands.options import Options
+from ostate.commands.repair import repair
 from ostate.errors import ProbeError
 from ostate.optimizers import OPTIMIZERS, step_of
 from ostate.optimizers.moments import SECOND_MOMENTS, has_second_moment, second_moment

@@ -6,7 +6,9 @@ import ostate
 from ostate import store
 from ostate.commands.documents import ordering_document
 from ostate.commands.export import export
-from ostate.commands.repair import Options, names, order_of, read, verify
+from ostate.commands.options import Options
+from ostate.commands.order import order_of
+from ostate.commands.repair import names, read, verify
 from ostate.commands.validate import as_document, validate
 from ostate.ordering.assumed import with_assumed
 from ostate.ordering.join import named_state

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ostate.commands.repair import Options, names, read, repair, verify
+from ostate.commands.options import Options
+from ostate.commands.repair import names, read, repair, verify
 from ostate.core.naming import Adapter, Evidence, NamedState
 from ostate.core.tensors import TensorRef
 from ostate.errors import Ambiguous, OrderingError

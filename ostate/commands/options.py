@@ -1,0 +1,47 @@
+"""What a person may add to what the files say, of each command that names a state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ostate.core.brief import brief
+from ostate.ordering.name_form import NameForm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a person may add to what the files say."""
+
+    adapter: str | None = None
+    """Folder or file of the trained weights; None: looked for beside the state and inside it."""
+    base: str | None = None
+    """Folder or config.json of the base model."""
+    model: str | None = None
+    """Folder with full weights, where there is no adapter (full fine-tuning)."""
+    order: str | None = None
+    """File of names, one a line, in the optimizer's order."""
+    previous: str | None = None
+    """Folder or file of an earlier adapter of the same run."""
+    adapter_name: str | None = None
+    """The adapter's name in the live model, where the files do not record it."""
+    names: NameForm = "live"
+    """Which form of the names is written, where the adapter's keys and the live names differ."""
+    state: str | None = None
+    """Which file of the folder is the state."""
+    optimizer: int | str | None = None
+    """Which optimizer, where the file holds several."""
+    step: int | None = None
+    """Updates taken, where the file does not record them."""
+    betas: tuple[float, float] | None = None
+    """Adam's betas, where the file does not record them."""
+    eps: float | None = None
+    """Adam's eps, where the file does not record it."""
+    evidence: bool = True
+    """False: no tensor value is compared, and the names stay unverified."""
+    strict: bool = False
+    """Refuse instead of writing only the proven names."""
+    checksum: bool = False
+    """Compare every byte of the state with the checksums that were saved with it, before anything else."""
+
+    def __repr__(self) -> str:
+        return brief(self)
