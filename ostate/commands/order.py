@@ -43,7 +43,7 @@ def order_of(raw: RawState, adapter: Adapter | None, options: Options, *, near: 
         comparison = comparison_of(raw, adapter, previous, options, near)
         found = resolve.resolve(question, claims, rejected, comparison, strict=options.strict)
     found = replace(found, findings=(*found.findings, *said, *other_step(raw, adapter)))
-    return assumed.with_assumed(by_key(found) if options.names == "file" else found, raw, adapter)
+    return assumed.with_assumed(by_key(found, adapter) if options.names == "file" else found, raw, adapter)
 
 
 def _earlier(raw: RawState, adapter: Adapter | None, options: Options) -> tuple[Adapter | None, tuple[Finding, ...]]:

@@ -243,18 +243,21 @@ def spelled(key: str) -> str:
 def by_spelling(names: Iterable[str]) -> dict[str, str]:
     """Return, for each name that no other one is spelled like, its common spelling -> the name.
 
-    The common spelling has PEFT's words for factors and dots, and lacks the adapter's name, and the component where all names lie in one:
-    ai-toolkit's `transformer$$blocks$$0$$q.lora_down.weight` and its file's `diffusion_model.blocks.0.q.lora_A.weight` have one.
+    The common spelling has PEFT's words for factors and dots, and lacks the adapter's name, and the component where no name in another one is then
+    spelled alike: ai-toolkit's `transformer$$blocks$$0$$q.lora_down.weight` and its file's `diffusion_model.blocks.0.q.lora_A.weight` have one.
+    So have `unet.down.0.q.lora_A.weight` of a pipeline's file and the U-Net's live name, which bears no component, whatever encoder lies beside.
     """
     forms: dict[str, str] = {}
     for name in names:
         parts = spelled(name).split(".")
         at = adapter_at(parts)
         forms[name] = ".".join(parts if at is None else [*parts[:at], *parts[at + 1 :]])
-    lead = component(forms.values())
-    bare = {name: form.removeprefix(lead) for name, form in forms.items()}
+    bare = {name: form.removeprefix(component([form])) for name, form in forms.items()}
     alike = Counter(bare.values())
-    return {form: name for name, form in bare.items() if alike[form] == 1}
+    full = Counter(forms.values())
+    once = {name: form if alike[form] == 1 else forms[name] for name, form in bare.items() if alike[form] == 1 or full[forms[name]] == 1}
+    told = Counter(once.values())
+    return {form: name for name, form in once.items() if told[form] == 1}
 
 
 def component(keys: Iterable[str]) -> str:

@@ -60,6 +60,8 @@ class Adapter:
     """What of the live names was guessed and not read (the adapter's name, a prefix), a plain sentence each."""
     contested: tuple[str, ...] = ()
     """Those of `assumed` where another reading is as good: names that rest on one are not proven."""
+    made_keys: tuple[str, ...] = ()
+    """Those of `assumed` that stand in `tensors` already: keys that no file holds as they are here."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """`peft_version`, … where known."""
 

@@ -85,9 +85,11 @@ def _matched(bare: Names, adapter: Adapter) -> tuple[tuple[str | None, ...], str
 
 def _respelled(bare: Names, keys: Names, adapter_name: str, adapter: Adapter) -> Names:
     """Find keys that spell LoRA's factors otherwise, or lie in a component that the live model is: where one key alone can be meant."""
-    inside = component(adapter.tensors)
-    if (adapter.kind != "diffusers" and not inside) or all(key is not None or name is None for name, key in zip(bare, keys)):
+    if all(key is not None or name is None for name, key in zip(bare, keys)):
         return keys
+    if adapter.kind != "diffusers" and not any(component([key]) for key in adapter.tensors):
+        return keys
+    inside = component(adapter.tensors)
     spellings: dict[str, str | None] = {}
     for key in adapter.tensors:
         for form in dict.fromkeys((spelled(key), spelled(key).removeprefix(inside))):

@@ -36,7 +36,8 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
             adapter = replace(adapter, assumed=(*adapter.assumed, _IN_A_MODULE), contested=(*adapter.contested, _IN_A_MODULE))
     lead = _lead(adapter)
     if not lead and adapter.facts.get("saved_by") == "diffusers":
-        text = "names begin with the component that they lie in (unet., text_encoder.), as the pipeline's keys do and no component's own names"
+        parts = ", ".join(dict.fromkeys(component([key]) for key in adapter.tensors))
+        text = f"names begin with the component that they lie in ({parts}), as the pipeline's keys do and no component's own names"
         return replace(adapter, assumed=(*adapter.assumed, text))
     if not lead or adapter.cut:
         return adapter

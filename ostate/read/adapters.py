@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ostate.core import limits
 from ostate.core.adapter_config import NO_CONFIG, AdapterConfig, typed_config
@@ -24,6 +25,7 @@ from .assemble import Deferred
 from .checkpoint_folder import card_versions
 from .container import torchsave
 from .fused import divided
+from .made_keys import with_made_keys
 from .model_parts import with_other_models
 
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
@@ -161,7 +163,7 @@ def with_other_expert(adapter: Adapter) -> Adapter:
     text = (
         f"{' and '.join(os.path.basename(file) for file in files)} were trained together: transformer_1. and transformer_2. are put into their keys"
     )
-    return replace(adapter, tensors=tensors, assumed=(*adapter.assumed, text))
+    return with_made_keys(adapter, tensors, text)
 
 
 def with_numbered(adapter: Adapter) -> Adapter:
@@ -176,16 +178,16 @@ def with_numbered(adapter: Adapter) -> Adapter:
     stem, kind = os.path.splitext(adapter.file)
     if adapter.kind != "model" or os.path.basename(stem) not in ("model", "pytorch_model"):
         return adapter
-    tensors, assumed = dict(adapter.tensors), adapter.assumed
+    tensors, said = dict(adapter.tensors), list[str]()
     number = 1
     while is_file(path := f"{stem}_{number}{kind}"):
         own = unwrapped(_tensors(path)[0])
         lead = f"{os.path.basename(stem)}_{number}." if tensors.keys() & own.keys() else ""
         if lead:
-            assumed = (*assumed, f"names of {os.path.basename(path)} begin with {lead!r} here: the models of one optimizer share names")
+            said.append(f"names of {os.path.basename(path)} begin with {lead!r} here: the models of one optimizer share names")
         tensors.update({f"{lead}{key}": ref for key, ref in own.items()})
         number += 1
-    return replace(adapter, tensors=tensors, assumed=assumed)
+    return with_made_keys(adapter, tensors, *said)
 
 
 def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: str | None = None, ordered: bool = True) -> Adapter:
@@ -209,12 +211,12 @@ def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: s
     )
 
 
-def _bears_a_name(kind: str, keys: Mapping[str, object]) -> bool:
+def _bears_a_name(kind: str, keys: Mapping[str, Any]) -> bool:
     """True when the live names hold the adapter's name, which the keys lack: peft's, and diffusers' where peft makes the layers."""
     return kind == "peft" or (kind == "diffusers" and any(_PEFT_FACTOR.search(key) for key in keys))
 
 
-def kind_of(keys: Mapping[str, object], config: AdapterConfig) -> str:
+def kind_of(keys: Mapping[str, Any], config: AdapterConfig) -> str:
     """Return whose way of naming the keys follow: `peft`, `torchtune`, `diffusers` or `model` (live names)."""
     if config.get("peft_type"):
         return "peft"
@@ -260,7 +262,7 @@ def _is_shard_name(shard: object) -> bool:
     return isinstance(shard, str) and os.path.basename(shard) == shard and not shard.endswith(".index.json")
 
 
-def weights_in(value: object, file: str, depth: int = 0) -> Iterator[tuple[str, TensorRef]]:
+def weights_in(value: Any, file: str, depth: int = 0) -> Iterator[tuple[str, TensorRef]]:
     """Yield the named tensors of a `torch.save` file: a state dict, or the one that a bundle holds under a usual key.
 
     Raises:
@@ -293,7 +295,7 @@ def _config_beside(file: str) -> AdapterConfig:
     return typed_config(_json(path), path) if is_file(path) else NO_CONFIG
 
 
-def _model_facts(file: str) -> dict[str, object]:
+def _model_facts(file: str) -> dict[str, Any]:
     """Return `head_dim` and `transformers_version` of a whole model, as the config.json beside it tells them; nothing of an unreadable one."""
     path = os.path.join(os.path.dirname(file), "config.json")
     try:
@@ -306,7 +308,7 @@ def _model_facts(file: str) -> dict[str, object]:
     if size is None and hidden is not None and heads is not None and hidden % heads == 0:
         size = hidden // heads
     version = config.get("transformers_version")
-    facts: dict[str, object] = {"transformers_version": version} if isinstance(version, str) else {}
+    facts: dict[str, Any] = {"transformers_version": version} if isinstance(version, str) else {}
     return facts if size is None else {**facts, "head_dim": size}
 
 
@@ -315,14 +317,14 @@ def _size(value: object) -> int | None:
     return value if type(value) is int and 0 < value < 1 << 31 else None
 
 
-def _facts(home: str, file: str, config: AdapterConfig) -> dict[str, object]:
+def _facts(home: str, file: str, config: AdapterConfig) -> dict[str, Any]:
     """Return the library versions that the configuration or the model cards tell, and `saved_by`.
 
     `peft`: PeftModel.save_pretrained alone turns `inference_mode` on, fills `auto_mapping` and writes PEFT's card. `hand`: neither PEFT nor
     transformers, whose safetensors files all say `{"format": "pt"}` (transformers/modeling_utils.py), wrote this file. `diffusers`: it has the name
     that pipelines give it.
     """
-    facts: dict[str, object] = {}
+    facts: dict[str, Any] = {}
     by_peft = config.get("inference_mode") is True or isinstance(config.get("auto_mapping"), Mapping)
     for folder in (home, os.path.dirname(home)):
         card = os.path.join(folder, "README.md")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any
 
 from ostate.core.state import Entry, Finding, RawState, SourceFile
 from ostate.core.tensors import Slot, TensorRef
@@ -14,14 +14,10 @@ from .state_dict import Key, raw_state
 __all__ = ["Deferred", "Key", "assemble"]
 
 
-T = TypeVar("T")
-K = TypeVar("K")
-
-
-class Deferred(Generic[T], Mapping[str, TensorRef]):
+class Deferred(Mapping[str, TensorRef]):
     """Named weights whose place in the files is looked up only when one is asked for."""
 
-    def __init__(self, items: Mapping[str, T], find: Callable[[T], TensorRef]) -> None:
+    def __init__(self, items: Mapping[str, Any], find: Callable[[Any], TensorRef]) -> None:
         self._items = items
         self._find = find
 
@@ -36,8 +32,8 @@ class Deferred(Generic[T], Mapping[str, TensorRef]):
 
 
 def assemble(
-    state: Mapping[K, object],
-    param_groups: object,
+    state: Mapping[Key, Mapping[str, object]],
+    param_groups: Sequence[Mapping[str, Any]],
     *,
     source: str,
     layout: str,
@@ -47,14 +43,14 @@ def assemble(
     flat: bool = False,
     weights: Mapping[str, TensorRef] | None = None,
     master: Mapping[Key, Slot] | None = None,
-    facts: Mapping[str, object] | None = None,
+    facts: Mapping[str, Any] | None = None,
     findings: Sequence[Finding] = (),
 ) -> RawState:
     """Return the state with positions counted through the groups in order.
 
     Args:
-        state: one dict of slot -> tensor or number for each key (integer or name); anything else is refused.
-        param_groups: a list of mappings, each with `params`, a list of keys, and hyperparameters; anything else is refused.
+        state: one dict of slot -> tensor or number for each key (integer or name).
+        param_groups: each with `params`, a list of keys, and hyperparameters.
         source: the path that was asked for.
         layout: the row of `READERS`.
         files: what was read.

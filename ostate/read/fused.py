@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
 from ostate.core.tensors import ITEMSIZE, Part, TensorRef
+
+from .made_keys import with_made_keys
 
 DOWN, UP = ".lora_down.weight", ".lora_up.weight"
 MOST_BLOCKS = 4
@@ -54,7 +55,7 @@ def divided(adapter: Adapter, raw: RawState) -> Adapter:
             tensors.update({f"{stem}.{word}": block for word, block in parts[stem].items()})
     first = next(iter(next(iter(parts.values()))))
     text = f"{len(parts)} pairs of the file are several of the optimizer: their names, {first} and so on, are {' or '.join(said)} and not the file's"
-    return replace(adapter, tensors=tensors, assumed=(*adapter.assumed, text))
+    return with_made_keys(adapter, tensors, text)
 
 
 def _diagonal(down: TensorRef, up: TensorRef, held: Counter[tuple[int, ...]]) -> Blocks:

@@ -13,6 +13,7 @@ from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
 
 from .adapter_files import DIFFUSERS_FILES, MODEL_FILES
+from .made_keys import with_made_keys
 
 
 def with_other_models(adapter: Adapter, raw: RawState, tensors_of: Callable[[str], dict[str, TensorRef]]) -> Adapter:
@@ -36,7 +37,7 @@ def with_other_models(adapter: Adapter, raw: RawState, tensors_of: Callable[[str
     text = (
         f"{len(parts)} models were trained together: their names begin with {', '.join(f'{word}.' for word in parts)} here, and do not in the program"
     )
-    return replace(adapter, tensors=tensors, ordered=False, cut="", assumed=(*adapter.assumed, text), contested=(*adapter.contested, text))
+    return replace(with_made_keys(adapter, tensors, text), ordered=False, cut="", contested=(*adapter.contested, text))
 
 
 def _files(file: str) -> Iterator[tuple[str, str]]:

@@ -33,11 +33,12 @@ def wan() -> torch.nn.Module:
     return WanTransformer3DModel(num_layers=2, num_attention_heads=2, attention_head_dim=8, text_dim=8, freq_dim=8, ffn_dim=12, in_channels=4)
 
 
-def text_encoder(hidden: int = 8) -> torch.nn.Module:
-    from transformers import CLIPTextConfig, CLIPTextModel
+def text_encoder(hidden: int = 8, *, projected: bool = False) -> torch.nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     sizes = {"hidden_size": hidden, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 8}
-    return CLIPTextModel(CLIPTextConfig(vocab_size=16, bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes))
+    made = CLIPTextModelWithProjection if projected else CLIPTextModel
+    return made(CLIPTextConfig(vocab_size=16, bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes))
 
 
 def write_pipeline(folder: Path, **components: torch.nn.Module) -> Path:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file, save_model
 
+from ostate.commands.repair import repair
 from ostate.core.naming import Claim, Question
 from ostate.ordering import claims
 from ostate.read import read
@@ -124,14 +125,16 @@ def test_oft_of_sd_scripts_has_a_lead_of_its_own(tmp_path: Path):
     assert order in [_keys(claim) for claim in ways]
 
 
-def test_two_text_encoders_of_one_class_are_told_apart_by_their_prefix(tmp_path: Path):
+@pytest.mark.parametrize("projected", [False, True])
+def test_two_text_encoders_are_told_apart_by_their_prefix(projected: bool, tmp_path: Path):
+    """SDXL's second one has a projection, and since transformers 5 a module `text_model` that the first one lacks; keys have it for both."""
     parts = [
         factors(text_encoder(), lambda path: _kohya("lora_te1", f"text_model.{path}"), SD_TEXT),  # transformers 4 called it so
         factors(text_encoder(), lambda path: _kohya("lora_te2", f"text_model.{path}"), SD_TEXT),
         factors(unet(), lambda path: _kohya("lora_unet", path), ("Transformer2DModel",)),
     ]
     order = save(tmp_path / "run", [parts[0] + parts[1], parts[2]])
-    base = write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder(), text_encoder_2=text_encoder())
+    base = write_pipeline(tmp_path / "base", unet=unet(), text_encoder=text_encoder(), text_encoder_2=text_encoder(projected=projected))
     assert order in [_keys(claim) for claim in _ask(tmp_path / "run", base)[0]]
 
 
@@ -289,6 +292,11 @@ def test_whole_models_that_were_trained_together_are_joined(together: bool, acce
     live = [lead + name for lead, model in zip(leads, models.values()) for name, _ in model.named_parameters()]
     assert live in [list(claim.names) for claim in found], lost
     assert accelerate or "2 models were trained together" in adapter.contested[0]
+    if not accelerate:  # no file holds these keys either
+        assert "2 models were trained together" in repair(str(run), base=str(base), names="file").ordering.assumed[0]
+        (tmp_path / "live.txt").write_text("\n".join(name for model in models.values() for name, _ in model.named_parameters()))
+        given = repair(str(run), order=str(tmp_path / "live.txt")).ordering
+        assert all(key is not None and key.endswith(name) for key, name in zip(given.keys, given.names) if name is not None)
 
 
 def test_a_model_beside_another_that_was_not_trained_stays_alone(tmp_path: Path):

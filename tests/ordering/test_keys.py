@@ -164,6 +164,14 @@ def test_of_two_components_a_name_without_one_could_be_either():
     assert match_all(["q.lora_A.default.weight"], adapter(*keys, kind="diffusers"))[0] == (None,)
 
 
+def test_live_names_of_two_components_lack_both_and_are_found_where_one_alone_has_them():
+    keys = ("text_encoder.q.lora_A.weight", "text_encoder.both.lora_A.weight", "unet.to_q.lora.down.weight", "unet.both.lora.down.weight")
+    names = ["to_q.lora_A.default.weight", "both.lora_A.default.weight", "q.lora_A.default.weight"]
+    assert match_all(names, adapter(*keys, kind="diffusers"))[0] == (keys[2], None, keys[0])
+    whole = ("text_encoder.q.weight", "unet.to_q.weight")
+    assert match_all(["to_q.weight", "q.weight"], adapter(*whole, kind="model"))[0] == (whole[1], whole[0])
+
+
 def test_names_that_are_keys_get_the_adapters_name_back():
     keys = (f"{P}q_proj.lora_A.weight", f"{P}q_proj.base_layer.bias")
     assert live_names(keys, keys, adapter(*keys)) == [f"{P}q_proj.lora_A.default.weight", keys[1]]

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from ostate.core.files import names_in
 from ostate.core.state import SourceFile
@@ -26,9 +26,6 @@ OPTIM = re.compile(r"^(?P<prefix>(?:bf16_|fp16_)?)zero_pp_rank_(?P<rank>\d+)_mp_
 _MODEL = re.compile(r"^(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<mp>\d+)(?:_\d+)?_model_states\.pt$")
 EXPERT = re.compile(r"^(expp_rank_\d+_mp_rank_\d+_optim_states|layer_-?\d+_expert_\d+_mp_rank_\d+_model_states)\.pt$")
 _AGAIN = "copy the whole folder again, with the files of every process"
-Shapes = Sequence[Mapping[str, tuple[int, ...]]]
-MOST_SIZE = 1 << 63
-"""Of an axis: torch keeps sizes in 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,12 @@ class Opened:
 
     folder: str
     optim: tuple[str, ...]
-    ranks: tuple[Mapping[str, object], ...]
+    ranks: tuple[Mapping[str, Any], ...]
     """What each optimizer file holds under `optimizer_state_dict`."""
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
     """`ds_config`, where stored."""
     model_path: str
-    model: Mapping[str, object]
+    model: Mapping[str, Any]
     files: tuple[SourceFile, ...]
     unknown_classes: tuple[str, ...] = ()
     """Classes of a person's own in the model file (`client_state`), left alone."""
@@ -74,18 +71,15 @@ class _Share(NamedTuple):
     """One process's optimizer file."""
 
     stored: Stored
-    whole: Mapping[str, object]
-    """All that the file holds."""
-    state: Mapping[str, object]
+    state: Mapping[str, Any]
 
 
 def _share(path: str) -> _Share:
     stored = load(path, unknown_classes=True)
-    whole = stored.value if isinstance(stored.value, Mapping) else {}
-    state = whole.get("optimizer_state_dict")
+    state = stored.value.get("optimizer_state_dict") if isinstance(stored.value, Mapping) else None
     if not isinstance(state, Mapping):
         raise ReadError("no optimizer_state_dict in a file of that name", where=path, fix=_AGAIN)
-    return _Share(stored, whole, state)
+    return _Share(stored, state)
 
 
 def open_all(folder: str) -> Opened:
@@ -105,9 +99,9 @@ def open_all(folder: str) -> Opened:
                 shares[name] = _share(os.path.join(folder, name))
             except ReadError as error:
                 failed[name] = error
-    model_path, stored, model, skipped = _model(folder, names)
+    model_path, model, skipped = _model(folder, names)
     skipped += [Skipped(os.path.join(folder, name), error) for name, error in failed.items()]
-    needed = [name for name in failed if not _is_spare(name, shares, model)]
+    needed = [name for name in failed if not _is_spare(name, shares, model.value)]
     if needed:
         raise failed[needed[0]]
     _refuse_parallel(folder, list(shares))
@@ -119,21 +113,21 @@ def open_all(folder: str) -> Opened:
     _check_world(folder, by_rank, [one.state for one in opened])
     for path, one in zip(paths, opened):
         refuse_another_rank(one.stored.saved_as, path, OPTIM)
-    config = opened[0].whole.get("ds_config") or model.get("ds_config")
+    config = opened[0].stored.value.get("ds_config") or model.value.get("ds_config")
     return Opened(
         folder=folder,
         optim=tuple(paths),
         ranks=tuple(one.state for one in opened),
         config=config if isinstance(config, Mapping) else {},
         model_path=model_path,
-        model=model,
-        files=(*(one.stored.source for one in opened), stored.source),
-        unknown_classes=stored.unknown_classes,
+        model=model.value,
+        files=(*(one.stored.source for one in opened), model.source),
+        unknown_classes=model.unknown_classes,
         skipped=tuple(skipped),
     )
 
 
-def _is_spare(name: str, shares: Mapping[str, _Share], model: Mapping[str, object]) -> bool:
+def _is_spare(name: str, shares: Mapping[str, _Share], model: Mapping[str, Any]) -> bool:
     """True for a file that cannot be read and that the run never needed, by what every file says that can be read."""
     match = OPTIM.match(name)
     others = [found for other in shares if (found := OPTIM.match(other))]
@@ -148,8 +142,8 @@ def _is_spare(name: str, shares: Mapping[str, _Share], model: Mapping[str, objec
     return world is not None and int(match["rank"]) >= world
 
 
-def _model(folder: str, names: Sequence[str]) -> tuple[str, Stored, Mapping[str, object], list[Skipped]]:
-    """Return the first model file that can be read, by rank, what it holds, and what had to be passed over for it.
+def _model(folder: str, names: Sequence[str]) -> tuple[str, Stored, list[Skipped]]:
+    """Return the first model file that can be read, by rank, and what had to be passed over for it.
 
     Raises:
         ReadError: there is none.
@@ -157,12 +151,13 @@ def _model(folder: str, names: Sequence[str]) -> tuple[str, Stored, Mapping[str,
     skipped: list[Skipped] = []
     for path in _model_paths(folder, names):
         try:
-            stored = load(path, unknown_classes=True)
-            if isinstance(stored.value, Mapping):
-                return path, stored, stored.value, skipped
-            raise ReadError("no model states in a file of that name", where=path, fix=_AGAIN)
+            model = load(path, unknown_classes=True)
+            if not isinstance(model.value, Mapping):
+                raise ReadError("no model states in a file of that name", where=path, fix=_AGAIN)
         except ReadError as error:
             skipped.append(Skipped(path, error))
+        else:
+            return path, model, skipped
     raise skipped[0].error
 
 
@@ -197,7 +192,7 @@ def _by_rank(folder: str, names: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def _check_world(folder: str, by_rank: Mapping[int, str], ranks: Sequence[Mapping[str, object]]) -> None:
+def _check_world(folder: str, by_rank: Mapping[int, str], ranks: Sequence[Mapping[str, Any]]) -> None:
     paths = [by_rank[rank] for rank in sorted(by_rank)]
     counts = [_world(state) for state in ranks]
     stated = [count for count in counts if count is not None]
@@ -218,7 +213,7 @@ def _check_world(folder: str, by_rank: Mapping[int, str], ranks: Sequence[Mappin
         )
 
 
-def _world(state: Mapping[str, object]) -> int | None:
+def _world(state: Mapping[str, Any]) -> int | None:
     count = state.get("partition_count")
     if isinstance(count, (list, tuple)):
         count = max((value for value in count if isinstance(value, int)), default=None)
@@ -276,24 +271,3 @@ def check_no_rank_twice(opened: Opened, parts: Sequence[Slot]) -> None:
         if other != rank and any(bool((a == b).all() and a.any()) for a, b in zip(known.chunks(), slot.chunks())):
             what = f"the moments of rank {rank} are those of rank {other}: one file was copied over the other"
             raise ReadError(what, where=opened.optim[rank], fix=_AGAIN)
-
-
-def param_shapes(model: object, where: str) -> Shapes:
-    """Return the shapes by name, group by group, in the order in which the buffers were filled.
-
-    Raises:
-        ReadError: the model file has none: written without ZeRO, or by a release before 0.3.
-    """
-    stored = model.get("param_shapes") if isinstance(model, Mapping) else None
-    groups = [stored] if isinstance(stored, Mapping) else stored
-    if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in groups):
-        raise ReadError("the model file has no param_shapes, so nothing says which parameter lies where", where=where, fix="use a later checkpoint")
-    wrong = next((name for group in groups for name, shape in group.items() if not is_shape(shape)), None)
-    if wrong is not None:
-        raise ReadError(f"param_shapes does not tell the shape of {ascii(wrong)[:80]}", where=where, fix=_AGAIN)
-    return [{str(name): tuple(shape) for name, shape in group.items()} for group in groups]
-
-
-def is_shape(value: object) -> TypeGuard[Sequence[int]]:
-    """True for a list of sizes that a tensor may have."""
-    return isinstance(value, (list, tuple)) and all(type(size) is int and 0 <= size < MOST_SIZE for size in value)

@@ -26,6 +26,8 @@ TEXT = "text_encoder"
 """How the folders of text encoders begin."""
 
 
+_INNER = "_text_model"
+"""What of two text encoders of one pipeline only the class with a projection has in its paths, since transformers 5; keys have it for both."""
 _SD_SCRIPTS = ("attn1", "ff", "attn2")
 _BLOCK = re.compile(r"^(.+\.transformer_blocks\.\d+)\.(attn1|ff|attn2)\.")
 
@@ -150,7 +152,7 @@ def _assigned(by_lead: Mapping[str, Mapping[str, Mapping[int, int]]], components
 
 def _component_said(lead: str) -> str:
     """Return the folder that the words before a module's path name: `lora_te2` and `text_encoder_2` are the second text encoder's."""
-    text = re.search(r"(?:^|_)(?:te|text_encoder)_?(\d?)(?:_text_model)?$", lead)
+    text = re.search(r"(?:^|_)(?:te|text_encoder)_?(\d?)$", lead)
     if text is not None:
         return TEXT if text[1] in ("", "1") else f"{TEXT}_{text[1]}"
     bare = lead.removeprefix("base_model_model_").removeprefix("lora_").removeprefix("diffusion_model_")
@@ -171,13 +173,13 @@ def _underscored(path: str) -> str:
 
 
 def _module_of(path: str, spelled: Mapping[str, int | None]) -> tuple[int, str] | None:
-    """Return the index of the module that the path ends with, the longest such, and the words before it."""
+    """Return the index of the module that the path ends with, the longest such, and the words before it, those of the trainer alone."""
     word = _underscored(path)
     at = 0
     while True:
         module = spelled.get(word[at:])
         if module is not None:
-            return module, word[:at].removesuffix("_")
+            return module, word[:at].removesuffix("_").removesuffix(_INNER)
         at = word.find("_", at) + 1
         if not at:
             return None
