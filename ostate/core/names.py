@@ -35,13 +35,13 @@ ADAPTER_CONTAINERS = (
     "vera_lambda_b", "vera_lambda_d", "pvera_lambda_b", "pvera_lambda_d",
     "vblora_logits_A", "vblora_logits_B", "vblora_vector_bank", "fourierft_spectrum", "waveft_spectrum",
     "hra_u", "miss_block", "bone_block", "ln_tuning_layers",
-    "trainable_tokens_delta", "trainable_tokens_original", "poly_lora_A", "poly_lora_B", "poly_router", "c3a_kernel",
+    "trainable_tokens_delta", "trainable_tokens_original", "poly_router", "poly_lora_A", "poly_lora_B", "c3a_kernel",
     "randlora_lambda", "randlora_gamma", "shira_weight", "road_theta", "road_alpha",
     "hira_A", "hira_B", "hira_embedding_A", "hira_embedding_B",
     "delora_A", "delora_B", "delora_lambda", "gralora_A", "gralora_B", "gralora_A_general", "gralora_B_general",
     "adamss_A", "adamss_B", "beft_bias", "deft_P", "deft_R", "frod_lambda_l", "frod_lambda_s_values", "glora_A", "glora_B", "glora_C", "glora_D",
     "glora_E", "lily_A", "lily_B", "lily_router", "peanut_A", "peanut_B", "peanut_encoders", "peanut_decoders", "psoft_R",
-    "supertuning_values", "supertuning_lora_A", "supertuning_lora_B", "tinylora_v", "unilora_theta_d",
+    "osf_svd_params", "supertuning_values", "supertuning_lora_A", "supertuning_lora_B", "tinylora_v", "unilora_theta_d",
 )  # fmt: skip
 """PEFT's dictionaries with one entry an adapter (`adapter_layer_names` of its layers), each layer's in the order of registration."""
 CONTAINERS = frozenset(ADAPTER_CONTAINERS)

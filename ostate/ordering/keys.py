@@ -134,7 +134,7 @@ def known_live_name(key: str, adapter: Adapter) -> str | None:
     no longer lists. What all modules share is saved under no module's name (`base_model.unilora_theta_d`) and bears that of the first one.
     """
     parts = key.split(".")
-    if adapter.kind == "peft" and len(parts) == 2 and parts[1] in CONTAINERS:
+    if adapter.kind == "peft" and len(parts) > 1 and parts[1] in CONTAINERS:
         return None
     whole = key.endswith((".weight", ".bias")) and not any(part in CONTAINERS for part in parts)
     plain = adapter.kind == "peft" and whole and _live_peft(key, adapter) == key

@@ -147,10 +147,14 @@ def find_state(path: str, *, state: str | None, optimizer: int | str | None) -> 
 
 
 def _refuse_skipped(skipped: Sequence[Skipped], found: Sequence[Peek]) -> None:
-    """Raise what is wrong with a skipped file where no state was found, or where it is the one that its trainer would resume from."""
-    places = {one.place for one in found}
+    """Raise what is wrong with a skipped file where no state was found, or where it is the one that its trainer would resume from.
+
+    Trainer reads `optimizer.pt`; `optimizer.bin` is what it writes in its place under FSDP (transformers/trainer.py).
+    """
+    places, sound = {one.place for one in found}, {one.path for one in found}
     for one in skipped:
-        if os.path.dirname(one.path) in places and re.match(_ACCELERATE, os.path.basename(one.path)):
+        name = os.path.basename(one.path)
+        if os.path.dirname(one.path) in places and re.match(_ACCELERATE, name) and f"{one.path.removesuffix('.bin')}.pt" not in sound:
             one.error.fix = f"{one.error.fix}; or choose another state of this folder with --state FILE"
             raise one.error
     if skipped and not found:

@@ -10,7 +10,9 @@ import peft
 import pytest
 import torch
 
-from ostate.ordering.keys import live_name
+from ostate.ordering.keys import known_live_name, live_name
+from ostate.ordering.sources.convention import orders_by_convention
+from ostate.ordering.sources.from_keys import trained_keys
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
 
@@ -89,7 +91,15 @@ METHODS: dict[str, Row] = {
     "randlora": Row(_tuner("RandLoraConfig", r=4)),
     "road": Row(_tuner("RoadConfig", group_size=4)),
     "waveft": Row(_tuner("WaveFTConfig", n_frequency=10)),
+    "delora": Row(_tuner("DeloraConfig", r=2)),
+    "glora": Row(_tuner("GloraConfig", r=2)),
+    "psoft": Row(_tuner("PsoftConfig", r=4)),
+    "osf": Row(_tuner("OSFConfig")),
+    "supertuning": Row(_tuner("SupertuningConfig")),
+    "tinylora": Row(_tuner("TinyLoraConfig"), by_key=False),
 }
+BY_CONVENTION = ("delora", "glora", "psoft", "osf", "supertuning", "randlora", "vera", "loha", "lokr", "adalora", "lora_dora", "c3a", "hra", "road")
+"""Methods whose own tensors a convention must order, and whose file may hold fixed ones beside them."""
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -110,6 +120,26 @@ def test_the_rebuilt_model_names_every_position_of_this_method(method: str, tmp_
         assert [live_name(key, adapter) for key in own[0].keys if key is not None] == [
             name for name, key in zip(made.flat, own[0].keys) if key is not None
         ]
+
+
+@pytest.mark.parametrize("method", BY_CONVENTION)
+@pytest.mark.filterwarnings("ignore")
+def test_without_a_base_model_the_convention_orders_this_methods_tensors_as_the_live_model_does(method: str, tmp_path: Path):
+    torch.manual_seed(0)
+    model = peft.get_peft_model(llama(), METHODS[method].config())
+    adapter = tiny.write(tmp_path, model, tiny.trainables(model)).adapter()
+    orders = orders_by_convention(trained_keys(adapter))
+    assert not isinstance(orders, str), orders
+    live = [name for name, param in model.named_parameters() if param.requires_grad]
+    assert live in [[live_name(key, adapter) for key in keys] for _, keys in orders]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_vectors_that_all_modules_of_tinylora_share_bear_no_name_of_their_file(tmp_path: Path):
+    """The live model lists them under its first module; the file, under none."""
+    torch.manual_seed(0)
+    adapter = tiny.write(tmp_path, model := peft.get_peft_model(llama(), peft.TinyLoraConfig(**TARGETS, **CAUSAL)), tiny.trainables(model)).adapter()
+    assert {known_live_name(key, adapter) for key in trained_keys(adapter)} == {None}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -118,6 +118,22 @@ def test_the_damaged_file_that_a_trainer_resumes_from_is_not_passed_over_for_ano
     assert len(formats.read(str(tmp_path), state="backup.pt").entries) == 168
 
 
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", WHOLE[:400], bytes(range(256)) * 4])
+def test_a_damaged_optimizer_bin_is_listed_beside_the_optimizer_pt_that_trainer_resumes_from(tmp_path, content):
+    (tmp_path / "optimizer.pt").write_bytes(WHOLE)
+    (tmp_path / "optimizer.bin").write_bytes(content)
+    raw = formats.read(str(tmp_path))
+    assert len(raw.entries) == 168
+    assert [(one.rule, one.severity, one.names) for one in raw.findings if one.rule == "files-skipped"] == [
+        ("files-skipped", "warning", ("optimizer.bin",))
+    ]
+    (tmp_path / "optimizer.bin").write_bytes(WHOLE)
+    (tmp_path / "optimizer.pt").write_bytes(content)
+    with pytest.raises(ReadError) as caught:
+        formats.read(str(tmp_path))
+    assert caught.value.where.endswith("optimizer.pt")
+
+
 def test_a_pickle_that_asks_for_code_beside_the_state_is_skipped_and_alone_refused(tmp_path):
     from tests.attacks import pickles
 

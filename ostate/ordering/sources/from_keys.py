@@ -14,6 +14,13 @@ from ..grouping.refute import Refused, refused
 from ..keys import known_live_name, live_name
 from .tuner_keys import PROCESSOR_SLOTS
 
+_FROZEN = (
+    ".base_layer.weight", "vera_A", "vera_B", "lora_ranknum", ".alpha", ".on_input", ".delora_w_norm", "randlora_A", "randlora_B", ".shira_indices",
+    ".supertuning_indices", ".tinylora_A", ".tinylora_B", ".tinylora_P", ".lora_velora_embed", ".gaussian_var_prior", ".expert_weights",
+)  # fmt: skip
+"""Ends of keys of what PEFT and others save beside the trained tensors: fixed projections, norms of a base weight, indices, buffers."""
+_BUFFER = re.compile(r"\.glora_[A-E]\.zeros$|^base_model\.frod_(?:V|s_indices|s_size)\.")
+"""The paths that GLoRA does not train; FRoD's shared basis."""
 _NORM = re.compile(r"norm|(?:^|\.)ln_", re.IGNORECASE)
 
 
@@ -29,7 +36,7 @@ def trained_keys(adapter: Adapter) -> list[str]:
 
 
 def _frozen(key: str) -> bool:
-    return key.endswith((".base_layer.weight", "vera_A", "vera_B", "lora_ranknum", ".alpha", ".on_input")) or key == "prompt_embeddings"
+    return key.endswith(_FROZEN) or key == "prompt_embeddings" or _BUFFER.search(key) is not None
 
 
 def _is_tied_copy(key: str, adapter: Adapter) -> bool:
