@@ -65,7 +65,7 @@ def command(
     if batch is not None:
         if path is not None or out is None or dry_run or as_json:
             raise click.UsageError("--batch takes a pattern instead of PATH, and a folder: -o OUT")
-        _batch(batch, out, options_of(chosen), jobs=jobs, force=force)
+        _batch(batch, out, options_of(chosen), jobs=jobs, force=force, keep_dtype=keep_dtype, sha256=sha256)
         return
     if path is None:
         raise click.UsageError("no state given: pass PATH (or --batch PATTERN)")
@@ -79,7 +79,7 @@ def command(
     finish(not done.settled)
 
 
-def _batch(pattern: str, folder: str, options: Options, *, jobs: int, force: bool) -> None:
+def _batch(pattern: str, folder: str, options: Options, *, jobs: int, **how: bool) -> None:
     """Repair all that match, a line each as it ends, a summary at the end."""
     from ostate.commands.batch import Outcome, repair_all, targets
 
@@ -90,7 +90,7 @@ def _batch(pattern: str, folder: str, options: Options, *, jobs: int, force: boo
         tail = "already done" if one.done else one.reason or f"{one.parameters} parameters, {one.seconds:.1f} s"
         write(printable(f"{one.verdict:<10}  {one.path}  {tail}"))
 
-    outcomes = repair_all(work, options=options, jobs=jobs, force=force, say=say)
+    outcomes = repair_all(work, options=options, jobs=jobs, say=say, **how)
     counted = Counter((one.verdict, one.done) for one in outcomes)
     rows = [(verdict, count, "already done" if done else "now") for (verdict, done), count in sorted(counted.items())]
     write("\n".join(["", *table(rows, ("verdict", "checkpoints", "written"))]))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, fields
+from pathlib import PurePath
 
 from ostate.core.brief import brief
+from ostate.core.file_digest import sha256_of_file
 from ostate.ordering.name_form import NameForm
+
+_PATHS = ("adapter", "base", "model", "previous", "state")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +50,26 @@ class Options:
 
     def __repr__(self) -> str:
         return brief(self)
+
+
+def passed_values(options: Options, **how: bool) -> dict[str, object]:
+    """Return the options that are not at their defaults, for the manifest: an order file by its SHA-256, other paths by their last part.
+
+    Args:
+        options: of naming.
+        how: of writing, such as `keep_dtype`.
+
+    Raises:
+        ReadError: the order file cannot be read.
+    """
+    found: dict[str, object] = {name: True for name, given in how.items() if given}
+    for field in fields(Options):
+        value = getattr(options, field.name)
+        if value == field.default or field.name == "checksum":  # it compares, and changes nothing
+            continue
+        if field.name == "order":
+            value = sha256_of_file(str(value))
+        elif field.name in _PATHS:
+            value = PurePath(os.path.abspath(str(value))).name
+        found[field.name] = value
+    return found

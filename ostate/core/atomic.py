@@ -43,7 +43,12 @@ def check_target(out: str | os.PathLike[str], *, force: bool = False, inputs: Se
     Raises:
         StoreError: it exists, is a folder or an input, or its folder is missing.
     """
-    target = Path(os.fsdecode(out))
+    text = os.fsdecode(out)
+    if text == "-":
+        raise StoreError("a named file is not written to standard output", where=text, fix="pass a file name, e.g. lora.ostate.safetensors")
+    if text.endswith(("/", os.sep)) and not os.path.exists(text):
+        raise StoreError("the output ends as a folder does, and there is none", where=text, fix="pass a file name, e.g. lora.ostate.safetensors")
+    target = Path(text)
     refuse_targets([target], [os.fsdecode(path) for path in inputs if path is not None], force=force)
     if not target.parent.is_dir():
         raise StoreError("the target folder does not exist", where=str(target.parent), fix="make the folder first: mkdir -p")

@@ -2,8 +2,9 @@
 
 from ostate.core.atomic import check_target
 
+from .header import begins_as_ours
 from .loading import load
 from .plan import shard_path
 from .writing import Written, sources_of, write, write_index
 
-__all__ = ["Written", "check_target", "load", "shard_path", "sources_of", "write", "write_index"]
+__all__ = ["Written", "begins_as_ours", "check_target", "load", "shard_path", "sources_of", "write", "write_index"]

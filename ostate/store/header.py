@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ostate.core.files import is_file, read_at, size_of
 from ostate.core.named_file import MANIFEST
 from ostate.core.safetensors import Head, read_head
 from ostate.core.tensors import ITEMSIZE
@@ -47,6 +48,13 @@ def is_sealed(head: Head) -> bool:
     at = len(PREFIX)
     blank = head.raw[:at] + BLANK.encode() + head.raw[at + 64 :]
     return hashlib.sha256(blank).hexdigest().encode() == head.raw[at : at + 64]
+
+
+def begins_as_ours(path: str) -> bool:
+    """True when the file begins as those that are written here do, whole or cut short; False where there is none."""
+    if not is_file(path):
+        return False
+    return read_at(path, 0, min(size_of(path), 8 + len(PREFIX)))[8:] == PREFIX
 
 
 def pack(tensors: Sequence[Tensor], manifest: str, least: int = 0) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ostate.core import limits
 from ostate.core.names import twins
 from ostate.core.naming import NamedState
 from ostate.core.tensors import ITEMSIZE, Slot, TensorRef
@@ -134,9 +135,13 @@ def check_names(state: NamedState) -> None:
     """Refuse a state that the format cannot hold.
 
     Raises:
-        StoreError: a parameter in no group or two, two tensors of one key, an impossible step.
+        StoreError: a parameter in no group or two, two tensors of one key or a key that no reader takes, an impossible step.
     """
     keys = [f"state.{name}.{slot}" for name, parameter in state.parameters.items() for slot in ("step", *parameter.slots)]
+    longest = max(keys, key=len, default="")
+    if len(longest) > limits.NAME:
+        what = f"a name of {len(longest)} letters, with `state.` and the slot: {limits.NAME} are read back"
+        raise StoreError(what, where=f"{longest[:80]}…", fix="rename that parameter, or pass a shorter --adapter-name")
     if len(set(keys)) != len(keys):
         twice = twins(keys)[0]
         raise StoreError("two tensors would have one key", where=twice, fix="report this layout")

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import ostate
 from ostate.cli import main
 from ostate.commands import batch
-from ostate.errors import ReadError
+from ostate.errors import ReadError, StoreError
 from tests import real
 
 ROOT = Path(__file__).parents[2]
@@ -111,3 +111,61 @@ def test_a_second_run_asks_for_a_person_where_the_first_did(tmp_path):
     first, second = (batch.one(str(checkpoint), str(tmp_path / "out.safetensors"), batch.Options(), False) for _ in range(2))
     assert (first.verdict, first.done, first.settled) == ("verified", False, False)
     assert (second.verdict, second.done, second.settled) == ("verified", True, False)
+
+
+@pytest.fixture
+def done(tmp_path):
+    """One checkpoint that a batch has named, and the file."""
+    checkpoint, out = tmp_path / "checkpoint-5", tmp_path / "named.safetensors"
+    shutil.copytree(real.case("llama_qv").state.parent, checkpoint)
+    assert batch.one(str(checkpoint), str(out), batch.Options(), False).settled
+    return checkpoint, out
+
+
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [({"adapter_name": "policy"}, {}), ({"names": "file"}, {}), ({"strict": True}, {}), ({}, {"keep_dtype": True}), ({}, {"sha256": True})],
+)
+def test_what_was_written_with_other_options_is_written_again(done, options, how):
+    """The second run said `already done` of names that it was asked to write otherwise."""
+    checkpoint, out = done
+    asked = batch.Options(**options)
+    first, second = (batch.one(str(checkpoint), str(out), asked, False, **how) for _ in range(2))
+    assert (first.done, second.done) == (False, True)
+    alone = out.with_name("alone.safetensors")
+    ostate.repair(str(checkpoint), str(alone), **options, **how)
+    assert out.read_bytes() == alone.read_bytes()
+
+
+def test_an_order_file_is_known_by_what_it_holds(done):
+    checkpoint, out = done
+    order = out.with_name("order.txt")
+    order.write_text("\n".join(ostate.load(str(out)).parameters))
+    asked = batch.Options(order=str(order))
+    assert [batch.one(str(checkpoint), str(out), asked, False).done for _ in range(2)] == [False, True]
+    order.write_text("\n".join(reversed(order.read_text().split("\n"))))
+    assert batch.one(str(checkpoint), str(out), asked, False).verdict == "refused"
+
+
+def test_another_adapter_in_the_place_of_the_one_that_was_read_is_compared_again(done):
+    """The state alone was looked at: it stayed `already done` beside another run's weights."""
+    checkpoint, out = done
+    weights = checkpoint / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-4096:] = bytes(range(1, 63)) * 66 + bytes(4)
+    weights.write_bytes(data)
+    assert not batch.one(str(checkpoint), str(out), batch.Options(), False).done
+
+
+def test_a_file_of_somebody_elses_is_not_replaced_without_force(done):
+    checkpoint, out = done
+    out.write_text("notes")
+    refused = batch.one(str(checkpoint), str(out), batch.Options(), False)
+    assert (refused.verdict, refused.reason, out.read_text()) == ("refused", "the output exists already", "notes")
+    assert batch.one(str(checkpoint), str(out), batch.Options(), True).settled
+
+
+def test_a_batch_writes_into_a_folder(done):
+    checkpoint, out = done
+    with pytest.raises(StoreError, match="the output is a file"):
+        batch.targets(str(checkpoint), str(out))

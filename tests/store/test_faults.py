@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from ostate import store
+from ostate.core import limits
 from ostate.core.system import reserve
 from ostate.errors import OstateError, StoreError
 from ostate.store import validating
+from tests.records import replace
 
 from .made import big, laid_out, trained
 
@@ -76,6 +78,32 @@ def test_an_impossible_place_is_said_so(state, tmp_path, where, words):
         store.write(state, tmp_path / where)
 
 
+def test_an_output_that_ends_as_a_folder_or_stands_for_standard_output_is_refused(tmp_path, monkeypatch):
+    """`-o named/` without such a folder wrote a file `named`; `-o -` one that is called `-`."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="ends as a folder does"):
+        store.check_target(f"{tmp_path}/named/")
+    with pytest.raises(StoreError, match="standard output"):
+        store.check_target("-")
+    store.check_target(tmp_path / "-")
+
+
+def test_a_name_that_no_reader_takes_is_refused_before_anything_is_written(state, tmp_path):
+    name = next(iter(state.parameters))
+    for letters, fits in ((limits.NAME - len("state.") - len(".exp_avg_sq"), True), (limits.NAME - len("state.") - len(".exp_avg_sq") + 1, False)):
+        long = "n" * letters
+        groups = tuple(group._replace(names=tuple(long if one == name else one for one in group.names)) for group in state.groups)
+        parameters = {long if one == name else one: replace(held, name=long) if one == name else held for one, held in state.parameters.items()}
+        renamed, out = replace(state, parameters=parameters, groups=groups), tmp_path / f"{letters}.safetensors"
+        if fits:
+            store.write(renamed, out)
+            assert long in store.load(out).parameters
+        else:
+            with pytest.raises(StoreError, match="letters"):
+                store.write(renamed, out)
+            assert not out.exists()
+
+
 def test_a_target_that_may_not_be_written_is_said_so(state, tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir()
@@ -133,6 +161,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.store.made import big
 from ostate import store
+from ostate.core import limits
 from ostate.errors import OstateError
 from ostate.core.stream import Meter
 import numpy
