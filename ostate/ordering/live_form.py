@@ -35,10 +35,10 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
         if raw.layout == "lightning" and not adapter.lead:
             adapter = replace(adapter, assumed=(*adapter.assumed, _IN_A_MODULE), contested=(*adapter.contested, _IN_A_MODULE))
     lead = _lead(adapter)
-    if not lead and adapter.facts.get("saved_by") == "diffusers":
-        parts = ", ".join(dict.fromkeys(component([key]) for key in adapter.tensors))
-        text = f"names begin with the component that they lie in ({parts}), as the pipeline's keys do and no component's own names"
-        return replace(adapter, assumed=(*adapter.assumed, text))
+    parts = [] if lead else sorted({part for key in adapter.tensors if (part := component([key]))})
+    if parts and adapter.facts.get("saved_by") == "diffusers":
+        text = "names begin with the component that they lie in ({}), as the pipeline's keys do and no component's own names"
+        return replace(adapter, assumed=(*adapter.assumed, text.format(", ".join(parts))))
     if not lead or adapter.cut:
         return adapter
     kept = _is_recorded(adapter, lead, raw)

@@ -22,6 +22,7 @@ from ostate.errors import ReadError
 from .adapter_files import LORA_FILES, file_in
 from .adapter_name import name_of, siblings_of, text_of
 from .assemble import Deferred
+from .averages import without_averages
 from .checkpoint_folder import card_versions
 from .container import torchsave
 from .fused import divided
@@ -66,7 +67,7 @@ def read_adapter(path: str, *, name: str | None = None) -> Adapter:
     home = os.path.dirname(file) or "."
     _refuse_absurd(file)
     stored, ordered = _tensors(file)
-    tensors = unwrapped(stored)
+    tensors = without_averages(unwrapped(stored))
     if not tensors:
         raise ReadError("the file holds no tensors", where=file, fix="pass the folder or file of the trained weights")
     if len(tensors) > limits.TENSORS or max(map(len, tensors)) > limits.NAME:
@@ -195,6 +196,7 @@ def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: s
 
     What wrappers put into the names is taken out, as it is from the names of a state.
     """
+    weights = without_averages(weights)
     tuned = [name for name in weights if CONTAINERS.intersection(name.split("."))]  # the frozen ones may lie under a key of their own
     lead = leading_modules(tuned or weights)
     bare = {without_inner(name).removeprefix(lead): name for name in weights}

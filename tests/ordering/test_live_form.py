@@ -233,6 +233,12 @@ def test_several_components_keep_theirs_and_it_is_said(tmp_path: Path):
     assert not found.contested
 
 
+def test_nothing_is_assumed_of_components_where_no_key_begins_with_one(tmp_path: Path):
+    """SimpleTuner writes LyCORIS' own names into the file that pipelines call so."""
+    keys = replace(diffusers("lycoris_blocks_0_ff.lokr_w1", "lycoris_blocks_0_ff.lokr_w2"), facts={"saved_by": "diffusers"})
+    assert not with_live_form(keys, state(tmp_path)).assumed
+
+
 def test_comfyuis_prefix_under_pefts_card_is_no_live_name(tmp_path: Path):
     """diffusion-pipe models/base.py, save_adapter: PEFT's card, and `diffusion_model.` before the names of the trained model."""
     key = "diffusion_model.blocks.0.q.lora_A.weight"
