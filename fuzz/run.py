@@ -1,7 +1,8 @@
 """Fuzz one target until it breaks or the time is over: `python -m fuzz.run pickle -max_total_time=600`.
 
 With atheris (`pip install atheris`), which is no dependency of ostate, the inputs are guided by coverage. Where it cannot be installed the same
-targets run with the mutator of `fuzz/mutator.py`, which takes `-max_total_time`, `-seed` and `-timeout` as libFuzzer does. The corpus grows in
+targets run with the mutators of `fuzz/mutator.py` and `fuzz/structured.py`, each for half of the inputs. That loop takes `-max_total_time`,
+`-seed` and `-timeout` as libFuzzer does. The corpus grows in
 `fuzz/corpus/<target>`, which `python -m fuzz.seeds` starts; a finding is left as `fuzz/found/<target>-<digest>`. With file names in place of
 options: runs these files once.
 """
@@ -16,7 +17,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from ostate.errors import OstateError
 
 from .mutator import mutated
+from .structured import STRUCTURED
 
 HERE = Path(__file__).parent
 LONGEST = 16384
@@ -86,7 +88,7 @@ def plain(name: str, corpus: Path, found: Path, more: list[str]) -> None:
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + (MEGABYTES << 10)
     signal.signal(signal.SIGPROF, _late)
     while files or time.monotonic() - start < stop:
-        data = files.pop().read_bytes() if files else mutated(inputs, words, chance, LONGEST)
+        data = files.pop().read_bytes() if files else changed(name, inputs, words, chance)
         count += 1
         signal.setitimer(signal.ITIMER_PROF, limit)  # CPU time: a busy machine is no fault of the input's
         with left_on_failure(data, found, name):
@@ -101,6 +103,13 @@ def plain(name: str, corpus: Path, found: Path, more: list[str]) -> None:
         if not files and any(not one.startswith("-") for one in more):
             break
     print(f"{name}: {count} inputs, {refused} refused, in {time.monotonic() - start:.0f} s; seed {seed}, not guided by coverage")
+
+
+def changed(name: str, inputs: Sequence[bytes], words: Sequence[bytes], chance: random.Random) -> bytes:
+    """Return the next input of a target: half of them keep the structure that the target reads, where it has one."""
+    if name in STRUCTURED and chance.random() < 0.5:
+        return STRUCTURED[name](chance.choice(inputs), chance)[:LONGEST]
+    return mutated(inputs, words, chance, LONGEST)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from fuzz.targets import PART, SMALL_FILES
+from fuzz.structured import PART
+from fuzz.targets import SMALL_FILES
 from ostate.core.naming import NamedParameter, NamedState, Ordering
 from ostate.core.state import Group
 from ostate.errors import OstateError

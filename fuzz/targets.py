@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle as pickle_module
 import shutil
@@ -15,19 +14,22 @@ from typing import Any
 
 import torch
 
+from fuzz.structured import PART
 from fuzz.values import Choices, damaged
 from ostate import store
 from ostate.commands.inspect import inspect
 from ostate.commands.repair import repair
 from ostate.core.safetensors import read_head
+from ostate.core.tensors import ITEMSIZE
 from ostate.errors import OstateError
+from ostate.evidence.methods import silent_reason, starts_of, units_of
 from ostate.read.adapters import read_adapter
 from ostate.read.container import dcp_index
 from ostate.read.container.torchsave import load
-from ostate.read.container.zip import ZipIndex
+from ostate.read.container.zip import Member, ZipIndex
 from ostate.read.layouts import dcp
 from ostate.read.pickle.globals import TORCH_GLOBALS, unpickle
-from ostate.read.pickle.torch_tensors import REBUILD, asked_storage
+from ostate.read.pickle.torch_tensors import REBUILD, REBUILD_V2, Storage, asked_storage, fast_path_of
 from ostate.store import header, validating
 
 ROOM = Path(tempfile.mkdtemp(prefix="ostate-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
@@ -36,6 +38,11 @@ DISTRIBUTED = Path(__file__).parent.parent / "tests" / "cases" / "distributed"
 DCP = tuple(DISTRIBUTED / name for name in ("fsdp2_dcp", "fsdp2_dcp_intids"))
 ZERO = tuple(DISTRIBUTED / name for name in ("ds_z2", "ds_z2_rr", "ds_z3"))
 ALLOWED = {**TORCH_GLOBALS, **REBUILD}
+LARGE = 1 << 24
+NOT_KEPT = ("memo number is used twice", "an object that it does not contain")
+"""What is not seen in a tensor's record that is read as a whole: its memo numbers are not kept, and its location is not looked up."""
+MEMBERS: dict[str, Member] = {f"data/{number}": (0, LARGE, 0) for number in range(1000)}
+FAST_PATHS = (REBUILD_V2, [fast_path_of("fuzz", "data/", MEMBERS, swapped=False, crc=False, remember=remember) for remember in (False, True)])
 BLOB = Path(__file__).parent / "corpus" / "made" / "blob"
 """A tensor of two numbers as torch.save writes it, made by `fuzz/seeds.py`."""
 TENSORS = [header.Tensor("state.a.exp_avg", "F32", (2,), 0), header.Tensor("state.a.exp_avg_sq", "F32", (2,), 8)]
@@ -50,8 +57,23 @@ def placed(name: str, data: bytes) -> str:
 
 
 def pickle(data: bytes) -> None:
-    """The pickle machine, with torch's persistent ids answered by themselves."""
-    unpickle(data, where="fuzz", persistent=asked_storage, allowed=ALLOWED)
+    """The pickle machine, every storage there and large enough; tensors read a record at a time and an opcode at a time are the same."""
+    both = []
+    for quick in (FAST_PATHS, None):
+        try:
+            both.append(repr(unpickle(data, where="fuzz", persistent=_storage, allowed=ALLOWED, fast_paths=quick)))
+        except OstateError as error:
+            both.append(error)
+    if isinstance(both[1], OstateError) and (isinstance(both[0], OstateError) or any(word in both[1].what for word in NOT_KEPT)):
+        raise both[1]
+    assert both[0] == both[1], both
+
+
+def _storage(asked: Any) -> Storage:
+    kind, key, count = asked_storage(asked)
+    if f"data/{key}" not in MEMBERS or not 0 <= count * ITEMSIZE[kind] <= LARGE:
+        raise OstateError("no such storage", where="fuzz", fix="none")
+    return Storage("fuzz", 0, LARGE, kind, None, False)
 
 
 def zip_index(data: bytes) -> None:
@@ -100,17 +122,18 @@ def manifest(data: bytes) -> None:
 
 
 def adapter_config(data: bytes) -> None:
-    """adapter_config.json beside sound weights."""
+    """adapter_config.json beside the weights of a real adapter: what is tested of them, and from where they started."""
     if not (ROOM / "adapter" / "adapter_model.safetensors").exists():
-        key = "base_model.model.layers.0.q_proj.lora_A.weight"
-        placed("adapter/adapter_model.safetensors", header.pack([header.Tensor(key, "F32", (2,), 0)], json.dumps({})) + bytes(8))
+        placed("adapter/adapter_model.safetensors", (CHECKPOINT / "adapter_model.safetensors").read_bytes())
     placed("adapter/adapter_config.json", data)
-    read_adapter(str(ROOM / "adapter"))
+    adapter = read_adapter(str(ROOM / "adapter"))
+    units_of(adapter)
+    starts_of(adapter)
+    silent_reason(adapter)
 
 
 SMALL_FILES = ("adapter_config.json", "optimizer_param_names.json", "trainer_state.json", "config.json", "README.md", "latest")
 """What is read beside a state, in the order in which the parts of an input lie in them."""
-PART = b"\n--8<--\n"
 
 
 def beside_a_state(data: bytes) -> None:

@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str], *, wrap: Wrap | None = None) -> NamedStat
         rows = parsed(head)
         try:
             parts.append(_state(rows, head, wrap or _with_crc32))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             fix = "see `ostate validate`"
             raise StoreError(f"the manifest does not fit the tensors: {type(error).__name__} {error}", where=head.path, fix=fix) from error
     return parts[0] if len(parts) == 1 else _joined(parts, os.fsdecode(path))

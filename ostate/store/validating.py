@@ -6,6 +6,7 @@ import json
 import math
 import os
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -26,6 +27,8 @@ from .copying import digest_of
 from .loading import find, open_heads, parsed
 from .writing import index_text
 
+_LARGEST = 3.4028234663852886e38
+"""Of float32, as steps are stored."""
 DAMAGED = "the file is damaged or was changed: repair again from the source"
 
 
@@ -121,7 +124,7 @@ def _is_step(tensor: TensorRef, step: float) -> bool:
     run = tensor.run
     if tensor.dtype != "F32" or tensor.shape != () or run is None:
         return False
-    return read_at(run[0], run[1], 4) == struct.pack("<f", step)
+    return abs(step) <= _LARGEST and read_at(run[0], run[1], 4) == struct.pack("<f", step)
 
 
 def _ranges(rows: Mapping[str, Any]) -> Iterator[Finding]:
@@ -130,14 +133,18 @@ def _ranges(rows: Mapping[str, Any]) -> Iterator[Finding]:
         for key, low, high in (("lr", 0.0, math.inf), ("initial_lr", 0.0, math.inf), ("eps", 0.0, math.inf), ("weight_decay", -math.inf, math.inf)):
             values = hyper.get(key)
             for value in values if isinstance(values, tuple) else (values,):
-                if isinstance(value, (int, float)) and not (low <= value <= high and math.isfinite(value)):
+                if isinstance(value, (int, float)) and not (low <= value <= high and abs(value) <= sys.float_info.max):
                     yield _error("range", f"group {index}: {key} is {value}")
         betas = hyper.get("betas")
         if isinstance(betas, tuple) and any(isinstance(beta, (int, float)) and not 0 <= beta < 1 for beta in betas[:2]):
             yield _error("range", f"group {index}: betas are {betas}")
-    odd = tuple(name for name, row in rows["parameters"].items() if row["step"] is not None and row["step"] != int(row["step"]))
+    odd = tuple(name for name, row in rows["parameters"].items() if row["step"] is not None and not _is_whole(row["step"]))
     if odd:
         yield _error("range", "steps that are no whole numbers", names=odd)
+
+
+def _is_whole(step: float) -> bool:
+    return isinstance(step, int) or step.is_integer()
 
 
 def _digests(head: Head, rows: Mapping[str, Any]) -> Iterator[Finding]:

@@ -163,6 +163,21 @@ def test_an_archive_written_by_another_program_is_read_as_torch_reads_it(tmp_pat
     assert same_or_refused(tmp_path / "optimizer.pt") == ends
 
 
+def test_digits_behind_a_storages_name_are_opcodes_and_no_part_of_it(tmp_path):
+    """`0` takes the last value away, `2` doubles it: "1" with `20` behind it is storage 1 to torch, and was storage 120 here."""
+    torch.save(state(), tmp_path / "source.pt")
+
+    def change(name, data):
+        at = data.index(b"X\1\0\0\0" + b"1") if name.endswith("data.pkl") else 0
+        return data[: at + 6] + b"20" + data[at + 6 :] if name.endswith("data.pkl") else data
+
+    archived(tmp_path / "source.pt", tmp_path / "optimizer.pt", change=change)
+    with zipfile.ZipFile(tmp_path / "optimizer.pt", "a") as archive:
+        (first,) = (name for name in archive.namelist() if name.endswith("data/1"))
+        archive.writestr(first + "20", bytes(4096))
+    assert same_or_refused(tmp_path / "optimizer.pt") == "same"
+
+
 # files of several ranks
 
 

@@ -322,3 +322,21 @@ def test_a_manifest_with_a_value_of_any_kind_is_loaded_and_drawn_or_refused(tmp_
         with contextlib.suppress(OstateError):  # a layout may refuse what it cannot hold, in words
             ostate.export(str(path), "torch", str(tmp_path / "optimizer.pt"), force=True)
     assert refused
+
+
+@pytest.mark.parametrize("value", [1e400, 10**400, -(10**400)], ids=["infinite", "of 400 digits", "less"])
+@pytest.mark.parametrize("field", ["step", "lr", "eps", "margin"])
+def test_a_manifest_with_a_number_beyond_all_real_ones_is_validated_and_loaded_or_refused(tmp_path, named, field, value):
+    """JSON holds numbers that no float does, and Infinity, which Python writes for 1e400."""
+    head, data = named
+    path = tmp_path / "named.safetensors"
+    manifest = json.loads(head["__metadata__"]["ostate"])
+    first = next(iter(manifest["parameters"].values()))
+    {"step": first, "margin": manifest["ordering"]}.get(field, manifest["groups"][0])[field] = value
+    text = json.dumps({**head, "__metadata__": {**head["__metadata__"], "ostate": json.dumps(manifest)}}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    rules = {finding.rule for finding in ostate.validate(str(path), deep=True)}
+    assert "header-digest" in rules
+    assert field == "margin" or rules & {"step", "range", "schema"}
+    with contextlib.suppress(OstateError):
+        ostate.load(str(path))

@@ -172,7 +172,7 @@ def fast_path_of(
         data, memo, stack, before, end = m.data, m.memo, m.stack, m.before, -1
         while True:
             match = _RECORD(data, at)
-            if match is None:
+            if match is None or data[match.start(2) - 4] != len(match[2]):  # the digits that the length leaves out are opcodes
                 return end
             said = match.group(1, 3, 4, 5, 6, 7)
             form = forms.get(said)
