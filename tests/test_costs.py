@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -201,6 +202,48 @@ def test_a_command_imports_what_it_needs(command, tmp_path):
     assert HEAVY & set(modules) <= ALLOWED[command]
     if command in ("--help", "inspect"):
         assert len(modules) < 230
+
+
+def test_a_repair_that_compares_no_number_imports_nothing_that_would(named, tmp_path):
+    modules = modules_of(["repair", "--no-evidence", str(named / "optimizer.pt"), "-o", str(tmp_path / "out.safetensors")])
+    assert "ostate.evidence.untested" in modules
+    assert not {f"ostate.evidence.{name}" for name in ("comparison", "order", "looks", "gauge", "tables.tables")} & set(modules)
+
+
+def test_a_proof_imports_no_search(tmp_path):
+    modules = modules_of(["verify", str(checkpoint(tmp_path / "run", layers=6))])
+    assert "ostate.evidence.order" in modules
+    assert not {f"ostate.evidence.{name}" for name in ("ask", "recover", "densities", "tables.tables")} & set(modules)
+
+
+def test_orders_that_no_number_will_be_held_against_are_not_made(named, monkeypatch):
+    made = []
+    monkeypatch.setattr("ostate.ordering.resolve.family_of", lambda *known: made.append(known))
+    ostate.repair(str(named / "optimizer.pt"), evidence=False)
+    assert not made
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from ostate.core.system import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for turn in range(60):
+    if turn == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [np.ones(100_000) for _ in range(6)]
+    del arrays
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's mallopt")
+def test_memory_that_is_freed_is_used_again():
+    given_back, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True).stdout) for way in ("given back", "kept")
+    )
+    assert kept < 1000 < given_back
 
 
 @pytest.mark.parametrize(("asked", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2"}, 2)], ids=["nobody-asked", "two-asked-for"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ostate.core.system import keep_freed_memory
 from ostate.report import verdict_text
 from ostate.report.text import printable, table
 
@@ -62,6 +63,7 @@ def command(
         ostate repair optimizer.pt --adapter lora/ --base base-model/ -o lora.ostate.safetensors
         ostate repair --batch 'runs/*/checkpoint-*' --jobs 4 -o named/
     """
+    keep_freed_memory()
     if batch is not None:
         if path is not None or out is None or dry_run or as_json:
             raise click.UsageError("--batch takes a pattern instead of PATH, and a folder: -o OUT")

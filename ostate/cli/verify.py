@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ostate.core.system import keep_freed_memory
 from ostate.report import verdict_text
 
 from . import PATH, finish
@@ -29,6 +30,7 @@ def command(path: str, as_json: bool, **chosen: Any) -> None:
         ostate verify lora.ostate.safetensors --adapter checkpoint-500
         ostate verify checkpoint-500
     """
+    keep_freed_memory()
     from ostate.commands import documents, repair
 
     with reading("proving"):

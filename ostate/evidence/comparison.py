@@ -16,7 +16,7 @@ from ostate.core.lora_modules import starts_at_zero
 from ostate.core.naming import ALL_TESTS, Adapter, Claim, Evidence
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef, shape_text
-from ostate.evidence import ask, order, recover
+from ostate.evidence import order
 from ostate.evidence.apart import ENOUGH, apart, elements
 from ostate.evidence.displaced import misplaced_values
 from ostate.evidence.look import Source
@@ -26,6 +26,7 @@ from ostate.evidence.unpaired import known_starts
 
 from .master_weights import TEST as MASTER_WEIGHTS
 from .master_weights import with_master_weights
+from .untested import Untested, stated
 
 if TYPE_CHECKING:
     from ostate.core.family import Alternative, Family
@@ -44,12 +45,11 @@ class Comparison:
     def __init__(
         self,
         raw: RawState,
-        adapter: Adapter | None,
+        adapter: Adapter,
         *,
         previous: Adapter | None = None,
         base: Mapping[str, TensorRef] | None = None,
         own: Adapter | None = None,
-        untested: str | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -59,26 +59,22 @@ class Comparison:
             previous: an earlier adapter of the same run.
             base: the base model's weights, where at hand.
             own: the checkpoint's own weights of the same save, asked where the adapter says nothing.
-            untested: why no number is to be read; None: they are.
         """
         self.raw, self.adapter, self.previous, self.base = raw, adapter, previous, base
-        self.untested = untested if untested is not None or adapter is not None else "no adapter was found"
+        self.untested: str | None = None
         self.own = own
-        self.stated = tuple(entry.position for entry in raw.entries if entry.has_state)
+        self.stated = stated(raw)
         self._looks: Looks | None = None
 
     @property
     def looks(self) -> Looks:
         """The looks at this adapter's modules."""
-        assert self.adapter is not None
         if self._looks is None:
             self._looks = Looks(Source(self.raw, self.adapter, self.previous), units_of(self.adapter, previous=self.previous))
         return self._looks
 
     def test(self, claim: Claim, family: Family, *, tries: int = 1) -> Evidence:
         """Return what the numbers say of a claim, one of so many that are tried, against every other order that a program could have made."""
-        if self.untested is not None or self.adapter is None:
-            return self.silence(self.untested or "")
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             found = self._test(claim, family, self.adapter, tries)
         if found.verdict == "silent" and self.own is not None:
@@ -132,8 +128,6 @@ class Comparison:
 
         Were the claim true, the modules that the other order moves would stand there in random gauges.
         """
-        if self.untested is not None or self.adapter is None:
-            return None
         looks, index = self.looks, order.factor_index(self.looks)
         needed = -np.log10(order.MOST_CHANCE) + np.log10(max(len(family.alternatives), 1))
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -147,9 +141,11 @@ class Comparison:
 
     def search(self, claim: Claim) -> Evidence:
         """Return what the fitted search says of a claim: it may contradict it, or fit no order at all; None of it is proof."""
-        untested = self.untested or self._too_many()
-        if untested or self.adapter is None:
-            return self.silence(untested)
+        untested = self._too_many()
+        if untested:
+            return Untested(self.raw, untested).search(claim)
+        from ostate.evidence import ask  # 15 modules, a fortieth of a proven repair, which never searches
+
         return ask.verify(claim.keys, self.raw, self.adapter, previous=self.previous, base=self.base)
 
     def recover(self) -> Evidence:
@@ -157,14 +153,12 @@ class Comparison:
 
         Raises nothing: a search that there is no memory for is silent and says so.
         """
-        untested = self.untested or self._too_many()
-        if untested or self.adapter is None:
-            return self.silence(untested)
-        return recover.recover(self.raw, self.adapter, previous=self.previous, base=self.base)
+        untested = self._too_many()
+        if untested:
+            return Untested(self.raw, untested).recover()
+        from ostate.evidence import recover
 
-    def silence(self, reason: str) -> Evidence:
-        """Return the evidence of numbers that were not asked."""
-        return Evidence(verdict="silent", undecided=self.stated, silent={ALL_TESTS: reason})
+        return recover.recover(self.raw, self.adapter, previous=self.previous, base=self.base)
 
     def _too_many(self) -> str:
         """Return why the search is not asked: the memory that its tables would take; empty where it is."""
@@ -217,7 +211,6 @@ class Comparison:
         return tuple(found)
 
     def _untested(self, looks: Looks) -> dict[str, str]:
-        assert self.adapter is not None
         if not any(unit.group for unit in looks.modules):
             why = silent_reason(self.adapter)
             return {"displacement": why, "balance": why}

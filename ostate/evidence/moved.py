@@ -16,7 +16,7 @@ from ostate.core.state import Entry, RawState
 from ostate.core.tensors import Slot, TensorRef
 from ostate.optimizers.slots import MOMENT_SLOTS
 
-from .tables.tables import base_tensor
+from .tables.base_tensors import base_tensor
 
 ENOUGH = 4096
 """Elements of a 16-bit tensor of which some are small enough to be moved by any step."""

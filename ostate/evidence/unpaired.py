@@ -30,8 +30,8 @@ from ostate.evidence.starts import COMPARED, shared_starts
 from ostate.evidence.whole_models import PRODUCTS, heads_of
 
 from . import statistics
+from .tables.base_tensors import base_tensor
 from .tables.stream_rows import Rows, betas_of, eps_of
-from .tables.tables import base_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

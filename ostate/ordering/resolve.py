@@ -47,6 +47,9 @@ MOST_TRIED = 48
 class EvidenceSource(Protocol):
     """What the numbers can be asked; `evidence.comparison` answers."""
 
+    untested: str | None
+    """Why no number is read; None: they are."""
+
     def test(self, claim: Claim, family: Family, *, tries: int = 1) -> Evidence:
         """Return what the numbers say of a claim, one of so many tried, against its family."""
         ...
@@ -102,7 +105,7 @@ def resolve(
     tested = []
     for claim in sorted(distinct, key=lambda claim: not claim.version_matched):
         others = [other for other in distinct if other is not claim]
-        family = family_of(claim, others, question)
+        family = _family(claim, others, question, comparison)
         each = Tested(claim, family, comparison.test(claim, family, tries=len(distinct)))
         if each.whole:
             lost += [loser(other, "the tensor values prove another order") for other in others]
@@ -131,7 +134,7 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Evidenc
                 why=(f"{first.rule}: {first.names[position]}", f"{other.rule}: {other.names[position]}"),
                 fix="drop --order, or correct the names that are wrong" if other.source == "given" else "correct the names that are wrong",
             )
-    family = family_of(first, (), question)
+    family = _family(first, (), question, comparison)
     each = Tested(first, family, comparison.test(first, family))
     if each.whole:
         return _ordering(raw, first, each.evidence, "verified", lost)
@@ -147,6 +150,11 @@ def _explicit(question: Question, explicit: Sequence[Claim], comparison: Evidenc
     return _ordering(raw, first, evidence, verdict if evidence.proven else "unverified", lost)
 
 
+def _family(claim: Claim, others: Sequence[Claim], question: Question, comparison: EvidenceSource) -> Family:
+    """Return the orders that a program could have made in place of a claim's; none where no number will be asked which of them it was."""
+    return family_of(claim, others, question) if comparison.untested is None else Family((), ())
+
+
 def _proven_alternative(tested: Tested, question: Question, comparison: EvidenceSource) -> Tested | None:
     """Return the first order of the family that the numbers prove whole as a claim of its own."""
     evidence = tested.evidence
@@ -159,7 +167,7 @@ def _proven_alternative(tested: Tested, question: Question, comparison: Evidence
         claim = Claim(
             source="convention", rule=other.what, names=other.names, keys=other.keys, from_keys=tested.claim.from_keys, by_hand=tested.claim.by_hand
         )
-        family = family_of(claim, (tested.claim,), question)
+        family = _family(claim, (tested.claim,), question, comparison)
         each = Tested(claim, family, comparison.test(claim, family, tries=len(others)))
         if each.whole:
             return each

@@ -32,6 +32,8 @@ SILENT = proves((), verdict="silent", silent={"displacement": "B was not zero at
 class Answers:
     """Stands where the numbers are asked: evidence by the names of a claim, made by hand."""
 
+    untested: str | None = None
+
     def __init__(self, by_names: dict[str, Evidence], recovered: Evidence = SILENT, raw: RawState | None = None, better: Alternative | None = None):
         self.by_names, self.recovered, self.raw, self.found = by_names, recovered, raw or state(), better
 

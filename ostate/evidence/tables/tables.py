@@ -16,6 +16,7 @@ from ostate.core.tensors import TensorRef
 
 from .. import statistics
 from ..profiles import Profile, enough_rows, likeness, module_of
+from .base_tensors import base_tensor
 from .factor_tables import FactorTable, Precomputed, factor_table
 from .read_moments import MomentReader
 from .stream_rows import betas_of
@@ -351,12 +352,3 @@ def _norms(weight: TensorRef, shape: Shape) -> Array | None:
     values = np.asarray(weight.read(), np.float32)
     fitting = [axis for axis, size in ((1, weight.shape[0]), (0, weight.shape[1])) if size == int(np.prod(shape))]
     return np.sqrt((values * values).sum(axis=fitting[0])) if fitting else None
-
-
-def base_tensor(key: str, base: Mapping[str, TensorRef]) -> TensorRef | None:
-    """Return the base model's tensor that a `modules_to_save` or bias key was copied from, or None."""
-    bare = key.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".modules_to_save.", ".")
-    for form in (key, bare, f"model.{bare}", bare.removeprefix("model.")):
-        if form in base:
-            return base[form]
-    return None

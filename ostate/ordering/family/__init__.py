@@ -124,6 +124,7 @@ class _Distinct:
         self.cut = 0
         self._pick = itemgetter(*sequence.positions, sequence.positions[0])  # twice the first: a tuple even of one
         self._seen: dict[int, list[tuple[str | None, ...]]] = {}
+        self._plain: dict[str | None, str | None] = {None: None}  # every order gives the same names to other positions
         self.leave_out(sequence.claim.keys, sequence.claim.names)
 
     def leave_out(self, keys: tuple[str | None, ...], names: tuple[str | None, ...]) -> None:
@@ -142,12 +143,17 @@ class _Distinct:
     def _is_new(self, keys: tuple[str | None, ...], names: tuple[str | None, ...]) -> bool:
         said = self._pick(keys)
         if None in said:  # names may differ in form alone
-            said = tuple([key or (plain(name) if name else None) for key, name in zip(said, self._pick(names))])
+            said = tuple([key or self._plain_name(name) for key, name in zip(said, self._pick(names))])
         alike = self._seen.setdefault(hash(said), [])
         if said in alike:
             return False
         alike.append(said)
         return True
+
+    def _plain_name(self, name: str | None) -> str | None:
+        if name not in self._plain:
+            self._plain[name] = plain(name) if name else None
+        return self._plain[name]
 
 
 __all__ = ["MOST_ALTERNATIVES", "ROWS", "Alternative", "Exchangeable", "Family", "FamilyRow", "family_of"]
