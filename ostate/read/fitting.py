@@ -36,10 +36,17 @@ def fitted(adapter: Adapter, raw: RawState) -> Adapter:
     held = Counter(ref.shape for ref in adapter.tensors.values())
     if not there - held:
         return adapter
-    for made in (_halved(adapter), _resized(adapter, dict(there - held), dict(held - there))):
-        if made is not None and not there - Counter(ref.shape for ref in made.tensors.values()):
-            return made
-    return adapter
+    halved = _halved(adapter)
+    if halved is not None and _has_room(halved, there):
+        return halved
+    resized = _resized(adapter, dict(there - held), dict(held - there))
+    return adapter if resized is None or there - Counter(ref.shape for ref in resized.tensors.values()) else resized
+
+
+def _has_room(halved: Adapter, there: Counter[Shape]) -> bool:
+    """True when each position finds its tensor, or each tensor its position: PEFT leaves `modules_to_save` out of an adapter that it converts."""
+    held = Counter(ref.shape for ref in halved.tensors.values())
+    return not there - held or not held - there
 
 
 def _halved(adapter: Adapter) -> Adapter | None:

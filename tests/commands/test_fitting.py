@@ -51,6 +51,25 @@ def test_a_converted_adapter_of_twice_the_rank_is_compared_by_its_trained_half(c
     assert verify(str(tmp_path / "out.safetensors"), adapter=str(folder)).verdict == "verified"
 
 
+def test_what_a_conversion_leaves_out_stands_beside_the_trained_halves(tmp_path):
+    """PEFT writes the factors alone when it converts: `modules_to_save` is in the state, and not in the file."""
+    torch.manual_seed(8)
+    base = trained.llama(6)
+    base.save_pretrained(str(tmp_path / "base"))
+    start = peft.get_peft_model(base, config(init_lora_weights="olora", modules_to_save=["lm_head"]))
+    start.peft_config["default"].init_lora_weights = True
+    start.save_pretrained(str(tmp_path / "start"))
+    start.peft_config["default"].init_lora_weights = "olora"
+    optimizer = tuned(start)
+    steps(start, optimizer, 20)
+    start.save_pretrained(str(tmp_path / "run"), path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    torch.save(optimizer.state_dict(), tmp_path / "run" / "optimizer.pt")
+    assert not any("lm_head" in key for key in load_file(tmp_path / "run" / "adapter_model.safetensors"))
+    found = repair(str(tmp_path / "run"), base=str(tmp_path / "base")).ordering
+    assert list(found.names) == live(optimizer, start)
+    assert {name for name in found.names if "lm_head" in name} <= set(found.undecided)
+
+
 def save_resized(folder: Path, rows: int) -> tuple[Path, list[str]]:
     """Train with a whole embedding, then resize the vocabulary of what is saved, as a tokenizer that grew later does."""
     torch.manual_seed(9)
