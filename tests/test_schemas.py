@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from ostate.core.naming import ClaimSource
 from tests.documents import SOUND, changed, faults, validator
 from tests.schemas import closed, read
 
@@ -87,3 +89,17 @@ def test_a_field_of_a_later_release_is_passed_over_by_who_has_an_older_schema(na
 
     assert not shut(read(name))
     assert shut(closed(read(name)))
+
+
+@pytest.mark.parametrize("kind", ["repair", "verify"])
+def test_the_schemas_know_every_source_of_names(kind):
+    enums = [place["enum"] for place in _within(read(f"{kind}-v1")) if "skeleton" in place.get("enum", ())]
+    assert enums
+    assert all(set(enum) == set(get_args(ClaimSource)) for enum in enums)
+
+
+def _within(value):
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _within(inner)

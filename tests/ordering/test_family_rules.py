@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 
-from ostate.core.naming import Claim
+from ostate.core.naming import Claim, ClaimSource
+from ostate.ordering.family import ROWS
 from ostate.ordering.family.factors import adapter_orders, factor_orders
 from ostate.ordering.family.names import components, inner_part, row_of
 from ostate.ordering.family.recorded import groups_exchanged, shifted
@@ -141,3 +143,10 @@ def test_three_adapters_are_tried_in_every_order_and_four_as_listed_and_turned()
     assert len(firsts(2)) == 2
     assert len(firsts(3)) == 6
     assert firsts(4) == {"all of adapter a0 before a1 before a2 before a3", "all of adapter a3 before a2 before a1 before a0"}
+
+
+@pytest.mark.parametrize("source", get_args(ClaimSource))
+def test_whatever_named_the_positions_other_orders_are_weighed_against_it(source):
+    """A source that no row knew of would be proven against nothing."""
+    asked = {row.name for row in ROWS if source in row.sources}
+    assert asked >= {"layer order", "factor order", "adapters", "groups exchanged", "reversed", "names sorted", "kinds exchanged", "shifted"}

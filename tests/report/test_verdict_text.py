@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+from ostate.core.naming import ClaimSource
 from ostate.report.text import plain
-from ostate.report.verdict_text import MEANING, blocks, lines
+from ostate.report.verdict_text import MEANING, SOURCES, blocks, lines
 from tests.documents import REPAIR, VERIFY, changed
 
 
@@ -91,3 +94,7 @@ def test_an_assumed_name_is_not_called_proven():
 
 def test_a_verdict_fits_eighty_columns():
     assert all(len(f"{verdict}: {meaning}") <= 80 for verdict, meaning in MEANING.items())
+
+
+def test_every_source_of_names_has_its_words():
+    assert set(SOURCES) == set(get_args(ClaimSource))

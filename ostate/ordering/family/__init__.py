@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from ostate.core.family import Alternative, Exchangeable, Family
 from ostate.core.foreign import release
@@ -26,7 +26,8 @@ from .sequence import ClaimRows, sequence_of
 
 MOST_ALTERNATIVES = 256
 """Orders in one family; `Family.cut` counts what is left out beyond."""
-ANY: frozenset[ClaimSource] = frozenset(["recorded", "given", "skeleton", "adapter-order", "convention", "content"])
+ANY: frozenset[ClaimSource] = frozenset(get_args(ClaimSource))
+"""A new source leaves all of this open until a row says otherwise: one that no row knew of would be proven against nothing."""
 KEYS_ONLY = ANY - {"skeleton"}
 """The file or a person lists names: components may stand in another order than in the model."""
 UNKNOWN_DEFINITION = KEYS_ONLY - {"adapter-order"}
