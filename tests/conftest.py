@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import named_runs, trained
+from tests.training import trains
 
 settings.register_profile("ostate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ostate")  # how long an example takes says how busy the machine is
@@ -53,6 +54,15 @@ def llama_state(llama_run, tmp_path_factory):
 def bias_state(bias_run, tmp_path_factory):
     """Two groups, of which the second has no weight decay."""
     return named_runs.name_it(bias_run, tmp_path_factory.mktemp("named") / "bias.ostate.safetensors")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what trains, by itself or through a fixture, so that a package's other tests can be run alone (`-m "not trains and not long"`)."""
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        modules = {item.module.__name__, *(one.func.__module__ for defs in fixtures for one in defs)}
+        if any(map(trains, modules)):
+            item.add_marker(pytest.mark.trains)
 
 
 def pytest_collection_finish() -> None:
