@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -50,6 +51,22 @@ class Plain(NamedTuple):
     finite: bool
 
 
+def _signed(products: Products, how: How, balanced: bool, *, signs_only: bool = False) -> list[tuple[Ranked, ...]]:
+    """Return the ranks of a gauge of signed permutations, or of signs alone; by displacement alone where nothing balances."""
+    if not balanced:
+        return gauge.moved(products.displacement, signs_only=signs_only)
+    return {"whole": gauge.whole, "zero": gauge.zero, "other": gauge.other}[how](products, signs_only=signs_only)
+
+
+STATISTICS: dict[Group, Callable[[Products, How, bool], list[tuple[Ranked, ...]]]] = {
+    "signed": _signed,
+    "signs": partial(_signed, signs_only=True),
+    "permuted": lambda products, _how, _balanced: permuted.moved(products.displacement),
+    "neurons": lambda products, how, _balanced: permuted.of_neurons(products, how),
+}
+"""What may be done to a unit's latent dimensions -> (products, which factors' moments, whether they balance) -> ranks of each block."""
+
+
 class Looks:
     """Reads each factor of the modules once at each position, and keeps what was computed."""
 
@@ -93,10 +110,10 @@ class Looks:
     def ranked(self, places: Sequence[Place], how: How) -> list[tuple[Ranked, ...]]:
         """Return where each module's own gauge stands among all of its group; nothing for a module that nothing is known of."""
         new = [place for place in dict.fromkeys(places) if (how, place) not in self._ranked]
-        alike: dict[tuple[int, Group | None, bool, bool], list[Place]] = {}
+        alike: dict[tuple[int, Group, bool, bool], list[Place]] = {}
         for place in new:
             unit, rank = self.modules[place.module], self._rank(place)
-            if rank:
+            if rank and unit.group is not None:
                 alike.setdefault((rank, unit.group, self._balances(place), self._decays(place)), []).append(place)
             else:
                 self._ranked[how, place] = ()
@@ -168,19 +185,11 @@ class Looks:
         """Return whether L2 decay acts through the gradient of one of its factors."""
         return self._balances(place) and any(factor is not None and factor.decay is not None for factor in self._both(place))
 
-    def _rank_some(self, places: Sequence[Place], rank: int, group: Group | None, how: How, *, balanced: bool) -> None:
+    def _rank_some(self, places: Sequence[Place], rank: int, group: Group, how: How, *, balanced: bool) -> None:
         parts = [self._products(place, rank, how) for place in places]
         counts = [len(part.left) for part in parts]
         joined = Products(*(np.concatenate(column) for column in zip(*parts) if column[0] is not None))
-        signs = group == "signs"
-        if group == "neurons":
-            found = permuted.of_neurons(joined, how)
-        elif group == "permuted":
-            found = permuted.moved(joined.displacement)
-        elif balanced:
-            found = {"whole": gauge.whole, "zero": gauge.zero, "other": gauge.other}[how](joined, signs_only=signs)
-        else:
-            found = gauge.moved(joined.displacement, signs_only=signs)
+        found = STATISTICS[group](joined, how, balanced)
         at = 0
         for place, count in zip(places, counts):  # the experts of one tensor have a gauge each
             self._ranked[how, place] = tuple(each for ranked in found[at : at + count] for each in ranked)
