@@ -26,6 +26,8 @@ OF_COMPONENT = re.compile(
     r"(?:base_model\.model\.)?(?:(lora_(?:te\d?|unet|transformer|prior(?:_unet)?)|oft_unet)_|((?:unet|transformer|prior|text_encoder)(?:_\d)?)(?:\.|\$\$))"
 )
 """The component that a name begins with: diffusers', OneTrainer's and ai-toolkit's folder names, kohya's `lora_te1_`, `lora_unet_`."""
+VALUE_HEAD = ("v_head.summary.weight", "v_head.summary.bias")
+"""What TRL's `AutoModelForCausalLMWithValueHead` registers behind the model, and saves beside the model's own names (modeling_value_head.py)."""
 SAVED = "modules_to_save"
 ADAPTER_CONTAINERS = (
     "lora_A", "lora_B", "lora_E", "lora_ranknum", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_diag",

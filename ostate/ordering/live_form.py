@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ostate.core.names import PEFT_PREFIX, any_adapter, component, plain_names
+from ostate.core.names import PEFT_PREFIX, VALUE_HEAD, any_adapter, component, plain_names
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
 
@@ -19,6 +19,7 @@ from .keys import live_name
 _IN_A_MODULE = (
     "Lightning's own names have the attribute in front under which its module holds the model (`model.`), which the adapter's file does not tell"
 )
+_BESIDE_HEAD = "names are the file's, in which TRL saves the value head beside the model: in its live model the others begin with pretrained_model."
 
 
 def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
@@ -34,6 +35,8 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
         adapter = replace(adapter, lead=_recorded_lead(adapter, raw))
         if raw.layout == "lightning" and not adapter.lead:
             adapter = replace(adapter, assumed=(*adapter.assumed, _IN_A_MODULE), contested=(*adapter.contested, _IN_A_MODULE))
+    if adapter.kind == "model" and all(key in adapter.tensors for key in VALUE_HEAD):
+        adapter = replace(adapter, assumed=(*adapter.assumed, _BESIDE_HEAD))
     lead = _lead(adapter)
     parts = [] if lead else sorted({part for key in adapter.tensors if (part := component([key]))})
     if parts and adapter.facts.get("saved_by") == "diffusers":

@@ -11,8 +11,8 @@ from ostate.core.safetensors import read_head
 from ostate.core.state import RawState
 from ostate.errors import ReadError
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
-"""What PEFT and torchtune call the file, the one PEFT itself would load first."""
+ADAPTER_FILES = ("adapter_model.pt", "adapter_model.safetensors", "adapter_model.bin")
+"""What torchtune and PEFT call the file: torchtune's own names, beside which it writes PEFT's; then the one that PEFT itself would load first."""
 LORA_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 """What diffusers' pipelines write."""
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -82,7 +82,7 @@ def file_in(folder: str, name: str | None) -> str:
     raise ReadError(
         "no adapter in this folder" if not loose else f"several weight files and no index: {', '.join(loose[:4])}",
         where=folder,
-        fix=f"pass the folder that holds {ADAPTER_FILES[0]}, or the file itself",
+        fix="pass the folder that holds adapter_model.safetensors, or the file itself",
     )
 
 

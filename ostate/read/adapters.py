@@ -220,10 +220,10 @@ def _bears_a_name(kind: str, keys: Mapping[str, Any]) -> bool:
 
 def kind_of(keys: Mapping[str, Any], config: AdapterConfig) -> str:
     """Return whose way of naming the keys follow: `peft`, `torchtune`, `diffusers` or `model` (live names)."""
+    if any(key.endswith((".lora_a.weight", ".lora_b.weight")) for key in keys):  # torchtune writes PEFT's configuration beside its own names too
+        return "torchtune"
     if config.get("peft_type"):
         return "peft"
-    if any(key.endswith((".lora_a.weight", ".lora_b.weight")) for key in keys):
-        return "torchtune"
     if any(_DIFFUSERS.search(key) for key in keys):
         return "diffusers"
     if any(key.endswith((".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")) for key in keys):

@@ -204,3 +204,21 @@ def test_a_value_head_is_named_from_its_file_and_the_model_lies_in_trls_wrapper(
     assert again.evidence is not None
     assert unproven(again) == {"v_head.summary.weight", "v_head.summary.bias"}
     assert unproven(again) <= set(again.undecided)
+
+
+def test_a_whole_model_that_trl_saved_with_its_value_head_is_rebuilt_with_the_head_behind_it(tmp_path):
+    """Full fine-tuning of PPO or a reward model: the file has the model's own names, the live model `pretrained_model.` in front of them."""
+    torch.manual_seed(0)
+    model = ValueHead(trained.llama(4))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    train(model, optimizer)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    model.pretrained_model.config.architectures = ["LlamaForCausalLM"]
+    model.pretrained_model.config.save_pretrained(tmp_path)
+    names = [name.removeprefix("pretrained_model.") for name in live(optimizer, model)]
+    weights = {name.removeprefix("pretrained_model."): value.detach().clone() for name, value in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    done = repair(str(tmp_path), str(tmp_path / "out.safetensors"))
+    assert named(done) == dict(enumerate(names))
+    assert done.ordering.source == "skeleton"
+    assert any("pretrained_model." in one for one in done.ordering.assumed)

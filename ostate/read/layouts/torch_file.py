@@ -140,7 +140,29 @@ def _as_optimizer(value: dict[Any, Any]) -> Mapping[str, Any] | None:
         return _unflattened(value)
     if _holds_slots(value):
         return {"state": value, "param_groups": None}
-    return _slot_first(value) or _dotted(value)
+    return _slot_first(value) or _dotted(value) or _one_each(value)
+
+
+def _one_each(value: dict[object, object]) -> Mapping[str, object] | None:
+    """Return one state of many optimizers, each of one parameter and under its name: those that step within backward.
+
+    torchtune's `optimizer_in_bwd` (training/memory.py, `OptimizerInBackwardWrapper.state_dict`). Equal groups become one.
+    """
+    state: dict[str, object] = {}
+    groups: dict[str, dict[str, object]] = {}
+    for name, one in value.items():
+        if type(name) is not str or "." not in name or type(one) is not dict or one.keys() != {"state", "param_groups"}:
+            return None
+        entries, own = one["state"], one["param_groups"]
+        if type(entries) is not dict or type(own) is not list or len(own) != 1 or type(own[0]) is not dict:
+            return None
+        params = own[0].get("params")
+        if type(params) is not list or len(params) != 1 or any(key != params[0] for key in entries):
+            return None
+        if entries:
+            state[name] = entries[params[0]]
+        groups[name] = {key: held for key, held in own[0].items() if key not in ("params", "param_names")}
+    return {"state": state, "param_groups": groups} if len(groups) > 1 else None
 
 
 def _slot_first(value: dict[Any, Any]) -> Mapping[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ostate.core.names import VALUE_HEAD
 from ostate.core.naming import Adapter
 
 from ...grouping.parameters import Parameter, ParameterList
@@ -38,6 +39,10 @@ def explained(made: str, answer: ListedModel, adapter: Adapter) -> ParameterList
     held = {row.key for row in rows if row.key is not None} | pruned
     if not held and not all(_may_be_extra(key) for key in adapter.tensors):
         return f"{made} of the installed transformers has none of the {len(adapter.tensors)} keys: it names its modules differently"
+    if adapter.kind == "model":
+        head = [key for key in VALUE_HEAD if key in adapter.tensors and key not in held]
+        rows += [Parameter(name=key, key=key, shape=adapter.tensors[key].shape) for key in head]
+        held |= set(head)
     known = held | {adapter_key(name, adapter) for name in answer.others}
     wrong = [key for key in adapter.tensors if key not in known and not _may_be_extra(key)]
     if wrong:
