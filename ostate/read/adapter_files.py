@@ -76,6 +76,9 @@ def file_in(folder: str, name: str | None) -> str:
     ]
     if len(loose) == 1:
         return os.path.join(folder, loose[0])
+    if inner and not loose:
+        several = ", ".join(os.path.basename(os.path.dirname(path)) for path in inner)
+        raise ReadError(f"several whole models: {several}", where=folder, fix="pass the folder of one of them, such as " + os.path.dirname(inner[0]))
     if not loose and is_file(os.path.join(folder, "config.json")):
         fix = "pass the adapter's folder to --adapter, and this one to --base"
         raise ReadError("this is a base model's folder, not an adapter", where=folder, fix=fix)

@@ -287,3 +287,20 @@ def test_empty_groups_count():
     assert refute_groups(raw, [12, 0]) is None
     assert refute_groups(raw, [12]) == "it makes 1 group, the file has 2"
     assert refute_groups(raw, [0, 12]) == "its groups hold [0, 12] parameters, the file's [12, 0]"
+
+
+def test_min_gpt_sorts_names_and_its_embeddings_do_not_decay(tmp_path: Path):
+    """mingpt/model.py, `configure_optimizers`; XTTS took it over."""
+    parts = {"wte": torch.nn.Embedding(9, 4), "wpe": torch.nn.Embedding(7, 4), "time_embed": torch.nn.Sequential(torch.nn.Linear(4, 4))}
+    model = torch.nn.ModuleDict({**parts, "ln": torch.nn.LayerNorm(4), "c_attn": torch.nn.Linear(4, 12), "b_proj": torch.nn.Linear(12, 4)})
+    rest = {name for name, _ in model.named_parameters() if name.endswith("bias") or name.startswith(("wte", "wpe", "ln"))}
+    names = dict(model.named_parameters())
+    order = [sorted(names.keys() - rest), sorted(rest)]
+    optimizer = _adamw([{"params": [names[name] for name in group], "weight_decay": 0.1 * (1 - at)} for at, group in enumerate(order)])
+    for parameter in names.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "best_model.pth")
+    file = str(tmp_path / "best_model.pth")
+    found, _ = claims(Question(raw=read(file), adapter=read_adapter(file)))
+    assert [name for group in order for name in group] in [list(claim.names) for claim in found]

@@ -357,6 +357,14 @@ def test_a_component_one_folder_below_the_given_one_is_taken_and_its_average_lef
     assert read_adapter(str(tmp_path)).file == str(tmp_path / "controlnet" / "diffusion_pytorch_model.safetensors")
 
 
+def test_of_two_components_below_the_given_folder_one_is_asked_for(tmp_path):
+    """LCM distillation keeps the model that it trains and its average: unet/, unet_target/."""
+    for name in ("unet", "unet_target"):
+        save_file({"conv_in.weight": np.zeros((2, 3), np.float32)}, _made(tmp_path / name) / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ReadError, match="several whole models: unet, unet_target"):
+        read_adapter(str(tmp_path))
+
+
 def _made(folder):
     folder.mkdir()
     return folder

@@ -331,8 +331,15 @@ def sorted_names(parameters: Sequence[Parameter]) -> Cuts:
 
 
 def min_gpt(parameters: Sequence[Parameter]) -> Cuts:
-    """Matrices and vectors, each sorted by name."""
-    return [cut._replace(parameters=sorted(cut.parameters, key=lambda one: one.name)) for cut in nano_gpt(parameters)]
+    """Matrices but embeddings, which decay, and the rest, each sorted by name."""
+    decays, rest = _parts(trainable(parameters), lambda one: len(one.shape or ()) >= 2 and not _is_embedding(one))
+    return [GroupCut(sorted(part, key=lambda one: one.name), decays=part is decays) for part in (decays, rest)]
+
+
+def _is_embedding(parameter: Parameter) -> bool:
+    """True for a matrix of a module that is called as embeddings are, `wte` and `text_pos_embedding.emb` among them."""
+    module = parameter.name.rpartition(".")[0].rpartition(".")[2]
+    return len(parameter.shape or ()) == 2 and re.search(r"emb|^w[tp]e$", module) is not None
 
 
 def fixed_embedding(parameter: Parameter) -> bool:

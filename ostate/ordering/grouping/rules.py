@@ -120,7 +120,8 @@ FURTHER = (
     Rule(name="two groups by hand", split=late, groups=2, source="torch.optim.Optimizer.add_param_group", guess=True),
     Rule(name="groups of neighbours", split=in_runs, source="by its users: a rate for each layer or stage", guess=True),
     Rule(name="names sorted", split=once(sorted_names), groups=1, source="by its users", guess=True),
-    Rule(name="names sorted within groups (minGPT)", split=once(min_gpt), groups=2, source="minGPT model.py:254", guess=True),
+    Rule(name="names sorted within groups (minGPT)", split=once(min_gpt), groups=2,
+         source="minGPT model.py:254; XTTS, Tortoise: coqui TTS/tts/layers/xtts/trainer/gpt_trainer.py, get_optimizer", guess=True),
 )  # fmt: skip
 RULES: tuple[Rule, ...] = (
     *ONE_GROUP,
