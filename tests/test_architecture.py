@@ -43,8 +43,20 @@ OUTSIDE: dict[str, set[str]] = {  # package -> the only places that may import i
     "pickle": {"read/pickle/globals.py"},
     "_pickle": {"read/pickle/globals.py"},
 }
-MOST_ANY = {"ordering": 0, "optimizers": 0, "evidence": 2, "checks": 2, "read": 392}
-"""Room -> how often its annotations may say `Any`; fewer are welcome."""
+MOST_ANY = {
+    "cli": 10,
+    "commands": 32,
+    "core": 29,
+    "evidence": 2,
+    "checks": 2,
+    "exporters": 53,
+    "plot": 1,
+    "probe": 68,
+    "report": 27,
+    "store": 30,
+    "integrations": 12,
+}
+"""Package or loose module -> how often its annotations may say `Any`; of those that are not here none does. A figure may only fall."""
 MODULES = architecture.sources()
 EACH = pytest.mark.parametrize("module", MODULES)
 
@@ -132,10 +144,10 @@ def test_files_and_functions_are_short():
 def test_foreign_values_are_typed_behind_the_door():
     """`Any` switches the type checker off: what a file holds is `Json` or `object` where it comes in, and looked at before it is used."""
     counts: Counter[str] = Counter()
-    for name, source in MODULES.items():
-        room = name.partition(".")[2].partition(".")[0]
-        counts[room] += sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(source.tree))
-    assert {room: counts[room] for room in MOST_ANY if counts[room] > MOST_ANY[room]} == {}
+    for source in MODULES.values():
+        counts[source.place] += sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(source.tree))
+    assert {place: count for place, count in counts.items() if count > MOST_ANY.get(place, 0)} == {}
+    assert {place: most for place, most in MOST_ANY.items() if most > counts[place]} == {}, "lower the figure: what was won stays won"
 
 
 @EACH

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from ostate.core import limits
 from ostate.core.adapter_config import NO_CONFIG, AdapterConfig, typed_config
@@ -213,12 +212,12 @@ def adapter_from_weights(weights: Mapping[str, TensorRef], *, path: str, name: s
     )
 
 
-def _bears_a_name(kind: str, keys: Mapping[str, Any]) -> bool:
+def _bears_a_name(kind: str, keys: Mapping[str, object]) -> bool:
     """True when the live names hold the adapter's name, which the keys lack: peft's, and diffusers' where peft makes the layers."""
     return kind == "peft" or (kind == "diffusers" and any(_PEFT_FACTOR.search(key) for key in keys))
 
 
-def kind_of(keys: Mapping[str, Any], config: AdapterConfig) -> str:
+def kind_of(keys: Mapping[str, object], config: AdapterConfig) -> str:
     """Return whose way of naming the keys follow: `peft`, `torchtune`, `diffusers` or `model` (live names)."""
     if any(key.endswith((".lora_a.weight", ".lora_b.weight")) for key in keys):  # torchtune writes PEFT's configuration beside its own names too
         return "torchtune"
@@ -264,7 +263,7 @@ def _is_shard_name(shard: object) -> bool:
     return isinstance(shard, str) and os.path.basename(shard) == shard and not shard.endswith(".index.json")
 
 
-def weights_in(value: Any, file: str, depth: int = 0) -> Iterator[tuple[str, TensorRef]]:
+def weights_in(value: object, file: str, depth: int = 0) -> Iterator[tuple[str, TensorRef]]:
     """Yield the named tensors of a `torch.save` file: a state dict, or the one that a bundle holds under a usual key.
 
     Raises:
@@ -297,7 +296,7 @@ def _config_beside(file: str) -> AdapterConfig:
     return typed_config(_json(path), path) if is_file(path) else NO_CONFIG
 
 
-def _model_facts(file: str) -> dict[str, Any]:
+def _model_facts(file: str) -> dict[str, object]:
     """Return `head_dim` and `transformers_version` of a whole model, as the config.json beside it tells them; nothing of an unreadable one."""
     path = os.path.join(os.path.dirname(file), "config.json")
     try:
@@ -310,7 +309,7 @@ def _model_facts(file: str) -> dict[str, Any]:
     if size is None and hidden is not None and heads is not None and hidden % heads == 0:
         size = hidden // heads
     version = config.get("transformers_version")
-    facts: dict[str, Any] = {"transformers_version": version} if isinstance(version, str) else {}
+    facts: dict[str, object] = {"transformers_version": version} if isinstance(version, str) else {}
     return facts if size is None else {**facts, "head_dim": size}
 
 
@@ -319,14 +318,14 @@ def _size(value: object) -> int | None:
     return value if type(value) is int and 0 < value < 1 << 31 else None
 
 
-def _facts(home: str, file: str, config: AdapterConfig) -> dict[str, Any]:
+def _facts(home: str, file: str, config: AdapterConfig) -> dict[str, object]:
     """Return the library versions that the configuration or the model cards tell, and `saved_by`.
 
     `peft`: PeftModel.save_pretrained alone turns `inference_mode` on, fills `auto_mapping` and writes PEFT's card. `hand`: neither PEFT nor
     transformers, whose safetensors files all say `{"format": "pt"}` (transformers/modeling_utils.py), wrote this file. `diffusers`: it has the name
     that pipelines give it.
     """
-    facts: dict[str, Any] = {}
+    facts: dict[str, object] = {}
     by_peft = config.get("inference_mode") is True or isinstance(config.get("auto_mapping"), Mapping)
     for folder in (home, os.path.dirname(home)):
         card = os.path.join(folder, "README.md")

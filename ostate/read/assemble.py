@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 from ostate.core.state import Entry, Finding, RawState, SourceFile
 from ostate.core.tensors import Slot, TensorRef
@@ -14,10 +14,14 @@ from .state_dict import Key, raw_state
 __all__ = ["Deferred", "Key", "assemble"]
 
 
-class Deferred(Mapping[str, TensorRef]):
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+class Deferred(Generic[T], Mapping[str, TensorRef]):
     """Named weights whose place in the files is looked up only when one is asked for."""
 
-    def __init__(self, items: Mapping[str, Any], find: Callable[[Any], TensorRef]) -> None:
+    def __init__(self, items: Mapping[str, T], find: Callable[[T], TensorRef]) -> None:
         self._items = items
         self._find = find
 
@@ -32,8 +36,8 @@ class Deferred(Mapping[str, TensorRef]):
 
 
 def assemble(
-    state: Mapping[Key, Mapping[str, object]],
-    param_groups: Sequence[Mapping[str, Any]],
+    state: Mapping[K, object],
+    param_groups: object,
     *,
     source: str,
     layout: str,
@@ -43,14 +47,14 @@ def assemble(
     flat: bool = False,
     weights: Mapping[str, TensorRef] | None = None,
     master: Mapping[Key, Slot] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    facts: Mapping[str, object] | None = None,
     findings: Sequence[Finding] = (),
 ) -> RawState:
     """Return the state with positions counted through the groups in order.
 
     Args:
-        state: one dict of slot -> tensor or number for each key (integer or name).
-        param_groups: each with `params`, a list of keys, and hyperparameters.
+        state: one dict of slot -> tensor or number for each key (integer or name); anything else is refused.
+        param_groups: a list of mappings, each with `params`, a list of keys, and hyperparameters; anything else is refused.
         source: the path that was asked for.
         layout: the row of `READERS`.
         files: what was read.

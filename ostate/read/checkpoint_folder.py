@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from collections.abc import Mapping
 
 from ostate.core.files import is_file, is_remote, parent, read_at, size_of
 from ostate.core.foreign import parse_json
@@ -31,9 +31,9 @@ def checkpoint_folder(place: str) -> str:
     return place
 
 
-def facts_of(folder: str) -> dict[str, Any]:
+def facts_of(folder: str) -> dict[str, object]:
     """Return `folder`, `global_step`, `transformers_version`, `peft_version`, as far as the folder's files tell them."""
-    facts: dict[str, Any] = {"folder": folder}
+    facts: dict[str, object] = {"folder": folder}
     step = trainer_step(os.path.join(folder, "trainer_state.json"))
     if step is not None:
         facts["global_step"] = step
@@ -73,7 +73,7 @@ def _text(path: str, most: int | None = None) -> str:
         return ""
 
 
-def _json(path: str, key: str) -> dict[str, Any]:
+def _json(path: str, key: str) -> Mapping[str, object]:
     """Return the object in the file; nothing where there is none, it is damaged, or nobody wrote `key` there, since facts are never needed."""
     text = _text(path)
     if f'"{key}"' not in text:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from ostate.core.foreign import expanded
 from ostate.core.hyper import KINDS, out_of_range, typed
@@ -19,7 +18,7 @@ MOST_ITEMS = 4096
 MOST_SHOWN = 20
 
 
-def plain_number(value: Any) -> Any:
+def plain_number(value: object) -> object:
     """Return a one-element tensor or array as its number, anything else as it is."""
     if type(value) is TensorRef and value.numel == 1:
         return value.item()
@@ -28,7 +27,7 @@ def plain_number(value: Any) -> Any:
     return value
 
 
-def plain_hyper(group: Mapping[str, Any]) -> dict[str, Any]:
+def plain_hyper(group: Mapping[str, object]) -> dict[str, object]:
     """Return what can stand in JSON: numbers, texts, short lists and mappings of them; tensors of more than one element are left out."""
     found = {}
     for key, value in group.items():
@@ -46,24 +45,24 @@ def plain_hyper(group: Mapping[str, Any]) -> dict[str, Any]:
 _DROPPED = object()
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: object, depth: int) -> object:
     value = plain_number(value)
     if type(value) in {float, int, bool, str, type(None)}:
         return value
     if depth > 3:
         return _DROPPED
-    if type(value) in {list, tuple, set} and len(value) <= MOST_ITEMS:
+    if isinstance(value, (list, tuple, set)) and len(value) <= MOST_ITEMS:
         items = [_plain(item, depth + 1) for item in value]
         return _DROPPED if any(item is _DROPPED for item in items) else items
     if type(value) is dict and len(value) <= MOST_ITEMS:
         pairs = {str(key): _plain(item, depth + 1) for key, item in value.items() if type(key) in {str, int}}
         return {key: item for key, item in pairs.items() if item is not _DROPPED}
-    if type(value) in {Inert, Named}:
+    if isinstance(value, (Inert, Named)):
         return value.name
     return _DROPPED
 
 
-def typed_hyper(index: int, group: Mapping[str, Any]) -> tuple[Hyper, list[Finding]]:
+def typed_hyper(index: int, group: Mapping[str, object]) -> tuple[Hyper, list[Finding]]:
     """Return a group's hyperparameters as plain, typed values, and what a person should know of those that are none, or not finite.
 
     Args:

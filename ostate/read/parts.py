@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from ostate.core.files import is_file, names_in, read_at, size_of
 from ostate.core.foreign import number_in, parse_json
 from ostate.errors import ReadError
 
 from .hyper import plain_hyper
-from .state_dict import Key
+from .pickled_optimizer import params_of
 
 _STAGE = re.compile(r"^(?P<root>(?:.*\.)?optimizer_parts)\.stage_(?P<number>\d+)$")
 """NeMo Automodel components/checkpoint/stateful_wrappers.py, `OptimizerState`: one optimizer a pipeline stage, by its global number."""
@@ -25,8 +25,9 @@ MOST_INDEX = 1 << 25
 class OptimizerPart(NamedTuple):
     """The optimizer of one stage: entries by its own ids, and its groups."""
 
-    state: Mapping[Any, Any]
-    groups: Sequence[Mapping[str, Any]]
+    state: Mapping[object, object]
+    groups: object
+    """As the file has them: `joined` refuses what is no list of groups."""
 
 
 def stages(places: Iterable[str], where: str) -> list[str]:
@@ -60,25 +61,25 @@ def joined(parts: Sequence[OptimizerPart]) -> OptimizerPart:
 
     Groups are joined by their number where every part has as many with the same settings, else they follow one another.
     """
-    state: dict[Key, Any] = {}
-    listed: list[list[dict[str, Any]]] = []
+    state: dict[object, object] = {}
+    listed: list[list[dict[str, object]]] = []
     for part in parts:
         if not are_groups(part.groups):
             raise ReadError("a stage's `param_groups` is not a list of groups", fix="save the whole state_dict() of every stage")
-        before = sum(len(group["params"]) for groups in listed for group in groups)
-        new: dict[Any, int] = {}
+        before = sum(len(params_of(group)) for groups in listed for group in groups)
+        new: dict[object, int] = {}
         for group in part.groups:
-            for key in group["params"]:
+            for key in params_of(group):
                 new[key] = before + len(new)
-        listed.append([{**group, "params": [new[key] for key in group["params"]]} for group in part.groups])
+        listed.append([{**group, "params": [new[key] for key in params_of(group)]} for group in part.groups])
         state.update({new.get(key, f"{len(listed) - 1}.{key}"): entry for key, entry in part.state.items()})
     alike = {tuple(_settings(group) for group in groups) for groups in listed}
     if len(alike) > 1:
         return OptimizerPart(state, [group for groups in listed for group in groups])
-    return OptimizerPart(state, [{**rows[0], "params": [key for row in rows for key in row["params"]]} for rows in zip(*listed)])
+    return OptimizerPart(state, [{**rows[0], "params": [key for row in rows for key in params_of(row)]} for rows in zip(*listed)])
 
 
-def are_groups(value: object) -> TypeGuard[Sequence[dict[str, Any]]]:
+def are_groups(value: object) -> TypeGuard[Sequence[dict[str, object]]]:
     """True for `param_groups` as optimizers write them: mappings, each with a list of what it holds, by number or by name."""
     return isinstance(value, (list, tuple)) and all(isinstance(one, dict) and _are_keys(one.get("params")) for one in value)
 
@@ -87,7 +88,7 @@ def _are_keys(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(type(key) is int or type(key) is str for key in value)
 
 
-def _settings(group: Mapping[str, Any]) -> str:
+def _settings(group: Mapping[str, object]) -> str:
     return repr(sorted(plain_hyper({key: value for key, value in group.items() if key != "params"}).items()))
 
 

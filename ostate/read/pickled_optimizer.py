@@ -7,15 +7,23 @@ A pickled optimizer object lists its parameters themselves in `param_groups`; Gr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeGuard
 
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
 
 from .pickle.records import Inert
 
+Numbered = tuple[Mapping[object, object], object, dict[int | str, TensorRef]]
 
-def numbered(state: Mapping[Any, Any], groups: Any, where: str) -> tuple[Mapping[Any, Any], Any, dict[Any, TensorRef]]:
+
+def params_of(group: Mapping[str, object]) -> Sequence[object]:
+    """Return what a group lists as its parameters; nothing where it has no list."""
+    found = group.get("params")
+    return found if isinstance(found, (list, tuple)) else ()
+
+
+def numbered(state: Mapping[object, object], groups: object, where: str) -> Numbered:
     """Return the state and its groups by number, and the parameters' own values by number, where the file holds them.
 
     Raises:
@@ -23,47 +31,44 @@ def numbered(state: Mapping[Any, Any], groups: Any, where: str) -> tuple[Mapping
     """
     if not isinstance(groups, (list, tuple)) or not all(type(group) is dict for group in groups):
         return state, groups, {}
-    if any(type(one) is TensorRef for group in groups for one in _listed(group)):
+    if any(type(one) is TensorRef for group in groups for one in params_of(group)):
         return _object(state, groups, where)
     if any(_by_parameter(group.get("state")) for group in groups):
         return _within_groups(state, groups, where)
     return state, groups, {}
 
 
-def _listed(group: Mapping[str, Any]) -> Sequence[Any]:
-    found = group.get("params")
-    return found if isinstance(found, (list, tuple)) else ()
-
-
-def _by_parameter(state: Any) -> bool:
+def _by_parameter(state: object) -> TypeGuard[dict[TensorRef, object]]:
     return type(state) is dict and bool(state) and all(type(key) is TensorRef for key in state)
 
 
-def _object(state: Mapping[Any, Any], groups: Sequence[dict[str, Any]], where: str) -> tuple[Mapping[Any, Any], Any, dict[Any, TensorRef]]:
-    order = [one for group in groups for one in _listed(group)]
-    places = {one: index for index, one in enumerate(order)} if all(type(one) is TensorRef for one in order) else {}
-    if len(places) != len(order) or not set(state) <= set(places):
+def _object(state: Mapping[object, object], groups: Sequence[dict[str, object]], where: str) -> Numbered:
+    listed = [one for group in groups for one in params_of(group)]
+    order = [one for one in listed if type(one) is TensorRef]
+    places: dict[object, int] = {one: index for index, one in enumerate(order)} if len(order) == len(listed) else {}
+    if len(places) != len(listed) or not set(state) <= set(places):
         raise ReadError("the optimizer object's parameters are not those of its state", where=where, fix="save optimizer.state_dict() instead")
     found, at = [], 0
     for group in groups:
-        end = at + len(_listed(group))
+        end = at + len(params_of(group))
         found.append({**group, "params": list(range(at, end))})
         at = end
     return {places[key]: entry for key, entry in state.items()}, found, dict(enumerate(order))
 
 
-def _within_groups(state: Mapping[Any, Any], groups: Sequence[dict[str, Any]], where: str) -> tuple[Mapping[Any, Any], Any, dict[Any, TensorRef]]:
-    entries, weights, found = dict(state), {}, []
+def _within_groups(state: Mapping[object, object], groups: Sequence[dict[str, object]], where: str) -> Numbered:
+    entries, found = dict(state), []
+    weights: dict[int | str, TensorRef] = {}
     for index, group in enumerate(groups):
-        inner, params = group.get("state"), _listed(group)
+        inner, params = group.get("state"), [key for key in params_of(group) if type(key) is int or type(key) is str]
         rest = {key: value for key, value in group.items() if key != "state"}
         found.append(rest)
         if not inner:
             continue
-        if not _by_parameter(inner) or len(inner) != len(params) or not all(type(key) is int or type(key) is str for key in params):
+        if not _by_parameter(inner) or not len(inner) == len(params) == len(params_of(group)):
             count = f"{len(inner)} entries" if type(inner) is dict else "something else than entries"
             raise ReadError(
-                f"group {index} keeps {count} by parameter object for {len(params)} parameters: which is whose is not in the file",
+                f"group {index} keeps {count} by parameter object for {len(params_of(group))} parameters: which is whose is not in the file",
                 where=where,
                 fix="save the state with the optimizer's parameters all trained, or with names (torch >= 2.6: AdamW(model.named_parameters()))",
             )
@@ -72,7 +77,7 @@ def _within_groups(state: Mapping[Any, Any], groups: Sequence[dict[str, Any]], w
     return entries, found, weights
 
 
-def whole_tensor(value: Any, where: str) -> Any:
+def whole_tensor(value: object, where: str) -> object:
     """Return the tensor within a DTensor record that one process holds whole; anything else as it is.
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ostate.core import limits
 from ostate.core.foreign import expanded
@@ -18,14 +18,14 @@ from ostate.optimizers import OPTIMIZERS
 from ostate.optimizers.slots import MOMENT_SLOTS, SINGLE_NUMBERS
 
 from .flat_buffers import Cut
-from .pickle.globals import Inert
+from .pickle.records import Inert, whole_numbers
 
 if TYPE_CHECKING:
     import numpy as np
 
 Stored = Mapping[str, object]
 """One entry of `state`, as the file has it."""
-Decoded = tuple[dict[str, Slot], dict[str, Any]]
+Decoded = tuple[dict[str, Slot], dict[str, object]]
 MOST_TENSORS = 4096
 """Of one parameter, lists and mappings included: L-BFGS keeps 200."""
 _SINGLE = frozenset({TensorRef, float, int, bool, type(None)})
@@ -130,7 +130,7 @@ def slots_of(entry: Stored, hyper: Hyper | None = None) -> Decoded:
     if not _SINGLE.issuperset(map(type, entry.values())):
         _refuse_endless(entry)
     slots: dict[str, Slot] = {}
-    scalars: dict[str, Any] = {}
+    scalars: dict[str, object] = {}
     if not _BNB.isdisjoint(entry):
         wrapped = entry.get(BNB_WRAPPED)
         packed: dict[str, object] = dict(wrapped) if isinstance(wrapped, Mapping) else {}
@@ -173,7 +173,7 @@ def _refuse_endless(entry: Stored) -> None:
         raise ReadError(f"an entry of the state holds more than {MOST_TENSORS} tensors", fix="save optimizer.state_dict()")
 
 
-def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, Any]) -> None:
+def _put(key: str, value: object, slots: dict[str, Slot], scalars: dict[str, object]) -> None:
     if isinstance(value, TensorRef):
         if key in SINGLE_NUMBERS and value.numel == 1:
             scalars[key] = value.item()
@@ -225,12 +225,12 @@ def _tensors_in(value: object) -> Iterator[TensorRef]:
 # ---- ai-toolkit ------------------------------------------------------------------------------------------------------------------
 
 
-def _is_auto8bit(value: Mapping[Any, Any]) -> bool:
+def _is_auto8bit(value: Mapping[object, object]) -> bool:
     """True for what `Auto8bitTensor.state_dict()` gives, bare or under its `_type` (ostris/ai-toolkit, toolkit/optimizers/optimizer_utils.py)."""
     return value.get("_type") == "Auto8bitTensor" or {"quantized", "scale"} <= value.keys() <= {"quantized", "scale", "orig_dtype"}
 
 
-def _auto8bit(value: Mapping[Any, Any]) -> Slot:
+def _auto8bit(value: Mapping[object, object]) -> Slot:
     """Return the slot that is meant: `quantized` times `scale`, one scale for the tensor."""
     state = value.get("state", value)
     codes, scale = (state.get("quantized"), state.get("scale")) if isinstance(state, Mapping) else (None, None)
@@ -247,7 +247,7 @@ BNB_SLOTS = {"state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2", "max1",
 _BNB = {BNB_WRAPPED, *BNB_SLOTS}
 
 
-def _bitsandbytes(packed: Mapping[str, object], hyper: Hyper, slots: dict[str, Slot], scalars: dict[str, Any]) -> None:
+def _bitsandbytes(packed: Mapping[str, object], hyper: Hyper, slots: dict[str, Slot], scalars: dict[str, object]) -> None:
     bits = 32
     for number in ("1", "2"):
         state = packed.get("state" + number)
@@ -324,6 +324,13 @@ def _torchao_kind(value: object) -> str | None:
     return next((kind for kind in ("8bit", "4bit", "fp8") if value.name.lower().endswith(".optimstate" + kind)), None)
 
 
+def _shape_of(value: object, kind: str) -> tuple[int, ...]:
+    try:
+        return whole_numbers(value)
+    except TypeError as error:
+        raise ReadError(f"a torchao {kind} tensor whose shape is {ascii(value)[:60]}", fix=_OTHER) from error
+
+
 def _torchao(kind: str, record: Inert) -> Packed:
     state = record.state if isinstance(record.state, Mapping) else {}
     codes, scale, table = (state.get(key) for key in ("codes", "scale", "qmap"))
@@ -332,7 +339,7 @@ def _torchao(kind: str, record: Inert) -> Packed:
     halves = kind == "4bit"
     if codes.dtype != ("F8_E4M3" if kind == "fp8" else "U8") or (isinstance(table, TensorRef) and table.numel < (16 if halves else 256)):
         raise ReadError(f"a torchao {kind} tensor has codes of type {codes.dtype}, or a table that is too short for them", fix=_OTHER)
-    shape = tuple(record.kwargs.get("shape", codes.shape))
+    shape = _shape_of(record.kwargs.get("shape", codes.shape), kind)
     count = codes.numel * (2 if halves else 1)
     if math.prod(shape) != count or scale.numel == 0 or count % scale.numel:
         raise ReadError(f"a torchao {kind} tensor of shape {shape} does not go with {count} codes and {scale.numel} scales", fix=_OTHER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from ostate.core import limits
 from ostate.core.foreign import expanded, number_in, positions_in
@@ -16,7 +16,7 @@ from ostate.optimizers import parameter_shape, recognise
 
 from .hyper import plain_hyper, plain_number, typed_hyper
 from .pickle.records import Inert
-from .pickled_optimizer import numbered, whole_tensor
+from .pickled_optimizer import numbered, params_of, whole_tensor
 from .quantized import slots_of
 
 _NOT_HYPER = {"params", "param_names", "names"}
@@ -26,14 +26,14 @@ _DAMAGED = "the file is damaged, or no release that is known wrote it: take anot
 
 
 def raw_state(
-    optimizer: Mapping[str, Any],
+    optimizer: Mapping[str, object],
     *,
     source: str,
     layout: str,
     files: tuple[SourceFile, ...],
     where: str,
     weights: Mapping[str, TensorRef] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    facts: Mapping[str, object] | None = None,
     findings: tuple[Finding, ...] = (),
     names_file: tuple[str, Sequence[Sequence[str]]] | None = None,
     master: Mapping[Key, Slot] | None = None,
@@ -87,14 +87,20 @@ def raw_state(
     )
 
 
-def _kind_of(contents: Sequence[tuple[Mapping[str, Slot], Mapping[str, Any]]], hypers: Sequence[Mapping[str, Any]]) -> str:
+def entries_of(optimizer: Mapping[str, object]) -> Mapping[object, object]:
+    """Return the entries of `{"state": …, "param_groups": …}`; nothing where `state` is no mapping."""
+    state = optimizer.get("state")
+    return state if isinstance(state, Mapping) else {}
+
+
+def _kind_of(contents: Sequence[tuple[Mapping[str, Slot], Mapping[str, object]]], hypers: Sequence[Mapping[str, object]]) -> str:
     """Return the optimizer that these slots, scalars and hyperparameters are of."""
     merged = {key: value for hyper in reversed(hypers) for key, value in hyper.items()}
     kinds = {tuple(slots) for slots, _ in contents}
     return recognise({slot for some in kinds for slot in some}, merged, {name for _, scalars in contents for name in scalars})
 
 
-def _ids(state: Mapping[Any, Any], groups: Any) -> tuple[Mapping[Any, Any], Any]:
+def _ids(state: Mapping[object, object], groups: object) -> tuple[Mapping[object, object], object]:
     """Return positions that went through text (JSON, file names) as the numbers they are: no parameter is called `0`."""
     positions = positions_in(state)
     if positions is None:
@@ -102,18 +108,18 @@ def _ids(state: Mapping[Any, Any], groups: Any) -> tuple[Mapping[Any, Any], Any]
     return dict(zip(positions, state.values())), [_listed_ids(group) for group in groups] if isinstance(groups, (list, tuple)) else groups
 
 
-def _listed_ids(group: Any) -> Any:
-    params = group.get("params") if type(group) is dict else None
-    if not isinstance(params, (list, tuple)):
+def _listed_ids(group: object) -> object:
+    if type(group) is not dict or not (params := params_of(group)):
         return group
     numbers = [number_in(key) if type(key) is str else None for key in params]
     return {**group, "params": [key if number is None else number for key, number in zip(params, numbers)]}
 
 
-def _groups_of(groups: Any, state: Mapping[Any, Any], where: str) -> list[dict[str, Any]]:
+def _groups_of(groups: object, state: Mapping[object, object], where: str) -> list[dict[str, object]]:
     """Return the groups as a list of dicts with `params`; a state without groups is one group of all its entries."""
     if groups is None or (groups == [] and state):
-        return [{"params": sorted(state) if all(type(key) is int for key in state) else list(state)}]
+        numbers = [key for key in state if type(key) is int]
+        return [{"params": sorted(numbers) if len(numbers) == len(state) else list(state)}]
     if isinstance(groups, Mapping):
         return _by_name(groups, where)
     if not isinstance(groups, (list, tuple)) or not all(type(group) is dict for group in groups):
@@ -126,9 +132,10 @@ def _groups_of(groups: Any, state: Mapping[Any, Any], where: str) -> list[dict[s
     return list(groups)
 
 
-def _by_name(groups: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+def _by_name(groups: Mapping[str, object], where: str) -> list[dict[str, object]]:
     """Return groups of torch's flattened form, {name: hyperparameters}: equal hyperparameters are one group."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
+    members: dict[str, list[str]] = {}
     for name, hyper in groups.items():
         if type(hyper) is not dict:
             raise ReadError(f"the hyperparameters of {name!r} are not a mapping", where=where, fix="save the whole state_dict()")
@@ -136,17 +143,20 @@ def _by_name(groups: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             found[f"group {name}"] = hyper
         else:
             mark = repr(sorted(plain_hyper(hyper).items(), key=lambda item: item[0]))
-            found.setdefault(mark, {**hyper, "params": []})["params"].append(name)
-    return list(found.values())
+            found.setdefault(mark, dict(hyper))
+            members.setdefault(mark, []).append(name)
+    return [{**hyper, "params": members.get(mark, hyper.get("params"))} for mark, hyper in found.items()]
 
 
-def _positions(groups: Sequence[Mapping[str, Any]], where: str) -> list[Key]:
+def _positions(groups: Sequence[Mapping[str, object]], where: str) -> list[Key]:
     """Return the key at each position: the groups' lists, one after another."""
-    for count, most, what in ((len(groups), limits.GROUPS, "groups"), (sum(len(group["params"]) for group in groups), limits.POSITIONS, "positions")):
+    positions = sum(len(params_of(group)) for group in groups)
+    for count, most, what in ((len(groups), limits.GROUPS, "groups"), (positions, limits.POSITIONS, "positions")):
         if count > most:
             raise ReadError(f"{count} {what}, more than {most}", where=where, fix=NO_OPTIMIZER)
-    keys = [key for group in groups for key in group["params"]]
-    if not all(type(key) is int or type(key) is str for key in keys):
+    listed = [key for group in groups for key in params_of(group)]
+    keys = [key for key in listed if type(key) is int or type(key) is str]
+    if len(keys) != len(listed):
         raise ReadError("a group lists something that is neither a number nor a name", where=where, fix="save optimizer.state_dict()")
     if len(set(keys)) != len(keys):
         twice = Counter(keys).most_common(1)[0][0]
@@ -154,22 +164,23 @@ def _positions(groups: Sequence[Mapping[str, Any]], where: str) -> list[Key]:
     return keys
 
 
-def _by_position(state: Mapping[Any, Any], groups: list[dict[str, Any]], keys: list[Key], where: str) -> Mapping[Any, Any]:
+def _by_position(state: Mapping[object, object], groups: list[dict[str, object]], keys: list[Key], where: str) -> Mapping[object, object]:
     """Return the state under the groups' own keys.
 
     Raises:
         ReadError: an entry that no group lists.
     """
-    known = set(keys)
+    known: set[object] = set(keys)
     stray = [key for key in state if key not in known]
-    counters = [key for key in stray if type(key) is str and type(state[key]) in (int, float)]
+    named = [key for key in stray if type(key) is str]
+    counters = [key for key in named if type(state[key]) in (int, float)]
     if stray and len(counters) == len(stray) and len(state) > len(stray):
         return {key: entry for key, entry in state.items() if key in known}  # SPAM of pytorch_optimizer counts its steps there
     if not stray:
         return state
-    if not set(state) & known and len(groups) == 1 and len(stray) == len(keys) and all(type(key) is str for key in stray):
-        groups[0] = {**groups[0], "params": stray}
-        keys[:] = stray
+    if not set(state) & known and len(groups) == 1 and len(named) == len(stray) == len(keys):
+        groups[0] = {**groups[0], "params": named}
+        keys[:] = named
         return state
     found = _lora_fa(state, groups)
     if found is not None:
@@ -182,17 +193,17 @@ def _by_position(state: Mapping[Any, Any], groups: list[dict[str, Any]], keys: l
     )
 
 
-def _lora_fa(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> dict[Key, Any] | None:
+def _lora_fa(state: Mapping[object, object], groups: Sequence[Mapping[str, object]]) -> dict[object, object] | None:
     """Return PEFT's LoRA-FA state by position, or None when it is none (peft/optimizers/lorafa.py, step).
 
     Its entries are keyed `<module>.lora` for the pair, moments of lora_B only, or by the parameter's name; the groups keep `names`.
     """
-    found: dict[Key, Any] = {}
+    found: dict[object, object] = {}
     for group in groups:
         names = group.get("names")
-        if not isinstance(names, (list, tuple)) or len(names) != len(group["params"]):
+        if not isinstance(names, (list, tuple)) or len(names) != len(params_of(group)):
             return None
-        for key, name in zip(group["params"], names):
+        for key, name in zip(params_of(group), names):
             if type(name) is not str:
                 return None
             pair = state.get(name[: name.find("lora")] + "lora") if "lora_B" in name else None
@@ -203,9 +214,9 @@ def _lora_fa(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> d
 
 
 def _names(
-    groups: Sequence[Mapping[str, Any]],
+    groups: Sequence[Mapping[str, object]],
     keys: Sequence[Key],
-    state: Mapping[Any, Any],
+    state: Mapping[object, object],
     names_file: tuple[str, Sequence[Sequence[str]]] | None,
     where: str,
 ) -> tuple[list[str | None], str | None]:
@@ -224,19 +235,19 @@ def _names(
     return names, None
 
 
-def _are_by_id(names: Any, keys: Sequence[Key], state: Mapping[Any, Any]) -> TypeGuard[Mapping[Key, str]]:
+def _are_by_id(names: object, keys: Sequence[Key], state: Mapping[object, object]) -> TypeGuard[Mapping[Key, str]]:
     """True for nanotron's names beside the state, {id: name} of every id with state (nanotron/optim/named_optimizer.py, `state_dict`)."""
     return isinstance(names, Mapping) and all(type(name) is str for name in names.values()) and all(key in names for key in keys if state.get(key))
 
 
-def _group_names(groups: Sequence[Mapping[str, Any]], field: str, where: str) -> list[str | None]:
+def _group_names(groups: Sequence[Mapping[str, object]], field: str, where: str) -> list[str | None]:
     names: list[str | None] = []
     for index, group in enumerate(groups):
-        given = group.get(field) or [None] * len(group["params"])
-        if not isinstance(given, (list, tuple)) or len(given) != len(group["params"]):
+        given = group.get(field) or [None] * len(params_of(group))
+        if not isinstance(given, (list, tuple)) or len(given) != len(params_of(group)):
             count = f"{len(given)} {field}" if isinstance(given, (list, tuple)) else f"{field} that are no list"
             raise ReadError(
-                f"group {index} has {len(group['params'])} parameters and {count}",
+                f"group {index} has {len(params_of(group))} parameters and {count}",
                 where=where,
                 fix="the file was assembled wrongly: save it again",
             )
@@ -244,8 +255,8 @@ def _group_names(groups: Sequence[Mapping[str, Any]], field: str, where: str) ->
     return names
 
 
-def _names_of_file(groups: Sequence[Mapping[str, Any]], file: str, given: Sequence[Sequence[str]], *, where: str) -> list[str | None]:
-    sizes, wanted = [len(names) for names in given], [len(group["params"]) for group in groups]
+def _names_of_file(groups: Sequence[Mapping[str, object]], file: str, given: Sequence[Sequence[str]], *, where: str) -> list[str | None]:
+    sizes, wanted = [len(names) for names in given], [len(params_of(group)) for group in groups]
     if sizes != wanted and [size for size in sizes if size] != [size for size in wanted if size]:
         raise ReadError(
             f"{file} names {sizes} parameters by group, the state has {wanted}",
@@ -255,12 +266,12 @@ def _names_of_file(groups: Sequence[Mapping[str, Any]], file: str, given: Sequen
     return [name for names in given for name in names]
 
 
-def _groups(listed: Sequence[Mapping[str, Any]], names: Sequence[str | None], where: str) -> tuple[tuple[Group, ...], list[Finding]]:
+def _groups(listed: Sequence[Mapping[str, object]], names: Sequence[str | None], where: str) -> tuple[tuple[Group, ...], list[Finding]]:
     groups: list[Group] = []
     notes: list[Finding] = []
     at = values = 0
     for index, group in enumerate(listed):
-        end = at + len(group["params"])
+        end = at + len(params_of(group))
         own = tuple(name for name in names[at:end] if name is not None)
         hyper, wrong = typed_hyper(index, {key: value for key, value in group.items() if key not in _NOT_HYPER})
         notes += wrong
@@ -278,10 +289,10 @@ def _refuse_more(values: int, where: str) -> None:
 
 
 def _contents(
-    state: Mapping[Any, Any], keys: Sequence[Key], of_group: Sequence[int], hypers: Sequence[Mapping[str, Any]], where: str
-) -> Iterator[tuple[dict[str, Slot], dict[str, Any]]]:
+    state: Mapping[object, object], keys: Sequence[Key], of_group: Sequence[int], hypers: Sequence[Mapping[str, object]], where: str
+) -> Iterator[tuple[dict[str, Slot], dict[str, object]]]:
     """Yield (slots, scalars) by position."""
-    seen: dict[Any, float] = {}
+    seen: dict[object, float] = {}
     values = 0
     for key, group in zip(keys, of_group):
         entry = state.get(key)
@@ -305,7 +316,7 @@ def _contents(
         yield slots, scalars
 
 
-def _step(step: Any, seen: dict[Any, float]) -> Any:
+def _step(step: object, seen: dict[object, float]) -> object:
     """Return the step as a number.
 
     A step lies between the tensors of its parameter, so reading each costs a request on a remote path. CRC32 is one-to-one on four
@@ -325,7 +336,7 @@ def _step(step: Any, seen: dict[Any, float]) -> Any:
 
 
 def _entries(
-    contents: Sequence[tuple[dict[str, Slot], dict[str, Any]]],
+    contents: Sequence[tuple[dict[str, Slot], dict[str, object]]],
     keys: Sequence[Key],
     of_group: Sequence[int],
     names: Sequence[str | None],

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from ostate import read as formats
+from ostate.core.tensors import Part, TensorRef
 from ostate.errors import OstateError, ReadError
 from ostate.read.container.zip import ZipIndex
+from ostate.read.pickle.records import Inert
+from ostate.read.quantized import slots_of
 
 
 def saved(tmp_path, state, groups):
@@ -83,3 +86,24 @@ def test_names_over_a_list_of_numbers_are_taken_only_where_one_group_lists_as_ma
     for state, groups in wrong:
         with pytest.raises(ReadError, match="belong to no group"):
             formats.read(saved(tmp_path, state, groups))
+
+
+def test_a_packed_moment_whose_shape_is_no_list_of_sizes_is_refused():
+    def flat(elements, dtype):
+        return TensorRef(dtype, (elements,), (Part("file", 0, (elements,), (1,), (0,)),))
+
+    inner = {"codes": flat(256, "U8"), "scale": flat(1, "F32"), "qmap": flat(256, "F32")}
+    name = "torchao.optim.subclass_8bit.OptimState8bit"
+    assert slots_of({"exp_avg": Inert(name, kwargs={"shape": (2, 128)}, state=inner)})[0]["exp_avg"].shape == (2, 128)
+    for shape in (5, "ab", [2, "x"], None):
+        with pytest.raises(ReadError, match="whose shape is"):
+            slots_of({"exp_avg": Inert(name, kwargs={"shape": shape}, state=inner)})
+
+
+def test_master_weights_of_a_parameter_that_is_neither_a_number_nor_a_name_are_refused_in_words(tmp_path):
+    """Stage 0 of DeepSpeed keeps them by group, beside the optimizer's own state."""
+    groups = [{"lr": 0.1, "params": [[1]]}]
+    optimizer = {"state": {0: entry()}, "param_groups": groups, "fp32_groups": [[torch.zeros(3)]]}
+    torch.save({"module": {}, "optimizer": optimizer}, tmp_path / "mp_rank_00_model_states.pt")
+    with pytest.raises(ReadError, match="neither a number nor a name"):
+        formats.read(str(tmp_path))

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from ostate.core.files import is_file, read_at, size_of
 from ostate.core.state import SourceFile
@@ -39,6 +39,10 @@ _ALLOWED = {
 """Older releases name the memory format in another module."""
 
 
+_Places = dict[tuple[str, "tuple[int, ...] | None"], tuple[str, int, int]]
+"""(key, first element of a chunk or None for an object) -> (file, offset, length)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
     """One chunk or object: a torch.save file within a file. `starts` is None for an object."""
@@ -55,7 +59,7 @@ class DcpItem:
     """One key of the checkpoint: a tensor in chunks, or a Python object (`dtype` is None)."""
 
     key: str
-    path: tuple[Any, ...] | None
+    path: tuple[object, ...] | None
     """The keys that lead to it in the nested dict that was saved, where the planner recorded them."""
     dtype: str | None
     shape: tuple[int, ...]
@@ -104,20 +108,21 @@ def raw_index(path: str) -> bytes:
     return read_at(path, 0, size)
 
 
-def _fields(record: Any, name: str, where: str) -> dict[str, Any]:
-    last = record.name.rpartition(".")[2] if type(record) is Inert else ""
-    derived = name == "Metadata" and last.endswith(name) and not record.name.startswith("torch.")  # Megatron's MCoreMetadata
-    if (last != name and not derived) or type(record.state) is not dict:
+def _fields(record: object, name: str, where: str) -> dict[str, object]:
+    full, state = (record.name, record.state) if isinstance(record, Inert) else ("", None)
+    last = full.rpartition(".")[2]
+    derived = name == "Metadata" and last.endswith(name) and not full.startswith("torch.")  # Megatron's MCoreMetadata
+    if (last != name and not derived) or type(state) is not dict:
         raise ReadError(f"{name} is missing", where=where, fix="the index is damaged: copy it again")
-    return dict(record.state)
+    return dict(state)
 
 
-def _places(folder: str, places: Mapping[Any, Any], where: str) -> dict[tuple[str, tuple[int, ...] | None], tuple[str, int, int]]:
-    found: dict[tuple[str, tuple[int, ...] | None], tuple[str, int, int]] = {}
+def _places(folder: str, places: Mapping[object, object], where: str) -> _Places:
+    found: _Places = {}
     for index, info in places.items():
         key, place = _fields(index, "MetadataIndex", where), _fields(info, "_StorageInfo", where)
         if transforms := place.get("transform_descriptors"):
-            named = ", ".join(map(str, transforms)) if type(transforms) in {list, tuple} else ascii(transforms)[:60]
+            named = ", ".join(map(str, transforms)) if isinstance(transforms, (list, tuple)) else ascii(transforms)[:60]
             raise ReadError(
                 f"its tensors are compressed ({named})",
                 where=where,
@@ -137,18 +142,18 @@ def _places(folder: str, places: Mapping[Any, Any], where: str) -> dict[tuple[st
     return found
 
 
-def _item(key: str, path: Any, about: Any, blobs: Mapping[Any, tuple[str, int, int]], where: str) -> DcpItem:
-    path = tuple(path) if type(path) in {tuple, list} and path and all(type(part) in {str, int} for part in path) else None
-    kind = about.name.rpartition(".")[2] if type(about) is Inert else ""
+def _item(key: str, led_by: object, about: object, blobs: _Places, where: str) -> DcpItem:
+    path = tuple(led_by) if isinstance(led_by, (tuple, list)) and led_by and all(type(part) in {str, int} for part in led_by) else None
+    kind = about.name.rpartition(".")[2] if isinstance(about, Inert) else ""
     if kind == "BytesStorageMetadata":
         place = blobs.get((key, None))
         return DcpItem(key, path, None, (), () if place is None else (Blob(*place, None, ()),))
     fields = _fields(about, "TensorStorageMetadata", where)
     properties = fields.get("properties")
-    state = properties.state if type(properties) is Inert else None
+    state = properties.state if isinstance(properties, Inert) else None
     dtype = state[0] if type(state) is tuple and state else state.get("dtype") if type(state) is dict else None
     listed = fields.get("chunks") or ()
-    if type(dtype) is not str or type(listed) not in {list, tuple}:
+    if type(dtype) is not str or not isinstance(listed, (list, tuple)):
         raise ReadError(f"the dtype or the chunks of {key} are missing", where=where, fix="the index is damaged: copy it again")
     shape = _sizes(fields.get("size"), key, where)
     chunks = []
@@ -165,13 +170,13 @@ def _item(key: str, path: Any, about: Any, blobs: Mapping[Any, tuple[str, int, i
     return DcpItem(key, path, dtype, shape, tuple(chunks))
 
 
-def _sizes(value: Any, key: str, where: str) -> tuple[int, ...]:
+def _sizes(value: object, key: str, where: str) -> tuple[int, ...]:
     if type(value) is not tuple or not all(map(_is_count, value)):
         raise ReadError(f"the shape of {key} is missing", where=where, fix="the index is damaged: copy it again")
     return value
 
 
-def _is_count(value: Any) -> TypeGuard[int]:
+def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < MOST_COUNT
 
 
@@ -249,15 +254,20 @@ def tensor_or_packed(item: DcpItem) -> TensorRef | Inert:
     return _packed(item, pieces) if any(_is_packed(piece) for piece in pieces) else _whole(item, pieces)
 
 
-def _pieces(item: DcpItem) -> list[Any]:
+def _pieces(item: DcpItem) -> list[object]:
     return [load(blob.file, start=blob.offset, length=blob.length).value for blob in item.blobs]
 
 
-def _is_packed(stored: Any) -> bool:
+def _is_packed(stored: object) -> TypeGuard[Inert]:
     return isinstance(stored, Inert) and stored.name.startswith("torchao.") and isinstance(stored.state, Mapping)
 
 
-def _whole(item: DcpItem, pieces: Sequence[Any]) -> TensorRef:
+def _inner(record: Inert) -> Mapping[str, object]:
+    """Return the tensors that a packed tensor is made of, by their names."""
+    return record.state if isinstance(record.state, Mapping) else {}
+
+
+def _whole(item: DcpItem, pieces: Sequence[object]) -> TensorRef:
     parts: list[Part] = []
     dtype, swapped, crc = item.dtype, False, None
     if dtype is not None and dtype not in ITEMSIZE:
@@ -274,30 +284,34 @@ def _whole(item: DcpItem, pieces: Sequence[Any]) -> TensorRef:
     return TensorRef(dtype or "F32", item.shape, tuple(parts), swapped, crc if len(parts) == 1 else None)
 
 
-def _packed(item: DcpItem, pieces: Sequence[Any]) -> Inert:
+def _packed(item: DcpItem, pieces: Sequence[object]) -> Inert:
     """Return one record of chunks that are rows one after another, each with its own codes and scales."""
-    rows = sorted(zip(item.blobs, pieces), key=lambda row: row[0].starts or ())
+    rows = sorted(((blob, piece) for blob, piece in zip(item.blobs, pieces) if _is_packed(piece)), key=lambda row: row[0].starts or ())
     first = rows[0][1]
-    if any(not _is_packed(piece) or piece.name != first.name for _, piece in rows) or any(blob.sizes[1:] != item.shape[1:] for blob, _ in rows):
+    by_rows = all(piece.name == first.name and blob.sizes[1:] == item.shape[1:] for blob, piece in rows)
+    if len(rows) != len(item.blobs) or not by_rows:
         raise ReadError(
             f"{item.key}: packed moments that are cut other than by rows, or packed on some processes alone",
-            where=rows[0][0].file,
+            where=item.blobs[0].file,
             fix="save them from one process: get_optimizer_state_dict with full_state_dict=True, and torch.save",
         )
-    merged: dict[str, Any] = dict(first.state)
+    merged = dict(_inner(first))
+    sizes: dict[str, list[int]] = {}
     for key in ("codes", "scale"):
-        flat = [piece.state.get(key) for _, piece in rows]
-        if not all(isinstance(one, TensorRef) and one.dtype == flat[0].dtype and one.numel for one in flat):
+        values = [_inner(piece).get(key) for _, piece in rows]
+        flat = [one for one in values if isinstance(one, TensorRef)]
+        if len(flat) != len(rows) or not all(one.dtype == flat[0].dtype and one.numel for one in flat):
             raise ReadError(f"{item.key}: a chunk without its {key}", where=rows[0][0].file, fix="copy the whole folder again")
-        starts = accumulate((one.numel for one in flat), initial=0)
+        sizes[key] = [one.numel for one in flat]
+        starts = accumulate(sizes[key], initial=0)
         parts = [part._replace(starts=(at,)) for at, one in zip(starts, flat) for part in one.with_shape((one.numel,)).parts]
-        merged[key] = flat[0]._replace(shape=(sum(one.numel for one in flat),), parts=tuple(parts), crc32=None)
-    if len({piece.state["codes"].numel / piece.state["scale"].numel for _, piece in rows}) > 1:
+        merged[key] = flat[0]._replace(shape=(sum(sizes[key]),), parts=tuple(parts), crc32=None)
+    if len({codes / scales for codes, scales in zip(sizes["codes"], sizes["scale"])}) > 1:
         raise ReadError(f"{item.key}: chunks of different block sizes", where=rows[0][0].file, fix="copy the whole folder again")
     return Inert(first.name, first.args, {**first.kwargs, "shape": item.shape}, merged)
 
 
-def _described(stored: Any) -> str:
+def _described(stored: object) -> str:
     return f"a {stored.dtype} tensor of shape {stored.shape}" if isinstance(stored, TensorRef) else f"a {type(stored).__name__}"
 
 
@@ -305,9 +319,9 @@ class Objects:
     """The Python objects of a checkpoint, each pickle read once: hyperparameters repeat for every parameter."""
 
     def __init__(self) -> None:
-        self._by_pickle: dict[bytes, Any] = {}
+        self._by_pickle: dict[bytes, object] = {}
 
-    def value(self, item: DcpItem) -> Any:
+    def value(self, item: DcpItem) -> object:
         """Return an object as plain data; None where the files hold none.
 
         Raises:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 from ostate.core.files import read_at
 from ostate.core.state import SourceFile
@@ -22,7 +21,7 @@ from ..pickle.torch_tensors import MOST_PICKLE_BYTES, Storage, asked_storage
 _AGAIN = "the copy is incomplete or damaged: copy it again"
 
 
-def load_legacy(path: str, start: int, length: int, table: Mapping[str, Any]) -> tuple[Any, SourceFile]:
+def load_legacy(path: str, start: int, length: int, table: Mapping[str, object]) -> tuple[object, SourceFile]:
     """Return the object and the file's digest.
 
     Raises:
@@ -40,15 +39,15 @@ def load_legacy(path: str, start: int, length: int, table: Mapping[str, Any]) ->
         span *= 4
 
 
-def _load(path: str, start: int, length: int, data: bytes, table: Mapping[str, Any]) -> tuple[Any, SourceFile]:
+def _load(path: str, start: int, length: int, data: bytes, table: Mapping[str, object]) -> tuple[object, SourceFile]:
     _, at = unpickle_at(data, 0, where=path, allowed={})
     _, at = unpickle_at(data, at, where=path, allowed={})
     system, first = unpickle_at(data, at, where=path, allowed={})
     kinds: dict[str, str] = {}
 
-    def note(asked: Any) -> Any:
-        if _is_module(asked):
-            return asked[1]
+    def note(asked: object) -> object:
+        if (module := _module(asked)) is not None:
+            return module
         kind, key, _ = asked_storage(asked)
         kinds[key] = kind
         return Storage(path, 0, 1 << 62, kind, None, swapped=False)
@@ -58,9 +57,9 @@ def _load(path: str, start: int, length: int, data: bytes, table: Mapping[str, A
     places = _places(path, start, at, length, keys, kinds)
     swapped = type(system) is dict and system.get("little_endian") is False
 
-    def find(asked: Any) -> Any:
-        if _is_module(asked):
-            return asked[1]
+    def find(asked: object) -> object:
+        if (module := _module(asked)) is not None:
+            return module
         kind, key, _ = asked_storage(asked)
         offset, size = places[key]
         skip, count = _view(asked)
@@ -77,22 +76,26 @@ def _load(path: str, start: int, length: int, data: bytes, table: Mapping[str, A
     return value, SourceFile(path, length, digest)
 
 
-def _is_module(asked: Any) -> bool:
-    """True for a model's class, which torch.save writes as `('module', class, source file, source)`."""
-    return type(asked) is tuple and len(asked) == 4 and asked[0] == "module" and type(asked[1]) is Named
+def _module(asked: object) -> Named | None:
+    """Return a model's class, which torch.save writes as `('module', class, source file, source)`; None for anything else."""
+    found = asked[1] if type(asked) is tuple and len(asked) == 4 and asked[0] == "module" else None
+    return found if type(found) is Named else None
 
 
-def _view(asked: tuple[Any, ...]) -> tuple[int, int | None]:
+def _view(asked: object) -> tuple[int, int | None]:
     """Return (elements to skip, number of elements) of a storage that is a window on another (files of torch 0.3 and older)."""
-    if len(asked) < 6 or asked[5] is None:
+    window = asked[5] if type(asked) is tuple and len(asked) > 5 else None
+    if window is None:
         return 0, None
-    _, skip, count = asked[5]
+    if type(window) is not tuple or len(window) != 3:
+        raise TypeError("a view that is damaged")
+    _, skip, count = window
     if type(skip) is not int or type(count) is not int:
         raise TypeError("a view whose place is not a number")
     return skip, count
 
 
-def _places(path: str, start: int, at: int, length: int, keys: Any, kinds: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+def _places(path: str, start: int, at: int, length: int, keys: object, kinds: Mapping[str, str]) -> dict[str, tuple[int, int]]:
     """Return key -> (first byte in the file, bytes): storages follow one another in the order of `keys`."""
     if type(keys) is not list or not all(type(key) is str for key in keys) or len(keys) != len(set(keys)) or set(keys) != set(kinds):
         raise ReadError("the file lists other storages than its tensors use", where=path, fix=_AGAIN)

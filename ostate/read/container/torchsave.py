@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 from ostate.core.files import read_at, size_of
@@ -24,7 +24,7 @@ LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
 class Stored(NamedTuple):
     """What one `torch.save` file holds: plain Python objects with `TensorRef` leaves."""
 
-    value: Any
+    value: object
     source: SourceFile
     unknown_classes: tuple[str, ...] = ()
     """Classes of a person's own that it asks for, where they were let through."""
@@ -38,7 +38,7 @@ def load(
     *,
     start: int = 0,
     length: int | None = None,
-    allowed: Mapping[str, Any] | None = None,
+    allowed: Mapping[str, object] | None = None,
     unknown_classes: bool = False,
     digest: bool = True,
 ) -> Stored:
@@ -83,7 +83,7 @@ def _no_torch_file(head: bytes, path: str) -> ReadError:
     return ReadError(what, where=path, fix=(kind and kind[1]) or "pass a file that torch.save wrote")
 
 
-def _load_zip(path: str, start: int, length: int, table: Mapping[str, Any]) -> tuple[Any, SourceFile, str]:
+def _load_zip(path: str, start: int, length: int, table: Mapping[str, object]) -> tuple[object, SourceFile, str]:
     index = ZipIndex(path, start, length)
     pickles = [name for name in index.members if name.endswith("data.pkl") and name.count("/") < 2 and name.rpartition("/")[2] == "data.pkl"]
     if not pickles and index.members and all(name.endswith(".npy") for name in index.members):
@@ -118,8 +118,8 @@ def _crc_kept(path: str, data: bytes, recorded: int) -> bool:
     return False
 
 
-def _storages(path: str, prefix: str, members: Mapping[str, Member], *, swapped: bool, crc: bool) -> Callable[[Any], Storage]:
-    def persistent(asked: Any) -> Storage:
+def _storages(path: str, prefix: str, members: Mapping[str, Member], *, swapped: bool, crc: bool) -> Callable[[object], Storage]:
+    def persistent(asked: object) -> Storage:
         kind, key, count = asked_storage(asked)
         if prefix + key not in members:
             raise ReadError(f"the storage {key} is missing from the archive", where=path, fix="copy the file again")

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ostate.core.files import absolute, is_file, is_remote, parent
 from ostate.core.foreign import number_in, positions_in
@@ -38,7 +37,7 @@ _WEIGHT_ROOTS = ("model", "state_dict", "module")
 class DcpOptimizer:
     """One optimizer of the checkpoint, before anything is read: leaves by parameter, hyperparameters by group."""
 
-    state: dict[str, dict[tuple[Any, ...], DcpItem]] = field(default_factory=dict)
+    state: dict[str, dict[tuple[object, ...], DcpItem]] = field(default_factory=dict)
     groups: dict[str, dict[str, DcpItem]] = field(default_factory=dict)
 
 
@@ -90,7 +89,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     )
 
 
-def others(folder: str, root: str) -> dict[str, Any]:
+def others(folder: str, root: str) -> dict[str, object]:
     """Return what a folder holds beside the optimizer under `root`, by its whole key: tensors not yet read, objects as plain data.
 
     Raises:
@@ -112,8 +111,8 @@ def others(folder: str, root: str) -> dict[str, Any]:
 def _part(one: DcpOptimizer) -> OptimizerPart:
     """Return one optimizer: entries by id or name, and its groups."""
     integers = not one.state or positions_in(one.state) is not None
-    state = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
-    return OptimizerPart(state, _groups(one, list(state), integers))
+    state: dict[object, object] = {_key(key, integers): _nested(leaves) for key, leaves in one.state.items()}
+    return OptimizerPart(state, _groups(one, [_key(key, integers) for key in one.state], integers))
 
 
 def _key(key: str, integers: bool) -> Key:
@@ -139,10 +138,10 @@ def optimizers_of(items: Iterable[DcpItem]) -> dict[str, DcpOptimizer]:
     return found
 
 
-_Place = tuple[str, str, str, tuple[Any, ...]]
+_Place = tuple[str, str, str, tuple[object, ...]]
 
 
-def _place(path: tuple[Any, ...]) -> _Place | None:
+def _place(path: tuple[object, ...]) -> _Place | None:
     """(root, state or param_groups, parameter or group, leaf) of a key whose nested path was recorded."""
     for at in range(len(path) - 1, -1, -1):
         part = path[at]
@@ -157,7 +156,7 @@ def _place(path: tuple[Any, ...]) -> _Place | None:
     return None
 
 
-def _root(path: tuple[Any, ...]) -> str:
+def _root(path: tuple[object, ...]) -> str:
     return ".".join(map(str, path))
 
 
@@ -202,20 +201,21 @@ def _choose(roots: list[str], optimizer: int | str | None, folder: str) -> str:
     return roots[choose(roots, optimizer, folder)]
 
 
-def _nested(leaves: Mapping[tuple[Any, ...], DcpItem]) -> dict[str, object]:
+def _nested(leaves: Mapping[tuple[object, ...], DcpItem]) -> dict[str, object]:
     """Put the leaves of one parameter back into the dict that was flattened."""
-    entry: dict[str, Any] = {}
+    entry: dict[str, object] = {}
     for path, item in leaves.items():
         place = entry
         for part in path[:-1]:
-            place = place.setdefault(str(part), {})
-            if type(place) is not dict:
+            inner = place.setdefault(str(part), {})
+            if type(inner) is not dict:
                 raise ReadError(f"{part!r} is both a value and a mapping", where=item.key, fix="copy the whole folder again")
+            place = inner
         place[str(path[-1])] = tensor_or_packed(item) if item.dtype is not None else None
     return entry
 
 
-def _groups(one: DcpOptimizer, keys: list[Key], integers: bool) -> list[dict[str, Any]]:
+def _groups(one: DcpOptimizer, keys: list[Key], integers: bool) -> list[dict[str, object]]:
     """Return `param_groups` with `params`: as stored, or for a flattened dict parameters of equal hyperparameters together."""
     objects = Objects()
     stored = {group: {name: objects.value(item) for name, item in items.items() if item.dtype is None} for group, items in one.groups.items()}
@@ -231,13 +231,14 @@ def _groups(one: DcpOptimizer, keys: list[Key], integers: bool) -> list[dict[str
                 raise ReadError("a group does not list its parameters", where="param_groups", fix="copy the whole folder again")
             listed["params"] = [_key(str(key), integers) for key in listed["params"]]
         return groups
-    gathered: dict[str, dict[str, Any]] = {}
+    alike: dict[str, list[str]] = {}
     for name, hyper in stored.items():
-        gathered.setdefault(repr(sorted(plain_hyper(hyper).items())), {**hyper, "params": []})["params"].append(_key(name, integers))
-    grouped = {key for hyper in gathered.values() for key in hyper["params"]}
+        alike.setdefault(repr(sorted(plain_hyper(hyper).items())), []).append(name)
+    gathered: list[dict[str, object]] = [{**stored[names[0]], "params": [_key(name, integers) for name in names]} for names in alike.values()]
+    grouped = {_key(name, integers) for name in stored}
     if rest := [key for key in keys if key not in grouped]:
-        gathered["rest"] = {"params": rest}
-    return list(gathered.values())
+        gathered.append({"params": rest})
+    return gathered
 
 
 def _number(ref: TensorRef) -> object:
@@ -274,7 +275,7 @@ def _weight_name(item: DcpItem, trained: Collection[str]) -> str:
     return rest if cut else whole
 
 
-def _facts(folder: str, index: Index, root: str) -> dict[str, Any]:
+def _facts(folder: str, index: Index, root: str) -> dict[str, object]:
     ranks = {match.group(1) for file in index.files if (match := re.search(r"__(\d+)_\d+\.distcp$", file.path))}
     path = absolute(folder) if is_remote(folder) else os.path.normpath(folder)
     above, last = (path.rpartition("/")[0], path.rpartition("/")[2]) if is_remote(folder) else os.path.split(path)

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from ostate.core.files import names_in
 from ostate.core.state import SourceFile
@@ -26,6 +26,9 @@ OPTIM = re.compile(r"^(?P<prefix>(?:bf16_|fp16_)?)zero_pp_rank_(?P<rank>\d+)_mp_
 _MODEL = re.compile(r"^(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<mp>\d+)(?:_\d+)?_model_states\.pt$")
 EXPERT = re.compile(r"^(expp_rank_\d+_mp_rank_\d+_optim_states|layer_-?\d+_expert_\d+_mp_rank_\d+_model_states)\.pt$")
 _AGAIN = "copy the whole folder again, with the files of every process"
+Shapes = Sequence[Mapping[str, tuple[int, ...]]]
+MOST_SIZE = 1 << 63
+"""Of an axis: torch keeps sizes in 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,12 @@ class Opened:
 
     folder: str
     optim: tuple[str, ...]
-    ranks: tuple[Mapping[str, Any], ...]
+    ranks: tuple[Mapping[str, object], ...]
     """What each optimizer file holds under `optimizer_state_dict`."""
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     """`ds_config`, where stored."""
     model_path: str
-    model: Mapping[str, Any]
+    model: Mapping[str, object]
     files: tuple[SourceFile, ...]
     unknown_classes: tuple[str, ...] = ()
     """Classes of a person's own in the model file (`client_state`), left alone."""
@@ -71,15 +74,18 @@ class _Share(NamedTuple):
     """One process's optimizer file."""
 
     stored: Stored
-    state: Mapping[str, Any]
+    whole: Mapping[str, object]
+    """All that the file holds."""
+    state: Mapping[str, object]
 
 
 def _share(path: str) -> _Share:
     stored = load(path, unknown_classes=True)
-    state = stored.value.get("optimizer_state_dict") if isinstance(stored.value, Mapping) else None
+    whole = stored.value if isinstance(stored.value, Mapping) else {}
+    state = whole.get("optimizer_state_dict")
     if not isinstance(state, Mapping):
         raise ReadError("no optimizer_state_dict in a file of that name", where=path, fix=_AGAIN)
-    return _Share(stored, state)
+    return _Share(stored, whole, state)
 
 
 def open_all(folder: str) -> Opened:
@@ -99,9 +105,9 @@ def open_all(folder: str) -> Opened:
                 shares[name] = _share(os.path.join(folder, name))
             except ReadError as error:
                 failed[name] = error
-    model_path, model, skipped = _model(folder, names)
+    model_path, stored, model, skipped = _model(folder, names)
     skipped += [Skipped(os.path.join(folder, name), error) for name, error in failed.items()]
-    needed = [name for name in failed if not _is_spare(name, shares, model.value)]
+    needed = [name for name in failed if not _is_spare(name, shares, model)]
     if needed:
         raise failed[needed[0]]
     _refuse_parallel(folder, list(shares))
@@ -113,21 +119,21 @@ def open_all(folder: str) -> Opened:
     _check_world(folder, by_rank, [one.state for one in opened])
     for path, one in zip(paths, opened):
         refuse_another_rank(one.stored.saved_as, path, OPTIM)
-    config = opened[0].stored.value.get("ds_config") or model.value.get("ds_config")
+    config = opened[0].whole.get("ds_config") or model.get("ds_config")
     return Opened(
         folder=folder,
         optim=tuple(paths),
         ranks=tuple(one.state for one in opened),
         config=config if isinstance(config, Mapping) else {},
         model_path=model_path,
-        model=model.value,
-        files=(*(one.stored.source for one in opened), model.source),
-        unknown_classes=model.unknown_classes,
+        model=model,
+        files=(*(one.stored.source for one in opened), stored.source),
+        unknown_classes=stored.unknown_classes,
         skipped=tuple(skipped),
     )
 
 
-def _is_spare(name: str, shares: Mapping[str, _Share], model: Mapping[str, Any]) -> bool:
+def _is_spare(name: str, shares: Mapping[str, _Share], model: Mapping[str, object]) -> bool:
     """True for a file that cannot be read and that the run never needed, by what every file says that can be read."""
     match = OPTIM.match(name)
     others = [found for other in shares if (found := OPTIM.match(other))]
@@ -142,8 +148,8 @@ def _is_spare(name: str, shares: Mapping[str, _Share], model: Mapping[str, Any])
     return world is not None and int(match["rank"]) >= world
 
 
-def _model(folder: str, names: Sequence[str]) -> tuple[str, Stored, list[Skipped]]:
-    """Return the first model file that can be read, by rank, and what had to be passed over for it.
+def _model(folder: str, names: Sequence[str]) -> tuple[str, Stored, Mapping[str, object], list[Skipped]]:
+    """Return the first model file that can be read, by rank, what it holds, and what had to be passed over for it.
 
     Raises:
         ReadError: there is none.
@@ -151,13 +157,12 @@ def _model(folder: str, names: Sequence[str]) -> tuple[str, Stored, list[Skipped
     skipped: list[Skipped] = []
     for path in _model_paths(folder, names):
         try:
-            model = load(path, unknown_classes=True)
-            if not isinstance(model.value, Mapping):
-                raise ReadError("no model states in a file of that name", where=path, fix=_AGAIN)
+            stored = load(path, unknown_classes=True)
+            if isinstance(stored.value, Mapping):
+                return path, stored, stored.value, skipped
+            raise ReadError("no model states in a file of that name", where=path, fix=_AGAIN)
         except ReadError as error:
             skipped.append(Skipped(path, error))
-        else:
-            return path, model, skipped
     raise skipped[0].error
 
 
@@ -192,7 +197,7 @@ def _by_rank(folder: str, names: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def _check_world(folder: str, by_rank: Mapping[int, str], ranks: Sequence[Mapping[str, Any]]) -> None:
+def _check_world(folder: str, by_rank: Mapping[int, str], ranks: Sequence[Mapping[str, object]]) -> None:
     paths = [by_rank[rank] for rank in sorted(by_rank)]
     counts = [_world(state) for state in ranks]
     stated = [count for count in counts if count is not None]
@@ -213,7 +218,7 @@ def _check_world(folder: str, by_rank: Mapping[int, str], ranks: Sequence[Mappin
         )
 
 
-def _world(state: Mapping[str, Any]) -> int | None:
+def _world(state: Mapping[str, object]) -> int | None:
     count = state.get("partition_count")
     if isinstance(count, (list, tuple)):
         count = max((value for value in count if isinstance(value, int)), default=None)
@@ -271,3 +276,24 @@ def check_no_rank_twice(opened: Opened, parts: Sequence[Slot]) -> None:
         if other != rank and any(bool((a == b).all() and a.any()) for a, b in zip(known.chunks(), slot.chunks())):
             what = f"the moments of rank {rank} are those of rank {other}: one file was copied over the other"
             raise ReadError(what, where=opened.optim[rank], fix=_AGAIN)
+
+
+def param_shapes(model: object, where: str) -> Shapes:
+    """Return the shapes by name, group by group, in the order in which the buffers were filled.
+
+    Raises:
+        ReadError: the model file has none: written without ZeRO, or by a release before 0.3.
+    """
+    stored = model.get("param_shapes") if isinstance(model, Mapping) else None
+    groups = [stored] if isinstance(stored, Mapping) else stored
+    if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in groups):
+        raise ReadError("the model file has no param_shapes, so nothing says which parameter lies where", where=where, fix="use a later checkpoint")
+    wrong = next((name for group in groups for name, shape in group.items() if not is_shape(shape)), None)
+    if wrong is not None:
+        raise ReadError(f"param_shapes does not tell the shape of {ascii(wrong)[:80]}", where=where, fix=_AGAIN)
+    return [{str(name): tuple(shape) for name, shape in group.items()} for group in groups]
+
+
+def is_shape(value: object) -> TypeGuard[Sequence[int]]:
+    """True for a list of sizes that a tensor may have."""
+    return isinstance(value, (list, tuple)) and all(type(size) is int and 0 <= size < MOST_SIZE for size in value)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from ostate.core.files import is_file, is_folder, is_remote, names_in, parent
 from ostate.core.state import Finding, RawState, SourceFile
@@ -20,9 +19,9 @@ from ..container.torchsave import load
 from ..master_weights import disagreements
 from ..parts import are_groups
 from ..pickle.unknown_classes import noted
+from ..pickled_optimizer import params_of
 from ..state_dict import Key
-from .deepspeed_files import model_files
-from .deepspeed_zero import MOST_SIZE, Shapes, param_shapes
+from .deepspeed_files import MOST_SIZE, Shapes, model_files, param_shapes
 
 _WAY_OUT = "pass the ZeRO checkpoint that it was made from: that one has the right names"
 
@@ -55,6 +54,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     files = [one.source for _, one in models]
     shared = _load(os.path.join(zero, "optimizer_state.pt"), files) if is_file(os.path.join(zero, "optimizer_state.pt")) else {}
     groups, steps = _groups(shared, len(shapes), zero)
+    members: list[list[str]] = [[] for _ in groups]
     state: dict[Key, dict[str, object]] = {}
     master: dict[Key, Slot] = {}
     for name, shape, group in _listed(shapes, zero):
@@ -64,33 +64,34 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         state[name] = entry
         if fp32 is not None:
             master[name] = fp32
-        groups[group]["params"].append(name)
+        members[group].append(name)
     _check_steps(zero, state)
-    weights = _weights(model.value)
-    _refuse_swapped(folder, model.value, master, weights)
+    held = model.value if isinstance(model.value, Mapping) else {}
+    weights = _weights(held)
+    _refuse_swapped(folder, held, master, weights)
     return assemble(
         state,
-        groups,
+        [{**group, "params": names} for group, names in zip(groups, members)],
         source=folder,
         layout="universal",
         files=files,
         recorded="universal",
         weights=weights,
         master=master,
-        facts=_facts(folder, model.value),
+        facts=_facts(folder, held),
         findings=(*_findings(groups), *noted(model.unknown_classes)),
     )
 
 
-def _facts(folder: str, model: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(folder: str, model: Mapping[str, object]) -> dict[str, object]:
     around = parent(folder)
-    facts: dict[str, Any] = {"global_step": model["global_steps"]} if isinstance(model.get("global_steps"), int) else {}
+    facts: dict[str, object] = {"global_step": model["global_steps"]} if isinstance(model.get("global_steps"), int) else {}
     if any(is_file(os.path.join(around, name)) for name in ("latest_universal", "latest", "trainer_state.json")):
         facts["folder"] = around if is_remote(folder) or os.path.isabs(folder) else os.path.relpath(around)
     return facts
 
 
-def _load(path: str, files: list[SourceFile]) -> Any:
+def _load(path: str, files: list[SourceFile]) -> object:
     stored = load(path)
     files.append(stored.source)
     return stored.value
@@ -151,7 +152,7 @@ def _parameter(folder: str, shape: tuple[int, ...], files: list[SourceFile], *, 
     return entry, fp32
 
 
-def _step(value: Any, where: str) -> float | None:
+def _step(value: object, where: str) -> float | None:
     """Return a stored step as a number; None where there is none."""
     if isinstance(value, TensorRef) and value.numel == 1:
         value = value.item()
@@ -167,21 +168,21 @@ def _product(shape: tuple[int, ...]) -> int:
     return count
 
 
-def _groups(shared: Any, count: int, where: str) -> tuple[list[dict[str, Any]], list[float | None]]:
+def _groups(shared: object, count: int, where: str) -> tuple[list[dict[str, object]], list[float | None]]:
     """Return param_groups (their `params` empty) for each entry of param_shapes, and the step that each group's own state tells."""
     shared = shared if isinstance(shared, Mapping) else {}
-    inner: Mapping[str, Any] = next(
+    inner: Mapping[str, object] = next(
         (shared[key] for key in ("optimizer_state_dict", "base_optimizer_state") if isinstance(shared.get(key), Mapping)), {}
     )
     stored = inner.get("param_groups", shared.get("param_groups"))
     if stored and not are_groups(stored):
         raise ReadError("`param_groups` is not a list of groups", where=where, fix="run ds_to_universal again")
-    stored = stored or []
-    order = [number for number, group in enumerate(stored) for _ in group.get("params", ())]
+    rows = stored if are_groups(stored) else ()
+    order = [number for number, group in enumerate(rows) for _ in params_of(group)]
     if len(order) != count:
-        order = list(range(count)) if len(stored) == count else []
-    groups = [
-        {key: value for key, value in stored[order[number]].items() if key not in {"params", "step", "param_names"}} | {"params": []}
+        order = list(range(count)) if len(rows) == count else []
+    groups: list[dict[str, object]] = [
+        {key: value for key, value in rows[order[number]].items() if key not in {"params", "step", "param_names"}} | {"params": []}
         if order
         else {"params": []}
         for number in range(count)
@@ -195,7 +196,7 @@ def _groups(shared: Any, count: int, where: str) -> tuple[list[dict[str, Any]], 
     return groups, steps
 
 
-def _findings(groups: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def _findings(groups: Sequence[Mapping[str, object]]) -> list[Finding]:
     if all(len(group) > 1 for group in groups):
         return []
     text = "zero/optimizer_state.pt is missing or without param_groups: lr, betas, eps and weight_decay are not in this checkpoint"
@@ -212,14 +213,14 @@ def _check_steps(zero: str, state: Mapping[Key, Mapping[str, object]]) -> None:
             raise ReadError(f"this parameter is of step {step}, the others of {common}", where=where, fix="run ds_to_universal again")
 
 
-def _weights(model: Mapping[str, Any]) -> dict[str, TensorRef]:
+def _weights(model: Mapping[str, object]) -> dict[str, TensorRef]:
     module = model.get("module")
     if not isinstance(module, Mapping):
         return {}
     return {str(name): ref for name, ref in module.items() if isinstance(ref, TensorRef) and ref.numel}
 
 
-def _refuse_swapped(folder: str, model: Mapping[str, Any], master: Mapping[Key, Slot], weights: Mapping[str, TensorRef]) -> None:
+def _refuse_swapped(folder: str, model: Mapping[str, object], master: Mapping[Key, Slot], weights: Mapping[str, TensorRef]) -> None:
     """Refuse a folder whose float32 weights are not the model's own under the same names.
 
     ds_to_universal cuts ZeRO 1 and 2 by `param_slice_mappings`, which DeepSpeed writes wrong under round_robin_gradients

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ostate.core.files import is_file, is_remote, names_in, parent
 from ostate.core.state import Finding, RawState
@@ -25,16 +25,14 @@ from ..master_weights import disagreements
 from ..parts import are_groups
 from ..pickle.globals import Inert
 from ..pickle.unknown_classes import noted, refuse_within
+from ..pickled_optimizer import params_of
 from ..quantized import slots_of
 from ..skipped import skipped_finding
-from ..state_dict import Key
-from .deepspeed_files import EXPERT, OPTIM, Opened, check_no_rank_twice, holds_a_share, open_all
+from ..state_dict import Key, entries_of
+from .deepspeed_files import EXPERT, OPTIM, Opened, check_no_rank_twice, holds_a_share, is_shape, open_all, param_shapes
 
 _UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and pass the path of the result"
 _AGAIN = "copy the whole folder again, with the files of every process"
-Shapes = Sequence[Mapping[str, tuple[int, ...]]]
-MOST_SIZE = 1 << 63
-"""Of an axis: torch keeps sizes in 64 bits."""
 
 
 class RankBuffer(NamedTuple):
@@ -42,7 +40,7 @@ class RankBuffer(NamedTuple):
 
     slots: tuple[Mapping[str, Slot], ...]
     """By rank: flat slots."""
-    scalars: tuple[Mapping[str, Any], ...]
+    scalars: tuple[Mapping[str, object], ...]
     master: tuple[Slot | None, ...]
     """By rank: float32 weights."""
 
@@ -53,13 +51,22 @@ def detect(folder: str) -> bool:
     return holds_a_share(folder, names) or ("zero" not in names and _stage0(folder, names) is not None)
 
 
-def _stage0(folder: str, names: Sequence[str]) -> Stored | None:
+class _Whole(NamedTuple):
+    """The model file of a run without ZeRO, which holds the optimizer too."""
+
+    stored: Stored
+    model: Mapping[str, object]
+    optimizer: Mapping[str, object]
+
+
+def _stage0(folder: str, names: Sequence[str]) -> _Whole | None:
     """Return the model file where it holds the optimizer (no ZeRO), else None."""
     if "mp_rank_00_model_states.pt" not in names:
         return None
     stored = load(os.path.join(folder, "mp_rank_00_model_states.pt"), unknown_classes=True)
-    held = isinstance(stored.value, Mapping) and isinstance(stored.value.get("optimizer"), Mapping)
-    return stored if held and stored.value["optimizer"] else None
+    model = stored.value if isinstance(stored.value, Mapping) else {}
+    optimizer = model.get("optimizer")
+    return _Whole(stored, model, optimizer) if isinstance(optimizer, Mapping) and optimizer else None
 
 
 def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
@@ -86,6 +93,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
     inner = [state.get("optimizer_state_dict", state.get("base_optimizer_state")) for state in opened.ranks]
     stage3 = stage_of(opened.ranks[0]) == 3
     groups, of_group, findings = _groups(opened, inner[0], len(shapes), stage3)
+    listed: list[list[str]] = [[] for _ in groups]
     state: dict[Key, dict[str, object]] = {}
     master: dict[Key, Slot] = {}
     for number, group_shapes in enumerate(shapes):
@@ -102,12 +110,12 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         if None not in buffer.master:
             whole = [one for one in buffer.master if one is not None]
             master.update(pieces(opened, number, group_shapes, whole, "master"))
-        groups[of_group[number]]["params"] += list(group_shapes)
+        listed[of_group[number]] += group_shapes
     weights = _module_weights(opened.model)
     _check_master_weights(opened, master, weights)
     return assemble(
         state,
-        groups,
+        [{**group, "params": names_of} for group, names_of in zip(groups, listed)],
         source=folder,
         layout="zero",
         files=opened.files,
@@ -129,7 +137,7 @@ def _check_ranks(opened: Opened) -> None:
                 raise ReadError(f"{what} differs from the file of rank 0", where=path, fix=_AGAIN)
 
 
-def _marks(state: Mapping[str, Any]) -> dict[str, Any]:
+def _marks(state: Mapping[str, object]) -> dict[str, object]:
     inner = state.get("optimizer_state_dict", state.get("base_optimizer_state"))
     groups = inner.get("param_groups") if isinstance(inner, Mapping) else None
     return {
@@ -153,11 +161,11 @@ def _check_master_weights(opened: Opened, master: Mapping[Key, Slot], weights: M
 
 def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
     """Read the optimizer of a run without ZeRO: torch's own state dict, in the model file."""
-    stored = _stage0(folder, names)
-    if stored is None:
+    found = _stage0(folder, names)
+    if found is None:
         raise ReadError("no DeepSpeed optimizer files here", where=folder, fix="pass the folder with the *_optim_states.pt files")
-    inner = stored.value["optimizer"]
-    inner = inner.get("optimizer_state_dict", inner) if "fp32_groups_flat" not in inner else inner
+    stored, model, optimizer = found
+    inner = optimizer.get("optimizer_state_dict", optimizer) if "fp32_groups_flat" not in optimizer else optimizer
     if not isinstance(inner, Mapping) or "state" not in inner or "param_groups" not in inner:
         raise ReadError(
             "the optimizer of a run without ZeRO, fused for 16 bits: its parameters are merged into one",
@@ -166,33 +174,35 @@ def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
         )
     refuse_within(inner["state"], stored.unknown_classes, stored.source.path)
     return assemble(
-        inner["state"],
+        entries_of(inner),
         inner["param_groups"],
         source=folder,
         layout="zero",
         files=[stored.source],
-        weights=_module_weights(stored.value),
-        master=_unfused_master_weights(stored.value["optimizer"], inner["param_groups"]),
-        facts=_common_facts(folder, stored.value) | {"zero_stage": 0},
+        weights=_module_weights(model),
+        master=_unfused_master_weights(optimizer, inner["param_groups"]),
+        facts=_common_facts(folder, model) | {"zero_stage": 0},
         findings=noted(stored.unknown_classes),
     )
 
 
-def _unfused_master_weights(optimizer: Mapping[str, Any], groups: Any) -> dict[Key, Slot]:
+def _unfused_master_weights(optimizer: Mapping[str, object], groups: object) -> dict[Key, Slot]:
     """Float32 weights by position, which a run in 16 bits without ZeRO keeps by group (deepspeed/runtime/fp16/unfused_optimizer.py)."""
     stored = optimizer.get("fp32_groups")
     if not isinstance(stored, (list, tuple)) or not isinstance(groups, (list, tuple)) or len(stored) != len(groups):
         return {}
-    rows: list[tuple[Any, Any]] = [
-        (group.get("params"), master_weights) for group, master_weights in zip(groups, stored) if isinstance(group, Mapping)
-    ]
-    sound = all(isinstance(keys, list) and isinstance(master_weights, list) and len(keys) == len(master_weights) for keys, master_weights in rows)
-    return (
-        {key: master for keys, master_weights in rows for key, master in zip(keys, master_weights) if isinstance(master, TensorRef)} if sound else {}
-    )
+    found: dict[Key, Slot] = {}
+    for group, weights in zip(groups, stored):
+        keys = params_of(group) if isinstance(group, Mapping) else ()
+        if not isinstance(weights, list) or len(keys) != len(weights):
+            return {}
+        for key, master in zip(keys, weights):
+            if isinstance(master, TensorRef) and (type(key) is int or type(key) is str):
+                found[key] = master
+    return found
 
 
-def stage_of(state: Mapping[str, Any]) -> int:
+def stage_of(state: Mapping[str, object]) -> int:
     """Return the ZeRO stage; files of the bf16 optimizer (stage 1 with float32 gradients) do not say it."""
     stage = state.get("zero_stage", 3 if "fp32_flat_groups" in state else 1)
     if isinstance(stage, Inert):
@@ -200,27 +210,7 @@ def stage_of(state: Mapping[str, Any]) -> int:
     return stage if isinstance(stage, int) else 1
 
 
-def param_shapes(model: Mapping[str, Any], where: str) -> Shapes:
-    """Return the shapes by name, group by group, in the order in which the buffers were filled.
-
-    Raises:
-        ReadError: the model file has none: written without ZeRO, or by a release before 0.3.
-    """
-    stored = model.get("param_shapes") if isinstance(model, Mapping) else None
-    groups = [stored] if isinstance(stored, Mapping) else stored
-    if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in groups):
-        raise ReadError("the model file has no param_shapes, so nothing says which parameter lies where", where=where, fix="use a later checkpoint")
-    wrong = next((name for group in groups for name, shape in group.items() if not _is_shape(shape)), None)
-    if wrong is not None:
-        raise ReadError(f"param_shapes does not tell the shape of {ascii(wrong)[:80]}", where=where, fix=_AGAIN)
-    return [{str(name): tuple(shape) for name, shape in group.items()} for group in groups]
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(type(size) is int and 0 <= size < MOST_SIZE for size in value)
-
-
-def _groups(opened: Opened, inner: Any, count: int, stage3: bool) -> tuple[list[dict[str, Any]], list[int], list[Finding]]:
+def _groups(opened: Opened, inner: object, count: int, stage3: bool) -> tuple[list[dict[str, object]], list[int], list[Finding]]:
     """Return param_groups (their `params` empty), which of them each entry of param_shapes belongs to, and what was lost."""
     stored = inner.get("param_groups") if isinstance(inner, Mapping) else None
     if stored and not are_groups(stored):
@@ -237,7 +227,7 @@ def _groups(opened: Opened, inner: Any, count: int, stage3: bool) -> tuple[list[
         return [{**hyper, "params": []} for _ in range(count)], list(range(count)), [finding]
     groups = [{name: value for name, value in group.items() if name not in {"params", "step", "param_names"}} | {"params": []} for group in stored]
     # Stage 3 splits a group into sub-groups, whose numbers stand in the group's `params`.
-    order = [number for number, group in enumerate(stored) for _ in (group["params"] if stage3 else [number])]
+    order = [number for number, group in enumerate(stored) for _ in (params_of(group) if stage3 else [number])]
     if len(order) != count:
         raise ReadError(
             f"param_shapes has {count} groups, the optimizer {len(order)}",
@@ -247,14 +237,14 @@ def _groups(opened: Opened, inner: Any, count: int, stage3: bool) -> tuple[list[
     return groups, order, []
 
 
-def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
+def _configured(config: Mapping[str, object]) -> dict[str, object]:
     optimizer = config.get("optimizer")
     params = optimizer.get("params") if isinstance(optimizer, Mapping) else None
     wanted = ("lr", "betas", "eps", "weight_decay")
     return {name: params[name] for name in wanted if isinstance(params.get(name), (int, float, list, tuple))} if isinstance(params, Mapping) else {}
 
 
-def _buffer(opened: Opened, inner: Sequence[Any], number: int, hyper: Mapping[str, Any]) -> RankBuffer:
+def _buffer(opened: Opened, inner: Sequence[object], number: int, hyper: Mapping[str, object]) -> RankBuffer:
     slots, scalars, master_weights = [], [], []
     for path, state, one in zip(opened.optim, opened.ranks, inner):
         entries = one.get("state") if isinstance(one, Mapping) else one
@@ -264,8 +254,8 @@ def _buffer(opened: Opened, inner: Sequence[Any], number: int, hyper: Mapping[st
         if not isinstance(entry, Mapping):
             raise ReadError(f"no state for group {number}", where=path, fix="the run saved before its first step, or " + _AGAIN)
         flat, rest = slots_of(entry, hyper)
-        if "step" not in rest and isinstance(state.get("base_optimizer_state_step"), (int, float)):
-            rest["step"] = float(state["base_optimizer_state_step"])
+        if "step" not in rest and isinstance(step := state.get("base_optimizer_state_step"), (int, float)):
+            rest["step"] = float(step)
         slots.append(flat)
         scalars.append(rest)
         whole = state.get("single_partition_of_fp32_groups", state.get("fp32_flat_groups"))
@@ -282,17 +272,17 @@ def _flat_slot(opened: Opened, rank: int, slots: Mapping[str, Slot], name: str) 
 
 def _step(opened: Opened, buffer: RankBuffer) -> float | None:
     steps = [scalars.get("step") for scalars in buffer.scalars]
-    stated = [step for step in steps if step is not None]
-    if not stated:
-        return None
     for path, step in zip(opened.optim, steps):
         if step is not None and type(step) is not float:
             raise ReadError(f"the step is not a number: {ascii(step)[:60]}", where=path, fix=_AGAIN)
+    stated = [step for step in steps if type(step) is float]
+    if not stated:
+        return None
     common = max(set(stated), key=stated.count)
     for path, step in zip(opened.optim, steps):
         if step != common:
             raise ReadError(f"this file is of step {step}, the others of {common}", where=path, fix=_AGAIN)
-    return float(common)
+    return common
 
 
 def _runs(opened: Opened, number: int, shapes: Mapping[str, tuple[int, ...]], flat: Sequence[Slot], what: str) -> Iterator[tuple[str, Slot]]:
@@ -327,7 +317,7 @@ def _alignment(opened: Opened, number: int, count: int) -> list[int]:
     """Padding after each parameter (releases that align every parameter record it), zeros otherwise."""
     stored = opened.ranks[0].get("param_alignment_paddings")
     row = stored[number] if isinstance(stored, (list, tuple)) and number < len(stored) else [0] * count
-    if not _is_shape(row) or len(row) != count:
+    if not is_shape(row) or len(row) != count:
         raise ReadError(f"group {number}: no padding for each of its {count} parameters", where=opened.optim[0], fix=_AGAIN)
     return list(row)
 
@@ -335,9 +325,8 @@ def _alignment(opened: Opened, number: int, count: int) -> list[int]:
 def _check_tail(opened: Opened, number: int, used: int, total: int, lengths: Sequence[int], what: str) -> None:
     """What is left behind the last parameter must be the padding that the files record, or (taken off on saving) nothing."""
     recorded = [state.get("group_paddings") for state in opened.ranks]
-    tail: int | None = None
-    if all(isinstance(row, (list, tuple)) and number < len(row) and isinstance(row[number], int) for row in recorded):
-        tail = sum(int(row[number]) for row in recorded if row is not None)
+    paddings = [row[number] for row in recorded if isinstance(row, (list, tuple)) and number < len(row) and isinstance(row[number], int)]
+    tail = sum(paddings) if len(paddings) == len(recorded) else None
     left = total - used
     allowed = left in {0, tail} if tail is not None else 0 <= left < 2 * len(lengths) * 64
     if not allowed:
@@ -368,7 +357,7 @@ def _shares(opened: Opened, number: int, shapes: Mapping[str, tuple[int, ...]], 
         at += share
 
 
-def _module_weights(model: Mapping[str, Any]) -> dict[str, TensorRef]:
+def _module_weights(model: Mapping[str, object]) -> dict[str, TensorRef]:
     """Named weights of the model file; stage 3 leaves empty tensors there."""
     module = model.get("module")
     if not isinstance(module, Mapping):
@@ -376,14 +365,14 @@ def _module_weights(model: Mapping[str, Any]) -> dict[str, TensorRef]:
     return {str(name): ref for name, ref in module.items() if isinstance(ref, TensorRef) and ref.numel and ref.parts}
 
 
-def _facts(opened: Opened) -> dict[str, Any]:
+def _facts(opened: Opened) -> dict[str, object]:
     stated = {"world_size": len(opened.optim), "zero_stage": stage_of(opened.ranks[0])}
     return _common_facts(opened.folder, opened.model) | stated
 
 
-def _common_facts(folder: str, model: Mapping[str, Any]) -> dict[str, Any]:
+def _common_facts(folder: str, model: Mapping[str, object]) -> dict[str, object]:
     around = parent(folder)
-    facts: dict[str, Any] = {}
+    facts: dict[str, object] = {}
     if any(is_file(os.path.join(around, name)) for name in ("latest", "trainer_state.json")):
         facts["folder"] = around if is_remote(folder) or os.path.isabs(folder) else os.path.relpath(around)
     if isinstance(model.get("global_steps"), int):

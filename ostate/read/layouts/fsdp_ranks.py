@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from ostate.core.files import is_file, names_in, read_at, size_of
 from ostate.core.state import RawState, SourceFile
@@ -24,8 +24,9 @@ from ..flat_buffers import Piece, cut
 from ..hyper import plain_hyper
 from ..parts import are_groups
 from ..pickle.records import Inert
+from ..pickled_optimizer import params_of
 from ..rank_files import RANK_FILE, refuse_another_rank
-from ..state_dict import Key
+from ..state_dict import Key, entries_of
 from ..which_optimizer import choose
 from . import rank_weights
 from .fsdp_shards import ALLOWED, MissingRank, is_sharded, local, whole
@@ -40,8 +41,8 @@ class Share:
     """What one process saved."""
 
     path: str
-    state: Mapping[Any, Mapping[str, Any]]
-    groups: Sequence[Mapping[str, Any]]
+    state: Mapping[Key, Mapping[str, object]]
+    groups: Sequence[Mapping[str, object]]
     file: SourceFile
 
 
@@ -85,8 +86,8 @@ def _is_torch(path: str) -> bool:
     return size_of(path) >= 4 and read_at(path, 0, 4) == b"PK\3\4"
 
 
-def _sharded(optimizer: Mapping[str, Any]) -> bool:
-    return any(is_sharded(value) for entry in optimizer["state"].values() if isinstance(entry, Mapping) for value in entry.values())
+def _sharded(optimizer: Mapping[str, object]) -> bool:
+    return any(is_sharded(value) for entry in entries_of(optimizer).values() if isinstance(entry, Mapping) for value in entry.values())
 
 
 def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
@@ -154,22 +155,27 @@ def _share(path: str) -> Share:
     if len(found) != 1:
         raise ReadError(f"{len(found)} optimizer states in this file, one expected", where=path, fix="save one optimizer a file")
     groups = found[0].optimizer.get("param_groups")
-    state = found[0].optimizer["state"]
+    state = entries_of(found[0].optimizer)
     if isinstance(groups, Mapping) or groups is None:
         named = [(name, hyper) for name, hyper in groups.items() if isinstance(hyper, Mapping)] if isinstance(groups, Mapping) else []
         groups = [{"params": list(state)}] if groups is None else [{**hyper, "params": [name]} for name, hyper in named]
     if not are_groups(groups):
         raise ReadError("`param_groups` is not a list of groups", where=path, fix=_AGAIN)
-    if not all(isinstance(entry, Mapping) and all(type(slot) is str for slot in entry) for entry in state.values()):
-        raise ReadError("an entry of the state is not a mapping of slots", where=path, fix=_AGAIN)
-    return Share(path, state, groups, stored.source)
+    entries: dict[Key, Mapping[str, object]] = {
+        key: entry
+        for key, entry in state.items()
+        if (type(key) is int or type(key) is str) and isinstance(entry, Mapping) and all(type(slot) is str for slot in entry)
+    }
+    if len(entries) != len(state):
+        raise ReadError("an entry of the state is not a mapping of slots under a number or a name", where=path, fix=_AGAIN)
+    return Share(path, entries, groups, stored.source)
 
 
 def _check_agree(shares: Sequence[Share]) -> None:
     """All processes must have been at the same step of the same run."""
     first = shares[0]
     for share in shares[1:]:
-        sizes, wanted = [len(group["params"]) for group in share.groups], [len(group["params"]) for group in first.groups]
+        sizes, wanted = [len(params_of(group)) for group in share.groups], [len(params_of(group)) for group in first.groups]
         if sizes != wanted:
             raise ReadError(
                 f"groups of {sizes} parameters in this file, {wanted} in that of rank 0",
@@ -177,7 +183,7 @@ def _check_agree(shares: Sequence[Share]) -> None:
                 fix="if each process holds other parameters (ZeroRedundancyOptimizer), save again after consolidate_state_dict(to=0); else " + _AGAIN,
             )
         for one, other in zip(share.groups, first.groups):
-            if list(one["params"]) != list(other["params"]) or _plain(one) != _plain(other):
+            if list(params_of(one)) != list(params_of(other)) or _plain(one) != _plain(other):
                 raise ReadError("hyperparameters differ from the file of rank 0", where=share.path, fix=_AGAIN)
     steps = {share.path: _steps(share) for share in shares}
     stated = [step for found in steps.values() for step in found]
@@ -187,7 +193,7 @@ def _check_agree(shares: Sequence[Share]) -> None:
             raise ReadError(f"this file is of step {min(found):g}, the others of {common:g}", where=path, fix=_AGAIN)
 
 
-def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(group: Mapping[str, object]) -> dict[str, object]:
     return plain_hyper({key: value for key, value in group.items() if key not in {"params", "param_names"}})
 
 
@@ -203,7 +209,8 @@ def _steps(share: Share) -> set[float]:
 
 
 def _joined(shares: Sequence[Share], weights: Mapping[str, TensorRef]) -> dict[Key, dict[str, object]]:
-    keys = list(dict.fromkeys(key for group in shares[0].groups for key in group["params"]))
+    listed = dict.fromkeys(key for group in shares[0].groups for key in params_of(group))
+    keys = [key for key in listed if type(key) is int or type(key) is str]
     known = set(keys)
     strays = [key for share in shares for key in share.state if key not in known]
     if strays:
@@ -246,7 +253,7 @@ def _same(share: Share, first: Share) -> bool:
     return all(bool((next(iter(a.chunks(1024))) == next(iter(b.chunks(1024)))).all()) for a, b in pairs)
 
 
-def _tensors(share: Share) -> list[tuple[tuple[Any, str], TensorRef]]:
+def _tensors(share: Share) -> list[tuple[tuple[object, str], TensorRef]]:
     return [
         ((key, slot), value)
         for key, entry in share.state.items()
@@ -279,7 +286,7 @@ def _flat_sizes(shares: Sequence[Share], weights: Mapping[str, TensorRef]) -> di
     return {}
 
 
-def _length(entry: Mapping[str, Any]) -> int:
+def _length(entry: Mapping[str, object]) -> int:
     return max((value.numel for value in entry.values() if isinstance(value, TensorRef) and value.shape), default=0)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeGuard
 
 from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ReadError
@@ -21,7 +21,7 @@ _AGAIN = "copy the whole folder again, with the files of every process"
 _FULL = "save with get_optimizer_state_dict(model, optimizer) and torch.distributed.checkpoint, which record names and shapes"
 
 
-def _inner_class(owner: Any, name: Any) -> Named:
+def _inner_class(owner: object, name: object) -> Named:
     """What old pickle protocols write for a class within a class: `getattr(ShardedTensor, "ProcessGroupState")`."""
     if type(owner) is not Named or not owner.name.startswith(_SHARD) or type(name) is not str:
         raise Refusal("an attribute of something that is not a class of a sharded tensor")
@@ -29,7 +29,7 @@ def _inner_class(owner: Any, name: Any) -> Named:
     return Named(full, lambda *args, **kwargs: Inert(full, args, kwargs))
 
 
-ALLOWED: dict[str, Any] = {
+ALLOWED: dict[str, object] = {
     **TORCH_GLOBALS,
     **dict.fromkeys((
         "torch.distributed._mesh_layout._FlatLayout", "torch.distributed.tensor._dtensor_spec.ShardOrderEntry",
@@ -52,12 +52,12 @@ class MissingRank(Exception):
         self.world = world
 
 
-def is_sharded(value: Any) -> bool:
+def is_sharded(value: object) -> TypeGuard[Inert]:
     """True for a tensor of which a process holds a share."""
     return type(value) is Inert and value.name.rpartition(".")[2] in {"DTensor", "ShardedTensor"}
 
 
-def local(value: Any) -> Any:
+def local(value: object) -> object:
     """Return what this process holds of a DTensor; anything else as it is."""
     return _fields(value).get("_local_tensor") if is_sharded(value) and value.name.endswith(".DTensor") else value
 
@@ -100,7 +100,7 @@ def _outside(parts: Sequence[Part], shape: tuple[int, ...], where: str) -> bool:
     return reach or overlap(parts, shape, where)
 
 
-def _fields(value: Any) -> Mapping[str, Any]:
+def _fields(value: object) -> Mapping[str, object]:
     state = value.state[-1] if type(value) is Inert and isinstance(value.state, tuple) and value.state else getattr(value, "state", None)
     return state if isinstance(state, Mapping) else {}
 
@@ -134,10 +134,11 @@ def _placements(value: Inert, where: str) -> tuple[list[int], int]:
     """Return the dimensions of the tensor that are split, and the number of processes."""
     spec = _fields(value).get("_spec")
     fields = _fields(spec)
-    if type(spec) is not Inert or type(fields.get("placements")) not in {list, tuple}:
+    placements = fields.get("placements")
+    if type(spec) is not Inert or not isinstance(placements, (list, tuple)):
         raise ReadError("a DTensor of a kind that is not known", where=where, fix=_FULL)
     split: list[int] = []
-    for placement in fields["placements"]:
+    for placement in placements:
         kind = placement.name.rpartition(".")[2] if type(placement) is Inert else ""
         if kind not in {"Shard", "Replicate"}:
             raise ReadError(f"a tensor split as {kind or 'nothing known'} (tensor parallelism)", where=where, fix=_FULL)

@@ -11,7 +11,6 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from ostate.core.files import is_file, names_in, read_at, size_of
 from ostate.core.foreign import parse_json, positions_in
@@ -24,6 +23,7 @@ from ostate.optimizers.slots import MARKS_BELOW_STATE
 
 from ..assemble import assemble
 from ..container.dcp_index import DcpItem, overlap
+from ..pickle.records import whole_numbers
 from ..state_dict import Key
 from ..which_optimizer import choose
 from .dcp import optimizers_of
@@ -137,9 +137,11 @@ def _offsets(path: str, metadata: Mapping[str, str]) -> dict[str, tuple[int, ...
     if text is None:
         return {}
     try:
-        stored: Any = parse_json(text)
-        return {key: tuple(int(offset) for offset in row["saved_offsets"]) for key, row in stored.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        stored = parse_json(text)
+        if not isinstance(stored, dict):
+            raise TypeError("it is no object")
+        return {key: whole_numbers(row.get("saved_offsets") if isinstance(row, dict) else None) for key, row in stored.items()}
+    except (ValueError, TypeError) as error:
         raise ReadError(f"{_INFO} cannot be read: {error}", where=path, fix="copy the file again") from error
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from ostate.core import limits
 from ostate.core.files import is_file
@@ -99,7 +98,7 @@ def _check_shape(index: Index, item: DcpItem, name: str) -> None:
         )
 
 
-def _hyper(index: Index) -> tuple[dict[str, Any], list[Finding]]:
+def _hyper(index: Index) -> tuple[dict[str, object], list[Finding]]:
     """Return the hyperparameters that all groups agree on: Megatron does not say which parameter is in which group."""
     groups = list(_param_groups(index))
     if not groups:
@@ -119,7 +118,7 @@ def _hyper(index: Index) -> tuple[dict[str, Any], list[Finding]]:
     return agreed, [Finding(rule="groups-merged", severity="note", text=text)]
 
 
-def _param_groups(index: Index) -> Iterator[dict[str, Any]]:
+def _param_groups(index: Index) -> Iterator[dict[str, object]]:
     objects = Objects()
     for item in index.items.values():
         if item.dtype is None and "param_groups" in item.key and item.blobs:
@@ -131,13 +130,13 @@ def _param_groups(index: Index) -> Iterator[dict[str, Any]]:
         )  # Megatron's arguments, with enums of its own, lie beside the groups
 
 
-def _bounded(groups: Any, index: Index) -> Any:
+def _bounded(groups: object, index: Index) -> object:
     if expanded(groups, limits.VALUES) > limits.VALUES:
         raise ReadError(f"param_groups spell out more than {limits.VALUES} plain values", where=index.folder, fix=NO_OPTIMIZER)
     return groups
 
 
-def _dicts(value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
+def _dicts(value: object, depth: int = 0) -> Iterator[dict[str, object]]:
     if isinstance(value, Mapping) and "lr" in value:
         yield plain_hyper(value)
     elif depth < MOST_DEPTH and isinstance(value, Mapping):
@@ -148,12 +147,12 @@ def _dicts(value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
             yield from _dicts(inner, depth + 1)
 
 
-def _search(stored: Any) -> Any:
+def _search(stored: object) -> object:
     """Return the value of the outermost key `param_groups`."""
     return _search_below(stored, 0, set())
 
 
-def _search_below(stored: Any, depth: int, seen: set[int]) -> Any:
+def _search_below(stored: object, depth: int, seen: set[int]) -> object:
     if isinstance(stored, Mapping) and depth < MOST_DEPTH and id(stored) not in seen:
         seen.add(id(stored))
         if "param_groups" in stored:

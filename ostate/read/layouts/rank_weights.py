@@ -10,13 +10,11 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from typing import cast
 
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
 
 from ..container.torchsave import load
-from ..pickle.records import Inert
 from ..rank_files import RANK_FILE, refuse_another_rank
 from .fsdp_shards import ALLOWED, is_sharded, whole
 
@@ -59,7 +57,7 @@ def _whole(name: str, value: object, shares: list[tuple[str, Mapping[object, obj
     if not is_sharded(value):
         return value if isinstance(value, TensorRef) else None
     parts = [(path, other) for path, held in shares if is_sharded(other := held.get(name))]
-    return whole([(path, cast(Inert, other)) for path, other in parts], f"weight {name}")
+    return whole(parts, f"weight {name}")
 
 
 def trained(weights: Mapping[str, TensorRef]) -> dict[str, TensorRef]:

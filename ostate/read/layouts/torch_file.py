@@ -6,7 +6,7 @@ The state is found by what it is, a mapping with `state` and `param_groups`, whe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
@@ -17,9 +17,10 @@ from ..parts import OptimizerPart, joined, refuse_one_of_several, refuse_one_pro
 from ..peek import Peek
 from ..pickle.records import Inert
 from ..pickle.unknown_classes import noted, refuse_within
-from ..state_dict import raw_state
+from ..state_dict import entries_of, raw_state
 from ..which_optimizer import choose
 
+K = TypeVar("K")
 MOST_DEPTH = 8
 _PACKED = "__bnb_optimizer_quant_state__"
 _DOTTED_LEAVES = frozenset({"step", *MARKS_ANYWHERE})
@@ -33,12 +34,12 @@ class Candidate(NamedTuple):
     """An optimizer's state within a file: its path there (`optimizer`, `optimizer_states[0]`, `` for the file itself)."""
 
     place: str
-    optimizer: Mapping[str, Any]
+    optimizer: Mapping[str, object]
 
     @property
     def text(self) -> str:
         """The place and how much is there, for messages."""
-        return f"{self.place or 'the whole file'} ({len(self.optimizer['state'])} entries)"
+        return f"{self.place or 'the whole file'} ({len(entries_of(self.optimizer))} entries)"
 
 
 def detect(seen: Peek) -> bool:
@@ -83,7 +84,7 @@ def read(seen: Peek, *, optimizer: int | str | None = None) -> RawState:
     )
 
 
-def _is_part(value: Any) -> bool:
+def _is_part(value: object) -> bool:
     inner = value.get("optimizer_state_dict") if type(value) is dict else None
     return type(inner) is dict and any(key in inner for key in _PARTS)
 
@@ -100,24 +101,24 @@ def _chosen(found: list[Candidate], optimizer: int | str | None, path: str) -> C
 def _joined(found: list[Candidate]) -> Candidate:
     """Return the optimizers of a pipeline's stages as one."""
     whole = joined(
-        [OptimizerPart(one.optimizer["state"], one.optimizer["param_groups"] or [{"params": list(one.optimizer["state"])}]) for one in found]
+        [OptimizerPart(entries_of(one.optimizer), one.optimizer["param_groups"] or [{"params": list(entries_of(one.optimizer))}]) for one in found]
     )
     return Candidate(found[0].place.rpartition(".")[0], {"state": whole.state, "param_groups": whole.groups})
 
 
-def candidates(value: Any) -> Iterator[Candidate]:
+def candidates(value: object) -> Iterator[Candidate]:
     """Yield the optimizer states within plain data, outermost first, in the file's order."""
     yield from _search(value, "", 0, set())
 
 
-def _search(value: Any, place: str, depth: int, seen: set[int]) -> Iterator[Candidate]:
-    if type(value) not in {dict, list, tuple, Inert} or not value or depth > MOST_DEPTH or id(value) in seen:
+def _search(value: object, place: str, depth: int, seen: set[int]) -> Iterator[Candidate]:
+    if not isinstance(value, (dict, list, tuple, Inert)) or not value or depth > MOST_DEPTH or id(value) in seen:
         return
     seen.add(id(value))
-    if type(value) is Inert:
+    if isinstance(value, Inert):
         for inner in (value.state, value.held, value.args):
             yield from _search(inner, place, depth + 1, seen)
-    elif type(value) is dict:
+    elif isinstance(value, dict):
         found = _as_optimizer(value)
         if found is not None:
             yield Candidate(place, found)
@@ -130,7 +131,7 @@ def _search(value: Any, place: str, depth: int, seen: set[int]) -> Iterator[Cand
             yield from _search(inner, f"{place}[{index}]", depth + 1, seen)
 
 
-def _as_optimizer(value: dict[Any, Any]) -> Mapping[str, Any] | None:
+def _as_optimizer(value: dict[object, object]) -> Mapping[str, object] | None:
     """Return `{"state", "param_groups"}` when this mapping is a state in one of the forms that are written, else None."""
     state = value.get("state")
     groups = value.get("param_groups")
@@ -165,7 +166,7 @@ def _one_each(value: dict[object, object]) -> Mapping[str, object] | None:
     return {"state": state, "param_groups": groups} if len(groups) > 1 else None
 
 
-def _slot_first(value: dict[Any, Any]) -> Mapping[str, Any] | None:
+def _slot_first(value: dict[object, object]) -> Mapping[str, object] | None:
     """Return the usual form of `{"exp_avg_sq": {name: tensor}, …}`, whose step, if any, is one number for all."""
     second = value.get("exp_avg_sq")
     if type(second) is not dict or not second or not all(type(one) is TensorRef for one in second.values()):
@@ -175,9 +176,9 @@ def _slot_first(value: dict[Any, Any]) -> Mapping[str, Any] | None:
     return {"state": {key: shared | {slot: rows[key] for slot, rows in slots.items()} for key in second}, "param_groups": value.get("param_groups")}
 
 
-def _dotted(value: dict[Any, Any]) -> Mapping[str, Any] | None:
+def _dotted(value: dict[object, object]) -> Mapping[str, object] | None:
     """Return the usual form of `<name>.<slot>`, where every key is one."""
-    state: dict[str, dict[str, Any]] = {}
+    state: dict[str, dict[str, object]] = {}
     for key, one in value.items():
         name, _, slot = key.rpartition(".") if type(key) is str else ("", "", "")
         if not name or slot not in _DOTTED_LEAVES or type(one) not in {TensorRef, int, float}:
@@ -186,19 +187,21 @@ def _dotted(value: dict[Any, Any]) -> Mapping[str, Any] | None:
     return {"state": state, "param_groups": None} if any(not SECOND_MOMENT_SLOTS.isdisjoint(entry) for entry in state.values()) else None
 
 
-def _holds_slots(state: dict[Any, Any]) -> bool:
+def _holds_slots(state: Mapping[K, object]) -> bool:
     """True when every entry is a mapping, and one of them holds an optimizer's tensors."""
-    first = next(iter(state.values()), None)
-    if type(first) is not dict or not all(type(entry) is dict for entry in state.values()):
+    if type(next(iter(state.values()), None)) is not dict:
         return False
-    packed = any(type(entry.get(_PACKED)) is dict for entry in state.values())
-    return packed or any(type(entry.get(slot)) in {TensorRef, Inert} for entry in state.values() for slot in MARKS_ANYWHERE)
+    entries = [entry for entry in state.values() if type(entry) is dict]
+    if len(entries) != len(state):
+        return False
+    packed = any(type(entry.get(_PACKED)) is dict for entry in entries)
+    return packed or any(type(entry.get(slot)) in {TensorRef, Inert} for entry in entries for slot in MARKS_ANYWHERE)
 
 
-def _unflattened(flat: dict[Any, Any]) -> Mapping[str, Any] | None:
+def _unflattened(flat: dict[object, object]) -> Mapping[str, object] | None:
     """Return the nested form of `state.<name>.<slot>` and `param_groups.<name>.<hyper>` (torch's flattened optimizer state dict)."""
-    state: dict[str, dict[str, Any]] = {}
-    groups: dict[str, dict[str, Any]] = {}
+    state: dict[str, dict[str, object]] = {}
+    groups: dict[str, dict[str, object]] = {}
     for key, value in flat.items():
         if type(key) is not str:
             return None
@@ -210,7 +213,7 @@ def _unflattened(flat: dict[Any, Any]) -> Mapping[str, Any] | None:
     return {"state": state, "param_groups": groups or None} if _holds_slots(state) else None
 
 
-def weights_in(value: Any, optimizer: Mapping[str, Any] | None = None) -> dict[str, TensorRef]:
+def weights_in(value: object, optimizer: Mapping[str, object] | None = None) -> dict[str, TensorRef]:
     """Return the model's named weights that lie in the same file: the mapping of tensors under a usual key, or the only one there is."""
     found: dict[str, dict[str, TensorRef]] = {}
     _tensor_maps(value, "", 0, found, set(), optimizer)
@@ -221,9 +224,9 @@ def weights_in(value: Any, optimizer: Mapping[str, Any] | None = None) -> dict[s
 
 
 def _tensor_maps(
-    value: Any, place: str, depth: int, found: dict[str, dict[str, TensorRef]], seen: set[int], optimizer: Mapping[str, Any] | None
+    value: object, place: str, depth: int, found: dict[str, dict[str, TensorRef]], seen: set[int], optimizer: Mapping[str, object] | None
 ) -> None:
-    if type(value) in {list, tuple} and depth == 0:
+    if isinstance(value, (list, tuple)) and depth == 0:
         value = {str(index): one for index, one in enumerate(value[:16])}  # `torch.save((epoch, weights, state), …)`
     if type(value) is not dict or depth > 3 or id(value) in seen or (optimizer is not None and value is optimizer["state"]):
         return
@@ -239,11 +242,11 @@ def _tensor_maps(
             _tensor_maps(inner, f"{place}.{key}" if place else key, depth + 1, found, seen, optimizer)
 
 
-def _facts(value: Any) -> dict[str, Any]:
+def _facts(value: object) -> dict[str, object]:
     """Return what a bundle says of its run: `global_step`, Lightning's version, whether OneTrainer wrote it (InternalModelSaverMixin.py)."""
     if type(value) is not dict:
         return {}
-    facts: dict[str, Any] = {}
+    facts: dict[str, object] = {}
     step = next((value[key] for key in _STEPS if type(value.get(key)) is int), None)
     if step is not None:
         facts["global_step"] = step

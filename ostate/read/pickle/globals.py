@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ostate.errors import OstateError, ReadError, UnsafePickle
 
 from .machine import Machine
 from .numpy_values import NUMPY_CODES, decode_scalar, filled_array, from_buffer, numpy_dtype, plain_scalar
 from .opcodes import run
-from .records import RECORD, Array, Inert, Named, Refusal, check_keys
+from .records import RECORD, Array, Inert, Named, Refusal, check_keys, whole_numbers
 from .torch_tensors import STORAGES
 from .unknown_classes import PermissiveTable
 
@@ -42,10 +42,10 @@ def unpickle(
     data: bytes,
     *,
     where: str,
-    persistent: Callable[[Any], Any] | None = None,
-    allowed: Mapping[str, Any] | None = None,
+    persistent: Callable[[object], object] | None = None,
+    allowed: Mapping[str, object] | None = None,
     fast_paths: tuple[str, Sequence[FastPath]] | None = None,
-) -> Any:
+) -> object:
     """Return what one whole pickle holds, as plain data.
 
     Args:
@@ -74,9 +74,9 @@ def unpickle_at(
     at: int,
     *,
     where: str,
-    persistent: Callable[[Any], Any] | None = None,
-    allowed: Mapping[str, Any] | None = None,
-) -> tuple[Any, int]:
+    persistent: Callable[[object], object] | None = None,
+    allowed: Mapping[str, object] | None = None,
+) -> tuple[object, int]:
     """Return what the pickle that starts at `at` holds, and the position after it.
 
     Raises:
@@ -93,17 +93,17 @@ def _run(
     data: bytes,
     at: int,
     where: str,
-    persistent: Callable[[Any], Any] | None,
-    allowed: Mapping[str, Any] | None,
+    persistent: Callable[[object], object] | None,
+    allowed: Mapping[str, object] | None,
     fast_paths: tuple[str, FastPath] | None,
-) -> tuple[Any, int]:
+) -> tuple[object, int]:
     """Run the machine; every known failure but a KeyError becomes a `ReadError` here, and nowhere else."""
     if len(data) > MOST_BYTES:
         raise ReadError(f"the pickle is {len(data) >> 20} MB long", where=where, fix="no optimizer state has such a pickle; it is not read")
     table = TORCH_GLOBALS if allowed is None else allowed
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
 
-    def find(module: str, name: str) -> Any:
+    def find(module: str, name: str) -> object:
         full = f"{module}.{name}"
         if full not in known:
             known[full] = _global(full, table, where)
@@ -128,7 +128,7 @@ def _run(
         raise ReadError(f"the pickle is damaged: {type(error).__name__}", where=where, fix="copy the file again") from error
 
 
-def _global(full: str, allowed: Mapping[str, Any], where: str) -> Any:
+def _global(full: str, allowed: Mapping[str, object], where: str) -> object:
     row = allowed.get(full) or allowed.get(f"{full.rpartition('.')[0]}.*")
     if row is None and isinstance(allowed, PermissiveTable):
         row = allowed.unknown_class(full)
@@ -144,11 +144,11 @@ def _global(full: str, allowed: Mapping[str, Any], where: str) -> Any:
     return Named(full, row) if callable(row) else row
 
 
-def _no_persistent_id(_: Any) -> NoReturn:
+def _no_persistent_id(_: object) -> NoReturn:
     raise Refusal("a persistent id in a pickle that has no storages")
 
 
-def _build(target: Any, state: Any) -> Any:
+def _build(target: object, state: object) -> object:
     """Answer BUILD: fill an inert record; attributes of an OrderedDict (`_metadata`) are dropped."""
     if type(target) is Inert:
         target.state = _merged(state)
@@ -159,7 +159,7 @@ def _build(target: Any, state: Any) -> Any:
     return target
 
 
-def _merged(state: Any) -> Any:
+def _merged(state: object) -> object:
     """Return one mapping for the pair (attributes, slots) that classes with `__slots__` write."""
     if type(state) is tuple and len(state) == 2 and all(part is None or type(part) is dict for part in state):
         return {**(state[0] or {}), **(state[1] or {})}
@@ -167,26 +167,39 @@ def _merged(state: Any) -> Any:
 
 
 # What stands in for a function that a file may name. Each takes what the file passes and returns plain data.
-def _ordered(items: Any = ()) -> dict[Any, Any]:
+def _ordered(items: object = ()) -> dict[object, object]:
     return _pairs(items)
 
 
-def _default_dict(_factory: Any = None, items: Any = ()) -> dict[Any, Any]:
+def _default_dict(_factory: object = None, items: object = ()) -> dict[object, object]:
     return _pairs(items)
 
 
-def _pairs(items: Any) -> dict[Any, Any]:
-    pairs = [(key, value) for key, value in (items.items() if type(items) is dict else items)]
+def _pairs(items: object) -> dict[object, object]:
+    pairs = list(items.items()) if type(items) is dict else [_pair(one) for one in _several(items)]
     check_keys([key for key, _ in pairs])
     return dict(pairs)
 
 
-def _set(items: Any = ()) -> set[Any]:
-    check_keys(list(items))
-    return set(items)
+def _pair(item: object) -> tuple[object, object]:
+    if not isinstance(item, (list, tuple)) or len(item) != 2:
+        raise TypeError("a key and its value wanted")
+    return item[0], item[1]
 
 
-def _frozen(items: Any = ()) -> frozenset[Any]:
+def _several(items: object) -> list[object]:
+    if not isinstance(items, (list, tuple, set, frozenset)):
+        raise TypeError("several items wanted")
+    return list(items)
+
+
+def _set(items: object = ()) -> set[object]:
+    listed = _several(items)
+    check_keys(listed)
+    return set(listed)
+
+
+def _frozen(items: object = ()) -> frozenset[object]:
     return frozenset(_set(items))
 
 
@@ -197,48 +210,54 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
-def _bytes(raw: Any = b"", encoding: str = "latin1") -> bytes:
+def _bytes(raw: object = b"", encoding: str = "latin1") -> bytes:
     """`bytes` and `bytearray`: never of a number, which would ask for that many."""
-    return raw if type(raw) is bytes else _encode(raw, encoding)
+    return raw if type(raw) is bytes else _encode(_text(raw), encoding)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if type(value) is not str:
         raise TypeError("text wanted")
     return value
 
 
-def _device(kind: Any, index: int | None = None) -> str:
+def _device(kind: object, index: int | None = None) -> str:
     return _text(kind) if index is None else f"{_text(kind)}:{int(index)}"
 
 
-def _path(*parts: Any) -> str:
+def _path(*parts: object) -> str:
     return "/".join(map(_text, parts)).replace("//", "/")
 
 
-def _reconstruct(cls: Any, _base: Any = None, state: Any = None) -> Any:
+def _reconstruct(cls: object, _base: object = None, state: object = None) -> Inert:
     """`copyreg._reconstructor`: an object of protocol 0 and 1."""
-    return Inert(cls.name, () if state is None else (state,))
+    return Inert(_class_name(cls), () if state is None else (state,))
 
 
-def _first(value: Any, *_: Any) -> Any:
+def _first(value: object, *_: object) -> object:
     return value
 
 
-def _typed(rebuild: Named, kind: Any, args: tuple[Any, ...], state: Any) -> Any:
+def _typed(rebuild: Named, kind: object, args: tuple[object, ...], state: object) -> object:
     """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, or a subclass that wraps other tensors."""
     made = rebuild.call(*args)
     if type(made) is Inert:
         made.state = _merged(state)
         return made
-    if kind.name in _PLAIN_TENSORS:
+    if _class_name(kind) in _PLAIN_TENSORS:
         return made
-    return Inert(kind.name, (made,), state=_merged(state))
+    return Inert(_class_name(kind), (made,), state=_merged(state))
 
 
-def _wrapper(kind: Any, dtype: Any, size: Any, stride: Any, *_: Any) -> Inert:
+def _wrapper(kind: object, dtype: object, size: object, stride: object, *_: object) -> Inert:
     """`torch._utils._rebuild_wrapper_subclass`: no data of its own; the inner tensors follow as its state."""
-    return Inert(kind.name, kwargs={"dtype": dtype, "shape": tuple(size), "stride": tuple(stride)})
+    return Inert(_class_name(kind), kwargs={"dtype": dtype, "shape": whole_numbers(size), "stride": whole_numbers(stride)})
+
+
+def _class_name(kind: object) -> str:
+    if type(kind) is not Named:
+        raise TypeError("a class wanted")
+    return kind.name
 
 
 _PLAIN_TENSORS = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
@@ -276,7 +295,7 @@ _RECORDED_PACKAGES = [
 ]  # fmt: skip
 """Modules whose classes are all kept so: they hold data, and their names change from release to release."""
 
-TORCH_GLOBALS: dict[str, Any] = {
+TORCH_GLOBALS: dict[str, object] = {
     **dict.fromkeys(_RECORDS, RECORD),
     **dict.fromkeys((f"{package}.*" for package in _RECORDED_PACKAGES), RECORD),
     **DTYPES,

@@ -9,7 +9,6 @@ for memory in proportion to the bytes that are there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from .records import Refusal
 
@@ -25,25 +24,25 @@ class Machine:
     def __init__(
         self,
         data: bytes,
-        find: Callable[[str, str], Any],
-        persistent: Callable[[Any], Any],
-        build: Callable[[Any, Any], Any],
+        find: Callable[[str, str], object],
+        persistent: Callable[[object], object],
+        build: Callable[[object, object], object],
     ) -> None:
         self.data = data
         self.find = find
         self.persistent = persistent
         self.build = build
-        self.before: Any = self
+        self.before: object = self
         self.fast_path: Callable[[Machine, int], int] = _stay
-        self.stack: list[Any] = []
-        self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        self.stack: list[object] = []
+        self.marks: list[list[object]] = []
+        self.memo: dict[int, object] = {}
         self.budget = 10_000 + len(data) // 8
         """Containers that may still be made: real pickles spend twelve bytes or more on each."""
         self.most_memo = 10_000 + len(data) // 3
         """Memo numbers that may be given: real pickles spend five bytes or more on each."""
 
-    def pop_mark(self) -> list[Any]:
+    def pop_mark(self) -> list[object]:
         """Return what was pushed since the last MARK, and take it off."""
         items = self.stack
         self.stack = self.marks.pop()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
 
 from ostate.core.tensors import NUMPY, STRUCT
 
-from .records import Array, Inert
+from .records import Array, Inert, whole_numbers
 
 NUMPY_CODES: dict[str, str] = {
     "float64": "f8", "float32": "f4", "float16": "f2", "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1",
@@ -18,52 +17,62 @@ _STRUCT = {"b1" if tag == "BOOL" else NUMPY[tag]: letter for tag, letter in STRU
 MOST_ITEMS = 1 << 20
 
 
-def numpy_dtype(code: Any = "", *_: Any) -> Inert:
+def numpy_dtype(code: object = "", *_: object) -> Inert:
     """Stand in for `numpy.dtype(code, align, copy)`; BUILD adds the byte order."""
     return Inert("numpy.dtype", (code if type(code) is str else getattr(code, "name", ""),))
 
 
-def plain_scalar(value: Any = 0) -> Any:
+def plain_scalar(value: object = 0) -> object:
     """Stand in for `numpy.float64(value)` and its like: the value itself."""
     return value
 
 
-def _format(dtype: Any) -> tuple[str, int]:
+def _format(dtype: object) -> tuple[str, int]:
     """Return the struct format of one item, with its byte order, and its size in bytes; ("", 0) where it is no number."""
     if type(dtype) is not Inert or dtype.name != "numpy.dtype":
         raise TypeError("not a numpy dtype")
-    code = dtype.args[0].lstrip("<>=|")
+    written, state = dtype.args[0], dtype.state
+    if type(written) is not str or (state is not None and (type(state) is not tuple or len(state) < 2)):
+        raise TypeError("a numpy dtype that is damaged")
+    code = written.lstrip("<>=|")
     code = NUMPY_CODES.get(code.removeprefix("numpy."), code)
     if code not in _STRUCT:
         return "", 0
-    order = ">" if dtype.state is not None and dtype.state[1] == ">" else "<"
+    order = ">" if state is not None and state[1] == ">" else "<"
     return order + _STRUCT[code], int(code[1:])
 
 
-def decode_scalar(dtype: Any, raw: Any = b"") -> Any:
+def decode_scalar(dtype: object, raw: object = b"") -> bool | int | float | Inert:
     """Stand in for `numpy.core.multiarray.scalar(dtype, bytes)`: a Python number, or a record where it is none."""
     form, _ = _format(dtype)
-    return struct.unpack(form, raw)[0] if form else Inert("numpy.scalar", (dtype, raw))
+    if not form:
+        return Inert("numpy.scalar", (dtype, raw))
+    if type(raw) is not bytes:
+        raise TypeError("a number without its bytes")
+    number: bool | int | float = struct.unpack(form, raw)[0]
+    return number
 
 
-def from_buffer(raw: Any, dtype: Any, shape: Any, _order: Any = "C") -> Array:
+def from_buffer(raw: object, dtype: object, shape: object, _order: object = "C") -> Array:
     """Stand in for `numpy.core.numeric._frombuffer`, how protocol 5 writes an array."""
     array = Array()
     filled_array(array, (1, shape, dtype, False, raw))
     return array
 
 
-def filled_array(array: Array, state: Any) -> None:
+def filled_array(array: Array, state: object) -> None:
     """Fill an array from `(version, shape, dtype, fortran, bytes)`; what holds no numbers keeps an empty dtype."""
-    _, shape, dtype, _, data = state
+    if type(state) is not tuple or len(state) != 5:
+        raise TypeError("an array's state that is damaged")
+    _, extents, dtype, _, data = state
     form, size = _format(dtype)
-    shape = tuple(int(extent) for extent in shape)
+    shape = whole_numbers(extents)
     if form and (type(data) is not bytes or min(shape, default=0) < 0 or math.prod(shape) * size != len(data)):
         raise ValueError("the array's bytes do not fill its shape")
-    array.shape, array.dtype, array.data = shape, form, data
+    array.shape, array.dtype, array.data = shape, form, data if type(data) is bytes else b""
 
 
-def values_of(array: Array) -> list[Any]:
+def values_of(array: Array) -> list[bool | int | float]:
     """Return the numbers, flat, in the order they are stored.
 
     Raises:

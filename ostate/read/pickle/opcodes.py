@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Any
 
 from .machine import Machine
 from .records import Inert, Named, Refusal, check_keys
@@ -68,7 +67,7 @@ def _dup(m: Machine, at: int) -> int:
     return at
 
 
-def _constant(value: Any) -> Callable[[Machine, int], int]:
+def _constant(value: object) -> Callable[[Machine, int], int]:
     def push(m: Machine, at: int) -> int:
         m.stack.append(value)
         return at
@@ -154,7 +153,7 @@ def _old_text(width: int) -> Callable[[Machine, int], int]:
     return push
 
 
-def _empty(make: Callable[[], Any]) -> Callable[[Machine, int], int]:
+def _empty(make: Callable[[], object]) -> Callable[[Machine, int], int]:
     def push(m: Machine, at: int) -> int:
         m.spend()
         m.stack.append(make())
@@ -217,9 +216,11 @@ def _appends(m: Machine, at: int) -> int:
     return at
 
 
-def _extend(target: Any, items: list[Any]) -> None:
+def _extend(target: object, items: list[object]) -> None:
     if type(target) is Inert:
-        target.held = target = [] if target.held is None else target.held
+        if target.held is None:
+            target.held = []
+        target = target.held
     if type(target) is not list:
         raise Refusal(f"items for a {type(target).__name__}, which is not a list")
     target.extend(items)
@@ -238,9 +239,11 @@ def _setitems(m: Machine, at: int) -> int:
     return at
 
 
-def _update(target: Any, keys: list[Any], values: list[Any]) -> None:
+def _update(target: object, keys: list[object], values: list[object]) -> None:
     if type(target) is Inert:
-        target.held = target = {} if target.held is None else target.held
+        if target.held is None:
+            target.held = {}
+        target = target.held
     if type(target) is not dict:
         raise Refusal(f"keys for a {type(target).__name__}, which is not a dictionary")
     check_keys(keys)
@@ -345,7 +348,7 @@ def _newobj_ex(m: Machine, at: int) -> int:
     return at
 
 
-def _call(function: Any, arguments: Any, named: Any) -> Any:
+def _call(function: object, arguments: object, named: object) -> object:
     if type(function) is not Named:
         raise Refusal(f"a call of a {type(function).__name__}")
     if type(arguments) is not tuple or type(named) is not dict:
@@ -397,7 +400,7 @@ _OPCODES: dict[bytes, Callable[[Machine, int], int]] = {
 TABLE: list[Callable[[Machine, int], int]] = [_OPCODES.get(bytes((code,)), _unknown) for code in range(256)]
 
 
-def run(machine: Machine, at: int = 0) -> tuple[Any, int]:
+def run(machine: Machine, at: int = 0) -> tuple[object, int]:
     """Return the object and the position after STOP.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 MOST_KEY_DEPTH = 8
 """Tuples within tuples in a dictionary key: hashing recurses, and deeper ones come from no optimizer."""
@@ -23,12 +22,12 @@ class Inert:
 
     __slots__ = ("args", "held", "kwargs", "name", "state")
 
-    def __init__(self, name: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, state: Any = None) -> None:
+    def __init__(self, name: str, args: tuple[object, ...] = (), kwargs: Mapping[str, object] | None = None, state: object = None) -> None:
         self.name = name
         self.args = args
         self.kwargs = {} if kwargs is None else dict(kwargs)
         self.state = state
-        self.held: dict[Any, Any] | list[Any] | None = None
+        self.held: dict[object, object] | list[object] | None = None
 
     def __repr__(self) -> str:
         return f"Inert({self.name!r})"
@@ -42,7 +41,7 @@ class Array:
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = ()
         self.dtype = ""
-        self.data: Any = b""
+        self.data = b""
 
 
 class Named:
@@ -50,7 +49,7 @@ class Named:
 
     __slots__ = ("call", "name")
 
-    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+    def __init__(self, name: str, call: Callable[..., object]) -> None:
         self.name = name
         self.call = call
 
@@ -58,7 +57,18 @@ class Named:
         return f"Named({self.name!r})"
 
 
-def check_key(key: Any, depth: int = 0) -> int:
+def whole_numbers(value: object) -> tuple[int, ...]:
+    """Return a shape or strides as the file holds them.
+
+    Raises:
+        TypeError: no list of whole numbers.
+    """
+    if not isinstance(value, (tuple, list)) or not all(type(one) is int for one in value):
+        raise TypeError("a list of whole numbers wanted")
+    return tuple(value)
+
+
+def check_key(key: object, depth: int = 0) -> int:
     """Refuse a key whose hash could recurse without end; return how many values it holds, each counted wherever it stands."""
     count = 1
     if type(key) is tuple:
@@ -73,7 +83,7 @@ def check_key(key: Any, depth: int = 0) -> int:
     return count
 
 
-def check_keys(keys: list[Any]) -> None:
+def check_keys(keys: list[object]) -> None:
     """Refuse keys that are not plain, at C speed for those that are."""
     if not _ATOMS.issuperset(map(type, keys)):
         for key in keys:

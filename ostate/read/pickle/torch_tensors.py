@@ -9,14 +9,14 @@ part of a record, is read the slow way.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ostate.core.tensors import ITEMSIZE, Part, TensorRef
 from ostate.errors import ReadError
 
 from ..container.zip import Member
 from .machine import Machine
-from .records import Inert, Named
+from .records import Inert, Named, whole_numbers
 
 _AGAIN = "the copy is damaged: copy it again"
 
@@ -43,7 +43,7 @@ class Storage(NamedTuple):
     swapped: bool
 
 
-def asked_storage(asked: Any) -> tuple[str, str, int]:
+def asked_storage(asked: object) -> tuple[str, str, int]:
     """Return (dtype, key, number of elements) of a persistent id `('storage', class, key, location, numel[, view])`.
 
     Raises:
@@ -60,12 +60,12 @@ def asked_storage(asked: Any) -> tuple[str, str, int]:
     return dtype, key, count
 
 
-def view(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str) -> TensorRef:
+def view(storage: object, offset: object, shape: tuple[int, ...], stride: tuple[int, ...], dtype: str) -> TensorRef:
     """Return the tensor of this shape and these strides, in elements, that starts `offset` elements into the storage.
 
     Raises:
         ReadError: it reaches outside its storage.
-        TypeError: not a storage, or not whole numbers.
+        TypeError: not a storage, or the place in it no whole number.
     """
     if type(storage) is not Storage or len(shape) != len(stride) or type(offset) is not int:
         raise TypeError("a tensor that is not a view of a storage")
@@ -78,44 +78,54 @@ def view(storage: Any, offset: Any, shape: Any, stride: Any, dtype: str) -> Tens
     return TensorRef(dtype, shape, (part,), storage.swapped, whole)
 
 
-def _extent(shape: tuple[Any, ...], stride: tuple[Any, ...]) -> tuple[int, int]:
+def _extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int]:
     """Return the number of elements, and the distance in elements from the first to the last."""
     count, last = 1, 0
     for extent, step in zip(shape, stride):
-        if type(extent) is not int or type(step) is not int or not (0 <= extent < 1 << 62 and 0 <= step < 1 << 62):
+        if not (0 <= extent < 1 << 62 and 0 <= step < 1 << 62):
             raise ReadError("a tensor whose shape or strides are not sizes", fix=_AGAIN)
         count *= extent
         last += (extent - 1) * step
     return count, last
 
 
-def _rebuild_v1(storage: Any, offset: Any, shape: Any, stride: Any) -> TensorRef:
-    return view(storage, offset, tuple(shape), tuple(stride), storage.dtype)
+def _rebuild_v1(storage: object, offset: object, shape: object, stride: object) -> TensorRef:
+    return view(storage, offset, whole_numbers(shape), whole_numbers(stride), _dtype_of(storage))
 
 
-def _rebuild_v2(storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any = None, _hooks: Any = None, bits: Any = None) -> TensorRef:
+def _rebuild_v2(
+    storage: object, offset: object, shape: object, stride: object, _grad: object = None, _hooks: object = None, bits: object = None
+) -> TensorRef:
     _no_bits(bits)
-    return view(storage, offset, tuple(shape), tuple(stride), storage.dtype)
+    return view(storage, offset, whole_numbers(shape), whole_numbers(stride), _dtype_of(storage))
 
 
-def _rebuild_v3(storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, bits: Any = None) -> TensorRef:
+def _rebuild_v3(
+    storage: object, offset: object, shape: object, stride: object, _grad: object, _hooks: object, dtype: object, bits: object = None
+) -> TensorRef:
     _no_bits(bits)
     if type(dtype) is not str or dtype not in ITEMSIZE:
         raise ReadError("a tensor of a type that no optimizer uses", fix="save the optimizer's state_dict() alone")
-    return view(storage, offset, tuple(shape), tuple(stride), dtype)
+    return view(storage, offset, whole_numbers(shape), whole_numbers(stride), dtype)
 
 
-def _no_bits(bits: Any) -> None:
+def _dtype_of(storage: object) -> str:
+    if type(storage) is not Storage:
+        raise TypeError("a tensor that is not a view of a storage")
+    return storage.dtype
+
+
+def _no_bits(bits: object) -> None:
     if bits:
         raise ReadError("a tensor with a pending conjugate or negative sign", fix="save a copy made by tensor.resolve_neg()")
 
 
-def _meta(dtype: Any, shape: Any, _stride: Any = None, _grad: Any = None) -> Inert:
-    return Inert("torch.meta", kwargs={"dtype": dtype, "shape": tuple(shape)})
+def _meta(dtype: object, shape: object, _stride: object = None, _grad: object = None) -> Inert:
+    return Inert("torch.meta", kwargs={"dtype": dtype, "shape": whole_numbers(shape)})
 
 
 REBUILD_V2 = "torch._utils._rebuild_tensor_v2"
-REBUILD: dict[str, Any] = {
+REBUILD: dict[str, object] = {
     "torch._utils._rebuild_tensor": _rebuild_v1,
     REBUILD_V2: _rebuild_v2,
     "torch._utils._rebuild_tensor_v3": _rebuild_v3,
@@ -202,7 +212,7 @@ _MISSING = (0, -1, 0)
 """In place of a member that is not there: too small for any form."""
 
 
-def _form(memo: Mapping[int, Any], kind: bytes, count: bytes, offset: bytes, shape: bytes, stride: bytes, hooks: bytes, *, whole: bool) -> _Form:
+def _form(memo: Mapping[int, object], kind: bytes, count: bytes, offset: bytes, shape: bytes, stride: bytes, hooks: bytes, *, whole: bool) -> _Form:
     """Return what these parts of a record say together; `_NONE` when it is not what torch writes."""
     dtype, sizes, steps = _kind(memo, kind, hooks), _ints(shape), _ints(stride)
     start, asked = _int(offset), _int(count)
@@ -215,7 +225,7 @@ def _form(memo: Mapping[int, Any], kind: bytes, count: bytes, offset: bytes, sha
     return _Form(max(asked, start + last + 1) * width, dtype, sizes, steps, starts, start * width, elements * width if alone else -1)
 
 
-def _kind(memo: Mapping[int, Any], kind: bytes, hooks: bytes) -> str:
+def _kind(memo: Mapping[int, object], kind: bytes, hooks: bytes) -> str:
     """Return the dtype, or nothing when what the record refers to is not what torch writes there."""
     word, storage = (memo.get(index) for index in _indices(kind))
     (ordered,) = (memo.get(index) for index in _indices(hooks))

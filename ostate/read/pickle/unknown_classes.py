@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ostate.core.state import Finding
 from ostate.errors import UnsafePickle
@@ -22,10 +21,10 @@ _MOST_NAMED = 5
 _MOST_DEPTH = 6
 
 
-class PermissiveTable(dict[str, Any]):
+class PermissiveTable(dict[str, object]):
     """A table of globals that also gives a record for every other class beside the state; `met` are those that a file asked for."""
 
-    def __init__(self, table: Mapping[str, Any], *, unknown_classes: bool) -> None:
+    def __init__(self, table: Mapping[str, object], *, unknown_classes: bool) -> None:
         super().__init__(table)
         self.unknown_classes = unknown_classes
         self.met: set[str] = set()
@@ -45,7 +44,7 @@ def is_strange(full: str) -> bool:
     return plain and (parts[0] not in _REFUSED or full.startswith(_MODULES))
 
 
-def refuse_within(state: Any, unknown_classes: Iterable[str], where: str) -> None:
+def refuse_within(state: object, unknown_classes: Iterable[str], where: str) -> None:
     """Refuse a state whose own entries hold such a class.
 
     Raises:
@@ -58,13 +57,13 @@ def refuse_within(state: Any, unknown_classes: Iterable[str], where: str) -> Non
         )
 
 
-def _first(value: Any, wanted: frozenset[str], depth: int, seen: set[tuple[int, int]]) -> str:
-    if type(value) in {Inert, Named}:
-        return str(value.name) if value.name in wanted else ""
-    if depth > _MOST_DEPTH or type(value) not in {dict, list, tuple} or (id(value), depth) in seen:
+def _first(value: object, wanted: frozenset[str], depth: int, seen: set[tuple[int, int]]) -> str:
+    if isinstance(value, (Inert, Named)):
+        return value.name if value.name in wanted else ""
+    if depth > _MOST_DEPTH or not isinstance(value, (dict, list, tuple)) or (id(value), depth) in seen:
         return ""
     seen.add((id(value), depth))  # a list that stands in many places is looked into once at each depth
-    inner = value.values() if type(value) is dict else value
+    inner = value.values() if isinstance(value, dict) else value
     return next((found for one in inner if (found := _first(one, wanted, depth + 1, seen))), "")
 
 
