@@ -1,0 +1,79 @@
+"""Two runs of one script and seed with other target modules draw the same starts: moments of the one stand half in the gauges of the other."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+
+from ostate.read import read
+from ostate.read.adapters import read_adapter
+from tests import trained
+from tests.evidence.test_family_on_real import Known, recorded, settled
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+RANK, LAYERS, PRETRAINED, STEPS, RATE = 8, 8, 20, 3, 2e-3
+
+
+def batches(steps: int, seed: int) -> torch.Tensor:
+    """Return ids, (steps, 8, length)."""
+    rows = trained.sequences(steps * 8, seed)
+    return torch.stack([row["input_ids"] for row in rows]).reshape(steps, 8, -1)
+
+
+def steps_of(model: Any, rate: float, ids: torch.Tensor) -> torch.optim.AdamW:
+    """Train what is trainable and return the optimizer."""
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=rate)
+    for row in ids:
+        optimizer.zero_grad()
+        model(input_ids=row, labels=row).loss.backward()
+        optimizer.step()
+    return optimizer
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    """A base model that has learned something: beside an untrained one, foreign kinds are seen one by one."""
+    torch.manual_seed(8)
+    model = trained.llama(LAYERS)
+    steps_of(model, 3e-3, batches(PRETRAINED, 99))
+    return model
+
+
+def run(base: Any, targets: list[str], seed: int, folder: Path) -> Known:
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(r=RANK, lora_alpha=8, task_type="CAUSAL_LM", target_modules=targets)
+    model = peft.get_peft_model(copy.deepcopy(base), config)
+    optimizer = steps_of(model, RATE, batches(STEPS, seed + 1))
+    model.save_pretrained(folder)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    live = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = tuple(live[id(parameter)] for group in optimizer.param_groups for parameter in group["params"])
+    return Known(read(str(folder / "optimizer.pt")), read_adapter(str(folder)), names)
+
+
+@pytest.mark.parametrize(
+    ("seed", "kept", "one", "other"),
+    [
+        (3040, "o_proj", "v_proj", "k_proj"),
+        (3047, "q_proj", "v_proj", "k_proj"),
+        (3051, "q_proj", "v_proj", "k_proj"),
+        (3051, "down_proj", "o_proj", "v_proj"),
+    ],
+)
+def test_a_kind_of_another_run_is_not_verified_beside_one_that_both_runs_trained(base, tmp_path, seed, kept, one, other):
+    """The kind that both trained is proven, and excluded every order that a program could have made of the two."""
+    ours, theirs = run(base, [kept, one], seed, tmp_path / "ours"), run(base, [kept, other], seed, tmp_path / "theirs")
+    own = settled(recorded(ours.raw, ours.names), ours.adapter)
+    assert own is not None
+    assert own.verdict == "verified"
+    found = settled(recorded(ours.raw, theirs.names), theirs.adapter)
+    if found is None:
+        return
+    wrong = {name for name, true in zip(theirs.names, ours.names) if name != true}
+    assert found.verdict != "verified"
+    assert wrong <= set(found.undecided)
