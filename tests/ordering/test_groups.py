@@ -92,6 +92,16 @@ def unsloth(model: Model, tmp_path: Path) -> torch.optim.Optimizer:
     return _adamw([{"params": rest}, {"params": apart, "lr": 1e-5}])
 
 
+def swift(model: Model, tmp_path: Path) -> torch.optim.Optimizer:
+    """ms-swift's optimizers/multimodal.py: tower, aligner, the rest; what does not decay first, empty ones dropped."""
+    groups: Groups = []
+    for rate, part in enumerate(_deal(model, lambda name, _: "vision_tower" in name, lambda name, _: "multi_modal_projector" in name), 1):
+        for decays in (False, True):
+            mine = [p for name, p in _own(model) if any(p is one for one in part) and ("bias" not in name) == decays]
+            groups += [{"params": mine, "weight_decay": 0.1 * decays, "lr": 1e-4 * rate}] if mine else []
+    return _adamw(groups)
+
+
 def nano_gpt(model: Model, tmp_path: Path) -> torch.optim.Optimizer:
     matrices, vectors = _deal(model, lambda _, one: one.ndim >= 2)
     return _adamw([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}])
@@ -128,6 +138,15 @@ def _qwen3() -> Model:
     return Qwen3ForCausalLM(Qwen3Config(**size, num_key_value_heads=2, head_dim=8))
 
 
+def _llava() -> Model:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(**size, image_size=16, patch_size=8, projection_dim=16)
+    text = LlamaConfig(**size, vocab_size=64, num_key_value_heads=2)
+    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision.to_dict(), text_config=text.to_dict(), image_token_index=63))
+
+
 LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"], **CAUSAL}
 BIAS = {**LORA, "bias": "all"}
 SAVED = {**LORA, "modules_to_save": ["lm_head", "embed_tokens"]}
@@ -159,6 +178,7 @@ MAKERS: dict[str, Row] = {
     "no_decay_first": Row(no_decay_first, BIAS, "LLaMA-Factory BAdam, PPO", opt),
     "axolotl": Row(axolotl, {**BIAS, "modules_to_save": ["lm_head"]}, "axolotl", opt),
     "unsloth": Row(unsloth, SAVED, "Unsloth"),
+    "swift": Row(swift, {**BIAS, "target_modules": ["q_proj", "v_proj", "linear_1"]}, "ms-swift", _llava),
     "nano_gpt": Row(nano_gpt, {**LORA, "use_dora": True}, "nanoGPT"),
     "timm": Row(timm, {**LORA, "use_dora": True}, "timm"),
     "each_alone": Row(each_alone, LORA, "one group for each parameter"),

@@ -135,6 +135,28 @@ def axolotl(span: Span, classes: frozenset[str]) -> Split:
     return once(cut)
 
 
+_ALIGNER = re.compile(
+    r"(?:^|\.)(?:multi_modal_projector|mm_projector|aligner|\w*projector|visual\.merger|visual\.deepstack_merger_list|resampler|connector|mlp1)\."
+)
+_TOWER = re.compile(r"(?:^|\.)(?:vision_tower|vision_model|visual|vision_backbone|vpm|vit|audio_tower|apm|audio_encoder|speech_encoder)\.")
+"""What ms-swift's table of architectures calls the aligner and the tower of most of its models (swift/model/model_arch.py)."""
+
+
+def swift_multimodal(span: Span, classes: frozenset[str]) -> Split:
+    """Return ms-swift's groups with `vit_lr` or `aligner_lr`: tower, aligner, the rest; of each what does not decay first; empty ones dropped."""
+    decays = _decays(span, classes)
+
+    def cut(parameters: Sequence[Parameter]) -> Cuts:
+        aligner, tower, rest = _parts(trainable(parameters), lambda one: bool(_ALIGNER.search(one.name)), lambda one: bool(_TOWER.search(one.name)))
+        cuts = []
+        for rate, part in (("tower", tower), ("aligner", aligner), ("base", rest)):
+            yes, no = _parts(part, decays)
+            cuts += [one for one in (GroupCut(no, decays=False, rate=rate), GroupCut(yes, rate=rate)) if one.parameters]
+        return cuts if tower or aligner else []
+
+    return once(cut)
+
+
 def unsloth(parameters: Sequence[Parameter]) -> Cuts:
     """Two groups: the rest, then whole modules that were saved with the adapter."""
     apart, rest = _parts(trainable(parameters), lambda one: one.name.endswith("modules_to_save.default.weight"))

@@ -26,6 +26,7 @@ from .cuts import (
     no_embedding,
     once,
     sorted_names,
+    swift_multimodal,
     targets,
     timm,
     trainable,
@@ -77,6 +78,8 @@ def _rules_by_norms(span: Span, classes: frozenset[str]) -> list[Rule]:
              span=span, classes=classes, source="LLaMA-Factory train/trainer_utils.py:372-409"),
         Rule(name=f"axolotl ({known})", split=axolotl(span, classes), family="axolotl", span=span, classes=classes,
              source="axolotl core/trainers/mixins/optimizer.py:22-105"),
+        Rule(name=f"ms-swift with vit_lr or aligner_lr ({known})", split=swift_multimodal(span, classes), family="ms-swift with vit_lr or aligner_lr",
+             span=span, classes=classes, source="ms-swift 4.6.0 optimizers/multimodal.py"),
         Rule(name=f"GaLore of LLaMA-Factory ({known})", split=targets(classes, frozen_too=False), family="GaLore", span=span, classes=classes,
              source="LLaMA-Factory train/trainer_utils.py:274-279", guess=True),
     ]  # fmt: skip
