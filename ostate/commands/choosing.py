@@ -13,6 +13,7 @@ from ostate.errors import Ambiguous, Contradiction, OrderingError, ReadError
 from ostate.ordering import assumed
 from ostate.ordering.advice import SAME_SAVE
 from ostate.read.adapter_files import is_tuner_key
+from ostate.read.together import ALL
 from ostate.read.weights import Candidates, lacking
 
 from .options import Options
@@ -56,7 +57,10 @@ def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Ada
     try:
         return _choose(raw, found, options)
     except Ambiguous as error:
-        raise _with_misfit(error, raw, found) from None
+        refusal = _with_misfit(error, raw, found)
+        if options.optimizer not in (None, ALL):  # one of several: the factors of its modules may lie in another
+            refusal.fix = f"{refusal.fix}; or take all optimizers as one state with --optimizer {ALL}"
+        raise refusal from None
 
 
 def _choose(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:

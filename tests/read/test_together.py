@@ -11,7 +11,7 @@ import torch
 
 from ostate.commands.inspect import inspect
 from ostate.commands.repair import repair
-from ostate.errors import ReadError, SeveralOptimizers
+from ostate.errors import Ambiguous, ReadError, SeveralOptimizers
 from tests.trained import llama, sequences
 
 
@@ -70,6 +70,19 @@ def test_inspect_shows_both_and_repair_asks_which(run, tmp_path, write):
     with pytest.raises(SeveralOptimizers, match="2 optimizer states are here") as error:
         repair(str(tmp_path))
     assert "--optimizer all" in error.value.fix
+
+
+def test_the_refusal_of_one_of_them_says_that_all_may_be_taken_together(run, tmp_path):
+    model, optimizers = run
+    model.save_pretrained(tmp_path)
+    in_files(tmp_path, *(optimizer.state_dict() for optimizer in optimizers))
+    with pytest.raises(Ambiguous) as caught:
+        repair(str(tmp_path), optimizer=0)
+    assert caught.value.fix.endswith("or take all optimizers as one state with --optimizer all")
+    (tmp_path / "optimizer_1.bin").unlink()
+    with pytest.raises(Ambiguous) as caught:
+        repair(str(tmp_path))
+    assert "--optimizer" not in caught.value.fix
 
 
 def test_optimizers_of_two_kinds_are_no_one_state(run, tmp_path):
