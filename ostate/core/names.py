@@ -72,6 +72,10 @@ FACTORS = (  # (the factor's own word, as a segment or two; what it is), tried i
 """How LoRA's two factors are spelled: PEFT, torchtune, kohya and OneTrainer, LyCORIS' DyLoRA, diffusers up to 0.24, its attention processors,
 its text encoders."""
 
+_WHOLE = re.compile(r"((?:lora|lycoris)_[^.]+)\.(weight|bias)")
+"""A tensor of LyCORIS' `full` in the live network (lycoris/modules/full.py)."""
+_DIFFERENCE = {"weight": "diff", "bias": "diff_b"}
+"""What LyCORIS saves in its place: the change, under a name of its own."""
 _FACTOR_WORDS = {"a": "A", "down": "A", "left": "A", "b": "B", "up": "B", "right": "B"}
 """Words that stand for the first and the second factor where no word of `FACTORS` is in any key of a file."""
 _LAYER_WORDS = frozenset({"proj", "block", "blocks"})
@@ -233,13 +237,24 @@ def factor_words(key: str) -> Iterator[tuple[str, str]]:
 
 
 def spelled(key: str) -> str:
-    """Return a key in PEFT's spelling: dots for ai-toolkit's `$$`, `lora_A` and `lora_B` for every other word for LoRA's factors."""
+    """Return a key in PEFT's spelling: dots for ai-toolkit's `$$`, `lora_A` and `lora_B` for every other word for LoRA's factors.
+
+    A tensor that LyCORIS trains whole is spelled as the difference that it saves.
+    """
     key = key.replace("$$", ".")
     for pattern, kind in FACTORS[2:]:
         match = pattern.search(key)
         if match:
             return f"{key[: match.start(1)]}lora_{kind}{key[match.end(1) :]}"
-    return key
+    whole = _WHOLE.fullmatch(key)
+    return f"{whole[1]}.{_DIFFERENCE[whole[2]]}" if whole else key
+
+
+def of_whole_module(key: str) -> str:
+    """Return the live name of a tensor that LyCORIS trains whole and saves as its difference; any other key as it is."""
+    module, _, last = key.rpartition(".")
+    name = {difference: name for name, difference in _DIFFERENCE.items()}.get(last)
+    return f"{module}.{name}" if name is not None and _WHOLE.fullmatch(f"{module}.{name}") else key
 
 
 def by_spelling(names: Iterable[str]) -> dict[str, str]:

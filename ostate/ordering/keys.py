@@ -19,6 +19,7 @@ from ostate.core.names import (
     by_spelling,
     common_leads,
     component,
+    of_whole_module,
     spelled,
     strip_wrappers,
     without_adapter,
@@ -226,4 +227,5 @@ def dora_is_a_parameter(adapter: Adapter) -> bool:
 def _live_diffusers(key: str, adapter_name: str) -> str:
     name = re.sub(r"\.lora(?:_linear_layer)?\.down\.", ".lora_A.", key)
     name = re.sub(r"\.lora(?:_linear_layer)?\.up\.", ".lora_B.", name)
-    return re.sub(r"\.(lora_[AB])\.(weight|bias)$", lambda found: f".{found[1]}.{adapter_name}.{found[2]}", name)
+    name = re.sub(r"\.(lora_[AB])\.(weight|bias)$", lambda found: f".{found[1]}.{adapter_name}.{found[2]}", name)
+    return of_whole_module(name)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from ostate.core.naming import Question
 from ostate.ordering import claims
+from ostate.ordering.keys import match_all
 from ostate.read import read
 from ostate.read.adapters import for_state, read_adapter
 from tests.ordering.pipelines import unet, write_pipeline
@@ -55,4 +56,8 @@ def test_the_order_is_the_models_with_each_modules_tensors_as_its_own_named_para
     found, lost = claims(Question(raw=raw, adapter=adapter, base=str(base)), sources={"skeleton"})
     order = [_saved(name) if tuner == "full" else name for name, _ in named]
     assert order in [list(claim.keys) for claim in found], lost
+    if tuner == "full":  # saved as the difference, under another name
+        live = tuple(name for name, _ in named)
+        assert live in [claim.names for claim in found]
+        assert list(match_all(live, adapter)[0]) == order
     assert ("not the file's" in " ".join(adapter.assumed)) == (tuner == "dylora")
