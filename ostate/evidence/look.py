@@ -278,10 +278,10 @@ class Direction:
         self.betas, self.step, self.eps = betas_of(hyper), step, eps_of(hyper)
         self.sign = sign
 
-    def of(self, m: Array, root: Array | None, room: Array | None = None) -> Array:
-        """Return it from m and sqrt(v), any shape; v may not be kept; in `room`, of their shape, where given."""
+    def of(self, m: Array, root: Array | None, out: Array | None = None) -> Array:
+        """Return it from m and sqrt(v), any shape; v may not be kept; in `out`, of their shape, where given."""
         if root is not None:
-            return statistics.update_direction(m, root, step=self.step, betas=self.betas, eps=self.eps, out=room)
+            return statistics.update_direction(m, root, step=self.step, betas=self.betas, eps=self.eps, out=out)
         return np.sign(m) if self.sign else m
 
 
@@ -290,13 +290,13 @@ def direction_of(source: Source, entry: Entry) -> Direction:
     return Direction(source.raw.groups[entry.group].hyper, entry.step, sign=source.raw.optimizer in SIGNS)
 
 
-def _room(part: Array, buffers: Buffers, number: int) -> Array:
+def _buffer(part: Array, buffers: Buffers, number: int) -> Array:
     """Return buffer `number` for as many numbers as a part (experts, r, n) has, laid out as they are: new memory costs the system a fault a page."""
     experts, rank, length = part.shape
-    room = buffers.rows(number, experts * rank, length)
+    found = buffers.rows(number, experts * rank, length)
     if part.strides[1] < part.strides[2]:
-        return room.reshape(experts, length, rank).transpose(0, 2, 1)
-    return room.reshape(part.shape)
+        return found.reshape(experts, length, rank).transpose(0, 2, 1)
+    return found.reshape(part.shape)
 
 
 Fold = Callable[["Array"], "Array"]
@@ -327,8 +327,8 @@ class _Accumulator:
             if v.min() < 0:  # no optimizer makes a negative one
                 self.finite = False
                 v = np.maximum(v, 0)
-            root = np.sqrt(v, out=_room(v, self._buffers, 5))
-        u = direction.of(m, root, _room(m, self._buffers, 6))
+            root = np.sqrt(v, out=_buffer(v, self._buffers, 5))
+        u = direction.of(m, root, _buffer(m, self._buffers, 6))
         began = constant if start is None else start
         moved = weight - began if start is not None or constant else weight
         if fold is not None:

@@ -1,6 +1,6 @@
 """Runs `ostate` commands on hostile files, each in a child of its own with little memory and time, and tells what came out.
 
-Run as a program: a list of {"room", "out", "args"} as JSON on stdin, a list of outcomes as JSON on stdout.
+Run as a program: a list of {"folder", "out", "args"} as JSON on stdin, a list of outcomes as JSON on stdout.
 """
 
 from __future__ import annotations
@@ -47,26 +47,24 @@ class Said:
 
 
 def run(jobs: list[tuple[Path, list[str]]], *, torch: bool = False) -> list[Said]:
-    """Run each command in its room; `out` below the room is the only place it may write to."""
-    asked = json.dumps([{"room": str(room), "args": args} for room, args in jobs])
+    """Run each command in its folder; `out` below the folder is the only place it may write to."""
+    asked = json.dumps([{"folder": str(folder), "args": args} for folder, args in jobs])
     command = [sys.executable, "-m", "tests.attacks.console", *(["torch"] if torch else [])]
     done = subprocess.run(command, input=asked, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-3000:]
     return [Said(**{**one, "events": tuple(one["events"])}) for one in json.loads(done.stdout)]
 
 
-def _watch(room: str, events: list[str]) -> None:
+def _watch(folder: str, events: list[str]) -> None:
     """Note whatever a command has no business to do."""
-    here = os.path.join(room, "out")
+    allowed = os.path.join(folder, "out"), os.path.join(folder, ".out")
 
     def watch(event: str, args: tuple[object, ...]) -> None:
         if event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
-            if not os.path.join(room, str(args[0])).startswith((here, os.path.join(room, ".out"))) and args[0] != os.devnull:
+            if not os.path.join(folder, str(args[0])).startswith(allowed) and args[0] != os.devnull:
                 events.append(f"{event} {args!r}"[:200])
         elif event.startswith(_OWN):
-            if not any(
-                isinstance(arg, (str, bytes)) and os.path.join(room, os.fsdecode(arg)).startswith((here, os.path.join(room, ".out"))) for arg in args
-            ):
+            if not any(isinstance(arg, (str, bytes)) and os.path.join(folder, os.fsdecode(arg)).startswith(allowed) for arg in args):
                 events.append(f"{event} {args!r}"[:200])
         elif event.startswith(FORBIDDEN) and event not in _IMPORTS:
             events.append(f"{event} {args!r}"[:200])
@@ -74,12 +72,12 @@ def _watch(room: str, events: list[str]) -> None:
     sys.addaudithook(watch)
 
 
-def child(room: str, args: list[str]) -> dict[str, object]:
+def child(folder: str, args: list[str]) -> dict[str, object]:
     """Run one command in this process and describe what happened."""
     from ostate.cli import main
 
     events: list[str] = []
-    os.chdir(room)
+    os.chdir(folder)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -87,7 +85,7 @@ def child(room: str, args: list[str]) -> dict[str, object]:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     out, err = io.StringIO(), io.StringIO()
-    _watch(room, events)
+    _watch(folder, events)
     began, code = time.process_time(), 0
     with redirect_stdout(out), redirect_stderr(err):
         try:
@@ -116,7 +114,7 @@ def main() -> None:
         if pid == 0:
             os.close(reading)
             with os.fdopen(writing, "w") as out:
-                json.dump(child(job["room"], job["args"]), out)
+                json.dump(child(job["folder"], job["args"]), out)
             os._exit(0)
         os.close(writing)
         with os.fdopen(reading) as come:

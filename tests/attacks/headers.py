@@ -12,29 +12,29 @@ from ostate.store import header
 from tests import real
 
 Attack = Callable[[Path], list[str]]
-"""Makes its files in a room, and returns the command."""
+"""Makes its files in a folder, and returns the command."""
 REPAIR = ["repair", "optimizer.pt", "--adapter", "adapter", "-o", "out.safetensors"]
 KEY = "base_model.model.layers.0.q_proj.lora_A.weight"
 ROW = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 SOUND = json.dumps({KEY: ROW})
 
 
-def checkpoint(room: Path) -> Path:
-    """Copy a small real checkpoint: `optimizer.pt` and `adapter/` in the room. Returns the adapter folder."""
+def checkpoint(folder: Path) -> Path:
+    """Copy a small real checkpoint: `optimizer.pt` and `adapter/` in the folder. Returns the adapter folder."""
     case = real.case("llama_qv")
-    shutil.copy(case.state, room / "optimizer.pt")
-    (room / "adapter").mkdir()
+    shutil.copy(case.state, folder / "optimizer.pt")
+    (folder / "adapter").mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
-        shutil.copy(case.adapter.parent / name, room / "adapter")
-    return room / "adapter"
+        shutil.copy(case.adapter.parent / name, folder / "adapter")
+    return folder / "adapter"
 
 
 def weights(text: str | bytes, data: bytes = bytes(8), length: int | None = None) -> Attack:
     """An adapter whose safetensors header is this text."""
 
-    def make(room: Path) -> list[str]:
+    def make(folder: Path) -> list[str]:
         raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        at = checkpoint(room) / "adapter_model.safetensors"
+        at = checkpoint(folder) / "adapter_model.safetensors"
         at.write_bytes((len(raw) if length is None else length).to_bytes(8, "little") + raw + data)
         return REPAIR
 
@@ -49,9 +49,9 @@ def row(**changes: Any) -> Attack:
 def manifest(text: str) -> Attack:
     """A file that is a sound safetensors file, with this manifest."""
 
-    def make(room: Path) -> list[str]:
+    def make(folder: Path) -> list[str]:
         tensors = [header.Tensor(f"state.a.{slot}", "F32", (2,), at) for slot, at in (("exp_avg", 0), ("exp_avg_sq", 8))]
-        (room / "named.safetensors").write_bytes(header.pack(tensors, text) + bytes(16))
+        (folder / "named.safetensors").write_bytes(header.pack(tensors, text) + bytes(16))
         return ["verify", "named.safetensors"]
 
     return make
@@ -74,8 +74,8 @@ def sound_manifest(**changes: Any) -> str:
 def config(change: Any) -> Attack:
     """An adapter_config.json that is not what PEFT writes: text, or rows to change."""
 
-    def make(room: Path) -> list[str]:
-        at = checkpoint(room) / "adapter_config.json"
+    def make(folder: Path) -> list[str]:
+        at = checkpoint(folder) / "adapter_config.json"
         at.write_text(change if isinstance(change, str) else json.dumps({**json.loads(at.read_text()), **change}))
         return REPAIR
 
@@ -85,8 +85,8 @@ def config(change: Any) -> Attack:
 def index(**rows: Any) -> Attack:
     """A shard index beside nothing."""
 
-    def make(room: Path) -> list[str]:
-        (room / "named.safetensors.index.json").write_text(json.dumps(rows))
+    def make(folder: Path) -> list[str]:
+        (folder / "named.safetensors.index.json").write_text(json.dumps(rows))
         return ["inspect", "named.safetensors.index.json"]
 
     return make
@@ -100,11 +100,11 @@ def bulk(size: int) -> dict[str, Attack]:
     """JSON of this many bytes that is nothing but its own weight."""
     mb = f"{size // 1_000_000} MB"
     return {  # made when asked for: a table of these would be half a gigabyte
-        f"header: {mb} of brackets": lambda room: weights(b"[" * size)(room),
-        f"header: {mb} of empty lists": lambda room: weights(b"[" + b"[]," * (size // 3) + b"1]")(room),
-        f"header: {mb} of empty tables in a row": lambda room: weights(b'{"a":[' + b"{}," * (size // 3 - 10) + b"1]}")(room),
-        f"header: {mb} of numbers": lambda room: weights(b'{"a":[' + b"1234," * (size // 5) + b"1]}")(room),
-        f"config: {mb}": lambda room: config('{"a":[' + "[]," * (size // 3) + "1]}")(room),
+        f"header: {mb} of brackets": lambda folder: weights(b"[" * size)(folder),
+        f"header: {mb} of empty lists": lambda folder: weights(b"[" + b"[]," * (size // 3) + b"1]")(folder),
+        f"header: {mb} of empty tables in a row": lambda folder: weights(b'{"a":[' + b"{}," * (size // 3 - 10) + b"1]}")(folder),
+        f"header: {mb} of numbers": lambda folder: weights(b'{"a":[' + b"1234," * (size // 5) + b"1]}")(folder),
+        f"config: {mb}": lambda folder: config('{"a":[' + "[]," * (size // 3) + "1]}")(folder),
     }
 
 

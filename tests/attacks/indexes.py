@@ -32,11 +32,11 @@ def tensor(shape: torch.Size, chunks: list[tuple[torch.Size, torch.Size]]) -> Te
     return TensorStorageMetadata(TensorProperties(torch.float32), shape, [ChunkStorageMetadata(at, sizes) for at, sizes in chunks])
 
 
-def written(room: Path, stored: object) -> list[str]:
+def written(folder: Path, stored: object) -> list[str]:
     """Write the index and a sound blob."""
-    (room / "dcp").mkdir()
-    (room / "dcp" / ".metadata").write_bytes(stored if isinstance(stored, bytes) else pickle.dumps(stored))
-    torch.save(torch.ones(2), room / "dcp" / "__0_0.distcp")
+    (folder / "dcp").mkdir()
+    (folder / "dcp" / ".metadata").write_bytes(stored if isinstance(stored, bytes) else pickle.dumps(stored))
+    torch.save(torch.ones(2), folder / "dcp" / "__0_0.distcp")
     return INSPECT
 
 
@@ -50,7 +50,7 @@ WHOLE = [(size(0), size(2))]
 
 
 def one(shape: Any = None, chunks: Any = None, **more: Any) -> Callable[[Path], list[str]]:
-    return lambda room: written(room, metadata(size(2) if shape is None else shape, WHOLE if chunks is None else chunks, **more))
+    return lambda folder: written(folder, metadata(size(2) if shape is None else shape, WHOLE if chunks is None else chunks, **more))
 
 
 class _Harm:
@@ -58,67 +58,67 @@ class _Harm:
         return os.system, ("touch pwned",)
 
 
-def harm_as_index(room: Path) -> list[str]:
-    return written(room, pickle.dumps(_Harm()) + b".exp_avg_sq")
+def harm_as_index(folder: Path) -> list[str]:
+    return written(folder, pickle.dumps(_Harm()) + b".exp_avg_sq")
 
 
-def harm_within(room: Path) -> list[str]:
+def harm_within(folder: Path) -> list[str]:
     stored = metadata(size(2), WHOLE)
     stored.planner_data = {"a": _Harm()}
-    return written(room, stored)
+    return written(folder, stored)
 
 
-def harm_as_object(room: Path) -> list[str]:
+def harm_as_object(folder: Path) -> list[str]:
     """A hyperparameter's blob that runs code."""
-    out = written(room, b"")
-    torch.save(_Harm(), room / "dcp" / "__1_0.distcp")
-    torch.save(torch.ones(2), room / "dcp" / "__0_0.distcp")
-    length = (room / "dcp" / "__0_0.distcp").stat().st_size
+    out = written(folder, b"")
+    torch.save(_Harm(), folder / "dcp" / "__1_0.distcp")
+    torch.save(torch.ones(2), folder / "dcp" / "__0_0.distcp")
+    length = (folder / "dcp" / "__0_0.distcp").stat().st_size
     stored = metadata(size(2), WHOLE, length=length)
     key = "optimizer.param_groups.a.lr"
-    stored.storage_data[MetadataIndex(key)] = _StorageInfo("__1_0.distcp", 0, (room / "dcp" / "__1_0.distcp").stat().st_size)
-    (room / "dcp" / ".metadata").write_bytes(pickle.dumps(stored))
+    stored.storage_data[MetadataIndex(key)] = _StorageInfo("__1_0.distcp", 0, (folder / "dcp" / "__1_0.distcp").stat().st_size)
+    (folder / "dcp" / ".metadata").write_bytes(pickle.dumps(stored))
     return out
 
 
-def no_list_as_offset(room: Path) -> list[str]:
+def no_list_as_offset(folder: Path) -> list[str]:
     """Found by the fuzzer: an offset that is a name."""
     stored = metadata(size(2), WHOLE)
     (index,) = stored.storage_data
     object.__setattr__(index, "offset", torch.float32)
-    return written(room, stored)
+    return written(folder, stored)
 
 
-def loop_of_links(room: Path) -> list[str]:
+def loop_of_links(folder: Path) -> list[str]:
     """A folder that holds itself."""
-    (room / "dcp").mkdir()
-    (room / "dcp" / "again").symlink_to(room / "dcp")
+    (folder / "dcp").mkdir()
+    (folder / "dcp" / "again").symlink_to(folder / "dcp")
     return INSPECT
 
 
-def link_to_nothing(room: Path) -> list[str]:
-    (room / "dcp").mkdir()
-    (room / "dcp" / "optimizer.pt").symlink_to(room / "gone")
+def link_to_nothing(folder: Path) -> list[str]:
+    (folder / "dcp").mkdir()
+    (folder / "dcp" / "optimizer.pt").symlink_to(folder / "gone")
     return INSPECT
 
 
-def metadata_is_a_folder(room: Path) -> list[str]:
-    (room / "dcp" / ".metadata").mkdir(parents=True)
+def metadata_is_a_folder(folder: Path) -> list[str]:
+    (folder / "dcp" / ".metadata").mkdir(parents=True)
     return INSPECT
 
 
-def link_to_a_secret(room: Path) -> list[str]:
-    (room / "dcp").mkdir()
-    (room / "secret").write_text("swordfish .exp_avg_sq param_groups")
-    (room / "dcp" / ".metadata").symlink_to(room / "secret")
+def link_to_a_secret(folder: Path) -> list[str]:
+    (folder / "dcp").mkdir()
+    (folder / "secret").write_text("swordfish .exp_avg_sq param_groups")
+    (folder / "dcp" / ".metadata").symlink_to(folder / "secret")
     return INSPECT
 
 
-def output_is_a_link_to_the_input(room: Path) -> list[str]:
+def output_is_a_link_to_the_input(folder: Path) -> list[str]:
     from tests.attacks.headers import REPAIR, checkpoint
 
-    checkpoint(room)
-    (room / "out.safetensors").symlink_to(room / "optimizer.pt")
+    checkpoint(folder)
+    (folder / "out.safetensors").symlink_to(folder / "optimizer.pt")
     return [*REPAIR, "--force"]
 
 
@@ -133,8 +133,8 @@ def bars(count: int) -> list[tuple[torch.Size, torch.Size]]:
 
 
 LONG: dict[str, Callable[[Path], list[str]]] = {
-    "metadata: thirty thousand columns": lambda room: written(room, metadata(size(2, 30_000), columns(30_000))),
-    "metadata: forty thousand blocks": lambda room: written(room, metadata(size(2, 20_000), bars(20_000))),
+    "metadata: thirty thousand columns": lambda folder: written(folder, metadata(size(2, 30_000), columns(30_000))),
+    "metadata: forty thousand blocks": lambda folder: written(folder, metadata(size(2, 20_000), bars(20_000))),
 }
 """The same as some of `REFUSED` at full size."""
 REFUSED: dict[str, Callable[[Path], list[str]]] = {
@@ -142,13 +142,13 @@ REFUSED: dict[str, Callable[[Path], list[str]]] = {
     "metadata: reduce to os.system within": harm_within,
     "metadata: a hyperparameter that runs code": harm_as_object,
     "metadata: an offset that is not a list": no_list_as_offset,
-    "metadata: no index": lambda room: written(room, pickle.dumps({"param_groups": 1})),
-    "metadata: cut short": lambda room: written(room, pickle.dumps(metadata(size(2), WHOLE))[:-20]),
-    "metadata: a memo bomb": lambda room: written(room, b"\x80\x02K\x01r\xff\xff\xff\x7f.exp_avg."),
-    "metadata: two million keys": lambda room: written(
-        room, b"\x80\x02}(" + b"".join(b"J" + key.to_bytes(4, "little") + b"N" for key in range(250_000)) * 8 + b"u.exp_avg"
+    "metadata: no index": lambda folder: written(folder, pickle.dumps({"param_groups": 1})),
+    "metadata: cut short": lambda folder: written(folder, pickle.dumps(metadata(size(2), WHOLE))[:-20]),
+    "metadata: a memo bomb": lambda folder: written(folder, b"\x80\x02K\x01r\xff\xff\xff\x7f.exp_avg."),
+    "metadata: two million keys": lambda folder: written(
+        folder, b"\x80\x02}(" + b"".join(b"J" + key.to_bytes(4, "little") + b"N" for key in range(250_000)) * 8 + b"u.exp_avg"
     ),
-    "metadata: lists half a million deep": lambda room: written(room, b"\x80\x02" + b"]" * 500_000 + b"a" * 499_999 + b".exp_avg"),
+    "metadata: lists half a million deep": lambda folder: written(folder, b"\x80\x02" + b"]" * 500_000 + b"a" * 499_999 + b".exp_avg"),
     "metadata: a file above": one(file="../secret"),
     "metadata: a file above, with backslashes": one(file="..\\secret"),
     "metadata: an absolute file": one(file="/etc/passwd"),

@@ -16,132 +16,132 @@ STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cp
 def call(name: str, *args: object, **more: object) -> Callable[[Path], Path]:
     """An archive whose state is a call of `name`."""
 
-    def make(room: Path) -> Path:
-        filled = (one.format(room) if isinstance(one, str) else one for one in args)
-        return saved(room / "optimizer.pt", {"state": Call(name, *filled, **more), "param_groups": []})
+    def make(folder: Path) -> Path:
+        filled = (one.format(folder) if isinstance(one, str) else one for one in args)
+        return saved(folder / "optimizer.pt", {"state": Call(name, *filled, **more), "param_groups": []})
 
     return make
 
 
 def raw(body: bytes, protocol: int = 2) -> Callable[[Path], Path]:
     """An archive whose pickle is these opcodes."""
-    return lambda room: archive(room / "optimizer.pt", b"\x80" + bytes((protocol,)) + body + b".")
+    return lambda folder: archive(folder / "optimizer.pt", b"\x80" + bytes((protocol,)) + body + b".")
 
 
-def instance(room: Path) -> Path:
+def instance(folder: Path) -> Path:
     """INST: the call that Python 2 wrote in one opcode."""
-    return archive(room / "optimizer.pt", f"(S'{MARK.format(room)}'\nios\nsystem\n.".encode())
+    return archive(folder / "optimizer.pt", f"(S'{MARK.format(folder)}'\nios\nsystem\n.".encode())
 
 
-def obj(room: Path) -> Path:
+def obj(folder: Path) -> Path:
     """OBJ: the same with the class on the stack."""
-    return archive(room / "optimizer.pt", b"(cos\nsystem\nX" + struct.pack("<I", len(MARK.format(room))) + MARK.format(room).encode() + b"o.")
+    return archive(folder / "optimizer.pt", b"(cos\nsystem\nX" + struct.pack("<I", len(MARK.format(folder))) + MARK.format(folder).encode() + b"o.")
 
 
-def real_reduce(room: Path) -> Path:
+def real_reduce(folder: Path) -> Path:
     """What `pickle.dumps` writes for an object with a hostile `__reduce__`, saved by torch itself."""
     import torch
 
     class Harm:
         def __reduce__(self):
-            return os.system, (MARK.format(room),)
+            return os.system, (MARK.format(folder),)
 
-    torch.save({"state": {0: Harm()}, "param_groups": []}, room / "optimizer.pt")
-    return room / "optimizer.pt"
+    torch.save({"state": {0: Harm()}, "param_groups": []}, folder / "optimizer.pt")
+    return folder / "optimizer.pt"
 
 
-def legacy(room: Path) -> Path:
+def legacy(folder: Path) -> Path:
     """The same in the format before torch 1.6."""
     import torch
 
     class Harm:
         def __reduce__(self):
-            return os.system, (MARK.format(room),)
+            return os.system, (MARK.format(folder),)
 
-    torch.save({"state": {0: Harm()}, "param_groups": []}, room / "optimizer.pt", _use_new_zipfile_serialization=False)
-    return room / "optimizer.pt"
+    torch.save({"state": {0: Harm()}, "param_groups": []}, folder / "optimizer.pt", _use_new_zipfile_serialization=False)
+    return folder / "optimizer.pt"
 
 
-def persistent_within_persistent(room: Path) -> Path:
+def persistent_within_persistent(folder: Path) -> Path:
     """A persistent id that is itself a storage."""
-    return archive(room / "optimizer.pt", b"\x80\x02" + STORAGE + b"Q.", {"0": b"\0" * 4})
+    return archive(folder / "optimizer.pt", b"\x80\x02" + STORAGE + b"Q.", {"0": b"\0" * 4})
 
 
-def build_on_storage(room: Path) -> Path:
+def build_on_storage(folder: Path) -> Path:
     """BUILD on a storage: move it to another file."""
-    return archive(room / "optimizer.pt", b"\x80\x02" + STORAGE + b"N}X\x04\0\0\0fileX\x0b\0\0\0/etc/passwds\x86b.", {"0": b"\0" * 4})
+    return archive(folder / "optimizer.pt", b"\x80\x02" + STORAGE + b"N}X\x04\0\0\0fileX\x0b\0\0\0/etc/passwds\x86b.", {"0": b"\0" * 4})
 
 
-def build_on_tensor(room: Path) -> Path:
+def build_on_tensor(folder: Path) -> Path:
     """BUILD on a tensor: give it other parts, here a file of the system."""
     writer = Writer()
     from tests.read.archives import Tensor
 
     writer.add(Tensor("0", (1,)))
     writer.add((None, {"parts": (("/etc/passwd", 0, (40,), (1,), (0,)),)}))
-    return archive(room / "optimizer.pt", bytes(writer.out) + b"b.", {"0": b"\0" * 4})
+    return archive(folder / "optimizer.pt", bytes(writer.out) + b"b.", {"0": b"\0" * 4})
 
 
-def build_on_function(room: Path) -> Path:
+def build_on_function(folder: Path) -> Path:
     """BUILD on the function behind a global: change its defaults for the next file."""
     writer = Writer()
     writer.add(Global("torch._utils._rebuild_tensor_v2"))
     writer.add((None, {"__defaults__": (1, 2, 3)}))
-    return archive(room / "optimizer.pt", bytes(writer.out) + b"b.")
+    return archive(folder / "optimizer.pt", bytes(writer.out) + b"b.")
 
 
-def build_on_class(room: Path) -> Path:
+def build_on_class(folder: Path) -> Path:
     """BUILD on a class."""
     writer = Writer()
     writer.add(Global("argparse.Namespace"))
     writer.add((None, {"__setstate__": Global("os.path")}))
-    return archive(room / "optimizer.pt", bytes(writer.out) + b"b.")
+    return archive(folder / "optimizer.pt", bytes(writer.out) + b"b.")
 
 
-def tuples_in_tuples(room: Path) -> Path:
+def tuples_in_tuples(folder: Path) -> Path:
     """A key of a hundred thousand tuples within tuples: hashing it recurses in C."""
-    return archive(room / "optimizer.pt", b"\x80\x02})" + b"\x85" * 100_000 + b"Ns.")
+    return archive(folder / "optimizer.pt", b"\x80\x02})" + b"\x85" * 100_000 + b"Ns.")
 
 
-def doubling_key(room: Path) -> Path:
+def doubling_key(folder: Path) -> Path:
     """A key that doubles sixty times: hashing it never ends."""
     body = b"\x80\x02})" + b"".join(b"r" + struct.pack("<I", at) + b"j" + struct.pack("<I", at) + b"\x86" for at in range(60)) + b"Ns."
-    return archive(room / "optimizer.pt", body)
+    return archive(folder / "optimizer.pt", body)
 
 
-def doubling_value(room: Path) -> Path:
+def doubling_value(folder: Path) -> Path:
     """A value that doubles sixty times: walking it never ends."""
     body = b"".join(b"r" + struct.pack("<I", at) + b"j" + struct.pack("<I", at) + b"\x86" for at in range(60))
-    return archive(room / "optimizer.pt", b"\x80\x02}X\x01\0\0\0a](K\x01e" + body + b"s.")
+    return archive(folder / "optimizer.pt", b"\x80\x02}X\x01\0\0\0a](K\x01e" + body + b"s.")
 
 
-def doubling_hyper(room: Path) -> Path:
+def doubling_hyper(folder: Path) -> Path:
     """The same as a hyperparameter of a state that is sound."""
     places = [struct.pack("<I", at) for at in range(60)]
     body = b"](K\x01e" + b"".join(b"r" + place + b"]j" + place + b"aj" + place + b"a" for place in places)
     head = b"\x80\x02}(X\x05\0\0\0state}X\x0c\0\0\0param_groups]}(X\x06\0\0\0params]X\x02\0\0\0lr"
-    return archive(room / "optimizer.pt", head + body + b"uau.")
+    return archive(folder / "optimizer.pt", head + body + b"uau.")
 
 
-def within_itself(room: Path) -> Path:
+def within_itself(folder: Path) -> Path:
     """A list within itself, and a mapping within itself."""
-    return archive(room / "optimizer.pt", b"\x80\x02}q\0(X\x01\0\0\0a]q\1h\1aX\x01\0\0\0bh\0X\x05\0\0\0stateh\0X\x0c\0\0\0param_groupsh\1u.")
+    return archive(folder / "optimizer.pt", b"\x80\x02}q\0(X\x01\0\0\0a]q\1h\1aX\x01\0\0\0bh\0X\x05\0\0\0stateh\0X\x0c\0\0\0param_groupsh\1u.")
 
 
-def ten_million_keys(room: Path) -> Path:
+def ten_million_keys(folder: Path) -> Path:
     """Ten million keys: sixty megabytes that would take more than a gigabyte."""
     body = b"\x80\x02}(" + b"".join(b"J" + struct.pack("<i", key) + b"N" for key in range(1_000_000)) * 10 + b"u."
-    return archive(room / "optimizer.pt", body)
+    return archive(folder / "optimizer.pt", body)
 
 
-def a_million_marks(room: Path) -> Path:
+def a_million_marks(folder: Path) -> Path:
     """A million MARKs: each a list to Python's machine."""
-    return archive(room / "optimizer.pt", b"\x80\x02" + b"(" * 1_000_000 + b".")
+    return archive(folder / "optimizer.pt", b"\x80\x02" + b"(" * 1_000_000 + b".")
 
 
 def a_million(opcode: bytes, before: bytes = b"") -> Callable[[Path], Path]:
     """Four million times one opcode that costs much more than a byte."""
-    return lambda room: archive(room / "optimizer.pt", b"\x80\x04" + before + opcode * 4_000_000 + b".")
+    return lambda folder: archive(folder / "optimizer.pt", b"\x80\x04" + before + opcode * 4_000_000 + b".")
 
 
 ATTACKS: dict[str, Callable[[Path], Path]] = {
@@ -207,8 +207,8 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
     "four million tuples": a_million(b"\x85", b"N"),
     "four million copies": a_million(b"2", b"N"),
     "an unknown opcode": raw(b"\xff"),
-    "no STOP": lambda room: archive(room / "optimizer.pt", b"\x80\x02N"),
-    "an empty pickle": lambda room: archive(room / "optimizer.pt", b""),
+    "no STOP": lambda folder: archive(folder / "optimizer.pt", b"\x80\x02N"),
+    "an empty pickle": lambda folder: archive(folder / "optimizer.pt", b""),
     "text that is not text": raw(b"X\x02\0\0\0\xff\xfe"),
     "a lone surrogate": raw(b"X\x03\0\0\0\xed\xa0\x80"),
 }  # fmt: skip

@@ -13,12 +13,12 @@ HOOKS = Call("collections.OrderedDict")
 
 def tensor(*args: object, **more: object) -> Callable[[Path], Path]:
     """A state of one tensor over a storage of sixteen bytes."""
-    return lambda room: saved(room / "optimizer.pt", state_of(Tensor("0", *args, **more)), STORED)
+    return lambda folder: saved(folder / "optimizer.pt", state_of(Tensor("0", *args, **more)), STORED)
 
 
 def rebuilt(*args: object, function: str = "torch._utils._rebuild_tensor_v2") -> Callable[[Path], Path]:
     """A call of torch's function with arguments of any kind."""
-    return lambda room: saved(room / "optimizer.pt", state_of(Call(function, *args)), STORED)
+    return lambda folder: saved(folder / "optimizer.pt", state_of(Call(function, *args)), STORED)
 
 
 STORED = {"0": b"\0" * 16}
@@ -28,22 +28,22 @@ V3 = "torch._utils._rebuild_tensor_v3"
 
 def whole(value: object, storages: dict[str, bytes] | None = None) -> Callable[[Path], Path]:
     """A state whose only slot is `value`."""
-    return lambda room: saved(room / "optimizer.pt", state_of(value), storages)
+    return lambda folder: saved(folder / "optimizer.pt", state_of(value), storages)
 
 
 def torchs_own(before: bytes, after: bytes) -> Callable[[Path], Path]:
     """A file that torch wrote, its last tensor's record changed: the form that is read in one match."""
 
-    def make(room: Path) -> Path:
+    def make(folder: Path) -> Path:
         import torch
 
-        torch.save({"state": {i: {"exp_avg_sq": torch.zeros(2, 3)} for i in range(3)}, "param_groups": [{"params": [0, 1, 2]}]}, room / "x.pt")
-        with zipfile.ZipFile(room / "x.pt") as file:
+        torch.save({"state": {i: {"exp_avg_sq": torch.zeros(2, 3)} for i in range(3)}, "param_groups": [{"params": [0, 1, 2]}]}, folder / "x.pt")
+        with zipfile.ZipFile(folder / "x.pt") as file:
             data = file.read("x/data.pkl")
             storages = {name[len("x/data/") :]: file.read(name) for name in file.namelist() if name.startswith("x/data/")}
         head, found, tail = data.rpartition(before)
         assert found
-        return archive(room / "optimizer.pt", head + after + tail, storages)
+        return archive(folder / "optimizer.pt", head + after + tail, storages)
 
     return make
 
@@ -91,9 +91,9 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
     "a storage missing from torch's own record": torchs_own(b"X\1\0\0\x002", b"X\1\0\0\x009"),
     "fewer strides in torch's own record": torchs_own(b"K\x03K\x01\x86", b"K\x01\x85"),
     "another count of sizes in torch's own record": torchs_own(b"K\x02K\x03\x86", b"K\x02K\x03\x87"),
-    "a numpy array larger than its bytes": lambda room: whole(_array((1 << 40,), b"\0" * 8))(room),
-    "a numpy array of negative size": lambda room: whole(_array((-1, -8), b"\0" * 64))(room),
-    "a numpy scalar of the wrong length": lambda room: whole(Call("numpy._core.multiarray.scalar", _dtype("f8"), b"\0"))(room),
+    "a numpy array larger than its bytes": lambda folder: whole(_array((1 << 40,), b"\0" * 8))(folder),
+    "a numpy array of negative size": lambda folder: whole(_array((-1, -8), b"\0" * 64))(folder),
+    "a numpy scalar of the wrong length": lambda folder: whole(Call("numpy._core.multiarray.scalar", _dtype("f8"), b"\0"))(folder),
     "a numpy scalar whose type is a text": whole(Call("numpy._core.multiarray.scalar", "f8", b"\0" * 8)),
 }  # fmt: skip
 

@@ -14,20 +14,20 @@ LONG = {**headers.LONG, **indexes.LONG}
 def outcomes(tmp_path_factory):
     root, jobs, before = tmp_path_factory.mktemp("console"), [], {}
     for number, (name, make) in enumerate(ALL.items()):
-        room = root / str(number)
-        room.mkdir()
-        jobs.append((room, make(room)))
-        before[name] = files(room)
+        folder = root / str(number)
+        folder.mkdir()
+        jobs.append((folder, make(folder)))
+        before[name] = files(folder)
     done = dict(zip(ALL, console.run(jobs)))
-    after = {name: files(room) for name, (room, _) in zip(ALL, jobs)}
+    after = {name: files(folder) for name, (folder, _) in zip(ALL, jobs)}
     written = [name for name in ALL if name not in headers.STRANGE and after[name] != before[name]]
     assert written == []
     assert files(root.parent) == files(root.parent) | {root}
     return done
 
 
-def files(room):
-    return set(room.rglob("*")) if room.name != "out" else set()
+def files(folder):
+    return set(folder.rglob("*")) if folder.name != "out" else set()
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -36,11 +36,11 @@ def sources() -> dict[str, Path]:
     }
 
 
-def changed(data: bytes, chance: random.Random, room: tuple[int, int]) -> bytes:
-    """Return `data` with a few changes between the positions of `room`."""
+def changed(data: bytes, chance: random.Random, folder: tuple[int, int]) -> bytes:
+    """Return `data` with a few changes between the positions of `folder`."""
     raw = bytearray(data)
     for _ in range(chance.randint(1, 6)):
-        at = chance.randrange(*room) % max(1, len(raw))
+        at = chance.randrange(*folder) % max(1, len(raw))
         kind = chance.randrange(6)
         if kind == 0:
             raw[at] ^= 1 << chance.randrange(8)

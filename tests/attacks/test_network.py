@@ -30,14 +30,14 @@ for line in sys.stdin:
     done = CliRunner().invoke(main, args)
     print(args[0], done.exit_code, repr(done.exception) if done.exit_code not in (0, 1) else "", done.output[-300:] if done.exit_code > 1 else "")
 """
-PROBED = ["--model", "{room}/demo/base", "--adapter", f"{{room}}/demo/run/checkpoint-{STEPS}", "--data", "{room}/lines.jsonl"]
+PROBED = ["--model", "{place}/demo/base", "--adapter", f"{{place}}/demo/run/checkpoint-{STEPS}", "--data", "{place}/lines.jsonl"]
 
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
-    room = tmp_path_factory.mktemp("network")
+    place = tmp_path_factory.mktemp("network")
     case, base = real.case("opt_kvq"), real.case("opt_kvq").base
-    state, out = str(case.state.parent), str(room / "named.safetensors")
+    state, out = str(case.state.parent), str(place / "named.safetensors")
     commands = [
         ["inspect", state, "--values"],
         ["names", state, "--base", str(base)],
@@ -45,14 +45,14 @@ def said(tmp_path_factory):
         ["verify", out, "--adapter", state],
         ["validate", out, "--deep"],
         ["diff", out, state],
-        ["export", out, "--to", "torch", "--for", state, "-o", str(room / "exported.pt")],
-        ["report", out, "-o", str(room / "report.html")],
+        ["export", out, "--to", "torch", "--for", state, "-o", str(place / "exported.pt")],
+        ["report", out, "-o", str(place / "report.html")],
         ["completion", "bash"],
-        ["demo", "--folder", str(room / "demo")],
-        ["probe", str(room / "demo" / "lora.ostate.safetensors"), *PROBED],
+        ["demo", "--folder", str(place / "demo")],
+        ["probe", str(place / "demo" / "lora.ostate.safetensors"), *PROBED],
     ]
-    (room / "lines.jsonl").write_text("".join(json.dumps({"input_ids": list(range(start, start + 16))}) + "\n" for start in (1, 20, 40, 60)))
-    commands = [[part.format(room=room) for part in args] for args in commands]
+    (place / "lines.jsonl").write_text("".join(json.dumps({"input_ids": list(range(start, start + 16))}) + "\n" for start in (1, 20, 40, 60)))
+    commands = [[part.format(place=place) for part in args] for args in commands]
     environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
     asked = "\n".join("\t".join(args) for args in commands)
     done = subprocess.run([sys.executable, "-c", DENIED], input=asked, capture_output=True, text=True, env=environment)

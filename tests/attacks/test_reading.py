@@ -10,7 +10,7 @@ from tests.attacks import jail, pickles, tensors, zips
 from tests.attacks.jail import Outcome
 
 ROOMS = {"pickle": pickles.ATTACKS, "zip": zips.ATTACKS, "tensor": tensors.ATTACKS}
-ALL = [(room, name) for room, attacks in ROOMS.items() for name in attacks]
+ALL = [(folder, name) for folder, attacks in ROOMS.items() for name in attacks]
 MOST_MEGABYTES = 330
 """Of these, some thirty are the interpreter's own; the largest attack is a file of 60 MB."""
 
@@ -19,9 +19,9 @@ MOST_MEGABYTES = 330
 def outcomes(tmp_path_factory) -> dict[tuple[str, str], Outcome]:
     root = tmp_path_factory.mktemp("attacks")
     jobs, before = [], {}
-    for index, (room, name) in enumerate(ALL):
+    for index, (folder, name) in enumerate(ALL):
         (root / str(index)).mkdir()
-        path = ROOMS[room][name](root / str(index))
+        path = ROOMS[folder][name](root / str(index))
         assert path.name == "optimizer.pt"
         jobs.append(("read", path))
         before[path] = sorted(path.parent.iterdir())
@@ -30,9 +30,9 @@ def outcomes(tmp_path_factory) -> dict[tuple[str, str], Outcome]:
     return dict(zip(ALL, done))
 
 
-@pytest.mark.parametrize(("room", "name"), ALL, ids=[f"{room}: {name}" for room, name in ALL])
-def test_an_attack_ends_in_a_clear_refusal(outcomes, room, name):
-    outcome = outcomes[room, name]
+@pytest.mark.parametrize(("folder", "name"), ALL, ids=[f"{folder}: {name}" for folder, name in ALL])
+def test_an_attack_ends_in_a_clear_refusal(outcomes, folder, name):
+    outcome = outcomes[folder, name]
     assert outcome.events == ()
     assert outcome.megabytes < MOST_MEGABYTES
     assert "OstateError" in outcome.tree, f"{outcome.error}: {outcome.text}"

@@ -14,16 +14,16 @@ from tests.read.archives import Tensor, Writer, saved, state_of
 FLOATS = b"\0\0\x80\x3f" * 4
 
 
-def sound(room: Path) -> Path:
+def sound(folder: Path) -> Path:
     """An archive with nothing wrong."""
-    return saved(room / "optimizer.pt", state_of(Tensor("0", (2, 2))), {"0": FLOATS, "1": FLOATS})
+    return saved(folder / "optimizer.pt", state_of(Tensor("0", (2, 2))), {"0": FLOATS, "1": FLOATS})
 
 
 def patched(change: Callable[[bytearray], None]) -> Callable[[Path], Path]:
     """A sound archive with some bytes changed."""
 
-    def make(room: Path) -> Path:
-        path = sound(room)
+    def make(folder: Path) -> Path:
+        path = sound(folder)
         data = bytearray(path.read_bytes())
         change(data)
         path.write_bytes(data)
@@ -82,9 +82,9 @@ def local_size(size: int) -> Callable[[bytearray], None]:
     return lambda data: struct.pack_into("<I", data, data.index(b"archive/data/0") - 30 + 22, size)
 
 
-def over_the_next(room: Path) -> Path:
+def over_the_next(folder: Path) -> Path:
     """Torch's own archive, whose members' own headers tell no size: one reaches over its neighbour."""
-    path = room / "optimizer.pt"
+    path = folder / "optimizer.pt"
     torch.save({"state": {0: {"exp_avg": torch.ones(64), "exp_avg_sq": torch.ones(64)}}, "param_groups": [{"params": [0]}]}, path)
     data = bytearray(path.read_bytes())
     at = data.rindex(b"PK\1\2", 0, data.rindex(b"/data/0"))
@@ -99,19 +99,19 @@ def local_length(data: bytearray) -> None:
     struct.pack_into("<H", data, data.index(b"archive/data/0") - 30 + 26, 4000)
 
 
-def compressed(room: Path) -> Path:
+def compressed(folder: Path) -> Path:
     """A zip bomb: a hundred megabytes of zeros in a hundred kilobytes."""
-    with zipfile.ZipFile(room / "optimizer.pt", "w", zipfile.ZIP_DEFLATED) as out:
+    with zipfile.ZipFile(folder / "optimizer.pt", "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("archive/data.pkl", Writer().dump(state_of(Tensor("0", (5000, 5000)))))
         out.writestr("archive/data/0", b"\0" * 100_000_000)
-    return room / "optimizer.pt"
+    return folder / "optimizer.pt"
 
 
 def members(*names: str) -> Callable[[Path], Path]:
     """An archive with members of these names."""
 
-    def make(room: Path) -> Path:
-        path = sound(room)
+    def make(folder: Path) -> Path:
+        path = sound(folder)
         with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as out:
             for name in names:
                 out.writestr(zipfile.ZipInfo(name), FLOATS)
@@ -123,27 +123,27 @@ def members(*names: str) -> Callable[[Path], Path]:
 def twice(name: str) -> Callable[[Path], Path]:
     """An archive that lists a member twice."""
 
-    def make(room: Path) -> Path:
+    def make(folder: Path) -> Path:
         import warnings
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return members(name)(room)
+            return members(name)(folder)
 
     return make
 
 
-def two_pickles(room: Path) -> Path:
+def two_pickles(folder: Path) -> Path:
     """Two archives in one: which pickle is meant?"""
-    with zipfile.ZipFile(room / "optimizer.pt", "w") as out:
+    with zipfile.ZipFile(folder / "optimizer.pt", "w") as out:
         out.writestr("a/data.pkl", Writer().dump({}))
         out.writestr("b/data.pkl", Writer().dump({}))
-    return room / "optimizer.pt"
+    return folder / "optimizer.pt"
 
 
-def many_members(room: Path) -> Path:
+def many_members(folder: Path) -> Path:
     """An end record that counts four billion members."""
-    path = sound(room)
+    path = sound(folder)
     data = bytearray(path.read_bytes())
     at = end(data)
     where = at
@@ -153,16 +153,16 @@ def many_members(room: Path) -> Path:
     return path
 
 
-def unsigned_zip64(room: Path) -> Path:
+def unsigned_zip64(folder: Path) -> Path:
     """A zip64 record without its signature."""
-    path = many_members(room)
+    path = many_members(folder)
     path.write_bytes(path.read_bytes().replace(b"PK\6\6", b"PK\6\5"))
     return path
 
 
-def huge_directory(room: Path) -> Path:
+def huge_directory(folder: Path) -> Path:
     """A directory of the size of the whole sparse file."""
-    path = room / "optimizer.pt"
+    path = folder / "optimizer.pt"
     size = 8 << 30
     with path.open("wb") as out:
         out.write(b"PK\3\4")
@@ -173,9 +173,9 @@ def huge_directory(room: Path) -> Path:
     return path
 
 
-def huge_pickle(room: Path) -> Path:
+def huge_pickle(folder: Path) -> Path:
     """A pickle of five gigabytes, sparse."""
-    path = room / "optimizer.pt"
+    path = folder / "optimizer.pt"
     name, size = b"a/data.pkl", 5 << 30
     with path.open("wb") as out:
         out.write(struct.pack("<4sHHHHHIIIHH", b"PK\3\4", 45, 0, 0, 0, 0, 0, 0xFFFFFFFF, 0xFFFFFFFF, len(name), 20) + name)
@@ -229,12 +229,16 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
     "a member twice": twice("archive/data/0"),
     "the pickle twice": twice("archive/data.pkl"),
     "two pickles": two_pickles,
-    "a byte order that is none": lambda room: saved(room / "optimizer.pt", state_of(Tensor("0", (2, 2))), {"0": FLOATS}, byteorder=b"middle"),
-    "a byte order of a megabyte": lambda room: saved(room / "optimizer.pt", state_of(Tensor("0", (2, 2))), {"0": FLOATS}, byteorder=b"l" * (1 << 20)),
-    "cut in the middle": lambda room: _cut(sound(room), 0.5),
-    "cut by one byte": lambda room: _cut(sound(room), -1),
-    "nothing but the end record": lambda room: _write(room, struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)),
-    "a thousand end records": lambda room: _write(room, b"PK\3\4" + b"PK\5\6" * 20_000),
+    "a byte order that is none": lambda folder: saved(
+        folder / "optimizer.pt", state_of(Tensor("0", (2, 2))), {"0": FLOATS}, byteorder=b"middle"
+    ),
+    "a byte order of a megabyte": lambda folder: saved(
+        folder / "optimizer.pt", state_of(Tensor("0", (2, 2))), {"0": FLOATS}, byteorder=b"l" * (1 << 20)
+    ),
+    "cut in the middle": lambda folder: _cut(sound(folder), 0.5),
+    "cut by one byte": lambda folder: _cut(sound(folder), -1),
+    "nothing but the end record": lambda folder: _write(folder, struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)),
+    "a thousand end records": lambda folder: _write(folder, b"PK\3\4" + b"PK\5\6" * 20_000),
 }  # fmt: skip
 
 
@@ -244,6 +248,6 @@ def _cut(path: Path, share: float) -> Path:
     return path
 
 
-def _write(room: Path, data: bytes) -> Path:
-    (room / "optimizer.pt").write_bytes(data)
-    return room / "optimizer.pt"
+def _write(folder: Path, data: bytes) -> Path:
+    (folder / "optimizer.pt").write_bytes(data)
+    return folder / "optimizer.pt"

@@ -28,7 +28,6 @@ MOST_METADATA = 1 << 28
 """Bytes of an index: 92,000 parameters in a hundred chunks each have half of that."""
 MOST_COUNT = 1 << 63
 """Of bytes, and of elements along an axis: torch keeps both in 64 bits."""
-_ROOM = "torch.distributed.checkpoint.metadata."
 _ALLOWED = {
     **TORCH_GLOBALS,
     **dict.fromkeys((
