@@ -17,8 +17,8 @@ from ostate.evidence import gauge
 from tests.evidence import method_nets
 from tests.evidence.small_runs import NEVER, outcomes, outcomes_of, products, train
 
-KINDS = ("whole", "balance", "signs", "zero", "other")
-"""What is another's: all moments, told by all there is, by balance alone or by signs alone; or one factor's."""
+KINDS = ("whole", "balance", "signs", "zero", "other", "other signs")
+"""What is another's: all moments, told by all there is, by balance alone or by signs alone; or one factor's, the other one's by signs alone too."""
 RANKS = (1, 2, 3, 4, 5, 6, 8, 16)
 BATCH = 50
 """Runs that one process makes at a time."""
@@ -34,10 +34,10 @@ def ranked(kind: str, rank: int, *, draws: int, steps: int, shared: float, seed:
     beside = runs.moments_of(np.roll(np.arange(draws), -1))
     if kind == "zero":
         beside = beside._replace(m_a=runs.m_a, v_a=runs.v_a)
-    if kind == "other":
+    if kind.startswith("other"):
         beside = beside._replace(m_b=runs.m_b, v_b=runs.v_b)
-    found = getattr(gauge, kind if kind in ("zero", "other") else "whole")(products(beside))
-    rank_of, size_of = {"balance": ("balance_rank", "balance_size"), "signs": ("sign_rank", "sign_size")}.get(kind, ("rank", "size"))
+    found = getattr(gauge, kind.split()[0] if kind.startswith(("zero", "other")) else "whole")(products(beside))
+    rank_of, size_of = {"balance": ("balance_rank", "balance_size"), "signs": ("sign_rank", "sign_size")}.get(kind.split()[-1], ("rank", "size"))
     return np.array([[getattr(one, rank_of) for one in each] for each in found]), np.array([getattr(one, size_of) for one in found[0]])
 
 
@@ -45,7 +45,7 @@ def uniformity(kind: str, rank: int, *, draws: int, steps: int, shared: float, s
     """Return the Kolmogorov-Smirnov p of each block's p values, spread evenly within their steps; 1 where ties forbid them to be uniform."""
     from scipy.stats import kstest
 
-    if (kind, rank) in (("zero", 1), ("balance", 1), ("signs", 1)):
+    if (kind, rank) in (("zero", 1), ("balance", 1), ("signs", 1), ("other signs", 1)):
         return [1.0]
     ranks, sizes = ranked(kind, rank, draws=draws, steps=steps, shared=shared, seed=seed)
     spread = np.random.default_rng(1).random(ranks.shape)
@@ -69,11 +69,11 @@ def small_runs(count: int, *, seed: int = 0) -> Counter[str]:
 
 def print_uniformity(draws: int, seed: int) -> None:
     print(f"p values of {draws} wrong pairs: Kolmogorov-Smirnov p, by block\n")
-    print("moments  rank  another run, 3 steps      one run, 2 steps          one run, 12 steps")
+    print("moments     rank  another run, 3 steps      one run, 2 steps          one run, 12 steps")
     for kind in KINDS:
         for rank in RANKS:
             cells = [uniformity(kind, rank, draws=draws, steps=steps, shared=shared, seed=seed) for steps, shared in ((3, 0.0), (2, 0.9), (12, 0.9))]
-            print(f"{kind:8} {rank:4}  " + "".join(f"{' '.join(f'{p:.2f}' for p in cell):26}" for cell in cells), flush=True)
+            print(f"{kind:11} {rank:4}  " + "".join(f"{' '.join(f'{p:.2f}' for p in cell):26}" for cell in cells), flush=True)
 
 
 def print_methods(laws: Sequence[str], draws: int, runs: int, seed: int, jobs: int) -> None:

@@ -54,9 +54,10 @@ class Ranked(NamedTuple):
     """Values that balance has over the group: half its elements where g and -g are the same to it; 0 where only one of the two was asked."""
     sign_rank: int = 0
     """The same by displacement alone, among the elements that change signs and mix nothing: a group of its own, so its rank is uniform too.
-    Early in a run gradients have few directions, so that latent dimensions look alike and balance lags behind; their signs still show."""
+    Early in a run gradients have few directions, so that latent dimensions look alike and balance lags behind; their signs still show. Where the
+    other factor's moments alone are turned, by how nearly g R lies along L, on whichever side: a batch against the last one turns L about."""
     sign_size: int = 0
-    """Elements of that group; 0 where displacement was not asked, or nothing else."""
+    """Elements of that group, of which g and -g count once where a side says nothing; 0 where they were not asked, or nothing else was."""
 
 
 class _Group(NamedTuple):
@@ -112,7 +113,11 @@ def blocks_of(rank: int, *, signs_only: bool = False) -> list[slice]:
     return [slice(start, min(start + most, rank)) for start in range(0, rank, most)]
 
 
-def _ranked(products: Products, statistic: Callable[[Products, _Group], tuple[Array, Array]], *, signs_only: bool) -> list[tuple[Ranked, ...]]:
+_Statistic = Callable[[Products, _Group], "tuple[Array, Array, Array | None]"]
+"""Displacement, balance, and what the signs are asked of where that is not displacement."""
+
+
+def _ranked(products: Products, statistic: _Statistic, *, signs_only: bool) -> list[tuple[Ranked, ...]]:
     count, rank = products.left.shape[:2]
     columns = []
     for chosen in blocks_of(rank, signs_only=signs_only):
@@ -124,7 +129,7 @@ def _ranked(products: Products, statistic: Callable[[Products, _Group], tuple[Ar
     return list(zip(*columns))
 
 
-def _rank_all(moved: Array, balance: Array, signs: int) -> list[Ranked]:
+def _rank_all(moved: Array, balance: Array, along: Array | None, signs: int) -> list[Ranked]:
     """Return the rank of the identity, the first column, in both together, in balance alone, and in displacement alone among the signs.
 
     Which of the two is the same for all elements is the same whichever of them is the true one, so it may decide what is asked.
@@ -132,10 +137,11 @@ def _rank_all(moved: Array, balance: Array, signs: int) -> list[Ranked]:
     Args:
         moved: (B, |group|), of all g and then of all -g.
         balance: (B, |group|) likewise, or (B, |group| / 2) where g and -g have one value.
+        along: (B, signs), what is asked of the signs in displacement's place where that is the same for all.
         signs: elements that change signs alone, the first of either half.
     """
     size = moved.shape[1]
-    turned = np.concatenate([moved[:, :signs], moved[:, size // 2 : size // 2 + signs]], axis=1)
+    turned = np.concatenate([moved[:, :signs], moved[:, size // 2 : size // 2 + signs]], axis=1) if along is None else along
     together = _ranks_of_first(moved + np.tile(balance, size // balance.shape[1]))
     by_balance, by_signs, by_displacement = _ranks_of_first(balance), _ranks_of_first(turned), _ranks_of_first(moved)
     found = []
@@ -145,7 +151,10 @@ def _rank_all(moved: Array, balance: Array, signs: int) -> list[Ranked]:
             continue
         asked = by_balance[at] if still else by_displacement[at] if unbalanced else together[at]
         apart = (0, 0) if still or unbalanced else by_balance[at]
-        signed = (0, 0) if still or (unbalanced and turned.shape == moved.shape) else by_signs[at]
+        if along is None:
+            signed = (0, 0) if still or (unbalanced and turned.shape == moved.shape) else by_signs[at]
+        else:
+            signed = (0, 0) if unbalanced else by_signs[at]
         found.append(Ranked(*asked, *apart, *signed))
     return found
 
@@ -207,34 +216,34 @@ def _unit(part: Array) -> Array:
     return np.divide(part, size, out=np.zeros_like(part), where=size > 0)
 
 
-def _displaced(parts: Products, group: _Group) -> tuple[Array, Array]:
+def _displaced(parts: Products, group: _Group) -> tuple[Array, Array, None]:
     found = _moved(parts, group)
-    return found, np.zeros_like(found)
+    return found, np.zeros_like(found), None
 
 
-def _whole(parts: Products, group: _Group) -> tuple[Array, Array]:
+def _whole(parts: Products, group: _Group) -> tuple[Array, Array, None]:
     """Return displacement (B, |group|), of all g and then of all -g, for which it is the opposite, and balance (B, |group| / 2), the same for both.
 
     All that balance asks for is linear in g, <L g^T, g Q g^T> = <g, L Q^T> and <g R, g Q g^T> = <g, R^T Q>, but for one form <L g^T, g R>.
     """
     if parts.zero_decay is not None:
-        return _moved(parts, group), beside_decay(parts, group.linear, zero=True, other=True)
+        return _moved(parts, group), beside_decay(parts, group.linear, zero=True, other=True), None
     left, right = parts.left, parts.right
     cross = _form(group, lambda a, b, c, d: left[:, c, b] * right[:, d, a])
     drift = None
     if left.shape[1] > PROJECTED:
         spans = _orthonormal(parts.zero_drift, parts.other_drift, diagonal(parts.zero_noise), diagonal(parts.other_noise))
         drift = _linear(group, left[:, None] @ spans.swapaxes(2, 3)), _linear(group, right.swapaxes(1, 2)[:, None] @ spans)
-    return _moved(parts, group), _balance(left, right, cross, drift, odd=False)
+    return _moved(parts, group), _balance(left, right, cross, drift, odd=False), None
 
 
-def _zero(parts: Products, group: _Group) -> tuple[Array, Array]:
+def _zero(parts: Products, group: _Group) -> tuple[Array, Array, None]:
     """Return both (B, |group|) for L g^T and R. The directions Q of the zero factor's drift are turned with g, those Q' of the other's held.
 
     <L g^T, R> = <g, R^T L>, <L g^T, g Q g^T> = <g, L Q^T> and <L g^T, Q'> = <g, Q'^T L> are odd in g, <R, g Q g^T> and <g Q g^T, Q'> are not.
     """
     if parts.zero_decay is not None:
-        return _moved(parts, group), beside_decay(parts, group.linear, zero=True, other=False)
+        return _moved(parts, group), beside_decay(parts, group.linear, zero=True, other=False), None
     left, right = parts.left, parts.right
     drift = None
     if left.shape[1] > PROJECTED:
@@ -242,15 +251,23 @@ def _zero(parts: Products, group: _Group) -> tuple[Array, Array]:
         ones = _linear(group, left[:, None] @ turned.swapaxes(2, 3)), _linear(group, held.swapaxes(2, 3) @ left[:, None])
         twos = _around(group, right[:, None], turned), np.einsum("bij,bhij->bh", right, held)[:, :, None]
         drift = _coordinates(_around(group, held[:, :, None], turned[:, None]), ones, twos)
-    return _moved(parts, group), _balance(left, right, _linear(group, right.swapaxes(1, 2) @ left), drift, odd=True)
+    return _moved(parts, group), _balance(left, right, _linear(group, right.swapaxes(1, 2) @ left), drift, odd=True), None
 
 
-def _other(parts: Products, group: _Group) -> tuple[Array, Array]:
-    """Return the same for g R and L: transposed, that is R^T g^T and L^T."""
+def _other(parts: Products, group: _Group) -> tuple[Array, Array, Array | None]:
+    """Return the same for g R and L: transposed, that is R^T g^T and L^T; and how nearly g R lies along L, |<L, g R>|, for the signs.
+
+    |g R| is the same for every g. Where all gradients have one direction in common, L and R are one matrix times a number each, whose signs differ
+    where a batch went against those before it.
+    """
     turned = [part if part is None or part.ndim != 3 else part.swapaxes(1, 2) for part in parts]
     _, left, right, zero_drift, other_drift, zero_noise, other_noise, zero_decay, other_decay = turned
     sides = right, left, other_drift, zero_drift, other_noise, zero_noise, other_decay, zero_decay
-    return _zero(Products(np.zeros_like(parts.left), *sides), group)  # type: ignore[arg-type]
+    moved, balance, _ = _zero(Products(np.zeros_like(parts.left), *sides), group)  # type: ignore[arg-type]
+    if group.signs < 2 or parts.zero_decay is not None:
+        return moved, balance, None
+    crossed = _linear(group, parts.left @ parts.right.swapaxes(1, 2))[:, : group.signs]
+    return moved, balance, standardised(np.abs(crossed))
 
 
 def _moved(parts: Products, group: _Group) -> Array:

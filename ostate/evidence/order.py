@@ -33,10 +33,10 @@ EVERYTHING = "another run's state, or names at random"
 ANOTHER_ORDER = "the factors that start at random in another order than those that start at zero"
 BALANCE_MOST, BALANCE_LEAST = 10.0, 3.0
 """Digits that the balance of all modules may have, from which it is missed; digits from which it is not: healthy ones of rank 3 have 7 at step 2."""
-BALANCE_TOLD = 48
-"""Elements of a module's group from which balance is missed: of rank 1 and 2 it says little for most of a healthy run."""
-UNBALANCED = 0.6
-"""Median residual of balance above which no two factors look related: unrelated ones have .7, healthy ones .56 at most (rank 3, step 2)."""
+BALANCE_MUCH = 20.0
+"""Digits that the balance of half the modules may have, from which another order of one factor is weighed as the family's orders are: healthy runs
+have a third of it or more from step 2 on."""
+_NUMBER = re.compile(r"\d+")
 Keys = Sequence[str | None]
 
 
@@ -105,22 +105,31 @@ def _everything(places: Sequence[Place], looks: Looks) -> list[Ranked]:
 
 
 def _one_factor(places: Sequence[Place], looks: Looks) -> list[Weighed]:
-    """Return "the factor that starts at random is in another order than the one that starts at zero", where balance holds no better than by chance.
+    """Return "the factors that start at random are in another order of layers than those that start at zero", where balance leaves that open.
 
-    No program makes such an order, and early in a run balance may be as weak: so it is no member of the family, and left open where it looks so.
+    Where the layers of one factor stand reversed, or each one place off, the first half of a kind's layers holds no whole cycle: those ranks of the
+    other factor are independent, and where they may say much they are weighed as any order's. No program makes such an order, so that of fewer, which
+    say little early in a healthy run, it is enough that balance holds better than by chance. Nothing is asked of what had no gradient yet.
     """
-    pairs = [place for place in places if place.zero is not None and place.other is not None]
-    residuals = {place: plain.residual for place, plain in zip(pairs, looks.plain(pairs))}
-    finite = [place for place, residual in residuals.items() if np.isfinite(residual)]
-    fine = [all(one.size >= BALANCE_TOLD for one in each) for each in looks.ranked(finite, "other")]
-    both = [place for place, enough in zip(finite, fine) if enough]
-    ranked = [one for each in looks.ranked(both, "other") for one in each]
-    if sum(math.log10(one.size) for one in ranked) < BALANCE_MOST or np.median([residuals[place] for place in both]) < UNBALANCED:
-        return []
-    digits = combine.digits(ranked)
-    if digits >= BALANCE_LEAST:
-        return []
-    return [Weighed(ANOTHER_ORDER, digits, frozenset(place.other for place in both if place.other is not None))]
+    pairs = [place for place in places if place.zero is not None and place.other is not None and looks.modules[place.module].balanced]
+    both = [place for place, plain in zip(pairs, looks.plain(pairs)) if np.isfinite(plain.residual)]
+    starts, kinds = looks.starts(places), dict[str, list[Place]]()
+    for place in both:
+        if starts[place.module] == place.module:
+            kinds.setdefault(_NUMBER.sub("#", looks.modules[place.module].prefix), []).append(place)
+    half = [place for members in kinds.values() for place in sorted(members, key=lambda place: _numbers(looks, place))[: len(members) // 2]]
+    moved = frozenset(place.other for place in both if place.other is not None)
+    for chosen, most, least in ((half, BALANCE_MUCH, math.inf), (both, BALANCE_MOST, BALANCE_LEAST)):
+        ranked = [one for each in looks.ranked(chosen, "other") for one in each]
+        if sum(math.log10(one.size) for one in ranked) >= most:
+            digits = combine.digits(ranked)
+            return [Weighed(ANOTHER_ORDER, digits, moved)] if digits < least else []
+    return []
+
+
+def _numbers(looks: Looks, place: Place) -> list[int]:
+    """Return the numbers in a module's path: its layer first."""
+    return [int(number) for number in _NUMBER.findall(looks.modules[place.module].prefix)]
 
 
 def _known(place: Place) -> bool:

@@ -203,3 +203,21 @@ def test_over_all_orders_of_four_neurons_every_rank_is_taken_once_beside_decay(k
     group = signed_permutations(8, signs_only=True) if kind == "other" else np.eye(4)[np.array(list(itertools.permutations(range(4))))]
     found = [one.rank for (one,) in balanced(turn(repeated(products, len(group)), group, kind), kind)]
     assert sorted(found) == list(range(1, len(group) + 1))
+
+
+def test_over_all_signs_of_one_factors_moments_the_rank_of_how_nearly_the_sides_lie_along_one_line_is_taken_once_by_each_pair():
+    """g and -g have one value: of 16 signs of four dimensions eight."""
+    group = signed_permutations(4, signs_only=True)
+    found = [one for (one,) in other(turn(repeated(anything(1, 4, np.random.default_rng(5)), len(group)), group, "other"))]
+    assert {one.sign_size for one in found} == {8}
+    assert sorted(one.sign_rank for one in found) == sorted([*range(1, 9)] * 2)
+
+
+def test_the_other_factors_signs_show_where_the_last_batch_went_against_those_before_it():
+    """All gradients have one direction, and its sign changes: L and R are one matrix, times numbers of two signs, and balance has them last."""
+    rng = np.random.default_rng(2)
+    signs, along = rng.choice([-1.0, 1.0], (20, 4, 1)), rng.standard_normal((20, 1, 4))
+    products = anything(20, 4, rng)._replace(left=signs * along, right=-0.1 * signs * along)
+    found = [one for (one,) in other(products)]
+    assert all(one.sign_rank == 1 and one.sign_size == 8 for one in found)
+    assert np.mean([one.rank / one.size for one in found]) > 0.5
