@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import How, Looks, Place
+from ostate.evidence.shares import by_shape, elements, reached_by, share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,7 +110,7 @@ def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks
     """Return the balanced pairs whose gauges or residuals stand apart."""
     by_gauge, by_residual = _by_gauge(live, looks), _by_residual(live, [residuals[place] for place in live])
     exchanged: set[int] = set()
-    for members in _by_shape(live, looks):  # of its own kind first: other kinds may be starved, or trained apart
+    for members in by_shape(live, looks):  # of its own kind first: other kinds may be starved, or trained apart
         by_gauge |= _by_gauge(members, looks) if len(members) >= FEWEST else set()
         by_residual |= _by_residual(members, [residuals[place] for place in members]) if len(members) >= FEWEST else set()
         for how in ("whole", *FACTORS):
@@ -120,11 +120,13 @@ def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks
     both, rest = looks.ranked(live, "whole"), looks.ranked(live, "other")
     in_own = {place.module for place, one, two in zip(live, both, rest) if min(share(one), share(two)) >= BULK}
     # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own or close to it
-    suspects = exchanged | ((by_gauge | (by_residual - in_own)) - coarse) | (by_gauge & by_residual)
+    lost = ((by_gauge | (by_residual - in_own)) - coarse) | (by_gauge & by_residual)
+    lost |= (_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse
+    suspects = exchanged | fit_elsewhere(lost, live, looks)
     suspects |= _kinds_at_random(live, residuals, looks) | _kinds_unbalanced(live, residuals, looks) | kinds_unrelated(live, residuals, looks)
     for how in FACTORS:
         suspects |= factors_exchanged(live, looks, how)
-    return suspects | ((_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse)
+    return suspects
 
 
 def _singles(places: Sequence[Place], looks: Looks) -> set[int]:
@@ -163,46 +165,10 @@ def _better_elsewhere(weak: Sequence[tuple[Place, float]], looks: Looks) -> set[
     return found
 
 
-def _by_shape(live: Sequence[Place], looks: Looks) -> list[list[Place]]:
-    """Return the modules of each pair of shapes."""
-    found: dict[object, list[Place]] = {}
-    for place in live:
-        found.setdefault(looks.shapes(place.module), []).append(place)
-    return list(found.values())
-
-
-def elements(ranked: Sequence[Ranked], way: str = "asked") -> float:
-    """Return the size of a module's group: of all its blocks together."""
-    return float(math.prod(float(size) for _, size in combine.by_way(ranked, way)))
-
-
-def share(ranked: Sequence[Ranked], way: str = "asked") -> float:
-    """Return the digits reached over the digits that the group has: 1 at the floor, about .17 for unrelated modules.
-
-    Args:
-        ranked: of a module's blocks.
-        way: of ranking them, a key of `combine.ways`; by all that was asked where it has no such.
-    """
-    return _share(tuple(ranked), way)
-
-
-@lru_cache(maxsize=4096)
-def _share(ranked: tuple[Ranked, ...], way: str) -> float:
-    """Return the same: the same modules are asked for in several ways."""
-    pairs = combine.by_way(ranked, way)
-    full = sum(math.log(size) for _, size in pairs)
-    return sum(math.log(size / rank) for rank, size in pairs) / full if full > 0 else math.nan
-
-
-def _reached(ranked: Sequence[Sequence[Ranked]], way: str) -> Array:
-    """Return each module's share in a way of ranking, or in all that was asked where that is more: what stands in its gauge so is no other's."""
-    return np.array([max(share(each, way), share(each)) for each in ranked])
-
-
 def _clear_way(ranked: Sequence[Sequence[Ranked]]) -> str | None:
     """Return the first way of ranking in which nearly all modules stand at the floor and the few that do not are no tail of the rest, or None."""
     for way in combine.ways([one for each in ranked for one in each]):
-        shares = _reached(ranked, way)
+        shares = reached_by(ranked, way)
         known = shares[np.isfinite(shares)]
         enough = way == "asked" or min(elements(each, way) for each in ranked if each) >= ENOUGH
         few = len(known) / 2 if len(known) <= TEN else max(len(known) / TEN, EXCHANGED)
@@ -224,7 +190,7 @@ def _by_gauge(live: Sequence[Place], looks: Looks) -> set[int]:
     way = _clear_way(ranked)
     if way is None:
         return set()
-    shares = _reached(ranked, way)
+    shares = reached_by(ranked, way)
     weak: dict[object, list[int]] = {}
     for place, reached in zip(live, shares):
         if reached < BULK:
@@ -248,7 +214,7 @@ def exchanged_in(members: Sequence[Place], looks: Looks, how: How = "whole") -> 
     if how != "whole" and not _most_are_strong(list(ranked.values())):
         return set()
     way = (_clear_way(list(ranked.values())) if how == "whole" else None) or "asked"
-    reached = _reached(list(ranked.values()), way)
+    reached = reached_by(list(ranked.values()), way)
     own = {place: (float(found), plain.residual) for place, found, plain in zip(ranked, reached, looks.plain(list(ranked)))}
     outside = [place for place in members if own[place][0] < FLOOR and not own[place][1] <= RELATED]
     inner = sorted(outside, key=lambda place: own[place])[:WEAKEST]
@@ -258,7 +224,7 @@ def exchanged_in(members: Sequence[Place], looks: Looks, how: How = "whole") -> 
     order = sorted(((i, j) for i in range(len(weak)) for j in range(len(inner)) if inner[j] is not weak[i]), key=sum)
     most = max(len(members), TRIED // sum(math.prod(shape) for shape in looks.shapes(weak[0].module))) // 2
     pairs = {ends for i, j in order[:most] for ends in ((weak[i], inner[j]), (inner[j], weak[i]))}
-    at = {(one, two): two._replace(module=one.module) if how == "whole" else one._replace(**{how: getattr(two, how)}) for one, two in pairs}
+    at = {(one, two): _at_another(one, two, how) for one, two in pairs}
     looks.read(list(at.values()))
     there = dict(zip(at, looks.ranked(list(at.values()), how)))
     residuals = {ends: plain.residual for ends, plain in zip(at, looks.plain(list(at.values())))}
@@ -274,6 +240,42 @@ def exchanged_in(members: Sequence[Place], looks: Looks, how: How = "whole") -> 
         if combine.digits(there[one, two]) >= needed or both or (not coarse and fits(one, two, FAR)):
             found |= {one.module, two.module}
     return found
+
+
+def fit_elsewhere(lost: set[int], live: Sequence[Place], looks: Looks) -> set[int]:
+    """Return the lost modules that may have been exchanged: they fit the place of another of their shape that is weak too, or it fits theirs.
+
+    Names that change places are two at least. A module that says little by itself, beside others that say all they can, has seen little.
+
+    Args:
+        lost: modules that stand apart by what they say where they are.
+        live: pairs of one group.
+        looks: at them.
+    """
+    found: set[int] = set()
+    way = (_clear_way(looks.ranked(live, "whole")) if lost else None) or "asked"
+    for members in by_shape(live, looks):
+        mine = [place for place in members if place.module in lost]
+        if len(mine) > WEAKEST:  # no few of many
+            found |= {place.module for place in mine}
+            continue
+        for how in ("whole", *FACTORS) if mine else ():
+            by = way if how == "whole" else "asked"
+            own = dict(zip(members, reached_by(looks.ranked(members, how), by).tolist()))
+            weak = sorted((place for place in members if own[place] < STRONG), key=lambda place: own[place])[:WEAKEST]
+            ends = [pair for one in mine for two in weak if two is not one for pair in ((one, two), (two, one))]
+            at = {(one, two): _at_another(one, two, how) for one, two in ends}
+            looks.read(list(at.values()))
+            there = dict(zip(at, reached_by(looks.ranked(list(at.values()), how), by).tolist()))
+            for (one, two), reached in there.items():
+                if reached > own[one] and (reached >= FLOOR or min(reached, there[two, one]) >= BULK):
+                    found |= {one.module, two.module}
+    return found & lost
+
+
+def _at_another(one: Place, two: Place, how: How) -> Place:
+    """Return a module where another has its moments: those of both factors, or of one."""
+    return two._replace(module=one.module) if how == "whole" else one._replace(**{how: getattr(two, how)})
 
 
 def factors_exchanged(live: Sequence[Place], looks: Looks, how: How) -> set[int]:

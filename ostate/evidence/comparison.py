@@ -17,11 +17,12 @@ from ostate.core.naming import ALL_TESTS, Adapter, Claim, Evidence
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef, shape_text
 from ostate.evidence import order
-from ostate.evidence.apart import ENOUGH, apart, elements
+from ostate.evidence.apart import ENOUGH, apart
 from ostate.evidence.displaced import misplaced_values
 from ostate.evidence.look import Source
 from ostate.evidence.looks import Looks, Place, places_of
 from ostate.evidence.methods import METHODS, method_of, silent_reason, starts_of, unbalanced_reason, units_of
+from ostate.evidence.shares import elements
 from ostate.evidence.unpaired import known_starts
 
 from .master_weights import TEST as MASTER_WEIGHTS

@@ -123,6 +123,9 @@ class Given:
         self.ranks, self.size, self.given, self.modules, self.sizes = ranks or {}, size, plain or {}, units or (), shapes or {}
         self.source = SimpleNamespace(start=None)
 
+    def read(self, places):
+        pass
+
     def ranked(self, places, how):
         keys = [((place.module, place.zero, place.other, how), (place.module, how), place.module) for place in places]
         return [(Ranked(next((self.ranks[key] for key in several if key in self.ranks), 1), self.size),) for several in keys]
@@ -167,14 +170,35 @@ def test_where_most_moments_have_no_weight_that_moved_nothing_was_updated_yet():
 @pytest.mark.parametrize(("size", "told"), [(48, True), (47, False)])
 def test_from_forty_eight_gauges_on_one_that_looks_like_any_other_says_something_by_itself(size, told):
     """Rank 3: 2^3 3! = 48."""
-    looks = Given({(3, "whole"): size, (9, "whole"): size}, size=size, units=units("qv", 10))
-    assert apart.apart(places(20), looks).against == ((3, 9) if told else ())
+    ranks: dict[object, int] = {(3, "whole"): size, (9, "whole"): size, (3, 18, 19, "whole"): 1}
+    assert apart.apart(places(20), Given(ranks, size=size, units=units("qv", 10))).against == ((3, 9) if told else ())
+
+
+@pytest.mark.parametrize(
+    ("there", "back", "told"), [(384, 384, False), (1, 384, True), (2, 384, False), (19, 19, True), (19, 20, False), (20, 19, False)]
+)
+@pytest.mark.parametrize("how", ["whole", "zero", "other"])
+def test_of_weak_modules_those_that_fit_each_others_place_may_have_been_exchanged(how, there, back, told):
+    """Of 384 gauges the first, or among the 19 first at either's place. Another shape's place is not tried, nor that of a strong module."""
+    at = {"whole": ((3, 18, 19), (9, 6, 7)), "zero": ((3, 18, 7), (9, 6, 19)), "other": ((3, 6, 19), (9, 18, 7))}[how]
+    ranks: dict[object, int] = {(3, how): 250, (9, how): 250, (*at[0], how): there, (*at[1], how): back}
+    assert apart.fit_elsewhere({3, 9}, places(20), Given(ranks, units=units("qv", 10))) == ({3, 9} if told else set())
+    assert apart.fit_elsewhere({3}, places(20), Given(ranks, units=units("qv", 10))) == ({3} if told else set())
+    apart_by_shape = Given(ranks, units=units("qv", 10), shapes={3: ((9, 4), (4, 8))})
+    assert apart.fit_elsewhere({3, 9}, places(20), apart_by_shape) == set()
+    assert apart.fit_elsewhere({3}, places(20), Given(ranks | {(9, how): 1}, units=units("qv", 10))) == set()
+
+
+def test_one_module_that_says_little_beside_others_that_say_all_they_can_was_not_exchanged():
+    """Names that change places are two at least; its residual is that of unrelated factors."""
+    looks = Given({3: 384}, units=units("qv", 10), plain={3: Plain(0.7, 1.0, 1.0, True)})
+    assert apart.apart(places(20), looks).against == ()
 
 
 def test_a_residual_far_from_its_siblings_is_suspect_unless_all_gauges_say_otherwise():
     """Factors look unrelated at .7 where the others balance to .05; a module whose moments stand first of all gauges is damaged nowhere."""
     far = {4: Plain(0.7, 1.0, 1.0, True)}
-    assert apart.apart(places(12), Given({4: 200}, units=units("qv", 6), plain=far)).against == (4,)
+    assert apart.apart(places(12), Given({4: 200, 7: 150, (7, 8, 9, "whole"): 1}, units=units("qv", 6), plain=far)).against == (4, 7)
     assert apart.apart(places(12), Given(units=units("qv", 6), plain=far)).against == ()
     near = {4: Plain(0.45, 1.0, 1.0, True)}
     assert apart._by_residual(places(12), [near.get(at, Plain(0.05, 1.0, 1.0, True)).residual for at in range(12)]) == set()
@@ -220,15 +244,16 @@ def test_of_three_tensors_one_that_says_next_to_nothing_is_suspect_where_the_mid
 
 def test_a_factor_that_fits_by_chance_where_both_say_little_is_suspect():
     """lora_B of one module stands in no gauge of its own, and both factors together in a middling one, where all siblings stand first."""
-    looks = Given({(4, "zero"): 300, (4, "whole"): 60}, units=units("qv", 6))
-    assert apart.apart(places(12), looks).against == (4,)
-    assert apart.apart(places(12), Given({(4, "zero"): 300}, units=units("qv", 6))).against == ()
-    assert apart.apart(places(12), Given({(4, "other"): 300, (4, "whole"): 60}, units=units("qv", 6))).against == (4,)
+    both: dict[object, int] = {(module, "whole"): 60 for module in (4, 7)}
+    for how, there in (("zero", (4, 14, 9)), ("other", (4, 8, 15))):
+        alone: dict[object, int] = {(module, how): 300 for module in (4, 7)} | {(*there, how): 1}
+        assert apart.apart(places(24), Given(alone | both, units=units("qv", 12))).against == (4, 7)
+        assert apart.apart(places(24), Given(alone, units=units("qv", 12))).against == ()
 
 
 def test_a_module_of_which_one_factor_is_in_place_is_compared_too():
     there = [place._replace(other=None) if place.module in (3, 9) else place for place in places(20)]
-    assert apart.apart(there, Given({3: 384, 9: 384}, units=units("qv", 10))).against == (3, 9)
+    assert apart.apart(there, Given({3: 384, 9: 384, (3, 18, None, "whole"): 1}, units=units("qv", 10))).against == (3, 9)
     nowhere = [place._replace(zero=None, other=None) if place.module in (3, 9) else place for place in places(20)]
     assert apart.apart(nowhere, Given({3: 384, 9: 384}, units=units("qv", 10))).against == ()
 
