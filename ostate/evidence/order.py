@@ -33,9 +33,9 @@ EVERYTHING = "another run's state, or names at random"
 ANOTHER_ORDER = "the factors that start at random in another order than those that start at zero"
 BALANCE_MOST, BALANCE_LEAST = 10.0, 3.0
 """Digits that the balance of all modules may have, from which it is missed; digits from which it is not: healthy ones of rank 3 have 7 at step 2."""
-BALANCE_MUCH = 20.0
+BALANCE_MUCH = 40.0
 """Digits that the balance of half the modules may have, from which another order of one factor is weighed as the family's orders are: healthy runs
-have a third of it or more from step 2 on."""
+have a quarter of it or more from step 2 on (rank 2, steps 2 to 12)."""
 _NUMBER = re.compile(r"\d+")
 Keys = Sequence[str | None]
 
@@ -107,24 +107,35 @@ def _everything(places: Sequence[Place], looks: Looks) -> list[Ranked]:
 def _one_factor(places: Sequence[Place], looks: Looks) -> list[Weighed]:
     """Return "the factors that start at random are in another order of layers than those that start at zero", where balance leaves that open.
 
-    Where the layers of one factor stand reversed, or each one place off, the first half of a kind's layers holds no whole cycle: those ranks of the
-    other factor are independent, and where they may say much they are weighed as any order's. No program makes such an order, so that of fewer, which
-    say little early in a healthy run, it is enough that balance holds better than by chance. Nothing is asked of what had no gradient yet.
+    Where the layers of one factor stand reversed, or each one place off, neither half of a kind's layers holds a whole cycle: those ranks of the
+    other factor are independent, and where they may say much they are weighed as any order's, by the better half. No program makes such an order, so
+    that of fewer, which say little early in a healthy run, it is enough that balance holds better than by chance. Nothing is asked of what had no
+    gradient yet.
     """
     pairs = [place for place in places if place.zero is not None and place.other is not None and looks.modules[place.module].balanced]
     both = [place for place, plain in zip(pairs, looks.plain(pairs)) if np.isfinite(plain.residual)]
     starts, kinds = looks.starts(places), dict[str, list[Place]]()
-    for place in both:
+    for place in sorted(both, key=lambda place: _numbers(looks, place)):
         if starts[place.module] == place.module:
             kinds.setdefault(_NUMBER.sub("#", looks.modules[place.module].prefix), []).append(place)
-    half = [place for members in kinds.values() for place in sorted(members, key=lambda place: _numbers(looks, place))[: len(members) // 2]]
+    first, last = ([place for kind in kinds.values() for place in _half(kind, last=last)] for last in (False, True))
+    halves = [[one for each in looks.ranked(half, "other") for one in each] for half in (first, last)]
     moved = frozenset(place.other for place in both if place.other is not None)
-    for chosen, most, least in ((half, BALANCE_MUCH, math.inf), (both, BALANCE_MOST, BALANCE_LEAST)):
-        ranked = [one for each in looks.ranked(chosen, "other") for one in each]
-        if sum(math.log10(one.size) for one in ranked) >= most:
-            digits = combine.digits(ranked)
-            return [Weighed(ANOTHER_ORDER, digits, moved)] if digits < least else []
-    return []
+    if _most_digits(halves[0]) >= BALANCE_MUCH:
+        return [Weighed(ANOTHER_ORDER, max(0.0, max(combine.digits(half) for half in halves) - math.log10(len(halves))), moved)]
+    ranked = [one for each in looks.ranked(both, "other") for one in each]
+    if _most_digits(ranked) < BALANCE_MOST or (digits := combine.digits(ranked)) >= BALANCE_LEAST:
+        return []
+    return [Weighed(ANOTHER_ORDER, digits, moved)]
+
+
+def _half(kind: Sequence[Place], *, last: bool) -> Sequence[Place]:
+    size = len(kind) // 2
+    return kind[len(kind) - size :] if last else kind[:size]
+
+
+def _most_digits(ranked: Sequence[Ranked]) -> float:
+    return sum(math.log10(one.size) for one in ranked)
 
 
 def _numbers(looks: Looks, place: Place) -> list[int]:
