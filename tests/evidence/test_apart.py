@@ -266,3 +266,81 @@ def test_two_tensors_that_fit_each_others_place_far_better_are_suspect():
     assert apart._singles(three, Given(ranks | {(0, 2, None, "zero"): 100, (1, 0, None, "zero"): 100}, size=2500, units=vectors("v", 3))) == set()
     assert apart._singles(three[:2], Given(ranks, size=2500, units=vectors("v", 2))) == set()
     assert apart._singles(three, Given({0: 5, 1: 5, (0, 2, None, "zero"): 1, (1, 0, None, "zero"): 1}, size=40, units=vectors("v", 3))) == set()
+
+
+def test_a_module_whose_zero_factor_has_no_place_is_not_damaged_for_want_of_its_weights():
+    there = [place._replace(zero=None) if place.module == 5 else place for place in places(12)]
+    looks = Given(units=units("qv", 6), plain={5: Plain(math.nan, 0.0, 1.0, True)})
+    assert apart.apart(there, looks).against == ()
+
+
+@pytest.mark.parametrize(("kinds", "told"), [(3, True), (2, False)])
+def test_from_three_modules_on_a_kind_is_looked_at_as_one(kinds, told):
+    """q fits by chance in three layers, where v stands first of all: whether its own modules are few or not."""
+    ranks = {2 * layer: 150 for layer in range(kinds)}
+    found = apart._kinds_at_random(places(2 * kinds), Given(ranks, size=384, units=units("qv", kinds)))
+    assert found == (set(ranks) if told else set())
+    assert apart._kinds_at_random(places(2 * kinds), Given({at: 20 for at in ranks}, size=48, units=units("qv", kinds))) == found  # rank 3
+    assert apart._kinds_at_random(places(2 * kinds), Given({at: 4 for at in ranks}, size=8, units=units("qv", kinds))) == set()  # rank 2: from six on
+
+
+@pytest.mark.parametrize(("layers", "told"), [(3, True), (2, False)])
+def test_from_three_modules_on_a_kinds_other_factors_are_missed_where_they_look_unrelated(layers, told):
+    residuals = {place: 0.7 if place.module % 2 == 0 else 0.05 for place in places(2 * layers)}
+    looks = Given({(2 * layer, "other"): 300 for layer in range(layers)}, units=units("qv", layers))
+    expected = {2 * layer for layer in range(layers)} if told else set()
+    assert apart._kinds_unbalanced(places(2 * layers), residuals, looks) == expected
+    assert apart.kinds_unrelated(places(2 * layers), residuals, looks) == expected
+
+
+def test_a_kind_that_has_many_digits_but_looks_unrelated_is_none_that_balances():
+    """q is missed only beside a kind that balances: v has digits and a residual of .5."""
+    looks = Given({(2 * layer, "other"): 300 for layer in range(6)}, units=units("qv", 6))
+    for middle, told in ((0.05, True), (0.5, False)):
+        residuals = {place: 0.7 if place.module % 2 == 0 else middle for place in places(12)}
+        assert bool(apart.kinds_unrelated(places(12), residuals, looks)) == told
+
+
+def test_a_kind_is_missed_where_its_balance_may_have_five_digits():
+    """Of three modules of 48 gauges each; of three of 46 it may not. v's balance is first everywhere."""
+    for size, told in ((48, True), (46, False)):
+        residuals = {place: 0.7 if place.module % 2 == 0 else 0.05 for place in places(6)}
+        looks = Given({(2 * layer, "other"): size for layer in range(3)}, size=size, units=units("qv", 3))
+        assert bool(apart.kinds_unrelated(places(6), residuals, looks)) == told
+
+
+def test_of_ten_modules_half_may_say_less_and_of_eleven_two():
+    weak = {at: 300 for at in range(4)}
+    assert apart._by_gauge(places(10), Given(weak, units=units("q", 10))) == set(weak)
+    assert apart._by_gauge(places(11), Given(weak, units=units("q", 11))) == set()
+    assert apart._by_gauge(places(11), Given({0: 300, 1: 300}, units=units("q", 11))) == {0, 1}
+
+
+def test_one_middling_gauge_says_nothing_and_two_of_one_shape_do():
+    """A share of two fifths: 35 of 384. Below a quarter one is suspect by itself."""
+    assert apart._by_gauge(places(20), Given({3: 35}, units=units("q", 20))) == set()
+    assert apart._by_gauge(places(20), Given({3: 35, 9: 35}, units=units("q", 20))) == {3, 9}
+    assert apart._by_gauge(places(20), Given({3: 35, 9: 35}, units=units("q", 20), shapes={9: ((8, 4), (4, 16))})) == set()
+    assert apart._by_gauge(places(20), Given({3: 300}, units=units("q", 20))) == {3}
+
+
+@pytest.mark.parametrize(("far", "told"), [(0.56, True), (0.54, False)])
+def test_residuals_of_three_modules_are_compared_and_four_spreads_are_far(far, told):
+    """Siblings at .3, all alike: what lies .6 above their logarithm stands apart, which is .547."""
+    assert apart._by_residual(places(4), [0.3, 0.3, 0.3, far]) == ({3} if told else set())
+    assert apart._by_residual(places(3), [0.05, 0.05, 0.6]) == {2}
+    assert apart._by_residual(places(2), [0.05, 0.6]) == set()
+
+
+def test_a_tensor_with_two_digits_at_its_own_place_is_not_tried_elsewhere():
+    """Of tensors whose siblings have three: two is more than all but one in thirty at random reach."""
+    weak = {0: 655, 1: 655, 2: 66, 3: 66, 4: 66, (0, 2, None, "zero"): 1, (1, 0, None, "zero"): 1}
+    five = [Place(at, 2 * at, None) for at in range(5)]
+    assert apart._singles(five, Given(weak, size=65536, units=vectors("v", 5))) == set()
+    assert apart._singles(five, Given(weak | {0: 3000, 1: 3000}, size=65536, units=vectors("v", 5))) == {0, 1}
+
+
+def test_tensors_of_forty_eight_gauges_on_are_looked_at():
+    for size, told in ((48, {0, 1}), (47, set())):
+        ranks = {0: size, 1: size, (0, 2, None, "zero"): 1, (1, 0, None, "zero"): 1}
+        assert apart._singles([Place(at, 2 * at, None) for at in range(3)], Given(ranks, size=size, units=vectors("v", 3))) == told

@@ -124,6 +124,57 @@ def test_two_factors_one_of_which_has_another_modules_moments_are_not_looked_at_
     order.against(("one.A", "two.B", "one.B", "two.A"), {0, 1, 2}, PLACES, INDEX, looks, {})
 
 
+def test_a_pair_half_of_whose_moments_are_its_own_other_factors_is_asked_for_that_half():
+    """lora_B has lora_A's moments, lora_A another module's, whose own are of a tensor outside: both modules speak, the first turned."""
+    looks = Turned({(1, "other"): (Ranked(1, 8),)}, UNITS)
+    assert order.against(("one.A", "two.A", "two.B", None), {0, 1, 3}, PLACES, INDEX, looks, {}) == pytest.approx(math.log10(512 * 8))
+    assert looks.asked == (0, (True, False))
+
+
+NEURONS = Unit("layers.0.mlp.", "layers.0.mlp.down.B", "layers.0.mlp.down.A", True, 1, group="neurons")
+NEAR, FAR = "layers.0.mlp.gate.A", "layers.1.mlp.down.A"
+
+
+@pytest.mark.parametrize(
+    ("kind", "origins", "asked"),
+    [
+        ("whole", {"zero": FAR, "other": NEAR}, ("zero", [7])),  # the gate has these neurons' order: lora_A's moments tell nothing
+        ("whole", {"zero": NEAR, "other": FAR}, (None, [])),
+        ("whole", {"other": NEAR}, (None, [])),
+        ("whole", {"other": FAR}, ("whole", [7])),
+        ("other", {"other": FAR}, ("other", [7])),
+        ("whole", {"zero": FAR, "other": FAR}, ("whole", [7, 7])),
+        ("whole", {"zero": None, "other": NEAR}, ("zero", [None])),
+    ],
+)
+def test_of_neurons_that_another_layer_of_their_block_lends_moments_to_only_the_rest_is_asked(kind, origins, asked):
+    assert order._of_neurons(kind, NEURONS, origins, {FAR: 7, NEAR: 8}) == asked
+
+
+def test_a_position_without_a_key_is_moved_where_another_order_names_it_otherwise():
+    names, keys = ("norm.one", "norm.two", "one.B"), (None, None, "one.B")
+    other = Alternative("norms exchanged", keys, ("norm.two", "norm.one", "one.B"))
+    same = Alternative("the same again", keys, names)
+    found = order.weigh_all(keys, names, Family((other, same), ()), Looks({}, ()), {}, range(3))
+    assert [(each.what, each.moved, each.digits) for each in found[1:]] == [("norms exchanged", frozenset({0, 1}), 0.0)]
+
+
+class Unbalanced(Looks):
+    """Looks at pairs whose balance has these ranks and residuals."""
+
+    def plain(self, places):
+        return [Plain(0.7, 1.0, 1.0, True) for _ in places]
+
+
+@pytest.mark.parametrize(("rank", "digits", "missed"), [(40, 2.8, True), (30, 3.6, False)])
+def test_balance_of_all_modules_is_missed_below_three_digits(rank, digits, missed):
+    """Two modules of four blocks of 384, factors that look unrelated."""
+    ranked = (Ranked(rank, 384),) * 4
+    found = order._one_factor(PLACES, Unbalanced({(module, "other"): ranked for module in range(2)}, UNITS))
+    assert combine.digits(ranked * 2) == pytest.approx(digits, abs=0.1)
+    assert [each.moved for each in found] == [frozenset({1, 3})] * missed
+
+
 def test_one_factor_in_its_own_modules_other_place_says_nothing():
     """lora_B alone is said to be lora_A, and lora_A stays: no gauge tells."""
     assert order.against(("one.A", "one.A", "two.B", "two.A"), {0}, PLACES, INDEX, Looks({}, UNITS), {}) == 0
@@ -197,6 +248,7 @@ def test_kinds_that_nothing_is_asked_of_stay_open_among_themselves_and_hold_no_o
     at = {key: position for position, key in enumerate(key for kind in (*told, "k", "q") for key in (f"{kind}.R", f"{kind}.s"))}
     one, other = order._exchanged(Exchangeable(tuple(kinds), keys), places, {f"{kind}.s": i for i, kind in enumerate(told)}, looks, at)
     assert one.moved == frozenset(range(2 * len(kinds)))
+    assert one.what == "k and v exchanged in every layer"  # the weakest exchange that says anything: one silent kind and one that is not
     assert one.digits > 10
     assert (other.what, other.digits, other.moved) == ("k and q exchanged in every layer", 0.0, frozenset(range(2 * len(told), 2 * len(kinds))))
 
