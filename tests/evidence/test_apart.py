@@ -280,8 +280,8 @@ def test_from_three_modules_on_a_kind_is_looked_at_as_one(kinds, told):
     ranks = {2 * layer: 150 for layer in range(kinds)}
     found = apart._kinds_at_random(places(2 * kinds), Given(ranks, size=384, units=units("qv", kinds)))
     assert found == (set(ranks) if told else set())
-    assert apart._kinds_at_random(places(2 * kinds), Given({at: 20 for at in ranks}, size=48, units=units("qv", kinds))) == found  # rank 3
-    assert apart._kinds_at_random(places(2 * kinds), Given({at: 4 for at in ranks}, size=8, units=units("qv", kinds))) == set()  # rank 2: from six on
+    assert apart._kinds_at_random(places(2 * kinds), Given(dict.fromkeys(ranks, 20), size=48, units=units("qv", kinds))) == found  # rank 3
+    assert apart._kinds_at_random(places(2 * kinds), Given(dict.fromkeys(ranks, 4), size=8, units=units("qv", kinds))) == set()  # rank 2: from six on
 
 
 @pytest.mark.parametrize(("layers", "told"), [(3, True), (2, False)])
@@ -310,7 +310,7 @@ def test_a_kind_is_missed_where_its_balance_may_have_five_digits():
 
 
 def test_of_ten_modules_half_may_say_less_and_of_eleven_two():
-    weak = {at: 300 for at in range(4)}
+    weak = dict.fromkeys(range(4), 300)
     assert apart._by_gauge(places(10), Given(weak, units=units("q", 10))) == set(weak)
     assert apart._by_gauge(places(11), Given(weak, units=units("q", 11))) == set()
     assert apart._by_gauge(places(11), Given({0: 300, 1: 300}, units=units("q", 11))) == {0, 1}
@@ -344,3 +344,9 @@ def test_tensors_of_forty_eight_gauges_on_are_looked_at():
     for size, told in ((48, {0, 1}), (47, set())):
         ranks = {0: size, 1: size, (0, 2, None, "zero"): 1, (1, 0, None, "zero"): 1}
         assert apart._singles([Place(at, 2 * at, None) for at in range(3)], Given(ranks, size=size, units=vectors("v", 3))) == told
+
+
+def test_three_siblings_are_enough_to_say_that_most_are_strong():
+    assert apart._most_are_strong([(Ranked(1, 384),)] * 3)
+    assert not apart._most_are_strong([(Ranked(1, 384),)] * 2)
+    assert not apart._most_are_strong([(Ranked(1, 384),), (Ranked(300, 384),), (Ranked(300, 384),)])

@@ -7,10 +7,13 @@ import pytest
 
 from ostate.core.lora_modules import canonical
 from ostate.core.naming import Claim, Evidence, Question
+from ostate.core.state import Entry, Group, RawState
+from ostate.evidence import comparison
 from ostate.evidence import look as look_module
 from ostate.evidence import statistics
 from ostate.evidence.comparison import Comparison
 from ostate.evidence.look import Source, look
+from ostate.evidence.looks import Place, places_of
 from ostate.evidence.methods import units_of
 from ostate.evidence.order import EVERYTHING
 from ostate.evidence.tables.stream_rows import Buffers
@@ -162,3 +165,52 @@ def test_a_lora_a_exchanged_alone_is_not_proven(llama):
     """Its module's lora_B still fits, so that both together may; the factor's own gauge or the residual of balance tells."""
     for one, two in [pair for pair in llama.swaps() if "lora_A" in str(llama.keys[pair[0]])][::4]:
         assert not {one, two} <= ask(llama, tuple(llama.swapped(one, two))).proven
+
+
+def claim_of(keys: tuple[str | None, ...]) -> Claim:
+    return Claim(source="given", rule="given", names=keys, keys=keys)
+
+
+def test_the_fitted_search_is_asked_of_a_claim_and_contradicts_one_of_exchanged_names():
+    known, _ = toy(Toy(layers=12))
+    asked = Comparison(known.raw, known.adapter)
+    assert not asked.search(claim_of(known.keys)).apart
+    one, two = (known.keys.index(f"{layer}.lora_B.weight") for layer in (2, 5))
+    found = asked.search(claim_of(tuple(known.swapped(one, two))))
+    assert {one, two} <= set(found.apart) | {position for position, *_ in found.contradictions}
+    assert Comparison(known.raw, None).search(claim_of(known.keys)).silent
+
+
+@pytest.mark.parametrize(("with_state", "count", "asked"), [(True, 2001, False), (True, 2000, True), (False, 2001, True)])
+def test_the_search_is_not_asked_where_its_tables_would_be_too_large(with_state, count, asked):
+    """2,000 positions of one shape that have state; positions without it are searched for by nobody."""
+    slots = {"exp_avg": ArraySlot(np.zeros((1,), np.float32))} if with_state else {}
+    entries = tuple(Entry(at, at, 0, slots, 1.0, shape=(1,)) for at in range(count))
+    raw = RawState("", "torch", (), (Group(0, tuple(range(count))),), entries)
+    said = Comparison(raw, toy(Toy(layers=2, steps=1))[0].adapter)._too_many()
+    assert (said == "") == asked
+    assert asked or "2,001 tensors have the shape" in said
+
+
+def test_of_the_moved_positions_those_of_the_first_modules_are_looked_at():
+    places = [Place(0, 0, 1), Place(1, 2, 3), Place(2, 4, None), Place(3, 6, 7)]
+    assert comparison._some(places, {0, 3, 4, 6, 7}) == {0, 3, 4, 6, 7}
+    assert comparison._some(places, {0, 3, 4, 6, 7}, 2) == {0, 3}
+    assert comparison._some(places, set()) == set()
+
+
+def test_a_factor_whose_pair_speaks_is_not_asked_of_by_itself_too():
+    """With an earlier adapter the start of every tensor is known: a pair's moments would count twice."""
+    known, before = toy(Toy(layers=3), earlier=10)
+    asked = Comparison(known.raw, known.adapter, previous=before)
+    single, _, _ = asked._single(claim_of(known.keys), known.adapter, places_of(known.keys, asked.looks.modules, asked.stated))
+    assert single == {}
+
+
+def test_an_adapter_of_zeros_was_never_trained_and_one_of_noise_is_no_better_than_chance():
+    known, _ = toy(Toy(layers=3))
+    for fill, said in ((np.zeros, "never trained"), (np.random.default_rng(0).standard_normal, "no better than chance")):
+        tensors = {key: ArraySlot(fill(ref.shape).astype(np.float32)) if "lora_B" in key else ref for key, ref in known.adapter.tensors.items()}
+        found = ask(replace(known, adapter=replace(known.adapter, tensors=tensors)))
+        assert found.verdict == "silent"
+        assert [said] == [word for word in ("never trained", "no better than chance") if any(word in why for why in found.silent.values())]

@@ -123,3 +123,24 @@ def test_a_pair_named_by_balance_alone_pays_for_every_pair_of_positions():
     found = judge._elsewhere(SimpleNamespace(displaced=False), pair, [0, 1], {"B": 0, "A": 3}, None, {"A": 1e-4})
     assert found == pytest.approx([15e-4, 15e-4])
     assert judge._elsewhere(SimpleNamespace(displaced=False), pair, [0], {"B": 0, "A": 3}, None, {}) == pytest.approx([1.0])
+
+
+def test_of_tensors_outside_pairs_each_place_that_one_could_have_gone_to_is_paid_for():
+    one, two = (SimpleNamespace(pairs=(), unpaired=[SimpleNamespace(positions=positions)]) for positions in ((4,), (4, 7)))
+    assert judge._overthrown(one) == {4: pytest.approx(1e-6)}
+    assert judge._overthrown(two) == {4: pytest.approx(5e-7), 7: pytest.approx(5e-7)}
+
+
+def test_displacement_is_no_test_where_no_start_is_known():
+    pair = SimpleNamespace(zero_positions=())
+    assert judge._levels(SimpleNamespace(pairs=[pair], displaced=False, balanced=False, unpaired=()), None, {}) == {}
+
+
+def test_keys_without_a_place_speak_against_the_place_that_they_would_fit():
+    """Two keys are placed and two are free, one of which would fit the second place e^15 times worse than what stands there."""
+    table = np.array([[20.0, -30.0], [-30.0, 20.0], [-30.0, 5.0], [-30.0, -30.0]])
+    tables = SimpleNamespace(keys_of_shape={"s": ["a", "b", "c", "d"]}, positions_of_shape={"s": [0, 1]})
+    odds = Odds()
+    judge._odds_of_shape(odds, tables, SimpleNamespace(by_shape={"s": table}), "s", {"a": 0, "b": 1}, complete=True)
+    assert odds.wrong[0] < 1e-15
+    assert odds.wrong[1] == pytest.approx(math.exp(-15), rel=0.05)
