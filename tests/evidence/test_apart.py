@@ -277,11 +277,14 @@ def test_a_module_whose_zero_factor_has_no_place_is_not_damaged_for_want_of_its_
 @pytest.mark.parametrize(("kinds", "told"), [(3, True), (2, False)])
 def test_from_three_modules_on_a_kind_is_looked_at_as_one(kinds, told):
     """q fits by chance in three layers, where v stands first of all: whether its own modules are few or not."""
-    ranks = {2 * layer: 150 for layer in range(kinds)}
-    found = apart._kinds_at_random(places(2 * kinds), Given(ranks, size=384, units=units("qv", kinds)))
-    assert found == (set(ranks) if told else set())
-    assert apart._kinds_at_random(places(2 * kinds), Given(dict.fromkeys(ranks, 20), size=48, units=units("qv", kinds))) == found  # rank 3
-    assert apart._kinds_at_random(places(2 * kinds), Given(dict.fromkeys(ranks, 4), size=8, units=units("qv", kinds))) == set()  # rank 2: from six on
+    weak, there = [2 * layer for layer in range(kinds)], places(2 * kinds)
+
+    def found(rank: int, size: int) -> set[int]:
+        looks = Given(dict.fromkeys(weak, rank), size=size, units=units("qv", kinds))
+        return apart._kinds_at_random(there, dict.fromkeys(there, 0.05), looks)
+
+    assert found(150, 384) == found(20, 48) == (set(weak) if told else set())
+    assert found(4, 8) == set()  # rank 2: from six on
 
 
 @pytest.mark.parametrize(("layers", "told"), [(3, True), (2, False)])
