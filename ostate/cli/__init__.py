@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
+from errno import ENOSPC
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from ostate.core.hf_cache import is_repository, local_model, snapshot
 from ostate.errors import OstateError, OutOfMemory
 
 from .failures import INTERRUPTED, TERMINATED, Terminated, end_at_sigterm, say, settle_memory_and_threads
-from .screen import expect_json, is_json, keep_json, loudness, loudness_options, say_error, say_usage, write
+from .screen import expect_json, is_json, keep_json, loudness, loudness_options, say_error, say_usage, unwritable, write
 
 gc.set_threshold(500_000)  # nothing dies while modules load and an index is read; looking for it would take a twentieth of `repair`
 
@@ -85,6 +86,8 @@ class _Lazy(click.Group):
             ended, code = ("Terminated", TERMINATED) if isinstance(stopped, Terminated) else ("Interrupted", INTERRUPTED)
             click.echo(f"\n{ended}. What was not finished was not written.", err=True)
             ctx.exit(code)
+        except OSError as error:  # files that cannot be written are a StoreError by now: this is click printing a command's --help
+            ctx.exit(say(unwritable(error) if error.errno == ENOSPC else error))
         except Exception as error:  # noqa: BLE001  (here a program ends: what comes this far is said in words, and never ends as "a person should look")
             ctx.exit(say(error))
 
@@ -121,6 +124,8 @@ def run() -> None:
         main()
     except OutOfMemory as error:
         sys.exit(say(error))
+    except OSError as error:  # click prints --help and --version before a command is invoked
+        sys.exit(say(unwritable(error)))
     except SystemExit as leaving:
         if type(leaving.code) is not int:
             raise

@@ -235,5 +235,10 @@ def write(text: str, *, err: bool = False) -> None:
     except OSError as error:
         if err or error.errno == EPIPE:
             raise
-        fix = "make room, or print elsewhere; files that were asked for are written whole or not at all"
-        raise OstateError(f"the output cannot be written: {error.strerror}", where="standard output", fix=fix) from error
+        raise unwritable(error) from error
+
+
+def unwritable(error: OSError) -> OstateError:
+    """Return what to tell of standard output that cannot be written."""
+    fix = "make room, or print elsewhere; files that were asked for are written whole or not at all"
+    return OstateError(f"the output cannot be written: {error.strerror}", where="standard output", fix=fix)

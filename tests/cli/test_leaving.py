@@ -36,7 +36,11 @@ def test_what_asked_to_be_called_at_the_end_is_called():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
 @pytest.mark.parametrize(
-    "words", [("inspect", STATE), ("inspect", STATE, "--json"), ("names", STATE), ("names", STATE, "--csv"), ("completion", "bash")]
+    "words",
+    [
+        *[("inspect", STATE), ("inspect", STATE, "--json"), ("names", STATE), ("names", STATE, "--csv"), ("completion", "bash")],
+        *[("--help",), ("--version",), ("repair", "--help")],
+    ],
 )
 def test_a_full_disk_behind_the_output_is_an_error_in_words(words):
     with open("/dev/full", "w") as full:
