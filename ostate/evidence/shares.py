@@ -11,12 +11,17 @@ import numpy as np
 
 from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
-from ostate.evidence.looks import Looks, Place
+from ostate.evidence.looks import How, Looks, Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
+
+
+HOWS: tuple[How, ...] = ("whole", "zero", "other")
+OWN_DIGITS = 1.3
+"""Digits from which a module's gauge is said to be its own: of moments that are another run's one in twenty has them, in each way of ranking."""
 
 
 def elements(ranked: Sequence[Ranked], way: str = "asked") -> float:
@@ -47,9 +52,27 @@ def reached_by(ranked: Sequence[Sequence[Ranked]], way: str) -> Array:
     return np.array([max(share(each, way), share(each)) for each in ranked])
 
 
+def best_digits(ranked: Sequence[Ranked]) -> float:
+    """Return the digits of a module in the way of ranking that says most; those of unrelated moments pass 1.3 in one of twenty, in each way."""
+    return max(combine.exact_digits(pairs) for _, pairs in combine.weighed_ways(ranked))
+
+
 def by_shape(live: Sequence[Place], looks: Looks) -> list[list[Place]]:
     """Return the modules of each pair of shapes."""
     found: dict[object, list[Place]] = {}
     for place in live:
         found.setdefault(looks.shapes(place.module), []).append(place)
     return list(found.values())
+
+
+def foreign(lost: set[int], live: Sequence[Place], looks: Looks) -> set[int]:
+    """Return the lost modules whose moments, or one factor's, may be of another run: in no way of ranking do they say that they are their own.
+
+    Args:
+        lost: modules that stand apart by what they say where they are.
+        live: pairs of one group.
+        looks: at them.
+    """
+    mine = [place for place in live if place.module in lost]
+    ranked = [looks.ranked(mine, how) for how in HOWS]
+    return {place.module for place, *each in zip(mine, *ranked) if any(best_digits(one) < OWN_DIGITS for one in each if one)}

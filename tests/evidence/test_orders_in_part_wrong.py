@@ -149,6 +149,20 @@ def test_one_factor_in_its_own_order_is_not_left_open_early_in_a_run(rank: int, 
     assert found.verdict == "verified"
 
 
+@pytest.mark.parametrize("rank", [4, 8])
+@pytest.mark.parametrize("factors", [("lora_A", "lora_B"), ("lora_A",), ("lora_B",)])
+def test_one_module_whose_moments_another_run_left_is_named_and_the_order_not_verified(rank: int, factors: tuple[str, ...]):
+    """There is no module that it may have been exchanged with; one in twenty such looks like its own by chance."""
+    case, another = (run(seed, rank=rank, steps=20, layers=12) for seed in (0, 1))
+    at = [position for position, key in enumerate(case.keys) if "layers.8." in key and "k_proj" in key and where(key)[2] in factors]
+    entries = tuple(another.raw.entries[p] if p in at else entry for p, entry in enumerate(case.raw.entries))
+    found = settled(case._replace(raw=case.raw._replace(entries=entries)), recorded=True)
+    assert found is not None
+    assert found.evidence is not None
+    assert found.verdict == "partial"
+    assert set(at) <= set(found.evidence.apart)
+
+
 def test_of_an_order_that_a_convention_alone_gives_every_name_that_does_not_stand_by_itself_is_listed():
     case = real.case("fsdp2_dcp_intids")
     found = repair(str(case.state), options=Options(adapter=str(case.adapter))).ordering
