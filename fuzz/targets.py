@@ -42,7 +42,6 @@ LARGE = 1 << 24
 NOT_KEPT = ("memo number is used twice", "an object that it does not contain")
 """What is not seen in a tensor's record that is read as a whole: its memo numbers are not kept, and its location is not looked up."""
 MEMBERS: dict[str, Member] = {f"data/{number}": (0, LARGE, 0) for number in range(1000)}
-FAST_PATHS = (REBUILD_V2, [fast_path_of("fuzz", "data/", MEMBERS, swapped=False, crc=False, remember=remember) for remember in (False, True)])
 BLOB = Path(__file__).parent / "corpus" / "made" / "blob"
 """A tensor of two numbers as torch.save writes it, made by `fuzz/seeds.py`."""
 TENSORS = [header.Tensor("state.a.exp_avg", "F32", (2,), 0), header.Tensor("state.a.exp_avg_sq", "F32", (2,), 8)]
@@ -58,8 +57,9 @@ def placed(name: str, data: bytes) -> str:
 
 def pickle(data: bytes) -> None:
     """The pickle machine, every storage there and large enough; tensors read a record at a time and an opcode at a time are the same."""
+    ways = [fast_path_of("fuzz", "data/", MEMBERS, swapped=False, crc=False, remember=remember) for remember in (False, True)]  # of one pickle
     both = []
-    for quick in (FAST_PATHS, None):
+    for quick in ((REBUILD_V2, ways), None):
         try:
             both.append(repr(unpickle(data, where="fuzz", persistent=_storage, allowed=ALLOWED, fast_paths=quick)))
         except OstateError as error:
