@@ -72,7 +72,7 @@ FACTORS = (  # (the factor's own word, as a segment or two; what it is), tried i
 """How LoRA's two factors are spelled: PEFT, torchtune, kohya and OneTrainer, LyCORIS' DyLoRA, diffusers up to 0.24, its attention processors,
 its text encoders."""
 
-_WHOLE = re.compile(r"((?:lora|lycoris)_[^.]+)\.(weight|bias)")
+_WHOLE = re.compile(r"\A((?:lora|lycoris)_[^.]+)\.(weight|bias)\Z")
 """A tensor of LyCORIS' `full` in the live network (lycoris/modules/full.py)."""
 _DIFFERENCE = {"weight": "diff", "bias": "diff_b"}
 """What LyCORIS saves in its place: the change, under a name of its own."""

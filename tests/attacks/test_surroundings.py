@@ -24,7 +24,7 @@ CHECKPOINT = str(CASE.state.parent)
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
     path = tmp_path_factory.mktemp("named") / "named.safetensors"
-    ostate.repair(CHECKPOINT, path)
+    ostate.repair(CHECKPOINT, path, adapter=CHECKPOINT)
     return str(path)
 
 
