@@ -20,13 +20,18 @@ _LAYER = r"(?:^|\.)(\d+)\."
 
 
 def no_state_at_all(seen: Structure) -> Iterator[Finding]:
-    """A state without a single tensor was saved before the first step: there is nothing to name."""
-    if seen.rows and not seen.with_state and (seen.spec is None or not seen.spec.refuse) and not _stateless(seen):
+    """A state without a single tensor was saved before the first step, or emptied since: there is nothing to name."""
+    if not seen.rows or seen.with_state or (seen.spec is not None and seen.spec.refuse) or _stateless(seen):
+        return
+    text, taken = f"none of the {len(seen.rows)} positions holds any state", seen.facts.get("global_step")
+    if isinstance(taken, int) and taken > 0:
         yield say(
             "error",
-            f"none of the {len(seen.rows)} positions holds any state",
-            "the optimizer was saved before its first step: use a later checkpoint",
+            f"{text}, although the trainer counts {plural(taken, 'step')}",
+            "use another checkpoint of the run: programs that train blocks in turn (BAdam) empty their optimizer where they change blocks",
         )
+    else:
+        yield say("error", text, "the optimizer was saved before its first step: use a later checkpoint")
 
 
 def _stateless(seen: Structure) -> bool:
@@ -250,7 +255,8 @@ def step_against_the_trainer(seen: Structure) -> Iterator[Finding]:
     if most == known + 1 and seen.facts.get("zero_stage") == 0:
         yield say("note", f"{text}: DeepSpeed, in 16 bits and without ZeRO, makes its state by a first step of zeros (fp16/unfused_optimizer.py)")
     elif most > known or most < 0.9 * known:
-        yield say("warning", text, "the optimizer was started without its state at a resume, or the files are of different checkpoints")
+        fix = "the optimizer was started without its state at a resume, or trains blocks in turn (BAdam), or the files are of different checkpoints"
+        yield say("warning", text, fix)
     else:
         yield say("note", f"{text}: gradient scaling skips updates like this")
 

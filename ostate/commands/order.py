@@ -62,5 +62,8 @@ def _moved(question: Question, options: Options) -> Moved | None:
     if adapter is None or adapter.kind != "model" or not options.evidence or len(raw.entries) >= len(adapter.tensors):
         return None
     base = base_weights(options.base) if options.base is not None else None
-    start = base if base is not None else question.previous.tensors if question.previous is not None else None
-    return moved(raw, adapter, start)
+    previous = question.previous.tensors if question.previous is not None else None
+    found = moved(raw, adapter, base if base is not None else previous)
+    if base is not None and previous is not None and len(found.moved) > len(raw.entries):
+        return moved(raw, adapter, previous)  # blocks were trained in turn: more moved since the base model than one optimizer holds
+    return found

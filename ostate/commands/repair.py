@@ -8,6 +8,8 @@ from typing import Any
 
 from ostate import checks, store
 from ostate.checks import copied, judging
+from ostate.checks.context import structure_of
+from ostate.checks.structure import no_state_at_all
 from ostate.core.brief import brief
 from ostate.core.file_digest import sha256_beside
 from ostate.core.files import announce, is_file, recorded
@@ -138,6 +140,7 @@ def _refuse_the_unusable(raw: RawState) -> None:
     spec = OPTIMIZERS.get(raw.optimizer)
     if spec is not None and spec.refuse:
         raise CheckError(f"{spec.classes}: {spec.refuse}", where=raw.source, fix=spec.fix)
+    judging.refuse(no_state_at_all(structure_of(raw, None)), raw.source)
 
 
 def _refuse_copies(raw: RawState, options: Options) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ostate.commands.repair import Repaired, repair, verify
-from ostate.errors import Ambiguous
+from ostate.errors import Ambiguous, CheckError
 from ostate.evidence.moved import moved
 from ostate.read import read
 from ostate.read.adapters import read_adapter
@@ -117,6 +117,39 @@ def test_a_base_without_the_head_and_its_prefix_tells_it_as_well(tmp_path):
     model.bert.save_pretrained(tmp_path / "bare")
     names = trained(tmp_path, model, re.compile(PARTS["the last layer and the head"]).search)
     assert named(repair(str(tmp_path), base=str(tmp_path / "bare"))) == names
+
+
+def blocks_in_turn(folder: Path) -> list[str]:
+    """Train the first layer, then the second with a state of its own, as BAdam's BlockOptimizer does; save before the last steps too."""
+    model = as_pretrained(bert())
+    model.save_pretrained(folder / "base")
+    trained(folder / "earlier", model, re.compile(r"layer\.0\.").search, save=False)
+    trained(folder / "earlier", model, re.compile(r"layer\.1\.").search, save=False)
+    return trained(folder, model, re.compile(r"layer\.1\.").search, save=False)
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_of_blocks_trained_in_turn_an_earlier_save_of_the_same_block_tells_which_with_a_base_model_or_without(with_base, tmp_path):
+    names = blocks_in_turn(tmp_path)
+    base = str(tmp_path / "base")
+    assert named(repair(str(tmp_path), previous=str(tmp_path / "earlier"), base=base if with_base else None)) == names
+    with pytest.raises(Ambiguous) as error:
+        repair(str(tmp_path), base=base)
+    assert any("blocks trained in turn" in why for why in error.value.why)
+    assert "--previous" in error.value.fix
+
+
+def test_a_state_that_was_emptied_where_blocks_change_was_not_saved_before_its_first_step(tmp_path):
+    blocks_in_turn(tmp_path)
+    state = torch.load(tmp_path / "optimizer.pt", weights_only=True)
+    torch.save({**state, "state": {}}, tmp_path / "optimizer.pt")
+    with pytest.raises(CheckError) as early:
+        repair(str(tmp_path))
+    assert "before its first step" in early.value.fix
+    (tmp_path / "trainer_state.json").write_text('{"global_step": 6}')
+    with pytest.raises(CheckError, match="although the trainer counts 6 steps") as emptied:
+        repair(str(tmp_path))
+    assert "another checkpoint" in emptied.value.fix
 
 
 def whisper() -> Any:

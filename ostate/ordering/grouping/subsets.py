@@ -96,7 +96,10 @@ def _under(layout: ParameterList, question: Question, known: Moved) -> Choices:
     found: dict[Choice, list[Rule]] = {}
     reason = "the model's parameters do not have the shapes of the positions in this order"
     if len(known.moved) > len(raw.entries):
-        reason = f"{len(known.moved)} of its tensors differ from where they started, and the optimizer holds {len(raw.entries)}: another base model?"
+        reason = (
+            f"{len(known.moved)} of its tensors differ from where they started, and the optimizer holds {len(raw.entries)}: "
+            "another base model, or blocks trained in turn (then --previous DIR, a save of the same block, tells which)?"
+        )
     for rule in RULES:
         if rule.guess or (rule.groups is not None and rule.groups != len(sizes)):
             continue
