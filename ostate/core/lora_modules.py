@@ -103,8 +103,15 @@ def starts_at_zero(adapter: Adapter) -> str | None:
 
 def balance_holds(adapter: Adapter) -> str | None:
     """Return None when the loss sees the two factors through their product alone and both are trained, else why not."""
+    if has_diagonal(adapter):
+        return "KaSA: a trained diagonal stands between A and B"
     tuner = str(adapter.config.get("peft_type", "LORA")).upper()
     return f"{tuner}: the loss depends on A and B not only through B A" if tuner in _OTHER_TUNERS else None
+
+
+def has_diagonal(adapter: Adapter) -> bool:
+    """Return whether W = B diag(lora_diag) A, PEFT's KaSA (tuners/lora/variants.py): latent dimensions keep their signs free, B and A no balance."""
+    return any(key.endswith(".lora_diag") for key in adapter.tensors)
 
 
 def canonical(array: np.ndarray, *, zero: bool, flipped: bool) -> np.ndarray:

@@ -31,6 +31,7 @@ VALUE_HEAD = ("v_head.summary.weight", "v_head.summary.bias")
 SAVED = "modules_to_save"
 ADAPTER_CONTAINERS = (
     "lora_A", "lora_B", "lora_E", "lora_ranknum", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_diag",
+    "lora_monteclora_sampler",
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
     "oft_R", "oft_r", "oft_s", "oft_embedding_R", "boft_R", "boft_s", "ia3_l",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ostate.core.lora_modules import modules_of, starts_at_zero
+from ostate.core.lora_modules import has_diagonal, modules_of, starts_at_zero
 from ostate.core.naming import Adapter
 
 from .displaced import Start
@@ -197,6 +197,8 @@ def silent_reason(adapter: Adapter) -> str:
 
 def unbalanced_reason(adapter: Adapter) -> str:
     """Return why the factors of an adapter's method are not compared by their balance; empty where they are, or where there are no such."""
+    if has_diagonal(adapter):
+        return "a trained diagonal stands between the factors (KaSA)"
     method = METHODS.get(method_of(adapter))
     return method.unbalanced if method is not None else ""
 
@@ -253,10 +255,11 @@ def _lora(adapter: Adapter, previous: Adapter | None) -> Iterator[Unit]:
     init = adapter.config.get("init_lora_weights")
     signs = isinstance(init, str) and init.partition("_niter")[0].lower() in NOT_EXCHANGEABLE
     known = starts_at_zero(adapter) is None or previous is not None
+    balanced = not has_diagonal(adapter)
     for module in modules_of(adapter):
         yield Unit(
             module.prefix, module.zero, module.other, module.flipped, module.blocks,
-            displaced=(known, previous is not None), group="signs" if signs else "signed",
+            displaced=(known, previous is not None), balanced=balanced, group="signs" if signs else "signed",
         )  # fmt: skip
 
 

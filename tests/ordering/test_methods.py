@@ -10,9 +10,11 @@ import peft
 import pytest
 import torch
 
+from ostate.commands.repair import repair
 from ostate.ordering.keys import known_live_name, live_name
 from ostate.ordering.sources.convention import orders_by_convention
 from ostate.ordering.sources.from_keys import trained_keys
+from tests import trained
 from tests.ordering import tiny
 from tests.ordering.tiny import CAUSAL, TARGETS, llama, opt
 
@@ -62,6 +64,7 @@ METHODS: dict[str, Row] = {
     "lora_save_norms": Row(_lora(modules_to_save=["norm"])),
     "lora_save_tied": Row(_lora(modules_to_save=["lm_head", "embed_tokens"]), _tied),
     "lora_ensure_weight_tying": Row(_lora(modules_to_save=["embed_tokens"], ensure_weight_tying=True), _tied),
+    "lora_kasa": Row(_lora(kasa_config=peft.KasaConfig())),
     "lora_tokens": Row(_lora(trainable_token_indices=[1, 2, 3])),
     "lora_tokens_tied": Row(_lora(trainable_token_indices=[1, 2, 3]), _tied),
     "trainable_tokens": Row(lambda: peft.TrainableTokensConfig(token_indices=[1, 2], **CAUSAL)),
@@ -98,7 +101,9 @@ METHODS: dict[str, Row] = {
     "supertuning": Row(_tuner("SupertuningConfig")),
     "tinylora": Row(_tuner("TinyLoraConfig"), by_key=False),
 }
-BY_CONVENTION = ("delora", "glora", "psoft", "osf", "supertuning", "randlora", "vera", "loha", "lokr", "adalora", "lora_dora", "c3a", "hra", "road")
+BY_CONVENTION = (
+    "delora", "glora", "psoft", "osf", "supertuning", "randlora", "vera", "loha", "lokr", "adalora", "lora_dora", "lora_kasa", "c3a", "hra", "road",
+)  # fmt: skip
 """Methods whose own tensors a convention must order, and whose file may hold fixed ones beside them."""
 
 
@@ -135,6 +140,18 @@ def test_without_a_base_model_the_convention_orders_this_methods_tensors_as_the_
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_montecloras_samplers_which_peft_leaves_out_on_the_meta_device_are_ordered_by_convention(tmp_path: Path):
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, monteclora_config=peft.MontecloraConfig(num_samples=2, buffer_size=1), **TARGETS, **CAUSAL)
+    model = peft.get_peft_model(llama(), config)
+    made = tiny.write(tmp_path, model, tiny.trainables(model))
+    found, _ = made.ask()
+    assert tiny.from_skeleton(found) == []
+    assert made.flat in [list(claim.names) for claim in found]
+    assert any("lora_monteclora_sampler.default.std_prior" in name for name in made.flat)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_vectors_that_all_modules_of_tinylora_share_bear_no_name_of_their_file(tmp_path: Path):
     """The live model lists them under its first module; the file, under none."""
     torch.manual_seed(0)
@@ -149,3 +166,23 @@ def test_a_method_whose_start_needs_numbers_is_left_to_the_others_with_a_reason(
     found, lost = made.ask()
     assert tiny.from_skeleton(found) == []
     assert any("cannot be rebuilt" in loser["reason"] for loser in lost if loser["source"] == "skeleton")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_diagonal_between_the_factors_keeps_balance_from_being_asked_and_the_order_is_proven_without_it(tmp_path: Path):
+    torch.manual_seed(0)
+    model = peft.get_peft_model(trained.llama(6), peft.LoraConfig(r=4, kasa_config=peft.KasaConfig(), **TARGETS, **CAUSAL))
+    trainables = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainables, lr=3e-3)
+    for row in trained.sequences(12, 0):
+        optimizer.zero_grad()
+        model(**{key: value[None] for key, value in row.items()}).loss.backward()
+        optimizer.step()
+    model.save_pretrained(tmp_path)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    found = repair(str(tmp_path)).ordering
+    assert list(found.names) == [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert found.verdict == "verified"
+    assert found.evidence is not None
+    assert "diagonal" in found.evidence.silent["balance"]
+    assert not any(finding.rule == "module-stands-apart" for finding in found.findings)

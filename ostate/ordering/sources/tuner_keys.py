@@ -18,8 +18,8 @@ LYCORIS = (
 that `dora_scale` and `scalar` stand before `lora_down` (sd-scripts networks/lora.py:63-67, networks/oft.py; LyCORIS lycoris/modules/*.py; OneTrainer
 modules/module/LoRAModule.py; diffusers' LoRALinearLayer). LyCORIS calls a whole weight `weight` and saves its change as `diff`."""
 RANKS = {word: rank for rank, word in enumerate(("base_layer", *dict.fromkeys((*LYCORIS, *ADAPTER_CONTAINERS))))}
-WITHIN_PEFT = ("weight", "vector_b", "vector_a", "Xd", "Xu", "S_low", "U_low", "V_low")
-"""Tensors within one of PEFT's containers, as its module registers them: PSOFT's, GLoRA's, OSF's (peft/tuners/*/layer.py)."""
+WITHIN_PEFT = ("weight", "vector_b", "vector_a", "Xd", "Xu", "S_low", "U_low", "V_low", "std_prior", "expert_weights_prior")
+"""Tensors within one of PEFT's containers, as its module registers them: PSOFT's, GLoRA's, OSF's, MonteCLoRA's (peft/tuners/*/layer.py)."""
 PEFT_RANKS = {word: rank for rank, word in enumerate(("base_layer", *ADAPTER_CONTAINERS, *WITHIN_PEFT))}
 """PEFT's own order: it registers LoHa's and LoKr's Tucker cores last."""
 _COMMON = {"down", "up", "a1", "a2", "b1", "b2", "rescale", "diff", "diff_b", "scalar", "weight", "bias", "w_norm", "b_norm"}

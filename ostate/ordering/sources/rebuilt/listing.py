@@ -15,9 +15,7 @@ from .listed import Answer, Request
 
 PLAIN_START: JsonObject = {"init_lora_weights": True, "init_weights": True, "prompt_tuning_init": "RANDOM"}
 """Starts that need no numbers: names and shapes do not depend on the start, and the meta device has no numbers to decompose."""
-LEFT_OUT = frozenset(
-    ["loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_config", "arrow_config", "kasa_config", "tokenizer_name_or_path"]
-)
+LEFT_OUT = frozenset(["loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_config", "arrow_config", "tokenizer_name_or_path"])
 """Settings that only choose a start, or need files that are not here."""
 UNNEEDED = frozenset([
     "quantization_config", "auto_map", "_name_or_path", "torch_dtype", "dtype", "attn_implementation", "_attn_implementation",
