@@ -287,15 +287,16 @@ def component(keys: Iterable[str]) -> str:
 def without_lead(names: Sequence[str | None], count: int) -> list[str | None]:
     """Return the names without the first `count` segments, which all those of a tuner share: a LightningModule, a value head's wrapper.
 
-    None for a name that begins otherwise: a parameter beside the model. Nothing where the tuner's names share no beginning.
+    Where nothing is a tuner's, most names share them. None for a name that begins otherwise: a parameter beside the model. Nothing where there is
+    no such beginning.
     """
     parts = [name.split(".", count) if name is not None else None for name in names]
-    tuned = [part for name, part in zip(names, parts) if name is not None and is_tuned(name)] or parts
-    leads = {tuple(part[:-1]) for part in tuned if part is not None}
-    if len(leads) != 1 or any(part is not None and len(part) <= count for part in tuned):
+    tuned = [part for name, part in zip(names, parts) if name is not None and is_tuned(name)]
+    leads = Counter(tuple(part[:-1]) for part in tuned or parts if part is not None)
+    lead, many = leads.most_common(1)[0] if leads else ((), 0)
+    if len(lead) < count or (tuned and len(leads) > 1) or 2 * many <= leads.total():
         return []
-    lead = list(leads.pop())
-    return [part[-1] if part is not None and part[:-1] == lead else None for part in parts]
+    return [part[-1] if part is not None and part[:-1] == list(lead) else None for part in parts]
 
 
 def common_leads(names: Iterable[str]) -> list[str]:

@@ -50,7 +50,7 @@ def _has_room(halved: Adapter, there: Counter[Shape]) -> bool:
 
 
 def _halved(adapter: Adapter) -> Adapter | None:
-    """Return the first half of every factor's ranks."""
+    """Return the first half of every factor's ranks; None where there is no factor, or one that cannot be halved."""
     cut: dict[str, TensorRef] = {}
     for key, ref in adapter.tensors.items():
         factor = factor_of(key)
@@ -59,6 +59,8 @@ def _halved(adapter: Adapter) -> Adapter | None:
         if half is None:
             return None
         cut[key] = half
+    if all(half is adapter.tensors[key] for key, half in cut.items()):
+        return None
     rank, ranks = adapter.config.get("r"), adapter.config.get("rank_pattern")
     config: AdapterConfig = {**adapter.config, "init_lora_weights": "pissa"}
     if rank is not None:

@@ -81,7 +81,10 @@ def _of_contents(value: object) -> str:
     for marks, what in _PLAIN_KEYS:
         if marks <= keys:
             return what
-    tensors = [key for key in keys if type(value[key]) is TensorRef]
+    refs = {key: ref for key in keys if type(ref := value[key]) is TensorRef}
+    if refs and all(ref.dtype == "U8" and len(ref.shape) == 1 for ref in refs.values()) and not any("." in key for key in refs):
+        return "the random number generators' state"  # bytes, one row for each device: `cpu`, `cuda`, `torch` …
+    tensors = list(refs)
     if 2 * len(tensors) > len(value):
         return _of_weights(tensors)
     nested = next((one for key in ("state_dict", "model_state_dict", "model", "module") if isinstance(one := value.get(key), Mapping)), None)

@@ -222,3 +222,21 @@ def test_a_whole_model_that_trl_saved_with_its_value_head_is_rebuilt_with_the_he
     assert named(done) == dict(enumerate(names))
     assert done.ordering.source == "skeleton"
     assert any("pretrained_model." in one for one in done.ordering.assumed)
+
+
+def test_a_whole_model_with_its_value_head_in_a_file_apart_is_verified_as_far_as_it_was_named(tmp_path):
+    """LLaMA-Factory's reward and PPO runs write the head into `value_head.safetensors` (train/callbacks.py): the model's own file has none of it."""
+    torch.manual_seed(0)
+    model = ValueHead(trained.llama(6))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    train(model, optimizer)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    model.pretrained_model.save_pretrained(tmp_path)
+    save_file({f"v_head.{key}": value.detach() for key, value in model.v_head.state_dict().items()}, tmp_path / "value_head.safetensors")
+    done = repair(str(tmp_path), str(tmp_path / "out.ostate.safetensors"))
+    assert named(done) == dict(enumerate(live(optimizer, model)))
+    assert not any(finding.rule == "adapter-fitted" for finding in done.findings)  # a whole model has no rank to be twice another
+    again = verify(str(tmp_path / "out.ostate.safetensors"), adapter=str(tmp_path))
+    assert again.verdict == done.ordering.verdict == "partial"
+    assert again.evidence.proven == done.ordering.evidence.proven
+    assert {"v_head.summary.weight", "v_head.summary.bias"} <= set(again.undecided)

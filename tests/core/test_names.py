@@ -357,6 +357,7 @@ def test_a_component_is_one_only_where_all_keys_lie_in_it(keys, lead):
         (["m.n.a.lora_A.w", "m.o.head.w"], 2, ["a.lora_A.w", None]),
         (["m.a.w", "m.b.w"], 1, ["a.w", "b.w"]),
         (["m.a.w", "n.b.w"], 1, []),
+        (["m.a.w", "m.b.w", "v_head.w"], 1, ["a.w", "b.w", None]),
         ([None], 1, []),
         (["lora_A"], 1, []),
         (["m.lora_A"], 1, ["lora_A"]),

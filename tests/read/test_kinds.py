@@ -60,6 +60,7 @@ MADE = {
     "scheduler.pt": (lambda p: torch.save(scheduler(), p), "a learning-rate scheduler's state", "optimizer.pt"),
     "scaler.pt": (lambda p: torch.save({"scale": 1.0, "growth_factor": 2.0, "backoff_factor": 0.5}, p), "a gradient scaler's state", "optimizer.pt"),
     "rng_state.pth": (lambda p: torch.save({"python": (3, (1,), None), "cpu": torch.get_rng_state()}, p), "random number generators", "optimizer.pt"),
+    "rng.pt": (lambda p: torch.save({"torch": torch.get_rng_state(), "cuda": torch.get_rng_state()}, p), "random number", "optimizer.pt"),
     "training_args.bin": (arguments, "a trainer's arguments", "optimizer.pt"),
     "adapter_model.bin": (lambda p: torch.save(LORA, p), "an adapter of LoRA or another tuner (2 tensors)", "optimizer.pt"),
     "other.safetensors": (lambda p: save_file(LORA, p), "an adapter of LoRA or another tuner (2 tensors)", "optimizer.pt"),
