@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
-from ostate.core.files import names_in
+from ostate.core.files import is_file, is_remote, names_in, parent
 from ostate.core.state import SourceFile
 from ostate.core.tensors import Slot, TensorRef
 from ostate.errors import ReadError
@@ -25,7 +25,8 @@ from ..skipped import Skipped
 OPTIM = re.compile(r"^(?P<prefix>(?:bf16_|fp16_)?)zero_pp_rank_(?P<rank>\d+)_mp_rank_(?P<mp>\d+)(?P<pp>(?:_\d+)?)_optim_states\.pt$")
 _MODEL = re.compile(r"^(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<mp>\d+)(?:_\d+)?_model_states\.pt$")
 EXPERT = re.compile(r"^(expp_rank_\d+_mp_rank_\d+_optim_states|layer_-?\d+_expert_\d+_mp_rank_\d+_model_states)\.pt$")
-_AGAIN = "copy the whole folder again, with the files of every process"
+AGAIN = "copy the whole folder again, with the files of every process"
+"""What to do about a file that is missing or of another run."""
 Shapes = Sequence[Mapping[str, tuple[int, ...]]]
 MOST_SIZE = 1 << 63
 """Of an axis: torch keeps sizes in 64 bits."""
@@ -84,7 +85,7 @@ def _share(path: str) -> _Share:
     whole = stored.value if isinstance(stored.value, Mapping) else {}
     state = whole.get("optimizer_state_dict")
     if not isinstance(state, Mapping):
-        raise ReadError("no optimizer_state_dict in a file of that name", where=path, fix=_AGAIN)
+        raise ReadError("no optimizer_state_dict in a file of that name", where=path, fix=AGAIN)
     return _Share(stored, whole, state)
 
 
@@ -160,7 +161,7 @@ def _model(folder: str, names: Sequence[str]) -> tuple[str, Stored, Mapping[str,
             stored = load(path, unknown_classes=True)
             if isinstance(stored.value, Mapping):
                 return path, stored, stored.value, skipped
-            raise ReadError("no model states in a file of that name", where=path, fix=_AGAIN)
+            raise ReadError("no model states in a file of that name", where=path, fix=AGAIN)
         except ReadError as error:
             skipped.append(Skipped(path, error))
     raise skipped[0].error
@@ -206,10 +207,10 @@ def _check_world(folder: str, by_rank: Mapping[int, str], ranks: Sequence[Mappin
         if rank not in by_rank:
             name = os.path.basename(paths[0])
             missing = re.sub(r"pp_rank_\d+", f"pp_rank_{rank}", name)
-            raise ReadError(f"the file of rank {rank} of {world} is missing", where=os.path.join(folder, missing), fix=_AGAIN)
+            raise ReadError(f"the file of rank {rank} of {world} is missing", where=os.path.join(folder, missing), fix=AGAIN)
     for path, count in zip(paths, counts):
         if count is not None and count != world:
-            raise ReadError(f"this file is of a run with {count} processes, the others {world}", where=path, fix=_AGAIN)
+            raise ReadError(f"this file is of a run with {count} processes, the others {world}", where=path, fix=AGAIN)
     if extra := [rank for rank in by_rank if rank >= world]:
         raise ReadError(
             f"there is a file of rank {extra[0]}, but the run had {world} processes",
@@ -275,7 +276,7 @@ def check_no_rank_twice(opened: Opened, parts: Sequence[Slot]) -> None:
         other, known = first.setdefault((slot.crc32, slot.dtype, slot.numel), (rank, slot))
         if other != rank and any(bool((a == b).all() and a.any()) for a, b in zip(known.chunks(), slot.chunks())):
             what = f"the moments of rank {rank} are those of rank {other}: one file was copied over the other"
-            raise ReadError(what, where=opened.optim[rank], fix=_AGAIN)
+            raise ReadError(what, where=opened.optim[rank], fix=AGAIN)
 
 
 def param_shapes(model: object, where: str) -> Shapes:
@@ -290,10 +291,31 @@ def param_shapes(model: object, where: str) -> Shapes:
         raise ReadError("the model file has no param_shapes, so nothing says which parameter lies where", where=where, fix="use a later checkpoint")
     wrong = next((name for group in groups for name, shape in group.items() if not is_shape(shape)), None)
     if wrong is not None:
-        raise ReadError(f"param_shapes does not tell the shape of {ascii(wrong)[:80]}", where=where, fix=_AGAIN)
+        raise ReadError(f"param_shapes does not tell the shape of {ascii(wrong)[:80]}", where=where, fix=AGAIN)
     return [{str(name): tuple(shape) for name, shape in group.items()} for group in groups]
 
 
 def is_shape(value: object) -> TypeGuard[Sequence[int]]:
     """True for a list of sizes that a tensor may have."""
     return isinstance(value, (list, tuple)) and all(type(size) is int and 0 <= size < MOST_SIZE for size in value)
+
+
+def module_weights(model: Mapping[str, object]) -> dict[str, TensorRef]:
+    """Named weights of the model file; stage 3 leaves empty tensors there."""
+    module = model.get("module")
+    if not isinstance(module, Mapping):
+        return {}
+    return {str(name): ref for name, ref in module.items() if isinstance(ref, TensorRef) and ref.numel and ref.parts}
+
+
+def common_facts(folder: str, model: Mapping[str, object]) -> dict[str, object]:
+    """Return what the model file and the run's folder tell: `folder`, `global_step`, `deepspeed_version`."""
+    around = parent(folder)
+    facts: dict[str, object] = {}
+    if any(is_file(os.path.join(around, name)) for name in ("latest", "trainer_state.json")):
+        facts["folder"] = around if is_remote(folder) or os.path.isabs(folder) else os.path.relpath(around)
+    if isinstance(model.get("global_steps"), int):
+        facts["global_step"] = model["global_steps"]
+    if isinstance(model.get("ds_version"), str):
+        facts["deepspeed_version"] = model["ds_version"]
+    return facts

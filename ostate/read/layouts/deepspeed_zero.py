@@ -8,31 +8,41 @@ Stages 1 and 2 lay a group's parameters one after another, pad the end, and give
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ostate.core.files import is_file, is_remote, names_in, parent
+from ostate.core.files import names_in
 from ostate.core.state import Finding, RawState
 from ostate.core.tensors import Slot, TensorRef
 from ostate.errors import ReadError
 
 from ..assemble import assemble
-from ..container.torchsave import Stored, load
 from ..flat_buffers import Piece, cut
 from ..hyper import plain_hyper
 from ..master_weights import disagreements
 from ..parts import are_groups
 from ..pickle.globals import Inert
-from ..pickle.unknown_classes import noted, refuse_within
+from ..pickle.unknown_classes import noted
 from ..pickled_optimizer import params_of
 from ..quantized import slots_of
 from ..skipped import skipped_finding
-from ..state_dict import Key, entries_of
-from .deepspeed_files import EXPERT, OPTIM, Opened, check_no_rank_twice, holds_a_share, is_shape, open_all, param_shapes
+from ..state_dict import Key
+from . import deepspeed_stage0 as stage0
+from .deepspeed_files import (
+    AGAIN,
+    EXPERT,
+    OPTIM,
+    Opened,
+    check_no_rank_twice,
+    common_facts,
+    holds_a_share,
+    is_shape,
+    module_weights,
+    open_all,
+    param_shapes,
+)
 
 _UNIVERSAL = "convert it with `python -m deepspeed.checkpoint.ds_to_universal`, and pass the path of the result"
-_AGAIN = "copy the whole folder again, with the files of every process"
 
 
 class RankBuffer(NamedTuple):
@@ -48,25 +58,7 @@ class RankBuffer(NamedTuple):
 def detect(folder: str) -> bool:
     """True for a folder with the optimizer files of ZeRO's processes, or with a model file of stage 0 that holds the optimizer."""
     names = names_in(folder)
-    return holds_a_share(folder, names) or ("zero" not in names and _stage0(folder, names) is not None)
-
-
-class _Whole(NamedTuple):
-    """The model file of a run without ZeRO, which holds the optimizer too."""
-
-    stored: Stored
-    model: Mapping[str, object]
-    optimizer: Mapping[str, object]
-
-
-def _stage0(folder: str, names: Sequence[str]) -> _Whole | None:
-    """Return the model file where it holds the optimizer (no ZeRO), else None."""
-    if "mp_rank_00_model_states.pt" not in names:
-        return None
-    stored = load(os.path.join(folder, "mp_rank_00_model_states.pt"), unknown_classes=True)
-    model = stored.value if isinstance(stored.value, Mapping) else {}
-    optimizer = model.get("optimizer")
-    return _Whole(stored, model, optimizer) if isinstance(optimizer, Mapping) and optimizer else None
+    return holds_a_share(folder, names) or ("zero" not in names and stage0.detect(folder, names))
 
 
 def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
@@ -84,7 +76,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
         raise ReadError(f"there is only one optimizer here, not {optimizer}", where=folder, fix="drop --optimizer")
     names = names_in(folder)
     if not any(OPTIM.match(name) or EXPERT.match(name) for name in names):
-        return _read_stage0(folder, names)
+        return stage0.read(folder, names)
     opened = open_all(folder)
     shapes = param_shapes(opened.model, opened.model_path)
     _check_ranks(opened)
@@ -111,7 +103,7 @@ def read(folder: str, *, optimizer: int | str | None = None) -> RawState:
             whole = [one for one in buffer.master if one is not None]
             master.update(pieces(opened, number, group_shapes, whole, "master"))
         listed[of_group[number]] += group_shapes
-    weights = _module_weights(opened.model)
+    weights = module_weights(opened.model)
     _check_master_weights(opened, master, weights)
     return assemble(
         state,
@@ -134,7 +126,7 @@ def _check_ranks(opened: Opened) -> None:
     for path, state in zip(opened.optim[1:], opened.ranks[1:]):
         for what, value in _marks(state).items():
             if value != first[what]:
-                raise ReadError(f"{what} differs from the file of rank 0", where=path, fix=_AGAIN)
+                raise ReadError(f"{what} differs from the file of rank 0", where=path, fix=AGAIN)
 
 
 def _marks(state: Mapping[str, object]) -> dict[str, object]:
@@ -155,51 +147,8 @@ def _check_master_weights(opened: Opened, master: Mapping[Key, Slot], weights: M
         raise ReadError(
             f"the float32 weights of {len(wrong)} of {len(compared)} parameters are not the model's own, first {wrong[0]}",
             where=opened.folder,
-            fix="a file is of another run or step: " + _AGAIN,
+            fix="a file is of another run or step: " + AGAIN,
         )
-
-
-def _read_stage0(folder: str, names: Sequence[str]) -> RawState:
-    """Read the optimizer of a run without ZeRO: torch's own state dict, in the model file."""
-    found = _stage0(folder, names)
-    if found is None:
-        raise ReadError("no DeepSpeed optimizer files here", where=folder, fix="pass the folder with the *_optim_states.pt files")
-    stored, model, optimizer = found
-    inner = optimizer.get("optimizer_state_dict", optimizer) if "fp32_groups_flat" not in optimizer else optimizer
-    if not isinstance(inner, Mapping) or "state" not in inner or "param_groups" not in inner:
-        raise ReadError(
-            "the optimizer of a run without ZeRO, fused for 16 bits: its parameters are merged into one",
-            where=stored.source.path,
-            fix="train with zero_optimization.stage 1, or with bf16 in torch",
-        )
-    refuse_within(inner["state"], stored.unknown_classes, stored.source.path)
-    return assemble(
-        entries_of(inner),
-        inner["param_groups"],
-        source=folder,
-        layout="zero",
-        files=[stored.source],
-        weights=_module_weights(model),
-        master=_unfused_master_weights(optimizer, inner["param_groups"]),
-        facts=_common_facts(folder, model) | {"zero_stage": 0},
-        findings=noted(stored.unknown_classes),
-    )
-
-
-def _unfused_master_weights(optimizer: Mapping[str, object], groups: object) -> dict[Key, Slot]:
-    """Float32 weights by position, which a run in 16 bits without ZeRO keeps by group (deepspeed/runtime/fp16/unfused_optimizer.py)."""
-    stored = optimizer.get("fp32_groups")
-    if not isinstance(stored, (list, tuple)) or not isinstance(groups, (list, tuple)) or len(stored) != len(groups):
-        return {}
-    found: dict[Key, Slot] = {}
-    for group, weights in zip(groups, stored):
-        keys = params_of(group) if isinstance(group, Mapping) else ()
-        if not isinstance(weights, list) or len(keys) != len(weights):
-            return {}
-        for key, master in zip(keys, weights):
-            if isinstance(master, TensorRef) and (type(key) is int or type(key) is str):
-                found[key] = master
-    return found
 
 
 def stage_of(state: Mapping[str, object]) -> int:
@@ -214,7 +163,7 @@ def _groups(opened: Opened, inner: object, count: int, stage3: bool) -> tuple[li
     """Return param_groups (their `params` empty), which of them each entry of param_shapes belongs to, and what was lost."""
     stored = inner.get("param_groups") if isinstance(inner, Mapping) else None
     if stored and not are_groups(stored):
-        raise ReadError("`param_groups` is not a list of groups", where=opened.optim[0], fix=_AGAIN)
+        raise ReadError("`param_groups` is not a list of groups", where=opened.optim[0], fix=AGAIN)
     if not isinstance(stored, (list, tuple)):
         hyper = _configured(opened.config)
         finding = Finding(
@@ -252,7 +201,7 @@ def _buffer(opened: Opened, inner: Sequence[object], number: int, hyper: Mapping
             entries.get(number) if isinstance(entries, Mapping) else entries[number] if isinstance(entries, list) and number < len(entries) else None
         )
         if not isinstance(entry, Mapping):
-            raise ReadError(f"no state for group {number}", where=path, fix="the run saved before its first step, or " + _AGAIN)
+            raise ReadError(f"no state for group {number}", where=path, fix="the run saved before its first step, or " + AGAIN)
         flat, rest = slots_of(entry, hyper)
         if "step" not in rest and isinstance(step := state.get("base_optimizer_state_step"), (int, float)):
             rest["step"] = float(step)
@@ -266,7 +215,7 @@ def _buffer(opened: Opened, inner: Sequence[object], number: int, hyper: Mapping
 
 def _flat_slot(opened: Opened, rank: int, slots: Mapping[str, Slot], name: str) -> Slot:
     if name not in slots:
-        raise ReadError(f"this file has no {name}, those of the other processes have it", where=opened.optim[rank], fix=_AGAIN)
+        raise ReadError(f"this file has no {name}, those of the other processes have it", where=opened.optim[rank], fix=AGAIN)
     return slots[name]
 
 
@@ -274,14 +223,14 @@ def _step(opened: Opened, buffer: RankBuffer) -> float | None:
     steps = [scalars.get("step") for scalars in buffer.scalars]
     for path, step in zip(opened.optim, steps):
         if step is not None and type(step) is not float:
-            raise ReadError(f"the step is not a number: {ascii(step)[:60]}", where=path, fix=_AGAIN)
+            raise ReadError(f"the step is not a number: {ascii(step)[:60]}", where=path, fix=AGAIN)
     stated = [step for step in steps if type(step) is float]
     if not stated:
         return None
     common = max(set(stated), key=stated.count)
     for path, step in zip(opened.optim, steps):
         if step != common:
-            raise ReadError(f"this file is of step {step}, the others of {common}", where=path, fix=_AGAIN)
+            raise ReadError(f"this file is of step {step}, the others of {common}", where=path, fix=AGAIN)
     return common
 
 
@@ -292,7 +241,7 @@ def _runs(opened: Opened, number: int, shapes: Mapping[str, tuple[int, ...]], fl
     for rank, length in enumerate(lengths):
         if length > lengths[0] or (rank > short and length):
             raise ReadError(
-                f"group {number}: {length} numbers of {what} in this file, {lengths[0]} in that of rank 0", where=opened.optim[rank], fix=_AGAIN
+                f"group {number}: {length} numbers of {what} in this file, {lengths[0]} in that of rank 0", where=opened.optim[rank], fix=AGAIN
             )
     paddings = _alignment(opened, number, len(shapes))
     used = sum(map(math.prod, shapes.values())) + sum(paddings)
@@ -318,7 +267,7 @@ def _alignment(opened: Opened, number: int, count: int) -> list[int]:
     stored = opened.ranks[0].get("param_alignment_paddings")
     row = stored[number] if isinstance(stored, (list, tuple)) and number < len(stored) else [0] * count
     if not is_shape(row) or len(row) != count:
-        raise ReadError(f"group {number}: no padding for each of its {count} parameters", where=opened.optim[0], fix=_AGAIN)
+        raise ReadError(f"group {number}: no padding for each of its {count} parameters", where=opened.optim[0], fix=AGAIN)
     return list(row)
 
 
@@ -333,7 +282,7 @@ def _check_tail(opened: Opened, number: int, used: int, total: int, lengths: Seq
         raise ReadError(
             f"group {number}: param_shapes needs {used} values of {what}, the {len(lengths)} processes hold {total}",
             where=opened.model_path,
-            fix="the model file and the optimizer files are from different runs, or a rank is missing: " + _AGAIN,
+            fix="the model file and the optimizer files are from different runs, or a rank is missing: " + AGAIN,
         )
 
 
@@ -346,7 +295,7 @@ def _shares(opened: Opened, number: int, shapes: Mapping[str, tuple[int, ...]], 
             raise ReadError(
                 f"sub-group {number}: param_shapes needs {wanted} values of {what} per process, {math.prod(slot.shape)} are present",
                 where=path,
-                fix="the model file and the optimizer files are from different runs: " + _AGAIN,
+                fix="the model file and the optimizer files are from different runs: " + AGAIN,
             )
     at = 0
     for name, shape in shapes.items():
@@ -357,26 +306,6 @@ def _shares(opened: Opened, number: int, shapes: Mapping[str, tuple[int, ...]], 
         at += share
 
 
-def _module_weights(model: Mapping[str, object]) -> dict[str, TensorRef]:
-    """Named weights of the model file; stage 3 leaves empty tensors there."""
-    module = model.get("module")
-    if not isinstance(module, Mapping):
-        return {}
-    return {str(name): ref for name, ref in module.items() if isinstance(ref, TensorRef) and ref.numel and ref.parts}
-
-
 def _facts(opened: Opened) -> dict[str, object]:
     stated = {"world_size": len(opened.optim), "zero_stage": stage_of(opened.ranks[0])}
-    return _common_facts(opened.folder, opened.model) | stated
-
-
-def _common_facts(folder: str, model: Mapping[str, object]) -> dict[str, object]:
-    around = parent(folder)
-    facts: dict[str, object] = {}
-    if any(is_file(os.path.join(around, name)) for name in ("latest", "trainer_state.json")):
-        facts["folder"] = around if is_remote(folder) or os.path.isabs(folder) else os.path.relpath(around)
-    if isinstance(model.get("global_steps"), int):
-        facts["global_step"] = model["global_steps"]
-    if isinstance(model.get("ds_version"), str):
-        facts["deepspeed_version"] = model["ds_version"]
-    return facts
+    return common_facts(opened.folder, opened.model) | stated
