@@ -47,9 +47,9 @@ class _Tried(NamedTuple):
 def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
     """Return the adapter that goes with the state and the order it gives, or refuse.
 
-    One candidate is taken as it is. Several are all compared with the numbers: the one that explains more positions is taken; of those that
-    would give the same names, the first (the newest) that proves them. Where two would give other names and explain as much, the first is
-    taken and its name is said to be assumed.
+    One candidate is taken as it is. Several are all compared with the numbers: the one that explains more positions is taken; of saves of one run,
+    which would give the same names, the first (the newest) that proves them all: one of another step proves less. Where two would give other names
+    and explain as much, the first is taken and its name is said to be assumed.
 
     Raises:
         OrderingError: none of them gives an order; or another one explains more than the one that a person named.
@@ -126,9 +126,11 @@ def _refuse_another(asked: Adapter, tried: Sequence[_Tried], best: _Tried | None
 def _try(raw: RawState, found: Candidates, options: Options) -> tuple[list[_Tried], list[OrderingError]]:
     tried: list[_Tried] = []
     refused: list[OrderingError] = []
+    with_state = sum(entry.has_state for entry in raw.entries)
     for adapter in found.adapters[:MOST_TRIED]:
-        if any(one.explained and one.adapter.name == adapter.name and one.adapter.tensors.keys() == adapter.tensors.keys() for one in tried):
-            continue  # another save of one that is proven: it would give the same names
+        whole = [one.adapter for one in tried if one.explained == with_state]
+        if any(one.name == adapter.name and one.tensors.keys() == adapter.tensors.keys() for one in whole):
+            continue  # another save of one that is proven whole: it would give the same names
         try:
             tried.append(_Tried(adapter, order_of(raw, adapter, options, near=found.seen)))
         except OrderingError as error:

@@ -134,3 +134,15 @@ def test_a_folder_of_several_saves_may_be_given(run, tmp_path: Path):
     done = repair(str(tmp_path / "optimizer.pt"), adapter=str(tmp_path / "saves"))
     assert done.named.adapter["file"] == "job_000000012.safetensors"
     assert_right(done, run[1])
+
+
+def test_of_saves_of_one_run_the_newest_that_the_numbers_prove_whole_is_read(run, tmp_path: Path):
+    """The newest may be of another step, or half of it rewritten: what it proves less is no reason to leave positions out."""
+    shutil.copy(run[0] / "optimizer.pt", tmp_path)
+    weights = load_file(run[0] / "12.safetensors")
+    spoiled = {key: torch.randn_like(value) if ".0." in key else value for key, value in weights.items()}
+    save_file(spoiled, tmp_path / "job_000000090.safetensors")
+    save_file(weights, tmp_path / "job_000000080.safetensors")
+    done = repair(str(tmp_path))
+    assert done.named.adapter["file"] == "job_000000080.safetensors"
+    assert list(done.ordering.names) == run[1]
