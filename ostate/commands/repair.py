@@ -20,7 +20,7 @@ from ostate.errors import CheckError, ReadError, StoreError, refusing
 from ostate.optimizers import OPTIMIZERS
 from ostate.ordering import advice
 from ostate.ordering.join import named_state
-from ostate.ordering.live_form import with_live_form
+from ostate.ordering.live_form import with_live_form, with_peft_form
 from ostate.read import named_file
 from ostate.read.fitting import fitted
 from ostate.read.weights import Candidates, candidates
@@ -176,7 +176,7 @@ def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[Raw
     fitting = [fitted(adapter, raw) for adapter in found.adapters]
     if options.adapter is not None:
         choosing.refuse_another_models(raw, fitting)
-    live = fitting if options.names == "peft" else [with_live_form(adapter, raw) for adapter in fitting]
+    live = [with_peft_form(adapter) if options.names == "peft" else with_live_form(adapter, raw) for adapter in fitting]
     return raw, found._replace(adapters=tuple(live))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ostate.core.names import PEFT_PREFIX, VALUE_HEAD, any_adapter, component, plain_names
+from ostate.core.names import CONTAINERS, PEFT_PREFIX, VALUE_HEAD, any_adapter, component, plain_names
 from ostate.core.naming import Adapter
 from ostate.core.state import RawState
 
@@ -20,6 +20,7 @@ _IN_A_MODULE = (
     "Lightning's own names have the attribute in front under which its module holds the model (`model.`), which the adapter's file does not tell"
 )
 _BESIDE_HEAD = "names are the file's, in which TRL saves the value head beside the model: in its live model the others begin with pretrained_model."
+_OF_COMPONENTS = "names begin with the component that they lie in ({}), as the pipeline's keys do and no component's own names"
 
 
 def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
@@ -40,8 +41,7 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
     lead = _lead(adapter)
     parts = [] if lead else sorted({part for key in adapter.tensors if (part := component([key]))})
     if parts and adapter.facts.get("saved_by") == "diffusers":
-        text = "names begin with the component that they lie in ({}), as the pipeline's keys do and no component's own names"
-        return replace(adapter, assumed=(*adapter.assumed, text.format(", ".join(parts))))
+        return replace(adapter, assumed=(*adapter.assumed, _OF_COMPONENTS.format(", ".join(parts))))
     if not lead or adapter.cut:
         return adapter
     kept = _is_recorded(adapter, lead, raw)
@@ -59,6 +59,20 @@ def with_live_form(adapter: Adapter, raw: RawState) -> Adapter:
         contested = adapter.contested if saved_by == "hand" else (*adapter.contested, text)
         return replace(adapter, assumed=(*adapter.assumed, text), contested=contested)
     return replace(adapter, cut="" if kept else lead)
+
+
+def with_peft_form(adapter: Adapter) -> Adapter:
+    """Return the adapter as PeftModel would hold it: `base_model.model.` before the component's own names, which no key has where a pipeline or
+    ComfyUI is to load the file. Keys of several components stay as they are: each would have a PeftModel of its own, and two may share names.
+    """
+    keys = [key.split(".") for key in adapter.tensors]
+    if adapter.kind not in ("peft", "diffusers") or any(key[0] == "base_model" or CONTAINERS.isdisjoint(key) for key in keys):
+        return adapter
+    parts = sorted({component([key]) for key in adapter.tensors})
+    if len(parts) > 1:
+        return replace(adapter, assumed=(*adapter.assumed, _OF_COMPONENTS.format(", ".join(filter(None, parts)))))
+    text = f"the prefix {PEFT_PREFIX} is PeftModel's, in place of {parts[0] or 'none'} in the adapter's keys"
+    return replace(adapter, cut=parts[0], lead=PEFT_PREFIX, assumed=(*adapter.assumed, text))
 
 
 def _lead(adapter: Adapter) -> str:
