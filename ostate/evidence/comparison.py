@@ -23,7 +23,7 @@ from ostate.evidence.look import Source
 from ostate.evidence.looks import Looks, Place, places_of
 from ostate.evidence.methods import METHODS, method_of, silent_reason, starts_of, unbalanced_reason, units_of
 from ostate.evidence.shares import elements
-from ostate.evidence.unpaired import known_starts
+from ostate.evidence.unpaired import known_starts, starts_at_hand
 
 from .master_weights import TEST as MASTER_WEIGHTS
 from .master_weights import with_master_weights
@@ -99,7 +99,8 @@ class Comparison:
         odd = apart(places, looks)
         weakest = min(weighed, key=lambda each: each.digits)
         suspect = _positions(odd.against, places) | self._suspects(claim, places)
-        suspect |= misplaced_values(looks.source, claim.keys, self.stated, starts_of(adapter))
+        starts = starts_of(adapter) | starts_at_hand(adapter, claim.keys, self.previous, self.base)
+        suspect |= misplaced_values(looks.source, claim.keys, self.stated, starts)
         standing = proven - suspect
         return Evidence(
             verdict="contradicted" if against else "verified" if proven else "silent",

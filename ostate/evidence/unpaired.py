@@ -30,6 +30,7 @@ from ostate.evidence.starts import COMPARED, shared_starts
 from ostate.evidence.whole_models import PRODUCTS, heads_of
 
 from . import statistics
+from .displaced import Start
 from .tables.base_tensors import base_tensor
 from .tables.stream_rows import Rows, betas_of, eps_of
 
@@ -87,8 +88,14 @@ def known_starts(
     return found
 
 
+def starts_at_hand(adapter: Adapter, keys: Sequence[str | None], previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> dict[str, Start]:
+    """Return the starts of the claimed tensors that another file holds, by key: their siblings are all tensors of their shape."""
+    found = {key: start_of(key, adapter.tensors[key], previous, base) for key in keys if key is not None and key in adapter.tensors}
+    return {key: Start("", start) for key, start in found.items() if start is not None}
+
+
 def start_of(key: str, ref: TensorRef, previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Slot | None:
-    """Return where a matrix is known to have started: the earlier checkpoint's tensor, or the base model's; None where that is not at hand."""
+    """Return where a tensor is known to have started: the earlier checkpoint's tensor, or the base model's; None where that is not at hand."""
     earlier = previous.tensors.get(key) if previous is not None else None
     if earlier is None and base:
         earlier = base_tensor(key, base)

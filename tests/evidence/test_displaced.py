@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from ostate.evidence import displaced, methods
 from ostate.evidence.comparison import Comparison
 from ostate.evidence.look import Source
 from ostate.ordering.family import family_of
+from tests import trained
 from tests.evidence import method_nets, method_runs, runs
 from tests.evidence.numbers import Known
 
@@ -59,9 +61,9 @@ def test_nearly_every_exchange_is_seen_and_no_healthy_run_is_named(law: str, ste
     assert seen >= 14
 
 
-def ask(raw: RawState, known: Known) -> Evidence:
+def ask(raw: RawState, known: Known, **started: Any) -> Evidence:
     claim = Claim(source="recorded", rule="recorded", names=known.keys, keys=known.keys)
-    return Comparison(raw, known.adapter).test(claim, family_of(claim, (), Question(raw=raw, adapter=known.adapter)))
+    return Comparison(raw, known.adapter, **started).test(claim, family_of(claim, (), Question(raw=raw, adapter=known.adapter)))
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -75,6 +77,32 @@ def test_one_tensor_of_two_layers_exchanged_is_named_and_not_proven(name: str, t
         moved = {at[one], at[two]}
         found = ask(exchanged(known.raw, at[one], at[two]), known)
         assert moved <= set(found.apart)
+        assert not moved & found.proven
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Known, Known]:
+    """Return a whole model after six steps, and as it was five steps before."""
+    begun, folder = method_runs.train_whole(tmp_path_factory.mktemp("whole"), lambda: trained.llama(4), [1, 6])
+    return runs.known(folder), runs.known(begun)
+
+
+@pytest.mark.parametrize("given", ["base", "previous"])
+def test_beside_what_it_was_before_two_tensors_exchanged_are_seen_wherever_they_lie(given: str, whole: tuple[Known, Known]) -> None:
+    """Queries and keys, gates, norms and embeddings have no gauge of their own."""
+    known, begun = whole
+    started = {"base": begun.adapter.tensors} if given == "base" else {"previous": begun.adapter}
+    at = {str(key).removeprefix("model.").removesuffix(".weight"): position for position, key in enumerate(known.keys)}
+    assert not ask(known.raw, known, **started).apart
+    for one, two in (
+        ("layers.1.self_attn.q_proj", "layers.1.self_attn.k_proj"),
+        ("layers.0.mlp.gate_proj", "layers.3.mlp.gate_proj"),
+        ("layers.2.input_layernorm", "layers.2.post_attention_layernorm"),
+        ("embed_tokens", "lm_head"),
+    ):
+        moved = {at[one], at[two]}
+        found = ask(exchanged(known.raw, *moved), known, **started)
+        assert moved <= set(found.apart), one
         assert not moved & found.proven
 
 
