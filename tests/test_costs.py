@@ -214,6 +214,18 @@ def test_a_proof_imports_no_search(tmp_path):
     modules = modules_of(["verify", str(checkpoint(tmp_path / "run", layers=6))])
     assert "ostate.evidence.order" in modules
     assert not {f"ostate.evidence.{name}" for name in ("ask", "recover", "densities", "tables.tables")} & set(modules)
+    assert "numpy.ma" not in modules
+
+
+def test_a_repair_does_not_ask_at_every_tensor_which_file_it_reads(tmp_path, monkeypatch):
+    asked = []
+    for layers in (6, 12):
+        folder, count, stat = checkpoint(tmp_path / str(layers), layers=layers), [], os.stat
+        monkeypatch.setattr(files.os, "stat", lambda path, *, count=count, stat=stat, **words: (count.append(path), stat(path, **words))[1])
+        ostate.repair(str(folder), str(tmp_path / f"{layers}.safetensors"))
+        monkeypatch.undo()
+        asked.append(sum("optimizer.pt" in str(path) for path in count))
+    assert asked[0] == asked[1]
 
 
 def test_orders_that_no_number_will_be_held_against_are_not_made(named, monkeypatch):

@@ -26,7 +26,7 @@ from .repair import opened, repair
 ENDING = ".ostate.safetensors"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Outcome:
     """What came of one checkpoint."""
 

@@ -44,7 +44,7 @@ class DiffSide:
     hyper: Hyper
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Gap:
     """How far one slot of one parameter lies apart."""
 
@@ -61,7 +61,7 @@ class Gap:
         return brief(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Difference:
     """What two states have in common, and what not."""
 

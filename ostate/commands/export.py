@@ -35,7 +35,7 @@ Layout = Literal[
 """The rows of `exporters.EXPORTERS`, and the named format itself; held equal by a test."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Exported:
     """What was written, and what a person should know."""
 

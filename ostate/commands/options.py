@@ -13,7 +13,7 @@ from ostate.ordering.name_form import NameForm
 _PATHS = ("adapter", "base", "model", "previous", "state")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Options:
     """What a person may add to what the files say."""
 

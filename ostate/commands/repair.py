@@ -31,7 +31,7 @@ from .inspect import open_state, stored_bytes
 from .options import Options, passed_values
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Repaired:
     """What `repair` settled on."""
 

@@ -23,7 +23,7 @@ from .repair import repair
 Shape = tuple[int, ...] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Change:
     """What another set of trainable parameters means for a state."""
 

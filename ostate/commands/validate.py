@@ -18,7 +18,7 @@ from ostate.store import digesting, validating
 from .inspect import stored_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Validation:
     """What was found, and the state itself where the file is sound enough to load."""
 

@@ -1,4 +1,7 @@
-"""What `repr` shows of values that may hold thousands of others: one line of at most 200 characters."""
+"""What `repr` shows of values that may hold thousands of others: one line of at most 200 characters.
+
+A dataclass that uses it says `repr=False`: otherwise one more is compiled as it is defined, for nobody.
+"""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def watched(step: Callable[[int, int], None] | None) -> Iterator[None]:
 
 @contextmanager
 def recorded() -> Iterator[dict[str, None]]:
-    """Keep the path of every file that is read inside, as keys in the order of first reading: these are inputs, and no output may replace one."""
+    """Keep the path of every file that is read inside, in order: inputs, which no output may replace. Each stays the file that was read first."""
     paths: dict[str, None] = {}
     _recorders.append(paths)
     try:
@@ -82,9 +82,13 @@ def recorded() -> Iterator[dict[str, None]]:
         _recorders[:] = [one for one in _recorders if one is not paths]
 
 
-def _read_from(path: str) -> None:
+def _read_from(path: str) -> bool:
+    """Keep the path in every `recorded`; return whether one of them has it already."""
+    known = False
     for paths in _recorders:
+        known |= path in paths
         paths[path] = None
+    return known
 
 
 def announce(count: Callable[[], int]) -> None:
@@ -161,11 +165,8 @@ def read_at(path: str, offset: int, length: int) -> bytes:
         return b""
     data = _read_remote(path, offset, length) if is_remote(path) else _read_local(path, offset, length)
     if len(data) != length:
-        raise ReadError(
-            f"the file ends early: {length} bytes expected at {offset}, {len(data)} present",
-            where=path,
-            fix="the copy is incomplete or still being written: copy it again",
-        )
+        fix = "the copy is incomplete or still being written: copy it again"
+        raise ReadError(f"the file ends early: {length} bytes expected at {offset}, {len(data)} present", where=path, fix=fix)
     for watcher in _watchers:
         watcher(length, 0)
     return data
@@ -184,9 +185,9 @@ def read_into(path: str, offset: int, view: memoryview, *, on: bool = False) -> 
         ReadError: the file is shorter, is gone, or cannot be read.
     """
     done = 0
-    _read_from(path)
+    begun = _read_from(path)
     if not is_remote(path):
-        descriptor = _descriptor(path, on=on)
+        descriptor = _descriptor(path, on=on or begun)  # to ask once a tensor which file it is takes 1 % of a `repair`
         try:
             if not on and len(view) >= _LONG:
                 system.read_ahead(descriptor, offset)

@@ -29,7 +29,7 @@ EXPLICIT = ("recorded", "given")
 """Sources that the file or the user gives: they outrank every inference."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Adapter:
     """The trained weights beside a state, by key, and what their configuration says."""
 
@@ -69,7 +69,7 @@ class Adapter:
         return brief(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Claim:
     """One source's answer: `names[i]` is the parameter at position i, `keys[i]` its key in the adapter file (None: not in the file)."""
 
@@ -102,7 +102,7 @@ def first_rule(rule: str) -> str:
     return rule.partition("; ")[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PairScore:
     """How a name's own numbers score against its best rival, in the units of `Evidence.margin`."""
 
@@ -121,7 +121,7 @@ class PairScore:
         return brief(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Evidence:
     """What the numbers say of an order. Names here are adapter keys."""
 
@@ -162,7 +162,7 @@ class Evidence:
         return brief(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Ordering:
     """The names that were settled on, and how well they are proven."""
 
@@ -216,7 +216,7 @@ def settled(ordering: Ordering, findings: Iterable[Finding]) -> bool:
     return ordering.proven and all(finding.severity == "note" for finding in findings)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class NamedParameter:
     """The state of one parameter, by name."""
 
@@ -245,7 +245,7 @@ class NamedParameter:
         return brief(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class NamedState:
     """An optimizer state that knows its parameters by name; numbers are read only when asked for."""
 
@@ -376,7 +376,7 @@ class Moved(NamedTuple):
     """Positions whose moments are all zero: what they belong to was never moved, trained or not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Question:
     """All that a source of names may look at."""
 

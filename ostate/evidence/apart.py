@@ -13,6 +13,7 @@ from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import How, Looks, Place
 from ostate.evidence.shares import by_shape, elements, foreign, reached_by, share
+from ostate.evidence.statistics import median, quantile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -143,7 +144,7 @@ def _singles(places: Sequence[Place], looks: Looks) -> set[int]:
     for members in kinds.values():
         ranked = looks.ranked(members, "whole")
         digits = [combine.digits(one) for one in ranked]
-        middle = float(np.median(digits))
+        middle = median(np.array(digits))
         for place, one, own in zip(members, ranked, digits):
             if elements(one) < ENOUGH or len(members) < 3:
                 continue
@@ -313,7 +314,7 @@ def _by_factor(live: Sequence[Place], looks: Looks, how: How) -> set[int]:
     alone = np.array([share(ranked) for ranked in looks.ranked(live, how)])
     both = np.array([share(ranked) for ranked in looks.ranked(live, "whole")])
     known = alone[np.isfinite(alone)]
-    if len(known) < 3 or np.quantile(known, 0.1) < BULK or is_tail(known):
+    if len(known) < 3 or quantile(known, 0.1) < BULK or is_tail(known):
         return set()  # early in a run balance is weak, and many factors say little by themselves
     return {place.module for place, one, two in zip(live, alone, both) if one < NOWHERE and two < BULK}
 
@@ -333,7 +334,7 @@ def _kinds_at_random(live: Sequence[Place], residuals: Mapping[Place, float], lo
     means = {kind: float(np.mean([reached for _, reached, _ in members])) for kind, members in known.items()}
     if not means or max(means.values()) < OWN:
         return set()
-    unrelated = {kind for kind, members in known.items() if np.median([residuals[place] for place, *_ in members]) > UNRELATED}
+    unrelated = {kind for kind, members in known.items() if median(np.array([residuals[place] for place, *_ in members])) > UNRELATED}
     lost = [kind for kind, mean in means.items() if mean < BULK or (mean < OWN and kind in unrelated)]
     return {place.module for kind in lost for place, *_ in known[kind]}
 
@@ -348,7 +349,7 @@ def _kinds_unbalanced(live: Sequence[Place], residuals: Mapping[Place, float], l
     if not means or max(means.values()) < FLOOR:
         return set()
     lost = [kinds[kind] for kind, mean in means.items() if mean < UNFIT]
-    return {place.module for members in lost if np.median([residuals[place] for place, _ in members]) > UNRELATED for place, _ in members}
+    return {place.module for members in lost if median(np.array([residuals[place] for place, _ in members])) > UNRELATED for place, _ in members}
 
 
 def kinds_unrelated(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks) -> set[int]:
@@ -368,7 +369,7 @@ def kinds_unrelated(live: Sequence[Place], residuals: Mapping[Place, float], loo
     balances, missed = False, set[int]()
     for members in kinds.values():
         ranked = [one for each in looks.ranked(members, "other") for one in each]
-        full, middle = sum(math.log10(one.size) for one in ranked), float(np.median([residuals[place] for place in members]))
+        full, middle = sum(math.log10(one.size) for one in ranked), median(np.array([residuals[place] for place in members]))
         if len(members) < FEWER or full < MISSED:
             continue
         digits = combine.digits(ranked)
@@ -391,9 +392,9 @@ def is_tail(shares: Array) -> bool:
 def _by_residual(live: Sequence[Place], residuals: Sequence[float]) -> set[int]:
     values = np.array(residuals)
     finite = np.isfinite(values)
-    if finite.sum() < 3 or np.median(values[finite]) > RELATED:
+    if finite.sum() < 3 or median(values[finite]) > RELATED:
         return set()
     logs = -np.log(values + 1e-3)
-    middle = float(np.median(logs[finite]))
-    scale = max(1.4826 * float(np.median(np.abs(logs[finite] - middle))), 0.15)
+    middle = median(logs[finite])
+    scale = max(1.4826 * median(np.abs(logs[finite] - middle)), 0.15)
     return {place.module for place, value, log in zip(live, values, logs) if value > UNRELATED and middle - log > 4 * scale}

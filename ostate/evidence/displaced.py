@@ -17,6 +17,7 @@ import numpy as np
 from ostate.core.tensors import Slot
 
 from .look import Source, direction_of, moments_of
+from .statistics import median
 from .tables.stream_rows import Rows
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _exchanged(source: Source, keys: Sequence[str | None], positions: Sequence[i
     own = np.diag(cosines)
     there = np.minimum(cosines, cosines.T)
     exchanged = there - np.maximum(own[:, None], own[None, :]) >= BETTER
-    if np.median(own) < ALONG:
+    if median(own) < ALONG:
         exchanged &= there >= ALONG
     return {position for (position, _), row in zip(known, exchanged) if row.any()}
 

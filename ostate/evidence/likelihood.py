@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .statistics import quantile
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -100,15 +102,6 @@ def fit(values: Array, *, floor: float, trim: bool = False) -> Fit:
         return Fit(loc, scale)
     rate = 1 / (float(excess.mean()) * (1 + 2 / math.sqrt(excess.size)))
     return Fit(loc, scale, min(rate, STEEPEST / scale), start)
-
-
-def quantile(values: Array, share: float) -> float:
-    """Return what np.quantile does of a flat array, NaN where one is. That one, and np.median, import numpy.ma, for 15 ms."""
-    at = (values.size - 1) * share
-    low = int(at)
-    part = np.partition(values, (low, min(low + 1, values.size - 1), values.size - 1))
-    one, two = float(part[low]), float(part[min(low + 1, values.size - 1)])
-    return float("nan") if np.isnan(part[-1]) else one + (two - one) * (at - low)
 
 
 def _trimmed(values: Array, loc: float) -> Array:

@@ -34,6 +34,22 @@ def update_direction(m: Array, root: Array, *, step: float | None, betas: tuple[
     return np.asarray(np.divide(m, below, out=below))
 
 
+def quantile(values: Array, share: float) -> float:
+    """Return what np.quantile does of a flat array, NaN where one is. That one, and np.median, import numpy.ma, for 15 ms."""
+    at = (values.size - 1) * share
+    low = int(at)
+    part = np.partition(values, (low, min(low + 1, values.size - 1), values.size - 1))
+    one, two = float(part[low]), float(part[min(low + 1, values.size - 1)])
+    return float("nan") if np.isnan(part[-1]) else one + (two - one) * (at - low)
+
+
+def median(values: Array) -> float:
+    """Return what np.median does of a flat array, to the bit, NaN where one is; see `quantile`."""
+    low = (values.size - 1) // 2
+    part = np.partition(values, (low, values.size // 2, values.size - 1))
+    return float("nan") if np.isnan(part[-1]) else float((part[low] + part[values.size // 2]) / 2)
+
+
 SKETCH_ROWS = 8, 16
 """Rows that wide factors are projected to, at the first look and at the second: SKETCH_ROWS^2 numbers a pair of tensors, as at this rank.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ostate.core import system
 from ostate.core.atomic import beside, cannot_write, publish, refuse_inputs, refuse_targets
 from ostate.core.brief import brief
-from ostate.core.files import is_remote, new_buffer
+from ostate.core.files import is_remote, new_buffer, recorded
 from ostate.core.named_file import is_named
 from ostate.core.naming import NamedState
 from ostate.core.safetensors import Head
@@ -29,7 +29,7 @@ Summaries = Mapping[tuple[str, str], Summary]
 """(name, slot) -> what was seen while it was copied."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Written:
     """What `write` left behind."""
 
@@ -89,7 +89,8 @@ def write(
     try:
         if shard is not None and len(shards) > 1:
             raise StoreError("one process's part is too large for one file", where=str(target), fix="save from more processes")
-        found, total = _fill(state, shards, paths, temporary, shard, keep_dtype=keep_dtype, sha256=sha256, check=check)
+        with recorded():  # each source stays the file that it is at its first tensor
+            found, total = _fill(state, shards, paths, temporary, shard, keep_dtype=keep_dtype, sha256=sha256, check=check)
         if index is not None:
             temporary.append(beside(index))
             _write_index(temporary[-1], shards, paths, temporary)

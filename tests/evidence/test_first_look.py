@@ -9,7 +9,7 @@ from ostate import read as formats
 from ostate.core.lora_modules import LoraModule
 from ostate.evidence import ask as evidence
 from ostate.evidence import recover, statistics
-from ostate.evidence.likelihood import quantile
+from ostate.evidence.statistics import median, quantile
 from ostate.evidence.tables import factor_tables
 from ostate.evidence.tables.factor_tables import Precomputed, factor_table
 from ostate.evidence.tables.read_moments import MomentReader
@@ -135,9 +135,11 @@ def test_balance_is_what_the_drifts_leave_however_the_tables_are_laid_out(layout
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 40, 101])
-def test_quantiles_are_those_of_numpy(size, rng):
+def test_quantiles_and_medians_are_those_of_numpy(size, rng):
     values = rng.standard_normal(size)
     for share in (0.5, 0.95, 0.99):
         assert quantile(values, share) == pytest.approx(float(np.quantile(values, share)), rel=1e-12)
+    assert median(values) == float(np.median(values))
     values[size // 2] = np.nan
     assert np.isnan(quantile(values, 0.5))
+    assert np.isnan(median(values))

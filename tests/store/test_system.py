@@ -117,6 +117,21 @@ def test_a_file_that_another_one_replaces_while_it_is_read_is_refused(bare, tmp_
     assert bytes(buffer) == b"1" * 10
 
 
+@pytest.mark.skipif(not system.KEEPS_OPEN, reason="an open file cannot be replaced there")
+def test_what_reads_one_file_in_pieces_reads_the_same_file_to_the_end(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"0" * 100)
+    buffer = memoryview(bytearray(10))
+    with files.recorded():
+        files.read_into(str(path), 0, buffer)
+        (tmp_path / "b").write_bytes(b"1" * 100)
+        (tmp_path / "b").replace(path)
+        files.read_into(str(path), 50, buffer)
+        assert bytes(buffer) == b"0" * 10
+    files.read_into(str(path), 50, buffer)
+    assert bytes(buffer) == b"1" * 10
+
+
 class Late(Exception):
     pass
 

@@ -39,7 +39,7 @@ _OF_THE_FILE = frozenset({"betas", "eps", "weight_decay", "amsgrad", "maximize"}
 _FILLED: WeakKeyDictionary[Optimizer, Filled] = WeakKeyDictionary()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Filled:
     """What `fill` did to an optimizer."""
 

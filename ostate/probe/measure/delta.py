@@ -27,7 +27,7 @@ SPREAD = 30.0
 _SUMS = ("raw", "done", "raw_mass", "mass", "identity", "clamped", "raw_identity", "raw_clamped", "yy", "pp", "yp")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class DeltaH1:
     """The result of one probe. Masses are sums of |x_i p_i|, which cannot cancel."""
 

@@ -13,7 +13,7 @@ from ostate.core.state import Finding
 from ostate.errors import ProbeError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ImportanceWeights:
     """Weights that sum to 1, and how far to trust them."""
 

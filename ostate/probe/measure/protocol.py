@@ -34,7 +34,7 @@ _MOST_ADVANTAGE = 1e30
 """Beyond it, a float32 gradient is infinite."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Record:
     """One sequence of the data: token ids, which of them count, and its advantage."""
 
@@ -49,7 +49,7 @@ class Record:
         return brief(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """The `importance:` keys of a probe's YAML that concern the preconditioner."""
 
@@ -64,7 +64,7 @@ class Settings:
         return brief(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ProbeReport:
     """What the protocol found."""
 

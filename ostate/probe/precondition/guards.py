@@ -19,7 +19,7 @@ _ONE_OF: dict[str, tuple[str | bool, ...]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Guards:
     """The choices, each by name. The defaults are those of the design; `Guards.seed()` gives the fixed cap of 1e3."""
 
