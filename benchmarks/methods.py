@@ -94,7 +94,8 @@ def pretrained_bert(folder: str) -> tuple[torch.nn.Module, Loss]:
     """Return a pretrained encoder, and its contrastive loss on signatures of the standard library and what their documentation says."""
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    # In the file's own float16 Adam's eps of 1e-8 is zero and v underflows: 0 / 0 within three steps, where every weight is trained.
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32)
     pairs = list(documented())
 
     def embedded(trained: torch.nn.Module, texts: Sequence[str]) -> torch.Tensor:
@@ -135,7 +136,10 @@ def train(
     trained.train()
     for step in range(1, max(steps) + 1):
         optimizer.zero_grad()
-        loss(trained, generator).backward()
+        value = loss(trained, generator)
+        if not torch.isfinite(value):
+            raise SystemExit(f"The loss is not finite at step {step}: there is nothing to test.")
+        value.backward()
         optimizer.step()
         if step in steps:
             at = folder / str(step)
