@@ -121,6 +121,43 @@ def test_vectors_along_an_attentions_values_have_its_gauge(method, key, shape, g
     assert unit.start == (1.0 if method in {"IA3", "BOFT"} else 0.0)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "encoder.layer.0.attention.self.value",
+        "encoder.layer.0.attention.attention.value",
+        "encoder.layer.0.attention.self.value_proj",
+        "decoder.layers.0.encoder_attn.value_proj",
+        "encoder.block.0.layer.0.SelfAttention.v",
+        "decoder.block.0.layer.1.EncDecAttention.v",
+        "encoder.block.0.layer.0.TransientGlobalSelfAttention.v",
+        "blocks.0.attention.value",
+    ],
+)
+def test_values_are_what_an_attention_calls_so(path):
+    (unit,) = units("MISS", {f"{path}.miss_block": (4, 16)})
+    assert (unit.group, unit.most) == ("signed", 16)
+
+
+def test_what_a_feed_forward_block_calls_its_value_lies_in_the_residual_stream():
+    """RWKV: `value` of `feed_forward` gives back what all layers read and write."""
+    assert units("MISS", {"blocks.0.feed_forward.value.miss_block": (4, 16)})[0].group is None
+    assert units("SHIRA", {"blocks.0.feed_forward.value.shira_weight": (24,)}) == []
+
+
+@pytest.mark.parametrize("block", ["encoder.block.0.layer.0.SelfAttention", "decoder.block.0.layer.1.EncDecAttention"])
+def test_queries_and_keys_that_carry_no_positions_have_one_gauge_between_them_and_the_values_another(block):
+    found = units("IA3", {f"{block}.{word}.ia3_l": (16, 1) for word in "qkvo"})
+    assert [(unit.prefix.rpartition(".")[2], unit.group, unit.most) for unit in found] == [(word, "permuted", 16) for word in "qkv"]
+    assert found[0].gauge == found[1].gauge != found[2].gauge != ""
+    assert units("MISS", {f"{block}.q.miss_block": (4, 16)})[0].group == "signed"
+
+
+def test_queries_and_keys_that_may_carry_positions_are_not_tested():
+    for path in (QUERIES, "layers.0.self_attn.k_proj", "encoder.layer.0.attention.self.query", "encoder.layer.0.attention.self.key"):
+        assert units("MISS", {f"{path}.miss_block": (4, 16)}) == [], path
+
+
 def test_what_scales_the_neurons_that_enter_a_layer_lies_along_a_row():
     """ia3_l (1, n) of a feed-forward module is multiplied with its input: half of the neurons are compared, in their order alone."""
     (row,) = units("IA3", {f"{DOWN}.ia3_l": (1, 32)})
