@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +94,7 @@ METHODS: dict[str, Row] = {
     "c3a": Row(_tuner("C3AConfig", block_size=4)),
     "randlora": Row(_tuner("RandLoraConfig", r=4)),
     "road": Row(_tuner("RoadConfig", group_size=4)),
+    "shira": Row(_tuner("ShiraConfig", r=2)),
     "waveft": Row(_tuner("WaveFTConfig", n_frequency=10)),
     "delora": Row(_tuner("DeloraConfig", r=2)),
     "glora": Row(_tuner("GloraConfig", r=2)),
@@ -160,9 +162,11 @@ def test_the_vectors_that_all_modules_of_tinylora_share_bear_no_name_of_their_fi
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_method_whose_start_needs_numbers_is_left_to_the_others_with_a_reason(tmp_path: Path):
-    model = peft.get_peft_model(llama(), peft.ShiraConfig(r=2, **TARGETS, **CAUSAL))
+def test_a_method_that_cannot_be_rebuilt_is_left_to_the_others_with_a_reason(tmp_path: Path):
+    model = peft.get_peft_model(llama(), peft.C3AConfig(block_size=4, **TARGETS, **CAUSAL))
     made = tiny.write(tmp_path, model, tiny.trainables(model))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "block_size": 5}))
     found, lost = made.ask()
     assert tiny.from_skeleton(found) == []
     assert any("cannot be rebuilt" in loser["reason"] for loser in lost if loser["source"] == "skeleton")

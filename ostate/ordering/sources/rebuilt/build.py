@@ -108,6 +108,8 @@ def _model(request: Request, device: str, *, low_memory: bool) -> torch.nn.Modul
         kind = cast("Mapping[str, Callable[..., peft.PeftConfig]]", peft.PEFT_TYPE_TO_CONFIG_MAPPING)[method]
         known = inspect.signature(kind).parameters
         tuner = kind(**{key: value for key, value in stored.items() if key in known})
+        if hasattr(tuner, "mask_fn"):
+            tuner.mask_fn = None  # SHiRA's choice of elements, which needs numbers and changes no name and no shape
         with torch.device(device):
             if isinstance(model, peft.PeftModel):
                 model.add_adapter(name, tuner, low_cpu_mem_usage=low_memory)
