@@ -114,3 +114,16 @@ def test_an_adapter_of_another_rank_is_not_cut_to_fit(tmp_path):
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
     with pytest.raises(OstateError):
         repair(str(tmp_path))
+
+
+def test_a_prompt_whose_encoder_is_not_in_the_file_is_not_taken_for_a_converted_adapter(tmp_path):
+    torch.manual_seed(8)
+    model = peft.get_peft_model(trained.llama(2), peft.PromptEncoderConfig(num_virtual_tokens=3, encoder_hidden_size=16, task_type="CAUSAL_LM"))
+    optimizer = tuned(model)
+    steps(model, optimizer, 2)
+    model.base_model.save_pretrained(str(tmp_path / "base"))
+    model.save_pretrained(str(tmp_path))
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    done = repair(str(tmp_path), base=str(tmp_path / "base"))
+    assert named(done) == dict(enumerate(live(optimizer, model)))
+    assert "adapter-fitted" not in {finding.rule for finding in done.findings}
