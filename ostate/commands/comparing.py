@@ -32,7 +32,7 @@ def comparison_of(raw: RawState, adapter: Adapter | None, previous: Adapter | No
         return Untested(raw, scaled)
     from ostate.evidence.comparison import Comparison  # thirty modules, not needed where the numbers are not asked
 
-    own = own_weights(raw, adapter, lambda key: keys.live_name(key, adapter)) if raw.weights else None
+    own = own_weights(raw, adapter, {key: keys.live_name(key, adapter) for key in adapter.tensors}) if raw.weights else None
     announce(lambda: stored_bytes(raw) + sum(tensor.nbytes for tensor in adapter.tensors.values()))
     base = base_weights(options.base) if options.base is not None else None
     return Comparison(raw, adapter, previous=previous, base=base, own=own)

@@ -14,7 +14,7 @@ from .densities import fit_densities
 from .judge import judge
 from .paths import Paths
 from .search import from_keys, search, single_scores
-from .tables.tables import escalate, gather, is_decided, widths
+from .tables.tables import gather, is_decided, overflow_ignored, widths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,14 +43,16 @@ def verify(
     """
     likely = {position: key for position, key in enumerate(keys) if key is not None}
 
-    def judge_with(sketch_rows: int) -> tuple[Evidence, bool]:
-        tables = gather(raw, adapter, previous=previous, base=base, likely=likely, sketch_rows=sketch_rows)
-        paths = Paths(tables.reader, tables.displaced, tables.precomputed)
-        match, now = search(tables, paths, claimed=from_keys(keys, tables), fixed={})
-        found = judge(tables, paths, match, now, raw, claimed=keys)
-        return found, is_decided(found, tables)
-
-    return escalate(judge_with, adapter)
+    with overflow_ignored():
+        for sketch_rows in widths(adapter):
+            tables = gather(raw, adapter, previous=previous, base=base, likely=likely, sketch_rows=sketch_rows)
+            paths = Paths(tables.reader, tables.displaced, tables.precomputed)
+            match, now = search(tables, paths, claimed=from_keys(keys, tables), fixed={})
+            found = judge(tables, paths, match, now, raw, claimed=keys)
+            if is_decided(found, tables):
+                break
+            del tables, paths, match, now  # before the next ones are read
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from ostate.core.tensors import TensorRef
 from .judge import judge
 from .paths import Paths
 from .search import search
-from .tables.tables import escalate, gather, is_decided
+from .tables.tables import gather, is_decided, overflow_ignored, widths
 
 
 def recover(
@@ -31,12 +31,13 @@ def recover(
         base: the base model's weights, where at hand.
         fixed: position -> key that must be kept.
     """
-
-    def judge_with(sketch_rows: int) -> tuple[Evidence, bool]:
-        tables = gather(raw, adapter, previous=previous, base=base, sketch_rows=sketch_rows)
-        paths = Paths(tables.reader, tables.displaced)
-        match, now = search(tables, paths, claimed=None, fixed=fixed or {})
-        found = judge(tables, paths, match, now, raw, claimed=None)
-        return found, is_decided(found, tables)
-
-    return escalate(judge_with, adapter)
+    with overflow_ignored():
+        for sketch_rows in widths(adapter):
+            tables = gather(raw, adapter, previous=previous, base=base, sketch_rows=sketch_rows)
+            paths = Paths(tables.reader, tables.displaced)
+            match, now = search(tables, paths, claimed=None, fixed=fixed or {})
+            found = judge(tables, paths, match, now, raw, claimed=None)
+            if is_decided(found, tables):
+                break
+            del tables, paths, match, now  # before the next ones are read
+    return found

@@ -26,7 +26,7 @@ from .checkpoint_folder import card_versions
 from .container import torchsave
 from .fused import divided
 from .made_keys import with_made_keys
-from .model_parts import with_other_models
+from .model_parts import files_of_models, with_other_models
 
 NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter")
 """Where a bundled checkpoint keeps its weights (Lightning, user code, DeepSpeed)."""
@@ -136,9 +136,13 @@ def for_state(adapter: Adapter, raw: RawState) -> Adapter:
     """Return the adapter with what was trained beside it, where the state has more parameters than it holds; what its trainer joined is divided."""
     trained = sum(entry.has_state for entry in raw.entries)
     if trained > len(adapter.tensors):
-        whole = with_other_expert(with_numbered(adapter))
-        adapter = joined(adapter) if adapter.siblings else with_other_models(whole, raw, lambda file: _tensors(file)[0])
+        adapter = joined(adapter) if adapter.siblings else _with_further_models(with_other_expert(with_numbered(adapter)), raw)
     return divided(adapter, raw)
+
+
+def _with_further_models(whole: Adapter, raw: RawState) -> Adapter:
+    files = files_of_models(whole, raw)
+    return with_other_models(whole, raw, {word: whole.tensors if file == whole.file else _tensors(file)[0] for word, file in files.items()})
 
 
 def with_other_expert(adapter: Adapter) -> Adapter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ostate.core.files import is_file, is_remote
@@ -16,21 +16,31 @@ from .adapter_files import DIFFUSERS_FILES, MODEL_FILES
 from .made_keys import with_made_keys
 
 
-def with_other_models(adapter: Adapter, raw: RawState, tensors_of: Callable[[str], dict[str, TensorRef]]) -> Adapter:
-    """Return a whole model joined with those saved beside it, where the state has more parameters than it holds and room for all of them.
+def files_of_models(adapter: Adapter, raw: RawState) -> dict[str, str]:
+    """Return folder -> weights file of the models saved together with a whole model, its own among them, where the state has more parameters.
+
+    Args:
+        adapter: what was found or given; nothing is returned for what is no whole model, or has made keys already.
+        raw: the state.
+    """
+    trained = sum(entry.has_state for entry in raw.entries)
+    if adapter.kind != "model" or adapter.assumed or trained <= len(adapter.tensors) or is_remote(adapter.file):
+        return {}
+    return dict(_files(adapter.file))
+
+
+def with_other_models(adapter: Adapter, raw: RawState, parts: Mapping[str, Mapping[str, TensorRef]]) -> Adapter:
+    """Return a whole model joined with those saved beside it, where the state has as many parameters at most as they hold together.
 
     Their names begin with the folder (`unet.`, `text_encoder.`: diffusers' scripts), since two encoders name their weights alike. No live name has
     that beginning, so it is said to be assumed.
 
     Args:
-        adapter: what was found or given.
+        adapter: the whole model that was found or given.
         raw: the state.
-        tensors_of: reads a weights file.
+        parts: folder -> tensors of the models of `files_of_models`.
     """
     trained = sum(entry.has_state for entry in raw.entries)
-    if adapter.kind != "model" or adapter.assumed or trained <= len(adapter.tensors) or is_remote(adapter.file):
-        return adapter
-    parts = {word: adapter.tensors if file == adapter.file else tensors_of(file) for word, file in _files(adapter.file)}
     if len(parts) < 2 or sum(map(len, parts.values())) < trained:
         return adapter
     tensors = {f"{word}.{key}": ref for word, own in parts.items() for key, ref in own.items()}

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -189,14 +189,19 @@ def _age(raw: RawState, adapter: Adapter) -> tuple[bool, bool, bool, int]:
     return average, not (numbers and numbers[-1] in steps), bool(numbers), -numbers[-1] if numbers else 0
 
 
-def own_weights(raw: RawState, adapter: Adapter, live_name: Callable[[str], str]) -> Adapter | None:
+def own_weights(raw: RawState, adapter: Adapter, live_names: Mapping[str, str]) -> Adapter | None:
     """Return `adapter` with the numbers that the checkpoint itself holds under the same names, or None when it does not hold all of them.
 
     They are of the same save as the state; an adapter that lies elsewhere may be of another step, or never have been trained.
+
+    Args:
+        raw: the state, whose `weights` are the checkpoint's own.
+        adapter: the weights that were found or given.
+        live_names: key of the adapter -> the parameter's live name.
     """
     tensors = {}
     for key, ref in adapter.tensors.items():
-        own = next((raw.weights[name] for name in (live_name(key), key) if name in raw.weights), None)
+        own = next((raw.weights[name] for name in (live_names[key], key) if name in raw.weights), None)
         if own is None or own.shape != ref.shape:
             return None
         tensors[key] = own

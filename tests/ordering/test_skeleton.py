@@ -363,26 +363,25 @@ ONE = '{"parameters": [["a", "k", [1], ["default"], [], false]], "others": [], "
 def test_a_damaged_cache_is_built_anew(content: bytes):
     answer = ListedModel((ListedParameter("a", None, (1,), ("default",), (), False),), (), (), ())
     request = Request("Damaged", {"damaged": content.decode("latin-1")}, (), "default")
-    assert cache.remember(request, lambda: answer) == answer
+    cache.keep(request, answer)
     newest = max(Path(cache.folder()).iterdir(), key=lambda path: path.stat().st_mtime_ns)
     newest.write_bytes(content)
-    built = []
-    assert cache.remember(request, lambda: built.append(1) or answer) == answer
-    assert built == [1]
-    assert cache.remember(request, lambda: built.append(1) or answer) == answer
-    assert built == [1]
+    assert cache.kept(request) is None
+    cache.keep(request, answer)
+    assert cache.kept(request) == answer
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert cache.remember(asked(1), lambda: NotBuilt("why")) == NotBuilt("why")
+    cache.keep(asked(1), NotBuilt("why"))
+    assert cache.kept(asked(1)) is None
 
 
 def test_other_configurations_are_other_skeletons():
-    first = cache.remember(asked(1), lambda: NotBuilt("one"))
-    second = cache.remember(asked(2), lambda: NotBuilt("two"))
-    assert (first, second) == (NotBuilt("one"), NotBuilt("two"))
+    cache.keep(asked(1), NotBuilt("one"))
+    cache.keep(asked(2), NotBuilt("two"))
+    assert (cache.kept(asked(1)), cache.kept(asked(2))) == (NotBuilt("one"), NotBuilt("two"))
 
 
 @pytest.mark.parametrize(
@@ -400,8 +399,9 @@ def test_other_configurations_are_other_skeletons():
 )
 def test_what_is_kept_comes_back_as_it_was(answer: Answer):
     request = asked(repr(answer))
-    assert cache.remember(request, lambda: answer) == answer
-    assert cache.remember(request, lambda: NotBuilt("built anew")) == answer
+    assert cache.kept(request) is None
+    cache.keep(request, answer)
+    assert cache.kept(request) == answer
 
 
 def test_a_model_for_images_and_text_is_rebuilt_where_its_configuration_names_no_class(tmp_path: Path):

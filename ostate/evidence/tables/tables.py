@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -112,17 +112,9 @@ def is_decided(found: Evidence, tables: Tables) -> bool:
     return found.verdict == "verified" and not paired & set(found.undecided)
 
 
-def escalate(judge_with: Callable[[int], tuple[Evidence, bool]], adapter: Adapter) -> Evidence:
-    """Ask (rows projected to -> what is found, and whether all is decided) with as many rows as it takes; tables are forgotten in between.
-
-    Damaged numbers near the end of their range overflow on the way: what is not finite tells nothing, and nobody needs a warning of numpy's.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        for sketch_rows in widths(adapter):
-            found, decided = judge_with(sketch_rows)
-            if decided:
-                break
-    return found
+def overflow_ignored() -> np.errstate:
+    """Let damaged numbers near the end of their range overflow: what is not finite tells nothing, and nobody needs a warning of numpy's."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 UNMOVED = "every factor that starts at zero is still zero in the adapter: it was saved before the first update"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,27 +40,23 @@ def folder() -> str:
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser()), "ostate")
 
 
-def remember(request: Request, build: Callable[[], Answer]) -> Answer:
-    """Return what `build` gives for this request, from the disk where it is kept. A cache that cannot be read or written is no error."""
-    text = json.dumps([SCHEME, versions(), request.as_json()], sort_keys=True)
-    path = os.path.join(folder(), f"skeleton-{sha256_of(text.encode())}.json")
-    kept = _read(path)
-    if kept is not None:
-        return kept
-    answer = build()
-    _write(path, answer)
-    return answer
-
-
-def _read(path: str) -> Answer | None:
+def kept(request: Request) -> Answer | None:
+    """Return the answer that is kept on the disk for this request; None where there is none, or one that cannot be read."""
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(_path_of(request), encoding="utf-8") as stream:
             return from_json(json.load(stream))
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def _write(path: str, answer: Answer) -> None:
+def _path_of(request: Request) -> str:
+    text = json.dumps([SCHEME, versions(), request.as_json()], sort_keys=True)
+    return os.path.join(folder(), f"skeleton-{sha256_of(text.encode())}.json")
+
+
+def keep(request: Request, answer: Answer) -> None:
+    """Keep the answer to this request on the disk. A folder that cannot be written is no error."""
+    path = _path_of(request)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".tmp")

@@ -27,7 +27,12 @@ UNNEEDED = frozenset([
 def listing(made: str, adapters: Sequence[Adapter], config: JsonObject, saved: str) -> Answer:
     """Return the parameters of the class `made` under these adapters, from the disk where they are kept, or why there are none."""
     request = Request(made, plain_model(config), tuple((one.name, _plain_adapter(one)) for one in adapters), saved)
-    return cache.remember(request, lambda: _build(request))
+    known = cache.kept(request)
+    if known is not None:
+        return known
+    answer = _build(request)
+    cache.keep(request, answer)
+    return answer
 
 
 def _build(request: Request) -> Answer:
