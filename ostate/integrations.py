@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .commands.record import FILE, names_of, record_names
 from .commands.save import save
 from .errors import OstateError
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
+    from torch.nn import Module
+    from torch.optim import Optimizer
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 else:
     try:
         from transformers import TrainerCallback
@@ -32,10 +34,18 @@ NAMED = "optimizer.ostate.safetensors"
 class RecordNames(TrainerCallback):
     """Trainer callback: writes `optimizer_param_names.json` into every checkpoint, on the first process."""
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        *,
+        optimizer: Optimizer | None = None,
+        model: Module | None = None,
+        **more: object,  # noqa: ARG002
+    ) -> None:
         """Write the names beside the state that was just saved."""
-        folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-        optimizer, model = kwargs.get("optimizer"), kwargs.get("model")
+        folder = os.path.join(str(args.output_dir), f"checkpoint-{state.global_step}")
         if state.is_world_process_zero and optimizer is not None and model is not None and os.path.isdir(folder):
             record_names(optimizer, model, folder)
 
@@ -53,7 +63,16 @@ class SaveNamed(TrainerCallback):
     def __init__(self, path: str = NAMED) -> None:
         self.path = path
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        *,
+        optimizer: Optimizer | None = None,
+        model: Module | None = None,
+        **more: object,  # noqa: ARG002
+    ) -> None:
         """Refuse what could not be saved.
 
         Raises:
@@ -64,14 +83,30 @@ class SaveNamed(TrainerCallback):
             raise OstateError(
                 "SaveNamed does not know the folder of a hyperparameter-search trial", fix="do not use it in the search; train the best trial with it"
             )
-        names_of(kwargs["optimizer"], kwargs["model"])
+        names_of(*_live(optimizer, model))
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        *,
+        optimizer: Optimizer | None = None,
+        model: Module | None = None,
+        **more: object,  # noqa: ARG002
+    ) -> None:
         """Write the state of this step; that of an earlier run under the same name is replaced.
 
         Raises:
             OstateError: as `ostate.save`.
         """
-        target = Path(args.output_dir, f"checkpoint-{state.global_step}", self.path.replace("{step}", str(state.global_step)))
+        target = Path(str(args.output_dir), f"checkpoint-{state.global_step}", self.path.replace("{step}", str(state.global_step)))
         target.parent.mkdir(parents=True, exist_ok=True)
-        save(kwargs["optimizer"], kwargs["model"], os.path.normpath(target), force=True)
+        save(*_live(optimizer, model), os.path.normpath(target), force=True)
+
+
+def _live(optimizer: Optimizer | None, model: Module | None) -> tuple[Optimizer, Module]:
+    if optimizer is None or model is None:
+        what = "the trainer hands its callbacks no optimizer or no model"
+        raise OstateError(what, where="SaveNamed", fix="call ostate.save where both are at hand")
+    return optimizer, model

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -238,7 +238,7 @@ def _heat(data: figures.Heat) -> Figure:
     return figure
 
 
-def _filled(rows: Sequence[figures.Row]) -> Any:
+def _filled(rows: Sequence[figures.Row]) -> np.ndarray:
     return np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=float)
 
 

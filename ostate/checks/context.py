@@ -3,7 +3,7 @@
 # No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ostate.core.state import Entry, Finding, Group, Hyper, RawState, Severity
 from ostate.optimizers import OPTIMIZERS, OptimizerSpec, step_of
@@ -31,7 +31,7 @@ class Structure(NamedTuple):
     groups: tuple[Group, ...]
     optimizer: str
     spec: OptimizerSpec | None
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
     adapter: "Adapter | None"
     naming: bool
     """True when the names are settled (`repair`); False when the file is only looked at."""

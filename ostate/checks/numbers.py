@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ostate.core.hyper import all_betas
 from ostate.core.state import Finding, Hyper
@@ -41,7 +41,7 @@ class MeasuredState(NamedTuple):
     spec: OptimizerSpec | None
     exact: bool = False
     """True when tiny and negative numbers and pairs of moments were counted too."""
-    facts: Mapping[str, Any] = MappingProxyType({})
+    facts: Mapping[str, object] = MappingProxyType({})
 
     def second(self) -> Iterator[tuple[CheckedRow, str, Summary]]:
         """Yield every second moment."""

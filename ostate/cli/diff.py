@@ -9,6 +9,8 @@ from ostate.report import diff_text, resume_text
 from . import MODEL, PATH, finish
 from .screen import reading, show
 
+_BOTH_OR_NEITHER = "pass a second state B, or --for what a resume will train"
+
 
 @click.command()
 @click.argument("a", type=PATH)
@@ -34,11 +36,9 @@ def command(a: str, b: str | None, wanted: str | None, base: str | None, no_valu
         ostate diff checkpoint-500 checkpoint-1000 --json
         ostate diff lora.ostate.safetensors --for new-adapter/
     """
-    if (b is None) == (wanted is None):
-        raise click.UsageError("pass a second state B, or --for what a resume will train")
-    if base is not None and wanted is None:
-        raise click.UsageError("--base goes with --for")
     if b is None:
+        if wanted is None:
+            raise click.UsageError(_BOTH_OR_NEITHER)
         from ostate.commands import resume
 
         with reading("comparing"):
@@ -46,9 +46,13 @@ def command(a: str, b: str | None, wanted: str | None, base: str | None, no_valu
         show(document, resume_text.blocks, as_json=as_json)
         finish(not document["same"])
         return
+    if wanted is not None:
+        raise click.UsageError(_BOTH_OR_NEITHER)
+    if base is not None:
+        raise click.UsageError("--base goes with --for")
     from ostate.commands import diff as program
 
     with reading("comparing"):
-        document = program.as_document(program.diff(a, b, values=not no_values))
-    show(document, diff_text.blocks, as_json=as_json)
-    finish(not document["same"])
+        found = program.as_document(program.diff(a, b, values=not no_values))
+    show(found, diff_text.blocks, as_json=as_json)
+    finish(not found["same"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +10,11 @@ from ostate.report import export_text
 
 from . import MODEL, PATH, finish
 from .screen import progress, show
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ostate.commands.export import ExportFields, Layout
 
 LAYOUTS = ("torch", "less", "bergson", "dattri", "ota", "names", "dcp", "dcp-flat", "dcp-positions", "deepspeed-universal", "accelerate", "ostate")
 """The rows of `exporters.EXPORTERS`, and the named format itself; held equal by a test."""
@@ -62,7 +67,7 @@ def _renamings(ctx: click.Context, param: click.Parameter, value: tuple[str, ...
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (schemas/export-v1.schema.json).")
 @click.option("-o", "--out", type=click.Path(), metavar="OUT", help="The file or folder to write.")
-def command(file: str, out: str | None, dry_run: bool, as_json: bool, **chosen: Any) -> None:
+def command(file: str, to: Layout, out: str | None, dry_run: bool, as_json: bool, **chosen: Unpack[ExportFields]) -> None:
     """Write the named state FILE in another program's layout, or for another set of trainable parameters.
 
     \b
@@ -79,6 +84,6 @@ def command(file: str, out: str | None, dry_run: bool, as_json: bool, **chosen: 
     if out is None and not dry_run:
         raise click.UsageError("no output given: pass -o OUT (or --dry-run to write nothing)")
     with progress("writing", unit=""):
-        done = program.export(file, chosen.pop("to"), None if dry_run else out, **chosen)
+        done = program.export(file, to, None if dry_run else out, **chosen)
     show(program.as_document(done), export_text.blocks, as_json=as_json)
     finish(any(finding.severity != "note" for finding in done.findings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,13 +15,18 @@ from . import PATH, finish
 from .options import checksum, naming, options_of
 from .screen import reading, say, write
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ostate.commands.options import NamingFields
+
 
 @click.command()
 @click.argument("path", type=PATH)
 @naming
 @checksum
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated, with a header.")
-def command(path: str, as_csv: bool, **chosen: Any) -> None:
+def command(path: str, as_csv: bool, no_evidence: bool, **chosen: Unpack[NamingFields]) -> None:
     """Print position, name and shape, one line each: the order that `repair` would write.
 
     \b
@@ -35,7 +40,7 @@ def command(path: str, as_csv: bool, **chosen: Any) -> None:
     from ostate.commands.repair import names_and_order
 
     with reading("proving"):
-        found, order = names_and_order(path, options=options_of(chosen))
+        found, order = names_and_order(path, options=options_of(no_evidence, chosen))
     rows = [(position, printable(name), shape) for position, name, shape in found]
     if as_csv:
         text = io.StringIO()

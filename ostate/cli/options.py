@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from . import MODEL, PATH
 
 if TYPE_CHECKING:
-    from ostate.commands.options import Options
+    from ostate.commands.options import NamingFields, Options
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., object])
 
 if TYPE_CHECKING:
     _Pair = click.ParamType[tuple[float, float]]
@@ -82,9 +82,8 @@ class Betas(_Pair):
         return first, second
 
 
-def options_of(chosen: dict[str, Any]) -> Options:
+def options_of(no_evidence: bool, chosen: NamingFields) -> Options:
     """Return `Options` from click's parameters."""
     from ostate.commands.options import Options
 
-    evidence = not chosen.pop("no_evidence")
-    return Options(evidence=evidence, **chosen)
+    return Options(**chosen, evidence=not no_evidence)

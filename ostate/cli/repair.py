@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,7 +18,9 @@ from .options import Betas, checksum, naming, options_of
 from .screen import reading, show, write
 
 if TYPE_CHECKING:
-    from ostate.commands.options import Options
+    from typing_extensions import Unpack
+
+    from ostate.commands.options import NamingFields, Options
 
 
 @click.command()
@@ -46,7 +48,8 @@ def command(
     out: str | None,
     keep_dtype: bool,
     sha256: bool,
-    **chosen: Any,
+    no_evidence: bool,
+    **chosen: Unpack[NamingFields],
 ) -> None:
     """Write the optimizer state at PATH with its parameters' names, proven from the tensor values.
 
@@ -67,7 +70,7 @@ def command(
     if batch is not None:
         if path is not None or out is None or dry_run or as_json:
             raise click.UsageError("--batch takes a pattern instead of PATH, and a folder: -o OUT")
-        _batch(batch, out, options_of(chosen), jobs=jobs, force=force, keep_dtype=keep_dtype, sha256=sha256)
+        _batch(batch, out, options_of(no_evidence, chosen), jobs=jobs, force=force, keep_dtype=keep_dtype, sha256=sha256)
         return
     if path is None:
         raise click.UsageError("no state given: pass PATH (or --batch PATTERN)")
@@ -75,8 +78,9 @@ def command(
 
     if out is None and not dry_run:
         raise click.UsageError("no output given: pass -o OUT (or --dry-run to write nothing)")
+    options = options_of(no_evidence, chosen)
     with reading("proving" if dry_run else "proving and writing"):
-        done = repair.repair(path, None if dry_run else out, options=options_of(chosen), force=force, keep_dtype=keep_dtype, sha256=sha256)
+        done = repair.repair(path, None if dry_run else out, options=options, force=force, keep_dtype=keep_dtype, sha256=sha256)
     show(documents.repair_document(path, done), verdict_text.blocks, as_json=as_json)
     finish(not done.settled)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,13 +14,18 @@ from . import PATH
 from .options import naming, options_of
 from .screen import loudness, reading, write
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ostate.commands.options import NamingFields
+
 
 @click.command()
 @click.argument("path", type=PATH, nargs=-1, required=True, metavar="FILE...")
 @naming
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("-o", "--out", type=click.Path(), metavar="OUT", help="The page to write. Default: report.html.")
-def command(path: tuple[str, ...], force: bool, out: str | None, **chosen: Any) -> None:
+def command(path: tuple[str, ...], force: bool, out: str | None, no_evidence: bool, **chosen: Unpack[NamingFields]) -> None:
     """Write one HTML page of plots from named files or checkpoints. It needs no network and runs no script.
 
     \b
@@ -41,7 +46,7 @@ def command(path: tuple[str, ...], force: bool, out: str | None, **chosen: Any) 
         raise click.UsageError(f"'{out}': report writes an HTML page, so choose a name like report.html")
     check_target(out, force=force, inputs=path)
     with recorded() as inputs, reading("reading"):
-        page = plot.page(path, options=options_of(chosen))
+        page = plot.page(path, options=options_of(no_evidence, chosen))
     refuse_inputs([Path(out)], inputs)
     write_text(Path(out), page, force=force)
     if loudness() >= 0:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from errno import EPIPE
 from textwrap import wrap
 from threading import Timer
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
 
 import click
 
@@ -33,10 +33,13 @@ _PATIENCE = 1.0
 """Seconds of silence before a progress bar appears."""
 
 
-class Blocks(Protocol):
+_Document = TypeVar("_Document", bound=Mapping[str, object], contravariant=True)
+
+
+class Blocks(Protocol[_Document]):
     """A function of the package `report` that turns a document into blocks."""
 
-    def __call__(self, document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
+    def __call__(self, document: _Document, *, full: bool = False) -> list[Block]:
         """Return what the document says."""
 
 
@@ -89,7 +92,7 @@ def is_json() -> bool:
     return ctx is not None and bool(ctx.meta.get(_JSON))
 
 
-def show(document: Mapping[str, Any], blocks: Blocks, *, as_json: bool = False) -> None:
+def show(document: _Document, blocks: Blocks[_Document], *, as_json: bool = False) -> None:
     """Print a document: as JSON, or as text in the way the receiver can take it."""
     if as_json:
         from ostate.report.json_text import as_json as text_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 from ostate.core.hf_cache import local_model
 from ostate.core.naming import Ordering
@@ -71,8 +71,8 @@ def repair(
         ReadError, OrderingError, CheckError, StoreError: refused; nothing is written.
     """
     _refuse_other_kinds(adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
-    files = _texts(adapter=adapter, base=base, model=model, order=order, previous=previous)
-    which = Options(**files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
+    files = _of_files(adapter, base, model, order, previous)
+    which = replace(files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
     _refuse_other_kinds(step=step, betas=betas, eps=eps)
     options = replace(which, step=step, betas=betas, eps=eps, evidence=evidence, strict=strict, checksum=checksum)
     target = None if out is None else os.fsdecode(out)
@@ -120,8 +120,8 @@ def verify(
         CheckError: one parameter's moments stand twice.
     """
     _refuse_other_kinds(adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
-    files = _texts(adapter=adapter, base=base, model=model, order=order, previous=previous)
-    which = Options(**files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
+    files = _of_files(adapter, base, model, order, previous)
+    which = replace(files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
     options = replace(which, evidence=evidence, strict=strict, checksum=checksum)
     return program.verify(os.fsdecode(path), options=options)
 
@@ -165,8 +165,8 @@ def names(
         CheckError: one parameter's moments stand twice.
     """
     _refuse_other_kinds(adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
-    files = _texts(adapter=adapter, base=base, model=model, order=order, previous=previous)
-    which = Options(**files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
+    files = _of_files(adapter, base, model, order, previous)
+    which = replace(files, adapter_name=adapter_name, names=names, state=state, optimizer=optimizer)
     options = replace(which, evidence=evidence, strict=strict, checksum=checksum)
     return program.names(os.fsdecode(path), options=options)
 
@@ -203,7 +203,8 @@ _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
 """Argument -> what it may be besides None, and how to say that."""
 
 
-def _texts(**paths: Path | None) -> dict[str, Any]:
-    """Return the paths as text; of models, `org/name` as the folder where the local cache holds it."""
-    texts = {name: None if path is None else os.fsdecode(path) for name, path in paths.items()}
-    return {name: local_model(text) if text is not None and name in ("base", "model") else text for name, text in texts.items()}
+def _of_files(adapter: Path | None, base: Path | None, model: Path | None, order: Path | None, previous: Path | None) -> Options:
+    """Return the options that are files, as text; of models, `org/name` as the folder where the local cache holds it."""
+    base_at, model_at = (None if path is None else local_model(os.fsdecode(path)) for path in (base, model))
+    adapter_at, order_at, previous_at = (None if path is None else os.fsdecode(path) for path in (adapter, order, previous))
+    return Options(adapter=adapter_at, base=base_at, model=model_at, order=order_at, previous=previous_at)

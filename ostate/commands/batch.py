@@ -119,13 +119,13 @@ def _outcomes(work: list[tuple[str, str]], ask: Callable[[str, str], Outcome], j
 
 def one(path: str, out: str, options: Options, force: bool, *, keep_dtype: bool = False, sha256: bool = False) -> Outcome:
     """Repair one checkpoint, unless `out` was written from the same bytes, with the same options, before."""
-    began, how = time.perf_counter(), {"keep_dtype": keep_dtype, "sha256": sha256}
+    began = time.perf_counter()
     try:
-        if not force and os.path.exists(out) and (written := written_from(path, out, options, **how)) is not None:
+        if not force and os.path.exists(out) and (written := written_from(path, out, options, keep_dtype=keep_dtype, sha256=sha256)) is not None:
             order, _ = written
             return Outcome(path=path, out=out, verdict=order.verdict, done=True, settled=settled(*written))
         replaces = force or store.begins_as_ours(out)
-        done = repair(path, out, options=options, force=replaces, **how)
+        done = repair(path, out, options=options, force=replaces, keep_dtype=keep_dtype, sha256=sha256)
     except OstateError as error:
         return Outcome(path=path, out=out, verdict="refused", reason=error.what, seconds=time.perf_counter() - began)
     return Outcome(

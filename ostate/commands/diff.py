@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from ostate.read import named_file
 from ostate.store import load
 
 from .inspect import open_state, stored_bytes
+
+if TYPE_CHECKING:
+    from ostate.core.documents import DiffDocument
 
 IGNORED = frozenset({"foreach", "fused", "capturable", "differentiable"})
 """Hyperparameters that change how torch computes, not what."""
@@ -76,7 +80,7 @@ class Difference:
     slots: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
     """(name, slots only a has, slots only b has)."""
     steps: tuple[tuple[str, float | None, float | None], ...]
-    hyper: tuple[tuple[str, Any, Any, int], ...]
+    hyper: tuple[tuple[str, object, object, int], ...]
     """(key, a's value, b's value, how many parameters)."""
     gaps: tuple[Gap, ...]
     """Of every slot compared, the widest first."""
@@ -191,15 +195,16 @@ def _by_position(state: RawState | NamedState) -> dict[str, DiffSide] | None:
     return {item.name: item for item in items}
 
 
-def _hyper(pairs: list[tuple[DiffSide, DiffSide]]) -> tuple[tuple[str, Any, Any, int], ...]:
-    counted: dict[tuple[str, str], list[Any]] = {}
+def _hyper(pairs: list[tuple[DiffSide, DiffSide]]) -> tuple[tuple[str, object, object, int], ...]:
+    differing: dict[tuple[str, str], tuple[str, object, object]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
     for one, other in pairs:
         for key in sorted((set(one.hyper) | set(other.hyper)) - IGNORED):
             x, y = plain_document(one.hyper.get(key)), plain_document(other.hyper.get(key))
             if x != y:
-                row = counted.setdefault((key, repr((x, y))), [key, x, y, 0])
-                row[3] += 1
-    return tuple((key, x, y, count) for key, x, y, count in sorted(counted.values(), key=lambda row: -row[3]))
+                differing[key, repr((x, y))] = key, x, y
+                counts[key, repr((x, y))] += 1
+    return tuple((*differing[row], count) for row, count in counts.most_common())
 
 
 def _gap(name: str, slot: str, a: Slot, b: Slot, buffers: Buffers) -> tuple[Gap, bool, bool]:
@@ -244,7 +249,7 @@ def _width(gap: Gap) -> tuple[bool, float]:
     return not gap.equal, math.inf if math.isnan(gap.relative) else gap.relative
 
 
-def as_document(found: Difference) -> dict[str, Any]:
+def as_document(found: Difference) -> DiffDocument:
     """Return the JSON document that schemas/diff-v1.schema.json describes."""
     differing = [gap for gap in found.gaps if not gap.equal]
     return {

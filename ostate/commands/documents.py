@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ostate.core.documents import Alternative, OrderingDocument, OrderingRow
     from ostate.core.naming import Ordering
 
     from .repair import Repaired
 
 
-def ordering_document(found: Ordering) -> dict[str, Any]:
+def ordering_document(found: Ordering) -> OrderingRow:
     """Return how the names were settled, as the schemas describe it."""
     evidence = found.evidence
     live = {key: name for key, name in zip(found.keys, found.names) if key is not None and name is not None}
+    alternative: Alternative | None = None
+    if found.weakest_alternative is not None:
+        alternative = {"what": found.weakest_alternative[0], "digits": found.weakest_alternative[1]}
     return {
         "source": found.source,
         "rule": found.rule,
         "verdict": found.verdict,
         "margin": found.margin,
         "proof": found.proof,
-        "weakest_alternative": None if found.weakest_alternative is None else dict(zip(("what", "digits"), found.weakest_alternative)),
+        "weakest_alternative": alternative,
         "named": sum(1 for name in found.names if name is not None),
         "undecided": list(found.undecided),
         "assumed": list(found.assumed),
@@ -43,7 +47,7 @@ def ordering_document(found: Ordering) -> dict[str, Any]:
     }
 
 
-def verify_document(path: str, found: Ordering) -> dict[str, Any]:
+def verify_document(path: str, found: Ordering) -> OrderingDocument:
     """Return the JSON document that schemas/verify-v1.schema.json describes."""
     return {
         "document": "ostate-verify",
@@ -54,7 +58,7 @@ def verify_document(path: str, found: Ordering) -> dict[str, Any]:
     }
 
 
-def repair_document(path: str, done: Repaired) -> dict[str, Any]:
+def repair_document(path: str, done: Repaired) -> OrderingDocument:
     """Return the JSON document that schemas/repair-v1.schema.json describes."""
     return {
         "document": "ostate-repair",

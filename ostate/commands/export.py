@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from ostate import store
 from ostate.core.atomic import beside, cannot_write, check_target, publish, publish_folder, refuse_inputs, refuse_special
@@ -28,6 +28,9 @@ from ostate.exporters.migrate import New, migrate, refuse_nothing_kept
 from ostate.exporters.target import Grouping, Target, Wanted, of_names, target_of
 from ostate.read import adapters
 from ostate.read.layouts import dcp
+
+if TYPE_CHECKING:
+    from ostate.core.documents import ExportDocument
 
 Layout = Literal[
     "torch", "less", "bergson", "dattri", "ota", "names", "dcp", "dcp-flat", "dcp-positions", "deepspeed-universal", "accelerate", "ostate"
@@ -50,6 +53,25 @@ class Exported:
 
     def __repr__(self) -> str:
         return brief(self)
+
+
+class ExportFields(TypedDict, total=False):
+    """The arguments of `export` that have a default, by which a call names some of them."""
+
+    wanted: Wanted | None
+    groups: Grouping
+    base: str | os.PathLike[str] | None
+    new: New
+    rename: Sequence[tuple[str, str]]
+    truncate: bool
+    adapter: str | os.PathLike[str] | None
+    v_hat: bool
+    root: str
+    rest: str | os.PathLike[str] | None
+    taken_as: Literal["own", "adamw_torch"]
+    names: bool
+    strict: bool
+    force: bool
 
 
 @refusing
@@ -255,7 +277,7 @@ def _write_files(
                 path.unlink()
 
 
-def as_document(done: Exported) -> dict[str, Any]:
+def as_document(done: Exported) -> ExportDocument:
     """Return the JSON document that schemas/export-v1.schema.json describes."""
     migration = done.state.source.get("migration")
     fates = {key: list(names) for key, names in migration.items() if isinstance(names, (list, tuple))} if isinstance(migration, Mapping) else {}

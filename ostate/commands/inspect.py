@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ostate import checks
 from ostate.core.brief import brief
@@ -21,6 +21,7 @@ from ostate.errors import ReadError, SeveralOptimizers, refusing
 from ostate.read import ALL, named_file, read
 
 if TYPE_CHECKING:
+    from ostate.core.documents import InspectDocument, NextRow, SlotRow
     from ostate.core.naming import Adapter, NamedState
 
 _BARE = re.compile(r"[\w@%+=:,./~-]+", re.ASCII)
@@ -54,7 +55,7 @@ class Inspection(NamedTuple):
     """How it fits the adapter by shapes; None: no adapter was passed."""
     findings: tuple[Finding, ...]
     """What a person should know, the worst first in print."""
-    values: Mapping[str, Any] = MappingProxyType({})
+    values: Mapping[str, Mapping[str, object]] = MappingProxyType({})
     """Slot -> counts and ranges, only when asked for."""
     asked: str | None = None
     """`--adapter` as it was passed."""
@@ -101,7 +102,7 @@ def inspect(
     findings = [*checks.structure(raw, weights), *(named_file.beside(raw.read or raw.source) if raw.layout != "named" else ())]
     if weights is not None and raw.recorded:
         findings += _names_not_in(raw, weights)
-    found: Mapping[str, Any] = {}
+    found: Mapping[str, Mapping[str, object]] = {}
     if values:
         from ostate.checks import judging  # only with --values
 
@@ -199,7 +200,7 @@ def stored_dtype(slot: object) -> str:
     return slot.dtype if isinstance(slot, TensorRef) else "packed"
 
 
-def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
+def as_document(seen: Inspection, *, digests: bool = True) -> InspectDocument:
     """Return the JSON document that schemas/inspect-v1.schema.json describes; text says nothing of the files' `digests`, and leaves them out."""
     raw = seen.raw
     return {
@@ -218,7 +219,7 @@ def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
             {
                 "index": group.index,
                 "positions": list(group.positions),
-                "hyper": plain_document(dict(group.hyper)),
+                "hyper": {key: plain_document(value) for key, value in group.hyper.items()},
                 "names": list(group.names) if group.names else None,
             }
             for group in raw.groups
@@ -234,7 +235,7 @@ def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
             }
             for entry in raw.entries
         ],
-        "facts": plain_document(dict(raw.facts)),
+        "facts": {key: plain_document(value) for key, value in raw.facts.items()},
         "fit": None
         if seen.fit is None
         else {
@@ -245,13 +246,13 @@ def as_document(seen: Inspection, *, digests: bool = True) -> dict[str, Any]:
             "only_state": dict(seen.fit.only_state),
             "only_adapter": dict(seen.fit.only_adapter),
         },
-        "values": plain_document(dict(seen.values)) or None,
+        "values": {slot: {key: plain_document(number) for key, number in row.items()} for slot, row in seen.values.items()} or None,
         "findings": [finding.as_dict() for finding in seen.findings],
         "next": _next(seen),
     }
 
 
-def _next(seen: Inspection) -> dict[str, str] | None:
+def _next(seen: Inspection) -> NextRow | None:
     """Return what would go wrong with the state as it is, and the command to run next; None where no command helps."""
     raw = seen.raw
     if not any(entry.has_state for entry in raw.entries) or any(finding.severity == "error" for finding in seen.findings):
@@ -277,5 +278,5 @@ def quoted(path: str) -> str:
 
 
 @cache  # a state has thousands of slots, of a few kinds
-def _slot_document(dtype: str, encoding: str, shape: tuple[int, ...]) -> Mapping[str, Any]:
+def _slot_document(dtype: str, encoding: str, shape: tuple[int, ...]) -> SlotRow:
     return {"dtype": dtype, "encoding": encoding, "shape": list(shape)}

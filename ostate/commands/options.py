@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields
 from pathlib import PurePath
+from typing import TypedDict
 
 from ostate.core.brief import brief
 from ostate.core.file_digest import sha256_of_file
@@ -50,6 +51,31 @@ class Options:
 
     def __repr__(self) -> str:
         return brief(self)
+
+
+class NamingFields(TypedDict, total=False):
+    """The fields of `Options` under the names that the command line has for them."""
+
+    adapter: str | None
+    base: str | None
+    model: str | None
+    order: str | None
+    previous: str | None
+    adapter_name: str | None
+    names: NameForm
+    state: str | None
+    optimizer: int | str | None
+    step: int | None
+    betas: tuple[float, float] | None
+    eps: float | None
+    strict: bool
+    checksum: bool
+
+
+class OptionFields(NamingFields, total=False):
+    """All fields of `Options`, by which a call names some of them."""
+
+    evidence: bool
 
 
 def passed_values(options: Options, **how: bool) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ostate.core.file_digest import sha256_of_file
 from ostate.core.files import is_file
@@ -20,6 +20,7 @@ from .repair import verify
 
 if TYPE_CHECKING:
     from ostate.probe.measure.protocol import ProbeReport
+    from ostate.probe.precondition.guards import Guards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,10 @@ def probe(
     device: str = "cpu",
     dtype: str = "float32",
     tokenize: Callable[[str], Sequence[int]] | None = None,
-    **more: Any,
+    batch_e: int = 2,
+    batch_u: int = 2,
+    eta: float | None = None,
+    guards: Guards | None = None,
 ) -> ProbeReport:
     """Run the protocol on files.
 
@@ -54,7 +58,10 @@ def probe(
         device: where the model runs.
         dtype: of the model's weights.
         tokenize: text to ids, for data that holds text.
-        more: for `ostate.probe.measure.protocol.run`: batch_e, batch_u, eta, guards.
+        batch_e: sequences whose entropy is watched.
+        batch_u: sequences whose update is asked about.
+        eta: learning rate; None: the state's lr, or its initial_lr where the schedule had ended at 0.
+        guards: what happens where v cannot be trusted; None: the defaults.
 
     Raises:
         Contradiction: the state is of another run than the adapter.
@@ -73,7 +80,7 @@ def probe(
     model = loading.load_model(files.model, files.adapter, dtype=getattr(torch, dtype), device=device)
     records = protocol.read_records(files.data, tokenize)
     settings = protocol.read_settings(files.config) if files.config else None
-    report = protocol.run(named, model, records, settings=settings, known=known, **more)
+    report = protocol.run(named, model, records, batch_e=batch_e, batch_u=batch_u, eta=eta, settings=settings, guards=guards, known=known)
     other = [finding for finding in report.findings if finding.rule == "state-of-another-run"]
     if other and not own:
         raise Contradiction(other[0].text, where=files.adapter, fix=SAME_SAVE)

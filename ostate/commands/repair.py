@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ostate import checks, store
 from ostate.checks import copied, judging
@@ -28,7 +28,10 @@ from ostate.read.weights import Candidates, candidates
 from . import choosing, unproven
 from .choosing import order_among
 from .inspect import open_state, stored_bytes
-from .options import Options, passed_values
+from .options import OptionFields, Options, passed_values
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -72,7 +75,7 @@ def repair(
     force: bool = False,
     keep_dtype: bool = False,
     sha256: bool = False,
-    **more: Any,
+    **more: Unpack[OptionFields],
 ) -> Repaired:
     """Give the state at `path` its names and write them to `out`.
 
@@ -185,7 +188,7 @@ def _passed(adapter: Adapter | None, options: Options) -> advice.Given:
 
 
 @refusing
-def verify(path: str, *, options: Options | None = None, **more: Any) -> Ordering:
+def verify(path: str, *, options: Options | None = None, **more: Unpack[OptionFields]) -> Ordering:
     """Tell whether the numbers of the state at `path` belong to the adapter under the names that are claimed.
 
     A named file is judged by its own names; any other layout by the claims that `repair` would weigh.
@@ -206,7 +209,7 @@ def verify(path: str, *, options: Options | None = None, **more: Any) -> Orderin
 
 
 @refusing
-def names(path: str, *, options: Options | None = None, **more: Any) -> tuple[list[tuple[int, str, str]], bool]:
+def names(path: str, *, options: Options | None = None, **more: Unpack[OptionFields]) -> tuple[list[tuple[int, str, str]], bool]:
     """Return (position, name, shape) for every position that gets a name, and whether all of them are proven.
 
     Raises:

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ostate import store
 from ostate.core.brief import brief
@@ -15,10 +15,13 @@ from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 from ostate.errors import ExportError, OstateError
 from ostate.exporters.migrate import matched, migrate, refuse_nothing_kept
-from ostate.exporters.target import Grouping, Target, shapes_unknown, target_of
+from ostate.exporters.target import Grouping, Target, Wanted, shapes_unknown, target_of
 from ostate.read import named_file
 
 from .repair import repair
+
+if TYPE_CHECKING:
+    from ostate.core.documents import ResumeDocument
 
 Shape = tuple[int, ...] | None
 
@@ -71,7 +74,7 @@ class Change:
         )
 
 
-def compare_for(state: str | NamedState, wanted: Any, *, base: str | None = None, groups: Grouping = "auto") -> Change:
+def compare_for(state: str | NamedState, wanted: Wanted, *, base: str | None = None, groups: Grouping = "auto") -> Change:
     """Return what differs between a state's parameters and those that `wanted` will train.
 
     Args:
@@ -111,7 +114,7 @@ def compare_for(state: str | NamedState, wanted: Any, *, base: str | None = None
     return replace(change, command="", findings=unseen) if change.same else change
 
 
-def _shown(wanted: object) -> str:
+def _shown(wanted: Wanted) -> str:
     if isinstance(wanted, (str, bytes, os.PathLike)):
         return os.fsdecode(wanted)
     return "a live model" if hasattr(wanted, "parameters") else "a list"
@@ -127,7 +130,7 @@ def _reshaped(named: NamedState, target: Target, known: dict[str, str | None]) -
 
 
 def _way(
-    named: NamedState, state: str | NamedState, wanted: Any, target: Target, base: str | None, groups: Grouping
+    named: NamedState, state: str | NamedState, wanted: Wanted, target: Target, base: str | None, groups: Grouping
 ) -> tuple[str, tuple[Finding, ...]]:
     """Return the command that was tried and works, or none and why."""
     failed: OstateError | None = None
@@ -150,7 +153,7 @@ def _way(
     )
 
 
-def _command(state: str | NamedState, wanted: Any, base: str | None, groups: Grouping, more: Sequence[str]) -> str:
+def _command(state: str | NamedState, wanted: Wanted, base: str | None, groups: Grouping, more: Sequence[str]) -> str:
     path = state if isinstance(state, str) else state.path or ""
     if not path or not isinstance(wanted, (str, bytes, os.PathLike)):
         return ""
@@ -162,7 +165,7 @@ def _command(state: str | NamedState, wanted: Any, base: str | None, groups: Gro
     return " && ".join(shlex.join(part) for part in (first, words) if part)
 
 
-def as_document(found: Change) -> dict[str, Any]:
+def as_document(found: Change) -> ResumeDocument:
     """Return the JSON document that schemas/resume-v1.schema.json describes."""
     return {
         "document": "ostate-resume",

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -27,9 +27,6 @@ from ostate.probe.precondition.shards import is_sharded
 from ostate.probe.precondition.usable import check_twice, number
 from ostate.store import shard_path, write, write_index
 from ostate.store.plan import index_path
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _LISTS = {"params", "param_names"}
 """Keys of a live group that are no hyperparameters. How its kernel runs (`fused`, `foreach`, …) is one: another kernel rounds otherwise."""
@@ -75,7 +72,7 @@ class _Held:
     group: int
     position: int
     parameter: Tensor
-    state: Mapping[str, Any]
+    state: Mapping[str, object]
 
 
 def save(optimizer: Optimizer, model: nn.Module, path: str | os.PathLike[str], *, force: bool) -> str:
@@ -118,7 +115,7 @@ def save(optimizer: Optimizer, model: nn.Module, path: str | os.PathLike[str], *
 
 def _worst(problem: str) -> str:
     """Return the first rank's problem, on every rank."""
-    every: list[Any] = [None] * dist.get_world_size()
+    every: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(every, problem)
     return next((text for text in every if text), "")
 
@@ -197,7 +194,7 @@ def _parameter(row: _Held, *, keep: bool) -> NamedParameter | None:
     return NamedParameter(name=row.name, shape=tuple(row.parameter.shape), group=row.group, slots=slots, step=count, position=row.position)
 
 
-def _is_stored(row: _Held, key: object, value: Any) -> bool:
+def _is_stored(row: _Held, key: object, value: object) -> bool:
     """True for a tensor, which is written; False for a single value, which is not.
 
     Raises:
@@ -245,14 +242,14 @@ def _innermost(optimizer: Optimizer) -> Optimizer:
     return _innermost(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
 
-def _plain(value: Any, where: str) -> Any:
+def _plain(value: object, where: str) -> object:
     """Return a hyperparameter that stands as a tensor or a number of numpy's as Python's own.
 
     Raises:
         ProbeError: a tensor of several elements, or without numbers; values within values without end.
     """
-    if isinstance(value, torch.Tensor) or type(value).__module__ == "numpy":
-        if getattr(value, "size", 1) == 1 if not isinstance(value, torch.Tensor) else value.numel() == 1 and not value.is_meta:
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        if value.numel() == 1 and not value.is_meta if isinstance(value, torch.Tensor) else value.size == 1:
             return value.item()
         raise ProbeError(f"a hyperparameter is {shown(value)}, not one number", where=where, fix="one number a group")
     if isinstance(value, (list, tuple, dict)) and too_deep(value):

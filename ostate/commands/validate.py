@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ostate import checks, store
 from ostate.core.brief import brief
@@ -16,6 +16,9 @@ from ostate.ordering.join import as_raw
 from ostate.store import digesting, validating
 
 from .inspect import stored_bytes
+
+if TYPE_CHECKING:
+    from ostate.core.documents import ValidateDocument
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -66,7 +69,7 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False, progress: Call
     return Validation(path=os.fsdecode(path), deep=deep, state=state, findings=tuple(found))
 
 
-def as_document(done: Validation) -> dict[str, Any]:
+def as_document(done: Validation) -> ValidateDocument:
     """Return the JSON document that schemas/validate-v1.schema.json describes."""
     state = done.state
     ordering = state.ordering if state is not None else None

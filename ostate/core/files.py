@@ -1,7 +1,6 @@
 """Bytes of a file by range, and what lies in a folder: the one place where ostate reads tensor bytes.
 
-Descriptors are kept open, a few at a time, so that thousands of small reads cost one `open`. A path with a scheme
-(`hf://`, `s3://`, `https://`) goes through fsspec, where it is installed: nothing but the ranges asked for is fetched.
+Descriptors are kept open, a few at a time, so that thousands of small reads cost one `open`. A path with a scheme goes to `remote`.
 """
 
 from __future__ import annotations
@@ -15,24 +14,15 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from mmap import mmap
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ostate.errors import ReadError
 
-from . import system
-from .extras import needed
+from . import remote, system
 
 _Read = TypeVar("_Read")
 _Wanted = TypeVar("_Wanted")
 _MOST_OPEN = 32
-_AHEAD = 8 << 20
-"""Bytes fetched at once for a reader that goes on where it stopped."""
-_LONG = 1 << 16
-_MOST_REMOTE = 8
-_WEB = ("http://", "https://")
-_INSTALL = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "az": "adlfs"}
-_FOREIGN = ("aiohttp.ClientError", "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError", "httpx.HTTPError")
-"""Errors of transports that are no OSError; looked up only where their package was imported."""
 _LITTLE = 1 << 21
 """Bytes from which OpenSSL's faster code is worth loading it."""
 _OWN = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
@@ -99,16 +89,12 @@ def announce(count: Callable[[], int]) -> None:
 
 def is_file(path: str) -> bool:
     """True for a file, here or behind a scheme; nothing is looked for beside a page of the web, whose folders cannot be listed."""
-    if not is_remote(path):
-        return os.path.isfile(path)
-    return not path.startswith(_WEB) and bool(_asked(path, "isfile"))
+    return remote.is_file(path) if is_remote(path) else os.path.isfile(path)
 
 
 def is_folder(path: str) -> bool:
     """True for a folder, here or behind a scheme. A web server has none: asking it would fetch the page."""
-    if not is_remote(path):
-        return os.path.isdir(path)
-    return not path.startswith(_WEB) and bool(_asked(path, "isdir"))
+    return remote.is_folder(path) if is_remote(path) else os.path.isdir(path)
 
 
 def names_in(folder: str) -> list[str]:
@@ -118,8 +104,7 @@ def names_in(folder: str) -> list[str]:
         ReadError: it cannot be listed.
     """
     if is_remote(folder):
-        found = {str(one["name"]).rstrip("/").rpartition("/")[2] for one in _asked(folder, "ls", detail=True) or ()}
-        return sorted(found - {""})
+        return remote.names_in(folder)
     try:
         return sorted(os.listdir(folder))
     except OSError as error:
@@ -147,7 +132,7 @@ def size_of(path: str) -> int:
         ReadError: no such file.
     """
     if is_remote(path):
-        return _object(path).size
+        return remote.size_of(path)
     try:
         return os.stat(path).st_size
     except OSError as error:
@@ -163,7 +148,7 @@ def read_at(path: str, offset: int, length: int) -> bytes:
     _read_from(path)
     if length == 0:
         return b""
-    data = _read_remote(path, offset, length) if is_remote(path) else _read_local(path, offset, length)
+    data = remote.read(path, offset, length) if is_remote(path) else _read_local(path, offset, length)
     if len(data) != length:
         fix = "the copy is incomplete or still being written: copy it again"
         raise ReadError(f"the file ends early: {length} bytes expected at {offset}, {len(data)} present", where=path, fix=fix)
@@ -189,7 +174,7 @@ def read_into(path: str, offset: int, view: memoryview, *, on: bool = False) -> 
     if not is_remote(path):
         descriptor = _descriptor(path, on=on or begun)  # to ask once a tensor which file it is takes 1 % of a `repair`
         try:
-            if not on and len(view) >= _LONG:
+            if not on and len(view) >= remote.LONG:
                 system.read_ahead(descriptor, offset)
             while done < len(view):
                 count = _despite_stale(path, descriptor, system.read_into, view[done:], offset + done)
@@ -301,100 +286,3 @@ def _despite_stale(path: str, descriptor: int, read: Callable[[int, _Wanted, int
 def _close(descriptor: int) -> None:
     if descriptor != _CLOSED:
         os.close(descriptor)
-
-
-class _Object:
-    __slots__ = ("buffer", "end", "handle", "size", "start")
-
-    def __init__(self, handle: Any, size: int) -> None:
-        self.handle = handle
-        self.size = size
-        self.start = 0
-        self.buffer = b""
-        self.end = -1
-        """Where the last read stopped."""
-
-
-_remote: OrderedDict[str, _Object] = OrderedDict()
-
-
-def _read_remote(path: str, offset: int, length: int) -> bytes:
-    """Return at most `length` bytes: fewer where the object ends. A reader that goes on where it stopped is given more at a time."""
-    one = _object(path)
-    if one.start <= offset and offset + length <= one.start + len(one.buffer):
-        one.end = offset + length
-        return one.buffer[offset - one.start : offset - one.start + length]
-    goes_on, one.end = offset == one.end and length >= _LONG, offset + length
-    wanted = max(length, _AHEAD) if goes_on else length
-    data = _fetch(path, one, offset, min(wanted, max(0, one.size - offset)))
-    if goes_on:
-        one.start, one.buffer = offset, data
-    return data[:length]
-
-
-def _fetch(path: str, one: _Object, offset: int, length: int) -> bytes:
-    try:
-        one.handle.seek(offset)
-        return bytes(one.handle.read(length))
-    except _failures() as error:  # fsspec: ValueError where a server answers with more than the range
-        raise ReadError(
-            f"cannot read bytes {offset} to {offset + length}: {_first_line(error)}", where=path, fix="try again, or download it"
-        ) from error
-
-
-def _object(path: str) -> _Object:
-    if path in _remote:
-        _remote.move_to_end(path)
-        return _remote[path]
-    system, inner = _system(path)
-    try:
-        size = system.size(inner)
-        handle = system.open(inner, "rb", cache_type="none")
-    except FileNotFoundError as error:
-        raise ReadError("no such object", where=path, fix="check the path") from error
-    except _failures() as error:
-        raise ReadError(f"cannot open: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
-    if not isinstance(size, int) or not handle.seekable():
-        raise ReadError("the server sends no file size or does not support byte ranges", where=path, fix="download it, and pass the path of the file")
-    _remote[path] = _Object(handle, size)
-    while len(_remote) > _MOST_REMOTE:
-        _remote.popitem(last=False)[1].handle.close()
-    return _remote[path]
-
-
-def _asked(path: str, question: str, **more: Any) -> Any:
-    """Ask the filesystem behind a scheme; None where there is no such object."""
-    system, inner = _system(path)
-    try:
-        return getattr(system, question)(inner, **more)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except _failures() as error:
-        raise ReadError(f"cannot look there: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
-
-
-def _system(path: str) -> tuple[Any, str]:
-    scheme = path.partition("://")[0]
-    with needed("a path with a scheme", where=path):
-        from fsspec.core import url_to_fs
-    try:
-        system, inner = url_to_fs(path)
-    except ImportError as error:
-        raise ReadError(f"{scheme}:// needs another package", where=path, fix=f"pip install {_INSTALL.get(scheme, scheme + 'fs')}") from error
-    except _failures() as error:
-        raise ReadError(f"cannot open: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
-    return system, inner
-
-
-def _failures() -> tuple[type[BaseException], ...]:
-    found: list[type[BaseException]] = [OSError, ValueError]
-    for full in _FOREIGN:
-        module, _, name = full.rpartition(".")
-        kind = getattr(sys.modules.get(module), name, None)
-        if isinstance(kind, type) and issubclass(kind, BaseException):
-            found.append(kind)
-    return tuple(found)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
+if TYPE_CHECKING:
+    import numpy as np
+
+_Number = TypeVar("_Number", "float", "np.ndarray")
 RELATIVE = 2.0**-7
 """bfloat16 keeps 8 bits, so a rounded weight is off by half of one in 2**8; twice that."""
 ABSOLUTE = 1e-6
@@ -12,6 +16,7 @@ FIRST = 64
 """Elements by which most pairs that differ are distinguished."""
 
 
-def close(master: Any, weight: Any) -> Any:
+def close(master: _Number, weight: _Number) -> bool | np.ndarray:
     """Return whether a master weight, or each of an array, is the model's weight up to rounding; False for nan."""
-    return abs(master - weight) <= ABSOLUTE + RELATIVE * abs(weight)
+    near: bool | np.ndarray = abs(master - weight) <= ABSOLUTE + RELATIVE * abs(weight)
+    return near

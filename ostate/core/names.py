@@ -10,9 +10,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from ostate.errors import OrderingError, OstateError
+
+_Parameter = TypeVar("_Parameter", covariant=True)
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class LiveModel(Protocol[_Parameter]):
+        """What is asked of a model: torch.nn.Module, and what wraps one."""
+
+        def named_parameters(self, *, remove_duplicate: bool = ...) -> Iterable[tuple[str, _Parameter]]:
+            """Yield (name, parameter)."""
+
 
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 """Segments of torch.compile, FSDP1, activation checkpointing and Lightning's strategies, wherever they wrap. DDP's `module` is one in front only."""
@@ -118,7 +130,7 @@ def plain_names(names: Sequence[str]) -> list[str]:
     return [without_inner(name).removeprefix(lead) for name in names]
 
 
-def named_parameters(model: Any, *, error: type[OstateError] = OrderingError) -> list[tuple[str, Any]]:
+def named_parameters(model: LiveModel[_Parameter], *, error: type[OstateError] = OrderingError) -> list[tuple[str, _Parameter]]:
     """Return (plain name, parameter) of a live model in its own order, a shared parameter under each of its names, the first one first.
 
     Args:
@@ -131,7 +143,7 @@ def named_parameters(model: Any, *, error: type[OstateError] = OrderingError) ->
     if not hasattr(model, "named_parameters"):
         raise error(f"a model with named_parameters() is expected, not a {type(model).__name__}", fix="pass the torch.nn.Module")
     pairs = list(model.named_parameters(remove_duplicate=False))
-    owner: dict[str, Any] = {}
+    owner: dict[str, object] = {}
     found = []
     for (full, parameter), name in zip(pairs, plain_names([full for full, _ in pairs])):
         if owner.setdefault(name, parameter) is not parameter:
@@ -144,7 +156,7 @@ def named_parameters(model: Any, *, error: type[OstateError] = OrderingError) ->
     return found
 
 
-def first_names(model: Any, *, error: type[OstateError] = OrderingError) -> dict[int, str]:
+def first_names(model: LiveModel[object], *, error: type[OstateError] = OrderingError) -> dict[int, str]:
     """Return id(parameter) -> plain name; a parameter that two modules share has its first. Raises as `named_parameters`."""
     known: dict[int, str] = {}
     for name, parameter in named_parameters(model, error=error):

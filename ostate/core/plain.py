@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from ostate.errors import ReadError
 
 from .tensors import TensorRef
 
 
-def plain(value: Any, odd: Callable[[float], Any], other: Callable[[Any], Any]) -> Any:
+def plain(value: object, odd: Callable[[float], object], other: Callable[[object], object]) -> object:
     """Return a value with only what JSON knows: mappings with text as keys, lists, texts, numbers, None.
 
     Args:
@@ -37,7 +36,7 @@ def no_number(_: float) -> None:
     return
 
 
-def plain_document(value: Any) -> Any:
+def plain_document(value: object) -> object:
     """Return a value with only what JSON knows; nan, inf and -inf become text.
 
     Raises:
@@ -46,7 +45,7 @@ def plain_document(value: Any) -> Any:
     return plain(value, repr, _other)
 
 
-def _other(value: Any) -> Any:
+def _other(value: object) -> object:
     if isinstance(value, (set, frozenset)):
         return plain_document(list(value))
     if isinstance(value, TensorRef):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from ostate.errors import OstateError, ReadError
 
@@ -17,12 +17,23 @@ from .files import read_at, size_of
 from .kinds import kind_of_head
 from .tensors import ITEMSIZE, Part, TensorRef
 
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
 LARGEST_HEADER = 100_000_000
 """Bytes of JSON; the safetensors library refuses more."""
 MOST_AXES = 64
 """As in torch."""
 SPARSEST = 8
 """Bytes of a sound header for each list or table in it: its rows take sixteen, and names may hold a few brackets."""
+
+
+class _Row(TypedDict):
+    """What the header says of one tensor, once it is looked at."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
 
 
 class Head(NamedTuple):
@@ -87,7 +98,7 @@ def read_head(path: str, *, error: type[OstateError] = ReadError, fix: str = "co
     return Head(path, tensors, metadata, raw, 8 + length, end)
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return a JSON object as a dict; two readers of a key that stands twice could see two different files.
 
     Raises:
@@ -99,7 +110,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _unsound(row: Any) -> str:
+def _unsound(row: object) -> str:
     """Return what is wrong with a tensor's row of the header; nothing where it is sound."""
     if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= set(row):
         return "a tensor needs dtype, shape and data_offsets"
@@ -113,11 +124,11 @@ def _unsound(row: Any) -> str:
     return ""
 
 
-def _natural(values: Any) -> bool:
+def _natural(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _tensor(path: str, row: dict[str, Any], data_start: int) -> TensorRef:
+def _tensor(path: str, row: _Row, data_start: int) -> TensorRef:
     shape = tuple(row["shape"])
     strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     return TensorRef(row["dtype"], shape, (Part(path, data_start + row["data_offsets"][0], shape, strides, (0,) * len(shape)),))

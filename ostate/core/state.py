@@ -9,16 +9,20 @@ Words: *position* is the integer id in the file, *slot* a per-parameter tensor s
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 from .brief import brief
 from .files import sha256_of
 from .tensors import Fields, Slot, TensorRef
 
+if TYPE_CHECKING:
+    from .documents import FindingRow
+
 Severity = Literal["note", "warning", "error"]
 Hyper = Mapping[str, object]
 """A group's hyperparameters; `core/hyper.py` says which kind each has, and reads them. `object`: whoever uses a value looks what it is first."""
-NOTHING: Mapping[Any, Any] = MappingProxyType({})
+NOTHING: Mapping[str, NoReturn] = MappingProxyType({})
+"""No entry: what is in it, nobody can say, so it stands for a mapping of any kind of value."""
 
 
 class Finding(NamedTuple):
@@ -37,11 +41,11 @@ class Finding(NamedTuple):
     more: int = 0
     """How many further names there are: a named file keeps the first twenty."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> "FindingRow":
         """Return the finding as the schemas describe it: `more` only where there are more names."""
-        row = {**self._asdict(), "names": list(self.names)}
-        if not self.more:
-            del row["more"]
+        row: FindingRow = {"rule": self.rule, "severity": self.severity, "text": self.text, "fix": self.fix, "names": list(self.names)}
+        if self.more:
+            row["more"] = self.more
         return row
 
     def __repr__(self) -> str:
@@ -138,7 +142,7 @@ class RawState(NamedTuple):
     """Where `Entry.name` comes from (`param_names`, `name-keyed`, `dcp`, `param_shapes`, a names file's own name); None: no names in the file."""
     weights: Mapping[str, TensorRef] = NOTHING
     """Named model weights that lie within the same checkpoint (Lightning `state_dict`, DCP `model.`)."""
-    master: Mapping[int, Slot] = NOTHING
+    master: Mapping[int, Slot] = MappingProxyType({})
     """Position -> fp32 master weights kept in the state (ZeRO)."""
     facts: Mapping[str, object] = NOTHING
     """`global_step`, `transformers_version`, `peft_version`, `world_size`, `folder` (the checkpoint folder), … where known."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ostate.errors import ReadError
 
@@ -13,6 +13,8 @@ from .brief import brief
 from .files import read_at, read_into
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     import numpy as np
     from typing_extensions import Self
 
@@ -64,6 +66,11 @@ class Slot(Protocol):
         """Return the same numbers under another shape of the same number of elements."""
 
 
+def is_slot(value: object) -> TypeGuard[Slot]:
+    """True for a slot among plain values."""
+    return hasattr(value, "chunks")
+
+
 class Fields:
     """Equality, hash, text and `_replace` by `__slots__`.
 
@@ -82,7 +89,7 @@ class Fields:
     def __repr__(self) -> str:
         return brief(self)
 
-    def _replace(self, **changes: Any) -> Self:
+    def _replace(self, **changes: object) -> Self:
         """Return a copy with some fields changed."""
         return type(self)(**{**{name: getattr(self, name) for name in self.__slots__}, **changes})
 

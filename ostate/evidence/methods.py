@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ostate.core.lora_modules import has_diagonal, modules_of, starts_at_zero
 from ostate.core.naming import Adapter
@@ -78,11 +78,11 @@ class Method(NamedTuple):
     """Why nothing is tested, or what is not."""
     unbalanced: str = ""
     """Why balance is not asked of factors whose product enters."""
-    starts: Callable[[Mapping[str, Any]], bool] = lambda config: config.get("init_weights", True) is True
+    starts: Callable[[Mapping[str, object]], bool] = lambda config: config.get("init_weights", True) is True
     """Whether the configuration leaves the start as the row has it."""
 
 
-def _zero_if_asked(config: Mapping[str, Any]) -> bool:
+def _zero_if_asked(config: Mapping[str, object]) -> bool:
     """Return whether the start is zero, where the default is random."""
     return config.get("init_weights", False) is True
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 from zlib import crc32
 
 from ostate.core.files import new_buffer, sha256_of
@@ -43,7 +43,7 @@ class _Member(NamedTuple):
     crc: int
 
 
-def save(value: Any, place: Path) -> None:
+def save(value: object, place: Path) -> None:
     """Write plain data with `Slot` leaves; `torch.load` gives each of these as a tensor of its own.
 
     Checksums that are known of the source's bytes are passed on, so that damage on the way can be found (`inspect --checksum`).

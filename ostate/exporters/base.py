@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
@@ -22,7 +22,7 @@ class ExportOptions:
     """Whose slots a torch file holds: those of the optimizer that made the state, or torch's AdamW's."""
     root: str = "optim"
     """The key that a distributed checkpoint keeps the optimizer under."""
-    rest: Mapping[str, Any] = field(default_factory=dict)
+    rest: Mapping[str, object] = field(default_factory=dict)
     """What else a distributed checkpoint holds, by its whole key: slots for tensors, plain values as they are."""
     weights: Mapping[str, Slot] | None = None
     """Trained weights by live name, for layouts that keep them beside the moments; None: `--adapter` was not given."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ostate.core.naming import NamedState
 from ostate.core.state import Finding
 
 from .archive import save
 from .base import Exporter, ExportOptions, groups_of, lost_groups, lost_packing, lost_slots
-from .tensors import Number
+from .tensors import Entry, Number, Numbered
 from .v_hat import refuse_unknown_bias, without_bias
 
 KEPT = ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col")
@@ -22,11 +21,11 @@ KEPT = ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col")
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
     """Write second moments by position with their names."""
-    made: dict[str, Any] = {"state": {}, "param_groups": []}
+    made: Numbered = {"state": {}, "param_groups": []}
     names = [name for group in groups_of(state) for name in group if name in state.parameters]
     for position, name in enumerate(names):
         parameter = state.parameters[name]
-        entry: dict[str, Any] = {slot: parameter.slots[slot] for slot in KEPT if slot in parameter.slots}
+        entry: Entry = {slot: parameter.slots[slot] for slot in KEPT if slot in parameter.slots}
         if not entry:
             continue
         if export_options.v_hat and "exp_avg_sq" in entry:

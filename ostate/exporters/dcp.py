@@ -12,33 +12,32 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from ostate.core.extras import needed
 from ostate.core.naming import NamedState
 from ostate.errors import ExportError
 from ostate.read.quantized import BNB_SLOTS, BNB_WRAPPED
 
-from .base import Exporter, ExportOptions
+from .base import Exporter, ExportOptions, groups_of
 from .own import adamw_numbered, own_numbered, packings_of
-from .pickling import Call, Global
-from .tensors import with_tensors
+from .pickling import Global, WrapperTensor
+from .tensors import ByName, Entry, Numbered, with_tensors
 from .torch_file import losses
 from .torch_file import refuse as refuse_for_torch
 
 
 def write(state: NamedState, place: Path, export_options: ExportOptions) -> None:
     """Write the nested dict by name under `export_options.root`; Trainer and accelerate call it `optimizer`."""
-    _save({export_options.root: _by_name(_numbered(state, export_options))}, place, export_options)
+    _save({export_options.root: _by_name(state, _numbered(state, export_options))}, place, export_options)
 
 
 def write_flat(state: NamedState, place: Path, export_options: ExportOptions) -> None:
     """Write one level of dotted keys, as torchtitan and NeMo Automodel ask for (StateDictOptions, flatten_optimizer_state_dict)."""
-    nested = _by_name(_numbered(state, export_options))
-    flat: dict[str, Any] = dict(_leaves(nested["state"], "state"))
-    for group in nested["param_groups"]:
+    nested = _by_name(state, _numbered(state, export_options))
+    flat = dict(_leaves(nested["state"], "state"))
+    for names, group in zip(groups_of(state), nested["param_groups"]):
         settings = {key: value for key, value in group.items() if key != "params"}
-        flat |= {f"param_groups.{name}.{key}": value for name in group["params"] for key, value in settings.items()}
+        flat |= {f"param_groups.{name}.{key}": value for name in names for key, value in settings.items()}
     _save({export_options.root: flat}, place, export_options)
 
 
@@ -61,22 +60,26 @@ def refuse(state: NamedState, export_options: ExportOptions) -> None:
         raise ExportError("these moments are torchao's tensors in a distributed checkpoint, and torchao is not installed", fix="install torchao")
 
 
-def _numbered(state: NamedState, export_options: ExportOptions) -> dict[str, Any]:
+def _numbered(state: NamedState, export_options: ExportOptions) -> Numbered:
     made = adamw_numbered(state) if export_options.taken_as == "adamw_torch" else own_numbered(state)
-    return with_tensors(_live(made))  # type: ignore[no-any-return]
-
-
-def _by_name(numbered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a numbered state dict with the names of its groups in place of positions."""
-    names = {position: name for group in numbered["param_groups"] for position, name in zip(group["params"], group["param_names"])}
-    groups = [{key: value for key, value in group.items() if key != "param_names"} for group in numbered["param_groups"]]
     return {
-        "state": {names[position]: entry for position, entry in numbered["state"].items()},
-        "param_groups": [{**group, "params": [names[position] for position in group["params"]]} for group in groups],
+        "state": {position: with_tensors(_of_libraries(entry)) for position, entry in made["state"].items()},
+        "param_groups": [with_tensors(_of_libraries(group)) for group in made["param_groups"]],
     }
 
 
-def _leaves(value: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+def _by_name(state: NamedState, numbered: Numbered) -> ByName:
+    """Return the state's numbered dict with the names of its groups in place of positions."""
+    grouped = groups_of(state)
+    names = [name for group in grouped for name in group]
+    groups = [{key: value for key, value in group.items() if key != "param_names"} for group in numbered["param_groups"]]
+    return {
+        "state": {names[position]: entry for position, entry in numbered["state"].items()},
+        "param_groups": [{**group, "params": list(own)} for group, own in zip(groups, grouped)],
+    }
+
+
+def _leaves(value: Mapping[str, object], above: str) -> Iterator[tuple[str, object]]:
     for key, inner in value.items():
         if isinstance(inner, dict):
             yield from _leaves(inner, f"{above}.{key}")
@@ -84,7 +87,7 @@ def _leaves(value: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
             yield f"{above}.{key}", inner
 
 
-def _save(made: dict[str, Any], place: Path, export_options: ExportOptions) -> None:
+def _save(made: Mapping[str, object], place: Path, export_options: ExportOptions) -> None:
     """Write the folder.
 
     Raises:
@@ -98,7 +101,7 @@ def _save(made: dict[str, Any], place: Path, export_options: ExportOptions) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that there is one process only, which is so
         try:
-            save({**made, **with_tensors(dict(export_options.rest))}, checkpoint_id=str(place), no_dist=True)
+            save({**made, **with_tensors(export_options.rest)}, checkpoint_id=str(place), no_dist=True)
         except CheckpointException as error:  # which torch derives from BaseException
             failure = next((failure for failure, _ in error.failures.values()), error)
             if isinstance(failure, (OSError, KeyboardInterrupt)):
@@ -107,23 +110,25 @@ def _save(made: dict[str, Any], place: Path, export_options: ExportOptions) -> N
             raise ExportError(what, where="dcp", fix="free some space, or write elsewhere") from error
 
 
-def _live(value: Any) -> Any:
-    """Return a state dict with the libraries' own tensors in place of what would unpickle as them, bitsandbytes' slots wrapped as it wraps them."""
-    if isinstance(value, Call):
-        cls, held = value.args[1].name.split(" "), with_tensors(value.args[3])
+def _of_libraries(values: Mapping[str, object]) -> Entry:
+    """Return an entry with the libraries' own tensors in place of what would unpickle as them, bitsandbytes' slots wrapped as it wraps them."""
+    made = {key: _of_library(item) for key, item in values.items()}
+    if wrapped := {key: item for key, item in made.items() if key in BNB_SLOTS}:
+        return {**{key: item for key, item in made.items() if key not in BNB_SLOTS}, BNB_WRAPPED: wrapped}
+    return made
+
+
+def _of_library(value: object) -> object:
+    if isinstance(value, WrapperTensor):
+        (module, name), held = value.cls.name.split(" "), with_tensors(value.attributes)
         more = [held["_shape"]] if "_shape" in held else []
-        return getattr(import_module(cls[0]), cls[1])(held["codes"], held["scale"], held["qmap"], held["signed"], *more)
+        return getattr(import_module(module), name)(held["codes"], held["scale"], held["qmap"], held["signed"], *more)
     if isinstance(value, Global):
         module, name = value.name.split(" ")
         return getattr(import_module(module), name)
     if isinstance(value, (list, tuple)):
-        return type(value)(_live(item) for item in value)
-    if not isinstance(value, dict):
-        return value
-    made = {key: _live(item) for key, item in value.items()}
-    if wrapped := {key: item for key, item in made.items() if key in BNB_SLOTS}:
-        return {**{key: item for key, item in made.items() if key not in BNB_SLOTS}, BNB_WRAPPED: wrapped}
-    return made
+        return type(value)(_of_library(item) for item in value)
+    return _of_libraries(value) if isinstance(value, dict) else value
 
 
 EXPORTER = Exporter(

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from ostate.core.names import by_spelling, place_in_model, twins
 from ostate.core.naming import NamedParameter, NamedState
@@ -264,7 +264,7 @@ def _groups(
             if name in kept and kept[name].slots:
                 settings.setdefault(repr(sorted(_settings(state, kept[name]).items())), []).append(kept[name].group)
         common = max(settings.values(), key=len)[0] if settings else min(index, len(state.groups) - 1)
-        hyper: Mapping[str, Any] = state.groups[common].hyper if state.groups else {}
+        hyper: Mapping[str, object] = state.groups[common].hyper if state.groups else {}
         if len(settings) > 1:
             rest = sum(map(len, settings.values())) - max(map(len, settings.values()))
             text = f"group {index} joins parameters of different settings: {rest} of {len(names)} take the settings of the others"
@@ -273,7 +273,7 @@ def _groups(
     return tuple(groups), findings
 
 
-def _settings(state: NamedState, parameter: NamedParameter) -> dict[str, Any]:
+def _settings(state: NamedState, parameter: NamedParameter) -> dict[str, object]:
     hyper = state.groups[parameter.group].hyper
     return {key: hyper.get(key) for key in ("lr", "initial_lr", "betas", "eps", "weight_decay", "amsgrad")}
 

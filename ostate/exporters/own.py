@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ostate.core.naming import NamedParameter, NamedState
 from ostate.core.state import Finding
@@ -11,8 +10,8 @@ from ostate.errors import ExportError
 from ostate.optimizers import OPTIMIZERS
 from ostate.optimizers.moments import fits_adamw
 
-from .base import ADAMW_SLOTS, AUTO8BIT_SLOTS, TORCHAO
-from .tensors import Number, entry, numbered, step_in_entry
+from .base import ADAMW_SLOTS, AUTO8BIT_SLOTS, TORCHAO, groups_of
+from .tensors import Entry, Number, Numbered, entry, numbered, step_in_entry
 
 _ADAMW_HYPER = ("lr", "initial_lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
 
@@ -28,17 +27,14 @@ _GROUP_TENSORS: tuple[tuple[str, str, tuple[str, ...], tuple[int, ...], str], ..
 pytorch_optimizer change these in place or hand them to tensors' methods."""
 
 
-def own_numbered(state: NamedState) -> dict[str, Any]:
+def own_numbered(state: NamedState) -> Numbered:
     """Return the state dict by position that the state's own optimizer loads, with slots for tensors."""
     made = numbered(state, names=True)
     for group in made["param_groups"]:
         group.update(_tensors_of_group(state.optimizer, group))
-    position = 0
-    for group in state.groups:
-        for name in group.names or ():
-            if position in made["state"]:
-                made["state"][position] = _nested(_own_entry(state, state.parameters[name]))
-            position += 1
+    names = [name for group in groups_of(state) for name in group]
+    for position in made["state"]:
+        made["state"][position] = _nested(_own_entry(state, state.parameters[names[position]]))
     return made
 
 
@@ -65,7 +61,7 @@ def refuse_uncounted(state: NamedState) -> None:
         raise ExportError(what, where="--to", fix="resume it from its own checkpoint; a probe takes the named file")
 
 
-def adamw_numbered(state: NamedState) -> dict[str, Any]:
+def adamw_numbered(state: NamedState) -> Numbered:
     """Return the state dict by position that torch.optim.AdamW loads, of a state that `refuse_for_adamw` lets pass."""
     slots = {slot for parameter in state.parameters.values() for slot in parameter.slots}
     made = numbered(state, names=True)
@@ -73,7 +69,7 @@ def adamw_numbered(state: NamedState) -> dict[str, Any]:
         for key in [key for key in group if key not in (*_ADAMW_HYPER, "params", "param_names")]:
             del group[key]
         group.setdefault("amsgrad", "max_exp_avg_sq" in slots)
-    own = [name for group in state.groups for name in group.names or ()]
+    own = [name for group in groups_of(state) for name in group]
     for position in made["state"]:
         parameter = state.parameters[own[position]]
         made["state"][position] = {**({} if parameter.step is None else {"step": Number(parameter.step)}), **parameter.slots}
@@ -120,7 +116,7 @@ def requantised(state: NamedState) -> Iterator[Finding]:
         yield Finding(rule="export-packing-lost", severity="warning", text=text)
 
 
-def _own_entry(state: NamedState, parameter: NamedParameter) -> dict[str, Any]:
+def _own_entry(state: NamedState, parameter: NamedParameter) -> Entry:
     spec = OPTIMIZERS.get(state.optimizer)
     of_bitsandbytes = spec is not None and "bitsandbytes" in spec.tells
     made = entry(parameter, step=step_in_entry(state))
@@ -135,27 +131,31 @@ def _own_entry(state: NamedState, parameter: NamedParameter) -> dict[str, Any]:
     return repack.torchao(made, parameter)
 
 
-def _tensors_of_group(optimizer: str, group: Mapping[str, Any]) -> dict[str, Any]:
+def _tensors_of_group(optimizer: str, group: Mapping[str, object]) -> Entry:
     """Return the values that the optimizer keeps as tensors in its groups, from `_GROUP_TENSORS`."""
-    made: dict[str, Any] = {}
+    made: Entry = {}
     for row, marker, keys, shape, dtype in _GROUP_TENSORS:
         if optimizer == row and marker in group:
-            made |= {key: Number(float(group[key]), shape, dtype=dtype) for key in keys if isinstance(group.get(key), (int, float))}
+            values = {key: group.get(key) for key in keys}
+            made |= {key: Number(float(value), shape, dtype=dtype) for key, value in values.items() if isinstance(value, (int, float))}
     return made
 
 
-def _nested(made: dict[str, Any]) -> dict[str, Any]:
+def _nested(made: Entry) -> Entry:
     """Put `GG.0`, `GG.1` back into the list, `odd.inner` back into the mapping that they were read from."""
-    out: dict[str, Any] = {}
+    out: Entry = {}
     for key, value in made.items():
         place, parts = out, key.split(".")
         for part in parts[:-1]:
-            place = place.setdefault(part, {})
+            inner = place.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ExportError(f"{key!r} lies within {part!r}, which is a value of its own", fix="report this layout")
+            place = inner
         place[parts[-1]] = value
     return {key: _listed(value) if any(other.startswith(f"{key}.") for other in made) else value for key, value in out.items()}
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     """Return a mapping whose keys count from 0 as the list it was."""
     if not isinstance(value, dict):
         return value

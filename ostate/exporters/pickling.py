@@ -7,11 +7,11 @@ every opcode used here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from struct import pack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ostate.core.tensors import ITEMSIZE, NUMPY, Slot, TensorRef
+from ostate.core.tensors import ITEMSIZE, NUMPY, Slot, TensorRef, is_slot
 from ostate.errors import ExportError
 
 _STORAGES = {
@@ -45,7 +45,7 @@ def kind_of(slot: Slot) -> Kind:
     return Kind(dtype, "<" + NUMPY[dtype], stored=False)
 
 
-def pickled(value: Any) -> tuple[bytes, list[Slot]]:
+def pickled(value: object) -> tuple[bytes, list[Slot]]:
     """Return the pickle, and the slots whose numbers it calls `data/0`, `data/1`, …
 
     Raises:
@@ -67,7 +67,23 @@ class Call(NamedTuple):
 
     function: str
     """`module name`."""
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
+
+
+class WrapperTensor(NamedTuple):
+    """A library's own tensor, which wraps others."""
+
+    cls: Global
+    arguments: tuple[object, ...]
+    """Of `_rebuild_wrapper_subclass`, the class first."""
+    attributes: dict[str, object]
+    """Attribute -> value, some of them slots."""
+
+    @property
+    def call(self) -> Call:
+        """What `torch.save` writes of it (torch/_tensor.py, Tensor.__reduce_ex__ of a wrapper subclass)."""
+        rebuild = Global("torch._utils _rebuild_wrapper_subclass")
+        return Call("torch._tensor _rebuild_from_type_v2", (rebuild, self.cls, self.arguments, self.attributes))
 
 
 class _Writer:
@@ -76,7 +92,7 @@ class _Writer:
         self.slots: list[Slot] = []
         self._memo: dict[bytes, int] = {}
 
-    def add(self, value: Any) -> None:
+    def add(self, value: object) -> None:
         """Write one value."""
         if value is None or isinstance(value, bool):
             self.out.append(b"N" if value is None else b"\x88" if value else b"\x89")
@@ -93,13 +109,15 @@ class _Writer:
             self._global(value.function)
             self._many(b"(", value.args, b"t")
             self.out.append(b"R")
+        elif isinstance(value, WrapperTensor):
+            self.add(value.call)
         elif isinstance(value, Mapping):
             self._many(b"}(", (part for row in value.items() for part in row), b"u")
         elif isinstance(value, list):
             self._many(b"](", value, b"e")
         elif isinstance(value, tuple):
             self._many(b"(", value, b"t")
-        elif hasattr(value, "chunks"):
+        elif is_slot(value):
             self._tensor(value)
         else:
             raise ExportError(f"a value of type {type(value).__name__} cannot be stored in torch's file", fix="report this layout")
@@ -122,7 +140,7 @@ class _Writer:
     def _global(self, name: str) -> None:
         self._once(b"c" + name.replace(" ", "\n").encode() + b"\n")
 
-    def _many(self, start: bytes, values: Any, end: bytes) -> None:
+    def _many(self, start: bytes, values: Iterable[object], end: bytes) -> None:
         self.out.append(start)
         for value in values:
             self.add(value)

@@ -6,15 +6,14 @@ Imports numpy; `own` imports this module for packed moments and for bitsandbytes
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ostate.core.naming import NamedParameter, NamedState
-from ostate.core.tensors import Slot
+from ostate.core.tensors import Slot, is_slot
 
 from .base import ADAMW_SLOTS, AUTO8BIT_SLOTS, MARKS
-from .pickling import Call, Global
+from .pickling import Call, Global, WrapperTensor
 from .requantise import Codes, CodeTable, Scales, Stacked, Values, encode, table_of
 from .tensors import Number
 
@@ -49,13 +48,13 @@ def largest_error(state: NamedState) -> float:
     return max((packing.error(slot) for _, slot, packing in packed_slots(state)), default=0.0)
 
 
-def bitsandbytes(parameter: NamedParameter) -> dict[str, Any]:
+def bitsandbytes(parameter: NamedParameter) -> dict[str, object]:
     """Return `state1`, `state2` and what decodes them (bitsandbytes/optim/optimizer.py, init_state; ademamix.py for two averages in one)."""
     second = parameter.slots.get(_UNSIGNED)
     first = [parameter.slots[slot] for slot in (_SIGNED, "exp_avg_slow") if slot in parameter.slots]
     first = first or [value for slot, value in parameter.slots.items() if slot != _UNSIGNED][:1]
     packed = "bitsandbytes-8bit" in parameter.decoded_from
-    made: dict[str, Any] = {"step": int(parameter.step or 0)}
+    made: dict[str, object] = {"step": int(parameter.step or 0)}
     for number, layers in (("1", first), ("2", [] if second is None else [second])):
         if not layers:
             continue
@@ -70,24 +69,23 @@ def bitsandbytes(parameter: NamedParameter) -> dict[str, Any]:
     return made
 
 
-def auto8bit(made: dict[str, Any]) -> dict[str, Any]:
+def auto8bit(made: dict[str, object]) -> dict[str, object]:
     """Return an entry with ai-toolkit's mappings in place of the slots that it packs."""
-    return {slot: _auto8bit(slot, value) if slot in AUTO8BIT_SLOTS and hasattr(value, "chunks") else value for slot, value in made.items()}
+    return {slot: _auto8bit(slot, value) if slot in AUTO8BIT_SLOTS and is_slot(value) else value for slot, value in made.items()}
 
 
-def torchao(made: dict[str, Any], parameter: NamedParameter) -> dict[str, Any]:
+def torchao(made: dict[str, object], parameter: NamedParameter) -> dict[str, object]:
     """Return an entry with torchao's tensors in place of its moments."""
     kind = next(kind for kind in parameter.decoded_from.split("+") if kind in _TORCHAO)
-    return {slot: _torchao(kind, slot, value, parameter) if slot in ADAMW_SLOTS else value for slot, value in made.items()}
+    return {slot: _torchao(kind, slot, value, parameter) if slot in ADAMW_SLOTS and is_slot(value) else value for slot, value in made.items()}
 
 
 def _bnb_packing(slot: str) -> CodeTable:
     return CodeTable("udynamic" if slot == _UNSIGNED else "dynamic", _BNB_BLOCK)
 
 
-def _joined(layers: list[Any]) -> Slot:
-    joined: Slot = layers[0] if len(layers) == 1 else Stacked(tuple(layers))
-    return joined
+def _joined(layers: Sequence[Slot]) -> Slot:
+    return layers[0] if len(layers) == 1 else Stacked(tuple(layers))
 
 
 def _torchao_packing(kind: str, slot: str, parameter: NamedParameter) -> CodeTable:
@@ -97,22 +95,27 @@ def _torchao_packing(kind: str, slot: str, parameter: NamedParameter) -> CodeTab
     return replace(packing, block=block) if isinstance(block, int) else packing
 
 
-def _torchao(kind: str, slot: str, value: Slot, parameter: NamedParameter) -> Call:
-    """Return what unpickles as torchao's tensor, as `torch.save` writes it (torch/_tensor.py, Tensor.__reduce_ex__ of a wrapper subclass)."""
+def _torchao(kind: str, slot: str, value: Slot, parameter: NamedParameter) -> WrapperTensor:
+    """Return what unpickles as torchao's tensor."""
     cls, signed = _TORCHAO[kind][0], slot == _SIGNED
     packing = _torchao_packing(kind, slot, parameter)
     shape = tuple(value.shape)
     strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     layout, device = Call("torch.serialization _get_layout", ("torch.strided",)), Call("torch device", ("cpu",))
-    held = {"codes": Codes(value, packing), "scale": Scales(value, packing), "qmap": Values(table_of(packing.table)), "signed": signed}
+    held: dict[str, object] = {
+        "codes": Codes(value, packing),
+        "scale": Scales(value, packing),
+        "qmap": Values(table_of(packing.table)),
+        "signed": signed,
+    }
     if packing.halves:
         held["_shape"] = shape
     held["block_size"] = packing.block
     wrapper = (Global(cls), Global("torch float32"), shape, strides, 0, layout, device, False)
-    return Call("torch._tensor _rebuild_from_type_v2", (Global("torch._utils _rebuild_wrapper_subclass"), Global(cls), wrapper, held))
+    return WrapperTensor(Global(cls), wrapper, held)
 
 
-def _auto8bit(slot: str, value: Slot) -> dict[str, Any]:
+def _auto8bit(slot: str, value: Slot) -> dict[str, object]:
     """Return ai-toolkit's mapping of a packed tensor; Automagic writes it bare, the others under `_type` (toolkit/optimizers)."""
     codes, scales = encode(value.read().reshape(-1), table_of("int8"), max(1, math.prod(value.shape)))
     numbers = Values((codes.astype("i2") - 127).astype("i1").reshape(value.shape), dtype="I8")

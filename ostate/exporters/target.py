@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from ostate.core.names import first_names, plain_names, renamed_adapter, twins
 from ostate.core.names_list import read_names, read_shapes
@@ -87,15 +87,16 @@ def of_names(names: Sequence[str], grouping: Grouping, state: NamedState) -> Tar
     return _grouped([Parameter(name=name) for name in names], grouping, {}, None, state)
 
 
-def _of_lists(wanted: Iterable[Any], grouping: Grouping, state: NamedState, shapes: Mapping[str, tuple[int, ...]]) -> Target:
+def _of_lists(wanted: Iterable[str | Sequence[str]], grouping: Grouping, state: NamedState, shapes: Mapping[str, tuple[int, ...]]) -> Target:
     rows = list(wanted)
-    grouped = bool(rows) and all(isinstance(row, (list, tuple)) for row in rows)
-    whole = [str(name) for row in rows for name in row] if grouped else [str(name) for name in rows]
+    lists = [row for row in rows if isinstance(row, (list, tuple))]
+    grouped = bool(rows) and len(lists) == len(rows)
+    whole = [str(name) for row in lists for name in row] if grouped else [str(name) for name in rows]
     plain = _plain(whole, state)
     known = {name: shapes[given] for name, given in zip(plain, whole) if given in shapes}
     if grouped and (len(rows) > 1 or grouping == "one"):
         names = iter(plain)
-        target = Target(groups=tuple(tuple(next(names) for _ in row) for row in rows), order=tuple(plain), shapes=known)
+        target = Target(groups=tuple(tuple(next(names) for _ in row) for row in lists), order=tuple(plain), shapes=known)
     else:
         target = _grouped([Parameter(name=name, shape=known.get(name)) for name in plain], grouping, {}, None, state)
     return replace(target, names_alone=len(known) < len(plain))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from ostate.core.files import is_remote
 from ostate.core.naming import NamedParameter, NamedState
-from ostate.core.tensors import CHUNK, NUMPY, Slot, TensorRef
+from ostate.core.tensors import CHUNK, NUMPY, Slot, TensorRef, is_slot
 from ostate.optimizers import OPTIMIZERS
 
 from .base import MARKS
@@ -59,17 +59,39 @@ class Number:
         return Number(self.value, shape, dtype=self.dtype)
 
 
-def with_tensors(value: Any) -> Any:
-    """Return a state dict with torch's tensors in place of slots, for those who hand it to torch.
+Entry: TypeAlias = "dict[str, object]"
+"""What a state dict holds for one parameter, or for one group: slots stand for tensors."""
+
+
+class Numbered(TypedDict):
+    """`optimizer.state_dict()`: entries by position, groups that list positions."""
+
+    state: dict[int, Entry]
+    param_groups: list[Entry]
+
+
+class ByName(TypedDict):
+    """A state dict whose entries stand under names, and whose groups list names."""
+
+    state: dict[str, Entry]
+    param_groups: list[Entry]
+
+
+def with_tensors(values: Mapping[str, object]) -> Entry:
+    """Return an entry, a group or a mapping of these with torch's tensors in place of slots, for those who hand it to torch.
 
     Raises:
         ReadError: a source cannot be read.
     """
+    return {key: _with_tensors(value) for key, value in values.items()}
+
+
+def _with_tensors(value: object) -> object:
     if isinstance(value, dict):
-        return {key: with_tensors(item) for key, item in value.items()}
+        return {key: _with_tensors(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(with_tensors(item) for item in value)
-    return tensor(value) if hasattr(value, "chunks") else value
+        return type(value)(_with_tensors(item) for item in value)
+    return tensor(value) if is_slot(value) else value
 
 
 def tensor(slot: Slot) -> torch.Tensor:
@@ -89,9 +111,9 @@ def tensor(slot: Slot) -> torch.Tensor:
     return torch.from_numpy(np.array(slot.read(), copy=True))
 
 
-def entry(parameter: NamedParameter, *, step: bool = True) -> dict[str, Any]:
+def entry(parameter: NamedParameter, *, step: bool = True) -> Entry:
     """Return a parameter's entry as torch's optimizers keep it: step first, then slots, then single numbers."""
-    made: dict[str, Any] = {}
+    made: Entry = {}
     if step and parameter.step is not None:
         made["step"] = Number(parameter.step)
     made |= parameter.slots
@@ -107,14 +129,14 @@ def step_in_entry(state: NamedState) -> bool:
     return spec is None or spec.step.startswith("entry")
 
 
-def numbered(state: NamedState, *, names: bool) -> dict[str, Any]:
+def numbered(state: NamedState, *, names: bool) -> Numbered:
     """Return a state dict by position, as `optimizer.state_dict()` gives it, with slots for tensors.
 
     Args:
         state: what to number; a name without state takes its position too.
         names: also record `param_names`.
     """
-    made: dict[str, Any] = {"state": {}, "param_groups": []}
+    made: Numbered = {"state": {}, "param_groups": []}
     position = 0
     for group in state.groups:
         own = group.names or ()
@@ -127,9 +149,9 @@ def numbered(state: NamedState, *, names: bool) -> dict[str, Any]:
     return made
 
 
-def named(state: NamedState) -> dict[str, Any]:
+def named(state: NamedState) -> ByName:
     """Return a state dict by name, as FSDP's full state dict and torch.distributed.checkpoint have it, with slots for tensors."""
-    made: dict[str, Any] = {"state": {}, "param_groups": []}
+    made: ByName = {"state": {}, "param_groups": []}
     for group in state.groups:
         made["param_groups"].append({**group.hyper, "params": list(group.names or ())})
         for name in group.names or ():

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,7 +29,7 @@ def write_files(state: NamedState, place: Path, chosen: tuple[tuple[str, ...], .
     """
     for name in (name for group in chosen for name in group):
         _write_one(state, place / "zero", name, weights[name])
-    groups: list[dict[str, Any]] = [{**group.hyper, "params": [index]} for index, group in enumerate(state.groups)]
+    groups: list[dict[str, object]] = [{**group.hyper, "params": [index]} for index, group in enumerate(state.groups)]
     made = {"zero_stage": 1, "ds_version": READ_AT, "param_groups": groups, "optimizer_state_dict": _for_stage_3(state, groups)}
     _save(made, place / "zero" / "optimizer_state.pt")
     states = _model_states(state, chosen, weights)
@@ -38,7 +37,7 @@ def write_files(state: NamedState, place: Path, chosen: tuple[tuple[str, ...], .
     _save({**states, "module": OrderedDict()}, place / "zero_pp_rank_0_mp_rank_00_model_states.pt")
 
 
-def _save(value: Any, path: Path) -> None:
+def _save(value: object, path: Path) -> None:
     """Write one of torch's files. Through memory: where the disk is full, torch's own writer does not say so.
 
     Raises:
@@ -50,7 +49,7 @@ def _save(value: Any, path: Path) -> None:
         file.write(buffer.getbuffer())
 
 
-def _for_stage_3(state: NamedState, groups: list[dict[str, Any]]) -> dict[str, Any]:
+def _for_stage_3(state: NamedState, groups: list[dict[str, object]]) -> dict[str, object]:
     """Return what ZeRO-3 reads in place of each parameter's step and each group's settings: those of the first group, for all.
 
     Read at deepspeed 0.19.8, runtime/zero/stage3.py `load_hp_checkpoint_state_from_checkpoint_dir_stage3`.
@@ -63,9 +62,9 @@ def _last_step(state: NamedState) -> float:
     return max((parameter.step for parameter in state.parameters.values() if parameter.step is not None), default=0.0)
 
 
-def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], weights: Mapping[str, Slot]) -> dict[str, Any]:
+def _model_states(state: NamedState, chosen: tuple[tuple[str, ...], ...], weights: Mapping[str, Slot]) -> dict[str, object]:
     """Return what the engine reads first: weights, shapes by group, and its counters."""
-    empty: dict[str, Any] = dict.fromkeys(
+    empty: dict[str, object] = dict.fromkeys(
         ("optimizer", "lr_scheduler", "data_sampler", "random_ltd", "frozen_param_shapes", "frozen_param_fragments")
     )
     return {

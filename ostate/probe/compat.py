@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ from .measure.protocol import settings_of
 from .precondition.guards import Guards
 from .precondition.preconditioner import AdamPreconditioner as Preconditioner
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .precondition.arguments import PreconditionerOptions
+
 
 class AdamPreconditioner(Preconditioner):
     """The library's preconditioner under the other program's calls.
@@ -29,20 +34,32 @@ class AdamPreconditioner(Preconditioner):
         optimizer: best one from `lora_adamw` or `fill`.
         config: a mapping, whose `importance:` section may say `checkpoint_step` and `identity_preconditioner_if_coverage_below`; None: neither.
         logger: where warnings go.
-        more: `model`, `guards`, `form`, `precision` and so on, as for `ostate.probe.AdamPreconditioner`.
+        checkpoint_step: in place of the configuration's.
+        guards: what happens where v cannot be trusted; the coverage below which nothing is preconditioned is the configuration's.
+        more: `model`, `form`, `precision` and so on, as for `ostate.probe.AdamPreconditioner`.
 
     Raises:
         ProbeTypeError: a configuration that is no mapping.
         ProbeError: as the library's; a value in the configuration that is no number.
     """
 
-    def __init__(self, optimizer: Optimizer, config: Mapping[str, Any] | None = None, logger: logging.Logger | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        config: Mapping[str, object] | None = None,
+        logger: logging.Logger | None = None,
+        *,
+        checkpoint_step: float | None = None,
+        guards: Guards | None = None,
+        **more: Unpack[PreconditionerOptions],
+    ) -> None:
         if config is not None and not isinstance(config, Mapping):
             raise ProbeTypeError(f"config must be a mapping, not a {type(config).__name__}", where="AdamPreconditioner", fix="config=…, logger=…")
         settings = settings_of(config, "config")
-        guards = replace(more.pop("guards", None) or Guards(), identity_if_coverage_below=settings.identity_preconditioner_if_coverage_below)
+        guards = replace(guards or Guards(), identity_if_coverage_below=settings.identity_preconditioner_if_coverage_below)
         self.config = config
-        super().__init__(optimizer, logger, more.pop("checkpoint_step", settings.checkpoint_step), guards=guards, **more)
+        step = settings.checkpoint_step if checkpoint_step is None else checkpoint_step
+        super().__init__(optimizer, logger, step, guards=guards, **more)
         self.eps, self.beta2 = self.items[0].eps, self.items[0].betas[1]
 
     def apply_preconditioner_to_params(self, param_gradients: Iterable[tuple[Tensor, Tensor | None]]) -> list[Tensor | None]:
@@ -51,7 +68,7 @@ class AdamPreconditioner(Preconditioner):
         done = self.apply_all({parameter: gradient for parameter, gradient in pairs if gradient is not None})
         return [None if gradient is None else done[parameter] for parameter, gradient in pairs]
 
-    def get_preconditioner_stats(self) -> dict[str, Any]:
+    def get_preconditioner_stats(self) -> dict[str, object]:
         """Return statistics of v and of the guarded scale over all elements, as plain numbers, beside those of `stats()`."""
         scale = torch.cat([flat.to(torch.float64).cpu() for flat in self.scale])
         held = [v for item in self.items if (v := item.second()) is not None]

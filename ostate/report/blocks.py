@@ -2,8 +2,11 @@
 
 # No `from __future__ import annotations`: a named tuple compiles each annotation that is text, on every start (docs/performance.md).
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from ostate.core.documents import FindingRow
 
 Tone = Literal["", "title", "good", "warning", "error", "dim", "command"]
 """`command`: to be copied into a shell, and so never wrapped."""
@@ -50,7 +53,7 @@ def cells(*values: object) -> tuple[str, ...]:
     return tuple(map(str, values))
 
 
-def found(findings: Iterable[Mapping[str, Any]]) -> list[Block]:
+def found(findings: "Iterable[FindingRow]") -> list[Block]:
     """Return findings (as the schemas describe them) as blocks, the worst first."""
     return [
         FindingBlock(finding["severity"], finding["text"], tuple(finding["names"]), finding["fix"], finding.get("more", 0))
@@ -58,8 +61,6 @@ def found(findings: Iterable[Mapping[str, Any]]) -> list[Block]:
     ]
 
 
-def read_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+def read_rows(read: str, not_read: Iterable[str]) -> list[tuple[str, str]]:
     """Return what a document says of the state that was read, and of others in the folder that were not."""
-    if "read" not in document:  # of `ostate verify`
-        return []
-    return [("read", document["read"]), *(("not read", path) for path in document["not_read"])]
+    return [("read", read), *(("not read", path) for path in not_read)]

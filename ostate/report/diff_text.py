@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ostate.report.blocks import Block, Facts, FindingBlock, Line, Table, cells
 from ostate.report.text import number
+
+if TYPE_CHECKING:
+    from ostate.core.documents import DiffDocument
 
 _ROWS = 12
 """Rows of a table, unless all are asked for."""
 
 
-def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
+def blocks(document: DiffDocument, *, full: bool = False) -> list[Block]:
     """Return what one diff document says; `full` leaves nothing out."""
     most = None if full else _ROWS
     if document["same"]:
@@ -22,16 +24,16 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     out: list[Block] = [Line(f"different: {document['matched']} parameters matched by {document['matched_by']}", "warning")]
     if document["compared"]:
         out.append(Facts((("moments", f"{document['equal']} of {document['compared']} equal bit for bit"),)))
-    for side in ("a", "b"):
-        if document[f"cold_{side}"]:
-            out.append(FindingBlock("warning", f"{side.upper()} is cold: every moment that was compared is zero"))
-    for side in ("a", "b"):
-        if document[f"only_{side}"]:
-            out.append(FindingBlock("warning", f"{len(document[f'only_{side}'])} parameters only in {side.upper()}", tuple(document[f"only_{side}"])))
+    for side, cold in (("A", document["cold_a"]), ("B", document["cold_b"])):
+        if cold:
+            out.append(FindingBlock("warning", f"{side} is cold: every moment that was compared is zero"))
+    for side, only in (("A", document["only_a"]), ("B", document["only_b"])):
+        if only:
+            out.append(FindingBlock("warning", f"{len(only)} parameters only in {side}", tuple(only)))
     for row in document["shapes"][:most]:
         out.append(Line(f"  shape  {row['name']}: {row['a']} | {row['b']}"))
-    for row in document["slots"][:most]:
-        out.append(Line(f"  slots  {row['name']}: only A {', '.join(row['only_a']) or '-'} | only B {', '.join(row['only_b']) or '-'}"))
+    for slots in document["slots"][:most]:
+        out.append(Line(f"  slots  {slots['name']}: only A {', '.join(slots['only_a']) or '-'} | only B {', '.join(slots['only_b']) or '-'}"))
     steps = Counter((repr(row["a"]), repr(row["b"])) for row in document["steps"])
     out += [Line(f"  step  {a} | {b}  ({count} parameters)") for (a, b), count in steps.most_common(most)]
     out += [Line(f"  {row['key']}  {row['a']} | {row['b']}  ({row['parameters']} parameters)") for row in document["hyper"]]

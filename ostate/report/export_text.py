@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ostate.report.blocks import Block, Line, found
 
+if TYPE_CHECKING:
+    from ostate.core.documents import ExportDocument
 
-def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:  # noqa: ARG001
+
+def blocks(document: ExportDocument, *, full: bool = False) -> list[Block]:  # noqa: ARG001
     """Return what one export document says; what is lost comes first."""
     out: list[Block] = [*found(document["findings"])]
     if out:

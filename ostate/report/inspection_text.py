@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ostate.core.tensors import shape_text
 from ostate.report.blocks import Block, Facts, Line, Table, cells, found, read_rows
 from ostate.report.text import hyper_text, number, plain, printable, ranges, shorten
+
+if TYPE_CHECKING:
+    from ostate.core.documents import EntryRow, FitRow, InspectDocument
 
 _HYPER = ("lr", "initial_lr", "betas", "eps", "weight_decay")
 _ROWS = 24
 """Rows of the slot table before it is cut, unless all are asked for."""
 
 
-def lines(document: Mapping[str, Any]) -> list[str]:
+def lines(document: InspectDocument) -> list[str]:
     """Return the plain lines for one inspect document."""
     return plain(blocks(document))
 
 
-def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
+def blocks(document: InspectDocument, *, full: bool = False) -> list[Block]:
     """Return what one inspect document says; `full` leaves nothing out."""
     entries = document["entries"]
     out: list[Block] = [Line(document["source"], "title"), _summary(document, full)]
@@ -39,11 +42,11 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
     return out
 
 
-def _summary(document: Mapping[str, Any], full: bool) -> Facts:
+def _summary(document: InspectDocument, full: bool) -> Facts:
     entries = document["entries"]
     names = [entry["name"] for entry in entries if entry["name"]]
     rows = [
-        *read_rows(document),
+        *read_rows(document["read"], document["not_read"]),
         ("layout", document["layout"]),
         ("optimizer", document["optimizer"]),
         ("positions", f"{document['positions']}, {document['with_state']} with state"),
@@ -56,14 +59,14 @@ def _summary(document: Mapping[str, Any], full: bool) -> Facts:
     return Facts(tuple(rows))
 
 
-def _steps(entries: Sequence[Mapping[str, Any]]) -> str:
+def _steps(entries: Sequence[EntryRow]) -> str:
     steps = sorted({entry["step"] for entry in entries if isinstance(entry["step"], (int, float))})
     if not steps:
         return "none recorded"
     return number(float(steps[0])) if len(steps) == 1 else f"{steps[0]:g} to {steps[-1]:g}"
 
 
-def _groups(document: Mapping[str, Any]) -> Table:
+def _groups(document: InspectDocument) -> Table:
     with_state = {entry["position"] for entry in document["entries"] if entry["slots"]}
     rows = [
         cells(
@@ -77,9 +80,10 @@ def _groups(document: Mapping[str, Any]) -> Table:
     return Table(("group", "positions", "state", *_HYPER), tuple(rows))
 
 
-def _slots(entries: Sequence[Mapping[str, Any]], full: bool) -> list[Block]:
-    kinds = Counter((name, slot["dtype"], slot["encoding"], *slot["shape"]) for entry in entries for name, slot in entry["slots"].items())
-    counted = {(*kind[:3], shape_text(kind[3:])): count for kind, count in kinds.items()}
+def _slots(entries: Sequence[EntryRow], full: bool) -> list[Block]:
+    slots = [(name, slot) for entry in entries for name, slot in entry["slots"].items()]
+    kinds = Counter((name, slot["dtype"], slot["encoding"], tuple(slot["shape"])) for name, slot in slots)
+    counted = {(name, dtype, encoding, shape_text(shape)): count for (name, dtype, encoding, shape), count in kinds.items()}
     ordered = sorted(counted.items(), key=lambda row: (row[0][0], -row[1], row[0][3]))
     shown = ordered if full else ordered[:_ROWS]
     out: list[Block] = [Table(("slot", "dtype", "encoding", "shape", "count"), tuple(cells(*key, count) for key, count in shown))]
@@ -88,7 +92,7 @@ def _slots(entries: Sequence[Mapping[str, Any]], full: bool) -> list[Block]:
     return out
 
 
-def _fit(fit: Mapping[str, Any], full: bool) -> list[Block]:
+def _fit(fit: FitRow, full: bool) -> list[Block]:
     matched = f"{fit['matched']} of {fit['with_state']} positions with state match a tensor by shape"
     whole = fit["matched"] == fit["with_state"] == fit["tensors"]
     out: list[Block] = [Line(f"  adapter  {printable(fit['adapter'])}: {matched} ({fit['tensors']} tensors)", "" if whole else "warning")]
@@ -99,6 +103,6 @@ def _fit(fit: Mapping[str, Any], full: bool) -> list[Block]:
     return out
 
 
-def _values(values: Mapping[str, Mapping[str, Any]]) -> Table:
+def _values(values: Mapping[str, Mapping[str, object]]) -> Table:
     columns = tuple(next(iter(values.values())))
     return Table(("slot", *columns), tuple(cells(slot, *(number(stats[column]) for column in columns)) for slot, stats in values.items()))

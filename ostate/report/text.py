@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
 
 from ostate.report.blocks import Block, Facts, FindingBlock, Line, Table
 
@@ -64,7 +63,7 @@ def numeric(rows: Sequence[Sequence[str]], columns: int) -> list[bool]:
     return [bool(rows) and all(_NUMBER.fullmatch(row[i]) for row in rows) for i in range(columns)]
 
 
-def hyper_text(hyper: Mapping[str, Any], key: str) -> str:
+def hyper_text(hyper: Mapping[str, object], key: str) -> str:
     """Return one hyperparameter as text, `-` when the file does not have it."""
     value = hyper.get(key)
     if value is None:

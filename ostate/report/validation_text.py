@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ostate.report.blocks import Block, Facts, Line, found
 
+if TYPE_CHECKING:
+    from ostate.core.documents import ValidateDocument
 
-def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:  # noqa: ARG001
+
+def blocks(document: ValidateDocument, *, full: bool = False) -> list[Block]:  # noqa: ARG001
     """Return what one validate document says."""
     read = "every byte was read" if document["deep"] else "header, index and ranges; --deep reads every byte"
     out: list[Block] = [Line(f"sound ({read})", "good") if document["sound"] else Line("not sound", "error")]
@@ -18,8 +20,9 @@ def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:  
         left = by_itself if document["undecided"] else ""
         if gone := len(document.get("left_out", ())):
             left += f", {gone} position{'s' * (gone != 1)} left out"
-        rows = [("read", document["read"])] if document.get("read") not in (None, document["source"]) else []
-        rows += [("optimizer", document["optimizer"]), ("parameters", str(document["parameters"])), ("names", verdict + left)]
+        read_from = document.get("read")
+        rows = [] if read_from is None or read_from == document["source"] else [("read", read_from)]
+        rows += [("optimizer", str(document["optimizer"])), ("parameters", str(document["parameters"])), ("names", verdict + left)]
         rows += [("assumed", text) for text in document.get("assumed", ())]
         out.append(Facts(tuple(rows)))
     if document["findings"]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ostate.core.naming import ALL_TESTS, first_rule
 from ostate.report.blocks import Block, Facts, Line, Table, Tone, cells, found, read_rows
 from ostate.report.text import plain
+
+if TYPE_CHECKING:
+    from ostate.core.documents import OrderingDocument, OrderingRow, PairRow
 
 MEANING = {
     "verified": "the tensor values rule out every other order a program could make",
@@ -43,19 +46,20 @@ _WEAKEST = 5
 """Pairs with the smallest margins, shown unless all are asked for."""
 
 
-def lines(document: Mapping[str, Any]) -> list[str]:
+def lines(document: OrderingDocument) -> list[str]:
     """Return the plain lines for one repair or verify document."""
     return plain(blocks(document))
 
 
-def blocks(document: Mapping[str, Any], *, full: bool = False) -> list[Block]:
+def blocks(document: OrderingDocument, *, full: bool = False) -> list[Block]:
     """Return what one repair or verify document says; `full` leaves nothing out."""
     ordering = document["ordering"]
     verdict = ordering["verdict"]
     out: list[Block] = [Line(f"{verdict}: {meaning(verdict, ordering.get('assumed', ()))}", TONE[verdict])]
     if document["findings"]:
         out += [*found(document["findings"]), Line()]
-    out.append(Facts((*read_rows(document), *_origin(ordering, full))))
+    read = read_rows(document["read"], document["not_read"]) if "read" in document else []  # `ostate verify` names one file
+    out.append(Facts((*read, *_origin(ordering, full))))
     if ordering["weakest"] and (full or document["document"] == "ostate-verify"):
         shown = ordering["weakest"][: None if full else _WEAKEST]
         rows = [_weak(pair) for pair in shown]
@@ -72,7 +76,7 @@ def meaning(verdict: str, assumed: Sequence[str]) -> str:
     return (MEANING_ASSUMED if assumed else MEANING)[verdict]
 
 
-def _origin(ordering: Mapping[str, Any], full: bool) -> list[tuple[str, str]]:
+def _origin(ordering: OrderingRow, full: bool) -> list[tuple[str, str]]:
     alternative = ordering.get("weakest_alternative")
     weakest = (alternative["what"], alternative["digits"]) if alternative is not None else None
     rows = [("names", f"{ordering['named']} from {origin(ordering['source'], ordering['rule'], full)}")]
@@ -109,7 +113,7 @@ def chances(margin: float | None, weakest: tuple[str, float] | None, *, recovere
     return rows
 
 
-def _losers(losers: Sequence[Mapping[str, Any]], full: bool) -> list[tuple[str, str]]:
+def _losers(losers: Sequence[Mapping[str, str]], full: bool) -> list[tuple[str, str]]:
     """Return the orders that lost, each with its reason; those whose groups are not the file's in one row, unless all are asked for."""
     losers = list({(loser["rule"], loser["reason"]): loser for loser in losers}.values())  # the model's order and the convention's lose alike
     cut = [loser for loser in losers if loser["reason"].startswith(OTHER_GROUPS)] if not full else []
@@ -145,7 +149,7 @@ def chance_text(digits: float) -> str:
     return f"1 in 10^{int(digits)}" if digits >= 4 else f"1 in {10**digits:,.0f}"
 
 
-def _weak(pair: Mapping[str, Any]) -> tuple[str, ...]:
+def _weak(pair: PairRow) -> tuple[str, ...]:
     rival = pair.get("rival_parameter") or pair["rival"] or "-"
     return cells(pair.get("parameter") or pair["name"], pair["position"], _short(pair["score"]), rival, _short(pair["margin"]))
 

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ostate.core.files import is_file, read_at, size_of
 from ostate.core.named_file import MANIFEST
@@ -63,7 +62,7 @@ def pack(tensors: Sequence[Tensor], manifest: str, least: int = 0) -> bytes:
     Raises:
         StoreError: a name is not text that UTF-8 can hold.
     """
-    table: dict[str, Any] = {"__metadata__": {"format": "pt", "header_sha256": BLANK, MANIFEST: manifest}}
+    table: dict[str, object] = {"__metadata__": {"format": "pt", "header_sha256": BLANK, MANIFEST: manifest}}
     for tensor in tensors:
         table[tensor.key] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [tensor.start, tensor.end]}
     try:

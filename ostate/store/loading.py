@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ostate.core.files import is_remote, read_at, size_of
 from ostate.core.named_file import INDEX, MANIFEST, files_of_index, is_named
@@ -98,7 +97,7 @@ def open_heads(path: str) -> list[Head]:
     return [header.read(str(Path(path).parent / name)) for name in names]
 
 
-def parsed(head: Head) -> dict[str, Any]:
+def parsed(head: Head) -> dict[str, object]:
     """Return the manifest as JSON.
 
     Raises:
@@ -114,14 +113,17 @@ def parsed(head: Head) -> dict[str, Any]:
     version = rows.get("format_version") if isinstance(rows, dict) else None
     if version != manifest.VERSION:
         raise StoreError(f"format version {version!r}; this ostate reads {manifest.VERSION}", where=head.path, fix="pip install -U ostate")
-    return dict(rows)
+    table: dict[str, object] = rows
+    return table
 
 
-def _state(rows: Mapping[str, Any], head: Head, wrap: Wrap) -> NamedState:
-    slots = {
-        name: {slot: wrap(head.tensors[f"state.{name}.{slot}"], row["digest"][slot]) for slot in row["slots"]}
-        for name, row in rows["parameters"].items()
-    }
+def _state(rows: Mapping[str, object], head: Head, wrap: Wrap) -> NamedState:
+    slots: dict[str, dict[str, Slot]] = {}
+    for name, row in manifest.json_object(rows["parameters"]).items():
+        fields = manifest.json_object(row)
+        digests = manifest.json_object(fields["digest"])
+        chosen = map(str, manifest.json_list(fields["slots"]))
+        slots[name] = {slot: wrap(head.tensors[f"state.{name}.{slot}"], manifest.text(digests[slot])) for slot in chosen}
     return manifest.to_state(rows, slots, head.path)
 
 

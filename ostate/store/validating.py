@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from jsonschema import Draft202012Validator
 
@@ -26,6 +26,9 @@ from . import header, manifest
 from .copying import digest_of
 from .loading import find, open_heads, parsed
 from .writing import index_text
+
+if TYPE_CHECKING:
+    from .manifest import Manifest
 
 _LARGEST = 3.4028234663852886e38
 """Of float32, as steps are stored."""
@@ -48,8 +51,8 @@ def validate(path: str | os.PathLike[str], deep: bool = False) -> list[Finding]:
         fix = f"{error.fix}; if this is one, {DAMAGED}" if error.fix == header.NOT_OURS else DAMAGED
         return [_error("unreadable", error.what, where=error.where, fix=fix)]
     found = [finding for head, rows in zip(heads, manifests) for finding in _one(head, rows, deep=deep)]
-    if place.endswith(".json"):
-        found += _across(place, heads, manifests)
+    if place.endswith(".json") and not any(finding.rule == "schema" for finding in found):
+        found += _across(place, heads, [cast("Manifest", rows) for rows in manifests])
     return found
 
 
@@ -57,13 +60,14 @@ def _error(rule: str, text: str, *, names: tuple[str, ...] = (), where: str = ""
     return Finding(rule=rule, severity="error", text=f"{text} ({where})" if where else text, fix=fix, names=names)
 
 
-def _one(head: Head, rows: Mapping[str, Any], *, deep: bool) -> Iterator[Finding]:
+def _one(head: Head, found: Mapping[str, object], *, deep: bool) -> Iterator[Finding]:
     if not header.is_sealed(head):
         yield _error("header-digest", "the header was changed after writing")
-    broken = list(_against_schema(rows))
+    broken = list(_against_schema(found))
     yield from broken
     if broken:
         return
+    rows = cast("Manifest", found)  # the schema held it
     yield from _membership(rows)
     yield from _tensors(head, rows)
     yield from _ranges(rows)
@@ -72,27 +76,28 @@ def _one(head: Head, rows: Mapping[str, Any], *, deep: bool) -> Iterator[Finding
 
 
 @cache
-def schema(name: str) -> dict[str, Any]:
+def schema(name: str) -> dict[str, object]:
     """Return one of the schemas that ship with ostate."""
     return dict(json.loads((files("ostate.schemas") / f"{name}.schema.json").read_text(encoding="utf-8")))
 
 
-def _against_schema(rows: Mapping[str, Any]) -> Iterator[Finding]:
+def _against_schema(rows: Mapping[str, object]) -> Iterator[Finding]:
     for number, error in enumerate(Draft202012Validator(schema("manifest-v1")).iter_errors(rows)):
         if number == 20:
             return
         yield _error("schema", f"manifest: {error.json_path}: {error.message[:200]}")
 
 
-def _membership(rows: Mapping[str, Any]) -> Iterator[Finding]:
-    grouped = [name for group in rows["groups"] for name in group["names"]]
+def _membership(rows: Manifest) -> Iterator[Finding]:
+    listed = [manifest.texts(group["names"]) for group in rows["groups"]]
+    grouped = [name for names in listed for name in names]
     twice = tuple(sorted({name for name in grouped if grouped.count(name) > 1})) if len(set(grouped)) != len(grouped) else ()
     if twice:
         yield _error("group-membership", "names that are in two groups", names=twice)
     stray = tuple(sorted(set(rows["parameters"]) - set(grouped)))
     if stray:
         yield _error("group-membership", "parameters that are in no group", names=stray)
-    members = [set(group["names"]) for group in rows["groups"]]
+    members = [set(names) for names in listed]
     wrong = tuple(name for name, row in rows["parameters"].items() if not (row["group"] < len(members) and name in members[row["group"]]))
     if wrong:
         yield _error("group-membership", "parameters that name another group than the one that lists them", names=wrong)
@@ -101,7 +106,7 @@ def _membership(rows: Mapping[str, Any]) -> Iterator[Finding]:
         yield _error("positions", "two parameters claim one position of the source")
 
 
-def _tensors(head: Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
+def _tensors(head: Head, rows: Manifest) -> Iterator[Finding]:
     wanted = {f"state.{name}.{slot}" for name, row in rows["parameters"].items() for slot in row["slots"]}
     wanted |= {f"state.{name}.step" for name, row in rows["parameters"].items() if row["step"] is not None}
     if missing := sorted(wanted - set(head.tensors)):
@@ -127,7 +132,7 @@ def _is_step(tensor: TensorRef, step: float) -> bool:
     return abs(step) <= _LARGEST and read_at(run[0], run[1], 4) == struct.pack("<f", step)
 
 
-def _ranges(rows: Mapping[str, Any]) -> Iterator[Finding]:
+def _ranges(rows: Manifest) -> Iterator[Finding]:
     for index, group in enumerate(rows["groups"]):
         hyper = {key: manifest.revived(value) for key, value in group.items() if key != "names"}
         for key, low, high in (("lr", 0.0, math.inf), ("initial_lr", 0.0, math.inf), ("eps", 0.0, math.inf), ("weight_decay", -math.inf, math.inf)):
@@ -147,7 +152,7 @@ def _is_whole(step: float) -> bool:
     return isinstance(step, int) or step.is_integer()
 
 
-def _digests(head: Head, rows: Mapping[str, Any]) -> Iterator[Finding]:
+def _digests(head: Head, rows: Manifest) -> Iterator[Finding]:
     for name, row in rows["parameters"].items():
         for slot, text in row["digest"].items():
             tensor = head.tensors.get(f"state.{name}.{slot}")
@@ -160,14 +165,14 @@ def other_bytes(name: str, slot: str) -> Finding:
     return _error("digest", f"the bytes of {slot} were changed after writing", names=(name,))
 
 
-def _across(place: str, heads: list[Head], manifests: list[dict[str, Any]]) -> Iterator[Finding]:
+def _across(place: str, heads: list[Head], manifests: list[Manifest]) -> Iterator[Finding]:
     text = index_text([(Path(head.path).name, head) for head in heads])
     if read_at(place, 0, size_of(place)) != text:
         yield _error("index", "the index is not as it was written")
     shards = [rows.get("shard") for rows in manifests]
     if shards != [{"index": number, "of": len(heads)} for number in range(1, len(heads) + 1)]:
         yield _error("index", "the files are not the parts 1 to n of one state")
-    names = [name for rows in manifests for group in rows["groups"] for name in group["names"]]
+    names = [name for rows in manifests for group in rows["groups"] for name in manifest.texts(group["names"])]
     if len(set(names)) != len(names):
         yield _error("index", "a parameter is in two files")
     common = [{key: value for key, value in rows.items() if key not in {"parameters", "shard", "groups"}} for rows in manifests]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,6 +26,9 @@ from .fsdp1 import fill_fsdp1, is_fsdp1
 from .groups import adopt_hyper, groups_of
 from .live import kind_of_optimizer, put
 from .names import Match, match, trainable
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 log = logging.getLogger("ostate.probe")
 
@@ -84,7 +87,23 @@ class _Tally:
     kept: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
 
-def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, strict: bool = False, **options: Any) -> torch.optim.AdamW:
+class AdamWOptions(TypedDict, total=False):
+    """Options of torch.optim.AdamW."""
+
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    amsgrad: bool
+    maximize: bool
+    foreach: bool | None
+    capturable: bool
+    differentiable: bool
+    fused: bool | None
+
+
+def lora_adamw(
+    model: nn.Module, state: NamedState, *, lr: float | None = None, strict: bool = False, **options: Unpack[AdamWOptions]
+) -> torch.optim.AdamW:
     """Build torch.optim.AdamW over everything that requires grad (LoRA, modules_to_save, biases), filled by name.
 
     One group for each of the state's groups, parameters in the model's order, with the file's betas, eps, weight_decay and amsgrad.
@@ -117,7 +136,7 @@ def lora_adamw(model: nn.Module, state: NamedState, *, lr: float | None = None, 
             fix="Adam preconditioning needs a state of Adam or AdamW",
         )
     _check_form(state)
-    switches = {key: value for key, value in options.items() if key not in _OF_THE_FILE}
+    switches = cast("AdamWOptions", {key: value for key, value in options.items() if key not in _OF_THE_FILE})
     groups = groups_of(found, state, lr, options)
     try:
         optimizer = torch.optim.AdamW(groups, **switches)
@@ -168,7 +187,7 @@ def fill(optimizer: Optimizer, model: nn.Module, state: NamedState, *, strict: b
     return _fill(optimizer, model, state, found, strict=strict, notes=notes)
 
 
-def _check_kinds(model: Any, state: Any, call: str) -> None:
+def _check_kinds(model: object, state: object, call: str) -> None:
     """Name an argument that stands in another's place, or a path where the loaded state is wanted.
 
     Raises:

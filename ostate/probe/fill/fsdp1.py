@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -57,7 +57,7 @@ def fill_fsdp1(optimizer: Optimizer, model: nn.Module, state: NamedState, slots:
         stand_ins.register_parameter(str(index), nn.Parameter(torch.empty(shapes.get(name, ()), device="meta")))
     originals = _Named(stand_ins, [name for name, _ in held])
     found = match(originals, state, [(name, originals.parameter(name)) for name, trainable in held if trainable])
-    entries: dict[str, Any] = {}
+    entries: dict[str, object] = {}
     count = 0
     for name, stored in found.entries.items():
         entry = state.parameters[stored]
@@ -78,7 +78,12 @@ class _Named(nn.Module):
         super().__init__()
         self._pairs = list(zip(names, held.parameters()))
 
-    def named_parameters(self, *_: Any, **__: Any) -> Any:
+    def named_parameters(
+        self,
+        prefix: str = "",  # noqa: ARG002
+        recurse: bool = True,  # noqa: ARG002
+        remove_duplicate: bool = True,  # noqa: ARG002
+    ) -> Iterator[tuple[str, nn.Parameter]]:
         return iter(self._pairs)
 
     def parameter(self, name: str) -> nn.Parameter:

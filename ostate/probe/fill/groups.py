@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,7 +16,7 @@ from ..precondition.usable import number, rates
 from .names import Match
 
 
-def groups_of(found: Match, state: NamedState, lr: float | None, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+def groups_of(found: Match, state: NamedState, lr: float | None, options: Mapping[str, object]) -> list[dict[str, object]]:
     """Return the state's groups over the model's trainable parameters, as AdamW takes them.
 
     Args:
@@ -47,8 +46,8 @@ def groups_of(found: Match, state: NamedState, lr: float | None, options: Mappin
     return groups
 
 
-def _hyper(stored: Mapping[str, Any], lr: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {"lr": stored.get("lr") if lr is None else lr}
+def _hyper(stored: Mapping[str, object], lr: float | None, options: Mapping[str, object]) -> dict[str, object]:
+    out: dict[str, object] = {"lr": stored.get("lr") if lr is None else lr}
     for key in ("betas", "eps", "weight_decay"):
         here, given = stored.get(key), options.get(key)
         here, given = _comparable(here), _comparable(given)
@@ -70,7 +69,7 @@ def _hyper(stored: Mapping[str, Any], lr: float | None, options: Mapping[str, An
     return out
 
 
-def _check_hyper(group: Mapping[str, Any], where: str) -> None:
+def _check_hyper(group: Mapping[str, object], where: str) -> None:
     """Refuse what torch looks at only where it is a default of the optimizer, and would step on all the same.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,18 @@ from ostate.errors import ProbeError, ProbeTypeError
 
 from ..precondition.shards import is_sharded, local
 from ..precondition.usable import number
+
+
+class _Bitsandbytes(Protocol):
+    """bitsandbytes' Optimizer8bit, as far as it is asked (bitsandbytes/optim/optimizer.py)."""
+
+    initialized: bool
+    state: dict[Tensor, dict[str, object]]
+    param_groups: list[dict[str, object]]
+
+    def check_overrides(self) -> None: ...
+    def init_state(self, group: dict[str, object], parameter: Tensor, group_index: int, index: int) -> None: ...
+
 
 _BNB = {"exp_avg": "state1", "exp_avg_sq": "state2"}
 SLOT_KEYS = {key: slot for slot, key in _BNB.items()}
@@ -61,7 +73,7 @@ def put(optimizer: Optimizer, kind: str, parameter: Tensor, at: tuple[int, int],
         ProbeError: an 8-bit optimizer; amsgrad without max_exp_avg_sq.
     """
     if kind == "bitsandbytes":
-        return _put_bitsandbytes(optimizer, parameter, at, moments, step)
+        return _put_bitsandbytes(cast("_Bitsandbytes", optimizer), parameter, at, moments, step)
     group = optimizer.param_groups[at[0]]
     if group["amsgrad"] and "max_exp_avg_sq" not in moments:
         raise ProbeError("the group is amsgrad and the state has no max_exp_avg_sq", where=f"group {at[0]}", fix="amsgrad=False")
@@ -72,7 +84,7 @@ def put(optimizer: Optimizer, kind: str, parameter: Tensor, at: tuple[int, int],
     return state["exp_avg_sq"]
 
 
-def _step_tensor(group: Mapping[str, Any], parameter: Tensor, step: float) -> Tensor:
+def _step_tensor(group: Mapping[str, object], parameter: Tensor, step: float) -> Tensor:
     # torch/optim/adam.py _init_group: a float32 scalar, on the parameter's device for the kernels that count there themselves.
     if group.get("fused") or group.get("capturable"):
         return torch.tensor(float(step), dtype=torch.float32, device=parameter.device)
@@ -80,13 +92,14 @@ def _step_tensor(group: Mapping[str, Any], parameter: Tensor, step: float) -> Te
     return torch.tensor(float(step), dtype=dtype)
 
 
-def _put_bitsandbytes(optimizer: Any, parameter: Tensor, at: tuple[int, int], moments: Mapping[str, Tensor], step: float) -> Tensor:
+def _put_bitsandbytes(optimizer: _Bitsandbytes, parameter: Tensor, at: tuple[int, int], moments: Mapping[str, Tensor], step: float) -> Tensor:
     if not optimizer.initialized:
         optimizer.check_overrides()
     optimizer.state[parameter] = {}
     optimizer.init_state(optimizer.param_groups[at[0]], parameter, *at)
     state = optimizer.state[parameter]
-    if state["state1"].dtype != torch.float32:
+    kept = {slot: cast(Tensor, state[key]) for slot, key in _BNB.items()}
+    if kept["exp_avg"].dtype != torch.float32:
         del optimizer.state[parameter]
         raise ProbeError(
             "this bitsandbytes optimizer keeps 8-bit codes, which cannot hold the state's numbers exactly",
@@ -94,13 +107,12 @@ def _put_bitsandbytes(optimizer: Any, parameter: Tensor, at: tuple[int, int], mo
             fix="use AdamW32bit, or lora_adamw",
         )
     state["step"] = int(step)
-    for slot, key in _BNB.items():
-        state[key].copy_(moments[slot])
-    v: Tensor = state["state2"]
-    return v
+    for slot, held in kept.items():
+        held.copy_(moments[slot])
+    return kept["exp_avg_sq"]
 
 
-def moment(state: Mapping[str, Any], slot: str) -> Tensor | None:
+def moment(state: Mapping[str, object], slot: str) -> Tensor | None:
     """Return a moment of one parameter's live state as stored numbers, decoded where it is packed; None when it is not there.
 
     Raises:
@@ -109,8 +121,9 @@ def moment(state: Mapping[str, Any], slot: str) -> Tensor | None:
     value = state.get(slot, state.get(_BNB.get(slot, slot)))
     if not isinstance(value, Tensor):
         return None
-    if value.dtype == torch.uint8 and f"absmax{_BNB[slot][-1]}" in state:
-        return _decode_8bit(value, state[f"qmap{_BNB[slot][-1]}"], state[f"absmax{_BNB[slot][-1]}"])
+    table, scales = (state.get(key + _BNB.get(slot, slot)[-1]) for key in ("qmap", "absmax"))
+    if value.dtype == torch.uint8 and isinstance(table, Tensor) and isinstance(scales, Tensor):
+        return _decode_8bit(value, table, scales)
     if not is_sharded(value) and type(value) not in (Tensor, torch.nn.Parameter) and hasattr(value, "dequantize"):
         value = value.dequantize()
     if value.is_meta or value.layout is not torch.strided:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ostate.core.state import Finding
 from ostate.errors import ProbeError, ProbeTypeError
 
 from ..precondition.guards import FILL_OR_FREEZE
-from ..precondition.layout import Gradients, chunks
+from ..precondition.layout import Gradients, Key, Key2, chunks
 from ..precondition.preconditioner import AdamPreconditioner
 from ..precondition.usable import number
 
@@ -59,12 +59,12 @@ class DeltaH1:
     def __repr__(self) -> str:
         return brief(self)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return plain values, for a logger or JSON."""
         return {**asdict(self), "findings": [finding.as_dict() for finding in self.findings]}
 
 
-def delta_h1(xbar: Gradients, ybar: Gradients, eta: float, preconditioner: AdamPreconditioner) -> DeltaH1:
+def delta_h1(xbar: Gradients[Key], ybar: Gradients[Key2], eta: float, preconditioner: AdamPreconditioner) -> DeltaH1:
     """Compute delta-H1 with its own sanity check.
 
     Args:
@@ -120,7 +120,7 @@ def with_warnings(verdict: Verdict, findings: Iterable[Finding]) -> Verdict:
     return "healthy, with warnings" if verdict == "healthy" and any(finding.severity != "note" for finding in findings) else verdict
 
 
-def _sums(pre: AdamPreconditioner, xbar: Gradients, ybar: Gradients) -> dict[str, float]:
+def _sums(pre: AdamPreconditioner, xbar: Gradients[Key], ybar: Gradients[Key2]) -> dict[str, float]:
     layout, ranks, diagonal = pre.layout, pre.ranks, pre.diagonal
     xs, ys = layout.flatten(xbar, what="xbar"), layout.flatten(ybar, what="ybar")
     if any(flat.ndim != 1 for flat in (*xs, *ys)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,12 @@ from ostate.errors import ProbeError, refusal_for
 from ..fill.fill import filled, lora_adamw
 from ..precondition.guards import Guards
 from ..precondition.preconditioner import AdamPreconditioner
+from ..precondition.stats import Stats
 from .delta import DeltaH1, delta_h1, with_warnings
 from .gradients import GradientMean, eval_mode
+
+if TYPE_CHECKING:
+    from ostate.core.documents import ProbeDocument, ProbeResult, ProbeStats
 
 _LINE = 'write one JSON object a line: {"text": "…"}, {"prompt": "…", "completion": "…"} or {"input_ids": [1, 2, 3]}'
 _MOST_ID = 1 << 31
@@ -49,13 +53,17 @@ class Record:
         return brief(self)
 
 
+_ENOUGH = 0.9
+"""Coverage, as in the seed's configuration."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """The `importance:` keys of a probe's YAML that concern the preconditioner."""
 
     checkpoint_step: float | None = None
     """The step at which the state was saved, where the state does not say."""
-    identity_preconditioner_if_coverage_below: float = 0.9
+    identity_preconditioner_if_coverage_below: float = _ENOUGH
     """Coverage of exp_avg_sq below which no gradient is preconditioned."""
     ignored: tuple[str, ...] = ()
     """Other keys that stood there."""
@@ -70,7 +78,7 @@ class ProbeReport:
 
     result: DeltaH1
     """delta-H1 and its parts."""
-    stats: Mapping[str, Any]
+    stats: Stats
     """`AdamPreconditioner.stats()`."""
     coverage: float
     """Share of elements with an exp_avg_sq, 0 to 1."""
@@ -91,14 +99,14 @@ class ProbeReport:
         """True when the verdict is healthy and nothing asks for a person."""
         return self.result.verdict == "healthy" and all(finding.severity == "note" for finding in self.findings)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+    def as_dict(self) -> ProbeDocument:
+        """Return plain values for JSON, as schemas/probe-v1.schema.json describes them."""
         result = {key: value for key, value in self.result.as_dict().items() if key != "findings"}
         return {
             "document": "ostate-probe",
             "version": 1,
-            "result": plain(result, no_number, str),
-            "stats": plain(self.stats, no_number, str),
+            "result": cast("ProbeResult", plain(result, no_number, str)),
+            "stats": cast("ProbeStats", plain(self.stats, no_number, str)),
             "coverage": self.coverage,
             "coverage_step": self.coverage_step,
             "eta_from": self.eta_from,
@@ -123,16 +131,16 @@ def read_settings(path: str) -> Settings:
     return settings_of(stored, path)
 
 
-def settings_of(stored: Any, where: str) -> Settings:
+def settings_of(stored: object, where: str) -> Settings:
     """Return the keys under `importance:` of a configuration; other keys there are kept by name.
 
     Raises:
         ProbeError: no mapping, or a value that is no number.
     """
-    section = (stored or {}).get("importance", {}) if isinstance(stored or {}, Mapping) else None
+    section = {} if not stored else stored.get("importance", {}) if isinstance(stored, Mapping) else None
     if not isinstance(section, Mapping):
         raise ProbeError("no mapping under `importance:`", where=where, fix="importance:\n    checkpoint_step: 500")
-    values: dict[str, Any] = {}
+    values: dict[str, float] = {}
     for key in ("checkpoint_step", "identity_preconditioner_if_coverage_below"):
         value = section.get(key)
         if value is None:
@@ -140,7 +148,11 @@ def settings_of(stored: Any, where: str) -> Settings:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_ID:
             raise ProbeError(f"importance.{key} must be a number, not {ascii(value)[:60]}", where=where, fix="a finite number from 0")
         values[key] = value
-    return Settings(**values, ignored=tuple(str(key) for key in section if key not in Settings.__dataclass_fields__))
+    return Settings(
+        checkpoint_step=values.get("checkpoint_step"),
+        identity_preconditioner_if_coverage_below=values.get("identity_preconditioner_if_coverage_below", _ENOUGH),
+        ignored=tuple(str(key) for key in section if key not in Settings.__dataclass_fields__),
+    )
 
 
 def read_records(path: str, tokenize: Callable[[str], Sequence[int]] | None) -> list[Record]:
@@ -165,7 +177,7 @@ def read_records(path: str, tokenize: Callable[[str], Sequence[int]] | None) -> 
     return records
 
 
-def _record(row: Any, tokenize: Callable[[str], Sequence[int]] | None, where: str) -> Record:
+def _record(row: object, tokenize: Callable[[str], Sequence[int]] | None, where: str) -> Record:
     if not isinstance(row, Mapping):
         raise ProbeError("one JSON object per line is expected", where=where, fix=_LINE)
     if "input_ids" in row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,21 @@ from ostate.errors import ProbeError, ProbeTypeError
 
 from .guards import Guards
 
+Form = Literal["frozen", "next_step", "less"]
 
-def source(source: Any, optimizer: Any) -> Optimizer | NamedState:
+
+class PreconditionerOptions(TypedDict, total=False):
+    """Arguments of `AdamPreconditioner` that a call hands on by name."""
+
+    model: nn.Module | None
+    form: Form
+    precision: Literal["float32", "float64"]
+    device: torch.device | str | None
+    betas: tuple[float, float] | None
+    eps: float | None
+
+
+def source(source: object, optimizer: object) -> Optimizer | NamedState:
     """Return what the moments come from, given by place or by keyword.
 
     Raises:
@@ -31,7 +44,7 @@ def source(source: Any, optimizer: Any) -> Optimizer | NamedState:
     return found
 
 
-def refuse_other_kinds(logger: Any, checkpoint_step: Any, guards: Any) -> None:
+def refuse_other_kinds(logger: object, checkpoint_step: float | None, guards: object) -> None:
     """Name the argument that stands in another's place: programs differ in the order of these three.
 
     Raises:
@@ -52,7 +65,7 @@ def refuse_other_kinds(logger: Any, checkpoint_step: Any, guards: Any) -> None:
         )
 
 
-def device_of(device: Any) -> torch.device | None:
+def device_of(device: torch.device | str | None) -> torch.device | None:
     """Return where a named state is to be put; None: nobody said.
 
     Raises:
@@ -67,7 +80,7 @@ def device_of(device: Any) -> torch.device | None:
         raise ProbeError(f"cannot put numbers on the device {device!r}: {text}", where="AdamPreconditioner", fix='device="cpu"') from error
 
 
-def gradient_of_unknown(first: Any, second: Any) -> Any:
+def gradient_of_unknown(first: Tensor | str, second: Tensor | str) -> Tensor | str:
     """Return which of two tensors is the gradient, where neither is a parameter that is known.
 
     Raises:
@@ -80,5 +93,5 @@ def gradient_of_unknown(first: Any, second: Any) -> Any:
     raise ProbeError("neither tensor is a known parameter, so it is not clear which one is the gradient", fix="apply(parameter, gradient)")
 
 
-def _is_parameter(value: Any) -> bool:
+def _is_parameter(value: object) -> bool:
     return isinstance(value, Tensor) and (isinstance(value, nn.Parameter) or (value.is_leaf and value.requires_grad))

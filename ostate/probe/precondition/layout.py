@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from ostate.errors import ProbeError, ProbeTypeError
 from .shards import like_parameter, local
 from .usable import check_gradient
 
-Gradients = Mapping[Any, Tensor] | Tensor | Sequence[Tensor]
+Key = TypeVar("Key", bound="str | Tensor")
+Key2 = TypeVar("Key2", bound="str | Tensor")
+Gradients = Mapping[Key, Tensor] | Tensor | Sequence[Tensor]
 """By name or parameter; or flat, as `FlatBuffers.flatten` lays them out: one tensor, or one a buffer. Flat ones may have leading batch dimensions."""
 
 NAMELESS = "position "
@@ -54,7 +56,7 @@ class FlatBuffers:
 
     members: tuple[Member, ...]
     buffers: tuple[Buffer, ...]
-    index: Mapping[Any, int] = field(default_factory=dict)
+    index: Mapping[object, int] = field(default_factory=dict)
     """Name (plain, or with `*` for the adapter's) or parameter -> member."""
     shapes: tuple[torch.Size, ...] = ()
     """Each member's local shape."""
@@ -72,7 +74,7 @@ class FlatBuffers:
             stop = filled[at] + torch.Size(shape).numel()
             members.append(Member(name, parameter, at, filled[at], stop, tuple(shape), kind_of(name, len(shape))))
             filled[at] = stop
-        index: dict[Any, int] = {}
+        index: dict[object, int] = {}
         for place, member in enumerate(members):
             loose = any_adapter(member.name)
             index[loose] = -1 if loose in index and loose != member.name else place
@@ -82,7 +84,7 @@ class FlatBuffers:
                 index[member.parameter] = place
         return cls(tuple(members), tuple(Buffer(d, t, n) for (d, t), n in zip(kinds, filled)), index, tuple(torch.Size(m.shape) for m in members))
 
-    def find(self, key: Any) -> Member | None:
+    def find(self, key: object) -> Member | None:
         """Return the member of that parameter or name (wrappers' segments ignored, the adapter's name too where it decides nothing)."""
         at = self.index.get(key)
         if at is None and isinstance(key, str):
@@ -90,7 +92,7 @@ class FlatBuffers:
             at = self.index.get(plain, self.index.get(any_adapter(plain)))
         return None if at is None or at < 0 else self.members[at]
 
-    def member(self, key: Any) -> Member:
+    def member(self, key: object) -> Member:
         """Return the member of that parameter or name.
 
         Raises:
@@ -134,7 +136,7 @@ class FlatBuffers:
         if any(parameter is None for parameter in own):
             live = dict(named_parameters(model, error=ProbeError))
             own = [live.get(member.name) if parameter is None else parameter for member, parameter in zip(self.members, own)]
-        every = [None if parameter is None else parameter.grad for parameter in own]
+        every: list[Tensor | None] = [None if parameter is None else parameter.grad for parameter in own]
         if any(gradient is None for gradient in every):  # most often a parameter that took no part; a replaced one would be left out silently
             known = {id(parameter) for parameter in model.parameters()}
             replaced = [member.name for member, parameter in zip(self.members, own) if parameter is not None and id(parameter) not in known]
@@ -156,7 +158,7 @@ class FlatBuffers:
                 raise ProbeError("this preconditioner knows names only", fix="pass model= when it is built")
             member.parameter.grad = like_parameter(view, member.parameter)
 
-    def flatten(self, gradients: Gradients, *, what: str = "gradients") -> list[Tensor]:
+    def flatten(self, gradients: Gradients[Key], *, what: str = "gradients") -> list[Tensor]:
         """Return one flat tensor a buffer; flat input is taken as it is, a mapping is copied together in the buffers' dtype order.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Moments(NamedTuple):
     betas: tuple[float, float]
     eps: float
     amsgrad: bool
-    live: Mapping[str, Any] | None = None
+    live: Mapping[str, object] | None = None
     """The live optimizer's entry; None: the numbers come from `state`."""
     state: NamedState | None = None
     entry: str | None = None
@@ -173,7 +173,7 @@ def of_optimizer(
 
 
 def of_state(
-    state: NamedState, model: nn.Module | None, device: torch.device | str | None, checkpoint_step: float | None, hyper: Mapping[str, Any]
+    state: NamedState, model: nn.Module | None, device: torch.device | str | None, checkpoint_step: float | None, hyper: Mapping[str, object]
 ) -> list[Moments]:
     """Return the moments of a named state: for each trainable of `model`, or, without a model, for each of its own names.
 
@@ -215,7 +215,7 @@ def of_state(
     return out
 
 
-def _constants(optimizer: str, known: Mapping[str, Any], step: float | None, name: str, *, there: bool) -> tuple[tuple[float, float], float]:
+def _constants(optimizer: str, known: Mapping[str, object], step: float | None, name: str, *, there: bool) -> tuple[tuple[float, float], float]:
     """Return (beta1, beta2), which are 0 where the optimizer has none, and the eps to add outside the root.
 
     Raises:
@@ -258,7 +258,7 @@ def _names(optimizer: Optimizer, model: nn.Module | None, report: Filled | None)
     return out
 
 
-def _untouched(report: Filled, parameter: Tensor, live: Mapping[str, Any]) -> bool:
+def _untouched(report: Filled, parameter: Tensor, live: Mapping[str, object]) -> bool:
     v = live.get("exp_avg_sq", live.get("state2"))
     return isinstance(v, Tensor) and report.stamps.get(parameter) == (id(v), v._version)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast, overload
 from weakref import ref
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,22 +18,21 @@ from ostate.errors import ProbeError
 
 from ..fill import same_run
 from . import arguments, moments
+from .arguments import Form
 from .diagonal import Diagonal, build
 from .dots import triple_dot
 from .formulas import less_update, next_step_update
 from .guards import Guards
-from .layout import FlatBuffers, Gradients, Member, in_chunks
+from .layout import FlatBuffers, Gradients, Key, Key2, Member, in_chunks
 from .moments import Moments
 from .shards import Ranks, is_sharded, like_parameter
-from .stats import describe, findings_of, table
+from .stats import Stats, describe, findings_of, table
 from .usable import FLOATS, check_gradient
-
-Form = Literal["frozen", "next_step", "less"]
 
 _PRECISION = {"float32": torch.float32, "float64": torch.float64}
 
 
-def _kind_of(value: Any) -> str:
+def _kind_of(value: object) -> str:
     return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
@@ -62,7 +62,7 @@ class AdamPreconditioner:
     def __init__(
         self,
         source: Optimizer | NamedState | None = None,
-        logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
+        logger: logging.Logger | logging.LoggerAdapter[logging.Logger] | None = None,
         checkpoint_step: float | None = None,
         *,
         optimizer: Optimizer | None = None,
@@ -126,7 +126,7 @@ class AdamPreconditioner:
     def _follow(self, optimizer: Optimizer) -> None:
         me = ref(self)
 
-        def moved(*_: Any) -> None:
+        def moved(*_: object) -> None:
             found = me()
             if found is not None:
                 found._stale = True
@@ -148,7 +148,7 @@ class AdamPreconditioner:
         into = self._diagonal.scale if self._diagonal is not None else None
         self._diagonal = build(self.items, self.layout, self.ranks, self.guards, _PRECISION[self.precision], into)
         self._stale = False
-        self._stats: dict[str, Any] | None = None
+        self._stats: Stats | None = None
         self.findings: tuple[Finding, ...] = (*self._of_state, *findings_of(self._diagonal, self.guards), *moments.findings(self.items))
         loud = [finding for finding in self.findings if finding.severity != "note" and finding.rule not in self._warned]
         for finding in loud:
@@ -197,7 +197,7 @@ class AdamPreconditioner:
 
     apply_preconditioner = apply
 
-    def _sorted(self, parameter: Any, gradient: Any) -> tuple[Member | None, Tensor]:
+    def _sorted(self, parameter: Tensor | str, gradient: Tensor | str) -> tuple[Member | None, Tensor]:
         """Return (member or None where the guards let an unknown parameter pass, gradient), whichever way round the two were given.
 
         Some programs call `apply_preconditioner(gradient, parameter)`. A parameter handed back as if it were its gradient would go unnoticed, so
@@ -213,11 +213,19 @@ class AdamPreconditioner:
             if self.guards.unknown != "identity":
                 self.layout.member(parameter)  # says what it does not know
             gradient = arguments.gradient_of_unknown(parameter, gradient)
-        if not isinstance(gradient, Tensor):
-            check_gradient(gradient, member.name if member else "apply")
-        return member, gradient
+        return member, gradient if isinstance(gradient, Tensor) else check_gradient(gradient, member.name if member else "apply")
 
-    def apply_all(self, gradients: Gradients | nn.Module, *, out: Tensor | list[Tensor] | None = None) -> Any:
+    @overload
+    def apply_all(self, gradients: nn.Module) -> dict[str, Tensor]: ...
+    @overload
+    def apply_all(self, gradients: Mapping[Key, Tensor]) -> dict[Key, Tensor]: ...
+    @overload
+    def apply_all(self, gradients: Tensor, *, out: Tensor | None = None) -> Tensor: ...
+    @overload
+    def apply_all(self, gradients: Sequence[Tensor], *, out: list[Tensor] | None = None) -> list[Tensor]: ...
+    def apply_all(
+        self, gradients: Gradients[Key] | nn.Module, *, out: Tensor | list[Tensor] | None = None
+    ) -> dict[Key, Tensor] | dict[str, Tensor] | Tensor | list[Tensor]:
         """Precondition many gradients at once.
 
         For float32 gradients and the default form one multiply of all tensors together: no launch and no wait for each, and nothing that a CUDA graph
@@ -235,7 +243,7 @@ class AdamPreconditioner:
             ProbeError: as `apply`; a model of which no parameter has a gradient.
         """
         if isinstance(gradients, nn.Module):
-            gradients = self.layout.gradients_of(gradients)
+            return self._mapping(self.layout.gradients_of(gradients))
         if isinstance(gradients, Mapping):
             return self._mapping(gradients)
         flats = self.layout.flatten(gradients)
@@ -243,7 +251,7 @@ class AdamPreconditioner:
         done_flats = [self._flat(at, flat, into) for at, (flat, into) in enumerate(zip(flats, outs))]
         return done_flats[0] if isinstance(gradients, Tensor) else done_flats
 
-    def _mapping(self, gradients: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+    def _mapping(self, gradients: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
         values = list(gradients.values())
         places = [self.layout.index.get(key, -1) for key in gradients]
         shapes = self.layout.shapes
@@ -339,7 +347,7 @@ class AdamPreconditioner:
             raise ProbeError("the next step needs this step", where=item.name, fix="pass checkpoint_step")
         return next_step_update(flat, m, v, step=step, betas=item.betas, eps=item.eps, largest=None if largest is None else largest.reshape(-1))
 
-    def dot(self, x: Gradients, g: Gradients) -> float:
+    def dot(self, x: Gradients[Key], g: Gradients[Key2]) -> float:
         """Return <x, P g> over all parameters (and all ranks), summed in float64, without writing P g anywhere.
 
         Args:
@@ -362,16 +370,16 @@ class AdamPreconditioner:
             total += part.to(total.device) / self.ranks.copies(item.place)
         return float(self.ranks.total(total))
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> Stats:
         """Return what is known of this preconditioner as plain floats and ints, ready for a logger (the parts by kind and the worst are nested)."""
         diagonal = self.diagonal
         if self._stats is None:
-            self._stats = describe(diagonal, self.items, self.layout, self.ranks)
+            self._stats = describe(diagonal, self.items, self.layout, self.ranks, self._overflowed)
         return {**self._stats, "overflowed": self._overflowed}
 
     get_stats = stats
 
-    def summary(self) -> Any:
+    def summary(self) -> Table:
         """Return the same as a rich table."""
         return table(self.stats(), self.findings)
 

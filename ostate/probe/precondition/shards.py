@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ def read_local(slot: Slot, place: ShardPlace, where: str) -> tuple[np.ndarray, i
     return np.array(values[window]), stored
 
 
-def _run(path: str, start: int, shape: tuple[int, ...]) -> Any:
+def _run(path: str, start: int, shape: tuple[int, ...]) -> Part:
     strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     return Part(path, start, shape, strides, (0,) * len(shape))
 
@@ -130,7 +130,7 @@ def _strided(path: str, start: int, dtype: str, place: ShardPlace) -> np.ndarray
 class Ranks:
     """The processes that share one model's shards; none for a single process or DDP."""
 
-    groups: tuple[Any, ...] = ()
+    groups: tuple[dist.ProcessGroup | None, ...] = ()
     size: int = 1
 
     @classmethod

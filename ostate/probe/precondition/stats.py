@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
 import torch
 from rich.table import Table
 
 from ostate.core.state import Finding
 
-from .diagonal import Diagonal, DiagonalRow, bias_correction
+from .diagonal import QUANTILES, Diagonal, DiagonalRow, bias_correction
 from .guards import FILL_OR_FREEZE, Guards
 from .layout import FlatBuffers, chunks
 from .moments import Moments
@@ -22,17 +22,80 @@ _MUCH = 0.01
 """A share of capped elements above this changes the preconditioner, not only its outliers."""
 
 
-_COLUMNS = (
+_Column = Literal[
+    "parameters", "elements", "with_v", "min_denom", "max_scale", "median_scale", "cap", "zero", "tiny",
+    "clamped_share", "identity_share", "eps_dominated_share",
+]  # fmt: skip
+_COLUMNS: tuple[_Column, ...] = (
     "parameters", "elements", "with_v", "min_denom", "max_scale", "median_scale", "cap", "zero", "tiny",
     "clamped_share", "identity_share", "eps_dominated_share",
 )  # fmt: skip
 
 
-def describe(diagonal: Diagonal, items: Sequence[Moments], layout: FlatBuffers, ranks: Ranks) -> dict[str, Any]:
+class Counts(TypedDict):
+    """What some parameters are like together; counts are of elements, but for `parameters`, `with_v` and `identity`."""
+
+    parameters: int
+    elements: int
+    with_v: int
+    min_denom: float
+    max_scale: float
+    zero: int
+    tiny: int
+    negative: int
+    nonfinite: int
+    clamped: int
+    clamped_share: float
+    identity: int
+    identity_share: float
+    eps_dominated_share: float
+
+
+class KindStats(Counts):
+    """The same of all parameters of one kind."""
+
+    median_scale: float
+    cap: float
+
+
+class ParameterStats(TypedDict):
+    """A parameter that needs a look."""
+
+    why: str
+    zero: int
+    clamped: int
+    elements: int
+    min_denom: float
+
+
+class Quantiles(TypedDict, total=False):
+    """Of the scale, over all elements that have one; nothing where none has."""
+
+    scale_q01: float
+    scale_q25: float
+    scale_q50: float
+    scale_q75: float
+    scale_q99: float
+
+
+class Stats(KindStats, Quantiles):
+    """What a preconditioner is like, over all its parameters. `docs/performance-probe.md` says what each number tells."""
+
+    coverage: float
+    coverage_step: float
+    max_scale_applied: float
+    all_identity: int
+    plausible_ratio: float
+    by_kind: dict[str, KindStats]
+    worst: dict[str, ParameterStats]
+    overflowed: int
+
+
+def describe(diagonal: Diagonal, items: Sequence[Moments], layout: FlatBuffers, ranks: Ranks, overflowed: int) -> Stats:
     """Return the statistics; `min_denom` and `max_scale` are those of the state as it is, before any guard. Collective over ranks."""
     rows = diagonal.rows
-    out = _of(rows, diagonal)
-    out |= {
+    return {
+        **_of(rows, diagonal),
         "coverage": diagonal.coverage,
         "coverage_step": diagonal.coverage_step,
         "median_scale": diagonal.median if diagonal.median is not None else 1.0,
@@ -40,11 +103,18 @@ def describe(diagonal: Diagonal, items: Sequence[Moments], layout: FlatBuffers, 
         "max_scale_applied": diagonal.largest,
         "all_identity": int(diagonal.all_identity),
         "plausible_ratio": plausible_ratio(diagonal, items, layout, ranks),
+        **_quantiles(diagonal),
+        "by_kind": {kind: _of_kind(kind, some, diagonal) for kind, some in sorted(_by_kind(rows).items())},
+        "worst": _worst(rows),
+        "overflowed": overflowed,
     }
-    out |= {f"scale_q{round(q * 100):02d}": value for q, value in diagonal.quantiles.items()}
-    out["by_kind"] = {kind: _of_kind(kind, some, diagonal) for kind, some in sorted(_by_kind(rows).items())}
-    out["worst"] = _worst(rows)
-    return out
+
+
+def _quantiles(diagonal: Diagonal) -> Quantiles:
+    if not diagonal.quantiles:
+        return {}
+    q01, q25, q50, q75, q99 = (diagonal.quantiles[q] for q in QUANTILES)
+    return {"scale_q01": q01, "scale_q25": q25, "scale_q50": q50, "scale_q75": q75, "scale_q99": q99}
 
 
 def _by_kind(rows: Sequence[DiagonalRow]) -> dict[str, list[DiagonalRow]]:
@@ -54,11 +124,11 @@ def _by_kind(rows: Sequence[DiagonalRow]) -> dict[str, list[DiagonalRow]]:
     return out
 
 
-def _of_kind(kind: str, rows: Sequence[DiagonalRow], diagonal: Diagonal) -> dict[str, Any]:
+def _of_kind(kind: str, rows: Sequence[DiagonalRow], diagonal: Diagonal) -> KindStats:
     return {**_of(rows, diagonal), "median_scale": diagonal.medians.get(kind, 1.0), "cap": max(row.cap for row in rows)}
 
 
-def _of(rows: Sequence[DiagonalRow], diagonal: Diagonal) -> dict[str, Any]:
+def _of(rows: Sequence[DiagonalRow], diagonal: Diagonal) -> Counts:
     numel = sum(row.numel for row in rows)
     share = 1.0 / max(numel, 1)
     min_denom = min((row.min_denom for row in rows), default=math.inf)
@@ -81,7 +151,7 @@ def _of(rows: Sequence[DiagonalRow], diagonal: Diagonal) -> dict[str, Any]:
     }
 
 
-def _worst(rows: Sequence[DiagonalRow]) -> dict[str, dict[str, Any]]:
+def _worst(rows: Sequence[DiagonalRow]) -> dict[str, ParameterStats]:
     """Return the parameters that need a look, worst first: those that fall back, then those with most capped or empty elements."""
 
     def badness(row: DiagonalRow) -> tuple[float, float]:
@@ -176,13 +246,13 @@ def _names(rows: Iterable[DiagonalRow]) -> tuple[str, ...]:
     return tuple(row.name for row in rows)
 
 
-def table(stats: dict[str, Any], findings: Sequence[Finding]) -> Any:
+def table(stats: Stats, findings: Sequence[Finding]) -> Table:
     """Return the statistics as a rich table: all parameters, then each kind."""
     out = Table(
         title=f"coverage {stats['coverage']:.1%}, step {stats['coverage_step']:.1%}, median scale {stats['median_scale']:.3g}, cap {stats['cap']:.3g}"
     )
     out.add_column("")
-    kinds = {"all": stats, **stats["by_kind"]}
+    kinds: dict[str, KindStats] = {"all": stats, **stats["by_kind"]}
     for kind in kinds:
         out.add_column(kind, justify="right")
     for column in _COLUMNS:

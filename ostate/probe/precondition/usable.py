@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +16,8 @@ FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64}
 """Dtypes of gradients and of trainable parameters. torch multiplies complex and whole numbers too: by what would be no preconditioner."""
 
 
-def check_gradient(gradient: Any, where: str, device: torch.device | None = None) -> None:
-    """Refuse a gradient that cannot be preconditioned as it is.
+def check_gradient(gradient: object, where: str, device: torch.device | None = None) -> Tensor:
+    """Return the gradient, or refuse one that cannot be preconditioned as it is.
 
     Args:
         gradient: anything.
@@ -41,6 +40,7 @@ def check_gradient(gradient: Any, where: str, device: torch.device | None = None
         raise ProbeError("the gradient lies on the meta device and has no numbers", where=where, fix="load the model's weights")
     if device is not None and gradient.device != device:
         raise ProbeError(f"the gradient lies on {gradient.device}, the moments on {device}", where=where, fix=f"gradient.to({str(device)!r})")
+    return gradient
 
 
 def check_parameter(name: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -68,7 +68,7 @@ def check_twice(parameters: Sequence[Tensor]) -> None:
         raise ProbeError("the optimizer holds a parameter twice", where="param_groups", fix=fix)
 
 
-def rates(betas: Any, eps: Any, where: str) -> tuple[tuple[float, float], float]:
+def rates(betas: object, eps: object, where: str) -> tuple[tuple[float, float], float]:
     """Return (beta1, beta2) and eps as numbers that a preconditioner can be made of.
 
     Raises:
@@ -83,7 +83,7 @@ def rates(betas: Any, eps: Any, where: str) -> tuple[tuple[float, float], float]
     return (pair[0] or 0.0, pair[1] or 0.0), added
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """Return a finite number that stands as such or as a tensor of one element; None for anything else, truth values too."""
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta and not value.is_complex() and value.dtype != torch.bool:
         value = value.item()
