@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from errno import EPIPE
 from textwrap import wrap
 from threading import Timer
-from typing import TYPE_CHECKING, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -20,7 +20,19 @@ from ostate.report.text import plain, printable
 from .watch import Watch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Protocol, TypeVar
+
     from ostate.report.blocks import Block
+
+    _Document = TypeVar("_Document", bound=Mapping[str, object], contravariant=True)
+
+    class Blocks(Protocol[_Document]):
+        """A function of the package `report` that turns a document into blocks."""
+
+        def __call__(self, document: _Document, *, full: bool = False) -> list[Block]:
+            """Return what the document says."""
+
 
 Step = Callable[[int, int], None]
 """(done, total), in the unit that `progress` was given; called as often as the work likes."""
@@ -31,16 +43,6 @@ _LONGEST = 900
 """Letters of one line of an error."""
 _PATIENCE = 1.0
 """Seconds of silence before a progress bar appears."""
-
-
-_Document = TypeVar("_Document", bound=Mapping[str, object], contravariant=True)
-
-
-class Blocks(Protocol[_Document]):
-    """A function of the package `report` that turns a document into blocks."""
-
-    def __call__(self, document: _Document, *, full: bool = False) -> list[Block]:
-        """Return what the document says."""
 
 
 def loudness_options() -> list[click.Option]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ostate.errors import OrderingError, OstateError
 
-_Parameter = TypeVar("_Parameter", covariant=True)
-
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Protocol, TypeVar
+
+    _Parameter = TypeVar("_Parameter", covariant=True)
 
     class LiveModel(Protocol[_Parameter]):
         """What is asked of a model: torch.nn.Module, and what wraps one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple
 
 from ostate.errors import OstateError, ReadError
 
@@ -18,7 +18,15 @@ from .kinds import kind_of_head
 from .tensors import ITEMSIZE, Part, TensorRef
 
 if TYPE_CHECKING:
-    from typing import TypeGuard
+    from typing import TypedDict, TypeGuard
+
+    class _Row(TypedDict):
+        """What the header says of one tensor, once it is looked at."""
+
+        dtype: str
+        shape: list[int]
+        data_offsets: list[int]
+
 
 LARGEST_HEADER = 100_000_000
 """Bytes of JSON; the safetensors library refuses more."""
@@ -26,14 +34,6 @@ MOST_AXES = 64
 """As in torch."""
 SPARSEST = 8
 """Bytes of a sound header for each list or table in it: its rows take sixteen, and names may hold a few brackets."""
-
-
-class _Row(TypedDict):
-    """What the header says of one tensor, once it is looked at."""
-
-    dtype: str
-    shape: list[int]
-    data_offsets: list[int]
 
 
 class Head(NamedTuple):

@@ -81,8 +81,7 @@ def _groups(document: InspectDocument) -> Table:
 
 
 def _slots(entries: Sequence[EntryRow], full: bool) -> list[Block]:
-    slots = [(name, slot) for entry in entries for name, slot in entry["slots"].items()]
-    kinds = Counter((name, slot["dtype"], slot["encoding"], tuple(slot["shape"])) for name, slot in slots)
+    kinds = Counter((name, slot["dtype"], slot["encoding"], tuple(slot["shape"])) for entry in entries for name, slot in entry["slots"].items())
     counted = {(name, dtype, encoding, shape_text(shape)): count for (name, dtype, encoding, shape), count in kinds.items()}
     ordered = sorted(counted.items(), key=lambda row: (row[0][0], -row[1], row[0][3]))
     shown = ordered if full else ordered[:_ROWS]

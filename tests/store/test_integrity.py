@@ -101,7 +101,7 @@ def test_a_flipped_byte_in_the_index_or_a_shard_is_found(state, tmp_path):
 def test_a_shard_whose_manifest_lacks_its_groups_is_said_to_break_the_schema(state, tmp_path):
     result = store.write(state, tmp_path / "out.safetensors", max_shard_bytes=700)
     shard = Path(result.files[0])
-    shard.write_bytes(shard.read_bytes().replace(rb'\"groups\"', rb'\"graups\"', 1))
+    shard.write_bytes(shard.read_bytes().replace(rb"\"groups\"", rb"\"graups\"", 1))
     assert {finding.rule for finding in errors(result.path)} == {"header-digest", "schema"}
 
 
