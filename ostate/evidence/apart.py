@@ -12,6 +12,7 @@ import numpy as np
 from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import How, Looks, Place
+from ostate.evidence.misaligned import in_their_own_moments, misaligned
 from ostate.evidence.shares import by_shape, elements, foreign, reached_by, share
 from ostate.evidence.statistics import median, quantile
 
@@ -123,7 +124,7 @@ def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks
     # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own or close to it
     lost = ((by_gauge | (by_residual - in_own)) - coarse) | (by_gauge & by_residual)
     lost |= (_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse
-    suspects = exchanged | fit_elsewhere(lost, live, looks) | foreign(lost, live, looks)
+    suspects = exchanged | fit_elsewhere(lost, live, looks) | foreign(lost, live, looks) | misaligned(live, looks)
     suspects |= _kinds_at_random(live, residuals, looks) | _kinds_unbalanced(live, residuals, looks) | kinds_unrelated(live, residuals, looks)
     for how in FACTORS:
         suspects |= factors_exchanged(live, looks, how)
@@ -322,8 +323,7 @@ def _by_factor(live: Sequence[Place], looks: Looks, how: How) -> set[int]:
 def _kinds_at_random(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks) -> set[int]:
     """Return the modules of kinds whose ranks are on average close to those of unrelated moments, where another kind's are far from them.
 
-    Another module's moments are not in a random gauge where both runs drew the same starts: one seed, other target modules. They are in its own
-    gauge half of the time, so that a kind's mean share is .1 to .6, where .17 is chance.
+    Where both runs drew the same starts (one seed, other target modules) half are in their own: mean shares of .1 to .6, where .17 is chance.
     """
     kinds: dict[str, list[tuple[Place, float, bool]]] = {}
     for place, ranked in zip(live, looks.ranked(live, "whole")):
@@ -335,8 +335,8 @@ def _kinds_at_random(live: Sequence[Place], residuals: Mapping[Place, float], lo
     if not means or max(means.values()) < OWN:
         return set()
     unrelated = {kind for kind, members in known.items() if median(np.array([residuals[place] for place, *_ in members])) > UNRELATED}
-    lost = [kind for kind, mean in means.items() if mean < BULK or (mean < OWN and kind in unrelated)]
-    return {place.module for kind in lost for place, *_ in known[kind]}
+    lost = [[place for place, *_ in known[kind]] for kind, mean in means.items() if mean < BULK or (mean < OWN and kind in unrelated)]
+    return {place.module for members in lost if not in_their_own_moments(members, looks) for place in members}
 
 
 def _kinds_unbalanced(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks) -> set[int]:

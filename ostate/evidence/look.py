@@ -66,6 +66,8 @@ class FactorProducts(NamedTuple):
     """Sum of squares of the factor."""
     moment: float
     """Sum of squares of the first moment."""
+    cosine: float
+    """Between what the factor moved and its last update: 1 after one step, and of a factor that moved straight; NaN where nothing moved."""
     sample: Array
     """(<= COMPARED,): the factor's first numbers, to see whether two modules began alike."""
     finite: bool
@@ -314,7 +316,7 @@ class _Accumulator:
         self.update, self.first, self.drift = (np.zeros((blocks, rank, rank)) for _ in range(3))
         self.stored = np.zeros((blocks, rank, rank)) if stored else None
         self.noise = np.zeros((blocks, rank))
-        self.weight = self.moment = 0.0
+        self.weight = self.moment = self.moved = self.length = 0.0
         self.sample: Array = np.zeros(0, np.float32)
         self.finite = True
 
@@ -350,10 +352,15 @@ class _Accumulator:
             stored = stored - constant if constant else stored
             self.stored[at] += (weight - constant if constant else weight) @ (stored if fold is None else fold(stored)).transpose(0, 2, 1)
         self.weight += _square(moved if constant or fold is not None else weight)
+        self.moved = self.moved + _square(moved) if start is not None else self.weight
         self.moment += _square(m)
+        self.length += _square(u)
 
     def products(self, finite: bool) -> FactorProducts:
         """Return the sums."""
         parts = (self.update, self.first, self.drift, self.noise, *(part for part in (self.decay, self.stored) if part is not None))
         finite = finite and self.finite and all(bool(np.isfinite(part).all()) for part in parts)
-        return FactorProducts(self.update, self.first, self.decay, self.stored, self.drift, self.noise, self.weight, self.moment, self.sample, finite)
+        both = math.sqrt(self.moved * self.length)
+        cosine = -float(np.trace(self.update, axis1=1, axis2=2).sum()) / both if both > 0 else math.nan
+        sums = self.update, self.first, self.decay, self.stored, self.drift, self.noise, self.weight, self.moment
+        return FactorProducts(*sums, cosine, self.sample, finite)

@@ -49,6 +49,8 @@ class Plain(NamedTuple):
     moment: float
     """Sum of squares of both first moments."""
     finite: bool
+    cosine: float = float("nan")
+    """Between what the zero factor moved and its last update, all latent dimensions together; NaN where its start is not known."""
 
 
 def _signed(products: Products, how: How, balanced: bool, *, signs_only: bool = False) -> list[tuple[Ranked, ...]]:
@@ -140,7 +142,8 @@ class Looks:
             known = [factor for factor in (zero, other) if factor is not None]
             finite = all(factor.finite for factor in known)
             weight, moment = zero.weight if zero is not None else 0.0, sum(factor.moment for factor in known)
-            self._plain[place] = Plain(float("nan"), weight, moment, finite)
+            cosine = zero.cosine if zero is not None and self.modules[place.module].displaced[0] else float("nan")
+            self._plain[place] = Plain(float("nan"), weight, moment, finite, cosine)
             if zero is not None and other is not None and self._balances(place) and finite and zero.weight and other.moment:
                 alike.setdefault(zero.first.shape, {})[place] = zero, other
         for members in alike.values():

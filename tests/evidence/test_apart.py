@@ -12,6 +12,7 @@ from ostate.evidence import apart
 from ostate.evidence.apart import exchanged_in, is_tail
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import Place, Plain
+from ostate.evidence.misaligned import misaligned
 from ostate.evidence.units import Unit
 
 
@@ -293,6 +294,46 @@ def test_from_three_modules_on_a_kind_is_looked_at_as_one(kinds, told):
 
     assert found(150, 384) == found(20, 48) == (set(weak) if told else set())
     assert found(4, 8) == set()  # rank 2: from six on
+
+
+@pytest.mark.parametrize(("cosine", "balance", "told"), [(0.36, 1, False), (0.34, 1, True), (0.9, 150, True), (math.nan, 1, True)])
+def test_a_kind_that_moved_along_its_updates_and_balances_stands_in_its_own_moments(cosine, balance, told):
+    """Gauges of q say little of each module; its updates and the balance of all of them say that no other layers' moments stand there."""
+    plain = {2 * layer: Plain(0.6, 1.0, 1.0, True, cosine) for layer in range(3)}
+    ranks: dict[object, int] = {(2 * layer, how): rank for layer in range(3) for how, rank in (("whole", 60), ("other", balance))}
+    found = apart._kinds_at_random(places(6), dict.fromkeys(places(6), 0.6), Given(ranks, units=units("qv", 3), plain=plain))
+    assert found == ({0, 2, 4} if told else set())
+
+
+def aside(*, cosine: float, residual: float, rank: int = 60, siblings: float = 0.6) -> set[int]:
+    """Return what is found of twelve modules of which the fifth has these numbers."""
+    plain = {module: Plain(0.1, 1.0, 1.0, True, siblings) for module in range(12)} | {4: Plain(residual, 1.0, 1.0, True, cosine)}
+    return misaligned(places(12), Given({(4, "whole"): rank}, units=units("qv", 6), plain=plain))
+
+
+def test_a_module_that_neither_moved_along_its_updates_nor_balances_is_another_runs():
+    assert aside(cosine=0.1, residual=0.6) == {4}
+    assert aside(cosine=0.26, residual=0.6) == set()  # along its update, as far as it goes
+    assert aside(cosine=0.1, residual=0.44) == set()  # it balances, as far as it goes
+    assert aside(cosine=0.1, residual=0.6, rank=1) == set()  # first of all gauges
+    assert aside(cosine=0.1, residual=0.6, siblings=0.34) == set()  # late in a run none lies along its last update
+
+
+def test_where_one_is_another_runs_lesser_signs_are_enough_for_the_next():
+    plain = {module: Plain(0.1, 1.0, 1.0, True, 0.6) for module in range(12)} | {7: Plain(0.35, 1.0, 1.0, True, 0.28)}
+    given = Given({(4, "whole"): 60}, units=units("qv", 6), plain=plain)
+    assert misaligned(places(12), given) == set()
+    given.given[4] = Plain(0.6, 1.0, 1.0, True, 0.1)
+    assert misaligned(places(12), given) == {4, 7}
+
+
+@pytest.mark.parametrize(
+    ("rank", "cosine", "residual", "told"), [(60, 0.1, 0.7, True), (1, 0.1, 0.7, False), (60, 0.4, 0.7, False), (60, 0.1, 0.4, False)]
+)
+def test_a_file_in_which_no_module_did_either_is_another_runs_throughout(rank, cosine, residual, told):
+    plain = {module: Plain(residual, 1.0, 1.0, True, cosine) for module in range(12)}
+    found = misaligned(places(12), Given(dict.fromkeys(range(12), rank), units=units("qv", 6), plain=plain))
+    assert found == (set(range(12)) if told else set())
 
 
 @pytest.mark.parametrize(("layers", "told"), [(3, True), (2, False)])

@@ -194,3 +194,13 @@ def test_nothing_is_looked_at_where_nothing_is_kept_or_sizes_differ():
     kept = look(source_of({name: given[name] for name in ("w", "z")}, "0.B"), UNIT, "0.B", 0)
     np.testing.assert_allclose(kept.stored[0], latent(given["w"], tall=True) @ latent(given["z"], tall=True).T, rtol=2e-5, atol=1e-5)
     assert (kept.moment, kept.first.any(), kept.update.any()) == (0.0, False, False)
+
+
+def test_the_cosine_is_between_what_moved_and_the_last_update():
+    given = numbers(TALL)
+    found = look(source_of({name: given[name] for name in ("w", "m")}, "0.B", optimizer="unknown"), UNIT, "0.B", 0)
+    w, m = given["w"].astype(np.float64), given["m"].astype(np.float64)
+    assert found.cosine == pytest.approx(-(w * m).sum() / np.sqrt((w * w).sum() * (m * m).sum()), abs=1e-6)
+    straight = look(source_of({"w": given["w"], "m": -2 * given["w"]}, "0.B", optimizer="unknown"), UNIT, "0.B", 0)
+    assert straight.cosine == pytest.approx(1)
+    assert np.isnan(look(source_of({"w": 0 * given["w"], "m": given["m"]}, "0.B"), UNIT, "0.B", 0).cosine)

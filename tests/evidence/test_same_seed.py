@@ -1,4 +1,4 @@
-"""Two runs of one script and seed with other target modules draw the same starts: moments of the one stand half in the gauges of the other."""
+"""Two runs of one script and seed with other target modules, or layers, draw the same starts: moments of one stand half in the other's gauges."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def base() -> Any:
     return model
 
 
-def run(base: Any, targets: list[str], seed: int, folder: Path) -> Known:
+def run(base: Any, targets: list[str], seed: int, folder: Path, *, steps: int = STEPS, layers: list[int] | None = None) -> Known:
     torch.manual_seed(seed)
-    config = peft.LoraConfig(r=RANK, lora_alpha=8, task_type="CAUSAL_LM", target_modules=targets)
+    config = peft.LoraConfig(r=RANK, lora_alpha=8, task_type="CAUSAL_LM", target_modules=targets, layers_to_transform=layers)
     model = peft.get_peft_model(copy.deepcopy(base), config)
-    optimizer = steps_of(model, RATE, batches(STEPS, seed + 1))
+    optimizer = steps_of(model, RATE, batches(steps, seed + 1))
     model.save_pretrained(folder)
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
     live = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -76,4 +76,23 @@ def test_a_kind_of_another_run_is_not_verified_beside_one_that_both_runs_trained
         return
     wrong = {name for name, true in zip(theirs.names, ours.names) if name != true}
     assert found.verdict != "verified"
+    assert wrong <= set(found.undecided)
+
+
+ONE, TWO = ([0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 7]), ([0, 1, 2, 3, 5, 6], [0, 1, 2, 3, 6, 7])
+
+
+@pytest.mark.parametrize(("seed", "steps", "layers"), [(60, 3, ONE), (62, 12, ONE), (61, 20, TWO)])
+def test_a_layer_of_another_run_is_not_verified_beside_layers_that_both_runs_trained(base, tmp_path, seed, steps, layers):
+    """The n-th module of either run began as the n-th of the other: gauges say little of a layer that only one of them trained, its updates do."""
+    kinds, (ours_in, theirs_in) = ["q_proj", "v_proj"], layers
+    ours = run(base, kinds, seed, tmp_path / "ours", steps=steps, layers=ours_in)
+    theirs = run(base, kinds, seed, tmp_path / "theirs", steps=steps, layers=theirs_in)
+    own = settled(recorded(ours.raw, ours.names), ours.adapter)
+    assert own is not None
+    assert own.verdict == "verified"
+    found = settled(recorded(ours.raw, theirs.names), theirs.adapter)
+    assert found is not None
+    assert found.verdict == "partial"
+    wrong = {name for name, true in zip(theirs.names, ours.names) if name != true}
     assert wrong <= set(found.undecided)
