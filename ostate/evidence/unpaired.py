@@ -45,6 +45,8 @@ STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 QUERIES = (
     ("q_proj", "k_proj"),
     ("attention.self.query", "attention.self.key"),
+    ("attention.attention.query", "attention.attention.key"),
+    ("to_q", "to_k"),
     ("q_lin", "k_lin"),
     ("SelfAttention.q", "SelfAttention.k"),
     ("EncDecAttention.q", "EncDecAttention.k"),

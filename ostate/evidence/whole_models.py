@@ -42,7 +42,10 @@ class Product(NamedTuple):
 PRODUCTS = (
     Product("o_proj", "v_proj", "signs"),
     Product("out_proj", "v_proj", "signs"),
+    Product("self_attn.dense", "self_attn.v_proj", "signs"),
     Product("attention.output.dense", "attention.self.value", "signs"),
+    Product("attention.output.dense", "attention.attention.value", "signs"),
+    Product("to_out.0", "to_v", "signs"),
     Product("out_lin", "v_lin", "signs"),
     Product("SelfAttention.o", "SelfAttention.v", "signs"),
     Product("EncDecAttention.o", "EncDecAttention.v", "signs"),

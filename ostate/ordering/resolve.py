@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from ostate.core.naming import Claim, Evidence, Ordering, Question, first_rule
 from ostate.core.state import Finding, RawState
 from ostate.errors import Ambiguous
 
+from .assumed import assume
 from .family import Alternative, Family, family_of
 from .keys import known_live_name
 from .refusals import (
@@ -37,6 +38,8 @@ from .refusals import (
     refuse_other_run,
     what_decides,
 )
+from .sources.rebuilt.model import layouts_of
+from .sources.rebuilt.older_names import saved_apart
 
 Rejected = list[Mapping[str, str]]
 
@@ -189,7 +192,7 @@ def _standing(tested: Sequence[Tested], raw: RawState, comparison: EvidenceSourc
 
 def _by_numbers(question: Question, comparison: EvidenceSource, lost: Rejected, *, strict: bool) -> Ordering:
     """No claim stands: take what the numbers prove by themselves, and nothing else."""
-    raw, adapter = question.raw, question.adapter
+    raw = question.raw
     evidence = comparison.recover()
     refuse_other_run(evidence, raw)
     if not evidence.proven:
@@ -200,13 +203,27 @@ def _by_numbers(question: Question, comparison: EvidenceSource, lost: Rejected, 
             fix=what_decides(question),
         )
     keys = tuple(key if position in evidence.proven else None for position, key in enumerate(evidence.order))
-    names = tuple((known_live_name(key, adapter) if adapter is not None else key) if key is not None else None for key in keys)
+    names_of, unsure = _names_of_keys(question)
+    names = tuple(names_of(key) if key is not None else None for key in keys)
     keys = tuple(key if name is not None else None for key, name in zip(keys, names))
     claim = Claim(source="content", rule="tensor values alone", names=names, keys=keys)
     left_out = tuple(entry.position for entry in raw.entries if entry.has_state and names[entry.position] is None)
     if left_out:
         refuse_if_strict(question, left_out, strict=strict)
-    return _ordering(raw, claim, evidence, "partial" if left_out else "recovered", lost, left_out=left_out)
+    return assume(_ordering(raw, claim, evidence, "partial" if left_out else "recovered", lost, left_out=left_out), unsure, unsure)
+
+
+def _names_of_keys(question: Question) -> tuple[Callable[[str], str | None], tuple[str, ...]]:
+    """Return what gives a key's live name, and what is assumed of all of them."""
+    adapter = question.adapter
+    if adapter is None:
+        return (lambda key: key), ()
+    if not saved_apart(adapter):
+        return (lambda key: known_live_name(key, adapter)), ()
+    layouts = layouts_of(question)
+    if isinstance(layouts, str):
+        return (lambda key: key), (f"names are the keys under which transformers 5 saved the model, some of an older release ({layouts})",)
+    return {row.key: row.name for row in layouts[0].parameters if row.key is not None}.get, ()
 
 
 def _by_agreement(question: Question, standing: list[Tested], comparison: EvidenceSource, lost: Rejected, *, strict: bool) -> Ordering:
