@@ -47,6 +47,7 @@ def together(states: Sequence[RawState], texts: Sequence[str]) -> RawState:
         fix="choose one with --optimizer K or NAME",
     )
     return first._replace(
+        weights=first.weights if all(_same_weights(state, first) for state in states) else {},
         files=tuple(files.values()),
         groups=groups,
         entries=entries,
@@ -54,6 +55,11 @@ def together(states: Sequence[RawState], texts: Sequence[str]) -> RawState:
         findings=(*dict.fromkeys(one for state in states for one in state.findings if one.rule != "other-states"), finding),
         not_read=tuple(place for place in first.not_read if all(place in state.not_read for state in states)),
     )
+
+
+def _same_weights(one: RawState, other: RawState) -> bool:
+    """True where two optimizers lie beside the same weights, and not each beside its own model's."""
+    return one.weights.keys() == other.weights.keys() and all(one.weights[key] == other.weights[key] for key in list(one.weights)[:1])
 
 
 def _moved(entry: Entry, start: int, before: int) -> Entry:

@@ -124,3 +124,25 @@ def test_a_value_head_in_an_optimizer_of_its_own_is_named_from_the_checkpoints_o
     assert done.ordering.verdict == "partial"
     assert {"value.weight", "value.bias"} <= set(done.ordering.undecided) & done.named.parameters.keys()
     assert done.ordering.assumed == ()
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_model_is_named_from_the_weights_that_are_called_as_its_optimizer(pairs: bool, tmp_path: Path):
+    """StyleTTS2 saves `net: {name: weights}` and `optimizer: [(name, state), …]`; `--optimizer all` would need names that no file has."""
+    torch.manual_seed(0)
+    models = {"bert": torch.nn.Linear(4, 3), "decoder": torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 3))}
+    states = {}
+    for name, model in models.items():
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.randn(5, 4)).sum().backward()
+        optimizer.step()
+        states[name] = optimizer.state_dict()
+    net = {name: {f"module.{key}": value for key, value in model.state_dict().items()} for name, model in models.items()}
+    path = tmp_path / "epoch_2nd_00001.pth"
+    torch.save({"net": net, "optimizer": list(states.items()) if pairs else states, "iters": 1}, path)
+    for name, model in models.items():
+        assert list(repair(str(path), optimizer=name).ordering.names) == [key for key, _ in model.named_parameters()]
+    with pytest.raises(SeveralOptimizers, match=r"0: optimizer\.bert .*1: optimizer\.decoder"):
+        repair(str(path))
+    with pytest.raises(Ambiguous):
+        repair(str(path), optimizer="all")

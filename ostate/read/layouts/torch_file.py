@@ -5,7 +5,7 @@ The state is found by what it is, a mapping with `state` and `param_groups`, whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from ostate.core.state import RawState
@@ -77,7 +77,7 @@ def read(seen: Peek, *, optimizer: int | str | None = None) -> RawState:
         layout=layout,
         files=(stored.source,),
         where=where,
-        weights=weights_in(seen.value, one.optimizer),
+        weights=weights_in(seen.value, one.optimizer, one.place),
         facts=_facts(seen.value),
         findings=noted(stored.unknown_classes),
         names_file=seen.names_file,
@@ -127,8 +127,17 @@ def _search(value: object, place: str, depth: int, seen: set[int]) -> Iterator[C
             if type(key) is str and type(inner) is not TensorRef:
                 yield from _search(inner, f"{place}.{key}" if place else key, depth + 1, seen)
     elif len(value) <= 1024:
-        for index, inner in enumerate(value):
+        for name, inner in _pairs(value):
+            yield from _search(inner, f"{place}.{name}" if place else name, depth + 1, seen)
+        for index, inner in enumerate(value if not _pairs(value) else ()):
             yield from _search(inner, f"{place}[{index}]", depth + 1, seen)
+
+
+def _pairs(value: Sequence[object]) -> list[tuple[str, object]]:
+    """Return a list of (name, what it names), as StyleTTS2 writes its optimizers (optimizers.py, `MultiOptimizer.state_dict`); else nothing."""
+    rows = [one for one in value if isinstance(one, (list, tuple)) and len(one) == 2 and type(one[0]) is str]
+    found = {row[0]: row[1] for row in rows}
+    return list(found.items()) if len(found) == len(value) else []
 
 
 def _as_optimizer(value: dict[object, object]) -> Mapping[str, object] | None:
@@ -213,14 +222,18 @@ def _unflattened(flat: dict[object, object]) -> Mapping[str, object] | None:
     return {"state": state, "param_groups": groups or None} if _holds_slots(state) else None
 
 
-def weights_in(value: object, optimizer: Mapping[str, object] | None = None) -> dict[str, TensorRef]:
-    """Return the model's named weights that lie in the same file: the mapping of tensors under a usual key, or the only one there is."""
+def weights_in(value: object, optimizer: Mapping[str, object] | None = None, place: str = "") -> dict[str, TensorRef]:
+    """Return the model's named weights that lie in the same file: the mapping of tensors under a usual key, or the only one there is.
+
+    Of several models the one that is called as the optimizer is: `net.decoder` of `optimizer.decoder`.
+    """
     found: dict[str, dict[str, TensorRef]] = {}
     _tensor_maps(value, "", 0, found, set(), optimizer)
     for key in _WEIGHTS:
         if key in found:
             return found[key]
-    return next(iter(found.values())) if len(found) == 1 else {}
+    own = [tensors for where, tensors in found.items() if len(found) == 1 or (place and where.rpartition(".")[2] == place.rpartition(".")[2])]
+    return own[0] if len(own) == 1 else {}
 
 
 def _tensor_maps(
