@@ -65,12 +65,14 @@ def with_peft_form(adapter: Adapter) -> Adapter:
     """Return the adapter as PeftModel would hold it: `base_model.model.` before the component's own names, which no key has where a pipeline or
     ComfyUI is to load the file. Keys of several components stay as they are: each would have a PeftModel of its own, and two may share names.
     """
-    keys = [key.split(".") for key in adapter.tensors]
-    if adapter.kind not in ("peft", "diffusers") or any(key[0] == "base_model" or CONTAINERS.isdisjoint(key) for key in keys):
+    names = [live_name(key, adapter) for key in adapter.tensors]
+    if adapter.kind not in ("peft", "diffusers") or any(name.startswith(PEFT_PREFIX) or CONTAINERS.isdisjoint(name.split(".")) for name in names):
         return adapter
-    parts = sorted({component([key]) for key in adapter.tensors})
+    parts = sorted({component([name]) for name in names})
     if len(parts) > 1:
         return replace(adapter, assumed=(*adapter.assumed, _OF_COMPONENTS.format(", ".join(filter(None, parts)))))
+    if all(name.startswith(f"{parts[0]}{PEFT_PREFIX}") for name in names):  # a pipeline was handed PeftModel's own names
+        return replace(adapter, cut=parts[0])
     text = f"the prefix {PEFT_PREFIX} is PeftModel's, in place of {parts[0] or 'none'} in the adapter's keys"
     return replace(adapter, cut=parts[0], lead=PEFT_PREFIX, assumed=(*adapter.assumed, text))
 
