@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, groupby, product
 from typing import NamedTuple
@@ -241,17 +242,18 @@ def late(parameters: Sequence[Parameter], sizes: Sequence[int]) -> Iterable[Cuts
     own = trainable(parameters)
     if len(sizes) != 2 or not own:
         return
-    tests: list[Test] = [lambda one: is_tuned(one.name)]
-    tests += [lambda one: ".lora_a." in one.name.lower(), lambda one: ".lora_b." in one.name.lower()]
-    kinds = sorted({_kind(one) for one in own})
-    tests += [lambda one, kind=kind: _kind(one) == kind for kind in kinds]  # type: ignore[misc]
-    tests += [lambda one, kind=kind: _kind(one) != kind for kind in kinds]  # type: ignore[misc]
-    layers = sorted({layer for one in own if (layer := _layer(one)) is not None})
-    tests += [lambda one, at=at: (_layer(one) or 0) >= at for at in layers[1:]]  # type: ignore[misc]
-    tests += [lambda one, at=at: (_layer(one) or 0) < at for at in layers[1:]]  # type: ignore[misc]
-    for test in tests:
-        first, rest = _parts(own, test)
-        if [len(first), len(rest)] == list(sizes):
+    kinds = [_kind(one) for one in own]
+    layers = [_layer(one) for one in own]
+    of_kind = Counter(kinds)
+    at_most = sorted({layer for layer in layers if layer is not None})[1:]
+    marks = [[test(one.name) for one in own] for test in (is_tuned, lambda name: ".lora_a." in name.lower(), lambda name: ".lora_b." in name.lower())]
+    marks += [[one == kind for one in kinds] for kind in sorted(of_kind) if of_kind[kind] == sizes[0]]
+    marks += [[one != kind for one in kinds] for kind in sorted(of_kind) if of_kind[kind] == sizes[1]]
+    marks += [[(layer or 0) >= at for layer in layers] for at in at_most]
+    marks += [[(layer or 0) < at for layer in layers] for at in at_most]
+    for mark in marks:
+        if [sum(mark), len(own) - sum(mark)] == list(sizes):
+            first, rest = ([one for one, is_first in zip(own, mark) if is_first is want] for want in (True, False))
             yield [GroupCut(first, rate="first"), GroupCut(rest, rate="late")]
 
 
