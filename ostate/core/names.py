@@ -38,6 +38,8 @@ OF_COMPONENT = re.compile(
     r"(?:base_model\.model\.)?(?:(lora_(?:te\d?|unet|transformer|prior(?:_unet)?)|oft_unet)_|((?:unet|transformer|prior|text_encoder)(?:_\d)?)(?:\.|\$\$))"
 )
 """The component that a name begins with: diffusers', OneTrainer's and ai-toolkit's folder names, kohya's `lora_te1_`, `lora_unet_`."""
+_DENOISER = re.compile(r"^(?:lora_unet|lora_transformer|lycoris)_(?=[^.]+\.)")
+"""What stands before underscored paths of the denoiser; ai-toolkit saves another than it trains (network_mixins.py, `use_old_lokr_format`)."""
 VALUE_HEAD = ("v_head.summary.weight", "v_head.summary.bias")
 """What TRL's `AutoModelForCausalLMWithValueHead` registers behind the model, and saves beside the model's own names (modeling_value_head.py)."""
 SAVED = "modules_to_save"
@@ -275,14 +277,15 @@ def by_spelling(names: Iterable[str]) -> dict[str, str]:
 
     The common spelling has PEFT's words for factors and dots, and lacks the adapter's name, and the component where no name in another one is then
     spelled alike: ai-toolkit's `transformer$$blocks$$0$$q.lora_down.weight` and its file's `diffusion_model.blocks.0.q.lora_A.weight` have one.
-    So have `unet.down.0.q.lora_A.weight` of a pipeline's file and the U-Net's live name, which bears no component, whatever encoder lies beside.
+    So have `unet.down.0.q.lora_A.weight` of a pipeline's file and the U-Net's live name, which bears no component, whatever encoder lies beside;
+    and ai-toolkit's `lora_transformer_blocks_0_q.lokr_w1` and `lycoris_blocks_0_q.lokr_w1` of its file.
     """
     forms: dict[str, str] = {}
     for name in names:
         parts = spelled(name).split(".")
         at = adapter_at(parts)
         forms[name] = ".".join(parts if at is None else [*parts[:at], *parts[at + 1 :]])
-    bare = {name: form.removeprefix(component([form])) for name, form in forms.items()}
+    bare = {name: _DENOISER.sub("", form.removeprefix(component([form]))) for name, form in forms.items()}
     alike = Counter(bare.values())
     full = Counter(forms.values())
     once = {name: form if alike[form] == 1 else forms[name] for name, form in bare.items() if alike[form] == 1 or full[forms[name]] == 1}

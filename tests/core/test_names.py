@@ -335,6 +335,9 @@ def test_names_that_differ_by_spelling_alone_meet_and_those_that_would_meet_twic
     assert by_spelling(trained)["a.q.lora_B.weight"] == trained[1]
     assert by_spelling(["a.lora_A.x.weight", "a.lora_A.y.weight", "b.lora_A.x.weight"]) == {"b.lora_A.weight": "b.lora_A.x.weight"}
     assert by_spelling(["a.weight"]) == {"a.weight": "a.weight"}
+    live, saved = [[f"{lead}_blocks_0_q.lokr_w1"] for lead in ("lora_transformer", "lycoris")]
+    assert by_spelling(live).keys() == by_spelling(saved).keys()
+    assert by_spelling([*live, *saved]).keys() == {*live, *saved}
     several = ["unet.q.weight", "text_encoder.k.weight", "unet.both.weight", "text_encoder.both.weight"]
     assert list(by_spelling(several)) == ["q.weight", "k.weight", "unet.both.weight", "text_encoder.both.weight"]
 
