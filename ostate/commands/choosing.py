@@ -30,9 +30,14 @@ class _Tried(NamedTuple):
     order: Ordering
 
     @property
-    def explained(self) -> int:
+    def proven(self) -> frozenset[int]:
         """Positions that the numbers prove."""
-        return len(self.order.evidence.proven) if self.order.evidence is not None else 0
+        return frozenset(self.order.evidence.proven) if self.order.evidence is not None else frozenset()
+
+    @property
+    def explained(self) -> int:
+        """How many positions the numbers prove."""
+        return len(self.proven)
 
     @property
     def rank(self) -> tuple[int, bool]:
@@ -42,6 +47,24 @@ class _Tried(NamedTuple):
     @property
     def names(self) -> frozenset[str]:
         return frozenset(name for name in self.order.names if name is not None)
+
+    @property
+    def positions(self) -> frozenset[int]:
+        """Positions that it names."""
+        return frozenset(position for position, name in enumerate(self.order.names) if name is not None)
+
+    def stands_before(self, other: _Tried) -> bool:
+        """Return whether this one lies in a folder above the other's, and both are the state's: they name other positions of it.
+
+        Then a name belongs to this one: the other's model would bear it too, with a module's name in front that no file tells.
+        """
+        if self.positions & other.positions or not _above(self.adapter, other.adapter):
+            return False
+        return bool(self.explained) or 2 * other.explained < len(other.positions)
+
+
+def _above(one: Adapter, other: Adapter) -> bool:
+    return os.path.dirname(other.file).startswith(os.path.join(os.path.dirname(one.file), ""))
 
 
 def order_among(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter | None, Ordering]:
@@ -72,6 +95,8 @@ def _choose(raw: RawState, found: Candidates, options: Options) -> tuple[Adapter
         return adapter, order_of(raw, adapter, options, near=found.seen)
     tried, refused = _try(raw, found, options)
     best = max(tried, key=lambda one: one.rank, default=None)  # the first of those that explain as much
+    if best is not None and not found.asked:
+        best = next((one for one in tried if one.stands_before(best)), best)
     if found.asked:
         _refuse_another(found.adapters[0], tried, best)
     if best is None or (found.asked and best.adapter is not found.adapters[0]):
@@ -155,14 +180,16 @@ def _on_trial(raw: RawState, found: Candidates, options: Options) -> tuple[Adapt
 def _with_rivals(best: _Tried, tried: Sequence[_Tried], adapters: Sequence[Adapter], *, rule: str = "adapter-chosen", where: str = "") -> Ordering:
     """Say which adapter was taken and which were left aside, in one note, and that the name is assumed where one of these explains as much."""
     others = [one for one in tried if one is not best and one.names != best.names]
-    equal = [one for one in others if one.explained >= best.explained and one.adapter.name not in _FROZEN]
+    equal = [one for one in others if one.explained >= best.explained and one.adapter.name not in _FROZEN and one.positions & best.positions]
     order = best.order
     if equal and order.from_keys:
         text = f"the state belongs to the adapter {best.adapter.name!r}, not to {_listed(one.adapter for one in equal)} beside it"
         order = assumed.assume(order, (text,), (text,))
     left = [adapter for adapter in adapters if adapter is not best.adapter]
-    where = where or f"the state is read with {best.adapter.file} ({best.explained} positions proven)"
+    where = where or f"the state is read with {best.adapter.file} ({best.explained} position{'s' * (best.explained != 1)} proven)"
     text = f"{where}; not used: {', '.join(one.file for one in left)}" if left else where
+    if beside := [one.adapter.file for one in tried if one is not best and one.explained and not one.positions & best.positions]:
+        text = f"{text}; other positions are those of {', '.join(beside)}: one optimizer trained both"
     fix = "choose another with --adapter DIR or --adapter-name N" if left else "choose another with --adapter DIR"
     said = Finding(rule=rule, severity="note", text=text, fix=fix)
     return replace(order, findings=(*order.findings, said))

@@ -155,10 +155,13 @@ def _no_worse(raw: RawState, first: Adapter, others: Sequence[Adapter]) -> list[
 
 
 def _fitting(raw: RawState, adapters: Sequence[Adapter]) -> list[Adapter]:
-    """Return the adapters that leave the fewest positions without a tensor of their shape: as they come, the newest first where all have one name."""
+    """Return the adapters that leave the fewest positions without a tensor of their shape: as they come, the newest first where all have one name.
+
+    Where each of them leaves some, all that lie within the state by their shapes: one optimizer may have trained several (a policy's and a critic's).
+    """
     joined = [for_state(adapter, raw) for adapter in adapters]
     lack = [lacking(raw, adapter) for adapter in joined]
-    best = [adapter for adapter, lacks in zip(joined, lack) if lacks == min(lack)]
+    best = [adapter for adapter, lacks in zip(joined, lack) if lacks == min(lack) or (min(lack) and _lies_within(raw, adapter))]
     together = [adapter for adapter in best if any(adapter is other for other in joined) and adapter not in adapters]
     best = [adapter for adapter in best if adapter not in together[1:]]  # joined, each of them holds all
     return sorted(best, key=lambda adapter: _age(raw, adapter)) if len({adapter.name for adapter in best}) == 1 else best
@@ -171,6 +174,12 @@ def lacking(raw: RawState, adapter: Adapter) -> int:
     there = Counter(_sized(entry.shape or (), flat) for entry in known)
     held = Counter(_sized(ref.shape, flat) for ref in adapter.tensors.values())
     return sum((there - held).values())
+
+
+def _lies_within(raw: RawState, adapter: Adapter) -> bool:
+    """Return whether every tensor of the adapter finds a position with state of its shape."""
+    there = Counter(entry.shape or () for entry in raw.entries if entry.has_state)
+    return not Counter(ref.shape for ref in adapter.tensors.values()) - there
 
 
 def _sized(shape: tuple[int, ...], flat: bool) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from ostate.commands.repair import names, repair
 from ostate.errors import Contradiction, OstateError
@@ -147,3 +148,43 @@ def test_a_damaged_adapter_to_the_side_is_no_matter_of_this_checkpoint(policy, t
     (tmp_path / "one" / "other" / file).write_bytes(b"x" * 100)
     (place / "order.txt").write_text("\n".join(policy[1]))
     assert set(repair(str(place), order=str(place / "order.txt")).named.parameters) == set(policy[1])
+
+
+class PolicyAndValue(torch.nn.Module):
+    """TRL's `PolicyAndValueWrapper` (trl 0.25 experimental/ppo) with a LoRA on either model: PEFT calls both `default`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        base = trained.llama(4)
+        value = LlamaForSequenceClassification(LlamaConfig(**{**base.config.to_dict(), "num_labels": 1}))
+        self.policy = peft.get_peft_model(base, lora())
+        self.value_model = peft.get_peft_model(value, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="SEQ_CLS"))
+
+    def loss_of(self, ids: torch.Tensor) -> torch.Tensor:
+        inner = self.value_model.base_model.model
+        value = inner.score(inner.model(input_ids=ids).last_hidden_state).squeeze(-1)
+        return self.policy(input_ids=ids, labels=ids).loss + (value - (ids % 7) / 7).pow(2).mean()
+
+
+def test_of_a_policys_and_a_critics_adapter_that_one_optimizer_trained_the_folders_own_is_named_and_the_other_said(tmp_path):
+    torch.manual_seed(6)
+    model = PolicyAndValue()
+    optimizer = tuned(model)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(12):
+        optimizer.zero_grad()
+        model.loss_of(torch.randint(0, 12, (8, 12), generator=draw)).backward()
+        optimizer.step()
+    model.policy.save_pretrained(str(tmp_path))
+    model.value_model.save_pretrained(str(tmp_path / "value"))
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    names_live = dict(enumerate(live(optimizer, model)))
+    done = repair(str(tmp_path))
+    assert {p.position: f"policy.{name}" for name, p in done.named.parameters.items()}.items() <= names_live.items()
+    assert len(done.named.parameters) == 16
+    (said,) = [finding for finding in done.findings if finding.rule == "adapter-chosen"]
+    assert "other positions are those of" in said.text
+    done = repair(str(tmp_path), adapter=str(tmp_path / "value"))
+    assert {p.position: f"value_model.{name}" for name, p in done.named.parameters.items()}.items() <= names_live.items()
+    assert len(done.named.parameters) == 17
+    assert done.ordering.assumed
