@@ -345,7 +345,7 @@ def _findings(claim: Claim, evidence: Evidence) -> list[Finding]:
                 rule="module-stands-apart",
                 severity="warning",
                 text=f"the tensor values of {len(names)} names differ from those of similar modules: "
-                "exchanged by hand, damaged, or trained separately",
+                "exchanged by hand, damaged, trained separately, or reset on the way (ReLoRA)",
                 fix="check these against the run; run `ostate verify` with the adapter of the same step",
                 names=names,
             )
