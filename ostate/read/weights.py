@@ -18,10 +18,10 @@ from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
 
-from . import adapter_files
+from . import adapter_files, read
 from .adapters import adapter_from_weights, for_state, read_adapter
 from .further_weights import torch_lora_files
-from .layouts import rank_weights
+from .layouts import dcp, rank_weights
 
 _AVERAGE = re.compile(r"(?:^|[-_.])ema(?:[-_.]|$)", re.IGNORECASE)
 """A word in a file's or folder's name: averaged weights, which are no step's own."""
@@ -99,10 +99,24 @@ def _given(raw: RawState, path: str, name: str | None) -> Candidates:
     files = adapter_files.lora_files(path) if is_folder(path) and not places else []
     if len(files) > 1:
         return Candidates(tuple(_fitting(raw, [read_adapter(file, name=name) for file in files])), seen=tuple(files))
+    if is_folder(path) and not (places or files or adapter_files.holds_model(path)) and (own := _of_checkpoint(path, name)) is not None:
+        return Candidates((own,), asked=True)
     first = read_adapter(path, name=name)
     _refuse_full_model(raw, first)
     others = [read_adapter(place) for place in first.siblings]
     return Candidates((for_state(first, raw), *_no_worse(raw, first, others)), asked=True)
+
+
+def _of_checkpoint(path: str, name: str | None) -> Adapter | None:
+    """Return the weights that a checkpoint without an adapter's file holds itself (DCP's, Lightning's, verl's); None where it holds none."""
+    weights = dcp.weights_of(path)
+    try:
+        held = None if weights else read(path)
+    except ReadError:  # no state, or several: then the folder is asked for an adapter's file, and says what it lacks
+        return None
+    if held is not None:
+        weights = rank_weights.trained(held.weights) if held.facts.get("live_weights") else held.weights
+    return adapter_from_weights(weights, path=path, name=name) if weights else None
 
 
 def _refuse_full_model(raw: RawState, weights: Adapter) -> None:

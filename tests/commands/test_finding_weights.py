@@ -9,10 +9,13 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-from ostate.commands.repair import repair
-from ostate.errors import OstateError
+from ostate.commands.repair import repair, verify
+from ostate.errors import OstateError, ReadError
 from ostate.read import read
 from ostate.read.weights import candidates
 from tests import trained
@@ -146,3 +149,34 @@ def test_of_saves_of_one_run_the_newest_that_the_numbers_prove_whole_is_read(run
     done = repair(str(tmp_path))
     assert done.named.adapter["file"] == "job_000000080.safetensors"
     assert list(done.ordering.names) == run[1]
+
+
+@pytest.fixture(scope="module")
+def without_adapter_file(tmp_path_factory):
+    """(checkpoint in Accelerate's sharded folders, checkpoint in one bundle, live names): a LoRA whose weights no adapter file holds."""
+    torch.manual_seed(0)
+    model = peft.get_peft_model(trained.llama(6), lora())
+    optimizer = tuned(model)
+    steps(model, optimizer, 12)
+    folder = tmp_path_factory.mktemp("sharded")
+    dcp.save({"optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=folder / "checkpoint" / "optimizer_0")
+    dcp.save({"model": get_peft_model_state_dict(model)}, checkpoint_id=folder / "checkpoint" / "pytorch_model_fsdp_0")
+    (folder / "lightning").mkdir()
+    bundle = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()], "global_step": 12, "pytorch-lightning_version": "2.5"}
+    torch.save(bundle, folder / "lightning" / "last.ckpt")
+    return folder, [name for name, p in model.named_parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "checkpoint/pytorch_model_fsdp_0", "lightning"])
+def test_a_checkpoint_that_holds_the_weights_itself_may_be_passed_in_an_adapters_place(without_adapter_file, place, tmp_path):
+    folder, names = without_adapter_file
+    out = str(tmp_path / "lora.ostate.safetensors")
+    done = repair(str(folder / place.partition("/")[0]), out, adapter=str(folder / place))
+    assert (list(done.named.parameters), done.ordering.verdict) == (names, "verified")
+    assert verify(out, adapter=str(folder / place)).verdict == "verified"
+
+
+def test_a_checkpoint_without_weights_is_no_adapter(without_adapter_file):
+    folder, _ = without_adapter_file
+    with pytest.raises(ReadError, match="no adapter in this folder"):
+        repair(str(folder / "checkpoint"), adapter=str(folder))

@@ -248,6 +248,17 @@ def _number(ref: TensorRef) -> object:
     return list(map(float, ref.read().reshape(-1))) if ref.numel <= MOST_ITEMS else ref
 
 
+def weights_of(folder: str) -> Mapping[str, TensorRef]:
+    """Return the named weights in a folder of torch.distributed.checkpoint that holds no optimizer; nothing of another folder.
+
+    Raises:
+        ReadError: its index is damaged.
+    """
+    if not is_file(os.path.join(folder, METADATA)) or detect(folder):
+        return {}
+    return Deferred({_weight_name(item, ()): item for item in read_index(folder).items.values() if item.dtype}, tensor)
+
+
 def _weights(folder: str, rest: Mapping[str, DcpItem], trained: Collection[str]) -> Mapping[str, TensorRef]:
     """Named weights of the same checkpoint: beside the optimizer in this folder, or in the folder that Accelerate puts them in."""
     named = {_weight_name(item, trained): item for item in rest.values()}
