@@ -160,11 +160,12 @@ def _finding(aside: Sequence[Entry], names: Mapping[int, str], adapter: Adapter,
     unnamed = [entry for entry in aside if entry.position not in names]
     shapes = Counter(shape_text(entry.shape or ()) for entry in unnamed)
     listed = ", ".join(f"{count} of {shape}" for shape, count in shapes.items())
-    said = [f"{len(aside)} positions were trained beside the adapter: {adapter.file} has no tensor for them"]
+    them = "position was" if len(aside) == 1 else "positions were"
+    said = [f"{len(aside)} {them} trained beside the adapter: {adapter.file} has no tuner's tensor for {'it' if len(aside) == 1 else 'them'}"]
     if names:
-        said.append(f"{len(names)} are named from {file}, by shape and order alone")
+        said.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} named from {file}, by shape and order alone")
     if unnamed:
-        said.append(f"{len(unnamed)} have no name ({listed})")
+        said.append(f"{len(unnamed)} {'has' if len(unnamed) == 1 else 'have'} no name ({listed})")
     return Finding(
         rule=RULE,
         severity="warning",

@@ -59,7 +59,11 @@ def candidates(raw: RawState, *, adapter: str | None = None, model: str | None =
         return Candidates((adapter_from_weights(rank_weights.trained(raw.weights), path=raw.source, name=name),))
     found = _in_places(raw, adapter_files.of_the_checkpoint(raw), name)
     if not found.adapters and raw.weights:
-        return Candidates((adapter_from_weights(raw.weights, path=raw.source, name=name),))
+        own = adapter_from_weights(raw.weights, path=raw.source, name=name)
+        known = sum(entry.has_state and entry.shape is not None for entry in raw.entries)
+        if not known or lacking(raw, own) < known:
+            return Candidates((own,))
+        # DeepSpeed's stage 3 saves buffers alone under the model's names: no weight of any position
     if not found.adapters:
         found = _in_places(raw, [torch_lora_files(raw)], name)
     if not found.adapters:

@@ -180,3 +180,19 @@ def test_a_checkpoint_without_weights_is_no_adapter(without_adapter_file):
     folder, _ = without_adapter_file
     with pytest.raises(ReadError, match="no adapter in this folder"):
         repair(str(folder / "checkpoint"), adapter=str(folder))
+
+
+def test_buffers_alone_beside_a_state_are_no_weights_of_it(run, tmp_path):
+    """DeepSpeed's stage 3 keeps a critic's running mean in the model's file, and its weights in none: the adapter to the side is looked for."""
+    folder, names = run
+    state = torch.load(folder / "optimizer.pt", weights_only=True)
+    for place in ("checkpoint", "final"):
+        (tmp_path / place).mkdir()
+    torch.save({"optimizer": state, "model": {"mean": torch.zeros(1), "std": torch.ones(1)}}, tmp_path / "checkpoint" / "bundle.pt")
+    shutil.copy(folder / "12.safetensors", tmp_path / "final" / "12.safetensors")
+    found = candidates(read(str(tmp_path / "checkpoint")))
+    assert [Path(adapter.file).name for adapter in found.adapters] == ["12.safetensors"]
+    assert found.on_trial
+    done = repair(str(tmp_path / "checkpoint"))
+    assert_right(done, names)
+    assert len(done.named.parameters) == len(names)
