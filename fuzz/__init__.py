@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing of everything that reads a stranger's bytes. Not part of the package; see `make fuzz`."""
+"""Coverage-guided fuzzing of everything that reads bytes that others wrote. Not part of the package; see `make fuzz`."""

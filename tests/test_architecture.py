@@ -127,6 +127,12 @@ def test_files_and_functions_are_short():
     assert {name: lines for name, lines in functions.items() if lines > 60} == {}
 
 
+def test_no_two_classes_have_one_name():
+    """A reader who searches for a name finds one thing; the preconditioner under another program's calls has that program's name."""
+    named = Counter(node.name.lstrip("_") for source in MODULES.values() for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef))
+    assert {name for name, count in named.items() if count > 1} == {"AdamPreconditioner"}
+
+
 @EACH
 def test_every_value_has_a_type(module):
     """`Any` switches the type checker off: what a file holds is `Json` or `object` where it comes in, and looked at before it is used."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ostate.core.documents import Alternative, OrderingDocument, OrderingRow
+    from ostate.core.documents import AlternativeRow, OrderingDocument, OrderingRow
     from ostate.core.naming import Ordering
 
     from .repair import Repaired
@@ -15,7 +15,7 @@ def ordering_document(found: Ordering) -> OrderingRow:
     """Return how the names were settled, as the schemas describe it."""
     evidence = found.evidence
     live = {key: name for key, name in zip(found.keys, found.names) if key is not None and name is not None}
-    alternative: Alternative | None = None
+    alternative: AlternativeRow | None = None
     if found.weakest_alternative is not None:
         alternative = {"what": found.weakest_alternative[0], "digits": found.weakest_alternative[1]}
     return {

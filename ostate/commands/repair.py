@@ -183,8 +183,8 @@ def opened(path: str, options: Options, *, named_too: bool = False) -> tuple[Raw
     return raw, found._replace(adapters=tuple(live))
 
 
-def _passed(adapter: Adapter | None, options: Options) -> advice.Given:
-    return advice.Given(adapter=adapter, order=options.order, base=options.base, previous=options.previous, evidence=options.evidence)
+def _passed(adapter: Adapter | None, options: Options) -> advice.GivenOptions:
+    return advice.GivenOptions(adapter=adapter, order=options.order, base=options.base, previous=options.previous, evidence=options.evidence)
 
 
 @refusing

@@ -65,7 +65,7 @@ class InMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _LiveEntry:
     """One parameter of the live optimizer."""
 
     name: str
@@ -120,7 +120,7 @@ def _worst(problem: str) -> str:
     return next((text for text in every if text), "")
 
 
-def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
+def _held(optimizer: Optimizer, model: nn.Module) -> list[_LiveEntry]:
     if not hasattr(optimizer, "param_groups") or not hasattr(model, "named_parameters"):
         what = f"an optimizer and its model are expected, not a {type(optimizer).__name__} and a {type(model).__name__}"
         raise ProbeTypeError(what, where="ostate.save", fix="ostate.save(optimizer, model, path)")
@@ -137,7 +137,7 @@ def _held(optimizer: Optimizer, model: nn.Module) -> list[_Held]:
                     f"an entry of the optimizer's state is a {type(state).__name__}, not a mapping", where=names[id(parameter)], fix="fill it anew"
                 )
             if state:
-                out.append(_Held(names[id(parameter)], group, sum(len(g["params"]) for g in optimizer.param_groups[:group]), parameter, state))
+                out.append(_LiveEntry(names[id(parameter)], group, sum(len(g["params"]) for g in optimizer.param_groups[:group]), parameter, state))
     if not out:
         raise ProbeError("the optimizer has no state to save: it never stepped", fix="save after the first optimizer.step()")
     return _numbered(optimizer, out)
@@ -150,12 +150,12 @@ def _without_state(optimizer: Optimizer, model: nn.Module) -> dict[str, tuple[in
     return {names[id(parameter)]: (group, at) for at, (group, parameter) in enumerate(rows) if not optimizer.state.get(parameter)}
 
 
-def _numbered(optimizer: Optimizer, rows: list[_Held]) -> list[_Held]:
+def _numbered(optimizer: Optimizer, rows: list[_LiveEntry]) -> list[_LiveEntry]:
     order = {id(p): at for at, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     return [replace(row, position=order[id(row.parameter)]) for row in rows]
 
 
-def _owners(held: list[_Held], writers: int) -> dict[str, int]:
+def _owners(held: list[_LiveEntry], writers: int) -> dict[str, int]:
     """Give each rank its share: the largest first, each to the one with least."""
     load = [0] * writers
     owner = {}
@@ -166,7 +166,7 @@ def _owners(held: list[_Held], writers: int) -> dict[str, int]:
     return owner
 
 
-def _parameter(row: _Held, *, keep: bool) -> NamedParameter | None:
+def _parameter(row: _LiveEntry, *, keep: bool) -> NamedParameter | None:
     slots: dict[str, Slot] = {}
     for key, value in row.state.items():
         if key == "step" or key in _PACKING or not _is_stored(row, key, value):
@@ -194,7 +194,7 @@ def _parameter(row: _Held, *, keep: bool) -> NamedParameter | None:
     return NamedParameter(name=row.name, shape=tuple(row.parameter.shape), group=row.group, slots=slots, step=count, position=row.position)
 
 
-def _is_stored(row: _Held, key: object, value: object) -> bool:
+def _is_stored(row: _LiveEntry, key: object, value: object) -> bool:
     """True for a tensor, which is written; False for a single value, which is not.
 
     Raises:

@@ -14,7 +14,7 @@ from ostate.read.fitting import FITTED
 from .inspect import not_in_adapter
 
 
-def unverified(found: Ordering, passed: advice.Given) -> list[Finding]:
+def unverified(found: Ordering, passed: advice.GivenOptions) -> list[Finding]:
     """Say that nothing confirms the names, and what could; nothing of an order that is proven, whole or in part."""
     if found.verdict != "unverified":
         return []
@@ -29,7 +29,7 @@ def unverified(found: Ordering, passed: advice.Given) -> list[Finding]:
     ]
 
 
-def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: advice.Given) -> list[Finding]:
+def of_verdict(found: Ordering, raw: RawState, adapter: Adapter | None, passed: advice.GivenOptions) -> list[Finding]:
     """Say aloud what is not proven."""
     said = [*found.findings, *unverified(found, passed)]
     spelled = {name for finding in said if finding.severity == "warning" for name in finding.names}

@@ -27,7 +27,7 @@ class FindingRow(TypedDict):
     more: NotRequired[int]
 
 
-class Alternative(TypedDict):
+class AlternativeRow(TypedDict):
     """Another order, and the digits against it."""
 
     what: str
@@ -54,7 +54,7 @@ class OrderingRow(TypedDict):
     verdict: Verdict
     margin: float | None
     proof: str | None
-    weakest_alternative: Alternative | None
+    weakest_alternative: AlternativeRow | None
     named: int
     undecided: list[str]
     assumed: list[str]

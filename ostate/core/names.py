@@ -289,8 +289,8 @@ def by_spelling(names: Iterable[str]) -> dict[str, str]:
     alike = Counter(bare.values())
     full = Counter(forms.values())
     once = {name: form if alike[form] == 1 else forms[name] for name, form in bare.items() if alike[form] == 1 or full[forms[name]] == 1}
-    told = Counter(once.values())
-    return {form: name for name, form in once.items() if told[form] == 1}
+    count = Counter(once.values())
+    return {form: name for name, form in once.items() if count[form] == 1}
 
 
 def component(keys: Iterable[str]) -> str:

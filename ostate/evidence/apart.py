@@ -13,7 +13,7 @@ from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import How, Looks, Place
 from ostate.evidence.misaligned import in_their_own_moments, misaligned
-from ostate.evidence.shares import by_shape, elements, foreign, reached_by, share
+from ostate.evidence.shares import by_shape, elements, of_another_run, reached_by, share
 from ostate.evidence.statistics import median, quantile
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks
     # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own or close to it
     lost = ((by_gauge | (by_residual - in_own)) - coarse) | (by_gauge & by_residual)
     lost |= (_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse
-    suspects = exchanged | fit_elsewhere(lost, live, looks) | foreign(lost, live, looks) | misaligned(live, looks)
+    suspects = exchanged | fit_elsewhere(lost, live, looks) | of_another_run(lost, live, looks) | misaligned(live, looks)
     suspects |= _kinds_at_random(live, residuals, looks) | _kinds_unbalanced(live, residuals, looks) | kinds_unrelated(live, residuals, looks)
     for how in FACTORS:
         suspects |= factors_exchanged(live, looks, how)

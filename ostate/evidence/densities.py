@@ -10,7 +10,7 @@ import numpy as np
 
 from . import statistics
 from .likelihood import RARE, TRUST, DensityPair, Fit, fit, log_ratio
-from .paths import LEAST, Held, Paths, residuals
+from .paths import LEAST, HeldModules, Paths, residuals
 from .profiles import Profile
 from .tables.tables import PairClass, Tables
 
@@ -186,7 +186,7 @@ def path_scores(tables: Tables, paths: Paths, match: Match) -> Sequence[Candidat
         if rows:
             modules = [pair.modules[row] for row in rows]
             features = np.stack([paths.of(pair, row, pair.zero_at[match[module.zero]]) for row, module in zip(rows, modules)])
-            held.append(Held(pair, rows, features, [_place(pair.other_at, module.other, match) for module in modules]))
+            held.append(HeldModules(pair, rows, features, [_place(pair.other_at, module.other, match) for module in modules]))
     enough = sum(matched is not None for each in held for matched in each.matched) >= LEAST
     paths.last = dict(match), list(zip(held, residuals(held))) if enough else []
     return path_scores(tables, paths, match)

@@ -42,7 +42,7 @@ most in 7,500, mostly below 0; whole models beside their base, 96 runs of ten ar
 and -.19 among matrices; two that were exchanged: .4 to 1."""
 
 
-class Start(NamedTuple):
+class KnownStart(NamedTuple):
     """What is known of a tensor's start."""
 
     kind: str
@@ -53,7 +53,7 @@ class Start(NamedTuple):
     """True where elements come in pairs that begin equal: their differences are what moved."""
 
 
-def misplaced_values(source: Source, keys: Sequence[str | None], stated: Sequence[int], starts: Mapping[str, Start]) -> frozenset[int]:
+def misplaced_values(source: Source, keys: Sequence[str | None], stated: Sequence[int], starts: Mapping[str, KnownStart]) -> frozenset[int]:
     """Return the positions whose moments fit a sibling's tensor, whose moments fit theirs.
 
     Args:
@@ -74,7 +74,7 @@ def misplaced_values(source: Source, keys: Sequence[str | None], stated: Sequenc
     return frozenset(found)
 
 
-def _exchanged(source: Source, keys: Sequence[str | None], positions: Sequence[int], starts: Mapping[str, Start]) -> set[int]:
+def _exchanged(source: Source, keys: Sequence[str | None], positions: Sequence[int], starts: Mapping[str, KnownStart]) -> set[int]:
     most = min(COMPARED, max(TOGETHER // len(positions), SHORTEST))
     directions = {position: _directions(source, key, position, starts[key], most) for position in positions if (key := keys[position]) is not None}
     known = [(position, pair) for position, pair in directions.items() if pair is not None]
@@ -90,7 +90,7 @@ def _exchanged(source: Source, keys: Sequence[str | None], positions: Sequence[i
     return {position for (position, _), row in zip(known, exchanged) if row.any()}
 
 
-def _directions(source: Source, key: str, position: int, start: Start, most: int) -> tuple[Array, Array] | None:
+def _directions(source: Source, key: str, position: int, start: KnownStart, most: int) -> tuple[Array, Array] | None:
     """Return W - W_start and u, (n <= most,) each and of length 1; None where the position keeps no such moments, or nothing moved."""
     entry, ref = source.raw.entries[position], source.adapter.tensors[key]
     first, second = moments_of(source, entry)

@@ -60,7 +60,7 @@ class Ranked(NamedTuple):
     """Elements of that group, of which g and -g count once where a side says nothing; 0 where they were not asked, or nothing else was."""
 
 
-class _Group(NamedTuple):
+class _GaugeGroup(NamedTuple):
     """A group of signed permutations g of a few dimensions, as far as one of each pair (g, -g): the identity is the first."""
 
     linear: Array
@@ -113,7 +113,7 @@ def blocks_of(rank: int, *, signs_only: bool = False) -> list[slice]:
     return [slice(start, min(start + most, rank)) for start in range(0, rank, most)]
 
 
-_Statistic = Callable[[Products, _Group], "tuple[Array, Array, Array | None]"]
+_Statistic = Callable[[Products, _GaugeGroup], "tuple[Array, Array, Array | None]"]
 """Displacement, balance, and what the signs are asked of where that is not displacement."""
 
 
@@ -176,7 +176,7 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 
 @lru_cache(maxsize=16)
-def _group(size: int, signs_only: bool) -> _Group:
+def _group(size: int, signs_only: bool) -> _GaugeGroup:
     orders = [tuple(range(size))] if signs_only else list(itertools.permutations(range(size)))
     signs = np.array([(1, *rest) for rest in itertools.product((1, -1), repeat=size - 1)], np.float64)
     elements = np.zeros((len(orders), len(signs), size, size))
@@ -186,7 +186,7 @@ def _group(size: int, signs_only: bool) -> _Group:
     one, two = np.triu_indices(size * size)
     products = linear[:, one] * linear[:, two]
     used = products.any(axis=0)
-    return _Group(linear, np.ascontiguousarray(products[:, used]), (one[used], two[used]), len(signs))
+    return _GaugeGroup(linear, np.ascontiguousarray(products[:, used]), (one[used], two[used]), len(signs))
 
 
 def _scaled(parts: Products) -> Products:
@@ -216,12 +216,12 @@ def _unit(part: Array) -> Array:
     return np.divide(part, size, out=np.zeros_like(part), where=size > 0)
 
 
-def _displaced(parts: Products, group: _Group) -> tuple[Array, Array, None]:
+def _displaced(parts: Products, group: _GaugeGroup) -> tuple[Array, Array, None]:
     found = _moved(parts, group)
     return found, np.zeros_like(found), None
 
 
-def _whole(parts: Products, group: _Group) -> tuple[Array, Array, None]:
+def _whole(parts: Products, group: _GaugeGroup) -> tuple[Array, Array, None]:
     """Return displacement (B, |group|), of all g and then of all -g, for which it is the opposite, and balance (B, |group| / 2), the same for both.
 
     All that balance asks for is linear in g, <L g^T, g Q g^T> = <g, L Q^T> and <g R, g Q g^T> = <g, R^T Q>, but for one form <L g^T, g R>.
@@ -237,7 +237,7 @@ def _whole(parts: Products, group: _Group) -> tuple[Array, Array, None]:
     return _moved(parts, group), _balance(left, right, cross, drift, odd=False), None
 
 
-def _zero(parts: Products, group: _Group) -> tuple[Array, Array, None]:
+def _zero(parts: Products, group: _GaugeGroup) -> tuple[Array, Array, None]:
     """Return both (B, |group|) for L g^T and R. The directions Q of the zero factor's drift are turned with g, those Q' of the other's held.
 
     <L g^T, R> = <g, R^T L>, <L g^T, g Q g^T> = <g, L Q^T> and <L g^T, Q'> = <g, Q'^T L> are odd in g, <R, g Q g^T> and <g Q g^T, Q'> are not.
@@ -254,7 +254,7 @@ def _zero(parts: Products, group: _Group) -> tuple[Array, Array, None]:
     return _moved(parts, group), _balance(left, right, _linear(group, right.swapaxes(1, 2) @ left), drift, odd=True), None
 
 
-def _other(parts: Products, group: _Group) -> tuple[Array, Array, Array | None]:
+def _other(parts: Products, group: _GaugeGroup) -> tuple[Array, Array, Array | None]:
     """Return the same for g R and L: transposed, that is R^T g^T and L^T; and how nearly g R lies along L, |<L, g R>|, for the signs.
 
     |g R| is the same for every g. Where all gradients have one direction in common, L and R are one matrix times a number each, whose signs differ
@@ -270,7 +270,7 @@ def _other(parts: Products, group: _Group) -> tuple[Array, Array, Array | None]:
     return moved, balance, standardised(np.abs(crossed))
 
 
-def _moved(parts: Products, group: _Group) -> Array:
+def _moved(parts: Products, group: _GaugeGroup) -> Array:
     along = _linear(group, parts.displacement)
     return standardised(np.concatenate([along, -along], axis=1))
 
@@ -298,12 +298,12 @@ def _balance(left: Array, right: Array, cross: Array, drift: tuple[Array, Array]
     return total
 
 
-def _linear(group: _Group, matrices: Array) -> Array:
+def _linear(group: _GaugeGroup, matrices: Array) -> Array:
     """Return <g, M> for matrices (..., b, b) -> (..., half)."""
     return _each(matrices.reshape(*matrices.shape[:-2], -1), group.linear)
 
 
-def _form(group: _Group, coefficient: Callable[..., Array]) -> Array:
+def _form(group: _GaugeGroup, coefficient: Callable[..., Array]) -> Array:
     """Return the sum over a, b, c, d of g_ab g_cd coefficient(a, b, c, d) -> (..., half); the coefficient takes four arrays of indices."""
     size = math.isqrt(group.linear.shape[1])
     (a, b), (c, d) = (divmod(index, size) for index in group.pairs)
@@ -316,7 +316,7 @@ def _each(vectors: Array, elements: Array) -> Array:
     return np.asarray(vectors.reshape(-1, vectors.shape[-1]) @ elements.T).reshape(*vectors.shape[:-1], len(elements))
 
 
-def _around(group: _Group, held: Array, turned: Array) -> Array:
+def _around(group: _GaugeGroup, held: Array, turned: Array) -> Array:
     """Return <X, g Y g^T> for matrices X, Y (..., b, b) -> (..., half)."""
     return _form(group, lambda a, b, c, d: held[..., a, c] * turned[..., b, d])
 

@@ -142,7 +142,7 @@ def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers |
     kept = min(rank, unit.most) if unit.blocks == 1 else rank
     direction, decay = direction_of(source, entry), source.decay(entry)
     buffers = buffers or Buffers()
-    sums = _Accumulator(unit.blocks, kept // 2 if unit.halved else kept, buffers, stored=stored is not None, decay=decay)
+    sums = _ProductSums(unit.blocks, kept // 2 if unit.halved else kept, buffers, stored=stored is not None, decay=decay)
     strip = max(1, source.strip // columns)
     cut = tall and unit.blocks == 1 and kept < rank == columns  # only the first columns are multiplied: of several strips at once
     together = max(strip, PIECE // kept) if cut else strip
@@ -153,7 +153,9 @@ def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers |
         ref, entry.slots[first] if first else None, entry.slots[second] if second else None,
         start if start is not None and start.shape == ref.shape else None, stored,
     ]  # fmt: skip
-    readers: list[Reader | None] = [None if slot is None else Rows(_shaped(slot, ref.shape), columns, strip=strip if tall else 1) for slot in slots]
+    readers: list[RowReader | None] = [
+        None if slot is None else Rows(_shaped(slot, ref.shape), columns, strip=strip if tall else 1) for slot in slots
+    ]
     if cut:
         readers = [None if each is None else _FirstColumns(each, kept, buffers.rows(7, min(4 * strip, together), columns)) for each in readers]
     width = kept if cut else columns
@@ -170,7 +172,7 @@ def look(source: Source, unit: Unit, key: str, position: int, buffers: Buffers |
     return sums.products(all(each.finite for each in readers if each is not None))
 
 
-class Reader(Protocol):
+class RowReader(Protocol):
     """Hands out the rows of one tensor, float32, in order."""
 
     @property
@@ -184,7 +186,7 @@ class Reader(Protocol):
 class _FirstColumns:
     """Hands out the first columns of a tensor's rows, all that is multiplied of them; rows are read as many at a time as `strip` has."""
 
-    def __init__(self, rows: Reader, kept: int, strip: Array) -> None:
+    def __init__(self, rows: RowReader, kept: int, strip: Array) -> None:
         self._rows, self._kept, self._strip = rows, kept, strip
 
     @property
@@ -211,17 +213,17 @@ class Shared:
         self._known: dict[object, tuple[Array, bool]] = {}
         self._left = SHARED
 
-    def of(self, name: object, rows: Reader, count: int, columns: int) -> Reader:
+    def of(self, name: object, rows: RowReader, count: int, columns: int) -> RowReader:
         """Return what hands out a matrix (count, columns), by a name that says all that it depends on; `rows` itself where no room is left."""
         if name not in self._known:
             if 4 * count * columns > self._left:
                 return rows
             self._left -= 4 * count * columns
             self._known[name] = rows.take(count, np.empty((count, columns), np.float32)), rows.finite
-        return _Known(*self._known[name])
+        return _KnownRows(*self._known[name])
 
 
-class _Known:
+class _KnownRows:
     """Hands out the rows of a matrix in memory."""
 
     def __init__(self, matrix: Array, finite: bool) -> None:
@@ -307,7 +309,7 @@ def _buffer(part: Array, buffers: Buffers, number: int) -> Array:
 Fold = Callable[["Array"], "Array"]
 
 
-class _Accumulator:
+class _ProductSums:
     """Adds strips up."""
 
     def __init__(self, blocks: int, rank: int, buffers: Buffers, *, stored: bool, decay: float) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ostate.core.lora_modules import has_diagonal, modules_of, starts_at_zero
 from ostate.core.naming import Adapter
 
-from .displaced import Start
+from .displaced import KnownStart
 from .private_sides import private_side
 from .units import Unit
 from .whole_models import whole_model
@@ -229,25 +229,25 @@ def units_of(adapter: Adapter, *, previous: Adapter | None = None) -> list[Unit]
     return found + [unit for vector in method.vectors for unit in _vectors(adapter, vector)] if known else found
 
 
-def starts_of(adapter: Adapter) -> dict[str, Start]:
+def starts_of(adapter: Adapter) -> dict[str, KnownStart]:
     """Return what is known of the start of tensors, by key, but for the factors of a product: those are compared by their gauges."""
     word = method_of(adapter)
     method = METHODS.get(word)
     if method is None:
         known = word in LIKE_LORA and starts_at_zero(adapter) is None
-        return {key: Start(BIAS, 0.0) for key, _ in _keys(adapter, BIAS)} if known else {}
+        return {key: KnownStart(BIAS, 0.0) for key, _ in _keys(adapter, BIAS)} if known else {}
     if "peft_type" not in adapter.config or not method.starts(adapter.config):
         return {}
-    found: dict[str, Start] = {}
+    found: dict[str, KnownStart] = {}
     for vector in method.vectors:
-        found |= {key: Start(vector.word, vector.start, vector.side == "own") for key, _ in _keys(adapter, vector.word)}
+        found |= {key: KnownStart(vector.word, vector.start, vector.side == "own") for key, _ in _keys(adapter, vector.word)}
     for pair in method.pairs:
         if pair.displaced[0] and not pair.balanced:
-            found |= {key: Start(pair.zero, 0.0) for key, _ in _keys(adapter, pair.zero)}
+            found |= {key: KnownStart(pair.zero, 0.0) for key, _ in _keys(adapter, pair.zero)}
     for constant in method.constants:
         value = adapter.config.get(constant.option, constant.start)
         if isinstance(value, (int, float)):
-            found |= {key: Start(constant.word, float(value)) for key, _ in _keys(adapter, constant.word)}
+            found |= {key: KnownStart(constant.word, float(value)) for key, _ in _keys(adapter, constant.word)}
     return found
 
 

@@ -227,14 +227,14 @@ def _exchanged(group: Exchangeable, places: Sequence[Place], index: Mapping[str,
     members = [[places[unit] for module in kind for unit in dict.fromkeys(index[key] for key in module if key in index)] for kind in group.modules]
     chosen = [[place for place in kind if _known(place)] for kind in _one_of_each_start(members, looks.starts(places))]
     ranked = [[each for found in looks.ranked(kind, "whole") for each in found] for kind in chosen]
-    told = sorted((i for i, kind in enumerate(ranked) if kind), key=lambda i: combine.digits(ranked[i]))
-    mute = [i for i, kind in enumerate(ranked) if not kind]
+    ranked_kinds = sorted((i for i, kind in enumerate(ranked) if kind), key=lambda i: combine.digits(ranked[i]))
+    silent = [i for i, kind in enumerate(ranked) if not kind]
     found = []
-    if told:
-        first, second = (*mute[:1], *told)[:2]
+    if ranked_kinds:
+        first, second = (*silent[:1], *ranked_kinds)[:2]
         found.append(Weighed(_pair_text(group, first, second), max(0.0, -_log_chance(ranked)), frozenset().union(*moved)))
-    if len(mute) > 1:
-        found.append(Weighed(_pair_text(group, mute[0], mute[1]), 0.0, frozenset().union(*(moved[i] for i in mute))))
+    if len(silent) > 1:
+        found.append(Weighed(_pair_text(group, silent[0], silent[1]), 0.0, frozenset().union(*(moved[i] for i in silent))))
     return [each for each in found if each.moved]
 
 

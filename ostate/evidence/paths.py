@@ -43,7 +43,7 @@ class Paths:
     known: dict[tuple[str, int], Array] = field(default_factory=dict)
     balance: dict[tuple[str, int, bool], Array] = field(default_factory=dict)
     """Drift-corrected balance of (a module's zero key, column that one factor is held at, True where that is the zero factor)."""
-    last: tuple[Mapping[str, int], list[tuple[Held, Array]]] | None = None
+    last: tuple[Mapping[str, int], list[tuple[HeldModules, Array]]] | None = None
     """The order that was looked at last, and its residuals class by class."""
 
     def of(self, pair: PairClass, row: int, column: int) -> Array:
@@ -60,7 +60,7 @@ class Paths:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldModules:
     """Modules of a class whose zero factors are held at a position each, ready for the other factors' candidates."""
 
     pair: PairClass
@@ -71,7 +71,7 @@ class Held:
     """By row: the column of the other factor's position in the order at hand."""
 
 
-def residuals(held: Sequence[Held]) -> list[Array]:
+def residuals(held: Sequence[HeldModules]) -> list[Array]:
     """Return for each class -log of the path residual, (rows, f); a module's own pair never tells its coefficients."""
     systems = [_systems(each) for each in held]
     total = sum((gram.sum(axis=0) for gram, _ in systems), start=np.zeros(systems[0][0].shape[1:]))
@@ -85,7 +85,7 @@ def residuals(held: Sequence[Held]) -> list[Array]:
     return found
 
 
-def _systems(each: Held) -> tuple[Array, Array]:
+def _systems(each: HeldModules) -> tuple[Array, Array]:
     """Return each module's part of the normal equations, (rows, d, d) and (rows, d); a module without a match takes no part."""
     width = each.features.shape[1] + each.pair.other_drift.shape[1]
     gram, aim = np.zeros((len(each.rows), width, width)), np.zeros((len(each.rows), width))
@@ -101,7 +101,7 @@ def _systems(each: Held) -> tuple[Array, Array]:
     return gram, aim
 
 
-def _residuals(each: Held, coefficients: Array) -> Array:
+def _residuals(each: HeldModules, coefficients: Array) -> Array:
     split, drifts = each.features.shape[1], each.pair.other_drift
     path = np.einsum("kd,kdq->kq", coefficients[:, :split], each.features)
     flat = drifts.transpose(1, 0, 2).reshape(drifts.shape[1], -1)

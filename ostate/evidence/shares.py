@@ -65,7 +65,7 @@ def by_shape(live: Sequence[Place], looks: Looks) -> list[list[Place]]:
     return list(found.values())
 
 
-def foreign(lost: set[int], live: Sequence[Place], looks: Looks) -> set[int]:
+def of_another_run(lost: set[int], live: Sequence[Place], looks: Looks) -> set[int]:
     """Return the lost modules whose moments, or one factor's, may be of another run: in no way of ranking do they say that they are their own.
 
     Args:

@@ -30,7 +30,7 @@ from ostate.evidence.starts import COMPARED, shared_starts
 from ostate.evidence.whole_models import PRODUCTS, heads_of
 
 from . import statistics
-from .displaced import Start
+from .displaced import KnownStart
 from .tables.base_tensors import base_tensor
 from .tables.stream_rows import Rows, betas_of, eps_of
 
@@ -90,10 +90,12 @@ def known_starts(
     return found
 
 
-def starts_at_hand(adapter: Adapter, keys: Sequence[str | None], previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> dict[str, Start]:
+def starts_at_hand(
+    adapter: Adapter, keys: Sequence[str | None], previous: Adapter | None, base: Mapping[str, TensorRef] | None
+) -> dict[str, KnownStart]:
     """Return the starts of the claimed tensors that another file holds, by key: their siblings are all tensors of their shape."""
     found = {key: start_of(key, adapter.tensors[key], previous, base) for key in keys if key is not None and key in adapter.tensors}
-    return {key: Start("", start) for key, start in found.items() if start is not None}
+    return {key: KnownStart("", start) for key, start in found.items() if start is not None}
 
 
 def start_of(key: str, ref: TensorRef, previous: Adapter | None, base: Mapping[str, TensorRef] | None) -> Slot | None:

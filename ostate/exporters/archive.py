@@ -35,7 +35,7 @@ _PLAIN, _ZIP64 = 20, 45
 """Versions of the format that a reader must know."""
 
 
-class _Member(NamedTuple):
+class _ZipMember(NamedTuple):
     name: bytes
     header: int
     """Position of its header in the file."""
@@ -66,18 +66,18 @@ def save(value: object, place: Path) -> None:
         file.truncate()
 
 
-def _small(file: BinaryIO, name: str, raw: bytes) -> _Member:
+def _small(file: BinaryIO, name: str, raw: bytes) -> _ZipMember:
     """Write one member where the file ends."""
-    member = _Member(f"archive/{name}".encode(), file.tell(), len(raw), crc32(raw))
+    member = _ZipMember(f"archive/{name}".encode(), file.tell(), len(raw), crc32(raw))
     file.write(_local(member) + raw)
     return member
 
 
-def _large(file: BinaryIO, name: str, slot: Slot, buffer: memoryview) -> _Member:
+def _large(file: BinaryIO, name: str, slot: Slot, buffer: memoryview) -> _ZipMember:
     """Write a slot as one member where the file ends; its header again, where its checksum is known only then."""
     kind = kind_of(slot)
     known = slot.crc32 if kind.stored and isinstance(slot, TensorRef) else None
-    member = _Member(f"archive/{name}".encode(), file.tell(), math.prod(slot.shape) * ITEMSIZE[kind.dtype], known or 0)
+    member = _ZipMember(f"archive/{name}".encode(), file.tell(), math.prod(slot.shape) * ITEMSIZE[kind.dtype], known or 0)
     file.write(_local(member))
     written = crc = 0
     for piece in _bytes_of(slot, buffer):
@@ -107,7 +107,7 @@ def _bytes_of(slot: Slot, buffer: memoryview) -> Iterator[bytes | memoryview]:
         yield chunk.astype(kind.numpy, copy=False).tobytes()
 
 
-def _local(member: _Member) -> bytes:
+def _local(member: _ZipMember) -> bytes:
     """Return the header before a member's bytes, padded so that these begin aligned."""
     large = member.size >= _FULL32
     size = _FULL32 if large else member.size
@@ -118,7 +118,7 @@ def _local(member: _Member) -> bytes:
     return _LOCAL.pack(b"PK\3\4", version, 0, 0, 0, 0, member.crc, size, size, len(member.name), len(extra)) + member.name + extra
 
 
-def _close(file: BinaryIO, members: list[_Member]) -> None:
+def _close(file: BinaryIO, members: list[_ZipMember]) -> None:
     """Write the directory."""
     start = file.tell()
     for member in members:

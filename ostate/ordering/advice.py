@@ -14,7 +14,7 @@ SAME_SAVE = "pass the adapter that was saved with this state: same run, same ste
 NOTHING = "no other option can help: only the adapter saved at the same step could decide it"
 
 
-class Given(NamedTuple):
+class GivenOptions(NamedTuple):
     """What there is already, passed or found; None: not there."""
 
     adapter: object
@@ -25,12 +25,12 @@ class Given(NamedTuple):
     """False under `--no-evidence`."""
 
 
-def given(question: Question) -> Given:
+def given(question: Question) -> GivenOptions:
     """Return what a question holds."""
-    return Given(adapter=question.adapter, order=question.order, base=question.base, previous=question.previous, evidence=question.evidence)
+    return GivenOptions(adapter=question.adapter, order=question.order, base=question.base, previous=question.previous, evidence=question.evidence)
 
 
-def ways(there: Given, *wanted: str) -> str:
+def ways(there: GivenOptions, *wanted: str) -> str:
     """Return `pass A, B or C`: those of the ways that are `wanted` and not there yet, or that none is left.
 
     Without an adapter the tensor values cannot be compared, and neither a base model nor an earlier adapter helps: --adapter comes first then.

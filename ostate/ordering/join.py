@@ -22,7 +22,7 @@ CLASSES = {
 }  # fmt: skip
 
 
-class Given(NamedTuple):
+class GivenHyper(NamedTuple):
     """What a person said of the run, where the file may not."""
 
     step: int | None
@@ -63,7 +63,7 @@ def named_state(
     """
     if len(ordering.names) != len(raw.entries) or len(ordering.keys) != len(raw.entries):
         raise OrderingError(f"{len(ordering.names)} names for {len(raw.entries)} positions", where=raw.source, fix="report this layout")
-    given = Given(step, betas, eps)
+    given = GivenHyper(step, betas, eps)
     groups = [_with_overrides(group, given, raw.source) for group in raw.groups]
     hypers = {group.index: group.hyper for group in groups}
     parameters: dict[str, NamedParameter] = {}
@@ -154,7 +154,7 @@ def _named_group(group: Group, ordering: Ordering) -> Group:
     return group._replace(positions=tuple(position for position, _ in named), names=tuple(name for _, name in named))
 
 
-def _with_overrides(group: Group, given: Given, source: str) -> Group:
+def _with_overrides(group: Group, given: GivenHyper, source: str) -> Group:
     hyper = {key: tuple(value) if isinstance(value, list) else value for key, value in group.hyper.items()}
     for key, wanted in given.hyper().items():
         if not group.positions:
@@ -172,7 +172,7 @@ def _equal(there: object, wanted: float | tuple[float, ...]) -> bool:
     return isinstance(there, (int, float)) and math.isclose(there, wanted, rel_tol=1e-9)
 
 
-def _parameter(entry: Entry, name: str, key: str | None, adapter: Adapter | None, given: Given) -> NamedParameter:
+def _parameter(entry: Entry, name: str, key: str | None, adapter: Adapter | None, given: GivenHyper) -> NamedParameter:
     shape, slots = _shaped(entry, key, adapter)
     step = entry.step
     if given.step is not None:
@@ -214,7 +214,7 @@ def _shaped(entry: Entry, key: str | None, adapter: Adapter | None) -> tuple[tup
     return tuple(shape), {slot: value.with_shape(tuple(shape)) if math.prod(value.shape) == numel else value for slot, value in entry.slots.items()}
 
 
-def _filled(raw: RawState, given: Given) -> list[Finding]:
+def _filled(raw: RawState, given: GivenHyper) -> list[Finding]:
     """Say which values came from the person and not from the file."""
     hyper = given.hyper()
     lacking = [f"{key} {hyper[key]}" for key in hyper if any(group.positions and group.hyper.get(key) is None for group in raw.groups)]

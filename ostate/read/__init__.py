@@ -10,11 +10,11 @@ from ostate.core.state import RawState
 from ostate.errors import SeveralOptimizers
 
 from .bounds import within_limits
-from .detect import READERS, Reader, choice, find_state, others
+from .detect import READERS, LayoutReader, choice, find_state, others
 from .peek import Peek
 from .together import ALL, together
 
-__all__ = ["ALL", "READERS", "Peek", "Reader", "read"]
+__all__ = ["ALL", "READERS", "LayoutReader", "Peek", "read"]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Which file or folder is the state, and which layout it has: found by what is in it, never by guessing between two.
 
-A new layout is a module of `layouts` with `detect` and `read` as `Reader` says, and a row of `READERS`.
+A new layout is a module of `layouts` with `detect` and `read` as `LayoutReader` says, and a row of `READERS`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class FoundState(NamedTuple):
     """What lies beside it and cannot be read."""
 
 
-class Reader(NamedTuple):
+class LayoutReader(NamedTuple):
     """A layout on disk, and the module that reads it.
 
     A folder's module has `detect(folder: str) -> bool` and `read(folder: str, *, optimizer: int | str | None = None) -> RawState`.
@@ -92,15 +92,15 @@ class Reader(NamedTuple):
         return import_module(f"{__package__}.layouts.{self.module}")
 
 
-READERS: dict[str, Reader] = {
-    "torch": Reader(module="torch_file"),
-    "dcp": Reader(module="dcp", folder=True, marks=(".metadata",)),
-    "zero": Reader(module="deepspeed_zero", folder=True, marks=("*_states.pt",)),
-    "universal": Reader(module="deepspeed_universal", folder=True, marks=("zero",)),
-    "hfstorage": Reader(module="hf_storage", folder=True, marks=("*.safetensors",)),
-    "colossalai": Reader(module="colossalai", folder=True, marks=("*.index.json",)),
-    "colossalai-file": Reader(module="colossalai_file", ending=".safetensors"),
-    "fsdp-ranks": Reader(module="fsdp_ranks", folder=True, marks=("*rank*",)),
+READERS: dict[str, LayoutReader] = {
+    "torch": LayoutReader(module="torch_file"),
+    "dcp": LayoutReader(module="dcp", folder=True, marks=(".metadata",)),
+    "zero": LayoutReader(module="deepspeed_zero", folder=True, marks=("*_states.pt",)),
+    "universal": LayoutReader(module="deepspeed_universal", folder=True, marks=("zero",)),
+    "hfstorage": LayoutReader(module="hf_storage", folder=True, marks=("*.safetensors",)),
+    "colossalai": LayoutReader(module="colossalai", folder=True, marks=("*.index.json",)),
+    "colossalai-file": LayoutReader(module="colossalai_file", ending=".safetensors"),
+    "fsdp-ranks": LayoutReader(module="fsdp_ranks", folder=True, marks=("*rank*",)),
 }
 """Layout -> who reads it. Exactly one row accepts a path, or the path is refused."""
 

@@ -36,13 +36,13 @@ class Numbers:
 
 @pytest.fixture
 def trained():
-    """llama_qv with masters added: the adapter's own weights, by the true order."""
+    """llama_qv with master weights added: the adapter's own weights, by the true order."""
     case = real.case("llama_qv")
     raw, _ = read(str(case.state), Options(adapter=str(case.adapter)))
     adapter = read_adapter(str(case.adapter))
     keys = match_all([row["name"] for row in case.truth], adapter)[0]
-    masters = {position: Numbers(adapter.tensors[key].read()) for position, key in enumerate(keys)}
-    return replace(raw, master=masters), adapter, keys
+    kept = {position: Numbers(adapter.tensors[key].read()) for position, key in enumerate(keys)}
+    return replace(raw, master=kept), adapter, keys
 
 
 SILENT = Evidence(verdict="silent", undecided=tuple(range(12)))

@@ -164,7 +164,7 @@ def test_beyond_four_gigabytes_sizes_and_places_are_wide(tmp_path):
     pickle, _ = archive.pickled([large, Number(7.0)])
     with path.open("xb") as file:
         members = [archive._small(file, "data.pkl", pickle)]
-        hole = archive._Member(b"archive/data/0", file.tell(), size, 0)
+        hole = archive._ZipMember(b"archive/data/0", file.tell(), size, 0)
         file.write(archive._local(hole))
         file.seek(size - 1, os.SEEK_CUR)
         file.write(b"\5")

@@ -243,7 +243,7 @@ def test_a_names_file_is_looked_for_beside_a_local_state_only(tmp_path, monkeypa
     assert [one.names for one in claims] == ([] if remote else [("a", "b", "c")])
 
 
-# masters
+# master weights
 
 
 class Numbers:
@@ -262,38 +262,38 @@ class Numbers:
         yield from (self.values[at : at + elements] for at in range(0, self.numel, elements))
 
 
-def witnessed(*columns: list[float], masters: list[list[float]] | None = None) -> tuple[RawState, Adapter, tuple[str, ...]]:
+def kept_weights(*columns: list[float], weights: list[list[float]] | None = None) -> tuple[RawState, Adapter, tuple[str, ...]]:
     keys = tuple("abc"[: len(columns)])
     held = Adapter(path="a", file="a", kind="peft", tensors=dict(zip(keys, map(Numbers, columns))), config={}, name="default")
-    return replace(state(len(keys)), master={at: Numbers(values) for at, values in enumerate(masters or columns)}), held, keys
+    return replace(state(len(keys)), master={at: Numbers(values) for at, values in enumerate(weights or columns)}), held, keys
 
 
 @pytest.mark.parametrize(("numbers", "enough"), [(8, True), (7, False)])
 def test_eight_equal_numbers_are_enough_and_seven_are_not(numbers, enough):
     column = [0.5] * numbers + [0.0] * (9 - numbers)
-    raw, held, keys = witnessed(column)
+    raw, held, keys = kept_weights(column)
     said = with_master_weights(Evidence(verdict="silent", undecided=(0,)), keys, raw, held)
     assert said.proven == (frozenset({0}) if enough else frozenset())
 
 
-def test_a_tensor_that_only_begins_like_the_masters_is_not_theirs():
+def test_a_tensor_that_only_begins_like_the_master_weights_is_not_theirs():
     one = [float(at) for at in range(1, 10)]
-    raw, held, keys = witnessed(one, one * 2)
+    raw, held, keys = kept_weights(one, one * 2)
     assert with_master_weights(Evidence(verdict="silent", undecided=(0, 1)), keys, raw, held).proven == {0, 1}
     strip = 1 << 17
     long = np.full(2 * strip + 3, 0.5)
     other = long.copy()
     other[-1] = 0.75
-    raw, held, keys = witnessed(long, other, masters=[long, other])
+    raw, held, keys = kept_weights(long, other, weights=[long, other])
     assert with_master_weights(Evidence(verdict="silent", undecided=(0, 1)), keys, raw, held).proven == {0, 1}
 
 
-def test_masters_that_prove_an_order_speak_for_this_adapter():
+def test_master_weights_that_prove_an_order_are_of_this_run():
     one, two = [float(at) for at in range(1, 10)], [float(-at) for at in range(1, 10)]
     foreign = Evidence(verdict="contradicted", undecided=(0, 1), other_run=True)
-    raw, held, keys = witnessed(one, two)
+    raw, held, keys = kept_weights(one, two)
     assert not with_master_weights(foreign, keys, raw, held).other_run
-    raw, held, keys = witnessed(one, two, masters=[two, one])
+    raw, held, keys = kept_weights(one, two, weights=[two, one])
     said = with_master_weights(foreign, keys, raw, held)
     assert said.contradictions
     assert said.other_run

@@ -88,7 +88,7 @@ def live_truth(
 
 
 def reference_low(dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-    """As `reference`, with weights and gradients in 16 bits, masters and moments in float32."""
+    """As `reference`, with weights and gradients in 16 bits, master weights and moments in float32."""
     master = Tiny()
     low = Tiny().to(dtype)
     with torch.no_grad():

@@ -88,11 +88,11 @@ class KnownFamily(NamedTuple):
     """A family of models, and the keys of one tower in its words."""
 
     name: str
-    known: Known
+    known: KnownOrder
     paths: dict[str, KeyPath]
 
 
-class Known(Protocol):
+class KnownOrder(Protocol):
     """What a family of models knows of the order of its modules."""
 
     def before(self, one: str, other: str) -> int | None:
@@ -195,7 +195,7 @@ def divided(text: str, words: Collection[str]) -> tuple[str, ...] | None:
     return last[0] if last is not None and last[1] else None
 
 
-def in_order(paths: Sequence[KeyPath], known: Mapping[tuple[str, ...], Known], *, text_first: bool = False) -> list[str]:
+def in_order(paths: Sequence[KeyPath], known: Mapping[tuple[str, ...], KnownOrder], *, text_first: bool = False) -> list[str]:
     """Return the keys in the order in which a model defines them.
 
     Args:
@@ -219,7 +219,7 @@ def in_order(paths: Sequence[KeyPath], known: Mapping[tuple[str, ...], Known], *
     return [path.key for path in sorted(paths, key=cmp_to_key(compare))]
 
 
-def _before(one: str, other: str, known: Known, *, peft: bool) -> int:
+def _before(one: str, other: str, known: KnownOrder, *, peft: bool) -> int:
     """Return a negative number when `one` is defined before `other`, its sibling."""
     numbers = before_by_number(one, other)
     if numbers is not None:

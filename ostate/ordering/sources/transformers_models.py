@@ -86,7 +86,7 @@ def orders_by_class(paths: Sequence[KeyPath]) -> list[ClassOrder]:
     return [ClassOrder(keys, ", ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else ""), len(names)) for keys, names in ranked]
 
 
-class _Start(NamedTuple):
+class _TreeStart(NamedTuple):
     cut: int
     """Parts of the paths to leave out."""
     depth: int
@@ -102,7 +102,7 @@ def _general(path: KeyPath) -> tuple[str, ...]:
     return tuple("#" if number_in(part) is not None else part for part in parts)
 
 
-def _starts(tree: Tree, modules: set[tuple[str, ...]]) -> Iterator[_Start]:
+def _starts(tree: Tree, modules: set[tuple[str, ...]]) -> Iterator[_TreeStart]:
     """Yield the places in the tree that hold all modules, the surest first."""
     nodes = [(0, tree), *((1, node) for node in tree.values() if node)]
     for cut in range(3):
@@ -110,7 +110,7 @@ def _starts(tree: Tree, modules: set[tuple[str, ...]]) -> Iterator[_Start]:
             return
         for depth, node in nodes:
             if all(_holds(node, module[cut:]) for module in modules):
-                yield _Start(cut, depth, node)
+                yield _TreeStart(cut, depth, node)
 
 
 def _holds(node: Tree, module: tuple[str, ...]) -> bool:

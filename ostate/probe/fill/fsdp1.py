@@ -55,7 +55,7 @@ def fill_fsdp1(optimizer: Optimizer, model: nn.Module, state: NamedState, slots:
     held = [(plain[id(parameter)], parameter.requires_grad) for _, parameter in model.named_parameters()]
     for index, (name, _) in enumerate(held):
         stand_ins.register_parameter(str(index), nn.Parameter(torch.empty(shapes.get(name, ()), device="meta")))
-    originals = _Named(stand_ins, [name for name, _ in held])
+    originals = _OriginalParameters(stand_ins, [name for name, _ in held])
     found = match(originals, state, [(name, originals.parameter(name)) for name, trainable in held if trainable])
     entries: dict[str, object] = {}
     count = 0
@@ -71,7 +71,7 @@ def fill_fsdp1(optimizer: Optimizer, model: nn.Module, state: NamedState, slots:
     return dict(found.entries), count
 
 
-class _Named(nn.Module):
+class _OriginalParameters(nn.Module):
     """Original parameters under their names, which hold dots and so cannot be attributes."""
 
     def __init__(self, held: nn.Module, names: list[str]) -> None:

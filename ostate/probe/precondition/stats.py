@@ -32,7 +32,7 @@ _COLUMNS: tuple[_Column, ...] = (
 )  # fmt: skip
 
 
-class Counts(TypedDict):
+class ScaleCounts(TypedDict):
     """What some parameters are like together; counts are of elements, but for `parameters`, `with_v` and `identity`."""
 
     parameters: int
@@ -51,7 +51,7 @@ class Counts(TypedDict):
     eps_dominated_share: float
 
 
-class KindStats(Counts):
+class KindStats(ScaleCounts):
     """The same of all parameters of one kind."""
 
     median_scale: float
@@ -128,7 +128,7 @@ def _of_kind(kind: str, rows: Sequence[DiagonalRow], diagonal: Diagonal) -> Kind
     return {**_of(rows, diagonal), "median_scale": diagonal.medians.get(kind, 1.0), "cap": max(row.cap for row in rows)}
 
 
-def _of(rows: Sequence[DiagonalRow], diagonal: Diagonal) -> Counts:
+def _of(rows: Sequence[DiagonalRow], diagonal: Diagonal) -> ScaleCounts:
     numel = sum(row.numel for row in rows)
     share = 1.0 / max(numel, 1)
     min_denom = min((row.min_denom for row in rows), default=math.inf)

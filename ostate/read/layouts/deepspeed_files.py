@@ -71,7 +71,7 @@ def holds_a_share(folder: str, names: Sequence[str]) -> bool:
     return False
 
 
-class _Share(NamedTuple):
+class _RankOptimizer(NamedTuple):
     """One process's optimizer file."""
 
     stored: Stored
@@ -80,13 +80,13 @@ class _Share(NamedTuple):
     state: Mapping[str, object]
 
 
-def _share(path: str) -> _Share:
+def _share(path: str) -> _RankOptimizer:
     stored = load(path, unknown_classes=True)
     whole = stored.value if isinstance(stored.value, Mapping) else {}
     state = whole.get("optimizer_state_dict")
     if not isinstance(state, Mapping):
         raise ReadError("no optimizer_state_dict in a file of that name", where=path, fix=AGAIN)
-    return _Share(stored, whole, state)
+    return _RankOptimizer(stored, whole, state)
 
 
 def open_all(folder: str) -> Opened:
@@ -98,7 +98,7 @@ def open_all(folder: str) -> Opened:
     """
     names = names_in(folder)
     _refuse_experts(folder, names)
-    shares: dict[str, _Share] = {}
+    shares: dict[str, _RankOptimizer] = {}
     failed: dict[str, ReadError] = {}
     for name in names:
         if OPTIM.match(name):
@@ -134,7 +134,7 @@ def open_all(folder: str) -> Opened:
     )
 
 
-def _is_spare(name: str, shares: Mapping[str, _Share], model: Mapping[str, object]) -> bool:
+def _is_spare(name: str, shares: Mapping[str, _RankOptimizer], model: Mapping[str, object]) -> bool:
     """True for a file that cannot be read and that the run never needed, by what every file says that can be read."""
     match = OPTIM.match(name)
     others = [found for other in shares if (found := OPTIM.match(other))]

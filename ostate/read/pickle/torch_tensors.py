@@ -148,7 +148,7 @@ _RECORD = re.compile(
 """After the function: ('storage', class, key, location, count) as persistent id, offset, shape, strides, False, OrderedDict()."""
 
 
-class _Form(NamedTuple):
+class _RecordForm(NamedTuple):
     """What a record says besides its key and its memo numbers: the same for all tensors of one shape."""
 
     need: int
@@ -163,7 +163,7 @@ class _Form(NamedTuple):
     """Bytes of a storage that is this tensor and nothing else; -1: no storage is."""
 
 
-_NONE = _Form(1 << 63)
+_NONE = _RecordForm(1 << 63)
 """Left to the slow way, which says what is wrong."""
 
 
@@ -176,7 +176,7 @@ def fast_path_of(
     tensor, and returns the position after the last record, or -1 where the first is not of the usual form. A tensor that stands in the pickle
     twice is known by its memo number the second time; that is rare, and all of them are kept by their numbers only where asked to `remember`.
     """
-    forms: dict[tuple[bytes, ...], _Form] = {}
+    forms: dict[tuple[bytes, ...], _RecordForm] = {}
 
     def fast_path(m: Machine, at: int) -> int:
         data, memo, stack, before, end = m.data, m.memo, m.stack, m.before, -1
@@ -212,7 +212,9 @@ _MISSING = (0, -1, 0)
 """In place of a member that is not there: too small for any form."""
 
 
-def _form(memo: Mapping[int, object], kind: bytes, count: bytes, offset: bytes, shape: bytes, stride: bytes, hooks: bytes, *, whole: bool) -> _Form:
+def _form(
+    memo: Mapping[int, object], kind: bytes, count: bytes, offset: bytes, shape: bytes, stride: bytes, hooks: bytes, *, whole: bool
+) -> _RecordForm:
     """Return what these parts of a record say together; `_NONE` when it is not what torch writes."""
     dtype, sizes, steps = _kind(memo, kind, hooks), _ints(shape), _ints(stride)
     start, asked = _int(offset), _int(count)
@@ -222,7 +224,7 @@ def _form(memo: Mapping[int, object], kind: bytes, count: bytes, offset: bytes, 
     starts = (0,) * len(sizes)
     width = ITEMSIZE[dtype]
     alone = whole and not start and Part("", 0, sizes, steps, starts).contiguous
-    return _Form(max(asked, start + last + 1) * width, dtype, sizes, steps, starts, start * width, elements * width if alone else -1)
+    return _RecordForm(max(asked, start + last + 1) * width, dtype, sizes, steps, starts, start * width, elements * width if alone else -1)
 
 
 def _kind(memo: Mapping[int, object], kind: bytes, hooks: bytes) -> str:
