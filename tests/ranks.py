@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,18 @@ def run(world: int, work: Callable[..., None], *arguments: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         meeting = str(Path(folder) / "meeting")
         torch.multiprocessing.start_processes(_joined, args=(world, meeting, work, arguments), nprocs=world, start_method=HOW)
+
+
+def make_all(world: int, makers: Sequence[Callable[[Path], None]], out: Path) -> None:
+    """Run every maker of a case in `world` processes at once, one after another; each writes below `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    run(world, _made, makers, out)
+
+
+def _made(rank: int, makers: Sequence[Callable[[Path], None]], out: Path) -> None:
+    for make in makers:
+        make(out)
+        dist.barrier()
 
 
 def program(module: str, *words: object, **environment: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ostate.core.state import RawState
 from tests import truth
 
 CASES = Path(__file__).parent / "cases"
@@ -38,6 +39,15 @@ class Case:
     def must_refuse(self) -> bool:
         """True when the only right answer is a refusal."""
         return bool(self.meta.get("must_refuse") or self.meta.get("negative"))
+
+    def assert_moments_of(self, raw: RawState) -> None:
+        """Fail unless a state that names its positions holds just these moments and steps."""
+        assert {entry.name for entry in raw.entries if entry.has_state} == set(self.with_state)
+        for entry in raw.entries:
+            row = self.with_state[entry.name]
+            assert sha256(entry.slots["exp_avg_sq"].read()) == row["exp_avg_sq_sha256"]
+            assert sha256(entry.slots["exp_avg"].read()) == row["exp_avg_sha256"]
+            assert entry.step == row["step"]
 
 
 def case(name: str, cases: Path = CASES) -> Case:

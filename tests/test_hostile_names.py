@@ -78,13 +78,17 @@ def true_names(model: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
     return [every[id(parameter)] for parameter in parameters]
 
 
+def trained(shape, data):
+    """Return a model, some of its parameters, an optimizer that stepped them, and their true names."""
+    model = Tree(shape)
+    some = data.draw(st.lists(st.sampled_from(list(model.parameters())), min_size=1, unique_by=id))
+    return model, some, stepped(some), true_names(model, some)
+
+
 @QUICK
 @given(TREES, st.data())
 def test_a_live_state_that_is_saved_gives_every_parameter_its_own_moments_back(shape, data):
-    model = Tree(shape)
-    some = data.draw(st.lists(st.sampled_from(list(model.parameters())), min_size=1, unique_by=id))
-    optimizer = stepped(some)
-    names = true_names(model, some)
+    model, some, optimizer, names = trained(shape, data)
     with tempfile.TemporaryDirectory() as folder:
         try:
             state = ostate.load(ostate.save(optimizer, model, f"{folder}/named.safetensors"))
@@ -103,10 +107,7 @@ def test_a_live_state_that_is_saved_gives_every_parameter_its_own_moments_back(s
 @QUICK
 @given(TREES, st.data())
 def test_recorded_names_are_the_models_own_and_repair_takes_them_as_they_are(shape, data):
-    model = Tree(shape)
-    some = data.draw(st.lists(st.sampled_from(list(model.parameters())), min_size=1, unique_by=id))
-    optimizer = stepped(some)
-    names = true_names(model, some)
+    model, _, optimizer, names = trained(shape, data)
     with tempfile.TemporaryDirectory() as above:
         folder = f"{above}/run/checkpoint-1"
         Path(folder).mkdir(parents=True)

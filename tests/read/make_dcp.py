@@ -195,12 +195,5 @@ def never_stepped(out: Path) -> None:
 ALL = (nested, resharded, hybrid, hugging_face, columns, low_precision, frozen_too, never_stepped)
 
 
-def main(rank: int, out: str) -> None:
-    for make in ALL:
-        make(Path(out))
-        dist.barrier()
-
-
 if __name__ == "__main__":
-    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    ranks.run(WORLD, main, sys.argv[1])
+    ranks.make_all(WORLD, ALL, Path(sys.argv[1]))

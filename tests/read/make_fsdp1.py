@@ -126,12 +126,5 @@ def redundancy(out: Path) -> None:
 ALL = (original_parameters, flat_parameters, redundancy)
 
 
-def main(rank: int, out: str) -> None:
-    for make in ALL:
-        make(Path(out))
-        dist.barrier()
-
-
 if __name__ == "__main__":
-    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    ranks.run(WORLD, main, sys.argv[1])
+    ranks.make_all(WORLD, ALL, Path(sys.argv[1]))
