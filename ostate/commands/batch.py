@@ -20,7 +20,7 @@ from ostate.core.state import Finding, RawState
 from ostate.core.system import folds_case
 from ostate.errors import OstateError, ReadError, StoreError
 
-from .options import Options, passed_values
+from .options import Options, passed_to
 from .repair import opened, repair
 
 ENDING = ".ostate.safetensors"
@@ -145,13 +145,18 @@ def written_from(path: str, out: str, options: Options, **how: bool) -> tuple[Or
     except OstateError:
         return None
     raw, found = opened(path, options)
-    if written.ordering is None or written.source.get("options", {}) != passed_values(options, **how) or not _same_state(written, raw):
+    if written.ordering is None or not _same_options(written, options, how) or not _same_state(written, raw):
         return None
     digest = written.adapter.get("sha256")
     files = dict.fromkeys(adapter.file for adapter in found.adapters if is_file(adapter.file))
     if isinstance(digest, str) and digest not in map(sha256_of_file, files):
         return None
     return written.ordering, written.findings
+
+
+def _same_options(written: NamedState, options: Options, how: Mapping[str, bool]) -> bool:
+    passed = passed_to(options, **how)
+    return all(written.source.get(field) == passed.get(field) for field in ("options", "option_files"))
 
 
 def _same_state(written: NamedState, raw: RawState) -> bool:

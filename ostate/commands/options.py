@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import TypedDict
 
 from ostate.core.brief import brief
-from ostate.core.file_digest import sha256_of_file
+from ostate.core.file_digest import sha256_of_file, sha256_of_place
 from ostate.ordering.name_form import NameForm
 
 _PATHS = ("adapter", "base", "model", "previous", "state")
+_LOOKED_INTO = ("adapter", "base", "model", "previous")
+"""Paths whose contents say what the names become; the state's own files stand in the manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -78,16 +81,22 @@ class OptionFields(NamingFields, total=False):
     evidence: bool
 
 
-def passed_values(options: Options, **how: bool) -> dict[str, object]:
-    """Return the options that are not at their defaults, for the manifest: an order file by its SHA-256, other paths by their last part.
+def passed_to(options: Options, **how: bool) -> dict[str, object]:
+    """Return the fields of the manifest's `source` that tell what was passed: `options`, and `option_files` where paths are among them.
 
     Args:
         options: of naming.
         how: of writing, such as `keep_dtype`.
 
     Raises:
-        ReadError: the order file cannot be read.
+        ReadError: the order file cannot be read, or a folder not be listed.
     """
+    passed = {"options": _passed_values(options, how), "option_files": _passed_places(options)}
+    return {field: value for field, value in passed.items() if value}
+
+
+def _passed_values(options: Options, how: Mapping[str, bool]) -> dict[str, object]:
+    """Return the options that are not at their defaults: an order file by its SHA-256, other paths by their last part."""
     found: dict[str, object] = {name: True for name, given in how.items() if given}
     for field in fields(Options):
         value = getattr(options, field.name)
@@ -99,3 +108,8 @@ def passed_values(options: Options, **how: bool) -> dict[str, object]:
             value = PurePath(os.path.abspath(str(value))).name
         found[field.name] = value
     return found
+
+
+def _passed_places(options: Options) -> dict[str, str]:
+    """Return the SHA-256 of what lies at each path, since two folders may have one name."""
+    return {name: sha256_of_place(path) for name in _LOOKED_INTO if (path := getattr(options, name)) is not None}

@@ -28,7 +28,7 @@ from ostate.read.weights import Candidates, candidates
 from . import choosing, unproven
 from .choosing import order_among
 from .inspect import open_state, stored_bytes
-from .options import OptionFields, Options, passed_values
+from .options import OptionFields, Options, passed_to
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -108,8 +108,7 @@ def repair(
             adapter, found = order_among(raw, beside, options)
             digest = sha256_of(adapter.file) if options.evidence and adapter is not None and is_file(adapter.file) else None
         named = named_state(raw, found, adapter, step=options.step, betas=options.betas, eps=options.eps, sha256=digest)
-        if passed := passed_values(options, keep_dtype=keep_dtype, sha256=sha256):
-            named = replace(named, source={**named.source, "options": passed})
+    named = replace(named, source={**named.source, **passed_to(options, keep_dtype=keep_dtype, sha256=sha256)})
     findings = (*checks.run(raw, named, adapter), *unproven.of_verdict(found, raw, adapter, _passed(adapter, options)))
     judging.refuse(findings, path)
     named = replace(named, findings=findings)

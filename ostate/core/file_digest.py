@@ -8,11 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
+from ostate.errors import ReadError
+
 from . import system
-from .files import is_remote, new_buffer, read_at, size_of
+from .files import is_file, is_folder, is_remote, names_in, new_buffer, read_at, size_of
+from .named_file import named_alone
 
 CHUNK = 1 << 22
 """Bytes hashed at a time: each asks for the lock again, which other work may hold for 5 ms."""
+SMALL = 1 << 20
+"""Bytes up to which a file is hashed whole where `sha256_of_place` is asked."""
+STRETCHES, STRETCH = 16, 1 << 12
+"""Of a larger one: so many stretches of so many bytes. Weights of another run, step or model differ in every one of them."""
+_CONFIGURATIONS = frozenset({"config.json", "adapter_config.json", "model_index.json"})
+_WEIGHTS = (".safetensors", ".bin", ".index.json")
 
 
 @contextmanager
@@ -44,6 +53,47 @@ def sha256_of_file(path: str) -> str:
     for at in range(0, size, CHUNK):
         digest.update(read_at(path, at, min(CHUNK, size - at)))
     return digest.hexdigest()
+
+
+def sha256_of_place(path: str) -> str:
+    """Return one SHA-256 for a file, or for the configurations and weights of a folder: 64 hexadecimal digits that do not depend on where it lies.
+
+    It is made of names below the place, sizes, and contents: of files above `SMALL` of short stretches at even distances. So it tells a base model or
+    an adapter from another one for the price of a few reads a file; that a few bytes were changed in between it does not tell. What is not here is
+    known by its path or address alone; a named file of ostate's is no part of a place.
+
+    Raises:
+        ReadError: a folder cannot be listed.
+    """
+    digest = hashlib.sha256()
+    if is_remote(path) or not (is_file(path) or is_folder(path)):
+        digest.update(path.encode(errors="surrogateescape"))
+        return digest.hexdigest()
+    for name, file in [("", path)] if is_file(path) else _files_of(path):
+        digest.update(f"{name}\0".encode(errors="surrogateescape"))
+        try:
+            size = size_of(file)
+            digest.update(f"{size}\0".encode())
+            for at, length in [(0, size)] if size <= SMALL else _stretches(size):
+                digest.update(read_at(file, at, length))
+        except ReadError:  # whoever needs the file says what is wrong with it
+            digest.update(b"unreadable")
+    return digest.hexdigest()
+
+
+def _stretches(size: int) -> list[tuple[int, int]]:
+    return [((size - STRETCH) * number // (STRETCHES - 1), STRETCH) for number in range(STRETCHES)]
+
+
+def _files_of(folder: str, before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (name below the place, path) of a folder's configurations and weights, and of those in the folders in it but a run's checkpoints."""
+    for name in names_in(folder):
+        path = f"{folder}/{name}"
+        if is_file(path):
+            if (name in _CONFIGURATIONS or name.endswith(_WEIGHTS)) and not named_alone(path):
+                yield before + name, path
+        elif not before and not name.startswith("checkpoint") and is_folder(path):
+            yield from _files_of(path, f"{name}/")
 
 
 class _Beside(Thread):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 import ostate
 from ostate.cli import main
 from ostate.commands import batch
+from ostate.commands.options import passed_to
 from ostate.errors import ReadError, StoreError
 from tests import real
 
@@ -155,6 +157,37 @@ def test_another_adapter_in_the_place_of_the_one_that_was_read_is_compared_again
     data[-4096:] = bytes(range(1, 63)) * 66 + bytes(4)
     weights.write_bytes(data)
     assert not batch.one(str(checkpoint), str(out), batch.Options(), False).done
+
+
+@pytest.mark.parametrize("option", ["base", "model", "previous"])
+def test_what_lies_at_a_path_among_the_options_is_compared_not_its_name(done, tmp_path, option):
+    """Another base model in a folder of the same name was `already done`."""
+    checkpoint, _ = done
+    places = [tmp_path / run / "given" for run in ("a", "b")]
+    source = real.case("llama_qv").base if option == "base" else checkpoint
+    for place in places:
+        shutil.copytree(source, place, ignore=shutil.ignore_patterns("optimizer.pt"))
+    changed = places[1] / ("config.json" if option == "base" else "adapter_model.safetensors")
+    one, other = (batch.Options(**{option: str(place)}) for place in places)
+    known = passed_to(one)
+    assert passed_to(other) == known
+    assert str(tmp_path) not in str(known)
+    data = bytearray(changed.read_bytes())
+    data[-2] ^= 1 if option != "base" else ord("\n") ^ ord(" ")
+    changed.write_bytes(data)
+    assert passed_to(other)["options"] == known["options"]
+    assert passed_to(other)["option_files"] != known["option_files"]
+
+
+def test_another_base_model_in_a_folder_of_the_same_name_is_asked_again(done, tmp_path):
+    checkpoint, out = done
+    places = [tmp_path / run / "base" for run in ("a", "b")]
+    for place in places:
+        shutil.copytree(real.case("llama_qv").base, place)
+    config = places[1] / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "rope_theta": 1.0}))
+    asked = [batch.one(str(checkpoint), str(out), batch.Options(base=str(place)), False).done for place in (*places[:1] * 2, *places[1:] * 2)]
+    assert asked == [False, True, False, True]
 
 
 def test_a_file_of_somebody_elses_is_not_replaced_without_force(done):

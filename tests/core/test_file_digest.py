@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
+import ostate
 from ostate.commands import repair
 from ostate.core import file_digest
-from ostate.core.file_digest import sha256_beside, sha256_of_file
+from ostate.core.file_digest import sha256_beside, sha256_of_file, sha256_of_place
 from ostate.errors import ReadError
 from tests.test_costs import checkpoint
 
@@ -87,3 +88,39 @@ def test_repair_begins_with_the_digest_before_it_compares_numbers(tmp_path, monk
     done = repair.repair(str(folder))
     assert happened == ["digest", "numbers"]
     assert done.named.adapter["sha256"] == sha256_of_file(str(folder / "adapter_model.safetensors"))
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A pipeline: a large file, and a component in a folder of its own."""
+    folder = tmp_path / "pipeline"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    (folder / "unet" / "config.json").write_text("{}")
+    (folder / "unet" / "weights.bin").write_bytes(b"0123456789abcdef" * (3 << 16))
+    return folder
+
+
+def test_the_digest_of_a_place_is_that_of_its_configurations_and_weights_wherever_it_lies(place, tmp_path):
+    found = sha256_of_place(str(place))
+    (place / "README.md").write_text("read me")
+    (place / "checkpoint-5").mkdir()
+    (place / "checkpoint-5" / "adapter_model.safetensors").write_bytes(b"0" * 9)
+    ostate.repair(str(checkpoint(tmp_path / "run", layers=2)), str(place / "lora.ostate.safetensors"))
+    place.rename(tmp_path / "moved")
+    assert sha256_of_place(str(tmp_path / "moved")) == found
+
+
+@pytest.mark.parametrize(("name", "at"), [("unet/config.json", 0), ("unet/weights.bin", 0), ("unet/weights.bin", 3 << 20), ("model_index.json", 1)])
+def test_the_digest_of_a_place_is_another_where_a_file_ends_or_begins_otherwise_or_is_renamed(place, name, at):
+    known = {sha256_of_place(str(place)), sha256_of_place(str(place / name))}
+    data = (place / name).read_bytes()
+    (place / name).write_bytes(data[:at] + b"\n" + data[at + 1 :])
+    known |= {sha256_of_place(str(place)), sha256_of_place(str(place / name))}
+    (place / name).rename((place / name).with_name("other.bin"))
+    known.add(sha256_of_place(str(place)))
+    assert len(known) == 5
+
+
+def test_what_is_not_here_is_known_by_its_address(tmp_path):
+    assert len({sha256_of_place(text) for text in ("hf://org/model", "hf://other/model", str(tmp_path / "none"))}) == 3
