@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -26,6 +27,8 @@ _FIELDS = {"asked": 0, "balance": 2, "signs": 4}
 """Way -> which fields of a `Ranked` are its rank and, behind it, its size."""
 EXACT = 64
 """Ranks up to which their sum's own distribution is computed."""
+COUNTED = 1 << 16
+"""Elements of a group up to which a sum over all of its ranks is taken term by term."""
 GRID = 16
 """Steps, per factor e of a rank, in which that sum is taken."""
 
@@ -69,7 +72,10 @@ def _log_evalue(rank: int, size: int, exponent: float) -> float:
         return 0.0
     if math.isinf(exponent):
         return math.log10(size) if rank == 1 else -math.inf
-    total = float((np.arange(1, size + 1, dtype=np.float64) ** -exponent).sum())
+    head = min(size, COUNTED)
+    total = float((np.arange(1, head + 1, dtype=np.float64) ** -exponent).sum())
+    if head < size:  # the rest by its integral, which is more
+        total += math.log(size / head) if exponent == 1 else (head ** (1 - exponent) - size ** (1 - exponent)) / (exponent - 1)
     return math.log10(size / total) - exponent * math.log10(rank)
 
 
@@ -125,7 +131,8 @@ def _sum_digits(reached: int, sizes: tuple[tuple[int, int], ...]) -> float:
 
 @lru_cache(maxsize=16)
 def _chances(size: int) -> Array:
-    return np.bincount([_score(rank) for rank in range(1, size + 1)]) / size
+    upto = [bisect_right(range(1, size + 1), score, hi=size, key=_score) for score in range(_score(size) + 1)]  # no rank by itself: of 1e9 335 scores
+    return np.diff(upto, prepend=0) / size
 
 
 def _score(rank: int) -> int:

@@ -154,3 +154,15 @@ def test_ranks_that_say_nothing_have_no_digits_however_many():
 def test_few_ranks_by_three_ways_count_exactly_at_the_share_of_each():
     """One module of rank 2, first by balance of four and by signs of four, third of eight in all: 10^-d = .25 / .45."""
     assert digits([Ranked(3, 8, 1, 4, 1, 4)]) == pytest.approx(math.log10(4) + math.log10(0.45))
+
+
+def test_a_group_of_any_size_is_weighed_without_going_through_its_elements():
+    size = 100_000  # by steps of 16 a factor e, and in sums, as if each rank were looked at
+    ranks = np.arange(1, size + 1, dtype=float)
+    scores = np.round(16 * np.log(ranks))
+    for rank in (1, 3, 500, 70_000):
+        assert exact_digits([(rank, size)]) == pytest.approx(-math.log10((scores <= round(16 * math.log(rank))).mean()), rel=1e-9)
+    first = 10.0 ** log_evalues([Ranked(1, size)])
+    for value, exponent in zip(first, (1, 2, 3)):
+        assert 0.999 < value * (ranks**-exponent).mean() <= 1 + 1e-12
+    assert digits([Ranked(1, 10**12)]) == pytest.approx(12, abs=0.1)
