@@ -58,7 +58,7 @@ def page(paths: Sequence[str], *, options: Options | None = None, progress: Step
 
 
 def subject(path: str, *, options: Options | None = None) -> Subject:
-    """Return what the page says of one path.
+    """Return the numbers and verdict of one path, for the page.
 
     Raises:
         OstateError: it cannot be read, or its names cannot be settled.

@@ -17,7 +17,7 @@ _FEW = 64
 
 
 def copies(raw: RawState) -> list[Finding]:
-    """Return what `parameters_are_copies` says of a state.
+    """Return the finding that moments are copies of one another's; nothing where they are not.
 
     Checksums that the file records, else the first numbers, tell who could be a copy; only those are read.
 

@@ -1,4 +1,4 @@
-"""What the numbers are asked with: the adapter, an earlier one, the base model, the checkpoint's own weights; or why they are not asked."""
+"""Choose the weights that a state is compared with: the adapter, an earlier one, the base model, the checkpoint's own; or say why none is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_LISTED = 6
 
 
 def comparison_of(raw: RawState, adapter: Adapter | None, previous: Adapter | None, options: Options, near: Sequence[str]) -> EvidenceSource:
-    """Return what asks the numbers: of the adapter first; where it tells nothing, of the checkpoint's own weights of the same save."""
+    """Return the comparison of the state with the adapter, or with the checkpoint's own weights where the adapter's values tell nothing."""
     if not options.evidence:
         return Untested(raw, "--no-evidence was given")
     if adapter is None:

@@ -11,7 +11,7 @@ _FIX = "pass the adapter of an earlier checkpoint of this run, or drop --previou
 
 
 def earlier(previous: Adapter, adapter: Adapter) -> tuple[Adapter | None, tuple[Finding, ...]]:
-    """Return the earlier adapter, None where it tells nothing, and what a person should know of it.
+    """Return the earlier adapter (None where it is of no use) and findings on it.
 
     Args:
         previous: what was given as the earlier adapter; numbers are read here.

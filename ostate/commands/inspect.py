@@ -75,7 +75,7 @@ def inspect(
     checksum: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
-    """Return what `path` holds.
+    """Return the state at `path` with its layout, findings, and how it fits an adapter by shapes.
 
     Args:
         path: a state file, a checkpoint folder, or a named file.

@@ -18,7 +18,7 @@ _SKIPPED = 0.9
 
 
 def other_step(raw: RawState, adapter: Adapter | None) -> list[Finding]:
-    """Return what says that the weights are of another step than the state, where both lie apart and their steps are known; else nothing.
+    """Return a finding where weights and state were saved at different steps; nothing where they lie together, or a step is not known.
 
     A warning where a trainer's log tells both steps; a note where a folder's name or the optimizer's own count is one of them.
     """

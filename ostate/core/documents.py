@@ -132,8 +132,8 @@ class InspectDocument(TypedDict):
     document: str
     version: int
     source: str
-    read: str
-    not_read: list[str]
+    read: NotRequired[str]
+    not_read: NotRequired[list[str]]
     layout: str
     optimizer: str
     files: list[Mapping[str, object]]

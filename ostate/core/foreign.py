@@ -56,7 +56,7 @@ def too_deep(value: object) -> bool:
 
 
 def expanded(value: object, most: int) -> int:
-    """Return how many values a value holds, each counted wherever it stands, and 64 letters as one; more than `most` for all beyond, or too deep.
+    """Return how many values a value holds, each counted wherever it stands, and 64 letters as one; above `most` for more, or deeper ones.
 
     In a pickle one list may stand in many places and hold itself: a few kilobytes spell out more values than any memory holds.
     """

@@ -366,7 +366,7 @@ def positions_of(state: NamedState) -> dict[str, int]:
 
 
 class Moved(NamedTuple):
-    """What training moved, by the weights' values: where the optimizer holds a part of a model, which part."""
+    """Which tensors training changed, found by comparing weights: they tell which part of a model the optimizer holds."""
 
     moved: frozenset[str] = frozenset()
     """Keys of tensors that differ from where they started."""
@@ -378,7 +378,7 @@ class Moved(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Question:
-    """All that a source of names may look at."""
+    """The state, the weights and the options from which a source makes its claims."""
 
     raw: RawState
     adapter: Adapter | None = None

@@ -78,7 +78,7 @@ TWICE, FAR = 2.0, 8.0
 
 
 class Apart(NamedTuple):
-    """What looking at each module by itself found."""
+    """The modules whose own numbers contradict their names, and those that were never trained."""
 
     against: tuple[int, ...]
     """Modules whose own numbers contradict their place."""
@@ -87,7 +87,7 @@ class Apart(NamedTuple):
 
 
 def apart(places: Sequence[Place], looks: Looks) -> Apart:
-    """Return the modules whose numbers stand far from what their siblings reach."""
+    """Return the modules that fit their places much worse than the other modules of their shape do."""
     known = [place for place in places if looks.modules[place.module].paired and (place.zero is not None or place.other is not None)]
     plain = dict(zip(known, looks.plain(known)))
     untrained = tuple(place.module for place in known if not plain[place].moment and not plain[place].weight)
@@ -380,7 +380,7 @@ def kinds_unrelated(live: Sequence[Place], residuals: Mapping[Place, float], loo
 
 
 def is_tail(shares: Array) -> bool:
-    """Return True when the shares (n,) below BULK are no more than those above thin out to: some modules saw little.
+    """Return True when the low shares (n,) are the end of a falling distribution: no more lie below BULK than its decline above BULK predicts.
 
     Of those that are not at 1, some are below 3/4, and of these as small a part is expected below 1/2. Names exchanged by hand leave a gap.
     """

@@ -49,12 +49,12 @@ def log_evalues(ranked: Iterable[Ranked]) -> Array:
 
 
 def ways(ranked: Sequence[Ranked]) -> dict[str, list[tuple[int, int]]]:
-    """Return pairs (rank, size) by way: by all that was asked, by balance alone, and by signs alone, where any module was asked so."""
+    """Return way of ranking (all statistics, balance alone, signs alone) -> (rank, group size) of each module, for each way that any module has."""
     return {way: by_way(ranked, way) for way, at in _FIELDS.items() if at == 0 or any(one[at + 1] for one in ranked)}
 
 
 def by_way(ranked: Sequence[Ranked], way: str) -> list[tuple[int, int]]:
-    """Return pairs (rank, size) in one of `ways`; by all that was asked for the modules that were not asked so."""
+    """Return (rank, group size) of each module by one of `ways`; by all statistics for a module that has not that one."""
     at = _FIELDS[way]
     return [(one[at], one[at + 1]) if one[at + 1] else (one[0], one[1]) for one in ranked]
 

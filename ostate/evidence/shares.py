@@ -48,12 +48,12 @@ def _share(ranked: tuple[Ranked, ...], way: str) -> float:
 
 
 def reached_by(ranked: Sequence[Sequence[Ranked]], way: str) -> Array:
-    """Return each module's share in a way of ranking, or in all that was asked where that is more: what stands in its gauge so is no other's."""
+    """Return each module's share by one way of ranking, or by all statistics together where that is larger: high where its moments are its own."""
     return np.array([max(share(each, way), share(each)) for each in ranked])
 
 
 def best_digits(ranked: Sequence[Ranked]) -> float:
-    """Return the digits of a module in the way of ranking that says most; those of unrelated moments pass 1.3 in one of twenty, in each way."""
+    """Return the digits of a module by the way of ranking that gives most; by each way, one in twenty unrelated modules has more than 1.3."""
     return max(combine.exact_digits(pairs) for _, pairs in combine.weighed_ways(ranked))
 
 

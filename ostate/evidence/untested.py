@@ -1,4 +1,4 @@
-"""What stands where no number is asked: every answer is silence, with the reason."""
+"""The comparison where no tensor value is read: every answer is `silent`, with the reason."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def shapes_unknown(target: Target) -> Iterator[Finding]:
 
 
 def target_of(state: NamedState, wanted: Wanted, *, grouping: Grouping = "auto", base_model: str | None = None) -> Target:
-    """Return what `--for` asks for.
+    """Return the parameters that `--for` names: by a list, a file of names, an adapter or a live model.
 
     Args:
         state: whose names and groups are kept where nothing else is said.

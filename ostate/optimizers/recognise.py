@@ -25,7 +25,7 @@ def recognise(slots: Collection[str], group_keys: Collection[str], scalars: Coll
 
 
 def fitting(slots: Collection[str], group_keys: Collection[str], scalars: Collection[str] = ()) -> list[tuple[str, tuple[int, ...]]]:
-    """Return every row that what is there does not contradict, each with its weight: the more it asks for, the heavier."""
+    """Return every row that slots and group keys do not contradict, with its weight: the number of things it requires."""
     stems = {slot.partition(".")[0] for slot in slots}
     return [(name, _weight(spec)) for name, spec in OPTIMIZERS.items() if _fits(spec, stems, group_keys, set(scalars))]
 

@@ -15,7 +15,7 @@ NOTHING = "no other option can help: only the adapter saved at the same step cou
 
 
 class GivenOptions(NamedTuple):
-    """What there is already, passed or found; None: not there."""
+    """Options that were passed or found already; None: not there."""
 
     adapter: object
     order: object
@@ -26,7 +26,7 @@ class GivenOptions(NamedTuple):
 
 
 def given(question: Question) -> GivenOptions:
-    """Return what a question holds."""
+    """Return which of the options a question has already."""
     return GivenOptions(adapter=question.adapter, order=question.order, base=question.base, previous=question.previous, evidence=question.evidence)
 
 

@@ -12,7 +12,7 @@ _FIX = "if it is wrong, pass --adapter-name N, or --order FILE with the live nam
 
 
 def with_assumed(found: Ordering, raw: RawState, adapter: Adapter | None) -> Ordering:
-    """Return the order with what its names rest on beside the positions, and a finding that says so.
+    """Return the order with what was guessed of its names (adapter name, prefix), and a finding that says so.
 
     Names that somebody wrote down (recorded, given) assume nothing; names made from the adapter's keys assume what was guessed of the adapter.
     What was assumed when a named file was written stays assumed. Where another reading is as good, the names are not proven: `verified`

@@ -48,7 +48,7 @@ MOST_TRIED = 48
 
 
 class EvidenceSource(Protocol):
-    """What the numbers can be asked; `evidence.comparison` answers."""
+    """The questions that naming asks of the numbers; `evidence.comparison.Comparison` and `evidence.untested.Untested` answer them."""
 
     untested: str | None
     """Why no number is read; None: they are."""

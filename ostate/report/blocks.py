@@ -61,6 +61,6 @@ def found(findings: "Iterable[FindingRow]") -> list[Block]:
     ]
 
 
-def read_rows(read: str, not_read: Iterable[str]) -> list[tuple[str, str]]:
-    """Return what a document says of the state that was read, and of others in the folder that were not."""
-    return [("read", read), *(("not read", path) for path in not_read)]
+def read_rows(read: str | None, not_read: Iterable[str]) -> list[tuple[str, str]]:
+    """Return what a document says of the state that was read, and of others in the folder that were not; nothing where it names one file alone."""
+    return [] if read is None else [("read", read), *(("not read", path) for path in not_read)]

@@ -46,7 +46,7 @@ def _summary(document: InspectDocument, full: bool) -> Facts:
     entries = document["entries"]
     names = [entry["name"] for entry in entries if entry["name"]]
     rows = [
-        *read_rows(document["read"], document["not_read"]),
+        *read_rows(document.get("read"), document.get("not_read", ())),
         ("layout", document["layout"]),
         ("optimizer", document["optimizer"]),
         ("positions", f"{document['positions']}, {document['with_state']} with state"),

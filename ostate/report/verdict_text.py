@@ -58,8 +58,7 @@ def blocks(document: OrderingDocument, *, full: bool = False) -> list[Block]:
     out: list[Block] = [Line(f"{verdict}: {meaning(verdict, ordering.get('assumed', ()))}", TONE[verdict])]
     if document["findings"]:
         out += [*found(document["findings"]), Line()]
-    read = read_rows(document["read"], document["not_read"]) if "read" in document else []  # `ostate verify` names one file
-    out.append(Facts((*read, *_origin(ordering, full))))
+    out.append(Facts((*read_rows(document.get("read"), document.get("not_read", ())), *_origin(ordering, full))))
     if ordering["weakest"] and (full or document["document"] == "ostate-verify"):
         shown = ordering["weakest"][: None if full else _WEAKEST]
         rows = [_weak(pair) for pair in shown]

@@ -48,6 +48,6 @@ def by_rules(layouts: Iterable[ParameterList], question: Question) -> Iterator[t
 
 
 def by_other_claims(others: Sequence[Claim]) -> Iterator[tuple[str, Placed]]:
-    """Yield what other sources say."""
+    """Yield the orders of the other sources' claims."""
     for other in others:
         yield f"the order of {other.rule} ({other.source})", (other.names, other.keys)

@@ -15,7 +15,7 @@ Refused = dict[str, str]
 
 
 def refused(source: str, rule: str, reason: str) -> Refused:
-    """Return the row that says why a claim does not stand."""
+    """Return the row of `Ordering.rejected` for a claim: its source, rule and the reason."""
     return {"source": source, "rule": rule, "reason": reason}
 
 

@@ -19,7 +19,7 @@ from .rebuilt.older_names import saved_apart
 
 
 def recorded(question: Question) -> tuple[list[Claim], list[Refused]]:
-    """Return what the state, or the file `optimizer_param_names.json` beside it, says of every position.
+    """Return what the state, or the file `optimizer_param_names.json` beside it, says of the name at each position.
 
     Raises:
         OrderingError: the names file is there and cannot be read.

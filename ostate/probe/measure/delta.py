@@ -116,7 +116,7 @@ def _check_kind(preconditioner: object) -> None:
 
 
 def with_warnings(verdict: Verdict, findings: Iterable[Finding]) -> Verdict:
-    """Return the verdict, or the word for healthy numbers beside which something asks for a person."""
+    """Return the verdict; `healthy, with warnings` where the numbers are healthy and a finding is more than a note."""
     return "healthy, with warnings" if verdict == "healthy" and any(finding.severity != "note" for finding in findings) else verdict
 
 
