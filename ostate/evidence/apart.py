@@ -12,7 +12,7 @@ import numpy as np
 from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import How, Looks, Place
-from ostate.evidence.misaligned import in_their_own_moments, misaligned
+from ostate.evidence.misaligned import in_place, in_their_own_moments, misaligned
 from ostate.evidence.shares import by_shape, elements, of_another_run, reached_by, share
 from ostate.evidence.statistics import median, quantile
 
@@ -118,12 +118,12 @@ def _pairs(live: Sequence[Place], residuals: Mapping[Place, float], looks: Looks
         for how in ("whole", *FACTORS):
             exchanged |= exchanged_in(members, looks, how)
     coarse = {place.module for place, ranked in zip(live, looks.ranked(live, "whole")) if elements(ranked) < ENOUGH}
-    # a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
     both, rest = looks.ranked(live, "whole"), looks.ranked(live, "other")
     in_own = {place.module for place, one, two in zip(live, both, rest) if min(share(one), share(two)) >= BULK}
-    # exact tests outrank a residual: of all gauges, each factor's moments stand in this module's own or close to it
+    # exact tests outrank a residual; a few gauges, or a few numbers, are unlike their siblings' by chance now and then: then both must say it
     lost = ((by_gauge | (by_residual - in_own)) - coarse) | (by_gauge & by_residual)
     lost |= (_by_factor(live, looks, "zero") | _by_factor(live, looks, "other")) - coarse
+    lost -= in_place(lost, live, looks)  # each of its factors says so
     suspects = exchanged | fit_elsewhere(lost, live, looks) | of_another_run(lost, live, looks) | misaligned(live, looks)
     suspects |= _kinds_at_random(live, residuals, looks) | _kinds_unbalanced(live, residuals, looks) | kinds_unrelated(live, residuals, looks)
     for how in FACTORS:

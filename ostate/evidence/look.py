@@ -68,6 +68,8 @@ class FactorProducts(NamedTuple):
     """Sum of squares of the first moment."""
     cosine: float
     """Between what the factor moved and its last update: 1 after one step, and of a factor that moved straight; NaN where nothing moved."""
+    compared: int
+    """Numbers that were."""
     sample: Array
     """(<= COMPARED,): the factor's first numbers, to see whether two modules began alike."""
     finite: bool
@@ -319,6 +321,7 @@ class _ProductSums:
         self.stored = np.zeros((blocks, rank, rank)) if stored else None
         self.noise = np.zeros((blocks, rank))
         self.weight = self.moment = self.moved = self.length = 0.0
+        self.compared = 0
         self.sample: Array = np.zeros(0, np.float32)
         self.finite = True
 
@@ -357,6 +360,7 @@ class _ProductSums:
         self.moved = self.moved + _square(moved) if start is not None else self.weight
         self.moment += _square(m)
         self.length += _square(u)
+        self.compared += u.size
 
     def products(self, finite: bool) -> FactorProducts:
         """Return the sums."""
@@ -365,4 +369,4 @@ class _ProductSums:
         both = math.sqrt(self.moved * self.length)
         cosine = -float(np.trace(self.update, axis1=1, axis2=2).sum()) / both if both > 0 else math.nan
         sums = self.update, self.first, self.decay, self.stored, self.drift, self.noise, self.weight, self.moment
-        return FactorProducts(*sums, cosine, self.sample, finite)
+        return FactorProducts(*sums, cosine, self.compared, self.sample, finite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -51,6 +52,8 @@ class Plain(NamedTuple):
     finite: bool
     cosine: float = float("nan")
     """Between what the zero factor moved and its last update, all latent dimensions together; NaN where its start is not known."""
+    drawn: float = float("nan")
+    """How far the factor that starts at random lies along its last update, in standard deviations of a start whose elements are independent."""
 
 
 def _signed(products: Products, how: How, balanced: bool, *, signs_only: bool = False) -> list[tuple[Ranked, ...]]:
@@ -143,7 +146,8 @@ class Looks:
             finite = all(factor.finite for factor in known)
             weight, moment = zero.weight if zero is not None else 0.0, sum(factor.moment for factor in known)
             cosine = zero.cosine if zero is not None and self.modules[place.module].displaced[0] else float("nan")
-            self._plain[place] = Plain(float("nan"), weight, moment, finite, cosine)
+            drawn = other.cosine * math.sqrt(other.compared) if other is not None else float("nan")
+            self._plain[place] = Plain(float("nan"), weight, moment, finite, cosine, drawn)
             if zero is not None and other is not None and self._balances(place) and finite and zero.weight and other.moment:
                 alike.setdefault(zero.first.shape, {})[place] = zero, other
         for members in alike.values():

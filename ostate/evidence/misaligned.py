@@ -10,14 +10,21 @@ fails in one of the two at most: early in a run it lies along its last update, l
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ostate.evidence import combine
 from ostate.evidence.looks import Looks, Place
-from ostate.evidence.shares import elements, share
+from ostate.evidence.shares import best_digits, by_shape, elements, share
 from ostate.evidence.statistics import median, quantile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
 
 ALONG, STILL_ALONG = 0.45, 0.35
 """Cosine that a quarter of the siblings reach or pass, from which one that does not lie along its update says something; later in a run, where the
@@ -34,6 +41,12 @@ NEXT = 0.3
 """Cosine below which, and residual above which, a module beside one that was found is another run's too."""
 ALIGNED = 0.35
 """Mean cosine of a kind whose weights moved along the updates at their places: of another order of its layers, or another run's, it is near zero."""
+STRAIGHT, NEARLY = 0.5, 0.8
+"""Cosine, and part of the middle one's of its shape, from which a zero factor did so by itself."""
+DRAWN = 4.0
+"""Standard deviations by which a factor that starts at random lies along its update, from which its moments are its own."""
+ENOUGH_DIGITS = 3.0
+"""Digits of a factor from which they are, those of the number of modules added."""
 SEEN = 3.0
 """Digits of a kind's random factors from which their moments are their own: in another order one in a thousand has them."""
 FEWEST_ELEMENTS = 48
@@ -47,6 +60,8 @@ NOWHERE, UNRELATED, OWN = 0.3, 0.5, 0.6
 def misaligned(live: Sequence[Place], looks: Looks) -> set[int]:
     """Return the modules that neither lie along their updates nor balance where their siblings do the one or the other; all, where none does.
 
+    Siblings are of one kind, and the file as a whole must do it too: kinds whose gradients are noise lie along nothing late in a run.
+
     Args:
         live: pairs of one group with moments, in place.
         looks: at them.
@@ -59,16 +74,48 @@ def misaligned(live: Sequence[Place], looks: Looks) -> set[int]:
     ]
     if len(known) < FEWEST:
         return set()
-    cosines, residuals, shares = (np.array([row[column] for row in known]) for column in (1, 2, 3))
-    top = quantile(cosines, 0.75)
-    if top < NOWHERE and median(residuals) > UNRELATED and shares.mean() < OWN:
-        return {place.module for place, *_ in known}
-    if top < (STILL_ALONG if median(residuals) < BALANCED else ALONG):
-        return set()
-    found = (cosines < min(ASIDE, PART * top)) & (residuals > UNBALANCED) & (shares < FIRST)
+    places, cosines, residuals, shares = [row[0] for row in known], *(np.array([row[column] for row in known]) for column in (1, 2, 3))
+    if quantile(cosines, 0.75) < NOWHERE and median(residuals) > UNRELATED and shares.mean() < OWN:
+        return {place.module for place in places}
+    kinds: dict[str, list[int]] = {}
+    for at, place in enumerate(places):
+        kinds.setdefault(re.sub(r"\d+", "#", looks.modules[place.module].prefix), []).append(at)
+    found = np.zeros(len(known), bool)
+    for kind in (np.array(members) for members in kinds.values() if len(members) >= FEWEST):
+        if _lie_along(cosines, residuals) and _lie_along(cosines[kind], residuals[kind]):
+            found[kind] = cosines[kind] < min(ASIDE, PART * quantile(cosines[kind], 0.75))
+    found &= (residuals > UNBALANCED) & (shares < FIRST)
     if found.any():
         found |= (cosines < NEXT) & (residuals > NEXT)
-    return {place.module for (place, *_), one in zip(known, found) if one}
+    return {place.module for place, one in zip(places, found) if one}
+
+
+def _lie_along(cosines: Array, residuals: Array) -> bool:
+    """Return whether enough modules lie along their updates for one that does not to say something."""
+    return quantile(cosines, 0.75) >= (STILL_ALONG if median(residuals) < BALANCED else ALONG)
+
+
+def in_place(modules: set[int], live: Sequence[Place], looks: Looks) -> set[int]:
+    """Return those of some modules both of whose factors say by themselves that the moments at their place are their own.
+
+    Where latent dimensions look alike many gauges fit, and the share of digits is low; what remains is which way the factors went.
+
+    Args:
+        modules: what is asked of.
+        live: pairs of one group.
+        looks: at them.
+    """
+    found, needed = set(), ENOUGH_DIGITS + math.log10(max(len(live), 1))
+    for members in by_shape(live, looks):
+        mine = [place for place in members if place.module in modules]
+        cosines = np.array([plain.cosine for plain in looks.plain(members)])
+        known = cosines[np.isfinite(cosines)]
+        least = max(STRAIGHT, NEARLY * median(known)) if len(known) else math.inf
+        for place, plain, zero, other in zip(mine, looks.plain(mine), looks.ranked(mine, "zero"), looks.ranked(mine, "other")):
+            moved = plain.cosine >= least or best_digits(zero) >= needed
+            if moved and (plain.drawn >= DRAWN or best_digits(other) >= needed):
+                found.add(place.module)
+    return found
 
 
 def in_their_own_moments(members: Sequence[Place], looks: Looks) -> bool:

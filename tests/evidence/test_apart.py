@@ -12,7 +12,7 @@ from ostate.evidence import apart
 from ostate.evidence.apart import exchanged_in, is_tail
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import Place, Plain
-from ostate.evidence.misaligned import misaligned
+from ostate.evidence.misaligned import in_place, misaligned
 from ostate.evidence.units import Unit
 
 
@@ -325,6 +325,29 @@ def test_where_one_is_another_runs_lesser_signs_are_enough_for_the_next():
     assert misaligned(places(12), given) == set()
     given.given[4] = Plain(0.6, 1.0, 1.0, True, 0.1)
     assert misaligned(places(12), given) == {4, 7}
+
+
+def test_of_kinds_of_which_none_lies_along_its_updates_nothing_is_asked():
+    """q's gradients are noise: late in a run none of its modules lies along the last one, where v's do."""
+    plain = {module: Plain(0.1, 1.0, 1.0, True, 0.1 if module % 2 == 0 else 0.7) for module in range(12)} | {4: Plain(0.6, 1.0, 1.0, True, 0.0)}
+    assert misaligned(places(12), Given({(4, "whole"): 60}, units=units("qv", 6), plain=plain)) == set()
+
+
+@pytest.mark.parametrize(("cosine", "drawn", "told"), [(0.8, 4.1, True), (0.8, 3.9, False), (0.6, 4.1, False), (math.nan, 4.1, False)])
+def test_a_module_both_of_whose_factors_went_the_way_of_their_moments_is_in_place(cosine, drawn, told):
+    """Late gauges or few directions: one that lies less along its updates than its siblings is not let off, nor one whose lora_A does not."""
+    plain = {module: Plain(0.1, 1.0, 1.0, True, 0.8, 5.0) for module in range(12)} | {4: Plain(0.7, 1.0, 1.0, True, cosine, drawn)}
+    weak: dict[object, int] = {(4, how): 150 for how in ("whole", "zero", "other")}
+    looks = Given(weak, units=units("qv", 6), plain=plain)
+    assert in_place({4}, places(12), looks) == ({4} if told else set())
+    assert apart.apart(places(12), looks).against == (() if told else (4,))
+
+
+@pytest.mark.parametrize(("zero", "other", "told"), [(1, 1, True), (2, 1, False), (1, 2, False)])
+def test_a_module_is_in_place_where_each_factor_has_the_digits_by_itself(zero, other, told):
+    """Twelve modules ask for 4.1 digits: the first of 20,000 gauges has 4.3, the second 4.0."""
+    ranks: dict[object, int] = {(4, "zero"): zero, (4, "other"): other}
+    assert in_place({4}, places(12), Given(ranks, size=20_000, units=units("qv", 6))) == ({4} if told else set())
 
 
 @pytest.mark.parametrize(

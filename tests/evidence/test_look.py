@@ -201,6 +201,7 @@ def test_the_cosine_is_between_what_moved_and_the_last_update():
     found = look(source_of({name: given[name] for name in ("w", "m")}, "0.B", optimizer="unknown"), UNIT, "0.B", 0)
     w, m = given["w"].astype(np.float64), given["m"].astype(np.float64)
     assert found.cosine == pytest.approx(-(w * m).sum() / np.sqrt((w * w).sum() * (m * m).sum()), abs=1e-6)
+    assert found.compared == w.size
     straight = look(source_of({"w": given["w"], "m": -2 * given["w"]}, "0.B", optimizer="unknown"), UNIT, "0.B", 0)
     assert straight.cosine == pytest.approx(1)
     assert np.isnan(look(source_of({"w": 0 * given["w"], "m": given["m"]}, "0.B"), UNIT, "0.B", 0).cosine)
