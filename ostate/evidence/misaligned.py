@@ -43,8 +43,10 @@ ALIGNED = 0.35
 """Mean cosine of a kind whose weights moved along the updates at their places: of another order of its layers, or another run's, it is near zero."""
 STRAIGHT, NEARLY = 0.5, 0.8
 """Cosine, and part of the middle one's of its shape, from which a zero factor did so by itself."""
-DRAWN = 4.0
+DRAWN = 3.5
 """Standard deviations by which a factor that starts at random lies along its update, from which its moments are its own."""
+MIDDLE_DRAWN, NOT_DRAWN = 4.0, 1.0
+"""The same of the middle one of a kind, from which one that does it by less than the second, and does not balance, may hold another run's moments."""
 ENOUGH_DIGITS = 3.0
 """Digits of a factor from which they are, those of the number of modules added."""
 SEEN = 3.0
@@ -58,6 +60,16 @@ NOWHERE, UNRELATED, OWN = 0.3, 0.5, 0.6
 
 
 def misaligned(live: Sequence[Place], looks: Looks) -> set[int]:
+    """Return the modules whose weights, both factors' or the random one's, neither went the way of their moments nor balance with them.
+
+    Args:
+        live: pairs of one group with moments, in place.
+        looks: at them.
+    """
+    return zero_factors_misaligned(live, looks) | random_factors_misaligned(live, looks)
+
+
+def zero_factors_misaligned(live: Sequence[Place], looks: Looks) -> set[int]:
     """Return the modules that neither lie along their updates nor balance where their siblings do the one or the other; all, where none does.
 
     Siblings are of one kind, and the file as a whole must do it too: kinds whose gradients are noise lie along nothing late in a run.
@@ -77,17 +89,40 @@ def misaligned(live: Sequence[Place], looks: Looks) -> set[int]:
     places, cosines, residuals, shares = [row[0] for row in known], *(np.array([row[column] for row in known]) for column in (1, 2, 3))
     if quantile(cosines, 0.75) < NOWHERE and median(residuals) > UNRELATED and shares.mean() < OWN:
         return {place.module for place in places}
-    kinds: dict[str, list[int]] = {}
-    for at, place in enumerate(places):
-        kinds.setdefault(re.sub(r"\d+", "#", looks.modules[place.module].prefix), []).append(at)
-    found = np.zeros(len(known), bool)
-    for kind in (np.array(members) for members in kinds.values() if len(members) >= FEWEST):
-        if _lie_along(cosines, residuals) and _lie_along(cosines[kind], residuals[kind]):
+    found, number = np.zeros(len(known), bool), {place: at for at, place in enumerate(places)}
+    for members in _kinds(places, looks):
+        kind = np.array([number[place] for place in members])
+        if len(kind) >= FEWEST and _lie_along(cosines, residuals) and _lie_along(cosines[kind], residuals[kind]):
             found[kind] = cosines[kind] < min(ASIDE, PART * quantile(cosines[kind], 0.75))
     found &= (residuals > UNBALANCED) & (shares < FIRST)
     if found.any():
         found |= (cosines < NEXT) & (residuals > NEXT)
     return {place.module for place, one in zip(places, found) if one}
+
+
+def random_factors_misaligned(live: Sequence[Place], looks: Looks) -> set[int]:
+    """Return the modules whose random factor does not lie along its update, and does not balance, where those of its kind do.
+
+    Args:
+        live: pairs of one group with moments, in place.
+        looks: at them.
+    """
+    found = set()
+    for members in _kinds(live, looks):
+        plain = looks.plain(members)
+        drawn, residuals = np.array([each.drawn for each in plain]), np.array([each.residual for each in plain])
+        if len(members) >= FEWEST and np.isfinite(drawn).all() and median(drawn) >= MIDDLE_DRAWN:
+            shares = np.array([share(each) for each in looks.ranked(members, "other")])
+            lost = (drawn < NOT_DRAWN) & (residuals > UNBALANCED) & (shares < FIRST)
+            found |= {place.module for place, one in zip(members, lost) if one}
+    return found
+
+
+def _kinds(live: Sequence[Place], looks: Looks) -> list[list[Place]]:
+    kinds: dict[str, list[Place]] = {}
+    for place in live:
+        kinds.setdefault(re.sub(r"\d+", "#", looks.modules[place.module].prefix), []).append(place)
+    return list(kinds.values())
 
 
 def _lie_along(cosines: Array, residuals: Array) -> bool:

@@ -12,7 +12,7 @@ from ostate.evidence import apart
 from ostate.evidence.apart import exchanged_in, is_tail
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import Place, Plain
-from ostate.evidence.misaligned import in_place, misaligned
+from ostate.evidence.misaligned import in_place, misaligned, random_factors_misaligned
 from ostate.evidence.units import Unit
 
 
@@ -333,7 +333,7 @@ def test_of_kinds_of_which_none_lies_along_its_updates_nothing_is_asked():
     assert misaligned(places(12), Given({(4, "whole"): 60}, units=units("qv", 6), plain=plain)) == set()
 
 
-@pytest.mark.parametrize(("cosine", "drawn", "told"), [(0.8, 4.1, True), (0.8, 3.9, False), (0.6, 4.1, False), (math.nan, 4.1, False)])
+@pytest.mark.parametrize(("cosine", "drawn", "told"), [(0.8, 3.6, True), (0.8, 3.4, False), (0.6, 3.6, False), (math.nan, 3.6, False)])
 def test_a_module_both_of_whose_factors_went_the_way_of_their_moments_is_in_place(cosine, drawn, told):
     """Late gauges or few directions: one that lies less along its updates than its siblings is not let off, nor one whose lora_A does not."""
     plain = {module: Plain(0.1, 1.0, 1.0, True, 0.8, 5.0) for module in range(12)} | {4: Plain(0.7, 1.0, 1.0, True, cosine, drawn)}
@@ -341,6 +341,16 @@ def test_a_module_both_of_whose_factors_went_the_way_of_their_moments_is_in_plac
     looks = Given(weak, units=units("qv", 6), plain=plain)
     assert in_place({4}, places(12), looks) == ({4} if told else set())
     assert apart.apart(places(12), looks).against == (() if told else (4,))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "residual", "rank", "siblings", "told"),
+    [(0.9, 0.5, 60, 4.1, True), (1.1, 0.5, 60, 4.1, False), (0.9, 0.4, 60, 4.1, False), (0.9, 0.5, 1, 4.1, False), (0.9, 0.5, 60, 3.9, False)],
+)
+def test_a_random_factor_that_neither_lies_along_its_update_nor_balances_is_another_runs(drawn, residual, rank, siblings, told):
+    plain = {module: Plain(0.1, 1.0, 1.0, True, 0.8, siblings) for module in range(12)} | {4: Plain(residual, 1.0, 1.0, True, 0.8, drawn)}
+    found = random_factors_misaligned(places(12), Given({(4, "other"): rank}, units=units("qv", 6), plain=plain))
+    assert found == ({4} if told else set())
 
 
 @pytest.mark.parametrize(("zero", "other", "told"), [(1, 1, True), (2, 1, False), (1, 2, False)])
