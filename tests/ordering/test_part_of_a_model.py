@@ -224,6 +224,37 @@ def test_a_model_that_transformers_5_saved_under_keys_of_4_has_its_live_names(pa
     assert named(repair(str(tmp_path), order=str(tmp_path / "names.txt"))) == names
 
 
+def mixture(kind: str) -> Any:
+    import transformers
+
+    sizes = {**SIZE, "num_key_value_heads": 2, "vocab_size": 64, "num_experts_per_tok": 2}
+    experts = {"num_local_experts": 4} if kind == "Mixtral" else {"num_experts": 4, "moe_intermediate_size": 12, "decoder_sparse_step": 1}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **experts)
+    return getattr(transformers, f"{kind}ForCausalLM")(config)
+
+
+@pytest.mark.parametrize("groups", ["one", "Trainer"])
+@pytest.mark.parametrize("kind", ["Mixtral", "Qwen3Moe"])
+def test_experts_that_are_fused_in_training_and_saved_one_by_one_have_their_live_names(kind, groups, tmp_path):
+    names = trained(tmp_path, as_pretrained(mixture(kind)), lambda name: True, groups=groups)
+    fused = {name for name in names if name.endswith(".mlp.experts.gate_up_proj")}
+    assert fused
+    assert not fused & set(read_adapter(str(tmp_path)).tensors)
+    out = str(tmp_path / "out.ostate.safetensors")
+    done = repair(str(tmp_path), out)
+    assert named(done) == names
+    assert fused <= set(done.ordering.undecided)
+    assert list(verify(out, adapter=str(tmp_path)).names) == names
+
+
+def test_experts_of_an_older_release_were_not_fused_when_they_were_trained(tmp_path):
+    trained(tmp_path, mixture("Mixtral"), lambda name: True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "transformers_version": "4.50.0"}))
+    with pytest.raises(Ambiguous):
+        repair(str(tmp_path))
+
+
 def test_a_model_that_transformers_4_saved_keeps_the_names_of_its_file(tmp_path):
     trained(tmp_path, vit(), lambda name: True)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -3,12 +3,13 @@
 transformers 4.52 moved the parts of vision-language models (`language_model.model.` became `model.language_model.`), 5 renamed those of ViT
 and others. It keeps the maps to load old checkpoints; the keys go through them to the rebuilt model. An adapter keeps their form as names. A whole
 model that 5 saved has old keys too: `save_pretrained` turns the maps around (core_model_loading.py, `revert_weight_conversion`), and the live names
-are the rebuilt model's.
+are the rebuilt model's. Mixtures of experts are fused in 5 and saved expert by expert: no key of the file is the live tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ostate.core.foreign import JsonObject, release
@@ -44,10 +45,13 @@ def layout_of(made: str, answer: ListedModel, adapter: Adapter, config: JsonObje
         return None
     from .renamed_modules import renamed_modules  # imports torch
 
-    renamed = renamed_modules(made, config, list(adapter.tensors))
-    if renamed is None or all(old == new for old, new in renamed.items()) or len(set(renamed.values())) != len(renamed):
+    found = renamed_modules(made, config, list(adapter.tensors))
+    if found is None or (found.joined and not _are_whole(found.joined, answer, adapter)):
         return None
-    layout = explained(made, answer, replace(adapter, tensors={renamed[key]: ref for key, ref in adapter.tensors.items()}))
+    renamed = found.names
+    if (not found.joined and all(old == new for old, new in renamed.items())) or len(set(renamed.values())) != len(renamed):
+        return None
+    layout = explained(made, answer, replace(adapter, tensors={new: adapter.tensors[old] for old, new in renamed.items()}))
     if not isinstance(layout, ParameterList):
         return None
     back = {new: old for old, new in renamed.items()}
@@ -56,6 +60,12 @@ def layout_of(made: str, answer: ListedModel, adapter: Adapter, config: JsonObje
         return replace(layout, rule=f"{layout.rule}, saved under keys of an older release", parameters=rows, keys_apart=True)
     rows = tuple(_as_written(row, back, adapter) for row in layout.parameters)
     return replace(layout, rule=f"{layout.rule}, modules as an older release called them", parameters=rows)
+
+
+def _are_whole(joined: Mapping[str, Sequence[str]], answer: ListedModel, adapter: Adapter) -> bool:
+    """Return whether 5 itself divided its fused experts into these keys when it saved: they have all of their elements."""
+    sizes = {name: math.prod(shape) for name, _, shape, *_ in answer.parameters}
+    return saved_apart(adapter) and all(sizes.get(name) == sum(adapter.tensors[key].numel for key in keys) for name, keys in joined.items())
 
 
 def _as_written(row: Parameter, back: Mapping[str, str], adapter: Adapter) -> Parameter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import transformers
 from transformers import CONFIG_MAPPING
@@ -22,8 +24,17 @@ else:
 """False for a release before 5: it names modules as the adapter does, or keeps its map elsewhere."""
 
 
-def renamed_modules(made: str, config: JsonObject, keys: list[str]) -> dict[str, str] | None:
-    """Return each key under the installed release's names; None where it keeps no map, or where weights were joined or split as well."""
+class Renamed(NamedTuple):
+    """What an older release's keys are called by the installed one."""
+
+    names: dict[str, str]
+    """Key -> name, of tensors that are the same in both."""
+    joined: dict[str, list[str]]
+    """Name -> keys, of tensors that the installed release makes of several: experts, in its fused mixtures."""
+
+
+def renamed_modules(made: str, config: JsonObject, keys: list[str]) -> Renamed | None:
+    """Return the keys under the installed release's names; None where it keeps no map, or joins or splits what a tuner trains."""
     if not HAS_MAP:
         return None
     kind = getattr(transformers, made)
@@ -38,6 +49,7 @@ def renamed_modules(made: str, config: JsonObject, keys: list[str]) -> dict[str,
     others = [one for one in maps if isinstance(one, WeightConverter)]
     weights = model.state_dict()
     found: dict[str, str] = {}
+    together: dict[str, list[str]] = {}
     for key in keys:
         lead = PEFT_PREFIX if key.startswith(PEFT_PREFIX) else ""
         parts = key.removeprefix(lead).split(".")
@@ -47,6 +59,9 @@ def renamed_modules(made: str, config: JsonObject, keys: list[str]) -> dict[str,
         asked = ".".join(parts if at is None else [*parts[:at], "weight"])
         new, joined = rename_source_key(asked, names, others, model.base_model_prefix, weights)
         if joined is not None:
-            return None
+            if at is not None or lead:
+                return None
+            together.setdefault(new, []).append(key)
+            continue
         found[key] = lead + ".".join([*new.split(".")[:-1], *parts[at:]]) if at is not None else new
-    return found
+    return Renamed(found, together)
