@@ -188,7 +188,10 @@ def with_numbered(adapter: Adapter) -> Adapter:
         own = unwrapped(_tensors(path)[0])
         lead = f"{os.path.basename(stem)}_{number}." if tensors.keys() & own.keys() else ""
         if lead:
-            said.append(f"names of {os.path.basename(path)} begin with {lead!r} here: the models of one optimizer share names")
+            name = os.path.basename(path)
+            said.append(
+                f"names of {name} begin with {lead!r} here: the models of one optimizer share names, and are taken in the order of their files"
+            )
         tensors.update({f"{lead}{key}": ref for key, ref in own.items()})
         number += 1
     return with_made_keys(adapter, tensors, *said)

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from ostate.commands.repair import repair
 from ostate.errors import OrderingError
+from tests import trained
 
 
 class First(torch.nn.Module):
@@ -69,3 +70,25 @@ def test_sorted_files_tell_no_order_of_several_models(tmp_path):
     save(tmp_path / "state", Second(), safe=True)
     with pytest.raises(OrderingError):
         repair(str(tmp_path / "state"))
+
+
+def test_two_models_of_one_configuration_are_rebuilt_from_it_and_their_order_is_said_to_be_assumed(tmp_path):
+    torch.manual_seed(0)
+    models = [trained.llama(2), trained.llama(2)]
+    accelerator = Accelerator(cpu=True)
+    one, other, optimizer = accelerator.prepare(*models, torch.optim.AdamW([p for model in models for p in model.parameters()], lr=1e-3))
+    for row in trained.sequences(6, 0):
+        optimizer.zero_grad()
+        batch = {name: value[None] for name, value in row.items()}
+        accelerator.backward(one(**batch).loss + other(**batch).loss)
+        optimizer.step()
+    accelerator.save_state(str(tmp_path / "state"))
+    models[0].config.save_pretrained(tmp_path / "base")
+    names = [lead + name for lead, model in zip(("", "model_1."), models) for name, _ in model.named_parameters()]
+    done = repair(str(tmp_path / "state"), base=str(tmp_path / "base"))
+    assert list(done.ordering.names) == names
+    assert not done.ordering.proven
+    assert "in the order of their files" in done.ordering.assumed[0]
+    with pytest.raises(OrderingError) as error:
+        repair(str(tmp_path / "state"))
+    assert "--base DIR" in error.value.fix

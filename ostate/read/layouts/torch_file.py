@@ -261,7 +261,8 @@ def _facts(value: object) -> dict[str, object]:
         return {}
     facts: dict[str, object] = {}
     step = next((value[key] for key in _STEPS if type(value.get(key)) is int), None)
-    if step is not None:
+    states = value.get("optimizer_states")
+    if step is not None and not (isinstance(states, list) and len(states) > 1):  # Lightning counts the steps of all its optimizers together
         facts["global_step"] = step
     version = value.get("pytorch-lightning_version")
     if type(version) is str:

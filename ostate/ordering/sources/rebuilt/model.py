@@ -13,6 +13,7 @@ from itertools import permutations
 
 from ostate.core.foreign import JsonObject
 from ostate.core.naming import Adapter, Claim, Question
+from ostate.core.tensors import TensorRef
 from ostate.errors import MissingPackage
 
 from ...grouping.parameters import ParameterList
@@ -93,12 +94,32 @@ def _layouts_by(question: Question) -> list[ParameterList] | str:
 def _transformers_layouts(adapter: Adapter, config: JsonObject) -> list[ParameterList] | str:
     """Return what a model of transformers may have been under this adapter, alone and with those beside it, or why it cannot be rebuilt."""
     layout = layout_for([adapter], config)
+    if isinstance(layout, str) and adapter.kind == "model" and (numbered := _numbered_models(adapter, config)) is not None:
+        layout = numbered
     layouts = [] if isinstance(layout, str) else list(variants(layout, adapter))
     for together in orders_of(adapter):
         several = layout_for(together, config)
         if isinstance(several, ParameterList):
             layouts += [several, train_all(several)]
     return layouts or str(layout)
+
+
+def _numbered_models(adapter: Adapter, config: JsonObject) -> ParameterList | str | None:
+    """Return the parameters of several models of one configuration, in the order of accelerate's numbers; None where the keys are of one model."""
+    parts: dict[str, dict[str, TensorRef]] = {}
+    for key, ref in adapter.tensors.items():
+        lead = found[0] if (found := _LEAD_OF_MODEL.match(key)) else ""
+        parts.setdefault(lead, {})[key.removeprefix(lead)] = ref
+    if len(parts) < 2:
+        return None
+    joined: list[ParameterList] = []
+    for lead, own in parts.items():
+        layout = layout_for([replace(adapter, tensors=own)], config)
+        if isinstance(layout, str):
+            return f"{layout} (of {lead or 'the first model'}: --base is asked about each of {len(parts)} models, and is the configuration of one)"
+        joined.append(_led(layout, lead, lead or "model"))
+    rows = tuple(row for part in joined for row in part.parameters)
+    return replace(joined[0], rule=f"{len(parts)} models of {joined[0].rule}", parameters=rows)
 
 
 def diffusion_layouts(adapter: Adapter, configs: Mapping[str, JsonObject]) -> list[ParameterList] | str:
