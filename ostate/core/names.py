@@ -32,7 +32,9 @@ LEADING = "module."
 """What DDP, DataParallel and DeepSpeed's engine put in front of every name of the model."""
 PEFT_PREFIX = "base_model.model."
 """What PeftModel puts in front of its live names, and every PEFT file in front of its keys."""
-COMPONENTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "prior", "diffusion_model")
+COMPONENTS = (
+    "unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4", "prior", "diffusion_model",
+)  # fmt: skip
 """What diffusers' pipelines and ComfyUI put in front of a component's keys (diffusers loaders/lora_pipeline.py)."""
 OF_COMPONENT = re.compile(
     r"(?:base_model\.model\.)?(?:(lora_(?:te\d?|unet|transformer|prior(?:_unet)?)|oft_unet)_|((?:unet|transformer|prior|text_encoder)(?:_\d)?)(?:\.|\$\$))"

@@ -146,6 +146,14 @@ def test_onetrainers_order_has_dots_and_a_group_for_each_model(tmp_path: Path):
     assert order in [_keys(claim) for claim in found]
 
 
+def test_the_fourth_text_encoder_of_hidream_is_one_of_the_pipelines(tmp_path: Path):
+    models = {"text_encoder": text_encoder(), "text_encoder_4": text_encoder(), "transformer": flux()}
+    parts = [factors(model, lambda path, name=name: f"{name}.{path}") for name, model in models.items()]
+    order = save(tmp_path / "run", parts)
+    found, lost = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", **models))
+    assert order in [_keys(claim) for claim in found], lost
+
+
 GROUPS = (
     (r"transformer_blocks\.\d+", ("attn.to_q", "attn.to_k", "attn.to_v"), "attn.qkv"),
     (r"transformer_blocks\.\d+", ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"), "attn.added_qkv"),

@@ -31,9 +31,10 @@ BESIDE: tuple[tuple[str, ...], ...] = (
     ("vision_tower", "language_model"),
     ("visual", "language_model"),
     ("vision_model", "qformer", "language_projection", "language_model"),
-    ("unet", "transformer", "transformer_1", "transformer_2", "prior", "text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3"),
+    ("unet", "transformer", "transformer_1", "transformer_2", "prior",
+     "text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3", "text_encoder_4"),
     ("lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_unet", "lora_transformer", "lora_prior_unet", "lora_prior"),
-)
+)  # fmt: skip
 
 _BERT = ("attention", "crossattention", "intermediate", "self", "output", "query", "key", "value", "query_proj", "key_proj", "value_proj", "dense",
          "out_proj", "transform", "decoder")  # fmt: skip
@@ -240,6 +241,6 @@ LEADS = ("lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_unet", "lora_trans
 TOWERS = frozenset([
     "vision_tower", "vision_model", "visual", "audio_tower", "audio_model", "language_model", "qformer", "multi_modal_projector", "connector",
     "unet", "transformer", "transformer_1", "transformer_2", "prior", "diffusion_model",
-    "text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3", *LEADS,
+    "text_encoder", "text_encoder_1", "text_encoder_2", "text_encoder_3", "text_encoder_4", *LEADS,
 ])  # fmt: skip
 """Modules that hold a model of another family than what lies around them."""
