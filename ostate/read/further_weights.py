@@ -33,7 +33,8 @@ class Further(NamedTuple):
 
 
 def further_weights(raw: RawState, adapter: Adapter) -> Iterator[Further]:
-    """Yield the weights of the checkpoint that are not the adapter's: its own files first, those of the run, then what lies within the state's file.
+    """Yield the weights of the checkpoint that are not the adapter's: its own files first, those of the run, then the model that holds
+    the adapter within it, and what lies within the state's file.
 
     A file that is damaged or holds no named tensors is passed over: nobody asked for it.
     """
@@ -41,6 +42,8 @@ def further_weights(raw: RawState, adapter: Adapter) -> Iterator[Further]:
         found = _weights_of(path)
         if found is not None:
             yield found
+    if adapter.kind == "model":
+        yield Further(adapter.file, adapter.tensors, ordered=adapter.ordered)
     if raw.weights:
         yield Further(raw.source, raw.weights, ordered=True)
 

@@ -240,3 +240,20 @@ def test_a_whole_model_with_its_value_head_in_a_file_apart_is_verified_as_far_as
     assert again.verdict == done.ordering.verdict == "partial"
     assert again.evidence.proven == done.ordering.evidence.proven
     assert {"v_head.summary.weight", "v_head.summary.bias"} <= set(again.undecided)
+
+
+def test_what_was_trained_beside_the_lora_is_named_from_the_whole_model_that_holds_both(tmp_path: Path):
+    """Accelerate's save_state writes the program's own module whole: an identity encoder of PhotoMaker's kind beside a LoRA."""
+    torch.manual_seed(3)
+    model = llava()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    train(model, optimizer)
+    save_file({name: value.detach().clone() for name, value in model.state_dict().items()}, tmp_path / "model.safetensors")
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.bin")
+    done = repair(str(tmp_path))
+    right = live(optimizer, model)
+    assert [name for name in right if "mm_projector" in name] == [name for name in done.ordering.names if name is not None and "mm_projector" in name]
+    assert all(name in (None, wanted) for name, wanted in zip(done.ordering.names, right))
+    (said,) = [finding for finding in done.findings if finding.rule == "positions-not-in-adapter"]
+    assert "has no tuner's tensor for them; 4 are named from model.safetensors" in said.text
+    assert set(done.ordering.undecided) >= {name for name in right if "mm_projector" in name}

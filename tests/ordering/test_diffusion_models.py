@@ -307,6 +307,30 @@ def test_whole_models_that_were_trained_together_are_joined(together: bool, acce
         assert all(key is not None and key.endswith(name) for key, name in zip(given.keys, given.names) if name is not None)
 
 
+@pytest.mark.parametrize("with_base", [False, True])
+def test_adapters_of_two_components_in_folders_of_their_own_are_joined(with_base: bool, tmp_path: Path):
+    """diffusers' RealFill and PEFT's DreamBooth script save a PeftModel for each component: the folder is no adapter's name."""
+    models = {"unet": unet(), "text_encoder": text_encoder()}
+    base = write_pipeline(tmp_path / "base", **models) if with_base else None
+    targets = {"unet": ["to_q", "to_k", "to_v"], "text_encoder": ["q_proj", "v_proj"]}
+    tuned = {name: peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets[name])) for name, model in models.items()}
+    groups = [[p for p in model.parameters() if p.requires_grad] for model in tuned.values()]
+    optimizer = torch.optim.AdamW([{"params": group} for group in groups])
+    for parameter in (one for group in groups for one in group):
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    for name, model in tuned.items():
+        model.save_pretrained(str(tmp_path / "run" / name))
+    torch.save(optimizer.state_dict(), tmp_path / "run" / "optimizer.bin")
+    raw = read(str(tmp_path / "run" / "optimizer.bin"))
+    adapter = for_state(read_adapter(str(tmp_path / "run" / "unet")), raw)
+    assert "2 adapters were trained together" in adapter.contested[0]
+    question = Question(raw=raw, adapter=adapter, base=None if base is None else str(base))
+    found, lost = claims(question, sources={"skeleton" if with_base else "convention"})
+    live = [f"{name}.{inner}" for name, model in tuned.items() for inner, p in model.named_parameters() if p.requires_grad]
+    assert live in [list(claim.names) for claim in found], lost
+
+
 def test_a_model_beside_another_that_was_not_trained_stays_alone(tmp_path: Path):
     unet().save_pretrained(tmp_path / "unet")
     text_encoder().save_pretrained(tmp_path / "text_encoder")
