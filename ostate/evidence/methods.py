@@ -6,6 +6,7 @@ costs power and proves nothing false: the null rests on the gauge alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -277,8 +278,10 @@ def _pairs(adapter: Adapter, pair: Pair, known: bool, previous: Adapter | None) 
             continue
         rank, same = (keys[key].shape[-1 if tall else 0] if len(keys[key].shape) > 1 else 0 for key, tall in zip((zero, other), pair.tall))
         if rank and rank == same:
+            # of one row or column all gradients have one direction: both sides of balance are then one matrix times a number, of either sign
+            balanced = pair.balanced and rank < min(math.prod(keys[zero].shape), math.prod(keys[other].shape))
             displaced = (known and pair.displaced[0]) or previous is not None, (known and pair.displaced[1]) or previous is not None
-            yield Unit(prefix, zero, other, False, 1, displaced=displaced, balanced=pair.balanced, tall=pair.tall)
+            yield Unit(prefix, zero, other, False, 1, displaced=displaced, balanced=balanced, tall=pair.tall)
 
 
 def _vectors(adapter: Adapter, vector: Vector) -> Iterator[Unit]:

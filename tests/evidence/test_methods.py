@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 
+import peft
 import pytest
+import torch
 
 from ostate.core.naming import Claim, Evidence, Question
 from ostate.evidence.comparison import Comparison
 from ostate.ordering.family import family_of
+from tests import trained
 from tests.evidence import runs
-from tests.evidence.method_runs import METHODS, SILENT, train
+from tests.evidence.method_runs import METHODS, SILENT, saved_steps, train
 from tests.evidence.numbers import Known
 from tests.records import replace
 
@@ -114,3 +117,15 @@ def test_methods_without_a_law_say_why(name, tmp_path):
     found = ask(known, known.keys)
     assert found.verdict == "silent"
     assert all(len(why) > 15 for why in found.silent.values()), found.silent
+
+
+def test_glora_beside_biases_is_proven_and_none_of_its_columns_stands_apart(tmp_path):
+    """Its C, a product of one column, has one direction at every step: where that turns against itself the true gauge stands last of all."""
+    net, loss = runs.language_model(lambda: trained.opt(4))
+    torch.manual_seed(5)
+    model = peft.get_peft_model(net, peft.GloraConfig(r=4, target_modules=["q_proj", "v_proj", "fc2"], task_type="CAUSAL_LM"))
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    (folder,) = saved_steps(tmp_path, model, loss, named, torch.optim.AdamW(list(named.values()), lr=3e-3), [20], 7)
+    known = runs.known(folder)
+    found = ask(known, known.keys)
+    assert (found.verdict, found.apart) == ("verified", ())

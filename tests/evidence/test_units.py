@@ -64,6 +64,14 @@ def test_of_lohas_two_products_the_second_alone_starts_at_zero_in_its_wide_facto
     )  # fmt: skip
 
 
+def test_two_factors_that_make_one_column_do_not_balance():
+    """GLoRA's C, of which every gradient has one direction: both sides are one matrix times a number, and the true gauge may stand last of all."""
+    (column,) = units("GLORA", {f"{QUERIES}.glora_C.Xd": (16, 4), f"{QUERIES}.glora_C.Xu": (4, 1)})
+    assert (column.balanced, column.displaced, column.group) == (False, (True, False), "signed")
+    (row,) = units("HIRA", {f"{QUERIES}.hira_B": (1, 4), f"{QUERIES}.hira_A": (4, 12)})
+    assert not row.balanced
+
+
 def test_a_product_with_a_core_between_its_factors_is_another_kind_and_not_tested():
     shapes = pair(QUERIES, "hada_w1_a", "hada_w1_b") | {f"{QUERIES}.hada_t1": (4, 4, 3, 3)}
     assert units("LOHA", shapes) == []
