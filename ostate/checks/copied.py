@@ -10,7 +10,7 @@ from ostate.core.tensors import Slot, TensorRef
 from ostate.optimizers.slots import MOMENT_SLOTS
 
 from .context import CheckedRow, name_of, structure_of
-from .numbers import parameters_are_copies, written_over
+from .numbers import may_be_equal, parameters_are_copies, written_over
 
 _FEW = 64
 """Numbers that tell most tensors apart, where no checksum does."""
@@ -27,7 +27,7 @@ def copies(raw: RawState) -> list[Finding]:
     alike: dict[tuple[object, ...], list[CheckedRow]] = defaultdict(list)
     for row in structure_of(raw, None).with_state:
         moments = _moments(row)
-        if moments and len(moments[0].shape) > 1:
+        if moments and not may_be_equal(moments[0]):
             alike[tuple((slot.shape, _mark(slot)) for slot in moments)].append(row)
     same: dict[bytes, list[CheckedRow]] = defaultdict(list)
     for rows in alike.values():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ostate.core.stream import Summary
     from ostate.core.tensors import Slot
 
+_SHORT = frozenset({"F16", "BF16"})
 _DIVERGED = "the run diverged or the file is damaged: use an earlier checkpoint"
 
 
@@ -126,17 +127,24 @@ def parameters_are_copies(seen: MeasuredState) -> Iterator[Finding]:
     """Two matrices never see the same gradients step after step: where all moments agree bit for bit, one was written over the other.
 
     The numbers of the one that was overwritten are lost, so no name for its position is right. Vectors may be equal by right: two biases of one sum.
+    Columns too, where few bits are kept: scales of queries and of keys (IA3, BOFT) enter one product, and have the same gradients but for rounding.
     """
     known: dict[tuple[object, ...], list[Measured]] = {}
     same: list[list[CheckedRow]] = []
     for one in seen.rows:
         moments = _moments(one)
-        if not moments or len(one.row.entry.slots[moments[0]].shape) < 2 or any(one.slots[slot].low == one.slots[slot].high for slot in moments):
+        if not moments or may_be_equal(one.row.entry.slots[moments[0]]) or any(one.slots[slot].low == one.slots[slot].high for slot in moments):
             continue
         alike = known.setdefault(tuple((slot, one.slots[slot].prints) for slot in moments), [])
         same += [[other.row, one.row] for other in alike if all(_equal(other.row.entry.slots[slot], one.row.entry.slots[slot]) for slot in moments)]
         alike.append(one)
     yield from written_over(same)
+
+
+def may_be_equal(moment: Slot) -> bool:
+    """True where training itself may give two parameters the same moments: see `parameters_are_copies`."""
+    few_bits = moment.encoding != "plain" or moment.dtype in _SHORT
+    return len(moment.shape) < 2 or (few_bits and all(size == 1 for size in moment.shape[1:]))
 
 
 def written_over(same: Sequence[Sequence[CheckedRow]]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import peft
 import pytest
 import torch
 
@@ -84,3 +85,33 @@ def test_numbers_left_out_on_request_are_not_read_for_this_either(checkpoint):
     order = path.parent / "order.txt"
     order.write_text("\n".join(row["name"] for row in real.case("long_opt_step60").truth))
     assert program.verify(str(path), order=str(order), evidence=False).verdict == "unverified"
+
+
+def test_scales_of_queries_and_keys_have_one_gradient_and_are_no_copies_where_few_bits_are_kept(tmp_path):
+    """T5's scores are a product of both, without positions between them: IA3's two scales move alike, and moments of few bits are the same."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    size = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 96, "decoder_start_token_id": 0}
+    net = T5ForConditionalGeneration(T5Config(**size))
+    model = peft.get_peft_model(net, peft.IA3Config(target_modules=["q", "k"], feedforward_modules=[], task_type="SEQ_2_SEQ_LM"))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    ids = torch.randint(1, 96, (4, 8))
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    stored = optimizer.state_dict()
+    for entry in stored["state"].values():
+        entry.update({slot: entry[slot].to(torch.bfloat16) for slot in BOTH})
+    torch.save(stored, tmp_path / "optimizer.pt")
+    entries = stored["state"].values()
+    assert len({tuple(entry["exp_avg"].flatten().tolist()) for entry in entries}) < len(entries)  # some are the same
+    assert copied.copies(formats.read(str(tmp_path / "optimizer.pt"))) == []
+    for entry, exact in zip(entries, optimizer.state_dict()["state"].values()):
+        entry.update({slot: exact[slot].float() for slot in BOTH})
+    first = next(iter(entries))
+    list(entries)[1].update({slot: first[slot].clone() for slot in BOTH})
+    torch.save(stored, tmp_path / "optimizer.pt")
+    assert len(copied.copies(formats.read(str(tmp_path / "optimizer.pt")))) == 1  # in float32 rounding tells them apart
