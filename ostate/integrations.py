@@ -108,5 +108,5 @@ class SaveNamed(TrainerCallback):
 def _live(optimizer: Optimizer | None, model: Module | None) -> tuple[Optimizer, Module]:
     if optimizer is None or model is None:
         what = "the trainer hands its callbacks no optimizer or no model"
-        raise OstateError(what, where="SaveNamed", fix="call ostate.save where both are at hand")
+        raise OstateError(what, where="SaveNamed", fix="call ostate.save in the training loop, which has both")
     return optimizer, model
