@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ostate.core.lora_modules import modules_of
 from ostate.core.naming import Adapter
 from ostate.core.tensors import Slot, TensorRef
 from ostate.evidence.look import Source, moments_of
@@ -93,8 +94,13 @@ def known_starts(
 def starts_at_hand(
     adapter: Adapter, keys: Sequence[str | None], previous: Adapter | None, base: Mapping[str, TensorRef] | None
 ) -> dict[str, KnownStart]:
-    """Return the starts of the claimed tensors that another file holds, by key: their siblings are all tensors of their shape."""
-    found = {key: start_of(key, adapter.tensors[key], previous, base) for key in keys if key is not None and key in adapter.tensors}
+    """Return the starts of the claimed tensors that another file holds, by key: their siblings are all tensors of their shape.
+
+    LoRA's factors are not among them: their gauges tell, and hundreds of steps after an earlier checkpoint a last direction does not.
+    """
+    factors = {key for module in modules_of(adapter) for key in (module.zero, module.other)}
+    claimed = [key for key in keys if key is not None and key in adapter.tensors and key not in factors]
+    found = {key: start_of(key, adapter.tensors[key], previous, base) for key in claimed}
     return {key: KnownStart("", start) for key, start in found.items() if start is not None}
 
 

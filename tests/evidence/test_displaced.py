@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from ostate.commands.repair import repair
 from ostate.core.naming import Claim, Evidence, Question
 from ostate.core.state import RawState
 from ostate.evidence import displaced, methods
 from ostate.evidence.comparison import Comparison
 from ostate.evidence.look import Source
 from ostate.ordering.family import family_of
-from tests import trained
+from tests import real, trained
 from tests.evidence import method_nets, method_runs, runs
 from tests.evidence.numbers import Known
 
@@ -132,3 +133,11 @@ def test_more_siblings_than_can_be_compared_with_each_other_are_left_alone(monke
     assert found_in(raw, run, run.keys) == {one, two}
     monkeypatch.setattr(displaced, "MOST", 5)
     assert found_in(raw, run, run.keys) == frozenset()
+
+
+def test_factors_hundreds_of_steps_after_an_earlier_checkpoint_do_not_stand_apart():
+    """At the end of a schedule the last direction is not that of the whole way: five of 88 healthy factors seemed exchanged."""
+    run = real.CASES / "long" / "long_opt"
+    done = repair(str(run / "checkpoint-300"), adapter=str(run / "checkpoint-300"), previous=str(run / "checkpoint-60"))
+    assert done.ordering.verdict == "verified"
+    assert len(done.named.parameters) == 88
