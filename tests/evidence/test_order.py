@@ -166,8 +166,8 @@ class Unbalanced(Looks):
         return [Plain(0.7, 1.0, 1.0, True) for _ in places]
 
 
-@pytest.mark.parametrize(("rank", "digits", "missed"), [(40, 2.8, True), (30, 3.6, False)])
-def test_balance_of_all_modules_is_missed_below_three_digits(rank, digits, missed):
+@pytest.mark.parametrize(("rank", "digits", "missed"), [(48, 2.3, True), (40, 2.8, False)])
+def test_balance_of_all_modules_is_missed_below_two_and_a_half_digits(rank, digits, missed):
     """Two modules of four blocks of 384, factors that look unrelated."""
     ranked = (Ranked(rank, 384),) * 4
     found = order._one_factor(PLACES, Unbalanced({(module, "other"): ranked for module in range(2)}, UNITS))
