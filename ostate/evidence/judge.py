@@ -14,6 +14,7 @@ from ostate.core.state import RawState
 from .densities import FittedDensities, Match, displacement_ratio, path_scores, projected_scores
 from .paths import Paths
 from .permutation_odds import odds_against
+from .profiles import module_of
 from .search import Scores, module_scores, single_scores
 from .significance import Significance, balance_level, displacement_level, start_level
 from .tables.tables import PairClass, Shape, Tables
@@ -61,7 +62,11 @@ def judge(tables: Tables, paths: Paths, match: Match, now: FittedDensities, raw:
     silent = dict(tables.silent) | {name: level.why for name, level in levels.items() if not level.significant and name not in tables.silent}
     other_run = not used and any(level.powerful for level in levels.values())
     odds = _odds_of(tables, paths, match, now) if used else Odds()
-    found = weigh(odds, match, raw, believed=_believed(tables, both=len(used) > 1), overthrown=_overthrown(tables), claimed=claimed)
+    believed, overthrown = _believed(tables, both=len(used) > 1), _overthrown(tables)
+    found = weigh(odds, match, raw, believed=believed, overthrown=overthrown, claimed=claimed)
+    without = _without_their_factor(tables, match, found.proven)
+    if not without.isdisjoint(found.proven):
+        found = weigh(odds, match, raw, believed=believed - without, overthrown=overthrown, claimed=claimed)
     return replace(found, verdict="contradicted" if other_run else found.verdict, other_run=other_run, used=used, silent=silent)
 
 
@@ -112,6 +117,16 @@ def _believed(tables: Tables, *, both: bool) -> set[int]:
         if pair.rank >= LEAST_RANK and (both or len(pair.modules) >= FEWEST_MODULES):
             found |= {*pair.zero_positions, *pair.other_positions}
     return found
+
+
+def _without_their_factor(tables: Tables, match: Match, proven: Collection[int]) -> set[int]:
+    """Return the positions of magnitudes and biases whose module's zero factor is not proven.
+
+    They are few, and all of them may go one way: beside a state of other layers, of none of these modules, they fitted each other's places.
+    """
+    modules = [module for pair in tables.pairs for module in pair.modules]
+    vectors = {key: module_of(key, modules) for unpaired in tables.unpaired for key in unpaired.keys if key in match}
+    return {match[key] for key, module in vectors.items() if module is not None and match.get(module.zero) not in proven}
 
 
 def _overthrown(tables: Tables) -> dict[int, float]:
