@@ -17,6 +17,7 @@ from ostate.core.safetensors import read_head
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError
+from ostate.optimizers.slots import PARAM_SHAPED
 
 from .adapter_files import LORA_FILES, file_in
 from .adapter_name import name_of, siblings_of, text_of
@@ -285,7 +286,18 @@ def weights_in(value: object, file: str, depth: int = 0) -> Iterator[tuple[str, 
             if isinstance(value.get(place), Mapping) and depth < limits.DEPTH:  # a pickle may hold itself
                 yield from weights_in(value[place], file, depth + 1)
                 return
+        inner = [key for key, held in value.items() if key not in PARAM_SHAPED and _holds_tensors(held)]
+        if len(inner) == 1 and depth < limits.DEPTH:
+            yield from weights_in(value[inner[0]], file, depth + 1)
+            return
+        if inner:
+            listed = ", ".join(ascii(key)[:40] for key in inner[:8])
+            raise ReadError(f"several models lie in this file: {listed}", where=file, fix="save the one that was trained in a file of its own")
     raise ReadError("this file holds no named weights", where=file, fix="pass the adapter's own file, not the optimizer's")
+
+
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(key, str) and isinstance(ref, TensorRef) for key, ref in value.items())
 
 
 def _json(path: str) -> object:

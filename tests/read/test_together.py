@@ -147,3 +147,40 @@ def test_a_model_is_named_from_the_weights_that_are_called_as_its_optimizer(pair
         repair(str(path))
     with pytest.raises(Ambiguous):
         repair(str(path), optimizer="all")
+
+
+def _tiny_gan(width: int = 3) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, dict[str, Any]]]:
+    """Weights and optimizer states of a generator and a discriminator; `width`: of the discriminator, 3 makes both of one shape."""
+    torch.manual_seed(0)
+    models = {"g": torch.nn.Sequential(torch.nn.Linear(4, 3)), "d": torch.nn.Sequential(torch.nn.Linear(4, width))}
+    states = {}
+    for name, model in models.items():
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.randn(5, 4)).sum().backward()
+        optimizer.step()
+        states[name] = optimizer.state_dict()
+    return {name: {f"{name}.{key}": value for key, value in model.state_dict().items()} for name, model in models.items()}, states
+
+
+@pytest.mark.parametrize("width", [3, 5])
+@pytest.mark.parametrize("words", [("net_g", "net_d"), ("generator", "discriminator")])
+def test_the_model_of_a_gans_optimizer_is_told_by_shapes_or_else_by_its_name(words, width: int, tmp_path: Path):
+    weights, states = _tiny_gan(width)
+    average = {key: value * 0.9 for key, value in weights["g"].items()}
+    bundle = {words[0]: weights["g"], words[1]: weights["d"], f"{words[0]}_ema": average, "optim_g": states["g"], "optim_d": states["d"]}
+    torch.save(bundle, tmp_path / "both.pth")
+    for name in ("g", "d"):
+        assert list(repair(str(tmp_path / "both.pth"), optimizer=f"optim_{name}").ordering.names) == [f"{name}.0.weight", f"{name}.0.bias"]
+
+
+def test_a_model_of_another_shape_is_no_optimizers(tmp_path: Path):
+    """HiFi-GAN keeps the generator apart: `g_00000006` beside `do_00000006`, which holds the discriminators and both optimizers."""
+    weights, states = _tiny_gan(5)
+    torch.save({"generator": weights["g"]}, tmp_path / "g_00000006")
+    torch.save({"mpd": weights["d"], "msd": weights["d"], "optim_g": states["g"], "optim_d": states["d"]}, tmp_path / "do_00000006")
+    with pytest.raises(Ambiguous):
+        repair(str(tmp_path / "do_00000006"), optimizer="optim_g")
+    done = repair(str(tmp_path / "do_00000006"), optimizer="optim_g", adapter=str(tmp_path / "g_00000006"))
+    assert list(done.ordering.names) == ["g.0.weight", "g.0.bias"]
+    with pytest.raises(ReadError, match="several models lie in this file: 'mpd', 'msd'"):
+        repair(str(tmp_path / "do_00000006"), optimizer="optim_g", adapter=str(tmp_path / "do_00000006"))

@@ -298,7 +298,7 @@ def test_lightning_with_two_optimizers(tmp_path):
         assert holds(raw, optimizer)
         assert raw.layout == "lightning"
         assert list(raw.weights) == list(module.state_dict())
-        assert raw.facts["global_step"] == trainer.global_step
+        assert "global_step" not in raw.facts  # Lightning counts the steps of both
         assert raw.facts["lightning_version"] == lightning.__version__
 
 

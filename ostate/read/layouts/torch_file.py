@@ -5,13 +5,15 @@ The state is found by what it is, a mapping with `state` and `param_groups`, whe
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from ostate.core.state import RawState
 from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError, UnknownFormat
-from ostate.optimizers.slots import MARKS_ANYWHERE, SECOND_MOMENT_SLOTS
+from ostate.optimizers.slots import MARKS_ANYWHERE, PARAM_SHAPED, SECOND_MOMENT_SLOTS
 
 from ..parts import OptimizerPart, joined, refuse_one_of_several, refuse_one_process, stages
 from ..peek import Peek
@@ -25,6 +27,8 @@ MOST_DEPTH = 8
 _PACKED = "__bnb_optimizer_quant_state__"
 _DOTTED_LEAVES = frozenset({"step", *MARKS_ANYWHERE})
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "model_state", "adapter", "net", "weights")
+_ASIDE = re.compile(r"(?:^|[._])(?:ema|best|shadow|average[ds]?)(?:[._]|$)", re.IGNORECASE)
+"""Words of weights that no optimizer trains: averages, the best ones so far."""
 _PARTS = ("single_partition_of_fp32_groups", "fp32_flat_groups", "base_optimizer_state")
 """Keys of what one rank of DeepSpeed's ZeRO keeps: its piece of flat buffers, whose positions are groups, not parameters."""
 _STEPS = ("global_step", "step", "iteration", "steps")
@@ -225,15 +229,34 @@ def _unflattened(flat: dict[object, object]) -> Mapping[str, object] | None:
 def weights_in(value: object, optimizer: Mapping[str, object] | None = None, place: str = "") -> dict[str, TensorRef]:
     """Return the model's named weights that lie in the same file: the mapping of tensors under a usual key, or the only one there is.
 
-    Of several models the one that is called as the optimizer is: `net.decoder` of `optimizer.decoder`.
+    Of several models, averages and best ones left aside, the only one with tensors of all the optimizer's shapes; of several of these the one that
+    is called as the optimizer is: `net.decoder` of `optimizer.decoder`, `generator` of `optim_g`.
     """
     found: dict[str, dict[str, TensorRef]] = {}
     _tensor_maps(value, "", 0, found, set(), optimizer)
     for key in _WEIGHTS:
         if key in found:
             return found[key]
-    own = [tensors for where, tensors in found.items() if len(found) == 1 or (place and where.rpartition(".")[2] == place.rpartition(".")[2])]
-    return own[0] if len(own) == 1 else {}
+    if len(found) < 2 or optimizer is None:
+        return next(iter(found.values()), {}) if len(found) == 1 else {}
+    wanted = _shapes(optimizer)
+    live = {where: tensors for where, tensors in found.items() if not _ASIDE.search(where)}
+    able = {where: tensors for where, tensors in live.items() if not wanted - Counter(ref.shape for ref in tensors.values())}
+    called = {where: tensors for where, tensors in able.items() if _called_alike(where, place)}
+    return next(iter(own.values())) if len(own := called if len(able) > 1 else able) == 1 else {}
+
+
+def _shapes(optimizer: Mapping[str, object]) -> Counter[tuple[int, ...]]:
+    """Return how many entries have a slot of each shape of a parameter."""
+    entries = [entry for entry in entries_of(optimizer).values() if type(entry) is dict]
+    slots = ([one.shape for slot, one in entry.items() if slot in PARAM_SHAPED and type(one) is TensorRef] for entry in entries)
+    return Counter(shapes[0] for shapes in slots if shapes)
+
+
+def _called_alike(where: str, place: str) -> bool:
+    """True when the last words of two places are one, or one is the other's first letter."""
+    one, other = (re.split(r"[\W_]+", name.lower())[-1] for name in (where, place))
+    return bool(one and other) and (one == other or (1 in (len(one), len(other)) and one[0] == other[0]))
 
 
 def _tensor_maps(
