@@ -45,12 +45,12 @@ def _find(name: str, adapter_name: str, adapter: Adapter) -> str | None:
     if name.startswith(prompt):
         inner = name.removeprefix(prompt)
         if inner == "embedding.weight":
-            return "prompt_embeddings" if _saves_its_embedding(adapter) else None
+            return "prompt_embeddings" if saves_its_embedding(adapter) else None
         return inner if inner in adapter.tensors else None
     return next((form for form in _forms(name, adapter_name) if form in adapter.tensors), None)
 
 
-def _saves_its_embedding(adapter: Adapter) -> bool:
+def saves_its_embedding(adapter: Adapter) -> bool:
     """True when the one tensor in a prompt method's file is the trained one, not computed from it by a network that is not saved."""
     kind = adapter.config.get("peft_type")
     direct = kind in ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING") or (kind == "PREFIX_TUNING" and not adapter.config.get("prefix_projection"))

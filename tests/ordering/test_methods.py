@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ostate.commands.repair import repair
+from ostate.errors import Ambiguous
 from ostate.ordering.keys import known_live_name, live_name
 from ostate.ordering.sources.convention import orders_by_convention
 from ostate.ordering.sources.from_keys import trained_keys
@@ -190,3 +191,25 @@ def test_a_diagonal_between_the_factors_keeps_balance_from_being_asked_and_the_o
     assert found.evidence is not None
     assert "diagonal" in found.evidence.silent["balance"]
     assert not any(finding.rule == "module-stands-apart" for finding in found.findings)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["prompt", "prefix", "p_tuning"])
+def test_a_prompt_that_is_the_only_trained_tensor_needs_no_base_model_unless_a_network_stands_behind_it(method: str, tmp_path: Path):
+    torch.manual_seed(0)
+    model = peft.get_peft_model(llama(), METHODS[method].config())
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-2)
+    ids = torch.randint(3, 60, (2, 8))
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    model.peft_config["default"].base_model_name_or_path = "nobody/nothing"
+    model.save_pretrained(tmp_path)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    if method == "p_tuning":
+        with pytest.raises(Ambiguous) as error:
+            repair(str(tmp_path))
+        assert "--base DIR" in error.value.fix
+    else:
+        found = repair(str(tmp_path)).ordering
+        assert (list(found.names), found.verdict) == (names, "unverified")

@@ -22,13 +22,16 @@ _LAST = frozenset(PLACES[-1]) | {"pre_classifier", "pooler"}
 
 
 def adapter_order(question: Question) -> tuple[list[Claim], list[Refused]]:
-    """Return the order of the file's own keys, cut by every trainer's rule; nothing for a file that sorts its keys."""
+    """Return the order of the file's own keys, cut by every trainer's rule; nothing for a file that sorts its keys, unless one alone was trained."""
     adapter = question.adapter
     if adapter is not None and adapter.kind == "model" and not adapter.ordered:
         return _only_of_their_shapes(question, adapter)
+    trained = trained_keys(adapter) if adapter is not None else []
+    if adapter is not None and len(trained) == 1:
+        return claims_of_keys("adapter-order", "the only trained tensor of the file", trained, question)
     if adapter is None or not adapter.ordered:
         return [], []
-    keys = definition_order(trained_keys(adapter), adapter)
+    keys = definition_order(trained, adapter)
     if isinstance(keys, str):
         return [], [refused("adapter-order", "key order of the adapter file", keys)]
     return claims_of_keys("adapter-order", "key order of the adapter file", keys, question)

@@ -11,7 +11,7 @@ from ostate.core.naming import Adapter, Claim, Question
 from ..grouping.parameters import Parameter, ParameterList
 from ..grouping.place import claims_of, claims_over_state
 from ..grouping.refute import Refused, refused
-from ..keys import known_live_name, live_name
+from ..keys import known_live_name, live_name, saves_its_embedding
 from .tuner_keys import PROCESSOR_SLOTS
 
 _FROZEN = (
@@ -31,7 +31,8 @@ def trained_keys(adapter: Adapter) -> list[str]:
     one tensor with the embedding).
     """
     if adapter.kind != "model":
-        return [key for key in adapter.tensors if not _frozen(key) and not _is_tied_copy(key, adapter)]
+        direct = saves_its_embedding(adapter)
+        return [key for key in adapter.tensors if (not _frozen(key) or (direct and key == "prompt_embeddings")) and not _is_tied_copy(key, adapter)]
     return [key for key in adapter.tensors if _is_tuner(key)] or list(adapter.tensors)
 
 
