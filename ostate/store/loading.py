@@ -15,7 +15,7 @@ from ostate.core.safetensors import Head, unique
 from ostate.core.tensors import Slot, TensorRef
 from ostate.errors import StoreError, refusing
 
-from . import header, manifest
+from . import from_manifest, header, manifest
 from .plan import index_path
 
 RAW_FILES = ("optimizer.pt", "optimizer.bin", "trainer_state.json", ".metadata", "latest")
@@ -119,12 +119,12 @@ def parsed(head: Head) -> dict[str, object]:
 
 def _state(rows: Mapping[str, object], head: Head, wrap: Wrap) -> NamedState:
     slots: dict[str, dict[str, Slot]] = {}
-    for name, row in manifest.json_object(rows["parameters"]).items():
-        fields = manifest.json_object(row)
-        digests = manifest.json_object(fields["digest"])
-        chosen = map(str, manifest.json_list(fields["slots"]))
-        slots[name] = {slot: wrap(head.tensors[f"state.{name}.{slot}"], manifest.text(digests[slot])) for slot in chosen}
-    return manifest.to_state(rows, slots, head.path)
+    for name, row in from_manifest.json_object(rows["parameters"]).items():
+        fields = from_manifest.json_object(row)
+        digests = from_manifest.json_object(fields["digest"])
+        chosen = map(str, from_manifest.json_list(fields["slots"]))
+        slots[name] = {slot: wrap(head.tensors[f"state.{name}.{slot}"], from_manifest.text(digests[slot])) for slot in chosen}
+    return from_manifest.to_state(rows, slots, head.path)
 
 
 def _with_crc32(ref: TensorRef, digest: str) -> TensorRef:
@@ -142,7 +142,7 @@ def _joined(parts: Sequence[NamedState], path: str) -> NamedState:
     parameters = {name: parameter for part in parts for name, parameter in part.parameters.items()}
     ordering = first.ordering
     if ordering is not None:
-        names_at, keys_at = manifest.by_position(parameters)
+        names_at, keys_at = from_manifest.by_position(parameters)
         undecided = dict.fromkeys(name for part in parts if part.ordering is not None for name in part.ordering.undecided)
         in_order = dict.fromkeys((*(name for name in parameters if name in undecided), *undecided))
         ordering = replace(ordering, names=names_at, keys=keys_at, undecided=tuple(in_order))

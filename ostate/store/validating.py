@@ -22,7 +22,7 @@ from ostate.core.tensors import TensorRef
 from ostate.errors import ReadError, StoreError, refusing
 from ostate.optimizers.slots import PARAM_SHAPED
 
-from . import header, manifest
+from . import from_manifest, header
 from .copying import digest_of
 from .loading import find, open_heads, parsed
 from .writing import index_text
@@ -89,7 +89,7 @@ def _against_schema(rows: Mapping[str, object]) -> Iterator[Finding]:
 
 
 def _membership(rows: Manifest) -> Iterator[Finding]:
-    listed = [manifest.texts(group["names"]) for group in rows["groups"]]
+    listed = [from_manifest.texts(group["names"]) for group in rows["groups"]]
     grouped = [name for names in listed for name in names]
     twice = tuple(sorted({name for name in grouped if grouped.count(name) > 1})) if len(set(grouped)) != len(grouped) else ()
     if twice:
@@ -134,7 +134,7 @@ def _is_step(tensor: TensorRef, step: float) -> bool:
 
 def _ranges(rows: Manifest) -> Iterator[Finding]:
     for index, group in enumerate(rows["groups"]):
-        hyper = {key: manifest.revived(value) for key, value in group.items() if key != "names"}
+        hyper = {key: from_manifest.revived(value) for key, value in group.items() if key != "names"}
         for key, low, high in (("lr", 0.0, math.inf), ("initial_lr", 0.0, math.inf), ("eps", 0.0, math.inf), ("weight_decay", -math.inf, math.inf)):
             values = hyper.get(key)
             for value in values if isinstance(values, tuple) else (values,):
@@ -172,7 +172,7 @@ def _across(place: str, heads: list[Head], manifests: list[Manifest]) -> Iterato
     shards = [rows.get("shard") for rows in manifests]
     if shards != [{"index": number, "of": len(heads)} for number in range(1, len(heads) + 1)]:
         yield _error("index", "the files are not the parts 1 to n of one state")
-    names = [name for rows in manifests for group in rows["groups"] for name in manifest.texts(group["names"])]
+    names = [name for rows in manifests for group in rows["groups"] for name in from_manifest.texts(group["names"])]
     if len(set(names)) != len(names):
         yield _error("index", "a parameter is in two files")
     common = [{key: value for key, value in rows.items() if key not in {"parameters", "shard", "groups"}} for rows in manifests]

@@ -13,7 +13,7 @@ from ostate.core.tensors import Part, TensorRef
 from ostate.errors import ReadError, StoreError
 from ostate.probe.measure.delta import DeltaH1
 from ostate.report.json_text import as_json
-from ostate.store import manifest
+from ostate.store import from_manifest, manifest
 
 ODD = {"a": [math.nan, (math.inf, -math.inf)], "b": {"c": 1.5, "d": None, "e": True}}
 PAIR = TensorRef("F32", (2,), (Part("gone", 0, (2,), (1,), (0,)),))
@@ -28,7 +28,7 @@ def test_documents_say_what_is_not_finite_as_text():
 def test_the_manifest_says_it_so_that_it_comes_back():
     kept = manifest.plain(ODD, "here")
     assert kept["a"] == [{"float": "nan"}, [{"float": "inf"}, {"float": "-inf"}]]
-    assert manifest.revived(kept)["a"][1] == (math.inf, -math.inf)
+    assert from_manifest.revived(kept)["a"][1] == (math.inf, -math.inf)
 
 
 def test_a_tensor_of_several_elements_is_described_in_a_document_and_refused_in_a_manifest():
