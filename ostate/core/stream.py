@@ -158,11 +158,3 @@ def side_by_side(left: Iterator[np.ndarray], right: Iterator[np.ndarray]) -> Ite
         size = min(a.size, b.size)
         yield a[:size], b[:size]
         a, b = a[size:], b[size:]
-
-
-def summarise(slot: Slot, *, exact: bool = False) -> Summary:
-    """Stream once over a slot's numbers."""
-    meter = Meter(exact=exact)
-    for chunk in slot.chunks():
-        meter.add(chunk)
-    return meter.summary()

@@ -47,7 +47,7 @@ def verify(
         for sketch_rows in widths(adapter):
             tables = gather(raw, adapter, previous=previous, base=base, likely=likely, sketch_rows=sketch_rows)
             paths = Paths(tables.reader, tables.displaced, tables.precomputed)
-            match, now = search(tables, paths, claimed=from_keys(keys, tables), fixed={})
+            match, now = search(tables, paths, claimed=from_keys(keys, tables))
             found = judge(tables, paths, match, now, raw, claimed=keys)
             if is_decided(found, tables):
                 break

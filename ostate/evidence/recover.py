@@ -20,7 +20,6 @@ def recover(
     *,
     previous: Adapter | None = None,
     base: Mapping[str, TensorRef] | None = None,
-    fixed: Mapping[int, str] | None = None,
 ) -> Evidence:
     """Return the order that the numbers prefer, and which of its positions they prove.
 
@@ -29,13 +28,12 @@ def recover(
         adapter: the trained weights.
         previous: an earlier adapter of the same run.
         base: the base model's weights, where at hand.
-        fixed: position -> key that must be kept.
     """
     with overflow_ignored():
         for sketch_rows in widths(adapter):
             tables = gather(raw, adapter, previous=previous, base=base, sketch_rows=sketch_rows)
             paths = Paths(tables.reader, tables.displaced)
-            match, now = search(tables, paths, claimed=None, fixed=fixed or {})
+            match, now = search(tables, paths, claimed=None)
             found = judge(tables, paths, match, now, raw, claimed=None)
             if is_decided(found, tables):
                 break

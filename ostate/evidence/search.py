@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,15 +40,15 @@ ALONE_LOG_RATIO = -14.0
 """Log ratio of a factor that has state while its module's zero factor has none: both step together or not at all."""
 
 
-def search(tables: Tables, paths: Paths, *, claimed: Match | None, fixed: Mapping[int, str]) -> tuple[Match, FittedDensities]:
+def search(tables: Tables, paths: Paths, *, claimed: Match | None) -> tuple[Match, FittedDensities]:
     """Return the best order found and its densities: from displacement, from the claim, and from balance alone where that is not enough."""
     starts = [claimed] if claimed else []
-    displaced = _complete(tables, paths, _by_displacement(tables), fixed)
+    displaced = _complete(tables, paths, _by_displacement(tables))
     starts += [displaced] if displaced != claimed or not starts else []
-    ends = [improve(tables, paths, start, fixed) for start in starts]
+    ends = [improve(tables, paths, start) for start in starts]
     best = max(ends, key=lambda end: total(tables, paths, *end)) if len(ends) > 1 else ends[0]
     if tables.balanced and _unsettled(tables, paths, *best):
-        other = improve(tables, paths, _complete(tables, paths, _by_balance(tables), fixed), fixed)
+        other = improve(tables, paths, _complete(tables, paths, _by_balance(tables)))
         best = max([best, other], key=lambda end: total(tables, paths, *end))
     return best
 
@@ -76,7 +76,7 @@ def from_keys(keys: Sequence[str | None], tables: Tables) -> Match:
     return match
 
 
-def improve(tables: Tables, paths: Paths, match: Match, fixed: Mapping[int, str]) -> tuple[Match, FittedDensities]:
+def improve(tables: Tables, paths: Paths, match: Match) -> tuple[Match, FittedDensities]:
     """Return the order that no assignment of zero factors, other factors or whole modules improves, and its densities."""
     now = fit_densities(tables, paths, match)
     for _ in range(ROUNDS):
@@ -87,8 +87,8 @@ def improve(tables: Tables, paths: Paths, match: Match, fixed: Mapping[int, str]
                 key = getattr(module, still)
                 if key in match:
                     scores.hold(key, match[key])
-            match = scores.assign(fixed, prefer=match)
-        match = _swap_modules(tables, match, now, fixed)
+            match = scores.assign(prefer=match)
+        match = _swap_modules(tables, match, now)
         now = fit_densities(tables, paths, match)
         if match == before:
             break
@@ -185,9 +185,9 @@ def _likely(pair: PairClass, row: int) -> tuple[NDArray[np.intp], NDArray[np.int
     return zero, other
 
 
-def _complete(tables: Tables, paths: Paths, scores: Scores, fixed: Mapping[int, str]) -> Match:
+def _complete(tables: Tables, paths: Paths, scores: Scores) -> Match:
     """Return the assignment of the scores, then the other factors by balance with the zero factors found."""
-    match = scores.assign(fixed)
+    match = scores.assign()
     for module in (module for pair in tables.pairs for module in pair.modules):
         if module.zero in match:
             scores.hold(module.zero, match[module.zero])
@@ -201,15 +201,14 @@ def _complete(tables: Tables, paths: Paths, scores: Scores, fixed: Mapping[int, 
     for profile in tables.profiles:
         for key, values in profile_scores(profile, match):
             scores.add(key, values)
-    return scores.assign(fixed)
+    return scores.assign()
 
 
-def _swap_modules(tables: Tables, match: Match, now: FittedDensities, fixed: Mapping[int, str]) -> Match:
+def _swap_modules(tables: Tables, match: Match, now: FittedDensities) -> Match:
     match = dict(match)
-    kept = set(fixed.values())
     for pair in tables.pairs:
         rows, score = module_scores(pair, match, now, displaced=tables.displaced)
-        if len(rows) < 2 or any({pair.modules[row].zero, pair.modules[row].other} & kept for row in rows):
+        if len(rows) < 2:
             continue
         before = [(match[pair.modules[row].zero], match[pair.modules[row].other]) for row in rows]
         _, taken = assign(score + 1e-9 * np.eye(len(rows)))
@@ -259,11 +258,8 @@ class Scores:
         self.by_shape[shape][row] = -1e6
         self.by_shape[shape][row, self.tables.positions_of_shape[shape].index(position)] = 1e6
 
-    def assign(self, fixed: Mapping[int, str], *, prefer: Match | None = None) -> Match:
+    def assign(self, *, prefer: Match | None = None) -> Match:
         """Return the best assignment, shape by shape; where nothing decides, as in `prefer`."""
-        for position, key in fixed.items():
-            if key in self.row and position in self.tables.positions_of_shape[self.row[key][0]]:
-                self.hold(key, position)
         for key, position in (prefer or {}).items():
             shape, row = self.row[key]
             self.by_shape[shape][row, self.tables.positions_of_shape[shape].index(position)] += 1e-6

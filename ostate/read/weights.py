@@ -85,16 +85,6 @@ def _readable(path: str) -> Adapter | None:
         return None
 
 
-def find_adapter(raw: RawState, *, name: str | None = None) -> Adapter | None:
-    """Return the weights of the checkpoint that fit `raw` best by shapes; None where there are none.
-
-    Raises:
-        ReadError: one that was found is damaged.
-    """
-    found = candidates(raw, name=name)
-    return found.adapters[0] if found.adapters and not found.on_trial else None
-
-
 def _given(raw: RawState, path: str, name: str | None) -> Candidates:
     """Return what lies at the path that a person gave; of several adapters in the folder, those that fit best by shapes."""
     places = adapter_files.peft_folders(path) if is_folder(path) else []

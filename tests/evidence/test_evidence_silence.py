@@ -169,13 +169,6 @@ def test_factors_of_one_square_shape_are_told_apart():
     assert recover(known.raw, known.adapter).proven == set(known.with_state)
 
 
-def test_a_fixed_name_is_kept():
-    known, _ = trained(Toy())
-    found = recover(known.raw, known.adapter, fixed={6: "1.lora_B.weight"})
-    assert found.order[6] in ("1.lora_B.weight", None)
-    assert 6 not in found.proven
-
-
 def test_numbers_that_are_not_finite_prove_and_contradict_nothing():
     known, _ = trained(Toy())
     broken = known.raw.entries[7]

@@ -15,7 +15,7 @@ from ostate.errors import ReadError, UnknownFormat, UnsafePickle
 from ostate.read.container import dcp_index
 from ostate.read.container.dcp_index import DcpItem
 from ostate.read.layouts import dcp
-from ostate.read.weights import find_adapter
+from ostate.read.weights import candidates
 
 from .made import check, made, order_of, truth_of, two_group_order, watch_reads
 from .make_model import Tiny, adamw, plain_truth, train, write_truth
@@ -237,7 +237,7 @@ def test_weights_of_a_dict_with_one_level_are_found_under_the_optimizers_names(o
     raw = formats.read(str(tmp_path))
     assert {entry.name for entry in raw.entries} == {prefix + name for name in rows}
     assert {prefix + name for name in rows} <= set(raw.weights)
-    adapter = find_adapter(raw)
+    adapter, *_ = candidates(raw).adapters
     assert set(rows) <= set(adapter.tensors)
     name = next(iter(rows))
     assert adapter.tensors[name].read().tolist() == weights[name].tolist()
