@@ -228,4 +228,5 @@ def _live_diffusers(key: str, adapter_name: str) -> str:
     name = re.sub(r"\.lora(?:_linear_layer)?\.down\.", ".lora_A.", key)
     name = re.sub(r"\.lora(?:_linear_layer)?\.up\.", ".lora_B.", name)
     name = re.sub(r"\.(lora_[AB])\.(weight|bias)$", lambda found: f".{found[1]}.{adapter_name}.{found[2]}", name)
+    name = re.sub(r"\.lora_magnitude_vector(?:\.weight)?$", f".lora_magnitude_vector.{adapter_name}.weight", name)
     return of_whole_module(name)

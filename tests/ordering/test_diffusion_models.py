@@ -68,6 +68,27 @@ def test_peft_over_a_unet_is_named_by_its_config(tmp_path: Path):
     assert [name.removeprefix("unet.") for name in first.names] == order
 
 
+@pytest.mark.parametrize("source", ["skeleton", "convention"])
+@pytest.mark.parametrize("older", [False, True])
+def test_doras_magnitudes_have_the_adapters_name_in_diffusers_models_too(older: bool, source: str, tmp_path: Path):
+    """The pipeline's file drops it and `.weight`; diffusers' scripts for Stable Diffusion spell the factors in the older way beside it."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    model = unet()
+    model.requires_grad_(requires_grad=False)
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"], use_dora=True))
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    live = save(tmp_path / "run", [named])
+    weights = peft.get_peft_model_state_dict(model)
+    weights = convert_state_dict_to_diffusers(weights) if older else weights
+    StableDiffusionPipeline.save_lora_weights(str(tmp_path / "run"), unet_lora_layers=weights, weight_name="lora.safetensors")
+    raw, adapter = read(str(tmp_path / "run" / "optimizer.pt")), read_adapter(str(tmp_path / "run" / "lora.safetensors"))
+    base = str(write_pipeline(tmp_path / "base", unet=unet()) / "unet") if source == "skeleton" else None
+    found, lost = claims(Question(raw=raw, adapter=adapter, base=base), sources={source})
+    assert live in [[name and name.removeprefix("unet.") for name in claim.names] for claim in found], lost
+
+
 @pytest.mark.parametrize("own_unet", [False, True])
 @pytest.mark.parametrize("plus", [False, True])
 def test_sd_scripts_order_is_text_encoder_then_unet_in_groups_and_halves(plus: bool, own_unet: bool, tmp_path: Path):

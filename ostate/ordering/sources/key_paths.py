@@ -13,6 +13,9 @@ from .tuner_keys import PEFT_RANKS, RANKS, split_key
 
 _LEAD = re.compile(rf"^({'|'.join(sorted(LEADS, key=len, reverse=True))})_(.+)$")
 
+_FACTORS = dict.fromkeys(("lora", "lora_layer", "lora_linear_layer"), "lora_A")
+"""Words of older diffusers' for what holds both factors: `lora.down` is PEFT's `lora_A`, beside its `lora_magnitude_vector`."""
+
 
 class KeyPath(NamedTuple):
     """A key in parts."""
@@ -65,6 +68,7 @@ def before_in_module(one: str, other: str, *, peft: bool) -> int | None:
         peft: true for PEFT's own layers, which register some words in another order than other tuners do.
     """
     ranks = PEFT_RANKS if peft else RANKS
+    one, other = (_FACTORS.get(part, part) for part in (one, other))
     if one in ranks and other in ranks:
         return ranks[one] - ranks[other]
     if {one, other} == {"weight", "bias"}:
