@@ -58,7 +58,7 @@ def _trained(folder: Path, layers: Layers, spelled: Callable[[str, str], str]) -
         second = torch.nn.Parameter(torch.zeros(out, 4))
         named |= {spelled(path, "A"): first, spelled(path, "B"): second}
         pairs.append((first, second, torch.randn(out, width, generator=source) / width**0.5))
-    optimizer = torch.optim.AdamW(list(named.values()), lr=5e-3)
+    optimizer = torch.optim.AdamW(list(named.values()), lr=5e-3, foreach=True)
     for _ in range(25):
         optimizer.zero_grad()
         loss = torch.zeros(())

@@ -17,6 +17,7 @@ import torch
 from ostate.core.naming import Adapter, Question
 from ostate.core.tensors import TensorRef
 from ostate.ordering import claims, heuristic_orders
+from ostate.ordering.sources import convention
 from ostate.ordering.sources.adapter_order import definition_order
 from ostate.ordering.sources.convention import divided, orders_by_convention
 from ostate.read import read
@@ -395,3 +396,13 @@ def test_a_layers_bias_stands_before_its_lora_weights():
     assert definition_order(keys, adapter) == [
         "m.q.bias", "m.q.lora_A.weight", "m.q.lora_B.weight", "m.v.bias", "m.v.lora_A.weight", "m.v.lora_B.weight"
     ]  # fmt: skip
+
+
+def test_an_order_is_looked_for_once_however_many_alternatives_ask_for_it(monkeypatch):
+    asked, families = [], convention._families
+    monkeypatch.setattr(convention, "_families", lambda *words: asked.append(words) or families(*words))
+    keys = [f"base_model.model.model.layers.{at}.self_attn.{name}.lora_A.weight" for at in range(2) for name in ("o_proj", "q_proj", "v_proj")]
+    first = orders_by_convention(keys)
+    first[0][1].clear()
+    assert sorted(orders_by_convention(keys)[0][1]) == sorted(keys)
+    assert len(asked) == 1

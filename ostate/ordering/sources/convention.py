@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import cmp_to_key
+from functools import cmp_to_key, lru_cache
 from itertools import combinations, product
 from typing import NamedTuple, Protocol
 
@@ -52,6 +52,13 @@ def orders_by_convention(keys: Sequence[str]) -> list[tuple[str, list[str]]] | s
 
     Releases, or models of the same names, may differ: then several orders stand, for the numbers to choose from.
     """
+    found = _orders_by_convention(tuple(keys))
+    return found if isinstance(found, str) else [(name, list(order)) for name, order in found]
+
+
+@lru_cache(maxsize=4)
+def _orders_by_convention(keys: tuple[str, ...]) -> list[tuple[str, list[str]]] | str:
+    """Return the same: each of many orders that are tried asks for its alternatives, of the same keys."""
     if not keys:
         return "no keys"
     fused, others = parted(keys)
@@ -125,7 +132,7 @@ def _families(tower: tuple[str, ...], paths: Sequence[KeyPath]) -> list[KnownFam
     for name, chains in (*DIFFUSERS.items(), *ORIGINALS.items()):
         words = {word for chain in chains for word in chain.split()}
         spelled = _in_words(tower, paths, words)
-        if spelled is not None and set[str]().union(*(path.words for path in spelled)) <= words:
+        if spelled is not None and all(path.words <= words for path in spelled):
             alike.setdefault(_present(chains, spelled), KnownFamily(name, _Chains(chains), {path.key: path for path in spelled}))
     if not alike and _DIFFUSERS.search("\n".join(path.key for path in paths)):
         for name, chains in DIFFUSERS.items():
