@@ -18,6 +18,8 @@ LORA_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin")
 """Whole models, shards first."""
+_NUMBERED = (("model", "safetensors"), ("pytorch_model", "bin"))
+"""What accelerate calls the second model and those behind it, each before its number and after."""
 DIFFUSERS_FILES = (
     "diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.bin.index.json",
     "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin",
@@ -171,11 +173,23 @@ def of_the_checkpoint(raw: RawState) -> Iterator[list[str]]:
 
 
 def models_of_the_checkpoint(raw: RawState) -> Iterator[list[str]]:
-    """Yield the folders with whole models, a list for each place: the checkpoint's own first, then components one folder down."""
+    """Yield the folders with whole models, a list for each place: the checkpoint's own first, then components one folder down.
+
+    Beside a folder's own model stands that of the state's own number: accelerate writes a second model and its optimizer as `model_1.safetensors` and
+    `optimizer_1.bin`.
+    """
+    number = number_of(raw.read or raw.source)
     for folder in folders_of(raw):
-        yield [folder] if holds_model(folder) else []
+        own = _first(folder, tuple(f"{stem}_{number}.{kind}" for stem, kind in _NUMBERED)) if number else None
+        yield [folder, *([own] if own is not None else [])] if holds_model(folder) else []
     for folder in folders_of(raw):
         yield [below for below in subfolders(folder)[:MOST_FOLDERS] if _first(below, DIFFUSERS_FILES)]
+
+
+def number_of(path: str) -> int:
+    """Return the number that accelerate gives a model or an optimizer: 1 of `model_1.safetensors` and `optimizer_1.bin`, 0 of the first."""
+    found = re.search(r"_(\d{1,3})\.\w+$", os.path.basename(path))
+    return int(found[1]) if found is not None else 0
 
 
 def to_the_side(raw: RawState) -> list[str]:

@@ -68,6 +68,8 @@ def candidates(raw: RawState, *, adapter: str | None = None, model: str | None =
         found = _in_places(raw, [torch_lora_files(raw)], name)
     if not found.adapters:
         found = _in_places(raw, adapter_files.models_of_the_checkpoint(raw), name)
+        number = adapter_files.number_of(raw.read or raw.source)
+        found = found._replace(adapters=tuple(sorted(found.adapters, key=lambda adapter: adapter_files.number_of(adapter.file) != number)))
     if found.adapters:
         return found
     beside = [other for path in adapter_files.to_the_side(raw) if (other := _readable(path)) is not None and lacking(raw, other) == 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from accelerate import Accelerator
@@ -92,3 +93,25 @@ def test_two_models_of_one_configuration_are_rebuilt_from_it_and_their_order_is_
     with pytest.raises(OrderingError) as error:
         repair(str(tmp_path / "state"))
     assert "--base DIR" in error.value.fix
+
+
+def test_the_second_optimizer_goes_with_the_second_model(tmp_path):
+    """A policy and its critic, each with a LoRA and an optimizer of its own: the first model's weights fit the second state by shape too."""
+    torch.manual_seed(0)
+    settings = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+    models = [peft.get_peft_model(trained.llama(6), peft.LoraConfig(**settings)) for _ in range(2)]
+    optimizers = [torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3) for model in models]
+    accelerator = Accelerator(cpu=True)
+    one, other, *prepared = accelerator.prepare(*models, *optimizers)
+    for row in trained.sequences(12, 0):
+        batch = {name: value[None] for name, value in row.items()}
+        accelerator.backward(one(**batch).loss + other(**batch).loss)
+        for optimizer in prepared:
+            optimizer.step()
+            optimizer.zero_grad()
+    accelerator.save_state(str(tmp_path / "state"))
+    for number, model in enumerate(models):
+        done = repair(str(tmp_path / "state"), optimizer=number)
+        assert list(done.named.parameters) == [name for name, p in model.named_parameters() if p.requires_grad]
+        assert done.ordering.verdict == "verified"
+        assert done.named.adapter["file"] == ("model.safetensors", "model_1.safetensors")[number]
