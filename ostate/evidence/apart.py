@@ -12,7 +12,7 @@ import numpy as np
 from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import How, Looks, Place
-from ostate.evidence.misaligned import in_place, in_their_own_moments, misaligned
+from ostate.evidence.misaligned import balance_digits, in_place, in_their_own_moments, misaligned
 from ostate.evidence.shares import by_shape, elements, of_another_run, reached_by, share
 from ostate.evidence.statistics import median, quantile
 
@@ -348,7 +348,7 @@ def _kinds_unbalanced(live: Sequence[Place], residuals: Mapping[Place, float], l
     means = {kind: float(np.mean([reached for _, reached in members])) for kind, members in kinds.items() if len(members) >= FEWER}
     if not means or max(means.values()) < FLOOR:
         return set()
-    lost = [kinds[kind] for kind, mean in means.items() if mean < UNFIT]
+    lost = [kinds[kind] for kind, mean in means.items() if mean < UNFIT and balance_digits([place for place, _ in kinds[kind]], looks) < SEEN]
     return {place.module for members in lost if median(np.array([residuals[place] for place, _ in members])) > UNRELATED for place, _ in members}
 
 

@@ -41,12 +41,17 @@ NEXT = 0.3
 """Cosine below which, and residual above which, a module beside one that was found is another run's too."""
 ALIGNED = 0.35
 """Mean cosine of a kind whose weights moved along the updates at their places: of another order of its layers, or another run's, it is near zero."""
+BETWEEN = 0.4, 0.25
+"""Cosine below which, and residual above which, a module is on its way: where many are, a run turned about, and what was found is its end."""
+FEW, TAIL = 5, 2.0
+"""So many at least, and so many times as many as were found: of 16 modules of which another run's were found four are, of 112 of a healthy run 20."""
 STRAIGHT, NEARLY = 0.5, 0.8
 """Cosine, and part of the middle one's of its shape, from which a zero factor did so by itself."""
 DRAWN = 3.5
 """Standard deviations by which a factor that starts at random lies along its update, from which its moments are its own."""
-MIDDLE_DRAWN, NOT_DRAWN = 4.0, 1.0
-"""The same of the middle one of a kind, from which one that does it by less than the second, and does not balance, may hold another run's moments."""
+MIDDLE_DRAWN, REST_DRAWN, NOT_DRAWN = 4.0, 2.0, 1.0
+"""The same of the middle one of a kind, and of all others, from which one that does it by less than the third, and does not balance, may hold another
+run's moments."""
 ENOUGH_DIGITS = 3.0
 """Digits of a factor from which they are, those of the number of modules added."""
 SEEN = 3.0
@@ -95,6 +100,9 @@ def zero_factors_misaligned(live: Sequence[Place], looks: Looks) -> set[int]:
         if len(kind) >= FEWEST and _lie_along(cosines, residuals) and _lie_along(cosines[kind], residuals[kind]):
             found[kind] = cosines[kind] < min(ASIDE, PART * quantile(cosines[kind], 0.75))
     found &= (residuals > UNBALANCED) & (shares < FIRST)
+    between = (cosines < BETWEEN[0]) & (residuals > BETWEEN[1]) & ~found
+    if between.sum() >= max(FEW, TAIL * found.sum()):
+        return set()
     if found.any():
         found |= (cosines < NEXT) & (residuals > NEXT)
     return {place.module for place, one in zip(places, found) if one}
@@ -114,7 +122,8 @@ def random_factors_misaligned(live: Sequence[Place], looks: Looks) -> set[int]:
         if len(members) >= FEWEST and np.isfinite(drawn).all() and median(drawn) >= MIDDLE_DRAWN:
             shares = np.array([share(each) for each in looks.ranked(members, "other")])
             lost = (drawn < NOT_DRAWN) & (residuals > UNBALANCED) & (shares < FIRST)
-            found |= {place.module for place, one in zip(members, lost) if one}
+            if (drawn[~lost] >= REST_DRAWN).all():  # where a run turns about some of the others lie along nothing either
+                found |= {place.module for place, one in zip(members, lost) if one}
     return found
 
 
@@ -159,5 +168,9 @@ def in_their_own_moments(members: Sequence[Place], looks: Looks) -> bool:
     Where latent dimensions look alike, early in a run or where most batches had no gradient, gauges say little of each module and much of them all.
     """
     cosines = [plain.cosine for plain in looks.plain(members)]
-    ranked = [one for each in looks.ranked(members, "other") for one in each]
-    return float(np.mean(cosines)) >= ALIGNED and combine.digits(ranked) >= SEEN
+    return float(np.mean(cosines)) >= ALIGNED and balance_digits(members, looks) >= SEEN
+
+
+def balance_digits(members: Sequence[Place], looks: Looks) -> float:
+    """Return the digits of the random factors of a kind, all together."""
+    return combine.digits([one for each in looks.ranked(members, "other") for one in each])

@@ -435,3 +435,22 @@ def test_three_siblings_are_enough_to_say_that_most_are_strong():
     assert apart._most_are_strong([(Ranked(1, 384),)] * 3)
     assert not apart._most_are_strong([(Ranked(1, 384),)] * 2)
     assert not apart._most_are_strong([(Ranked(1, 384),), (Ranked(300, 384),), (Ranked(300, 384),)])
+
+
+def test_the_end_of_a_run_that_turned_about_is_no_other_runs():
+    """Of sixteen modules of a kind three lie along nothing and do not balance; six more are on their way there."""
+    plain = {module: Plain(0.1, 1.0, 1.0, True, 0.6, 5.0) for module in range(16)}
+    plain |= {module: Plain(0.6, 1.0, 1.0, True, 0.1, 0.0) for module in (0, 1, 2)}
+    looks = Given(dict.fromkeys((0, 1, 2), 60), units=units("q", 16), plain=plain)
+    assert misaligned(places(16), looks) == {0, 1, 2}
+    for on_their_way in (range(3, 8), range(3, 9)):
+        plain |= {module: Plain(0.3, 1.0, 1.0, True, 0.35, 1.9) for module in on_their_way}
+        assert misaligned(places(16), looks) == (set() if len(on_their_way) > 5 else {0, 1, 2})
+
+
+def test_a_kind_whose_random_factors_have_digits_together_is_not_missed():
+    """Rank 60 of 384 in each of 32 layers: little of each, and five digits of all of them."""
+    residuals = {place: 0.7 if place.module % 2 == 0 else 0.05 for place in places(64)}
+    for rank, told in ((60, False), (300, True)):
+        looks = Given({(2 * layer, "other"): rank for layer in range(32)}, units=units("qv", 32))
+        assert bool(apart._kinds_unbalanced(places(64), residuals, looks)) == told
