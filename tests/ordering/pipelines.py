@@ -20,11 +20,12 @@ def unet() -> torch.nn.Module:
     return UNet2DConditionModel(sample_size=8, use_linear_projection=True, **sizes, **blocks)
 
 
-def flux(blocks: int = 2) -> torch.nn.Module:
+def flux(blocks: int = 2, head: int = 8) -> torch.nn.Module:
     from diffusers import FluxTransformer2DModel
 
-    sizes = {"num_layers": blocks, "num_single_layers": blocks, "attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 8}
-    return FluxTransformer2DModel(in_channels=4, pooled_projection_dim=8, axes_dims_rope=(2, 2, 4), **sizes)
+    sizes = {"num_layers": blocks, "num_single_layers": blocks, "attention_head_dim": head, "num_attention_heads": 16 // head}
+    widths = {"in_channels": 4, "joint_attention_dim": 8, "pooled_projection_dim": 8}
+    return FluxTransformer2DModel(axes_dims_rope=(2, 2, head - 4)[: head // 2], **widths, **sizes)
 
 
 def wan() -> torch.nn.Module:

@@ -208,6 +208,23 @@ def test_onetrainers_fused_modules_stand_first_sorted_as_text(with_base: bool, t
     assert order in [_keys(claim) for claim in found], lost
 
 
+@pytest.mark.parametrize("shape", ["its own", "another's"])
+def test_norms_that_were_trained_whole_beside_the_lora_stand_where_the_model_has_them(shape: str, tmp_path: Path):
+    """diffusers' train_control_lora_flux.py with `--train_norm_layers`."""
+    model = flux()
+    model.requires_grad_(requires_grad=False)
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["x_embedder", "to_q", "to_k"]))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or "norm_q" in name or "norm_k" in name)
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    live = save(tmp_path / "run", [named], lambda name: f"transformer.{name.replace('.default', '')}")
+    base = flux() if shape == "its own" else flux(head=4)
+    found, lost = _ask(tmp_path / "run", write_pipeline(tmp_path / "base", transformer=base))
+    names = [[name and name.removeprefix("transformer.") for name in claim.names] for claim in found]
+    assert (live in names) is (shape == "its own"), lost
+    assert names or "another base model?" in lost
+
+
 def test_ai_toolkits_keys_over_a_flux_transformer(tmp_path: Path):
     named = factors(flux(), lambda path: f"transformer$${path.replace('.', '$$')}", ("FluxTransformer2DModel",))
 

@@ -26,6 +26,7 @@ TEXT = "text_encoder"
 """How the folders of text encoders begin."""
 
 
+_WHOLE = ("weight", "bias")
 _INNER = "_text_model"
 """What of two text encoders of one pipeline only the class with a projection has in its paths, since transformers 5; keys have it for both."""
 _SD_SCRIPTS = ("attn1", "ff", "attn2")
@@ -75,6 +76,10 @@ def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: t
         versions: of the libraries that built them: name and release.
     """
     fused, keys = parted(trained_keys(adapter))
+    tuned = {read.module for key in keys if (read := split_key(key)) is not None}
+    within = next((key for key in keys if split_key(key) is None and key.rpartition(".")[0] in tuned), None)
+    if within is not None:
+        return f"nothing tells how the live model calls {within!r}, a tensor of a module that was tuned too"
     places = _placed(keys, components)
     lost = [key for key in keys if key not in places]
     if lost:
@@ -101,6 +106,12 @@ def tuned_layouts(adapter: Adapter, components: Sequence[Component], versions: t
     return layouts
 
 
+def _read(key: str) -> TunerKey | None:
+    """Return the halves of a key; that of a model's own tensor, trained whole beside the LoRA (train_control_lora_flux.py's norms), divides too."""
+    module, _, last = key.rpartition(".")
+    return split_key(key) or (TunerKey(module, last) if module and last in _WHOLE else None)
+
+
 def _placed(keys: Sequence[str], components: Sequence[Component]) -> dict[str, ModulePlace]:
     """Return the place of each key whose module one component alone can be.
 
@@ -110,7 +121,7 @@ def _placed(keys: Sequence[str], components: Sequence[Component]) -> dict[str, M
     spelled = [_spelled(component.modules) for component in components]
     by_lead: dict[str, dict[str, dict[int, int]]] = {}
     for key in keys:
-        read = split_key(key)
+        read = _read(key)
         if read is None:
             continue
         hits = {at: hit for at, known in enumerate(spelled) if (hit := _module_of(read.module, known)) is not None}
@@ -126,6 +137,8 @@ def _fits(place: ModulePlace, adapter: Adapter, components: Sequence[Component])
     weight = component.shapes.get(component.modules[place.module])
     factor = factor_of(place.key)
     shape = adapter.tensors[place.key].shape
+    if weight is not None and place.read.slot == "weight" and split_key(place.key) is None:
+        return shape == weight
     if weight is not None and place.read.slot in PROCESSOR_SLOTS:
         return shape[0] == weight[0]
     if weight is None or factor is None or len(shape) < 2 or len(weight) < 2 or factor[1] not in ("A", "B"):
@@ -144,7 +157,7 @@ def _assigned(by_lead: Mapping[str, Mapping[str, Mapping[int, int]]], components
         if at is None or taken.setdefault(at, lead) != lead:
             return {}
         for key, modules in keys.items():
-            read = split_key(key)
+            read = _read(key)
             if read is not None:
                 found[key] = ModulePlace(at, modules[at], key, read)
     return found
