@@ -40,8 +40,6 @@ OF_COMPONENT = re.compile(
     r"(?:base_model\.model\.)?(?:(lora_(?:te\d?|unet|transformer|prior(?:_unet)?)|oft_unet)_|((?:unet|transformer|prior|text_encoder)(?:_\d)?)(?:\.|\$\$))"
 )
 """The component that a name begins with: diffusers', OneTrainer's and ai-toolkit's folder names, kohya's `lora_te1_`, `lora_unet_`."""
-_DENOISER = re.compile(r"^(?:lora_unet|lora_transformer|lycoris)_(?=[^.]+\.)")
-"""What stands before underscored paths of the denoiser; ai-toolkit saves another than it trains (network_mixins.py, `use_old_lokr_format`)."""
 VALUE_HEAD = ("v_head.summary.weight", "v_head.summary.bias")
 """What TRL's `AutoModelForCausalLMWithValueHead` registers behind the model, and saves beside the model's own names (modeling_value_head.py)."""
 SAVED = "modules_to_save"
@@ -287,7 +285,9 @@ def by_spelling(names: Iterable[str]) -> dict[str, str]:
         parts = spelled(name).split(".")
         at = adapter_at(parts)
         forms[name] = ".".join(parts if at is None else [*parts[:at], *parts[at + 1 :]])
-    bare = {name: _DENOISER.sub("", form.removeprefix(component([form]))) for name, form in forms.items()}
+    # what stands before underscored paths of the denoiser; ai-toolkit saves another than it trains (network_mixins.py, `use_old_lokr_format`)
+    bare = {name: form.removeprefix(component([form])) for name, form in forms.items()}
+    bare = {name: re.sub(r"^(?:lora_unet|lora_transformer|lycoris)_(?=[^.]+\.)", "", form) for name, form in bare.items()}
     alike = Counter(bare.values())
     full = Counter(forms.values())
     once = {name: form if alike[form] == 1 else forms[name] for name, form in bare.items() if alike[form] == 1 or full[forms[name]] == 1}

@@ -13,18 +13,9 @@ from ostate.errors import ReadError
 from .extras import needed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import BinaryIO, Protocol
+    from typing import BinaryIO
 
-    class _FileSystem(Protocol):
-        """fsspec's AbstractFileSystem, as far as it is asked here."""
-
-        def isfile(self, path: str) -> bool: ...
-        def isdir(self, path: str) -> bool: ...
-        def ls(self, path: str, detail: bool) -> Sequence[Mapping[str, object]]: ...
-        def size(self, path: str) -> int | None: ...
-        def open(self, path: str, mode: str, cache_type: str) -> BinaryIO: ...
-
+    from .filesystem import FileSystem
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _AHEAD = 8 << 20
@@ -149,7 +140,7 @@ def _looking(path: str) -> Iterator[None]:
         raise ReadError(f"cannot look there: {_first_line(error)}", where=path, fix="check the path and your access, or download it") from error
 
 
-def _system(path: str) -> tuple[_FileSystem, str]:
+def _system(path: str) -> tuple[FileSystem, str]:
     scheme = path.partition("://")[0]
     with needed("a path with a scheme", where=path):
         from fsspec.core import url_to_fs

@@ -27,8 +27,6 @@ MOST_DEPTH = 8
 _PACKED = "__bnb_optimizer_quant_state__"
 _DOTTED_LEAVES = frozenset({"step", *MARKS_ANYWHERE})
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "model_state", "adapter", "net", "weights")
-_ASIDE = re.compile(r"(?:^|[._])(?:ema|best|shadow|average[ds]?)(?:[._]|$)", re.IGNORECASE)
-"""Words of weights that no optimizer trains: averages, the best ones so far."""
 _PARTS = ("single_partition_of_fp32_groups", "fp32_flat_groups", "base_optimizer_state")
 """Keys of what one rank of DeepSpeed's ZeRO keeps: its piece of flat buffers, whose positions are groups, not parameters."""
 _STEPS = ("global_step", "step", "iteration", "steps")
@@ -240,7 +238,11 @@ def weights_in(value: object, optimizer: Mapping[str, object] | None = None, pla
     if len(found) < 2 or optimizer is None:
         return next(iter(found.values()), {}) if len(found) == 1 else {}
     wanted = _shapes(optimizer)
-    live = {where: tensors for where, tensors in found.items() if not _ASIDE.search(where)}
+    live = {  # without averages and the best ones so far, which no optimizer trains
+        where: tensors
+        for where, tensors in found.items()
+        if not re.search(r"(?:^|[._])(?:ema|best|shadow|average[ds]?)(?:[._]|$)", where, re.IGNORECASE)
+    }
     able = {where: tensors for where, tensors in live.items() if not wanted - Counter(ref.shape for ref in tensors.values())}
     called = {where: tensors for where, tensors in able.items() if _called_alike(where, place)}
     return next(iter(own.values())) if len(own := called if len(able) > 1 else able) == 1 else {}
