@@ -15,7 +15,6 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 """What JSON text holds. Whoever reads an entry looks what it is first: the type checker asks for it."""
 JsonObject: TypeAlias = "dict[str, Json]"
 
-_RELEASE = re.compile(r"(\d{1,6})\.(\d{1,6})", re.ASCII)
 _MOST_DIGITS = 18
 
 
@@ -91,5 +90,5 @@ def positions_in(keys: Collection[object]) -> list[int] | None:
 
 def release(text: object) -> tuple[int, int] | None:
     """Return (major, minor) of a library's release such as `0.15.2`; None where the text does not begin with one."""
-    found = _RELEASE.match(text) if isinstance(text, str) else None
+    found = re.match(r"(\d{1,6})\.(\d{1,6})", text, re.ASCII) if isinstance(text, str) else None
     return (int(found[1]), int(found[2])) if found else None

@@ -14,8 +14,6 @@ from ostate.errors import ReadError
 from .hyper import plain_hyper
 from .pickled_optimizer import params_of
 
-_STAGE = re.compile(r"^(?P<root>(?:.*\.)?optimizer_parts)\.stage_(?P<number>\d+)$")
-"""NeMo Automodel components/checkpoint/stateful_wrappers.py, `OptimizerState`: one optimizer a pipeline stage, by its global number."""
 _NANOTRON = re.compile(r"_(pp|dp|tp|exp)-\d+-of-(\d+)")
 """nanotron/serialize/optimizer.py, `optimizer_filename`."""
 MOST_INDEX = 1 << 25
@@ -40,7 +38,8 @@ def stages(places: Iterable[str], where: str) -> list[str]:
     Raises:
         ReadError: a stage is missing.
     """
-    found = {place: match for place in places if (match := _STAGE.match(place))}
+    # NeMo Automodel components/checkpoint/stateful_wrappers.py, `OptimizerState`: one optimizer a pipeline stage, by its global number
+    found = {place: match for place in places if (match := re.match(r"^(?P<root>(?:.*\.)?optimizer_parts)\.stage_(?P<number>\d+)$", place))}
     if not found or len({match["root"] for match in found.values()}) > 1:
         return []
     numbers = {number: place for place, match in found.items() if (number := number_in(match["number"])) is not None}
