@@ -13,6 +13,7 @@ from ostate.core.names import (
     adapter_at,
     any_adapter,
     by_spelling,
+    common_leads,
     component,
     component_of,
     factor_of,
@@ -22,6 +23,7 @@ from ostate.core.names import (
     kind_of,
     leading_modules,
     named_parameters,
+    of_whole_module,
     place_in_model,
     plain_names,
     renamed_adapter,
@@ -437,3 +439,21 @@ def test_the_sort_of_a_parameter(name, dimensions, kind):
 )
 def test_the_name_that_a_parameter_had_before_peft_wrapped_it(name, place):
     assert place_in_model(name) == place
+
+
+def test_names_share_the_modules_that_all_of_them_lie_in_and_no_more():
+    assert common_leads(["model.layers.0.weight"]) == ["model.", "model.layers.", "model.layers.0."]
+    assert common_leads(["model.layers.0.q.weight", "model.layers.1.q.weight", "model.layers.0.bias"]) == ["model.", "model.layers."]
+    assert common_leads(["a.weight", "b.weight"]) == common_leads(["weight", "a.weight"]) == common_leads([]) == []
+
+
+def test_a_name_that_begins_with_a_tuners_word_is_the_tuners_from_its_first_segment_on():
+    assert tuner_at(["lora_A", "default", "weight"]) == 0
+    assert tuner_at(["lora_A", "default", "weight"], after=1) is None
+
+
+@pytest.mark.parametrize(("live", "saved"), [("lora_unet_mid_norm.weight", "lora_unet_mid_norm.diff"), ("lycoris_norm.bias", "lycoris_norm.diff_b")])
+def test_what_lycoris_trains_whole_is_spelled_as_the_difference_that_it_saves_and_back(live, saved):
+    assert spelled(live) == saved
+    assert of_whole_module(saved) == live
+    assert of_whole_module("norm.diff") == "norm.diff"  # of no module that LyCORIS has made
