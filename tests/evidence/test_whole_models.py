@@ -230,6 +230,13 @@ def test_names_under_which_a_model_was_saved_are_assumed_where_no_rebuilt_model_
     (folder,) = train_whole(tmp_path / "run", make, [4])
     live = json.loads((folder / "names.json").read_text())
     found = repair(str(folder), base=str(tmp_path / "base")).ordering
+    assert all(name in (None, true) for name, true in zip(found.names, live))
+    assert found.proven
+
+    for place in (tmp_path / "base", folder):  # a class that is not in the installed release: no model can be rebuilt
+        config = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps({**config, "model_type": "somebodys_mixture", "architectures": ["SomebodysMixture"]}))
+    found = repair(str(folder), base=str(tmp_path / "base")).ordering
     wrong = {name for name, true in zip(found.names, live) if name not in (None, true)}
     assert wrong <= set(found.undecided)
     assert not found.proven

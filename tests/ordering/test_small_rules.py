@@ -344,10 +344,10 @@ def test_scores_that_are_no_numbers_say_nothing():
 
 def test_what_is_preferred_wins_where_nothing_decides_and_nowhere_else():
     scores = Scores(TABLES)
-    assert scores.assign({}, prefer={"a": 1, "b": 0}) == {"a": 1, "b": 0}
+    assert scores.assign(prefer={"a": 1, "b": 0}) == {"a": 1, "b": 0}
     scores = Scores(TABLES)
     scores.put("a", np.array([0.01, 0.0]))
-    assert scores.assign({}, prefer={"a": 1, "b": 0}) == {"a": 0, "b": 1}
+    assert scores.assign(prefer={"a": 1, "b": 0}) == {"a": 0, "b": 1}
 
 
 # convention
