@@ -18,7 +18,7 @@ import numpy as np
 
 from ostate.evidence import combine
 from ostate.evidence.looks import Looks, Place
-from ostate.evidence.shares import best_digits, by_shape, elements, share
+from ostate.evidence.shares import OWN_DIGITS, best_digits, by_shape, elements, share
 from ostate.evidence.statistics import median, quantile
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ BETWEEN = 0.4, 0.25
 """Cosine below which, and residual above which, a module is on its way: where many are, a run turned about, and what was found is its end."""
 FEW, TAIL = 5, 2.0
 """So many at least, and so many times as many as were found: of 16 modules of which another run's were found four are, of 112 of a healthy run 20."""
-STRAIGHT, NEARLY = 0.5, 0.8
-"""Cosine, and part of the middle one's of its shape, from which a zero factor did so by itself."""
+STRAIGHT, NEARLY = 0.4, 0.8
+"""Cosine, and part of the middle one's of its shape, from which a zero factor did so by itself: another module's moments reach .25 in one of ten."""
 DRAWN = 3.5
 """Standard deviations by which a factor that starts at random lies along its update, from which its moments are its own."""
 MIDDLE_DRAWN, REST_DRAWN, NOT_DRAWN = 4.0, 2.0, 1.0
@@ -120,8 +120,8 @@ def random_factors_misaligned(live: Sequence[Place], looks: Looks) -> set[int]:
         plain = looks.plain(members)
         drawn, residuals = np.array([each.drawn for each in plain]), np.array([each.residual for each in plain])
         if len(members) >= FEWEST and np.isfinite(drawn).all() and median(drawn) >= MIDDLE_DRAWN:
-            shares = np.array([share(each) for each in looks.ranked(members, "other")])
-            lost = (drawn < NOT_DRAWN) & (residuals > UNBALANCED) & (shares < FIRST)
+            digits = np.array([best_digits(each) for each in looks.ranked(members, "other")])
+            lost = (drawn < NOT_DRAWN) & (residuals > UNRELATED) & (digits < OWN_DIGITS)
             if (drawn[~lost] >= REST_DRAWN).all():  # where a run turns about some of the others lie along nothing either
                 found |= {place.module for place, one in zip(members, lost) if one}
     return found

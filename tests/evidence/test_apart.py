@@ -343,9 +343,17 @@ def test_a_module_both_of_whose_factors_went_the_way_of_their_moments_is_in_plac
     assert apart.apart(places(12), looks).against == (() if told else (4,))
 
 
+@pytest.mark.parametrize(("cosine", "told"), [(0.41, True), (0.39, False)])
+def test_a_zero_factor_went_its_own_way_from_a_cosine_that_no_other_modules_moments_reach(cosine, told):
+    """Siblings of .42: where all lie along their updates but loosely, what is asked of one is not relative to them alone."""
+    plain = {module: Plain(0.1, 1.0, 1.0, True, 0.42, 5.0) for module in range(12)} | {4: Plain(0.7, 1.0, 1.0, True, cosine, 5.0)}
+    weak: dict[object, int] = {(4, how): 150 for how in ("whole", "zero", "other")}
+    assert in_place({4}, places(12), Given(weak, units=units("qv", 6), plain=plain)) == ({4} if told else set())
+
+
 @pytest.mark.parametrize(
     ("drawn", "residual", "rank", "siblings", "told"),
-    [(0.9, 0.5, 60, 4.1, True), (1.1, 0.5, 60, 4.1, False), (0.9, 0.4, 60, 4.1, False), (0.9, 0.5, 1, 4.1, False), (0.9, 0.5, 60, 3.9, False)],
+    [(0.9, 0.6, 60, 4.1, True), (1.1, 0.6, 60, 4.1, False), (0.9, 0.49, 60, 4.1, False), (0.9, 0.6, 15, 4.1, False), (0.9, 0.6, 60, 3.9, False)],
 )
 def test_a_random_factor_that_neither_lies_along_its_update_nor_balances_is_another_runs(drawn, residual, rank, siblings, told):
     plain = {module: Plain(0.1, 1.0, 1.0, True, 0.8, siblings) for module in range(12)} | {4: Plain(residual, 1.0, 1.0, True, 0.8, drawn)}
