@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,20 +13,13 @@ from ostate.evidence import combine
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import How, Looks, Place
 from ostate.evidence.misaligned import balance_digits, in_place, in_their_own_moments, misaligned
-from ostate.evidence.shares import by_shape, elements, of_another_run, reached_by, share
+from ostate.evidence.shares import BULK, by_shape, elements, is_tail, of_another_run, reached_by, share
 from ostate.evidence.statistics import median, quantile
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
 
 FLOOR = 0.9
 """Share of a group's digits from which a module's gauge is its own: the first of all or nearly so."""
 STRONG = 0.75
 """Share that nine in ten siblings must reach before one that does not says something by standing apart."""
-BULK = 0.5
-"""Share of the digits below which a module's gauge may be any other: two such of one shape are suspect, since names exchanged by hand are two."""
 NOWHERE = 0.25
 """Share below which one module is suspect by itself: a quarter of all gauges and more fit as well."""
 OWN = 0.6
@@ -58,8 +51,6 @@ TEN, EXCHANGED = 10, 2
 """Up to ten modules half of them may say less than the rest; of more, one in ten, or the two of an exchanged pair."""
 FEWEST = 4
 """Modules of one shape from which they are compared among themselves."""
-TAIL = 5.0
-"""Times as many low shares as the others thin out to, from which they are none of them."""
 MOST = 0.4
 """Share of modules beyond which moments without a weight that moved mean that nothing was updated yet."""
 WEAKEST = 24
@@ -75,6 +66,9 @@ LAYERS = 8
 FACTORS: tuple[How, ...] = ("zero", "other")
 TWICE, FAR = 2.0, 8.0
 """How many times smaller the residual of balance is at another's place: of either of a pair, and where one look or a small group must say it."""
+FURTHER = 0.3
+"""Cosine by which an exchanged pair lies further along each other's last updates, half of it either at least: two modules' gauges differ, so that
+where nothing was exchanged it is near zero."""
 
 
 class Apart(NamedTuple):
@@ -217,7 +211,7 @@ def exchanged_in(members: Sequence[Place], looks: Looks, how: How = "whole") -> 
         return set()
     way = (_clear_way(list(ranked.values())) if how == "whole" else None) or "asked"
     reached = reached_by(list(ranked.values()), way)
-    own = {place: (float(found), plain.residual) for place, found, plain in zip(ranked, reached, looks.plain(list(ranked)))}
+    own = {place: (float(found), plain.residual, plain.cosine) for place, found, plain in zip(ranked, reached, looks.plain(list(ranked)))}
     outside = [place for place in members if own[place][0] < FLOOR and not own[place][1] <= RELATED]
     inner = sorted(outside, key=lambda place: own[place])[:WEAKEST]
     weak = [place for place in inner if own[place][0] < BULK][: WEAKEST // 2]
@@ -229,16 +223,18 @@ def exchanged_in(members: Sequence[Place], looks: Looks, how: How = "whole") -> 
     at = {(one, two): _at_another(one, two, how) for one, two in pairs}
     looks.read(list(at.values()))
     there = dict(zip(at, looks.ranked(list(at.values()), how)))
-    residuals = {ends: plain.residual for ends, plain in zip(at, looks.plain(list(at.values())))}
+    plain_there = dict(zip(at, looks.plain(list(at.values()))))
     needed = SURE + math.log10(len(pairs))
 
     def fits(one: Place, two: Place, times: float) -> bool:
-        return share(there[one, two], way) >= FLOOR and residuals[one, two] * times <= own[one][1]
+        return share(there[one, two], way) >= FLOOR and plain_there[one, two].residual * times <= own[one][1]
 
     found = set()
     for one, two in pairs:
         coarse = elements(there[one, two]) < ENOUGH
         both = fits(one, two, FAR if coarse else TWICE) and fits(two, one, FAR if coarse else TWICE)
+        gain = [plain_there[a, b].cosine - own[a][2] for a, b in ((one, two), (two, one))]
+        both |= min(gain) >= FURTHER / 2 and sum(gain) >= 2 * FURTHER
         if combine.digits(there[one, two]) >= needed or both or (not coarse and fits(one, two, FAR)):
             found |= {one.module, two.module}
     return found
@@ -377,16 +373,6 @@ def kinds_unrelated(live: Sequence[Place], residuals: Mapping[Place, float], loo
         if digits < BARELY + (full >= 2 * MISSED) and middle > LOST:
             missed |= {place.module for place in members}
     return missed if balances else set()
-
-
-def is_tail(shares: Array) -> bool:
-    """Return True when the low shares (n,) are the end of a falling distribution: no more lie below BULK than its decline above BULK predicts.
-
-    Of those that are not at 1, some are below 3/4, and of these as small a part is expected below 1/2. Names exchanged by hand leave a gap.
-    """
-    missed = 1 - shares
-    some, much, most = ((missed > bound).sum() for bound in (1e-9, (1 - BULK) / 2, 1 - BULK))
-    return bool(most <= TAIL * (much - most) ** 2 / max(some - most, 1))
 
 
 def _by_residual(live: Sequence[Place], residuals: Sequence[float]) -> set[int]:

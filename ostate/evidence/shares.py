@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 
 HOWS: tuple[How, ...] = ("whole", "zero", "other")
+BULK = 0.5
+"""Share of the digits below which a module's gauge may be any other: two such of one shape are suspect, since names exchanged by hand are two."""
+TAIL = 5.0
+"""Times as many low shares as the others thin out to, from which they are none of them."""
 OWN_DIGITS = 1.3
 """Digits from which a module's gauge is said to be its own: of moments that are another run's one in twenty has them, in each way of ranking."""
 
@@ -76,3 +80,13 @@ def of_another_run(lost: set[int], live: Sequence[Place], looks: Looks) -> set[i
     mine = [place for place in live if place.module in lost]
     ranked = [looks.ranked(mine, how) for how in HOWS]
     return {place.module for place, *each in zip(mine, *ranked) if any(best_digits(one) < OWN_DIGITS for one in each if one)}
+
+
+def is_tail(shares: Array) -> bool:
+    """Return True when the low shares (n,) are the end of a falling distribution: no more lie below BULK than its decline above BULK predicts.
+
+    Of those that are not at 1, some are below 3/4, and of these as small a part is expected below 1/2. Names exchanged by hand leave a gap.
+    """
+    missed = 1 - shares
+    some, much, most = ((missed > bound).sum() for bound in (1e-9, (1 - BULK) / 2, 1 - BULK))
+    return bool(most <= TAIL * (much - most) ** 2 / max(some - most, 1))

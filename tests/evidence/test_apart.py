@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from ostate.evidence import apart
-from ostate.evidence.apart import exchanged_in, is_tail
+from ostate.evidence.apart import exchanged_in
 from ostate.evidence.gauge import Ranked
 from ostate.evidence.looks import Place, Plain
 from ostate.evidence.misaligned import in_place, misaligned, random_factors_misaligned
+from ostate.evidence.shares import is_tail
 from ostate.evidence.units import Unit
 
 
@@ -166,6 +167,24 @@ def test_moments_without_a_weight_that_moved_are_damaged():
 def test_where_most_moments_have_no_weight_that_moved_nothing_was_updated_yet():
     looks = Given(units=units("qv", 6), plain={module: Plain(0.05, 0.0, 1.0, True) for module in range(5)})
     assert apart.apart(places(12), looks).against == ()
+
+
+class Along(Given):
+    """Looks that say how far a zero factor lies along the update at a place, by (module, position of the zero factor)."""
+
+    def plain(self, places):
+        return [Plain(0.8, 1.0, 1.0, True, self.given.get((place.module, place.zero), 0.5)) for place in places]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [(0.4, 0.4, True), (0.5, 0.2, True), (0.29, 0.29, False), (0.7, 0.1, False), (0.1, 0.7, False), (math.nan, 0.7, False)],
+)
+def test_of_an_exchanged_pair_both_zero_factors_lie_further_along_the_others_update(first, second, told):
+    """Few gauges, and no balance yet: where it stands each lies along nothing, at the other's place it moved along that update."""
+    ranks: dict[object, int] = {(3, "whole"): 60, (9, "whole"): 60, (3, 18, 19, "whole"): 20, (9, 6, 7, "whole"): 20}
+    looks = Along(ranks, size=100, units=units("qv", 6), plain={(3, 6): 0.0, (9, 18): 0.0, (3, 18): first, (9, 6): second})
+    assert exchanged_in(places(12), looks) == ({3, 9} if told else set())
 
 
 @pytest.mark.parametrize(("size", "told"), [(48, True), (47, False)])
