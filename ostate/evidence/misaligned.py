@@ -58,7 +58,7 @@ SEEN = 3.0
 """Digits of a kind's random factors from which their moments are their own: in another order one in a thousand has them."""
 FEWEST_ELEMENTS = 48
 """Elements of a module's group from which its residual says something by itself: rank 3 and more."""
-FEWEST = 4
+FEWEST = 3
 """Modules that are compared with each other."""
 NOWHERE, UNRELATED, OWN = 0.3, 0.5, 0.6
 """Cosine that three quarters stay below, middle residual, and mean share of a file that is another run's throughout."""

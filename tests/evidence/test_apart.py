@@ -346,6 +346,13 @@ def test_where_one_is_another_runs_lesser_signs_are_enough_for_the_next():
     assert misaligned(places(12), given) == {4, 7}
 
 
+@pytest.mark.parametrize(("count", "told"), [(3, {1}), (2, set())])
+def test_three_modules_of_a_kind_are_enough_to_be_compared(count, told):
+    """One run trained layers 1, 8 and 9, the other of its seed 0, 8 and 9: the first module's moments are another's."""
+    plain = {module: Plain(0.1, 1.0, 1.0, True, 0.8) for module in range(count)} | {1: Plain(0.6, 1.0, 1.0, True, 0.0)}
+    assert misaligned(places(count), Given({(1, "whole"): 60}, units=units("v", count), plain=plain)) == told
+
+
 def test_of_kinds_of_which_none_lies_along_its_updates_nothing_is_asked():
     """q's gradients are noise: late in a run none of its modules lies along the last one, where v's do."""
     plain = {module: Plain(0.1, 1.0, 1.0, True, 0.1 if module % 2 == 0 else 0.7) for module in range(12)} | {4: Plain(0.6, 1.0, 1.0, True, 0.0)}
