@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,17 +128,23 @@ def test_a_value_head_in_an_optimizer_of_its_own_is_named_from_the_checkpoints_o
     assert done.ordering.assumed == ()
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_a_model_is_named_from_the_weights_that_are_called_as_its_optimizer(pairs: bool, tmp_path: Path):
-    """StyleTTS2 saves `net: {name: weights}` and `optimizer: [(name, state), …]`; `--optimizer all` would need names that no file has."""
-    torch.manual_seed(0)
-    models = {"bert": torch.nn.Linear(4, 3), "decoder": torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 3))}
+def _after_a_step(models: Mapping[str, torch.nn.Module]) -> dict[str, dict[str, Any]]:
+    """Return the state of each model's own AdamW after one step."""
     states = {}
     for name, model in models.items():
         optimizer = torch.optim.AdamW(model.parameters())
         model(torch.randn(5, 4)).sum().backward()
         optimizer.step()
         states[name] = optimizer.state_dict()
+    return states
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_model_is_named_from_the_weights_that_are_called_as_its_optimizer(pairs: bool, tmp_path: Path):
+    """StyleTTS2 saves `net: {name: weights}` and `optimizer: [(name, state), …]`; `--optimizer all` would need names that no file has."""
+    torch.manual_seed(0)
+    models = {"bert": torch.nn.Linear(4, 3), "decoder": torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 3))}
+    states = _after_a_step(models)
     net = {name: {f"module.{key}": value for key, value in model.state_dict().items()} for name, model in models.items()}
     path = tmp_path / "epoch_2nd_00001.pth"
     torch.save({"net": net, "optimizer": list(states.items()) if pairs else states, "iters": 1}, path)
@@ -153,12 +160,7 @@ def _tiny_gan(width: int = 3) -> tuple[dict[str, dict[str, torch.Tensor]], dict[
     """Weights and optimizer states of a generator and a discriminator; `width`: of the discriminator, 3 makes both of one shape."""
     torch.manual_seed(0)
     models = {"g": torch.nn.Sequential(torch.nn.Linear(4, 3)), "d": torch.nn.Sequential(torch.nn.Linear(4, width))}
-    states = {}
-    for name, model in models.items():
-        optimizer = torch.optim.AdamW(model.parameters())
-        model(torch.randn(5, 4)).sum().backward()
-        optimizer.step()
-        states[name] = optimizer.state_dict()
+    states = _after_a_step(models)
     return {name: {f"{name}.{key}": value for key, value in model.state_dict().items()} for name, model in models.items()}, states
 
 
